@@ -1,0 +1,33 @@
+# `make demo` and `make test` need Python 3.11 or later and make; everything else is installed here, in .venv.
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# Rebuilt when what it is made from changes.
+READY := $(VENV)/.ready
+
+.PHONY: demo test check format benchmarks clean
+demo: $(READY)  ## a real experiment, start to figure: handwritten digits, no download
+	$(BIN)/lowland run long2024/digits --out runs/demo
+
+test: check  ## every check and test
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## formatter, linter, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(READY)  ## rewrite what the formatter and the linter can mend by themselves
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; say where it is: make PYTHON=/path/to/python"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,31 @@
+"""The errors that a person can do something about.
+
+The command line prints the message of a `LowlandError` as one line and exits with code 2. Anything else is
+a bug of ours and keeps its traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LowlandError(Exception):
+    """Something the user can mend; the message says what happened and what to do."""
+
+
+class DataError(LowlandError):
+    """A dataset is missing, damaged, or could not be fetched; the message names the file."""
+
+
+class SettingError(LowlandError):
+    """An unknown name, or a value of the wrong type or outside its range."""
+
+
+class RunError(LowlandError):
+    """A run directory can't be used: in use, damaged, or of another configuration."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """``" Did you mean ...?"`` with the nearest of ``known``, or the whole list if nothing is near."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]}?" if near else f" Known: {', '.join(known)}."
