@@ -1,0 +1,351 @@
+"""SAM against the textbook, in float64, over every way to call it; and what it promises when things go wrong."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from lowland.optim import SAM
+from lowland.optim.functional import sam_gradient
+
+
+def network(seed=0, norm=False, dtype=torch.float64):
+    torch.manual_seed(seed)
+    layers = [nn.Linear(5, 7), nn.BatchNorm1d(7) if norm else nn.Identity(), nn.Tanh(), nn.Linear(7, 3)]
+    return nn.Sequential(*layers).to(dtype)
+
+
+def batch(seed=1, n=11, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 5, generator=generator, dtype=dtype), torch.arange(n) % 3
+
+
+def textbook_step(params, loss_fn, lr, rhos, eps=1e-12, velocity=None, momentum=0.0):
+    """One step of SAM with SGD, written for reading."""
+    gradient = torch.autograd.grad(loss_fn(), params)
+    norm = math.sqrt(sum(g.pow(2).sum().item() for g in gradient))
+    weights = [p.detach().clone() for p in params]
+    for p, g, rho in zip(params, gradient, rhos, strict=True):
+        p.data = p.data + rho * g / (norm + eps)
+    gradient = torch.autograd.grad(loss_fn(), params)
+    for i, (p, w, g) in enumerate(zip(params, weights, gradient, strict=True)):
+        velocity[i] = momentum * velocity[i] + g
+        p.data = w - lr * velocity[i]
+
+
+def close(a, b, tol=1e-12):
+    return all(torch.allclose(x, y, rtol=tol, atol=tol) for x, y in zip(a, b, strict=True))
+
+
+def by_closure(optimizer, loss_fn):
+    def closure():
+        loss = loss_fn()
+        loss.backward()
+        return loss
+
+    return optimizer.step(closure)
+
+
+def by_closure_that_clears(optimizer, loss_fn):
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_fn()
+        loss.backward()
+        return loss
+
+    return optimizer.step(closure)
+
+
+def by_passes(optimizer, loss_fn):
+    for evaluation in optimizer.passes():
+        with evaluation:
+            loss_fn().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def by_name(optimizer, loss_fn):
+    with optimizer.ascent():
+        loss_fn().backward()
+    with optimizer.perturbed():
+        loss_fn().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("way", [by_closure, by_closure_that_clears, by_passes, by_name])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("rho", [0.0, 0.05, 2.0])
+def test_equals_the_textbook(way, momentum, rho):
+    ours, textbook = network(), network()
+    x, y = batch()
+    optimizer = SAM(torch.optim.SGD(ours.parameters(), lr=0.3, momentum=momentum), rho=rho)
+    velocity = [0.0] * 4
+    for _ in range(6):
+        way(optimizer, lambda: F.cross_entropy(ours(x), y))
+        params = list(textbook.parameters())
+        textbook_step(
+            params, lambda: F.cross_entropy(textbook(x), y), 0.3, [rho] * 4, velocity=velocity, momentum=momentum
+        )
+    assert close(ours.parameters(), textbook.parameters())
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shapes=st.lists(st.lists(st.integers(1, 4), min_size=0, max_size=3), min_size=1, max_size=5),
+    rho=st.floats(0, 10),
+    eps=st.sampled_from([1e-12, 1e-5, 0.1]),
+    seed=st.integers(0, 1000),
+)
+def test_any_shapes_and_the_functional_face(shapes, rho, eps, seed):
+    generator = torch.Generator().manual_seed(seed)
+    start = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+    def loss_fn(params):
+        return sum((p.sin() + 0.1 * p**3).sum() for p in params)
+
+    params = [nn.Parameter(p.clone()) for p in start]
+    optimizer = SAM(torch.optim.SGD(params, lr=0.1), rho=rho, eps=eps)
+    loss = by_closure(optimizer, lambda: loss_fn(params))
+    textbook = [nn.Parameter(p.clone()) for p in start]
+    rhos = [rho] * len(textbook)
+    textbook_step(textbook, lambda: loss_fn(textbook), 0.1, rhos, eps=eps, velocity=[0.0] * len(textbook))
+    value, gradient = sam_gradient(loss_fn, start, rho=rho, eps=eps)
+    assert close(params, textbook)
+    assert close([p - 0.1 * g for p, g in zip(start, gradient, strict=True)], textbook)
+    assert loss.item() == pytest.approx(value.item())
+
+
+def test_rho_differs_by_group_and_the_norm_spans_all_of_them():
+    ours, textbook = network(), network()
+    x, y = batch()
+    groups = [{"params": ours[0].parameters(), "rho": 0.0}, {"params": ours[3].parameters()}]
+    optimizer = SAM(torch.optim.SGD(groups, lr=0.3), rho=0.5)
+    by_passes(optimizer, lambda: F.cross_entropy(ours(x), y))
+    rhos = [0.0, 0.0, 0.5, 0.5]
+    params = list(textbook.parameters())
+    textbook_step(params, lambda: F.cross_entropy(textbook(x), y), 0.3, rhos, velocity=[0.0] * 4)
+    assert close(ours.parameters(), textbook.parameters())
+
+
+def test_frozen_unused_and_shared_parameters():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.frozen, self.unused = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(2, 2)
+            self.frozen.requires_grad_(False)
+
+        def forward(self, x):
+            return self.first(self.frozen(torch.tanh(self.first(x))))
+
+    ours, textbook = Odd().double(), Odd().double()
+    x, _ = batch()
+    optimizer = SAM(torch.optim.SGD(ours.parameters(), lr=0.1), rho=0.3)
+    before = copy.deepcopy(ours.state_dict())
+    by_passes(optimizer, lambda: ours(x).square().mean())
+    params = list(textbook.first.parameters())
+    textbook_step(params, lambda: textbook(x).square().mean(), 0.1, [0.3] * 2, velocity=[0.0] * 2)
+    assert close(ours.first.parameters(), params)
+    for name in ("frozen.weight", "unused.weight"):
+        assert torch.equal(ours.state_dict()[name], before[name])
+
+
+def test_accumulation_adds_and_each_micro_batch_climbs_for_itself():
+    model = network()
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.2)
+    total = [torch.zeros_like(p) for p in model.parameters()]
+    for seed in range(3):
+        x, y = batch(seed)
+        for evaluation in optimizer.passes():
+            with evaluation:
+                F.cross_entropy(model(x), y).backward()
+        names = [name for name, _ in model.named_parameters()]
+
+        def loss_fn(params, x=x, y=y):
+            return F.cross_entropy(torch.func.functional_call(model, params, (x,)), y)
+
+        params = {name: p.detach() for name, p in model.named_parameters()}
+        _, gradient = sam_gradient(loss_fn, params, rho=0.2)
+        total = [t + gradient[name] for t, name in zip(total, names, strict=True)]
+    assert close([p.grad for p in model.parameters()], total)
+
+
+def test_weights_come_back_bit_for_bit_even_from_an_exception():
+    model = network(dtype=torch.float32)
+    x, y = batch(dtype=torch.float32)
+    with torch.no_grad():
+        model[0].weight[0, 0], model[0].weight[0, 1] = 1e30, -0.0
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=7.7)
+    before = [p.detach().clone().view(torch.int32) for p in model.parameters()]
+    for stop in (None, ValueError, KeyboardInterrupt):
+        with optimizer.ascent():
+            F.cross_entropy(model(x), y).backward()
+        try:
+            with optimizer.perturbed():
+                changed = [not torch.equal(p.view(torch.int32), b) for p, b in zip(model.parameters(), before, strict=True)]
+                assert any(changed)
+                if stop:
+                    raise stop
+        except (ValueError, KeyboardInterrupt):
+            pass
+        for p, b in zip(model.parameters(), before, strict=True):
+            assert torch.equal(p.detach().view(torch.int32), b)
+    by_passes(optimizer, lambda: F.cross_entropy(model(x), y))  # usable afterwards
+
+
+def test_an_exception_in_the_ascent_keeps_accumulated_gradients():
+    model = network()
+    x, y = batch()
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1))
+    F.cross_entropy(model(x), y).backward()
+    before = [p.grad.clone() for p in model.parameters()]
+    with pytest.raises(MemoryError), optimizer.ascent():
+        F.cross_entropy(model(x), y).backward()
+        raise MemoryError
+    assert close([p.grad for p in model.parameters()], before, tol=0)
+    with pytest.raises(RuntimeError, match="needs an ascent"), optimizer.perturbed():
+        pass
+
+
+@pytest.mark.parametrize("bad", [0.0, float("inf"), float("nan")])
+def test_a_zero_or_non_finite_gradient_makes_the_step_the_base_optimizers(bad):
+    w = nn.Parameter(torch.tensor([1.0, 2.0]))
+    v = nn.Parameter(torch.tensor([3.0]))
+    optimizer = SAM(torch.optim.SGD([w, v], lr=0.1), rho=0.5)
+    for evaluation in optimizer.passes():
+        with evaluation:
+            assert w.tolist() == [1.0, 2.0]
+            assert v.tolist() == [3.0]
+            ((w * torch.tensor([bad, 0.0])).sum() + 0 * v.sum()).backward()
+    expected = w.detach() - 0.1 * w.grad
+    optimizer.step()
+    assert torch.equal(w.detach().nan_to_num(), expected.nan_to_num())
+    assert v.item() == 3.0
+
+
+def test_batch_norm_statistics_move_once_and_only_at_w():
+    ours, plain = network(norm=True), network(norm=True)
+    x, y = batch()
+    optimizer = SAM(torch.optim.SGD(ours.parameters(), lr=0.1), rho=0.5, model=ours)
+    by_passes(optimizer, lambda: F.cross_entropy(ours(x), y))
+    plain(x)
+    for ours_buffer, expected in zip(ours.buffers(), plain.buffers(), strict=True):
+        assert torch.equal(ours_buffer, expected)
+
+
+@pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop])
+def test_resumes_to_the_same_bits(base, tmp_path):
+    def start():
+        model = network(norm=True, dtype=torch.float32)
+        optimizer = SAM(base(model.parameters(), lr=0.01), rho=lambda step: 0.1 / (1 + step), model=model)
+        return model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2)
+
+    def train(model, optimizer, scheduler, steps):
+        for step in steps:
+            x, y = batch(step, dtype=torch.float32)
+            by_passes(optimizer, lambda x=x, y=y: F.cross_entropy(model(x), y))
+            scheduler.step()
+
+    straight, resumed = start(), start()
+    train(*straight, range(8))
+    train(*resumed, range(3))
+    torch.save([part.state_dict() for part in resumed], tmp_path / "state.pt")
+    again = start()
+    for part, state in zip(again, torch.load(tmp_path / "state.pt", weights_only=True), strict=True):
+        part.load_state_dict(state)
+    train(*again, range(3, 8))
+    assert close(straight[0].state_dict().values(), again[0].state_dict().values(), tol=0)
+    assert again[1].param_groups[0]["rho"] == 0.1 / 8
+
+
+def test_copies_and_pickles_go_on_the_same_way():
+    model = network()
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.2, model=model)
+    torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    x, y = batch()
+    by_passes(optimizer, lambda: F.cross_entropy(model(x), y))
+    pairs = [copy.deepcopy((model, optimizer)), pickle.loads(pickle.dumps((model, optimizer)))]
+    by_passes(optimizer, lambda: F.cross_entropy(model(x), y))
+    for other_model, other in pairs:
+        by_passes(other, lambda m=other_model: F.cross_entropy(m(x), y))
+        assert close(model.parameters(), other_model.parameters(), tol=0)
+
+
+def test_loads_the_state_of_the_bare_base_optimizer():
+    model = network()
+    base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    state = base.state_dict()
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9), rho=0.2)
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    assert optimizer.param_groups[0]["rho"] == 0.2
+
+
+def test_rho_zero_takes_one_pass():
+    model = network()
+    x, y = batch()
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0)
+    calls = []
+
+    def closure():
+        calls.append(1)
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("rho", [-0.1, float("nan"), float("inf"), "0.1", True])
+def test_bad_rho(rho):
+    params = [nn.Parameter(torch.ones(1))]
+    with pytest.raises(ValueError, match="rho"):
+        SAM(torch.optim.SGD(params, lr=0.1), rho=rho)
+    with pytest.raises(ValueError, match="rho"):
+        SAM(torch.optim.SGD([{"params": params, "rho": rho}], lr=0.1))
+    optimizer = SAM(torch.optim.SGD(params, lr=0.1))
+    optimizer.param_groups[0]["rho"] = rho
+    with pytest.raises(ValueError, match="rho"):
+        by_passes(optimizer, lambda: params[0].sum())
+
+
+def test_misuse_says_what_to_do():
+    w = nn.Parameter(torch.ones(2))
+    optimizer = SAM(torch.optim.SGD([w], lr=0.1))
+    with pytest.raises(ValueError, match="already is a SAM"):
+        SAM(optimizer)
+    with pytest.raises(ValueError, match="eps"):
+        SAM(torch.optim.SGD([w], lr=0.1), eps=-1)
+    with pytest.raises(RuntimeError, match="was backward"):
+        optimizer.step(lambda: w.sum())
+    with pytest.raises(RuntimeError, match="inside the ascent pass"), optimizer.ascent():
+        optimizer.step()
+    with pytest.raises(RuntimeError, match="inside the ascent pass"), optimizer.ascent():
+        with optimizer.perturbed():
+            pass
+    with optimizer.ascent():
+        w.square().sum().backward()
+    with pytest.raises(RuntimeError, match="without perturbed"):
+        optimizer.step()
+    with pytest.raises(RuntimeError, match="middle of a step"):
+        optimizer.state_dict()
+    with optimizer.perturbed():
+        with pytest.raises(RuntimeError, match="inside the perturbed pass"):
+            optimizer.step()
+
+
+def test_adding_a_group_later():
+    w, v = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    optimizer = SAM(torch.optim.SGD([w], lr=0.1), rho=0.3)
+    optimizer.add_param_group({"params": [v], "lr": 0.7})
+    assert [group["rho"] for group in optimizer.base.param_groups] == [0.3, 0.3]
+    by_passes(optimizer, lambda: (w.sum() + v.square().sum()))
+    assert v.tolist() != [1.0] * 3
