@@ -1,1 +1,5 @@
-"""."""
+"""Figures and pages, from run directories alone."""
+
+from lowland.report.figures import draw
+
+__all__ = ["draw"]

@@ -1,1 +1,30 @@
-"""."""
+"""One loop, its run directory, and what an experiment has to say to be run by it."""
+
+from lowland.training.environment import choose_device
+from lowland.training.experiment import Arm, Claim, Curve, Experiment, Figure, Task, Verdict
+from lowland.training.loop import train
+from lowland.training.run_directory import RunDirectory, read_json, read_records
+from lowland.training.settings import Settings, ours, paper, parse_assignments, setting
+from lowland.training.summary import configuration, summarize
+
+__all__ = [
+    "Arm",
+    "Claim",
+    "Curve",
+    "Experiment",
+    "Figure",
+    "RunDirectory",
+    "Settings",
+    "Task",
+    "Verdict",
+    "choose_device",
+    "configuration",
+    "ours",
+    "paper",
+    "parse_assignments",
+    "read_json",
+    "read_records",
+    "setting",
+    "summarize",
+    "train",
+]

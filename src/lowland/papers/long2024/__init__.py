@@ -1,1 +1,1 @@
-"""."""
+"""Long & Bartlett 2024, *Sharpness-Aware Minimization and the Edge of Stability*."""

@@ -1,0 +1,276 @@
+"""The command line. Every command parses, calls one function of the library, and prints."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from lowland.errors import LowlandError
+
+app = typer.Typer(
+    name="lowland",
+    help="Sharpness-aware training: re-run the papers that explain it.\n\nBegin with: lowland run long2024/digits",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(
+    help="Datasets: what is here, fetch what is not, read and check everything.\n\nExample: lowland data fetch mnist",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(data_app, name="data")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Experiment, as `lowland list` prints it.")]
+DatasetName = Annotated[Optional[str], typer.Argument(metavar="[NAME]", help="Dataset; all of them by default.")]
+
+
+@app.command("list")
+def list_(json_: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False) -> None:
+    """Every experiment: name, paper, scales, datasets.
+
+    Example: lowland list --json
+    """
+    from lowland.papers import experiments
+
+    rows = [
+        {
+            "name": e.name,
+            "title": e.title,
+            "paper": e.paper,
+            "scales": list(e.scales),
+            "datasets": list(e.datasets),
+            "arms": list(e.arms),
+        }
+        for e in experiments().values()
+    ]
+    if json_:
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    _table(
+        ["name", "what it is", "scales", "datasets"],
+        [[r["name"], r["title"], " ".join(r["scales"]), " ".join(r["datasets"]) or "(no download)"] for r in rows],
+    )
+    for paper in dict.fromkeys(r["paper"] for r in rows):
+        typer.echo(paper)
+
+
+@app.command()
+def show(
+    name: Name,
+    scale: Annotated[Optional[str], typer.Option(help="Only this scale: smoke, laptop or paper.")] = None,
+) -> None:
+    """An experiment's settings, where each comes from, and the claims it checks.
+
+    Example: lowland show long2024/mnist --scale laptop
+    """
+    from lowland.papers import find
+    from lowland.training.settings import describe
+
+    experiment = find(name)
+    scales = [scale] if scale else list(experiment.scales)
+    values = {s: experiment.values(s) for s in scales}
+    typer.echo(f"{experiment.name}: {experiment.title}\n{experiment.paper}")
+    typer.echo(f"datasets: {' '.join(experiment.datasets) or 'none to download'}\n")
+    rows = []
+    for key, text in describe(experiment.settings).items():
+        cells = [f"{_short(values[s][key].value)} ({values[s][key].origin})" for s in scales]
+        notes = dict.fromkeys(values[s][key].note for s in scales if values[s][key].note)
+        rows.append([key, text, *cells, "; ".join(notes)])
+    _table(["setting", "what it is", *scales, "note"], rows)
+    _table(
+        ["arm", "what makes it"],
+        [[a, ", ".join(f"{k} = {_short(v)}" for k, v in fixed.items()) or "the settings above"]
+         for a, fixed in experiment.arms.items()],
+    )  # fmt: skip
+    _table(["grid", "values"], [[k, " ".join(map(_short, v))] for k, v in experiment.grid.items()])
+    _table(
+        ["claim", "what it says", "holds if", "source"],
+        [[c.id, c.text, c.threshold or "(reported only)", c.source] for c in experiment.claims],
+    )
+
+
+@app.command()
+def run(
+    name: Name,
+    scale: Annotated[str, typer.Option(help="smoke (seconds), laptop (two minutes) or paper.")] = "laptop",
+    out: Annotated[Optional[Path], typer.Option(help="Run directory [default: runs/NAME/SCALE-...].")] = None,
+    seed: Annotated[Optional[str], typer.Option(help="Short for --set seed=N.", metavar="N")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    set_: Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Change a setting (in every arm that leaves it open), or ARM.KEY=VALUE; may be repeated.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a claim fails.")] = False,
+) -> None:  # fmt: skip
+    """Train every arm of an experiment, judge its claims, draw its figures.
+
+    The same command on an unfinished run goes on where it stopped.
+
+    Example: lowland run long2024/digits --set rho=0.2 --seed 1
+    """
+    from lowland import training
+    from lowland.papers import find
+
+    experiment = find(name)
+    changes = training.parse_assignments(set_ or [])
+    if seed is not None:
+        changes["seed"] = seed
+    arms = experiment.configure(scale, changes)
+    chosen = training.choose_device(device)
+    directory = training.RunDirectory(
+        out or _default_directory(name, scale, changes),
+        training.configuration(experiment, scale, arms, chosen),
+    )
+    with directory:
+        summary = directory.summary()
+        if summary is not None:
+            typer.echo(f"{directory.path} is finished; remove it, or choose another --out, to run again")
+        else:
+            summary = _run(experiment, arms, directory, chosen)
+    _report(directory, experiment, summary)
+    if all(metrics["status"] == "diverged" for metrics in summary["metrics"].values()):
+        raise LowlandError(f"every arm diverged: {_divergences(summary)}; try a smaller --set lr=…")
+    if strict and any(claim["passed"] is False for claim in summary["claims"]):
+        raise typer.Exit(1)
+
+
+def _run(experiment: Any, arms: Any, directory: Any, device: Any) -> dict[str, Any]:
+    from lowland import report, training
+
+    trained = training.train(experiment, arms, directory, device)
+    records = {arm: result.records for arm, result in trained.items() if result.records}
+    if records:
+        labels = {arm: f"{arm}: η = {arms[arm].lr:g}, ρ = {arms[arm].rho:g}" for arm in records}
+        report.draw(directory.figures, experiment.figures, records, labels, experiment.name)
+    summary = training.summarize(experiment, directory.config, trained, device)
+    directory.conclude(summary)
+    return summary
+
+
+def _default_directory(name: str, scale: str, changes: dict[str, str]) -> Path:
+    """A folder of its own for each scale and each set of changes, so that the same command finds its run again."""
+    parts = [scale, *(f"{key}={value}" for key, value in sorted(changes.items()))]
+    return Path("runs") / name / "-".join(parts).replace(os.sep, "_")
+
+
+def _report(directory: Any, experiment: Any, summary: dict[str, Any]) -> None:
+    verdicts = {True: "true", False: "FALSE", None: "not reached"}
+    rows = []
+    for claim in summary["claims"]:
+        measured = "" if claim["measured"] is None else f"{claim['measured']:.4g}"
+        verdict = verdicts[claim["passed"]] if claim["threshold"] or claim["passed"] is not None else "reported"
+        rows.append([claim["id"], claim["text"], measured, claim["threshold"] or "", verdict, claim["reason"]])
+    _table(["claim", "what it says", "measured", "holds if", "verdict", "reason"], rows)
+    if divergences := _divergences(summary):
+        typer.echo(f"diverged: {divergences}")
+    figure = directory.figures / f"{experiment.figures[0].name}.png"
+    if figure.exists():
+        typer.echo(f"figure:  {figure}  ({len(experiment.figures)} in {directory.figures}, PNG and PDF)")
+    typer.echo(f"summary: {directory.path / 'summary.json'}")
+
+
+def _divergences(summary: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{arm} at step {metrics['diverged_at']}"
+        for arm, metrics in summary["metrics"].items()
+        if metrics["status"] == "diverged"
+    )
+
+
+@data_app.command("status")
+def data_status() -> None:
+    """What is here, and where.
+
+    Example: LOWLAND_DATA=~/data lowland data status
+    """
+    from lowland import data
+
+    _table(
+        ["dataset", "state", "MB", "licence", "where"],
+        [[s.name, s.state, f"{s.bytes / 1e6:.1f}", s.licence, str(s.path or "")] for s in data.status()],
+    )
+
+
+@data_app.command("fetch")
+def data_fetch(name: DatasetName = None) -> None:
+    """Download what is missing, verified by checksum; an interrupted download goes on.
+
+    Example: lowland data fetch mnist
+    """
+    from lowland import data
+
+    for one in _datasets(name):
+        paths = data.fetch(one)
+        typer.echo(f"{one}: {', '.join(map(str, paths)) or 'nothing to fetch'}")
+
+
+@data_app.command("verify")
+def data_verify(name: DatasetName = None) -> None:
+    """Read everything and say what is wrong.
+
+    Example: lowland data verify cifar-10
+    """
+    from lowland import data
+
+    problems = {one: data.verify(one) for one in _datasets(name)}
+    for one, found in problems.items():
+        typer.echo("\n".join(found) if found else f"{one}: fine")
+    count = sum(map(len, problems.values()))
+    if count:
+        raise LowlandError(f"{count} problem{'s' if count > 1 else ''}; fetch again with `lowland data fetch NAME`")
+
+
+def _datasets(name: Optional[str]) -> list[str]:
+    from lowland.data import DATASETS, source
+
+    return [source(name).name] if name else list(DATASETS)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _table(header: list[str], rows: list[list[str]]) -> None:
+    """A table on stdout, as wide as the terminal; a fixed width where there is none."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, header_style="bold")
+    for title in header:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is one line on stderr and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except LowlandError as error:
+        code = _fail(str(error))
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        code = _fail(f"{error.strerror or error}{where}: mend that and run the same command; it goes on where it stopped")
+    except KeyboardInterrupt:
+        code = _fail("interrupted; the same command goes on where it stopped", 130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        code = _fail(error.format_message())  # typer's own: a bad option or argument
+    sys.exit(code)
+
+
+def _fail(message: str, code: int = 2) -> int:
+    typer.echo("lowland: " + " ".join(message.split()), err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

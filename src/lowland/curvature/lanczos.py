@@ -1,0 +1,197 @@
+"""Eigenpairs of a symmetric operator, each with a residual that says how wrong it can be."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Which = Literal["magnitude", "largest", "smallest"]
+_WARM_PRODUCTS = 8  # a warm start may be an eigenvector that is no longer the extreme one: look further
+_WARM_MIX = 0.1  # norm of the random part of a warm start, the rest having norm 1
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """Eigenpairs (λ, v) of H, the most wanted first.
+
+    Attributes:
+        values: λ, shape ``(k,)``.
+        vectors: v, shape ``(k, n)``, of unit length and orthogonal to each other.
+        residuals: ‖Hv − λv‖ of each, shape ``(k,)``, computed from the products themselves and not from a
+            recurrence that rounding could have falsified. Some eigenvalue of H lies within it of λ.
+        products: how many products with H it took.
+        converged: whether all residuals are ≤ tol · |λ₁|.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    products: int
+    converged: bool
+
+
+def eigenpairs(
+    product: Callable[[Tensor], Tensor],
+    n: int,
+    k: int = 1,
+    tol: float = 1e-3,
+    *,
+    which: Which = "magnitude",
+    start: Tensor | None = None,
+    max_products: int = 500,
+    max_basis: int = 64,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Eigenpairs:
+    """Extreme eigenpairs by Lanczos iteration with full reorthogonalization and thick restarts.
+
+    Golub & Van Loan, *Matrix Computations*, chapter 10; restarts after Wu & Simon 2000, *Thick-Restart Lanczos*.
+    The products are kept beside the basis, so that the residual of every pair is at hand at no further product.
+
+    A small residual proves that *some* eigenvalue lies within it of λ. That it is the extreme one is as good as
+    sure for a random start (only a start orthogonal to its eigenvector misses it), but not proved; nor is the
+    multiplicity. Therefore a warm start is mixed with a random vector and makes at least 8 products.
+
+    Args:
+        product: v ↦ Hv for v of shape ``(n,)``, linear and symmetric.
+        n: dimension.
+        k: how many pairs.
+        tol: relative residual to reach: ‖Hv − λv‖ ≤ tol · |λ₁|, λ₁ the largest in magnitude seen.
+        which: ends of the spectrum: largest ``"magnitude"``, or algebraically ``"largest"`` or ``"smallest"``.
+        start: a vector ``(n,)`` near the wanted eigenvector, from an earlier call, say; or several, ``(j, n)``.
+        max_products: give up after so many; the best pairs so far come back with ``converged`` False.
+        max_basis: memory: at most 2 · max_basis vectors are kept; past that it restarts from the best half.
+        generator: for the random start, on the CPU; by default one seeded with 0, so that calls repeat.
+        dtype: of the vectors. Sums over them are float64 where they steer.
+        device: of the vectors.
+
+    Raises:
+        ValueError: for a k, tol, basis or start that makes no sense.
+        FloatingPointError: if a product is not finite.
+    """
+    if not 1 <= k <= n:
+        raise ValueError(f"k must lie between 1 and the dimension {n}, not {k}")
+    if not tol >= 0:
+        raise ValueError(f"tol must be at least 0, not {tol}")
+    if which not in ("magnitude", "largest", "smallest"):
+        raise ValueError(f'which must be "magnitude", "largest" or "smallest", not {which!r}')
+    max_basis = min(max_basis, n)
+    if max_basis < min(n, k + 2):
+        raise ValueError(f"{k} pairs need a basis of at least {k + 2} vectors, not {max_basis}")
+    if max_products < 1:
+        raise ValueError(f"max_products must be at least 1, not {max_products}")
+    generator = generator or torch.Generator().manual_seed(0)
+
+    def random_vector() -> Tensor:
+        vector = torch.randn(n, generator=generator, dtype=torch.float64).to(device, dtype)
+        return vector / torch.linalg.vector_norm(vector)
+
+    space = _Subspace(n, max_basis, dtype, device)
+    fewest = 1
+    following = random_vector()
+    if start is not None:
+        warm = start.reshape(-1, n).to(device, dtype).sum(0)
+        length = torch.linalg.vector_norm(warm)
+        if not (torch.isfinite(length) and length > 0):
+            raise ValueError("start must be finite and not zero")
+        following = warm / length + _WARM_MIX * following
+        following /= torch.linalg.vector_norm(following)
+        fewest = min(_WARM_PRODUCTS, n, max_products)
+
+    products = 0
+    while True:
+        image = product(following)
+        products += 1
+        following, remainder = space.extend(following, image)
+        values, rotation = space.ritz()
+        order = _order(values, which)
+        scale = values.abs().max().item()
+        exhausted = space.size == n or products == max_products
+        estimates = (remainder * rotation[-1, order[:k]]).abs()
+        promising = space.size >= k and products >= fewest and bool((estimates <= tol * scale).all())
+        if promising or exhausted:
+            pairs = space.pairs(rotation[:, order[:k]])
+            residuals = pairs[2]
+            converged = len(residuals) == k and bool((residuals <= tol * scale).all())
+            if converged or exhausted:
+                values_, vectors, residuals = pairs
+                return Eigenpairs(values_.to(device, dtype), vectors, residuals.to(device, dtype), products, converged)
+        if remainder <= torch.finfo(dtype).eps * max(scale, torch.finfo(dtype).tiny) * n**0.5:
+            # The basis spans an invariant subspace: what is left to find lies outside.
+            following = space.orthogonal(random_vector())
+        if space.size == max_basis:
+            space.keep(rotation[:, order[: max(k + 1, max_basis // 2)]], values[order[: max(k + 1, max_basis // 2)]])
+
+
+def _order(values: Tensor, which: Which) -> Tensor:
+    keys = {"magnitude": -values.abs(), "largest": -values, "smallest": values}
+    return torch.argsort(keys[which], stable=True)
+
+
+class _Subspace:
+    """An orthonormal basis Q (rows), its images HQ, and the projection QHQᵀ."""
+
+    def __init__(self, n: int, capacity: int, dtype: torch.dtype, device: torch.device | str):
+        self.size = 0
+        self.capacity = capacity
+        first = min(capacity, 16)
+        self.basis = torch.empty(first, n, dtype=dtype, device=device)
+        self.images = torch.empty(first, n, dtype=dtype, device=device)
+        self.projection = torch.zeros(capacity, capacity, dtype=torch.float64)
+
+    def extend(self, vector: Tensor, image: Tensor) -> tuple[Tensor, float]:
+        """Add a unit vector orthogonal to the basis; return the next one, and how much of the image it was."""
+        if self.size == len(self.basis):
+            more = torch.empty(min(self.size, self.capacity - self.size), *self.basis.shape[1:]).to(self.basis)
+            self.basis, self.images = torch.cat([self.basis, more]), torch.cat([self.images, more])
+        self.basis[self.size], self.images[self.size] = vector, image
+        self.size += 1
+        basis = self.basis[: self.size]
+        coefficients = basis @ image
+        following = image - coefficients @ basis
+        again = basis @ following  # twice is enough (Giraud et al. 2005)
+        following -= again @ basis
+        remainder = torch.linalg.vector_norm(following)
+        column = torch.cat([coefficients + again, remainder[None]]).double().cpu()
+        if not column.isfinite().all():
+            raise FloatingPointError("a product with the operator is not finite")
+        self.projection[: self.size, self.size - 1] = column[:-1]
+        self.projection[self.size - 1, : self.size] = column[:-1]
+        return following / remainder.clamp(min=torch.finfo(following.dtype).tiny), column[-1].item()
+
+    def orthogonal(self, vector: Tensor) -> Tensor:
+        """The direction of ``vector`` outside the basis, of unit length."""
+        basis = self.basis[: self.size]
+        for _ in range(2):
+            vector = vector - (basis @ vector) @ basis
+            vector = vector / torch.linalg.vector_norm(vector)
+        return vector
+
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues ``(size,)`` and eigenvectors (columns) of the projection, float64 on the CPU."""
+        values, rotation = torch.linalg.eigh(self.projection[: self.size, : self.size])
+        return values, rotation
+
+    def pairs(self, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Ritz values, vectors and true residuals for the columns of ``rotation``."""
+        rotation = rotation.T.to(self.basis)
+        vectors = rotation @ self.basis[: self.size]
+        images = rotation @ self.images[: self.size]
+        lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        vectors, images = vectors / lengths, images / lengths
+        values = (vectors * images).sum(1, dtype=torch.float64)
+        residuals = torch.linalg.vector_norm(images - values[:, None].to(images) * vectors, dim=1)
+        return values.cpu(), vectors, residuals.double().cpu()
+
+    def keep(self, rotation: Tensor, values: Tensor) -> None:
+        """Go on with the Ritz vectors in the columns of ``rotation`` only."""
+        count = rotation.shape[1]
+        turned = rotation.T.to(self.basis)
+        self.basis[:count] = turned @ self.basis[: self.size]
+        self.images[:count] = turned @ self.images[: self.size]
+        self.size = count
+        self.projection.zero_()
+        self.projection.diagonal()[:count] = values

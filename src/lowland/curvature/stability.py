@@ -1,0 +1,97 @@
+"""Where training stands with respect to its edge of stability: one check, everything the paper plots."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowland.curvature.edge import alignment, sam_edge
+from lowland.curvature.hessian import Hessian
+from lowland.curvature.objective import LossFn, Weight
+from lowland.optim.functional import EPS, perturbation
+
+
+@dataclass(frozen=True)
+class Stability:
+    """One check. Norms and the loss are those at w; see Long & Bartlett 2024, sections 3 and 4.
+
+    Attributes:
+        loss: mean loss at w.
+        gradient_norm: ‖g‖.
+        hessian_norm: |λ₁|, the Hessian's largest eigenvalue in magnitude.
+        residual: ‖Hv − λ₁v‖: an eigenvalue lies within it of λ₁.
+        products: Hessian products it took.
+        converged: whether the residual is within the tolerance.
+        edge: the SAM edge at ‖g‖, 2/η for ρ = 0.
+        gd_edge: 2/η.
+        gradient_alignment: |cos(g, v)| with the principal eigenvector v.
+        sam_gradient_alignment: |cos(∇L(w + ε), v)|.
+        vector: v, shape ``(n,)``: the warm start of the next check.
+    """
+
+    loss: float
+    gradient_norm: float
+    hessian_norm: float
+    residual: float
+    products: int
+    converged: bool
+    edge: float
+    gd_edge: float
+    gradient_alignment: float
+    sam_gradient_alignment: float
+    vector: Tensor
+
+
+def stability(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batches: Iterable[Any],
+    *,
+    lr: float,
+    rho: float,
+    eps: float = EPS,
+    tol: float = 1e-3,
+    start: Tensor | None = None,
+    weight: Weight | None = None,
+) -> Stability:
+    """Measure the Hessian norm and the SAM edge at the model's weights.
+
+    Args:
+        model: see `lowland.curvature.Hessian`, as for ``loss_fn``, ``batches`` and ``weight``.
+        loss_fn: mean loss over a batch.
+        batches: ``(x, y)`` pairs.
+        lr: step size η.
+        rho: ascent radius ρ.
+        eps: added to the gradient norm in the ascent.
+        tol: relative residual of the eigenpair.
+        start: ``vector`` of the last check.
+        weight: what a batch counts.
+
+    Raises:
+        FloatingPointError: if the loss or a product is not finite.
+    """
+    hessian = Hessian(model, loss_fn, batches, weight=weight)
+    loss, gradient = hessian.objective.loss_and_gradient()
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()}")
+    sam = gradient
+    if rho > 0:
+        _, sam = hessian.objective.loss_and_gradient(perturbation(gradient, rho, eps))
+    pairs = hessian.eigenpairs(k=1, tol=tol, start=start)
+    vector = pairs.vectors[0]
+    norm = torch.linalg.vector_norm(gradient).item()
+    return Stability(
+        loss=loss.item(),
+        gradient_norm=norm,
+        hessian_norm=abs(pairs.values[0].item()),
+        residual=pairs.residuals[0].item(),
+        products=pairs.products,
+        converged=pairs.converged,
+        edge=sam_edge(norm, lr, rho),
+        gd_edge=2 / lr,
+        gradient_alignment=alignment(gradient, vector).item(),
+        sam_gradient_alignment=alignment(sam, vector).item(),
+        vector=vector,
+    )

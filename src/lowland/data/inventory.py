@@ -1,0 +1,71 @@
+"""What is there, and whether it is sound."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lowland.data import registry
+from lowland.data.download import md5, record
+from lowland.data.files import find, readable
+from lowland.data.read import collected, read
+from lowland.data.root import data_root
+from lowland.errors import DataError
+
+
+@dataclass(frozen=True)
+class Status:
+    """One dataset on this machine.
+
+    ``path`` is its folder, None for one that comes with scikit-learn; ``bytes`` what its files take there.
+    """
+
+    name: str
+    state: Literal["ready", "missing", "incomplete"]
+    path: Path | None
+    bytes: int
+    licence: str
+
+
+def status(root: str | Path | None = None) -> list[Status]:
+    """Every dataset and whether its files are there, from their names and sizes alone.
+
+    Raises `DataError` if the data root is not a folder.
+    """
+    return [_status(source, data_root(root) / source.name) for source in registry.DATASETS.values()]
+
+
+def _status(source: registry.Source, folder: Path) -> Status:
+    if source.format == "scikit-learn":
+        return Status(source.name, "ready", None, 0, source.licence)
+    found = {part: find(part, folder) for part in source.parts}
+    files = {path for path in found.values() if path is not None}
+    state: Literal["ready", "missing", "incomplete"] = "incomplete" if files else "missing"
+    if all(_whole(part, path) for part, path in found.items()):
+        state = "ready"
+    taken = sum(path.stat().st_size for path in files if path.is_file())
+    return Status(source.name, state, folder, taken, source.licence)
+
+
+def _whole(part: registry.Part, path: Path | None) -> bool:
+    """Whether the file has the part's size, or is compressed and not empty: all one can tell unread."""
+    if path is None or not path.is_file():
+        return False
+    size = path.stat().st_size
+    return size > 0 if path.name == part.packed else size == part.size
+
+
+def verify(name: str, root: str | Path | None = None) -> list[str]:
+    """Read all of dataset ``name`` and return every problem found, each naming its file; [] if it is sound.
+
+    Checksums are held against those files alone that were downloaded here. Raises `DataError` only for an
+    unknown name or a data root that is not a folder.
+    """
+    source = registry.source(name)
+    folder = data_root(root) / name
+    _, problems = read(source, folder)
+    for path in dict.fromkeys(find(part, folder) for part in source.parts):
+        if path is not None and record(path).exists():
+            with collected(problems), readable(path):
+                if md5(path) not in record(path).read_text(errors="replace"):
+                    raise DataError(f"{path} is not what was downloaded: {record(path).name} has another MD5")
+    return [str(problem) for problem in problems]

@@ -1,0 +1,37 @@
+"""Small convolutional networks."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from lowland.models.init import glorot_normal_
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of each pixel of ``(n, channels, height, width)``."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape as ``x``."""
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def norm_cnn(channels: Sequence[int], size: int, classes: int, inputs: int = 3) -> nn.Sequential:
+    """Blocks of 3×3 convolution, ReLU, layer norm over channels and 2×2 max pool, then a linear layer.
+
+    The network of Long & Bartlett 2024 for CIFAR-10; Glorot normal weights, zero biases.
+
+    Args:
+        channels: of each block.
+        size: height and width of the images.
+        classes: outputs.
+        inputs: channels of the images.
+    """
+    layers: list[nn.Module] = []
+    for outputs in channels:
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), ChannelNorm(outputs), nn.MaxPool2d(2)]
+        inputs, size = outputs, size // 2
+    return glorot_normal_(nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * size**2, classes)))

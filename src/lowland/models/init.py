@@ -1,0 +1,32 @@
+"""Initializations."""
+
+import math
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def glorot_normal_(model: M) -> M:
+    """Normal weights of variance 2/(fan_in + fan_out) (Glorot & Bengio 2010, equation 12), zero biases, in place."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.xavier_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
+
+
+# Standard deviation of a standard normal cut off at ±2.
+_TRUNCATED = 0.8796256610342398
+
+
+def truncated_normal_(weight: Tensor, std: float) -> None:
+    """Normal of standard deviation ``std`` cut off at two of them, in place."""
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def variance_scaling_(weight: Tensor, scale: float) -> None:
+    """Truncated normal of variance ``scale`` / fan_in after truncation, in place; ``weight`` is ``(out, in)``."""
+    truncated_normal_(weight, math.sqrt(scale / weight.shape[1]) / _TRUNCATED)

@@ -1,0 +1,195 @@
+"""What an experiment is: settings, arms, a task to train, claims to judge, figures to draw. All of it data."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lowland.errors import SettingError, suggestion
+from lowland.training.settings import Settings, Value, resolve_arms
+
+Record = dict[str, Any]
+SCALES = ("smoke", "laptop", "paper")
+
+
+class Optimizer(Protocol):
+    """What the loop asks of an optimizer; `lowland.SAM` has it."""
+
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        """Evaluate ``closure`` as often as needed, update, and return the loss at w."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resume needs."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up such a state."""
+
+
+class Check(Protocol):
+    """Measures the model at a step."""
+
+    def __call__(self, step: int, batch: tuple[Any, Any]) -> Record:
+        """A record: plain numbers by name. FloatingPointError says that the run has diverged."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next check builds on (a warm start, say)."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up such a state."""
+
+
+@dataclass
+class Task:
+    """One arm, ready to train.
+
+    Attributes:
+        model: on its device.
+        loss_fn: ``loss_fn(model(x), y)``, the mean over the batch.
+        optimizer: over the model's parameters.
+        batch: ``batch(step)`` gives ``(x, y)``. A function of the step alone, so that a resumed run sees the
+            same data.
+        check: measures; called every ``check_every`` steps and after the last one.
+        show: the entries of a record that the bar shows, by label.
+    """
+
+    model: nn.Module
+    loss_fn: Callable[[Any, Any], Tensor]
+    optimizer: Optimizer
+    batch: Callable[[int], tuple[Any, Any]]
+    check: Check
+    show: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What became of one arm.
+
+    Attributes:
+        settings: it ran with.
+        records: in the order of steps.
+        diverged_at: the step whose loss was not finite, or None.
+        seconds: what training and checks took, by name.
+    """
+
+    settings: Settings
+    records: list[Record]
+    diverged_at: int | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        """``"done"`` or ``"diverged"``."""
+        return "done" if self.diverged_at is None else "diverged"
+
+    def column(self, name: str) -> list[float]:
+        """One entry of every record."""
+        return [record[name] for record in self.records]
+
+    def late(self, name: str) -> list[float]:
+        """`column` over the second half of training."""
+        return [record[name] for record in self.records if record["step"] >= self.settings.steps / 2]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a claim came to: a measured value, and whether it holds; None where the run can't say, with the reason."""
+
+    measured: float | None
+    passed: bool | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of a paper, and how a run decides it.
+
+    Attributes:
+        id: short name.
+        text: the statement.
+        source: where it is made.
+        threshold: the condition on the measured value, as text (``"<= 0.1"``), or None where it is only reported.
+        judge: arms by name → verdict.
+    """
+
+    id: str
+    text: str
+    source: str
+    threshold: str | None
+    judge: Callable[[Mapping[str, Arm]], Verdict]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a figure: a column of the records, its label, and its style (a matplotlib line style)."""
+
+    column: str
+    label: str
+    style: str = "-"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with a panel for each arm: curves over the steps.
+
+    Attributes:
+        name: of the file.
+        title: what it shows.
+        ylabel: with the unit, where there is one.
+        curves: drawn in order.
+        log: logarithmic vertical axis.
+    """
+
+    name: str
+    title: str
+    ylabel: str
+    curves: tuple[Curve, ...]
+    log: bool = True
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment of a paper.
+
+    Attributes:
+        name: ``paper/experiment``.
+        title: one line.
+        paper: the reference.
+        datasets: names in `lowland.data`; empty where nothing needs to be fetched.
+        settings: dataclass of its settings.
+        scales: for each of ``paper``, ``laptop`` and ``smoke`` the values; the smaller ones give only what
+            differs from ``paper``.
+        arms: what its claims compare: arm → the settings that make it.
+        grid: what a sweep of it covers.
+        claims: judged at the end; a smoke run judges none.
+        figures: drawn at the end, the first one first.
+        prepare: builds the task of one arm on a device.
+    """
+
+    name: str
+    title: str
+    paper: str
+    datasets: tuple[str, ...]
+    settings: type[Settings]
+    scales: Mapping[str, Mapping[str, Value]]
+    arms: Mapping[str, Mapping[str, Any]]
+    grid: Mapping[str, tuple[Any, ...]]
+    claims: tuple[Claim, ...]
+    figures: tuple[Figure, ...]
+    prepare: Callable[[Any, torch.device], Task]
+
+    def values(self, scale: str) -> dict[str, Value]:
+        """Every setting's value at ``scale``, with its origin.
+
+        Raises:
+            SettingError: for an unknown scale.
+        """
+        if scale not in self.scales:
+            raise SettingError(f"unknown scale {scale}.{suggestion(scale, self.scales)}")
+        return {**self.scales["paper"], **self.scales[scale]}
+
+    def configure(self, scale: str, changes: Mapping[str, Any]) -> dict[str, Settings]:
+        """The settings of each arm at ``scale`` with the user's ``changes``; raises SettingError for bad ones."""
+        values = {name: value.value for name, value in self.values(scale).items()}
+        return resolve_arms(self.settings, values, self.arms, changes)

@@ -1,0 +1,181 @@
+"""The training loop: step, check, record, checkpoint; resume to the same bits."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from lowland.training.experiment import Arm, Experiment, Task
+from lowland.training.progress import Bar, bar
+from lowland.training.randomness import random_state, restore_random_state, seed_everything
+from lowland.training.run_directory import RunDirectory
+from lowland.training.settings import Settings
+
+_CHECKPOINT_SECONDS = 5.0
+_LOOK_EVERY = 50  # steps between two looks at whether the loss is finite: each waits for the device
+
+
+def train(
+    experiment: Experiment,
+    arms: Mapping[str, Settings],
+    directory: RunDirectory,
+    device: torch.device,
+    *,
+    show_progress: bool = True,
+) -> dict[str, Arm]:
+    """Train every arm, from where ``directory`` stands; what each became, in order.
+
+    Raises:
+        RunError: for a directory that can't be used.
+    """
+    saved = directory.load(device)
+    states: dict[str, Any] = saved["arms"] if saved is not None else {}
+    offset = 0
+    with bar(sum(settings.steps for settings in arms.values()), show_progress) as shown, _deterministic(device):
+        for name, settings in arms.items():
+            if not states.get(name, {}).get("finished"):
+                _ArmRun(name, settings, experiment.prepare, device, directory, states, shown, offset).run()
+            offset += settings.steps
+            shown.finish(offset)
+    records = directory.records()
+    return {
+        name: Arm(
+            settings,
+            records.get(name, []),
+            states[name]["diverged_at"],
+            {key: value for key, value in states[name].items() if key.endswith("_seconds")},
+        )
+        for name, settings in arms.items()
+    }
+
+
+class _ArmRun:
+    """One arm under way."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        prepare: Any,
+        device: torch.device,
+        directory: RunDirectory,
+        states: dict[str, Any],
+        shown: Bar,
+        offset: int,
+    ):
+        self.name, self.settings, self.device = name, settings, device
+        self.directory, self.states, self.bar, self.offset = directory, states, shown, offset
+        seed_everything(settings.seed)
+        self.task: Task = prepare(settings, device)
+        self.seconds = {"train_seconds": 0.0, "check_seconds": 0.0}
+        self.saved_at, self.saving_seconds = time.monotonic(), 0.0
+        # The first step whose loss was not finite, kept on the device so that nothing waits for it.
+        self.bad_step = torch.tensor(-1, device=device)
+        self.step = 0
+        if name in states:
+            self._restore(states[name])
+
+    def run(self) -> None:
+        steps, every = self.settings.steps, self.settings.check_every
+        try:
+            while True:
+                batch = self.task.batch(self.step)
+                if self.step % every == 0 or self.step == steps:
+                    self._check(batch)
+                if self.step == steps:
+                    break
+                self._train(batch)
+                if self.step % _LOOK_EVERY == 0 and self._has_diverged():
+                    break
+                self._save_now_and_then()
+                self.bar.update(self.offset + self.step, self.name)
+        except FloatingPointError:  # a check found it first
+            if self.bad_step.item() < 0:
+                self.bad_step.fill_(self.step)
+        self._save(finished=True)
+
+    def _train(self, batch: tuple[Any, Any]) -> None:
+        started = time.monotonic()
+        x, y = batch
+
+        def closure() -> torch.Tensor:
+            loss = self.task.loss_fn(self.task.model(x), y)
+            loss.backward()
+            return loss
+
+        loss = self.task.optimizer.step(closure).detach()
+        bad = (self.bad_step < 0) & ~torch.isfinite(loss)
+        self.bad_step = torch.where(bad, self.step, self.bad_step)
+        self.step += 1
+        self.seconds["train_seconds"] += time.monotonic() - started
+
+    def _check(self, batch: tuple[Any, Any]) -> None:
+        if self._has_diverged():
+            raise FloatingPointError
+        started = time.monotonic()
+        record = {"arm": self.name, "step": self.step, **self.task.check(self.step, batch)}
+        self.directory.append(record)
+        self.seconds["check_seconds"] += time.monotonic() - started
+        self.bar.update(self.offset + self.step, self.name, record, self.task.show)
+
+    def _has_diverged(self) -> bool:
+        return self.bad_step.item() >= 0
+
+    def _save_now_and_then(self) -> None:
+        # Not more than a twentieth of the time goes into saving.
+        if time.monotonic() - self.saved_at > max(_CHECKPOINT_SECONDS, 20 * self.saving_seconds):
+            if not self._has_diverged():
+                self._save()
+
+    def _save(self, finished: bool = False) -> None:
+        """Checkpoint. A diverged arm keeps the weights of its last good one."""
+        started = time.monotonic()
+        diverged = self._has_diverged()
+        if diverged:
+            state = self.states.get(self.name, {"step": 0})
+        else:
+            state = {
+                "step": self.step,
+                "model": self.task.model.state_dict(),
+                "optimizer": self.task.optimizer.state_dict(),
+                "check": self.task.check.state_dict(),
+                "random": random_state(),
+            }
+        self.states[self.name] = {
+            **state,
+            **self.seconds,
+            "finished": finished,
+            "diverged_at": self.bad_step.item() if diverged else None,
+        }
+        self.directory.save({"arms": self.states})
+        self.saved_at = time.monotonic()
+        self.saving_seconds = self.saved_at - started
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.task.model.load_state_dict(state["model"])
+        self.task.optimizer.load_state_dict(state["optimizer"])
+        self.task.check.load_state_dict(state["check"])
+        restore_random_state(state["random"])
+        self.seconds = {name: state[name] for name in self.seconds}
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """On CUDA, kernels that give the same bits each time, where there are such; the CPU's do anyway."""
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filling

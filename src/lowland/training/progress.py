@@ -1,0 +1,46 @@
+"""The bar, on stderr: where training is, and what the last check said."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lowland.training.experiment import Record
+
+
+class Bar:
+    """One bar over all arms of a run; where stderr is no terminal, a line now and then instead."""
+
+    def __init__(self, progress: Any, task: Any, interval: float):
+        self._progress, self._task, self._interval = progress, task, interval
+        self._last = 0.0
+        self._text = ""
+
+    def update(self, done: int, arm: str, record: Record | None = None, show: Mapping[str, str] | None = None) -> None:
+        """Show ``done`` steps, and the entries of ``record`` that ``show`` names."""
+        if record is not None:
+            values = {label: record.get(column) for label, column in (show or {}).items()}
+            self._text = "  ".join(f"{label} {value:.4g}" for label, value in values.items() if value is not None)
+        now = time.monotonic()
+        if now - self._last >= self._interval:
+            self._last = now
+            self._progress.update(self._task, completed=done, description=arm, text=self._text)
+
+    def finish(self, done: int) -> None:
+        """Show the bar as it ended."""
+        self._progress.update(self._task, completed=done)
+
+
+@contextmanager
+def bar(total: int, visible: bool = True) -> Iterator[Bar]:
+    """A bar of ``total`` steps."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description:>8}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not visible, redirect_stdout=False) as progress:
+        yield Bar(progress, progress.add_task("", total=total, text=""), interval=0.1)

@@ -1,0 +1,144 @@
+"""Settings: a flat dataclass, whose values each know where they come from and what range they may have."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from lowland.errors import SettingError, suggestion
+
+
+@dataclass(frozen=True)
+class Value:
+    """A setting's value with its origin: the paper's own, or ours with the reason."""
+
+    value: Any
+    origin: str
+    note: str = ""
+
+
+def paper(value: Any, note: str = "") -> Value:
+    """A value that the paper states."""
+    return Value(value, "paper", note)
+
+
+def ours(value: Any, note: str = "") -> Value:
+    """A value of our choosing, because the paper leaves it open or the scale asks for another."""
+    return Value(value, "ours", note)
+
+
+def setting(
+    text: str, *, low: float | None = None, above: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
+    """A field of a settings dataclass: what it is, and its range (≥ ``low``, > ``above``, one of ``choices``)."""
+    return field(metadata={"text": text, "low": low, "above": above, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every experiment has; experiments add their own in a subclass."""
+
+    lr: float = setting("step size η", above=0)
+    rho: float = setting("radius ρ of the ascent step; 0 is plain gradient descent", low=0)
+    steps: int = setting("training steps", low=1)
+    check_every: int = setting("steps between two checks", low=1)
+    seed: int = setting("seed of initialization and batches", low=0)
+
+
+def check(cls: type[Settings], name: str, value: Any) -> Any:
+    """``value`` as setting ``name`` of ``cls``: text is read as the field's type, then type and range are checked.
+
+    Raises:
+        SettingError: for an unknown name, another type, or a value out of range.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    if name not in fields:
+        raise SettingError(f"unknown setting {name}.{suggestion(name, fields)}")
+    kind, limits = get_type_hints(cls)[name], fields[name].metadata
+    try:
+        value = _read(kind, value)
+    except ValueError:
+        raise SettingError(f"{name} ({limits['text']}) must be {_KINDS[kind]}, not {value!r}") from None
+    if kind is float and not math.isfinite(value):
+        raise SettingError(f"{name} ({limits['text']}) must be a finite number, not {value}")
+    if limits["low"] is not None and not value >= limits["low"]:
+        raise SettingError(f"{name} ({limits['text']}) must be at least {limits['low']}, not {value}")
+    if limits["above"] is not None and not value > limits["above"]:
+        raise SettingError(f"{name} ({limits['text']}) must be above {limits['above']}, not {value}")
+    if limits["choices"] and value not in limits["choices"]:
+        raise SettingError(f"{name} can't be {value!r}.{suggestion(str(value), limits['choices'])}")
+    return value
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _read(kind: type, value: Any) -> Any:
+    if kind is bool:
+        named = {"true": True, "false": False}.get(str(value).lower())
+        if named is None:
+            raise ValueError
+        return named
+    if isinstance(value, bool):
+        raise ValueError
+    if kind is int:
+        number = float(value)  # 1e5 is a whole number too
+        if not number.is_integer():
+            raise ValueError
+        return int(value) if isinstance(value, str) and value.lstrip("+-").isdigit() else int(number)
+    return kind(value)
+
+
+def parse_assignments(texts: list[str]) -> dict[str, str]:
+    """``["lr=0.1", "gd-edge.lr=8"]`` as a dictionary.
+
+    Raises:
+        SettingError: where there is no ``=``.
+    """
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise SettingError(f"--set takes key=value, as in --set lr=0.1, not {text!r}")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def resolve_arms(
+    cls: type[Settings],
+    values: Mapping[str, Any],
+    arms: Mapping[str, Mapping[str, Any]],
+    changes: Mapping[str, Any],
+) -> dict[str, Settings]:
+    """The settings of each arm.
+
+    Args:
+        cls: the experiment's settings.
+        values: those of the scale.
+        arms: what makes each arm the arm it is; such a setting keeps its value there.
+        changes: the user's, by ``name`` for every arm that leaves it open, or by ``arm.name`` for that arm.
+
+    Raises:
+        SettingError: for an unknown arm or name, a bad value, or a change that no arm leaves open.
+    """
+    resolved = {arm: {**values, **fixed} for arm, fixed in arms.items()}
+    for key, text in sorted(changes.items(), key=lambda pair: "." in pair[0]):
+        arm, dot, name = key.rpartition(".")
+        value = check(cls, name, text)
+        if dot and arm not in arms:
+            raise SettingError(f"unknown arm {arm}.{suggestion(arm, arms)}")
+        open_arms = [arm] if dot else [arm for arm, fixed in arms.items() if name not in fixed]
+        if not open_arms:
+            raise SettingError(f"{name} is what makes each arm: set it for one arm, as in {next(iter(arms))}.{key}=…")
+        for arm in open_arms:
+            resolved[arm][name] = value
+    return {
+        arm: cls(**{name: check(cls, name, value) for name, value in chosen.items()})
+        for arm, chosen in resolved.items()
+    }
+
+
+def describe(cls: type[Settings]) -> dict[str, str]:
+    """What each setting is, in the order of the fields."""
+    return {f.name: f.metadata["text"] for f in dataclasses.fields(cls)}

@@ -1,0 +1,59 @@
+"""The summary of a run: final metrics, verdicts on the claims, the environment."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from lowland.training.environment import environment
+from lowland.training.experiment import Arm, Claim, Experiment, Verdict
+from lowland.training.settings import Settings
+
+
+def configuration(
+    experiment: Experiment, scale: str, arms: Mapping[str, Settings], device: torch.device
+) -> dict[str, Any]:
+    """What ``config.json`` holds: enough to tell whether two runs would be the same one."""
+    settings = {name: asdict(arm) for name, arm in arms.items()}
+    first = next(iter(settings.values()))
+    return {
+        "experiment": experiment.name,
+        "scale": scale,
+        "seed": first["seed"],
+        "device": device.type,
+        "arms": settings,
+    }
+
+
+def summarize(
+    experiment: Experiment, config: Mapping[str, Any], arms: Mapping[str, Arm], device: torch.device
+) -> dict[str, Any]:
+    """What ``summary.json`` holds; ``config`` is the run directory's."""
+    return {
+        "experiment": experiment.name,
+        "scale": config["scale"],
+        "seed": config["seed"],
+        "config": dict(config),
+        "metrics": {name: _final(arm) for name, arm in arms.items()},
+        "claims": [_judged(claim, config["scale"], arms) for claim in experiment.claims],
+        "environment": environment(device),
+    }
+
+
+def _final(arm: Arm) -> dict[str, Any]:
+    last = {key: value for key, value in arm.records[-1].items() if key != "arm"} if arm.records else {}
+    return {"status": arm.status, "diverged_at": arm.diverged_at, **last, **arm.seconds}
+
+
+def _judged(claim: Claim, scale: str, arms: Mapping[str, Arm]) -> dict[str, Any]:
+    verdict = Verdict(None, None, "smoke runs judge no claims") if scale == "smoke" else claim.judge(arms)
+    return {
+        "id": claim.id,
+        "text": claim.text,
+        "source": claim.source,
+        "measured": verdict.measured,
+        "threshold": claim.threshold,
+        "passed": verdict.passed,
+        "reason": verdict.reason,
+    }
