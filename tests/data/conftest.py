@@ -22,12 +22,12 @@ def idx_file(array: np.ndarray, dtype: int = 0x08) -> bytes:
 
 def tar_gz(members: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
+    return gzip.compress(buffer.getvalue(), mtime=0)
 
 
 class Small:
@@ -75,7 +75,7 @@ class Small:
         contents = self.contents[name]
         match DATASETS[name].format:
             case "idx":
-                return {f"{member}.gz": gzip.compress(data) for member, data in contents.items()}
+                return {f"{member}.gz": gzip.compress(data, mtime=0) for member, data in contents.items()}
             case "cifar":
                 return {f"{name}-binary.tar.gz": tar_gz(contents)}
             case _:

@@ -154,6 +154,7 @@ def _connect(request: Request, seconds: float) -> HTTPResponse:
     try:
         return answer.result(seconds)
     except HTTPError as error:
+        error.close()
         raise _FailedError(f"HTTP {error.code} {error.reason}") from error
     except TimeoutError as error:
         raise _FailedError("no answer in time") from error

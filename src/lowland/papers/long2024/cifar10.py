@@ -1,0 +1,55 @@
+"""A thousand images of CIFAR-10 as one batch, a small convolutional network (Long & Bartlett 2024)."""
+
+from dataclasses import dataclass
+
+import torch
+
+from lowland.data import load
+from lowland.models import norm_cnn
+from lowland.papers.long2024 import edge_of_stability as common
+from lowland.training import Experiment, Task, ours, paper, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(common.Settings):
+    """The paper's settings, with the sizes of data and network."""
+
+    examples: int = setting("training images, the first ones, all in one batch", low=10)
+    channels: int = setting("channels of the first block; the second has twice as many", low=1)
+
+
+def prepare(settings: Settings, device: torch.device) -> Task:
+    """The first ``examples`` training images as one batch; two blocks of convolution, layer norm and pooling."""
+    split = load("cifar-10").train.take(torch.arange(settings.examples))
+    batch = common.one_batch(split, 256, 10, device)
+    model = norm_cnn([settings.channels, 2 * settings.channels], size=32, classes=10).to(device)
+    return common.task(model, common.squared_error, lambda step: batch, settings)
+
+
+EXPERIMENT = Experiment(
+    name="long2024/cifar10",
+    title="CIFAR-10, a thousand images as one batch, convolutional network",
+    paper=common.PAPER,
+    datasets=("cifar-10",),
+    settings=Settings,
+    scales={
+        "paper": {
+            "lr": paper(0.01, "the largest η of the grid: the shortest way to the edge"),
+            "rho": paper(0.1, "the smallest ρ > 0 of the grid"),
+            "eps": paper(1e-5),
+            "steps": ours(1_000_000, "the paper trains 12 hours on a V100"),
+            "check_every": ours(5000, "the paper checks by the clock"),
+            "tol": ours(1e-3),
+            "seed": ours(0),
+            "examples": paper(1000, "which ones: ours, the first"),
+            "channels": paper(16),
+        },
+        "laptop": {"steps": ours(1000), "check_every": ours(25), "examples": ours(100)},
+        "smoke": {"steps": ours(4), "check_every": ours(2), "examples": ours(20), "channels": ours(4)},
+    },
+    arms={"sam": {}, "gd": {"rho": 0.0}},
+    grid={"lr": (0.0003, 0.001, 0.003, 0.01), "rho": common.RHOS},
+    claims=common.claims(0.1),
+    figures=common.FIGURES,
+    prepare=prepare,
+)

@@ -1,0 +1,60 @@
+"""MNIST as one batch, a fully connected network, gradient descent and SAM (Long & Bartlett 2024)."""
+
+from dataclasses import dataclass
+
+import torch
+
+from lowland.data import load
+from lowland.models import mlp
+from lowland.papers.long2024 import edge_of_stability as common
+from lowland.training import Experiment, Task, ours, paper, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(common.Settings):
+    """The paper's settings, with the sizes of data and network."""
+
+    examples: int = setting("training images, the first ones, all in one batch", low=10)
+    width: int = setting("units in each of the three hidden layers", low=1)
+
+
+def prepare(settings: Settings, device: torch.device) -> Task:
+    """The first ``examples`` training images as one batch; a network of depth 4."""
+    split = load("mnist").train.take(torch.arange(settings.examples))
+    batch = common.one_batch(split, 256, 10, device)
+    model = mlp([784, *[settings.width] * 3, 10]).to(device)
+    return common.task(model, common.squared_error, lambda step: batch, settings)
+
+
+EXPERIMENT = Experiment(
+    name="long2024/mnist",
+    title="MNIST as one batch, fully connected network",
+    paper=common.PAPER,
+    datasets=("mnist",),
+    settings=Settings,
+    scales={
+        "paper": {
+            "lr": paper(0.3, "the largest η of the grid: the shortest way to the edge"),
+            "rho": paper(0.1, "the smallest ρ > 0 of the grid"),
+            "eps": paper(1e-5),
+            "steps": ours(100_000, "the paper trains 8 hours on a V100"),
+            "check_every": ours(500, "the paper checks by the clock"),
+            "tol": ours(1e-3),
+            "seed": ours(0),
+            "examples": paper(60_000),
+            "width": paper(1000),
+        },
+        "laptop": {
+            "steps": ours(3000),
+            "check_every": ours(50),
+            "examples": ours(1000),
+            "width": ours(200),
+        },
+        "smoke": {"steps": ours(10), "check_every": ours(5), "examples": ours(50), "width": ours(20)},
+    },
+    arms={"sam": {}, "gd": {"rho": 0.0}},
+    grid={"lr": (0.03, 0.1, 0.3), "rho": common.RHOS},
+    claims=common.claims(0.1),
+    figures=common.FIGURES,
+    prepare=prepare,
+)

@@ -1,0 +1,94 @@
+"""Characters of Shakespeare in minibatches, a Transformer (Long & Bartlett 2024)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lowland.data import load, text_windows
+from lowland.models import Transformer
+from lowland.papers.long2024 import edge_of_stability as common
+from lowland.training import Experiment, Task, ours, paper, setting
+
+SYMBOLS = 128  # ASCII
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(common.Settings):
+    """The paper's settings, with the sizes of batch and network."""
+
+    batch_size: int = setting("windows in a minibatch", low=1)
+    length: int = setting("characters in a window", low=1)
+    layers: int = setting("blocks of the Transformer", low=1)
+    width: int = setting("of the residual stream; the feed-forward layers have four times as much", low=1)
+    heads: int = setting("attention heads", low=1)
+    key_size: int = setting("of each head", low=1)
+
+
+def loss_fn(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy per character; 0 is padding and doesn't count."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=0)
+
+
+def prepare(settings: Settings, device: torch.device) -> Task:
+    """Random windows of the training text, those of a step drawn from seed and step alone."""
+    tokens = load("tinyshakespeare").train.inputs.to(device)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(settings.seed * 2**32 + step)
+        return text_windows(tokens, settings.length, settings.batch_size, generator)
+
+    model = Transformer(
+        SYMBOLS, settings.length, settings.layers, settings.width, settings.heads, settings.key_size
+    ).to(device)  # fmt: skip
+    return common.task(model, loss_fn, batch, settings)
+
+
+EXPERIMENT = Experiment(
+    name="long2024/shakespeare",
+    title="Characters of Shakespeare in minibatches, Transformer",
+    paper=common.PAPER,
+    datasets=("tinyshakespeare",),
+    settings=Settings,
+    scales={
+        "paper": {
+            "lr": paper(0.5, "the largest η of the grid: the shortest way to the edge"),
+            "rho": paper(0.1, "the smallest ρ > 0 of the grid"),
+            "eps": paper(1e-5),
+            "steps": ours(200_000, "the paper trains 12 hours on a V100"),
+            "check_every": ours(1000, "the paper checks by the clock"),
+            "tol": ours(1e-3),
+            "seed": ours(0),
+            "batch_size": paper(128),
+            "length": paper(64),
+            "layers": paper(6),
+            "width": paper(128),
+            "heads": paper(8),
+            "key_size": paper(32),
+        },
+        "laptop": {
+            "steps": ours(600),
+            "check_every": ours(30),
+            "batch_size": ours(16),
+            "layers": ours(2),
+            "width": ours(64),
+            "heads": ours(4),
+        },
+        "smoke": {
+            "steps": ours(4),
+            "check_every": ours(2),
+            "batch_size": ours(2),
+            "length": ours(8),
+            "layers": ours(1),
+            "width": ours(8),
+            "heads": ours(2),
+            "key_size": ours(4),
+        },
+    },
+    arms={"sam": {}, "gd": {"rho": 0.0}},
+    grid={"lr": (0.01, 0.02, 0.05, 0.1, 0.2, 0.5), "rho": common.RHOS},
+    claims=common.claims(None),
+    figures=common.FIGURES,
+    prepare=prepare,
+)

@@ -1,0 +1,50 @@
+"""What is where."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lowland.data import DATASETS, data_root, load, status, verify
+from lowland.errors import DataError
+
+
+def test_root_is_a_file(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("")
+    monkeypatch.setenv("LOWLAND_DATA", str(file))
+    for call in (data_root, status, lambda: load("mnist"), lambda: verify("mnist")):
+        with pytest.raises(DataError, match=str(file)):
+            call()
+
+
+def test_root_default(monkeypatch):
+    monkeypatch.setenv("LOWLAND_DATA", "")
+    assert data_root().parts[-2:] == ("lowland", "data")
+    monkeypatch.setenv("LOWLAND_DATA", "~/sets")
+    assert data_root() == Path.home() / "sets"
+
+
+def test_status(small):
+    def states():
+        return {entry.name: entry.state for entry in status()}
+
+    assert set(states()) == set(DATASETS)
+    assert states() == dict.fromkeys(DATASETS, "missing") | {"digits": "ready"}
+    small.write("mnist")
+    archive = small.write("cifar-10", packed=True) / "cifar-10-binary.tar.gz"
+    text = small.write("tinyshakespeare") / "input.txt"
+    by_name = {entry.name: entry for entry in status()}
+    assert [by_name[name].state for name in ("mnist", "cifar-10", "tinyshakespeare")] == ["ready"] * 3
+    assert by_name["cifar-10"].bytes == archive.stat().st_size
+    assert by_name["mnist"].bytes == sum(map(len, small.contents["mnist"].values()))
+    assert by_name["mnist"].path == small.root / "mnist"
+    (small.root / "mnist" / "train-images-idx3-ubyte").unlink()
+    text.write_bytes(b"cut off")
+    archive.write_bytes(b"")
+    assert [states()[name] for name in ("mnist", "cifar-10", "tinyshakespeare")] == ["incomplete"] * 3
+    text.unlink()
+    text.mkdir()
+    assert states()["tinyshakespeare"] == "incomplete"
+    shutil.rmtree(small.root)
+    assert states()["mnist"] == "missing"
