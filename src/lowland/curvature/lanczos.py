@@ -9,7 +9,7 @@ from torch import Tensor
 
 Which = Literal["magnitude", "largest", "smallest"]
 _WARM_PRODUCTS = 8  # a warm start may be an eigenvector that is no longer the extreme one: look further
-_WARM_MIX = 0.1  # norm of the random part of a warm start, the rest having norm 1
+_WARM_MIX = 1.0  # norm of the random part of a warm start, the rest having norm 1: less saves next to nothing
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ def eigenpairs(
     The products are kept beside the basis, so that the residual of every pair is at hand at no further product.
 
     A small residual proves that *some* eigenvalue lies within it of λ. That it is the extreme one is as good as
-    sure for a random start (only a start orthogonal to its eigenvector misses it), but not proved; nor is the
-    multiplicity. Therefore a warm start is mixed with a random vector and makes at least 8 products.
+    sure for a random start (only a start orthogonal to its eigenvector misses it), but not proved; and of an
+    eigenvalue that H has several times, copies may be missed. Therefore a warm start is mixed with a random
+    vector and makes at least 8 products.
 
     Args:
         product: v ↦ Hv for v of shape ``(n,)``, linear and symmetric.

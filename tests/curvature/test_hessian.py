@@ -1,0 +1,162 @@
+"""Hessian products and eigenpairs against the Hessian written out in full, in float64."""
+
+import doctest
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lowland.curvature import Hessian, hessian, stability
+from lowland.curvature.objective import Objective
+from lowland.models import Transformer, norm_cnn
+
+
+def small(dtype=torch.float64):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).to(dtype)
+
+
+def data(n=7, seed=1, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 3, generator=generator, dtype=dtype), torch.arange(n) % 2
+
+
+def dense(model, loss_fn, x, y):
+    """The Hessian by two nested derivatives of the loss as a function of one flat vector."""
+    params = [p for p in model.parameters() if p.requires_grad]
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    sizes = [p.numel() for p in params]
+
+    def loss(flat):
+        pieces = flat.split(sizes)
+        values = {n: v.view_as(p) for n, v, p in zip(names, pieces, params, strict=True)}
+        return loss_fn(torch.func.functional_call(model, values, (x,)), y)
+
+    return torch.autograd.functional.hessian(loss, torch.cat([p.detach().reshape(-1) for p in params]))
+
+
+def test_example():
+    assert doctest.testmod(hessian).failed == 0
+
+
+def test_products_one_and_several_in_unequal_chunks():
+    model, (x, y) = small(), data()
+    exact = dense(model, F.cross_entropy, x, y)
+    vectors = torch.randn(len(exact), 5, dtype=torch.float64)
+    whole = Hessian(model, F.cross_entropy, [(x, y)])
+    chunks = Hessian(model, F.cross_entropy, [(x[:4], y[:4]), (x[4:6], y[4:6]), (x[6:], y[6:])])
+    for operator in (whole, chunks):
+        assert torch.allclose(operator @ vectors, exact @ vectors, atol=1e-12)
+        assert torch.allclose(operator @ vectors[:, 0], exact @ vectors[:, 0], atol=1e-12)
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_eigenpairs(chunked):
+    model, (x, y) = small(), data()
+    values = torch.linalg.eigvalsh(dense(model, F.cross_entropy, x, y))
+    batches = [(x[:4], y[:4]), (x[4:], y[4:])] if chunked else [(x, y)]
+    operator = Hessian(model, F.cross_entropy, batches)
+    pairs = operator.eigenpairs(k=3, tol=1e-8)
+    assert torch.allclose(pairs.values, values[torch.argsort(-values.abs())[:3]])
+    for value, vector, residual in zip(pairs.values, pairs.vectors, pairs.residuals, strict=True):
+        assert torch.allclose((operator @ vector - value * vector).norm(), residual, atol=1e-12)
+
+
+def test_weights_of_batches():
+    model, (x, y) = small(), data()
+
+    def masked(output, target):  # the mean over what the mask lets through
+        return F.cross_entropy(output, target, ignore_index=1)
+
+    pieces = [(x[:5], y[:5]), (x[5:], y[5:])]
+    operator = Hessian(model, masked, pieces, weight=lambda x, y: (y == 0).sum().item())
+    exact = dense(model, masked, x, y)
+    v = torch.randn(len(exact), dtype=torch.float64)
+    assert torch.allclose(operator @ v, exact @ v)
+
+
+def test_frozen_and_unused_parameters_and_a_linear_loss():
+    model, (x, y) = small(), data()
+    model[0].requires_grad_(False)
+    model.unused = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    model.forward = lambda x: model[2](torch.tanh(model[0](x)))
+    operator = Hessian(model, F.cross_entropy, [(x, y)])
+    v = torch.randn(operator.shape[0], dtype=torch.float64)
+    exact = dense(nn.Sequential(*model[:3]), F.cross_entropy, x, y)
+    unused = [i for i, (name, _) in enumerate(operator.objective.model.named_parameters()) if name == "unused"]
+    assert unused  # first in order, as torch lists a module's own parameters before its children's
+    assert torch.allclose((operator @ v)[2:], exact @ v[2:])
+    assert (operator @ v)[:2].tolist() == [0.0, 0.0]
+    linear = Hessian(nn.Linear(3, 1).double(), lambda output, _: output.mean(), [(x, y)])
+    assert linear.eigenpairs().values.item() == 0.0
+
+
+def test_leaves_batch_norm_dropout_and_the_random_state_alone():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2)).double()
+    x, y = data()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    operator = Hessian(model, F.cross_entropy, [(x[:4], y[:4]), (x[4:], y[4:])])
+    state = torch.get_rng_state()
+    v = torch.randn(operator.shape[0], 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    first = operator @ v
+    assert torch.equal(first, operator @ v)  # one fixed function
+    assert torch.allclose(v[:, 0] @ (operator @ v[:, 1]), v[:, 1] @ (operator @ v[:, 0]))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["cnn", "transformer"])
+def test_the_papers_networks_against_differences_of_gradients(kind):
+    torch.manual_seed(0)
+    if kind == "cnn":
+        model, x, y = norm_cnn([3, 4], 8, 5).double(), torch.randn(4, 3, 8, 8).double(), torch.arange(4)
+        loss_fn = F.cross_entropy
+    else:
+        model = Transformer(11, 6, layers=2, width=8, heads=2, key_size=3).double()
+        x = y = torch.randint(11, (3, 6))
+        loss_fn = lambda out, y: F.cross_entropy(out.flatten(0, 1), y.flatten())  # noqa: E731
+    objective = Objective(model, loss_fn, [(x, y)])
+    v = torch.randn(objective.size, dtype=torch.float64)
+    h = 1e-5 / v.norm()
+    difference = (objective.loss_and_gradient(h * v)[1] - objective.loss_and_gradient(-h * v)[1]) / (2 * h)
+    assert torch.allclose(Hessian(model, loss_fn, [(x, y)]) @ v, difference, atol=1e-6 * difference.norm().item())
+
+
+def test_stability_against_its_parts():
+    model, (x, y) = small(), data()
+    measured = stability(model, F.cross_entropy, [(x, y)], lr=0.1, rho=0.3, eps=1e-5, tol=1e-8)
+    params = list(model.parameters())
+    loss = F.cross_entropy(model(x), y)
+    g = torch.cat([p.reshape(-1) for p in torch.autograd.grad(loss, params)])
+    values, vectors = torch.linalg.eigh(dense(model, F.cross_entropy, x, y))
+    top = values.abs().argmax()
+    offset = 0.3 * g / (g.norm() + 1e-5)
+    torch.nn.utils.vector_to_parameters(torch.nn.utils.parameters_to_vector(params) + offset, params)
+    sam = torch.cat([p.reshape(-1) for p in torch.autograd.grad(F.cross_entropy(model(x), y), params)])
+    assert measured.loss == pytest.approx(loss.item())
+    assert measured.gradient_norm == pytest.approx(g.norm().item())
+    assert measured.hessian_norm == pytest.approx(values[top].abs().item())
+    cosine = [torch.cosine_similarity(z, vectors[:, top], dim=0).abs().item() for z in (g, sam)]
+    assert [measured.gradient_alignment, measured.sam_gradient_alignment] == pytest.approx(cosine)
+    assert measured.gd_edge == pytest.approx(20)
+
+
+def test_bad_input():
+    model, (x, y) = small(), data()
+    with pytest.raises(TypeError, match="generator"):
+        Hessian(model, F.cross_entropy, (pair for pair in [(x, y)]))
+    with pytest.raises(ValueError, match="no examples"):
+        Hessian(model, F.cross_entropy, []) @ torch.zeros(26, dtype=torch.float64)
+    with pytest.raises(ValueError, match="no examples"):
+        Hessian(model, F.cross_entropy, []).eigenpairs()
+    with pytest.raises(ValueError, match="shape"):
+        Hessian(model, F.cross_entropy, [(x, y)]) @ torch.zeros(3)
+    with pytest.raises(ValueError, match="mean over the batch"):
+        Hessian(model, lambda o, y: F.cross_entropy(o, y, reduction="none"), [(x, y)]).eigenpairs()
+    with pytest.raises(ValueError, match="requires a gradient"):
+        Hessian(small().requires_grad_(False), F.cross_entropy, [(x, y)])
+    with pytest.raises(FloatingPointError):
+        stability(model, lambda o, y: F.cross_entropy(o / 0, y), [(x, y)], lr=0.1, rho=0.1)
