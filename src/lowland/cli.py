@@ -223,7 +223,7 @@ def data_verify(name: DatasetName = None) -> None:
 
 
 def _datasets(name: Optional[str]) -> list[str]:
-    from lowland.data import DATASETS, source
+    from lowland.data.registry import DATASETS, source
 
     return [source(name).name] if name else list(DATASETS)
 

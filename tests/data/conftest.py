@@ -20,13 +20,15 @@ def idx_file(array: np.ndarray, dtype: int = 0x08) -> bytes:
     return bytes((0, 0, dtype, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
-def tar_gz(members: dict[str, bytes]) -> bytes:
+def tar_gz(members: dict[str, bytes | None]) -> bytes:
+    """An archive of ``members``; None makes a folder."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
+            info.size = len(data or b"")
+            info.type = tarfile.DIRTYPE if data is None else tarfile.REGTYPE
+            archive.addfile(info, io.BytesIO(data or b""))
     return gzip.compress(buffer.getvalue(), mtime=0)
 
 
@@ -104,5 +106,5 @@ def idx_file_fixture() -> Callable[..., bytes]:
 
 
 @pytest.fixture(name="tar_gz")
-def tar_gz_fixture() -> Callable[[dict[str, bytes]], bytes]:
+def tar_gz_fixture() -> Callable[..., bytes]:
     return tar_gz

@@ -46,6 +46,11 @@ def flip_the_checksum(path):
     path.write_bytes(data)
 
 
+def garble(path):
+    data = path.read_bytes()
+    path.write_bytes(data[:10] + b"\xff" * 20 + data[30:])
+
+
 def at(position, value):
     def change(path):
         data = bytearray(path.read_bytes())
@@ -68,7 +73,7 @@ def repacked(damage):
 
 FILE = {"halved": halve, "empty": empty, "directory": directory, "plain text": plain_text}
 LENGTH = {"cut": cut, "lengthened": lengthen}
-GZIP = FILE | LENGTH | {"bit": flip_a_bit, "checksum": flip_the_checksum}
+GZIP = FILE | LENGTH | {"bit": flip_a_bit, "garbled": garble, "checksum": flip_the_checksum}
 HEADER = {
     "magic": at(0, 1),
     "type": at(2, 0x0D),
@@ -127,12 +132,22 @@ def archive_damages(contents):
         "member cut": contents | {second: contents[second][:-1]},
         "member too long": contents | {second: contents[second] + b"\0"},
         "label": contents | {second: b"\xff" + contents[second][1:]},
+        "member a folder": contents | {second: None},
         "empty archive": {},
     }
 
 
 @pytest.mark.parametrize(
-    "what", ["member missing", "member cut", "member too long", "label", "empty archive", "archive cut"]
+    "what",
+    [
+        "member missing",
+        "member cut",
+        "member too long",
+        "member a folder",
+        "label",
+        "empty archive",
+        "archive cut",
+    ],
 )
 @pytest.mark.parametrize("name", ["cifar-10", "cifar-100"])
 def test_damaged_archive(small, tar_gz, name, what):
@@ -147,7 +162,7 @@ def test_damaged_archive(small, tar_gz, name, what):
     assert str(path) in str(error.value)
     (problem,) = verify(name)
     assert str(path) in problem
-    if what in ("member missing", "member cut", "member too long", "label"):
+    if what not in ("empty archive", "archive cut"):
         assert list(contents)[1] in problem
 
 
@@ -160,6 +175,16 @@ def test_verify_finds_every_problem(small):
     assert len(problems) == 3
     for file in (IMAGES, LABELS, "t10k-images-idx3-ubyte"):
         assert any(str(folder / file) in problem for problem in problems)
+
+
+def test_verify_finds_every_problem_in_an_archive(small, tar_gz):
+    contents = small.contents["cifar-10"]
+    first, second, third, *_ = contents
+    damaged = contents | {first: contents[first][:-1], second: b"\xff" + contents[second][1:]}
+    del damaged[third]
+    small.write("cifar-10", packed=True).joinpath("cifar-10-binary.tar.gz").write_bytes(tar_gz(damaged))
+    problems = verify("cifar-10")
+    assert [any(member in problem for problem in problems) for member in contents] == [True] * 3 + [False] * 3
 
 
 def test_label_is_named_with_its_place(small):

@@ -29,7 +29,8 @@ class Server:
     ranges: bool = True
     breaks: list[int] = field(default_factory=list)  # bytes after which the next answers end
     missing: set[str] = field(default_factory=set)
-    lie: dict[str, str] = field(default_factory=dict)  # headers to replace
+    lie: dict[str, str | None] = field(default_factory=dict)  # headers to replace, or to leave out
+    endless: bool = False
     pause: float = 0.0  # seconds, in the middle of an answer
     requests: list[tuple[str, str | None]] = field(default_factory=list)
 
@@ -46,9 +47,12 @@ class Server:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         handler.send_response(206 if start else 200)
         for key, value in (headers | self.lie).items():
-            handler.send_header(key, value)
+            if value is not None:
+                handler.send_header(key, value)
         handler.end_headers()
         body = data[start:]
+        while self.endless:
+            handler.wfile.write(body)
         if self.breaks:
             body = body[: self.breaks.pop(0)]
         handler.wfile.write(body[: len(body) // 2])
@@ -144,6 +148,13 @@ def test_only_what_is_missing_is_fetched(server, small):
     assert [path for path, _ in server.requests] == ["/first/mnist/t10k-labels-idx1-ubyte.gz"]
 
 
+def test_a_complete_dataset_is_left_alone(server, small):
+    folder = small.write("mnist")
+    before = sorted(folder.iterdir())
+    assert fetch("mnist") == []
+    assert sorted(folder.iterdir()) == before
+
+
 def test_digits_need_no_download():
     assert fetch("digits") == []
 
@@ -184,10 +195,11 @@ def test_server_without_ranges(server, target, part, text):
     assert server.requests == [(FIRST, "bytes=10-")]
 
 
-def test_always_breaking_server_ends(server, target):
+@pytest.mark.parametrize("breaks", [[100] * 50, [100, 0] * 25])
+def test_always_breaking_server_ends(server, target, breaks):
     server.ranges = False
-    server.breaks = [100] * 50
-    refused("the connection broke after 100 of")
+    server.breaks = breaks
+    refused("the connection broke after")
     assert not target.exists()
     assert len(server.requests) <= 2 * downloads.ATTEMPTS
 
@@ -228,6 +240,26 @@ def test_length_is_checked_before_the_download(server, target):
     assert not target.exists()
 
 
+def test_endless_answer_ends(server, target):
+    server.endless = True
+    server.lie = {"Content-Length": None}
+    refused("MD5")
+    assert not target.exists()
+
+
+def test_unknown_length(server, target, text):
+    server.lie = {"Content-Length": None}
+    fetch(NAME)
+    assert target.read_bytes() == text
+
+
+def test_another_range_than_asked_for(server, target, part, text):
+    part.write_bytes(text[:100])
+    server.lie = {"Content-Range": f"bytes 0-{len(text) - 1}/{len(text)}"}
+    refused("has another file: bytes 0-")
+    assert part.read_bytes() == text[:100]
+
+
 def test_missing_at_the_first_mirror(server, target, text):
     server.missing = {FIRST}
     fetch(NAME)
@@ -260,13 +292,13 @@ def test_connection_refused(server, monkeypatch):
 
 
 def test_no_answer(server, monkeypatch, target, text):
-    monkeypatch.setattr(downloads, "CONNECT", 0.4)
+    monkeypatch.setattr(downloads, "CONNECT", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         dead = f"http://127.0.0.1:{silent.getsockname()[1]}/input.txt"
-        mirrors(monkeypatch, dead, dead)
+        mirrors(monkeypatch, *[dead] * 5)
         start = time.monotonic()
         refused("no answer in time")
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 3
         mirrors(monkeypatch, dead, server.url + FIRST)
         fetch(NAME)
     assert target.read_bytes() == text
@@ -278,6 +310,8 @@ def test_name_lookup_that_hangs(server, monkeypatch):
     start = time.monotonic()
     refused("no answer in time")
     assert time.monotonic() - start < 2
+    waiting = set(threading.enumerate()) - {threading.main_thread()}
+    assert all(thread.daemon for thread in waiting)  # so that the interpreter can end before the lookup does
 
 
 def test_giving_up_takes_less_than_half_a_minute():

@@ -59,7 +59,7 @@ def draw(
             for suffix, options in ((".png", {"dpi": 160}), (".pdf", {"metadata": {"CreationDate": None}})):
                 content = BytesIO()
                 canvas.savefig(content, format=suffix[1:], **options)
-                write_atomically(directory / f"{figure.name}{suffix}", lambda file, c=content: file.write(c.getvalue()))
+                write_atomically(directory / f"{figure.name}{suffix}", content.getbuffer())
         drawn.append(directory / f"{figure.name}.png")
     return drawn
 

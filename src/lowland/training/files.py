@@ -3,17 +3,16 @@
 import json
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Have ``write`` fill a file beside ``path``, then put it in place; on failure ``path`` is as it was."""
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write a file beside ``path``, then put it in place; on failure ``path`` is as it was."""
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
-            write(file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -30,11 +29,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically; numbers that are not finite become null."""
     text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: _write_all(file, text.encode()))
-
-
-def _write_all(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
+    write_atomically(path, text.encode())
 
 
 def finite(value: Any) -> Any:

@@ -15,6 +15,7 @@ from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings
 
 _CHECKPOINT_SECONDS = 5.0
+_SAVING_SHARE = 0.05  # of the time may go into saving
 _LOOK_EVERY = 50  # steps between two looks at whether the loss is finite: each waits for the device
 
 
@@ -125,10 +126,9 @@ class _ArmRun:
         return self.bad_step.item() >= 0
 
     def _save_now_and_then(self) -> None:
-        # Not more than a twentieth of the time goes into saving.
-        if time.monotonic() - self.saved_at > max(_CHECKPOINT_SECONDS, 20 * self.saving_seconds):
-            if not self._has_diverged():
-                self._save()
+        due = max(_CHECKPOINT_SECONDS, self.saving_seconds / _SAVING_SHARE)
+        if time.monotonic() - self.saved_at > due and not self._has_diverged():
+            self._save()
 
     def _save(self, finished: bool = False) -> None:
         """Checkpoint. A diverged arm keeps the weights of its last good one."""

@@ -3,6 +3,7 @@
 import json
 import os
 from collections import defaultdict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,9 @@ class RunDirectory:
             with self._metrics.open("rb") as file:
                 os.fsync(file.fileno())
                 size = file.seek(0, os.SEEK_END)
-        write_atomically(self._checkpoint, lambda file: torch.save({**state, "metrics_bytes": size}, file))
+        content = BytesIO()  # torch's own writer reports a full disk as an unexpected position
+        torch.save({**state, "metrics_bytes": size}, content)
+        write_atomically(self._checkpoint, content.getbuffer())
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """The checkpoint's state, with the records cut to those that belong to it; None if there is none.
