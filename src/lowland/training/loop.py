@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from lowland.training.experiment import Arm, Experiment, Task
 from lowland.training.progress import Bar, bar
@@ -137,13 +138,15 @@ class _ArmRun:
         if diverged:
             state = self.states.get(self.name, {"step": 0})
         else:
-            state = {
+            live = {
                 "step": self.step,
                 "model": self.task.model.state_dict(),
                 "optimizer": self.task.optimizer.state_dict(),
                 "check": self.task.check.state_dict(),
                 "random": random_state(),
             }
+            # Copies: training goes on in the tensors themselves.
+            state = pytree.tree_map_only(torch.Tensor, lambda t: t.detach().to("cpu", copy=True), live)
         self.states[self.name] = {
             **state,
             **self.seconds,
