@@ -50,10 +50,10 @@ class Objective:
         return torch.cat([tensor.reshape(-1).to(self.device, self.dtype) for tensor in tensors])
 
     def shaped(self, vector: Tensor) -> list[Tensor]:
-        """A vector ``(..., size)`` as tensors shaped, placed and typed like the parameters."""
-        pieces = vector.split([p.numel() for p in self.params], dim=-1)
+        """A vector ``(size,)`` as tensors shaped, placed and typed like the parameters."""
+        pieces = vector.split([p.numel() for p in self.params])
         return [
-            piece.reshape(*vector.shape[:-1], *p.shape).to(p.device, p.dtype)
+            piece.view(p.shape).to(p.device, p.dtype)
             for piece, p in zip(pieces, self.params, strict=True)
         ]
 

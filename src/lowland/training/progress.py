@@ -9,7 +9,7 @@ from lowland.training.experiment import Record
 
 
 class Bar:
-    """One bar over all arms of a run; where stderr is no terminal, a line now and then instead."""
+    """One bar over all arms of a run."""
 
     def __init__(self, progress: Any, task: Any, interval: float):
         self._progress, self._task, self._interval = progress, task, interval
@@ -33,7 +33,7 @@ class Bar:
 
 @contextmanager
 def bar(total: int, visible: bool = True) -> Iterator[Bar]:
-    """A bar of ``total`` steps."""
+    """A bar of ``total`` steps, where stderr is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -42,5 +42,6 @@ def bar(total: int, visible: bool = True) -> Iterator[Bar]:
         TextColumn("{task.description:>8}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
     )  # fmt: skip
-    with Progress(*columns, console=console, disable=not visible, redirect_stdout=False) as progress:
+    hidden = not (visible and console.is_terminal)
+    with Progress(*columns, console=console, disable=hidden, redirect_stdout=False) as progress:
         yield Bar(progress, progress.add_task("", total=total, text=""), interval=0.1)

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from lowland.errors import RunError
 from lowland.training.experiment import Record
-from lowland.training.files import finite, write_atomically, write_json
+from lowland.training.files import finite, naming, write_atomically, write_json
 
 
 class RunDirectory:
@@ -76,7 +76,7 @@ class RunDirectory:
 
     def append(self, record: Record) -> None:
         """Add one line to ``metrics.jsonl``."""
-        with self._metrics.open("a", encoding="utf-8") as file:
+        with naming(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n")
 
     def save(self, state: dict[str, Any]) -> None:

@@ -1,0 +1,68 @@
+"""What many tests share."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lowland import cli
+
+
+@dataclass
+class Outcome:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def lowland(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lowland", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return Outcome(stop.value.code or 0, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def refused(lowland):
+    """Run a command that must be refused: one line on stderr with every given text in it, exit code 2."""
+
+    def call(*arguments, says=()):
+        outcome = lowland(*arguments)
+        message = outcome.err.strip().splitlines()
+        assert outcome.code == 2, outcome
+        assert len(message) == 1, outcome.err
+        for text in (says,) if isinstance(says, str) else says:
+            assert text in message[0]
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def data_root():
+    """The folder of real datasets; tests that want it skip where there is none."""
+    root = os.environ.get("LOWLAND_DATA")
+    if not root or not Path(root).is_dir():
+        pytest.skip("no real datasets: $LOWLAND_DATA is not set")
+    return Path(root)
+
+
+def start(*arguments, setup="", cwd):
+    """A process of the command line, after some Python of the test's; returns at once."""
+    code = f"{setup}\nfrom lowland.cli import main\nmain()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip

@@ -1,0 +1,198 @@
+"""The command line as its users meet it: what it prints, what it refuses, and how."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lowland.papers import experiments
+from lowland.training.experiment import SCALES
+
+from .conftest import start
+
+SMOKE = ("run", "long2024/digits", "--scale", "smoke")
+
+
+def test_list(lowland):
+    listed = json.loads(lowland("list", "--json").out)
+    assert [row["name"] for row in listed] == list(experiments())
+    assert all(set(row["scales"]) == set(SCALES) for row in listed)
+    text = lowland("list").out
+    assert "long2024/digits" in text
+    assert "(no download)" in text
+
+
+@pytest.mark.parametrize("name", list(experiments()))
+def test_show_says_where_each_setting_comes_from(lowland, name):
+    outcome = lowland("show", name)
+    assert outcome.code == 0
+    for key in experiments()[name].values("paper"):
+        assert key in outcome.out
+    assert "(ours)" in outcome.out
+    assert "(paper)" in outcome.out
+
+
+def test_run_smoke_and_again(lowland, tmp_path):
+    first = lowland(*SMOKE, "--out", "here")
+    assert first.code == 0
+    assert "smoke runs judge no claims" in first.out
+    here = tmp_path / "here"
+    assert {p.name for p in here.iterdir()} >= {"config.json", "metrics.jsonl", "checkpoint.pt", "summary.json"}
+    assert len(list((here / "figures").glob("*.png"))) == len(list((here / "figures").glob("*.pdf"))) == 4
+    before = {p: p.stat().st_mtime_ns for p in here.rglob("*") if p.is_file() and p.name != ".lock"}
+    again = lowland(*SMOKE, "--out", "here")
+    assert again.code == 0
+    assert "is finished" in again.out
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_two_runs_give_the_same_bits_and_wall_clock_only_under_its_names(lowland, tmp_path):
+    lowland(*SMOKE, "--out", "a")
+    lowland(*SMOKE, "--out", "b")
+    assert (tmp_path / "a/metrics.jsonl").read_bytes() == (tmp_path / "b/metrics.jsonl").read_bytes()
+
+    def timeless(value):
+        if isinstance(value, dict):
+            return {k: timeless(v) for k, v in value.items() if "time" not in k and "seconds" not in k}
+        return value
+
+    a, b = (timeless(json.loads((tmp_path / name / "summary.json").read_text())) for name in "ab")
+    assert a == b
+
+
+def test_seed_and_settings_reach_the_run(lowland, tmp_path):
+    assert lowland(*SMOKE, "--seed", 5, "--set", "rho=0.2", "--set", "gd-edge.lr=8").code == 0
+    (config,) = tmp_path.rglob("config.json")
+    config = json.loads(config.read_text())
+    assert config["seed"] == 5
+    assert [config["arms"][arm]["rho"] for arm in ("sam", "gd", "gd-edge")] == [0.2, 0, 0]
+    assert config["arms"]["gd-edge"]["lr"] == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "long2024/digit"), "Did you mean long2024/digits?"),
+        (("show", "digits"), "Did you mean long2024/digits?"),
+        (("run", "long2024/digits", "--scale", "huge"), "unknown scale huge"),
+        (("run", "long2024/digits", "--set", "rh=1"), "Did you mean rho?"),
+        (("run", "long2024/digits", "--set", "rho"), "key=value"),
+        (("run", "long2024/digits", "--set", "rho=-1"), "at least 0"),
+        (("run", "long2024/digits", "--set", "rho=nan"), "finite"),
+        (("run", "long2024/digits", "--set", "steps=many"), "whole number"),
+        (("run", "long2024/digits", "--seed", "-1"), "at least 0"),
+        (("run", "long2024/digits", "--seed", "x"), "whole number"),
+        (("run", "long2024/digits", "--device", "gpu"), "unknown device gpu"),
+        (("run", "long2024/digits", "--sale", "smoke"), "--sale"),
+        (("run",), "NAME"),
+        (("rum",), "rum"),
+        (("data", "verify", "mnits"), "Did you mean mnist?"),
+        (("data", "fetch", "imagenet"), "imagenet"),
+    ],
+)
+def test_refuses_in_one_line(refused, arguments, says):
+    refused(*arguments, says=says)
+
+
+def test_no_cuda(refused, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    refused(*SMOKE, "--device", "cuda", says="no CUDA device")
+
+
+def test_output_paths_that_cannot_be_used(lowland, refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(*SMOKE, "--out", "file", says="file in its place")
+    lowland(*SMOKE, "--out", "run")
+    refused(*SMOKE, "--out", "run", "--seed", 1, says=("another configuration", "seed"))
+
+
+def test_missing_data_without_a_network(refused, monkeypatch, tmp_path):
+    monkeypatch.setenv("LOWLAND_DATA", str(tmp_path / "none"))
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", _no_network)
+    refused("run", "long2024/mnist", "--scale", "smoke", says=("mnist", str(tmp_path / "none"), "long2024/digits"))
+
+
+def _no_network(*_, **__):
+    raise OSError("Network is unreachable")
+
+
+def test_every_arm_diverged(lowland, refused):
+    diverging = ("--set", "sam.lr=1e30", "--set", "gd.lr=1e30")
+    one = lowland(*SMOKE, *diverging, "--out", "two-of-three")
+    assert one.code == 0
+    assert "diverged: sam at step" in one.out
+    refused(*SMOKE, *diverging, "--set", "gd-edge.lr=1e30", says=("every arm diverged", "sam at step"))
+
+
+def test_strict(lowland, tmp_path):
+    assert lowland(*SMOKE, "--out", "run", "--strict").code == 0
+    path = tmp_path / "run/summary.json"
+    summary = json.loads(path.read_text())
+    summary["claims"][0]["passed"] = False
+    path.write_text(json.dumps(summary))
+    assert lowland(*SMOKE, "--out", "run").code == 0
+    failed = lowland(*SMOKE, "--out", "run", "--strict")
+    assert failed.code == 1
+    assert "FALSE" in failed.out
+
+
+def test_a_full_disk_loses_nothing(lowland, tmp_path):
+    """A limit on the size of files stands in for the disk: the checkpoint can't be written."""
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);" \
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"  # fmt: skip
+    process = start(*SMOKE, "--out", "run", setup=limit, cwd=tmp_path)
+    _, err = process.communicate()
+    assert process.returncode == 2, err
+    assert len(err.strip().splitlines()) == 1
+    assert "checkpoint.pt" in err
+    assert "goes on where it stopped" in err
+    assert not list(tmp_path.rglob("*.part"))
+    assert lowland(*SMOKE, "--out", "run").code == 0
+    lowland(*SMOKE, "--out", "straight")
+    records = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("run", "straight")]
+    assert records[0] == records[1]
+
+
+@pytest.mark.slow
+def test_killed_three_times_it_ends_like_an_undisturbed_run(lowland, tmp_path):
+    long = ("run", "long2024/digits", "--set", "steps=150", "--set", "check_every=10", "--out")
+    often = "import lowland.training.loop as loop; loop._CHECKPOINT_SECONDS = 0.1"
+    for records in (3, 20, 33):  # kill it once it has recorded so many checks more
+        process = start(*long, "run", setup=often, cwd=tmp_path)
+        metrics = tmp_path / "run/metrics.jsonl"
+        while process.poll() is None and (not metrics.exists() or metrics.read_bytes().count(b"\n") < records):
+            time.sleep(0.02)
+        assert process.poll() is None, process.communicate()
+        process.kill()
+        process.wait()
+    assert lowland(*long, "run").code == 0
+    assert lowland(*long, "straight").code == 0
+    whole, expected = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("run", "straight"))
+    assert whole == expected
+
+
+def test_help_has_an_example(lowland):
+    for command in (("list",), ("show",), ("run",), ("data", "status"), ("data", "fetch"), ("data", "verify"), ("data",)):
+        outcome = lowland(*command, "--help")
+        assert outcome.code == 0
+        assert "Example: " in outcome.out
+
+
+def test_data_commands(lowland, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOWLAND_DATA", str(tmp_path / "data"))
+    status = lowland("data", "status")
+    assert status.code == 0
+    assert "mnist" in status.out
+    assert "missing" in status.out
+    assert lowland("data", "verify", "digits").out.strip() == "digits: fine"
+    missing = lowland("data", "verify", "mnist")
+    assert missing.code == 2
+    assert "mnist" in missing.out
+
+
+def test_importing_the_package_loads_torch_and_nothing_heavier():
+    code = "import sys, torch; before = set(sys.modules); import lowland; print(sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"matplotlib", "sklearn", "scipy", "rich", "typer", "numpy.testing"} & set(eval(loaded))
