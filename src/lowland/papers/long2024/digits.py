@@ -32,7 +32,7 @@ EXPERIMENT = Experiment(
             "rho": ours(0.1),
             "eps": paper(1e-5),
             "steps": ours(3000),
-            "check_every": ours(25, "the paper checks by the clock"),
+            "check_every": ours(50, "the paper checks by the clock"),
             "tol": ours(1e-3),
             "seed": ours(0),
         },

@@ -68,8 +68,8 @@ EXPERIMENT = Experiment(
             "key_size": paper(32),
         },
         "laptop": {
-            "steps": ours(600),
-            "check_every": ours(30),
+            "steps": ours(2000),
+            "check_every": ours(50),
             "batch_size": ours(16),
             "layers": ours(2),
             "width": ours(64),
