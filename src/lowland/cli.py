@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -25,8 +25,9 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
+_SET_HELP = "Change a setting in every arm that leaves it open, or in one: ARM.KEY=VALUE. May be repeated."
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Experiment, as `lowland list` prints it.")]
-DatasetName = Annotated[Optional[str], typer.Argument(metavar="[NAME]", help="Dataset; all of them by default.")]
+DatasetName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Dataset; all of them by default.")]
 
 
 @app.command("list")
@@ -37,7 +38,7 @@ def list_(json_: Annotated[bool, typer.Option("--json", help="As JSON, for progr
     """
     from lowland.papers import experiments
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": e.name,
             "title": e.title,
@@ -62,7 +63,7 @@ def list_(json_: Annotated[bool, typer.Option("--json", help="As JSON, for progr
 @app.command()
 def show(
     name: Name,
-    scale: Annotated[Optional[str], typer.Option(help="Only this scale: smoke, laptop or paper.")] = None,
+    scale: Annotated[str | None, typer.Option(help="Only this scale: smoke, laptop or paper.")] = None,
 ) -> None:
     """An experiment's settings, where each comes from, and the claims it checks.
 
@@ -98,10 +99,10 @@ def show(
 def run(
     name: Name,
     scale: Annotated[str, typer.Option(help="smoke (seconds), laptop (two minutes) or paper.")] = "laptop",
-    out: Annotated[Optional[Path], typer.Option(help="Run directory [default: runs/NAME/SCALE-...].")] = None,
-    seed: Annotated[Optional[str], typer.Option(help="Short for --set seed=N.", metavar="N")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory [default: runs/NAME/SCALE-...].")] = None,
+    seed: Annotated[str | None, typer.Option(help="Short for --set seed=N.", metavar="N")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    set_: Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Change a setting (in every arm that leaves it open), or ARM.KEY=VALUE; may be repeated.")] = None,
+    set_: Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a claim fails.")] = False,
 ) -> None:  # fmt: skip
     """Train every arm of an experiment, judge its claims, draw its figures.
@@ -222,7 +223,7 @@ def data_verify(name: DatasetName = None) -> None:
         raise LowlandError(f"{count} problem{'s' if count > 1 else ''}; fetch again with `lowland data fetch NAME`")
 
 
-def _datasets(name: Optional[str]) -> list[str]:
+def _datasets(name: str | None) -> list[str]:
     from lowland.data.registry import DATASETS, source
 
     return [source(name).name] if name else list(DATASETS)
@@ -257,7 +258,9 @@ def main() -> None:
         code = _fail(str(error))
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        code = _fail(f"{error.strerror or error}{where}: mend that and run the same command; it goes on where it stopped")
+        code = _fail(
+            f"{error.strerror or error}{where}: mend that and run the same command; it goes on where it stopped"
+        )
     except KeyboardInterrupt:
         code = _fail("interrupted; the same command goes on where it stopped", 130)
     except Exception as error:

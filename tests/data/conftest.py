@@ -68,9 +68,7 @@ class Small:
             for part in source.parts:
                 size = (len(contents[part.member]) - part.header) // int(np.prod(part.shape[1:]))
                 parts.append(replace(part, shape=(size, *part.shape[1:])))
-            monkeypatch.setitem(
-                DATASETS, name, replace(source, counts=counts, parts=tuple(parts), downloads=())
-            )
+            monkeypatch.setitem(DATASETS, name, replace(source, counts=counts, parts=tuple(parts), downloads=()))
 
     def packed(self, name: str) -> dict[str, bytes]:
         """The compressed files of a dataset, as its publisher offers them."""

@@ -89,9 +89,7 @@ ZERO, ACCENT, LINE = at(5, 0), at(5, 0xE9), at(5, ord("\n"))
 
 def cases():
     def those(name, file, packed, damages):
-        return [
-            pytest.param(name, file, packed, damage, id=f"{file}-{what}") for what, damage in damages.items()
-        ]
+        return [pytest.param(name, file, packed, damage, id=f"{file}-{what}") for what, damage in damages.items()]
 
     contents = {what: repacked(damage) for what, damage in (LENGTH | HEADER | {"empty": empty}).items()}
     yield from those("mnist", IMAGES, False, IDX)
@@ -100,9 +98,7 @@ def cases():
     yield from those("mnist", f"{IMAGES}.gz", True, {f"content {what}": d for what, d in contents.items()})
     yield from those("fashion-mnist", f"{LABELS}.gz", True, {"label": repacked(at(-1, 10))})
     yield from those("cifar-10", "cifar-10-batches-bin/data_batch_3.bin", False, CIFAR | {"label": at(0, 10)})
-    yield from those(
-        "cifar-100", "cifar-100-binary/test.bin", False, {"group": at(0, 20), "class": at(1, 100)}
-    )
+    yield from those("cifar-100", "cifar-100-binary/test.bin", False, {"group": at(0, 20), "class": at(1, 100)})
     yield from those("cifar-10", "cifar-10-binary.tar.gz", True, GZIP)
     yield from those("cifar-10", "cifar-10-binary.tar.gz", True, {"no archive": repacked(plain_text)})
     text = FILE | LENGTH | {"zero": ZERO, "not ASCII": ACCENT, "lines": LINE}

@@ -82,9 +82,7 @@ def server(small, monkeypatch):
         for file, data in small.packed(name).items():
             urls = tuple(f"/{mirror}/{name}/{file}" for mirror in ("first", "second"))
             served.files |= dict.fromkeys(urls, data)
-            offers.append(
-                Download(file, tuple(served.url + u for u in urls), len(data), hashlib.md5(data).hexdigest())
-            )
+            offers.append(Download(file, tuple(served.url + u for u in urls), len(data), hashlib.md5(data).hexdigest()))
         monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], downloads=tuple(offers)))
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)

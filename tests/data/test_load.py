@@ -127,9 +127,7 @@ def test_registry_is_consistent(name):
     source = DATASETS[name]
     places = {place for part in source.parts for place in part.places}
     assert {download.filename for download in source.downloads} <= places
-    assert all(
-        len(download.md5) == 32 and download.size > 0 and download.urls for download in source.downloads
-    )
+    assert all(len(download.md5) == 32 and download.size > 0 and download.urls for download in source.downloads)
     assert source.licence
     assert source.citation
     if source.format == "idx":
@@ -141,7 +139,5 @@ def test_registry_is_consistent(name):
 
 
 def test_importing_is_light():
-    code = (
-        "import sys, lowland.data; print([m for m in ('sklearn', 'rich', 'matplotlib') if m in sys.modules])"
-    )
+    code = "import sys, lowland.data; print([m for m in ('sklearn', 'rich', 'matplotlib') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -21,9 +21,7 @@ def real(request):
     return load(name)
 
 
-@pytest.mark.parametrize(
-    "real", ["mnist", "fashion-mnist", "cifar-10", "cifar-100", "tinyshakespeare"], indirect=True
-)
+@pytest.mark.parametrize("real", ["mnist", "fashion-mnist", "cifar-10", "cifar-100", "tinyshakespeare"], indirect=True)
 def test_sound(real):
     source = DATASETS[real.name]
     assert verify(real.name) == []

@@ -41,9 +41,7 @@ def placements(image, padding):
     padded = pad(image, [padding] * 4)
     steps = range(2 * padding + 1)
     crops = {(i, j): padded[:, i : i + height, j : j + width] for i in steps for j in steps}
-    return {
-        (*at, flip): crop.flip(-1) if flip else crop for at, crop in crops.items() for flip in (False, True)
-    }
+    return {(*at, flip): crop.flip(-1) if flip else crop for at, crop in crops.items() for flip in (False, True)}
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
@@ -53,9 +51,7 @@ def test_crop_and_flip(dtype):
     out = random_crop_flip(image.expand(3000, 3, 6, 5), padding, generator=seeded())
     assert out.shape == (3000, 3, 6, 5)
     assert out.dtype == dtype
-    counts = torch.stack(
-        [(out == crop).flatten(1).all(1).sum() for crop in placements(image, padding).values()]
-    )
+    counts = torch.stack([(out == crop).flatten(1).all(1).sum() for crop in placements(image, padding).values()])
     assert counts.sum() == 3000  # each result is one of the placements,
     assert (counts - 60).abs().max() < 5 * 60**0.5  # and all 50 are equally likely
 

@@ -31,7 +31,10 @@ def test_vmap_over_rho_equals_one_at_a_time():
 
 
 def test_jvp_is_the_derivative_of_the_whole_map():
-    tangent = {"a": torch.tensor([0.4, 0.1], dtype=torch.float64), "b": torch.tensor(-1.0, dtype=torch.float64)}
+    tangent = {
+        "a": torch.tensor([0.4, 0.1], dtype=torch.float64),
+        "b": torch.tensor(-1.0, dtype=torch.float64),
+    }
 
     def gradient(p):
         return sam_gradient(loss_fn, p, rho=0.2)[1]

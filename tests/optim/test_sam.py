@@ -91,7 +91,12 @@ def test_equals_the_textbook(way, momentum, rho):
         way(optimizer, lambda: F.cross_entropy(ours(x), y))
         params = list(textbook.parameters())
         textbook_step(
-            params, lambda: F.cross_entropy(textbook(x), y), 0.3, [rho] * 4, velocity=velocity, momentum=momentum
+            params,
+            lambda: F.cross_entropy(textbook(x), y),
+            0.3,
+            [rho] * 4,
+            velocity=velocity,
+            momentum=momentum,
         )
     assert close(ours.parameters(), textbook.parameters())
 
@@ -189,7 +194,9 @@ def test_weights_come_back_bit_for_bit_even_from_an_exception():
             F.cross_entropy(model(x), y).backward()
         try:
             with optimizer.perturbed():
-                changed = [not torch.equal(p.view(torch.int32), b) for p, b in zip(model.parameters(), before, strict=True)]
+                changed = [
+                    not torch.equal(p.view(torch.int32), b) for p, b in zip(model.parameters(), before, strict=True)
+                ]
                 assert any(changed)
                 if stop:
                     raise stop
@@ -328,9 +335,8 @@ def test_misuse_says_what_to_do():
         optimizer.step(lambda: w.sum())
     with pytest.raises(RuntimeError, match="inside the ascent pass"), optimizer.ascent():
         optimizer.step()
-    with pytest.raises(RuntimeError, match="inside the ascent pass"), optimizer.ascent():
-        with optimizer.perturbed():
-            pass
+    with pytest.raises(RuntimeError, match="inside the ascent pass"), optimizer.ascent(), optimizer.perturbed():
+        pass
     with optimizer.ascent():
         w.square().sum().backward()
     with pytest.raises(RuntimeError, match="without perturbed"):
@@ -347,5 +353,5 @@ def test_adding_a_group_later():
     optimizer = SAM(torch.optim.SGD([w], lr=0.1), rho=0.3)
     optimizer.add_param_group({"params": [v], "lr": 0.7})
     assert [group["rho"] for group in optimizer.base.param_groups] == [0.3, 0.3]
-    by_passes(optimizer, lambda: (w.sum() + v.square().sum()))
+    by_passes(optimizer, lambda: w.sum() + v.square().sum())
     assert v.tolist() != [1.0] * 3

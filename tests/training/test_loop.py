@@ -38,12 +38,16 @@ def test_records_every_check_of_every_arm(tmp_path):
 @pytest.mark.parametrize("every", [1, 3, 1000])
 def test_killed_anywhere_it_ends_with_the_same_bits(tmp_path, monkeypatch, every):
     """A crash at every place where time passes: in a step, in a check, and while a checkpoint is written."""
-    expected, directory = run(tmp_path / "straight")
+    expected, _ = run(tmp_path / "straight")
     whole = (tmp_path / "straight/metrics.jsonl").read_bytes()
     monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(loop, "_SAVING_SHARE", 1e9)
     saves = itertools.count()
-    real_save, real_train, real_check = loop._ArmRun._save_now_and_then, loop._ArmRun._train, loop._ArmRun._check
+    real_save, real_train, real_check = (
+        loop._ArmRun._save_now_and_then,
+        loop._ArmRun._train,
+        loop._ArmRun._check,
+    )
     monkeypatch.setattr(
         loop._ArmRun, "_save_now_and_then", lambda self: real_save(self) if next(saves) % every == 0 else None
     )
@@ -162,7 +166,7 @@ def test_damaged_runs_are_named(tmp_path, damage):
         file = tmp_path / {"checkpoint": "checkpoint.pt"}.get(damage, "metrics.jsonl")
         content = file.read_bytes()
         file.write_bytes(b"x" * len(content) if damage == "line" else content[: len(content) // 2])
-        with pytest.raises(RunError, match=file.name):
+        with pytest.raises(RunError, match=file.name):  # noqa: PT012 - whichever of the two reads it
             directory.load(CPU)
             directory.records()
 

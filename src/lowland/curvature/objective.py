@@ -52,10 +52,7 @@ class Objective:
     def shaped(self, vector: Tensor) -> list[Tensor]:
         """A vector ``(size,)`` as tensors shaped, placed and typed like the parameters."""
         pieces = vector.split([p.numel() for p in self.params])
-        return [
-            piece.view(p.shape).to(p.device, p.dtype)
-            for piece, p in zip(pieces, self.params, strict=True)
-        ]
+        return [piece.view(p.shape).to(p.device, p.dtype) for piece, p in zip(pieces, self.params, strict=True)]
 
     def weighted_batches(self) -> Iterator[tuple[float, Any, Any]]:
         """The batches, each with what it counts.

@@ -36,9 +36,7 @@ def read(source: Source, folder: Path) -> tuple[list[np.ndarray], list[DataError
     for part in source.parts:
         path = find(part, folder)
         if path is None:
-            problems.append(
-                DataError(f"{' or '.join(str(folder / place) for place in part.places)} is missing")
-            )
+            problems.append(DataError(f"{' or '.join(str(folder / place) for place in part.places)} is missing"))
         else:
             held.setdefault(path, []).append(part)
     for path, parts in held.items():

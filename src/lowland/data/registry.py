@@ -93,9 +93,7 @@ def _mnist_like(mirrors: tuple[str, ...], sums: tuple[tuple[int, str], ...], **a
     )
 
 
-def _cifar_like(
-    archive: str, size: int, md5: str, files: dict[str, int], label_bytes: int, **about: Any
-) -> Source:
+def _cifar_like(archive: str, size: int, md5: str, files: dict[str, int], label_bytes: int, **about: Any) -> Source:
     """A dataset in binary records; ``files`` are the paths in the archive and how many records each has."""
     return Source(
         **about,

@@ -28,7 +28,11 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, key_size: int):
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads, key_size)
-        self.norm2, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.norm2, self.up, self.down = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 4 * width),
+            nn.Linear(4 * width, width),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, length, width)`` to the same shape."""

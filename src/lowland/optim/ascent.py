@@ -32,7 +32,7 @@ def l2_(gradients: Sequence[Tensor], rhos: Sequence[float], eps: float) -> None:
         else:
             here = usable.to(device)
             for member in members:
-                torch.where(here, member, 0, out=member)
+                member.copy_(torch.where(here, member, 0))
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:

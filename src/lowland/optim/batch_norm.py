@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")

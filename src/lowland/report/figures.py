@@ -10,7 +10,7 @@ from lowland.training.files import write_atomically
 
 # Okabe & Ito's palette: told apart by the colour-blind, and in print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

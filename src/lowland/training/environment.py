@@ -49,7 +49,9 @@ def _commit() -> str | None:
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
             cwd=here, capture_output=True, text=True, timeout=5, check=True,
         )  # fmt: skip
-        tracked = subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, timeout=5)
+        tracked = subprocess.run(
+            ["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, timeout=5
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip() if tracked.returncode == 0 else None

@@ -36,7 +36,10 @@ def train(
     saved = directory.load(device)
     states: dict[str, Any] = saved["arms"] if saved is not None else {}
     offset = 0
-    with bar(sum(settings.steps for settings in arms.values()), show_progress) as shown, _deterministic(device):
+    with (
+        bar(sum(settings.steps for settings in arms.values()), show_progress) as shown,
+        _deterministic(device),
+    ):
         for name, settings in arms.items():
             if not states.get(name, {}).get("finished"):
                 _ArmRun(name, settings, experiment.prepare, device, directory, states, shown, offset).run()
@@ -173,12 +176,16 @@ def _deterministic(device: torch.device) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filling = torch.utils.deterministic.fill_uninitialized_memory
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    memory: Any = torch.utils.deterministic
+    filling = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filling
+        memory.fill_uninitialized_memory = filling

@@ -28,9 +28,7 @@ def ours(value: Any, note: str = "") -> Value:
     return Value(value, "ours", note)
 
 
-def setting(
-    text: str, *, low: float | None = None, above: float | None = None, choices: tuple[str, ...] = ()
-) -> Any:
+def setting(text: str, *, low: float | None = None, above: float | None = None, choices: tuple[str, ...] = ()) -> Any:
     """A field of a settings dataclass: what it is, and its range (≥ ``low``, > ``above``, one of ``choices``)."""
     return field(metadata={"text": text, "low": low, "above": above, "choices": choices})
 

@@ -5,7 +5,15 @@ from torch import Tensor
 
 from lowland.data import load
 from lowland.models import mlp
-from lowland.papers.long2024.edge_of_stability import FIGURES, PAPER, Settings, claims, one_batch, squared_error, task
+from lowland.papers.long2024.edge_of_stability import (
+    FIGURES,
+    PAPER,
+    Settings,
+    claims,
+    one_batch,
+    squared_error,
+    task,
+)
 from lowland.training import Experiment, Task, ours, paper
 
 

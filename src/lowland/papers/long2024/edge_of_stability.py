@@ -66,9 +66,7 @@ def task(
     """SAM around plain gradient descent, checked for its edge of stability."""
     optimizer = SAM(torch.optim.SGD(model.parameters(), lr=settings.lr), rho=settings.rho, eps=settings.eps)
     check = EdgeCheck(model, loss_fn, settings)
-    return Task(
-        model, loss_fn, optimizer, batch, check, {"loss": "loss", "‖H‖": "hessian_norm", "edge": "edge"}
-    )
+    return Task(model, loss_fn, optimizer, batch, check, {"loss": "loss", "‖H‖": "hessian_norm", "edge": "edge"})
 
 
 def one_batch(split: Split, divisor: float, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -151,7 +149,7 @@ def claims(deviation: float | None, sam: str = "sam", gd: str = "gd", gd_edge: s
         ),
         Claim(
             "flatter",
-            "SAM ends with a smaller Hessian norm than gradient descent at the same η: ratio of medians over the last tenth",
+            "SAM ends with a smaller Hessian norm than gradient descent at the same η: ratio over the last tenth",
             "section 4", "< 1", _on(sam, _flatter, gd),
         ),
     )  # fmt: skip
