@@ -76,7 +76,8 @@ def show(
     scales = [scale] if scale else list(experiment.scales)
     values = {s: experiment.values(s) for s in scales}
     typer.echo(f"{experiment.name}: {experiment.title}\n{experiment.paper}")
-    typer.echo(f"datasets: {' '.join(experiment.datasets) or 'none to download'}\n")
+    typer.echo(f"datasets: {' '.join(experiment.datasets) or 'none to download'}")
+    typer.echo(f"expected: {'; '.join(f'{s} {experiment.cost[s]}' for s in scales)}\n")
     rows = []
     for key, text in describe(experiment.settings).items():
         cells = [f"{_short(values[s][key].value)} ({values[s][key].origin})" for s in scales]
@@ -102,7 +103,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Run directory [default: runs/NAME/SCALE-...].")] = None,
     seed: Annotated[str | None, typer.Option(help="Short for --set seed=N.", metavar="N")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    set_: Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a claim fails.")] = False,
 ) -> None:  # fmt: skip
     """Train every arm of an experiment, judge its claims, draw its figures.

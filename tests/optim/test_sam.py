@@ -213,7 +213,7 @@ def test_an_exception_in_the_ascent_keeps_accumulated_gradients():
     optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1))
     F.cross_entropy(model(x), y).backward()
     before = [p.grad.clone() for p in model.parameters()]
-    with pytest.raises(MemoryError), optimizer.ascent():
+    with pytest.raises(MemoryError), optimizer.ascent():  # noqa: PT012
         F.cross_entropy(model(x), y).backward()
         raise MemoryError
     assert close([p.grad for p in model.parameters()], before, tol=0)

@@ -72,5 +72,6 @@ EXPERIMENT = Experiment(
     grid={"lr": (0.01, 0.1)},
     claims=(Claim("learns", "the loss falls", "here", "< 1", judge),),
     figures=(Figure("loss", "Loss", "loss", (Curve("loss", "loss"),)),),
+    cost={},
     prepare=prepare,
 )

@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from datetime import date
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "lowland": lowland.__version__,
         "commit": _commit(),
+        "time": date.today().isoformat(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,

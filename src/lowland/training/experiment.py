@@ -164,6 +164,7 @@ class Experiment:
         grid: what a sweep of it covers.
         claims: judged at the end; a smoke run judges none.
         figures: drawn at the end, the first one first.
+        cost: what a run at each scale is expected to take, and on what.
         prepare: builds the task of one arm on a device.
     """
 
@@ -177,6 +178,7 @@ class Experiment:
     grid: Mapping[str, tuple[Any, ...]]
     claims: tuple[Claim, ...]
     figures: tuple[Figure, ...]
+    cost: Mapping[str, str]
     prepare: Callable[[Any, torch.device], Task]
 
     def values(self, scale: str) -> dict[str, Value]:

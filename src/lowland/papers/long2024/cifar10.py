@@ -51,5 +51,6 @@ EXPERIMENT = Experiment(
     grid={"lr": (0.0003, 0.001, 0.003, 0.01), "rho": common.RHOS},
     claims=common.claims(0.1),
     figures=common.FIGURES,
+    cost={"paper": "about 2 hours, one H100 (estimated)", "laptop": "two minutes, 2 cores", "smoke": "seconds"},
     prepare=prepare,
 )

@@ -51,5 +51,6 @@ EXPERIMENT = Experiment(
     grid={"lr": (0.1, 0.3, 1.0), "rho": (0.0, 0.05, 0.1, 0.3), "seed": (0, 1, 2, 3)},
     claims=claims(0.05, gd_edge="gd-edge"),
     figures=FIGURES,
+    cost={"paper": "a minute, 2 cores", "laptop": "a minute, 2 cores", "smoke": "seconds"},
     prepare=prepare,
 )

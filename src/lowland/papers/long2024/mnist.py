@@ -56,5 +56,6 @@ EXPERIMENT = Experiment(
     grid={"lr": (0.03, 0.1, 0.3), "rho": common.RHOS},
     claims=common.claims(0.1),
     figures=common.FIGURES,
+    cost={"paper": "about 3 hours, one H100 (estimated)", "laptop": "a minute, 2 cores", "smoke": "seconds"},
     prepare=prepare,
 )

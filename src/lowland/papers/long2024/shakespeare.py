@@ -90,5 +90,6 @@ EXPERIMENT = Experiment(
     grid={"lr": (0.01, 0.02, 0.05, 0.1, 0.2, 0.5), "rho": common.RHOS},
     claims=common.claims(None),
     figures=common.FIGURES,
+    cost={"paper": "about 2 hours, one H100 (estimated)", "laptop": "two minutes, 2 cores", "smoke": "seconds"},
     prepare=prepare,
 )

@@ -1,0 +1,69 @@
+"""Write `README.md` beside this file: every run of every experiment, recorded or open.
+
+    python results/make_index.py [RUN ...]
+
+Each RUN is a finished run directory, whose summary and figures are recorded here first. A test fails while the
+index differs from what this writes, so it stays true as experiments are added.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from lowland.papers import experiments
+
+HERE = Path(__file__).resolve().parent
+_INTRODUCTION = """# Recorded runs
+
+Every experiment at its paper and laptop scale: the command, what it is expected to cost, and whether a run is
+recorded here. A recorded run is its `summary.json` (settings, final metrics, verdict on each claim, machine and
+versions) and its figures. Claims that failed stand here as failed. This page is written by
+`python results/make_index.py`; `python results/make_index.py RUN_DIRECTORY` records a run.
+
+| command | expected cost | state | claims | record |
+|---|---|---|---|---|
+"""
+
+
+def folder(experiment: str, scale: str) -> Path:
+    """Where a run is recorded."""
+    return HERE / f"{experiment.replace('/', '-')}-{scale}"
+
+
+def record(run: Path) -> None:
+    """Copy summary and figures of the finished run under ``run``; the seconds it took are in the summary."""
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    target = folder(summary["experiment"], summary["scale"])
+    target.mkdir(exist_ok=True)
+    shutil.copy(run / "summary.json", target)
+    for figure in sorted((run / "figures").glob("*.png")):
+        shutil.copy(figure, target)
+
+
+def row(name: str, scale: str) -> str:
+    """One line of the table."""
+    experiment, there = experiments()[name], folder(name, scale)
+    command = f"`lowland run {name} --scale {scale}`"
+    if not (there / "summary.json").exists():
+        return f"| {command} | {experiment.cost[scale]} | open | | |"
+    summary = json.loads((there / "summary.json").read_text(encoding="utf-8"))
+    verdicts = {True: "true", False: "**false**", None: "null"}
+    claims = ", ".join(f"{claim['id']} {verdicts[claim['passed']]}" for claim in summary["claims"])
+    machine = summary["environment"]
+    seconds = sum(v for arm in summary["metrics"].values() for k, v in arm.items() if k.endswith("_seconds"))
+    state = f"{machine['time']}, {machine['device']}, torch {machine['torch']}, {seconds:.0f} s"
+    links = f"[summary]({there.name}/summary.json), [figure]({there.name}/{experiment.figures[0].name}.png)"
+    return f"| {command} | {experiment.cost[scale]} | {state} | {claims} | {links} |"
+
+
+def index() -> str:
+    """The whole page."""
+    rows = [row(name, scale) for name in experiments() for scale in ("paper", "laptop")]
+    return _INTRODUCTION + "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    for run in sys.argv[1:]:
+        record(Path(run))
+    (HERE / "README.md").write_text(index(), encoding="utf-8")
