@@ -1,6 +1,6 @@
 """The Hessian's top eigenpair on a trained MNIST network: ours, the usual power iteration, ARPACK, a warm start.
 
-    LOWLAND_DATA=... python benchmarks/eigenpairs.py [--steps 1000] [--rounds 7]
+    LOWLAND_DATA=... python benchmarks/eigenpairs.py [--arm gd] [--steps 1000] [--rounds 7]
 
 The usual way: power iteration on central finite differences of the gradient, stopped when the estimate changes
 by less than 1e-3 of itself; it reports no bound. Needs the MNIST files, and SciPy; the same in JAX is timed too
@@ -87,10 +87,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000, help="training steps before the comparison")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--arm", default="gd", choices=("gd", "sam"), help="how it was trained")
     parser.add_argument("--set", action="append", default=[], help="as in lowland run: width=1000, say")
     arguments = parser.parse_args()
     experiment = find("long2024/mnist")
-    arm = experiment.configure("laptop", dict(text.split("=") for text in arguments.set))["sam"]
+    arm = experiment.configure("laptop", dict(text.split("=") for text in arguments.set))[arguments.arm]
     torch.manual_seed(0)
     task = experiment.prepare(arm, torch.device("cpu"))
     x, y = task.batch(0)
@@ -135,7 +136,7 @@ def main() -> None:
         ways["the same power iteration in JAX"] = in_jax
     seconds = interleaved(ways, arguments.rounds)
     print(describe_machine())
-    print(f"MNIST, {len(x)} images, {n} parameters, {arguments.steps} SAM steps; λ₁ = {exact:.6f} (float64, tol 1e-8)")
+    print(f"MNIST, {len(x)} images, {n} parameters, {arguments.steps} steps of {arguments.arm}; λ₁ = {exact:.6f} (float64, tol 1e-8)")
     rows = [
         ("power iteration, differences", usual[1], usual[0], None),
         ("ARPACK (products only)", products, arpack[0].item(), None),

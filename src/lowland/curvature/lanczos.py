@@ -150,13 +150,24 @@ class _Subspace:
             self.basis, self.images = torch.cat([self.basis, more]), torch.cat([self.images, more])
         self.basis[self.size], self.images[self.size] = vector, image
         self.size += 1
-        basis = self.basis[: self.size]
-        coefficients = basis @ image
-        following = image - coefficients @ basis
-        again = basis @ following  # twice is enough (Giraud et al. 2005)
-        following -= again @ basis
+        # Lanczos: all but the last two coefficients are rounding, or, after a restart, small. Taking those two out
+        # first makes one pass over the whole basis enough; twice is enough in any case (Giraud et al. 2005).
+        column = torch.zeros(self.size + 1, dtype=image.dtype, device=image.device)
+        following = image
+        for recent in range(max(self.size - 2, 0), self.size):
+            column[recent] = torch.dot(self.basis[recent], image)
+            following = following - column[recent] * self.basis[recent]
         remainder = torch.linalg.vector_norm(following)
-        column = torch.cat([coefficients + again, remainder[None]]).double().cpu()
+        for _ in range(2):
+            before = remainder
+            correction = self.basis[: self.size] @ following
+            following = following - correction @ self.basis[: self.size]
+            remainder = torch.linalg.vector_norm(following)
+            column[:-1] += correction
+            if remainder > before / 2:
+                break
+        column[-1] = remainder
+        column = column.double().cpu()
         if not column.isfinite().all():
             raise FloatingPointError("a product with the operator is not finite")
         self.projection[: self.size, self.size - 1] = column[:-1]
