@@ -54,7 +54,7 @@ def draw(
                 _panel(axis, figure, lines)
                 axis.set_title(labels[arm], fontsize=9)
             axes[0].set_ylabel(figure.ylabel)
-            axes[0].legend(fontsize=8)
+            canvas.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
             canvas.suptitle(f"{figure.title} ({title})", fontsize=10)
             for suffix, options in ((".png", {"dpi": 160}), (".pdf", {"metadata": {"CreationDate": None}})):
                 content = BytesIO()
@@ -65,6 +65,14 @@ def draw(
 
 
 def _panel(axis: Any, figure: Figure, lines: Sequence[Mapping[str, Any]]) -> None:
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        """Labels where matplotlib would put them, but as 0.5 rather than 5e-01."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
     for curve, colour in zip(figure.curves, _COLOURS, strict=False):
         points = [(line["step"], line[curve.column]) for line in lines if line.get(curve.column) is not None]
         if points:
@@ -72,5 +80,7 @@ def _panel(axis: Any, figure: Figure, lines: Sequence[Mapping[str, Any]]) -> Non
     axis.set_xlabel("step")
     if figure.log:
         axis.set_yscale("log")
+        for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            ticks(Plain(minor_thresholds=(1.5, 0.6)))
     else:
         axis.set_ylim(0, 1.02)
