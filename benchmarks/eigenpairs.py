@@ -136,9 +136,8 @@ def main() -> None:
         ways["the same power iteration in JAX"] = in_jax
     seconds = interleaved(ways, arguments.rounds)
     print(describe_machine())
-    print(
-        f"MNIST, {len(x)} images, {n} parameters, {arguments.steps} steps of {arguments.arm}; λ₁ = {exact:.6f} (float64, tol 1e-8)"
-    )
+    print(f"MNIST, {len(x)} images, {n} parameters, {arguments.steps} steps of {arguments.arm}")
+    print(f"λ₁ = {exact:.6f} (float64, to 1e-8)")
     rows = [
         ("power iteration, differences", usual[1], usual[0], None),
         ("ARPACK (products only)", products, arpack[0].item(), None),

@@ -1,14 +1,23 @@
 """Sharpness-aware training: the optimizer, the instruments that measure what it does, three papers as commands.
 
-    optimizer = lowland.SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05, model=model)
-    pairs = lowland.curvature.Hessian(model, loss_fn, batches).eigenpairs()
-
-`lowland.data`, `lowland.models`, `lowland.training` and `lowland.papers` are imported by name.
+The optimizer is `lowland.SAM`, the instruments are in `lowland.curvature`, the datasets in `lowland.data`; the
+experiments are run by the command line, or from `lowland.papers` with `lowland.training`.
 """
 
-__version__ = "0.1.0"
+from importlib import import_module
+from typing import Any
 
 from lowland import curvature, optim
 from lowland.optim import SAM
 
 __all__ = ["SAM", "__version__", "curvature", "optim"]
+__version__ = "0.1.0"
+
+_ON_DEMAND = ("data", "models", "papers", "report", "training")
+
+
+def __getattr__(name: str) -> Any:
+    """The other rooms are loaded when they are first entered: importing the package loads torch and little else."""
+    if name in _ON_DEMAND:
+        return import_module(f"lowland.{name}")
+    raise AttributeError(f"module 'lowland' has no attribute {name!r}")

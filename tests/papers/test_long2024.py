@@ -1,0 +1,140 @@
+"""The claims on made-up records whose verdict is known, and every experiment end to end at smoke scale."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from lowland.data import load
+from lowland.papers import experiments, find
+from lowland.papers.long2024.edge_of_stability import claims, one_batch
+from lowland.training import Arm
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return find("long2024/digits").configure("laptop", {"steps": "100", "check_every": "5"})
+
+
+def arm(settings, diverged_at=None, **columns):
+    """An arm whose records hold the given functions of the step."""
+    defaults = {
+        "hessian_norm": lambda t: 1.0, "edge": lambda t: 1.0, "gd_edge": lambda t: 10.0,
+        "gradient_norm": lambda t: 1.0, "gradient_alignment": lambda t: 0.2, "sam_gradient_alignment": lambda t: 0.3,
+    }  # fmt: skip
+    steps = range(0, settings.steps + 1, settings.check_every)
+    records = [{"step": t, **{name: f(t) for name, f in {**defaults, **columns}.items()}} for t in steps]
+    return Arm(settings, records, diverged_at)
+
+
+def verdicts(digits, deviation=0.05, **arms):
+    arms = {name: arms.get(name) or arm(digits[name]) for name in digits}
+    return {claim.id: claim.judge(arms) for claim in claims(deviation, gd_edge="gd-edge")}
+
+
+@pytest.mark.parametrize(("ratio", "passed"), [(1.04, True), (0.96, True), (1.06, False), (0.92, False)])
+def test_settling_is_the_median_deviation_of_the_second_half(digits, ratio, passed):
+    norm = lambda t: 5.0 if t < 50 or t == 70 else ratio  # noqa: E731 - the first half and an outlier don't count
+    verdict = verdicts(digits, sam=arm(digits["sam"], hessian_norm=norm))["sam-edge"]
+    assert verdict.passed is passed
+    assert verdict.measured == pytest.approx(abs(ratio - 1))
+
+
+def test_what_a_run_does_not_get_to_is_null_with_the_reason(digits):
+    never = verdicts(digits, sam=arm(digits["sam"], hessian_norm=lambda t: 0.5))["sam-edge"]
+    assert (never.passed, never.measured) == (None, pytest.approx(0.5))
+    assert "never reached" in never.reason
+    late = verdicts(digits, sam=arm(digits["sam"], hessian_norm=lambda t: t / 90))["sam-edge"]
+    assert late.passed is None
+    assert "only at step 85 of 100" in late.reason
+    flat = verdicts(digits)["edge-falls"]
+    assert flat.passed is None
+    diverged = verdicts(digits, sam=arm(digits["sam"], diverged_at=7))
+    assert [diverged[name].passed for name in ("sam-edge", "alignment", "flatter")] == [None] * 3
+    assert "diverged at step 7" in diverged["flatter"].reason
+    assert diverged["gd-edge"].passed is None
+    minibatch = verdicts(digits, deviation=None)["sam-edge"]
+    assert (minibatch.passed, minibatch.measured) == (None, 0)
+
+
+def test_the_other_claims(digits):
+    gd_edge = arm(digits["gd-edge"], gd_edge=lambda t: 0.99)
+    falling = {"gradient_norm": lambda t: 2 - t / 100, "edge": lambda t: 3 - t / 50}
+    got = verdicts(digits, sam=arm(digits["sam"], **falling), gd=arm(digits["gd"], hessian_norm=lambda t: 2.0))
+    assert got["far-below-gd-edge"].passed
+    assert got["edge-falls"].passed
+    assert got["alignment"].measured == pytest.approx(0.1)
+    assert got["alignment"].passed
+    assert (got["flatter"].measured, got["flatter"].passed) == (0.5, True)
+    assert verdicts(digits, **{"gd-edge": gd_edge})["gd-edge"].passed
+    opposite = verdicts(
+        digits,
+        sam=arm(
+            digits["sam"], edge=lambda t: 9.0, gradient_norm=lambda t: 2 - t / 100, hessian_norm=lambda t: 3.0,
+            sam_gradient_alignment=lambda t: 0.1,
+        ),
+    )  # fmt: skip
+    for name in ("far-below-gd-edge", "edge-falls", "alignment", "flatter"):
+        assert opposite[name].passed is False, name
+    other = replace(digits["gd"], lr=1.0)
+    assert verdicts(digits, gd=arm(other))["flatter"].passed is None
+
+
+def test_one_batch_is_scaled_and_centred():
+    x, y = one_batch(load("digits").train, 16, 10, torch.device("cpu"))
+    assert x.shape == (1797, 1, 8, 8)
+    assert x.mean(0).abs().max() < 1e-6
+    assert (x.amax() - x.amin()) <= 2
+    assert y.sum(1).tolist() == [1.0] * 1797
+
+
+def test_the_papers_networks():
+    def task(name):
+        torch.manual_seed(0)
+        experiment = find(name)
+        return experiment, experiment.configure("paper", {})["sam"]
+
+    from lowland.models import Transformer, mlp, norm_cnn
+
+    _, mnist = task("long2024/mnist")
+    layers = [m for m in mlp([784, *[mnist.width] * 3, 10]) if isinstance(m, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in layers] == [
+        (784, 1000), (1000, 1000), (1000, 1000), (1000, 10)
+    ]  # fmt: skip
+    assert layers[0].weight.std().item() == pytest.approx((2 / 1784) ** 0.5, rel=0.01)
+    assert not layers[0].bias.any()
+    _, cifar = task("long2024/cifar10")
+    cnn = norm_cnn([cifar.channels, 2 * cifar.channels], 32, 10)
+    assert sum(p.numel() for p in cnn.parameters()) == 448 + 32 + 4640 + 64 + 20490
+    normed = cnn[:3](torch.randn(2, 3, 32, 32))
+    assert normed.mean(1).abs().max() < 1e-5
+    _, s = task("long2024/shakespeare")
+    transformer = Transformer(128, s.length, s.layers, s.width, s.heads, s.key_size)
+    assert transformer.blocks[0].attention.qkv.weight.shape == (3 * 256, 128)
+    assert transformer.blocks[0].up.weight.std().item() == pytest.approx((2 / 6 / 128) ** 0.5, rel=0.02)
+    assert transformer.output.weight.std().item() == pytest.approx(0.88 * 128**-0.5, rel=0.02)
+    tokens = torch.randint(1, 128, (2, 64))
+    changed = tokens.clone()
+    changed[:, 40] = 1 + changed[:, 40] % 127
+    with torch.no_grad():
+        difference = (transformer(tokens) - transformer(changed)).abs().amax((0, 2))
+    assert difference[:40].max() == 0  # causal
+    assert difference[40] > 0
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, e in experiments().items() if e.datasets])
+def test_smoke_runs_on_the_real_data(lowland, tmp_path, data_root, name):
+    missing = [d for d in experiments()[name].datasets if not (data_root / d).exists()]
+    if missing:
+        pytest.skip(f"no {missing[0]} under $LOWLAND_DATA")
+    assert lowland("run", name, "--scale", "smoke", "--out", "run").code == 0
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    for arm_name in experiments()[name].arms:
+        records = [line for line in lines if line["arm"] == arm_name]
+        assert len(records) == 3
+        assert all(record["converged"] for record in records)
+        assert all(record["residual"] <= 1e-3 * record["hessian_norm"] for record in records)

@@ -1,0 +1,50 @@
+"""The snippets of README and CONTRIBUTING run as they stand."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lowland import training
+
+ROOT = Path(__file__).parent.parent
+
+
+def snippets(document):
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_readme(capsys):
+    torch.manual_seed(0)
+    scope = {}
+    for snippet in snippets("README.md"):
+        exec(snippet, scope)
+    assert scope["loss"].item() < 2.4
+    assert "Hessian norm" in capsys.readouterr().out
+
+
+def test_the_example_of_an_experiment(tmp_path):
+    scope = {}
+    (snippet,) = snippets("CONTRIBUTING.md")
+    exec(snippet, scope)
+    experiment, device = scope["EXPERIMENT"], torch.device("cpu")
+    assert replace(experiment) == experiment
+    arms = experiment.configure("laptop", {"steps": "40"})
+    config = training.configuration(experiment, "laptop", arms, device)
+    with training.RunDirectory(tmp_path, config) as directory:
+        trained = training.train(experiment, arms, directory, device, show_progress=False)
+    (claim,) = training.summarize(experiment, config, trained, device)["claims"]
+    assert claim["passed"] is not None
+
+
+def test_nothing_names_a_place_of_one_machine():
+    documents = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("results/**/*.*"),
+        *ROOT.glob("src/**/*.py"),
+        *ROOT.glob("benchmarks/*.py"),
+    ]
+    for path in documents:
+        if path.suffix in (".md", ".py", ".json"):
+            assert not re.search(r"/(?:home|root|work|tmp)/", path.read_text(encoding="utf-8")), path
