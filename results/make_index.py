@@ -18,7 +18,7 @@ _INTRODUCTION = """# Recorded runs
 
 Every experiment at its paper and laptop scale: the command, what it is expected to cost, and whether a run is
 recorded here. A recorded run is its `summary.json` (settings, final metrics, verdict on each claim, machine and
-versions) and its figures. Claims that failed stand here as failed. This page is written by
+versions) and its figures. Claims that failed stand here as failed, with a note on the cause where it is known. This page is written by
 `python results/make_index.py`; `python results/make_index.py RUN_DIRECTORY` records a run.
 
 | command | expected cost | state | claims | record |
@@ -60,7 +60,13 @@ def row(name: str, scale: str) -> str:
 def index() -> str:
     """The whole page."""
     rows = [row(name, scale) for name in experiments() for scale in ("paper", "laptop")]
-    return _INTRODUCTION + "\n".join(rows) + "\n"
+    notes = [
+        f"\n## {name}, {scale}\n\n{note.read_text(encoding='utf-8')}"
+        for name in experiments()
+        for scale in ("paper", "laptop")
+        if (note := folder(name, scale) / "note.md").exists()
+    ]
+    return _INTRODUCTION + "\n".join(rows) + "\n" + "".join(notes)
 
 
 if __name__ == "__main__":
