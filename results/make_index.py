@@ -18,8 +18,8 @@ _INTRODUCTION = """# Recorded runs
 
 Every experiment at its paper and laptop scale: the command, what it is expected to cost, and whether a run is
 recorded here. A recorded run is its `summary.json` (settings, final metrics, verdict on each claim, machine and
-versions) and its figures. Claims that failed stand here as failed, with a note on the cause where it is known. This page is written by
-`python results/make_index.py`; `python results/make_index.py RUN_DIRECTORY` records a run.
+versions) and its figures. Claims that failed stand here as failed, with a note on the cause where it is
+known. This page is written by `python results/make_index.py`; with a run directory as argument that records a run.
 
 | command | expected cost | state | claims | record |
 |---|---|---|---|---|
