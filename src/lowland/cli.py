@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lowland import __version__
 from lowland.errors import LowlandError
 
 app = typer.Typer(
@@ -28,6 +29,21 @@ app.add_typer(data_app, name="data")
 _SET_HELP = "Change a setting in every arm that leaves it open, or in one: ARM.KEY=VALUE. May be repeated."
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Experiment, as `lowland list` prints it.")]
 DatasetName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Dataset; all of them by default.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lowland {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command("list")
@@ -267,7 +283,12 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        code = _fail(error.format_message())  # typer's own: a bad option or argument
+        message = error.format_message()  # typer's own: a bad option or argument, or no command
+        if message.startswith("Usage:"):
+            typer.echo(message)
+            code = 2
+        else:
+            code = _fail(message)
     sys.exit(code)
 
 
