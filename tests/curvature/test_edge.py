@@ -58,3 +58,5 @@ def test_alignment():
     assert alignment(a, -2 * a).item() == pytest.approx(1)
     assert alignment(a, torch.tensor([4.0, -3.0])).item() == pytest.approx(0)
     assert alignment(a, torch.zeros(2)).item() == 0
+    for scale in (1e-25, 1e25):  # whose squares float32 doesn't hold
+        assert alignment(scale * a, scale * a).item() == pytest.approx(1)

@@ -144,6 +144,61 @@ def test_stability_against_its_parts():
     assert measured.gd_edge == pytest.approx(20)
 
 
+def test_a_module_used_at_two_paths_stays_what_it_was():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            shared = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Tanh())
+            self.layers = nn.ModuleList([shared, shared])
+            self.head = nn.Linear(3, 3)
+            self.head.weight = shared[0].weight
+
+        def forward(self, x):
+            return self.head(self.layers[1](self.layers[0](x)))
+
+    model, (x, y) = Twice().double(), data()
+    params, buffers = list(model.parameters()), {name: b.clone() for name, b in model.named_buffers()}
+    loss = F.cross_entropy(model(x), y)
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, params)])
+    model.load_state_dict({**model.state_dict(), **buffers})
+    objective = Objective(model, F.cross_entropy, [(x, y)])
+    assert torch.allclose(objective.loss_and_gradient()[1], expected)
+    stability(model, F.cross_entropy, [(x, y)], lr=0.1, rho=0.1)
+    for mine, before in zip(model.parameters(), params, strict=True):
+        assert mine is before
+    assert model.layers[0][0].weight is model.head.weight
+    assert all(torch.equal(b, buffers[name]) for name, b in model.named_buffers())
+    # Against the derivative of the gradient, by differences.
+    v = torch.randn(objective.size, dtype=torch.float64)
+    h = 1e-5
+    difference = (objective.loss_and_gradient(h * v)[1] - objective.loss_and_gradient(-h * v)[1]) / (2 * h)
+    assert torch.allclose(Hessian(model, F.cross_entropy, [(x, y)]) @ v, difference, atol=1e-7)
+
+
+def test_a_loader_that_shuffles_is_one_fixed_operator():
+    model, (x, y) = small(), data(30)
+    dataset = torch.utils.data.TensorDataset(x, y)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=8, shuffle=True, drop_last=True)
+    operator = Hessian(model, F.cross_entropy, loader)
+    v = torch.randn(operator.shape[0], dtype=torch.float64)
+    state = torch.get_rng_state()
+    first = operator @ v
+    torch.rand(3)
+    assert torch.equal(first, operator @ v)
+    torch.set_rng_state(state)
+    operator.eigenpairs()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_compiled_model():
+    model, (x, y) = small(), data()
+    compiled = torch.compile(model, backend="aot_eager")
+    v = torch.randn(26, dtype=torch.float64)
+    expected = Hessian(model, F.cross_entropy, [(x, y)]) @ v
+    assert torch.allclose(Hessian(compiled, F.cross_entropy, [(x, y)]) @ v, expected)
+
+
 def test_bad_input():
     model, (x, y) = small(), data()
     with pytest.raises(TypeError, match="generator"):
@@ -152,6 +207,8 @@ def test_bad_input():
         Hessian(model, F.cross_entropy, []) @ torch.zeros(26, dtype=torch.float64)
     with pytest.raises(ValueError, match="no examples"):
         Hessian(model, F.cross_entropy, []).eigenpairs()
+    with pytest.raises(TypeError, match="weight="):
+        Hessian(model, F.cross_entropy, [({"image": x}, y)]) @ torch.zeros(26, dtype=torch.float64)
     with pytest.raises(ValueError, match="shape"):
         Hessian(model, F.cross_entropy, [(x, y)]) @ torch.zeros(3)
     with pytest.raises(ValueError, match="mean over the batch"):

@@ -101,6 +101,16 @@ def test_a_warm_start_saves_products_and_cannot_hide_a_larger_eigenvalue():
     assert found.values[0].item() == pytest.approx(1, rel=1e-3)
 
 
+@pytest.mark.parametrize("top", [[10, 9.8], [10, 9.5, -9.8]])
+def test_neighbours_and_the_other_end_are_not_taken_for_the_extreme_one(top):
+    bulk = 0.1 * torch.randn(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    diagonal = torch.cat([torch.tensor(top, dtype=torch.float64), bulk])
+    for seed in range(50):
+        generator = torch.Generator().manual_seed(seed)
+        pairs = eigenpairs(lambda v: diagonal * v, len(diagonal), dtype=torch.float64, generator=generator)
+        assert pairs.values.item() == pytest.approx(10, rel=1e-3)
+
+
 def test_multiple_and_zero_eigenvalues():
     diagonal = torch.tensor([3.0, 3.0, 3.0, 1.0, 0.0, 0.0], dtype=torch.float64)
     pairs = eigenpairs(lambda v: diagonal * v, 6, 6, 1e-9, dtype=torch.float64)

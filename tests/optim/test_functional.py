@@ -72,3 +72,9 @@ def test_the_derivative_at_a_zero_gradient_is_finite():
 def test_bad_rho(rho):
     with pytest.raises(ValueError, match="rho"):
         sam_gradient(loss_fn, params(), rho=rho)
+
+
+def test_half_precision_gradients_have_a_norm():
+    (step,) = perturbation([torch.full((4,), 3000.0, dtype=torch.float16)], rho=0.1)
+    assert step.dtype == torch.float16
+    assert step.tolist() == pytest.approx([0.05] * 4, rel=1e-3)

@@ -355,3 +355,23 @@ def test_adding_a_group_later():
     assert [group["rho"] for group in optimizer.base.param_groups] == [0.3, 0.3]
     by_passes(optimizer, lambda: w.sum() + v.square().sum())
     assert v.tolist() != [1.0] * 3
+
+
+def test_a_group_that_is_refused_leaves_the_optimizer_as_it_was():
+    w, v = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    optimizer = SAM(torch.optim.SGD([w], lr=0.1), rho=lambda step: 0.1)
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        optimizer.add_param_group({"params": [w]})
+    with pytest.raises(ValueError, match="rho"):
+        optimizer.add_param_group({"params": [v], "rho": -1.0})
+    optimizer.add_param_group({"params": [v], "rho": 0.9})
+    by_passes(optimizer, lambda: w.square().sum() + v.square().sum())
+    assert [group["rho"] for group in optimizer.param_groups] == [0.1, 0.9]
+
+
+def test_what_cannot_be_a_base():
+    w = nn.Parameter(torch.ones(2))
+    with pytest.raises(TypeError, match="goes around an optimizer"):
+        SAM([w])
+    with pytest.raises(ValueError, match="LBFGS"):
+        SAM(torch.optim.LBFGS([w]))

@@ -41,13 +41,14 @@ def sam_edge(gradient_norm: Any, lr: Any, rho: Any) -> Any:
         raise ValueError(f"the edge needs lr > 0, rho >= 0, gradient norm >= 0: got {lr}, {rho}, {gradient_norm}")
     if rho == 0:
         return 2 / lr
-    if gradient_norm == 0:
+    if lr * gradient_norm == 0:
         return 0.0
     return (4 / lr) / (math.sqrt(1 + 8 * rho / (lr * gradient_norm)) + 1)
 
 
 def alignment(a: Tensor, b: Tensor) -> Tensor:
     """|cos| of the angle between two vectors of one shape, a 0-d tensor in [0, 1]; 0 if either is zero."""
-    a, b = a.reshape(-1), b.reshape(-1)
+    tiny = torch.finfo(a.dtype).tiny
+    a, b = (v.reshape(-1) / v.abs().max().clamp(min=tiny) for v in (a, b))  # so that no square over- or underflows
     norms = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
     return torch.where(norms > 0, (torch.dot(a, b) / norms).abs().clamp(max=1), torch.zeros_like(norms))

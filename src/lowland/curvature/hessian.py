@@ -77,7 +77,7 @@ class Hessian:
         """The k extreme eigenpairs, each with its residual ‖Hv − λv‖; see `lowland.curvature.lanczos.eigenpairs`.
 
         A residual bounds the distance from λ to *some* eigenvalue. It does not prove that no larger one exists:
-        that rests on the random start, so a warm ``start`` is mixed with a random vector and makes at least 8
+        that rests on the random start, so a warm ``start`` is mixed with a random vector, and there are at least 8
         products. Nor does it see what float32 products themselves got wrong, about 1e-6 of |λ₁|.
 
         Args:

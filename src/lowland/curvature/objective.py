@@ -17,7 +17,8 @@ class Objective:
 
     Evaluations leave no trace on the model: its buffers (batch-norm statistics, say) and gradients stay as they
     are, and so does the global random state. Each one draws the same random numbers, so a network with dropout
-    in training mode is one fixed function here. The model runs in its current mode.
+    in training mode, or a DataLoader that shuffles, is one fixed function here (not so a loader with a generator
+    of its own). The model runs in its current mode, not compiled: compiled graphs have no second derivative.
 
     Args:
         model: its parameters that require gradients are w, in the order of ``model.parameters()``.
@@ -27,15 +28,16 @@ class Objective:
             For losses that average over tokens or a mask, the number of those.
 
     Raises:
-        TypeError: if ``batches`` can be iterated only once.
+        TypeError: if ``batches`` can be iterated only once; when evaluated, if ``x`` is no tensor and no
+            ``weight`` is given.
         ValueError: without a trainable parameter.
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, batches: Iterable[Any], *, weight: Weight | None = None):
-        if iter(batches) is batches:
+        if isinstance(batches, Iterator):
             raise TypeError("batches must be iterable many times over, a list or a DataLoader: not a generator")
         self.model, self.loss_fn, self.batches = model, loss_fn, batches
-        self.weight = weight or (lambda x, y: len(x))
+        self.weight = weight or _examples
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError("the model has no parameter that requires a gradient")
@@ -61,19 +63,33 @@ class Objective:
             ValueError: if together they count nothing.
         """
         total = 0.0
-        for x, y in self.batches:
-            weight = float(self.weight(x, y))
+        with self._same_randomness():
+            batches = iter(self.batches)
+        while True:
+            with self._same_randomness():  # a DataLoader draws seeds and order here: the same at every evaluation
+                batch = next(batches, None)
+            if batch is None:
+                break
+            weight = float(self.weight(*batch))
             total += weight
-            yield weight, x, y
+            if weight != 0:
+                yield weight, *batch
         if not total > 0:
             raise ValueError("there are no examples in the batches")
 
     def batch_loss(self, x: Any, y: Any, params: Iterable[Tensor] | None = None) -> Tensor:
         """The loss of one batch, differentiable, at the model's own parameters or at ``params``."""
-        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        values = dict(zip(self.names, params, strict=True)) if params is not None else {}
-        with torch.enable_grad(), self._same_randomness():
-            loss = self.loss_fn(torch.func.functional_call(self.model, {**values, **buffers}, (x,)), y)
+        changed = {id(p): value for p, value in zip(self.params, params or (), strict=params is not None)}
+        clones = {id(buffer): buffer.clone() for buffer in self.model.buffers()}
+        # Every place is named, once: with tie_weights, functional_call would put the tensors of a module that is
+        # used at two paths back in the wrong order, and leave the model with tensors for parameters.
+        values = {
+            name: {**changed, **clones}[id(tensor)]
+            for name, tensor in _places(self.model)
+            if id(tensor) in changed or id(tensor) in clones
+        }
+        with torch.enable_grad(), self._same_randomness(), torch.compiler.set_stance("force_eager"):
+            loss = self.loss_fn(torch.func.functional_call(self.model, values, (x,), tie_weights=False), y)
         if loss.dim() != 0:
             raise ValueError(f"loss_fn must give the mean over the batch, not a tensor of shape {tuple(loss.shape)}")
         return loss
@@ -103,6 +119,20 @@ class Objective:
             yield
         finally:
             _restore(before, self.device)
+
+
+def _places(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every attribute of every module that holds a parameter or buffer, by the module's first path."""
+    for prefix, module in model.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                yield f"{prefix}.{name}" if prefix else name, tensor
+
+
+def _examples(x: Any, y: Any) -> int:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"how many examples does a batch of {type(x).__name__} hold? Say so with weight=")
+    return len(x)
 
 
 def _random_states(device: torch.device) -> list[Tensor]:

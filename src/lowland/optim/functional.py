@@ -6,6 +6,7 @@ Foret et al. 2021, *Sharpness-Aware Minimization for Efficiently Improving Gener
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -19,16 +20,19 @@ def check_rho(rho: Any) -> None:
     """Raise ValueError unless ``rho`` is a finite number ≥ 0. Tensors pass: reading one would wait for the GPU."""
     if isinstance(rho, Tensor):
         return
-    if isinstance(rho, bool) or not isinstance(rho, int | float):
+    if isinstance(rho, bool) or not isinstance(rho, Real):
         raise ValueError(f"rho must be a number, not {rho!r}")
-    if not (math.isfinite(rho) and rho >= 0):
+    if not (math.isfinite(rho) and float(rho) >= 0):
         raise ValueError(f"rho is the radius of the ascent step: it must be finite and at least 0, not {rho}")
 
 
 def global_norm(tree: Any) -> Tensor:
-    """Euclidean norm over every entry of every tensor of ``tree``, a 0-d tensor."""
-    leaves = pytree.tree_leaves(tree)
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(leaf) for leaf in leaves]))
+    """Euclidean norm over every entry of every tensor of ``tree``, a 0-d tensor, in float32 at least."""
+    norms = [
+        torch.linalg.vector_norm(leaf, dtype=torch.promote_types(leaf.dtype, torch.float32))
+        for leaf in pytree.tree_leaves(tree)
+    ]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def perturbation(gradient: Any, rho: float | Tensor, eps: float = EPS) -> Any:
@@ -50,7 +54,7 @@ def perturbation(gradient: Any, rho: float | Tensor, eps: float = EPS) -> Any:
     norm = global_norm(gradient)
     usable = torch.isfinite(norm) & (norm > 0)
     scale = rho / (norm + eps)
-    return pytree.tree_map(lambda g: torch.where(usable, g * scale, torch.zeros_like(g)), gradient)
+    return pytree.tree_map(lambda g: torch.where(usable, g * scale, 0).to(g.dtype), gradient)
 
 
 def sam_gradient(

@@ -39,8 +39,8 @@ class SAM(Optimizer):
         base: any torch optimizer; it makes the update.
         rho: radius of the ascent, in the units of the parameters; or a function of the number of steps made
             so far that gives it. A ``rho`` key in one of the base optimizer's groups wins over this argument;
-            like ``lr``, ``group["rho"]`` may be changed at any time. Where every group has rho 0, a step takes
-            a single pass and is the base optimizer's own.
+            where no function sets it, ``group["rho"]`` may be changed at any time, as ``lr`` may. Where every
+            group has rho 0, a step takes a single pass and is the base optimizer's own.
         model: if given, its batch-norm statistics are left alone by the perturbed pass.
         eps: added to the gradient norm.
 
@@ -48,7 +48,8 @@ class SAM(Optimizer):
     beyond the base optimizer's: one copy of the perturbed parameters.
 
     Raises:
-        ValueError: for a negative or non-finite rho, or a ``base`` that already is a SAM.
+        TypeError: if ``base`` is no torch optimizer.
+        ValueError: for a negative or non-finite rho, or a ``base`` that already is a SAM, or LBFGS.
         RuntimeError: for passes out of order, or a pass in which no parameter received a gradient.
 
     Example:
@@ -62,10 +63,14 @@ class SAM(Optimizer):
     """
 
     def __init__(self, base: Optimizer, rho: Rho = 0.05, *, model: nn.Module | None = None, eps: float = EPS):
+        if not isinstance(base, Optimizer):
+            raise TypeError("SAM goes around an optimizer: SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)")
         if isinstance(base, SAM):
             raise ValueError("the base optimizer already is a SAM: wrap the optimizer inside it")
-        if not eps >= 0:
-            raise ValueError(f"eps is added to the gradient norm: it must be at least 0, not {eps}")
+        if isinstance(base, torch.optim.LBFGS):
+            raise ValueError("LBFGS evaluates its closure at points of its own choosing: SAM can't go around it")
+        if not 0 <= eps < float("inf"):
+            raise ValueError(f"eps is added to the gradient norm: it must be finite and at least 0, not {eps}")
         self.base, self.model, self.eps = base, model, eps
         self.steps = 0
         self._schedule = rho if callable(rho) else None
@@ -98,9 +103,11 @@ class SAM(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; the group's ``rho`` is this optimizer's unless it brings one."""
-        if "rho" not in param_group:
-            self._scheduled.append(len(self.param_groups))
+        if "rho" in param_group:
+            check_rho(param_group["rho"])
         self.base.add_param_group(param_group)
+        if "rho" not in param_group:
+            self._scheduled.append(len(self.param_groups) - 1)
         self._complete_groups()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
