@@ -91,6 +91,11 @@ def test_seed_and_settings_reach_the_run(lowland, tmp_path):
         (("run", "long2024/digits", "--seed", "x"), "whole number"),
         (("run", "long2024/digits", "--device", "gpu"), "unknown device gpu"),
         (("run", "long2024/digits", "--sale", "smoke"), "--sale"),
+        (("run", "long2024/digits", "--seed", "1", "--set", "seed=2"), "give one"),
+        (("run", "long2024/digits", "--seed", "1e22"), "at most"),
+        (("run", "long2024/digits", "--out", ""), "--out needs"),
+        (("run", "long2024/digits", "--set", "rho=0." + "0" * 300 + "1"), "choose one with --out"),
+        (("run", "long2024/mnist", "--set", "examples=60001"), "at most 60000"),
         (("run",), "NAME"),
         (("rum",), "rum"),
         (("data", "verify", "mnits"), "Did you mean mnist?"),
@@ -129,6 +134,21 @@ def test_every_arm_diverged(lowland, refused):
     assert one.code == 0
     assert "diverged: sam at step" in one.out
     refused(*SMOKE, *diverging, "--set", "gd-edge.lr=1e30", says=("every arm diverged", "sam at step"))
+
+
+def test_a_run_with_too_few_checks_still_ends(lowland):
+    changes = ("--set", "steps=20", "--set", "check_every=20", "--set", "tol=0.05")
+    outcome = lowland("run", "long2024/digits", *changes, "--out", "run")
+    assert outcome.code == 0
+    assert "too few checks" in outcome.out
+
+
+def test_a_network_that_does_not_fit(refused, monkeypatch):
+    def allocate(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8e17 bytes")
+
+    monkeypatch.setattr("torch.nn.init.xavier_normal_", allocate)
+    refused(*SMOKE, "--out", "run", says="out of memory")
 
 
 def test_strict(lowland, tmp_path):

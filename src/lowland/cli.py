@@ -134,7 +134,11 @@ def run(
     experiment = find(name)
     changes = training.parse_assignments(set_ or [])
     if seed is not None:
+        if "seed" in changes:
+            raise LowlandError("--seed and --set seed=… say the same thing: give one of them")
         changes["seed"] = seed
+    if out is not None and not out.name:
+        raise LowlandError(f"--out needs the name of a folder, not {str(out)!r}")
     arms = experiment.configure(scale, changes)
     chosen = training.choose_device(device)
     directory = training.RunDirectory(
@@ -169,8 +173,10 @@ def _run(experiment: Any, arms: Any, directory: Any, device: Any) -> dict[str, A
 
 def _default_directory(name: str, scale: str, changes: dict[str, str]) -> Path:
     """A folder of its own for each scale and each set of changes, so that the same command finds its run again."""
-    parts = [scale, *(f"{key}={value}" for key, value in sorted(changes.items()))]
-    return Path("runs") / name / "-".join(parts).replace(os.sep, "_")
+    folder = "-".join([scale, *(f"{key}={value}" for key, value in sorted(changes.items()))]).replace(os.sep, "_")
+    if len(folder.encode()) > 200:
+        raise LowlandError("so many settings make too long a folder name: choose one with --out")
+    return Path("runs") / name / folder
 
 
 def _report(directory: Any, experiment: Any, summary: dict[str, Any]) -> None:
@@ -280,6 +286,10 @@ def main() -> None:
         )
     except KeyboardInterrupt:
         code = _fail("interrupted; the same command goes on where it stopped", 130)
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in f"{type(error).__name__} {error}".lower():
+            raise
+        code = _fail(f"out of memory ({next(iter(str(error).splitlines()), '')}): try a smaller scale or settings")
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise

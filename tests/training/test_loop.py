@@ -158,6 +158,26 @@ def test_directories_that_cannot_be_used(tmp_path):
         RunDirectory(tmp_path / "run", config()).__enter__()
 
 
+def test_other_damage_is_named(tmp_path):
+    with RunDirectory(tmp_path, config()) as directory:
+        directory.save({"arms": {}})
+        for content in (b"", b"PK"):  # an empty file is what a power cut leaves
+            (tmp_path / "checkpoint.pt").write_bytes(content)
+            with pytest.raises(RunError, match=r"checkpoint\.pt is damaged"):
+                directory.load(CPU)
+        for content in ("[]", "{}", "{"):
+            (tmp_path / "summary.json").write_text(content)
+            with pytest.raises(RunError, match=r"summary\.json is damaged"):
+                directory.summary()
+        for line in (b"\xff\xfe\n", b'{"step": 1}\n', b"3\n"):
+            (tmp_path / "metrics.jsonl").write_bytes(line)
+            with pytest.raises(RunError, match="line 1 is damaged"):
+                directory.records()
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(RunError, match=r"config\.json is damaged"):
+        RunDirectory(tmp_path, config()).__enter__()
+
+
 @pytest.mark.parametrize("damage", ["checkpoint", "records", "line"])
 def test_damaged_runs_are_named(tmp_path, damage):
     with RunDirectory(tmp_path, config()) as directory:

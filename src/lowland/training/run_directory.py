@@ -102,8 +102,9 @@ class RunDirectory:
         try:
             state = torch.load(self._checkpoint, map_location=device, weights_only=True)
             size = state["metrics_bytes"]
+            state["arms"]
         except Exception as error:
-            reason = str(error).splitlines()[0]
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RunError(f"{self._checkpoint} is damaged ({reason}): remove {self.path} and start again") from error
         there = self._metrics.stat().st_size if self._metrics.exists() else 0
         if there < size:
@@ -122,27 +123,35 @@ class RunDirectory:
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, else None."""
-        return read_json(self._summary) if self._summary.exists() else None
+        if not self._summary.exists():
+            return None
+        summary = read_json(self._summary)
+        if not {"metrics", "claims"} <= set(summary):
+            raise RunError(f"{self._summary} is damaged: remove it, and the same command writes it again")
+        return summary
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file; RunError if it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise RunError(f"{path} is damaged ({error}): remove {path.parent} and start again") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path} is damaged (no JSON object): remove {path.parent} and start again")
+    return value
 
 
 def read_records(path: Path) -> dict[str, list[Record]]:
     """The records of each arm of the run under ``path``."""
     arms = defaultdict(list)
     file = path / "metrics.jsonl"
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.exists() else [], 1):
+    for number, line in enumerate(file.read_bytes().splitlines() if file.exists() else [], 1):
         try:
             record = json.loads(line)
-        except ValueError as error:
-            raise RunError(f"{file}, line {number} is damaged ({error})") from error
-        arms[record["arm"]].append(record)
+            arms[record["arm"]].append(record)
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{file}, line {number} is damaged ({type(error).__name__}: {error})") from error
     return dict(arms)
 
 

@@ -28,20 +28,23 @@ def ours(value: Any, note: str = "") -> Value:
     return Value(value, "ours", note)
 
 
-def setting(text: str, *, low: float | None = None, above: float | None = None, choices: tuple[str, ...] = ()) -> Any:
-    """A field of a settings dataclass: what it is, and its range (≥ ``low``, > ``above``, one of ``choices``)."""
-    return field(metadata={"text": text, "low": low, "above": above, "choices": choices})
+def setting(
+    text: str, *, low: float | None = None, above: float | None = None, high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:  # fmt: skip
+    """A field of a settings dataclass: what it is, and its range (≥ low, > above, ≤ high, one of ``choices``)."""
+    return field(metadata={"text": text, "low": low, "above": above, "high": high, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What every experiment has; experiments add their own in a subclass."""
 
-    lr: float = setting("step size η", above=0)
-    rho: float = setting("radius ρ of the ascent step; 0 is plain gradient descent", low=0)
-    steps: int = setting("training steps", low=1)
+    lr: float = setting("step size η", low=1e-30, high=1e30)
+    rho: float = setting("radius ρ of the ascent step; 0 is plain gradient descent", low=0, high=1e30)
+    steps: int = setting("training steps", low=1, high=10**9)
     check_every: int = setting("steps between two checks", low=1)
-    seed: int = setting("seed of initialization and batches", low=0)
+    seed: int = setting("seed of initialization and batches", low=0, high=2**31 - 1)
 
 
 def check(cls: type[Settings], name: str, value: Any) -> Any:
@@ -64,6 +67,8 @@ def check(cls: type[Settings], name: str, value: Any) -> Any:
         raise SettingError(f"{name} ({limits['text']}) must be at least {limits['low']}, not {value}")
     if limits["above"] is not None and not value > limits["above"]:
         raise SettingError(f"{name} ({limits['text']}) must be above {limits['above']}, not {value}")
+    if limits["high"] is not None and not value <= limits["high"]:
+        raise SettingError(f"{name} ({limits['text']}) must be at most {limits['high']}, not {value}")
     if limits["choices"] and value not in limits["choices"]:
         raise SettingError(f"{name} can't be {value!r}.{suggestion(str(value), limits['choices'])}")
     return value
@@ -92,13 +97,15 @@ def parse_assignments(texts: list[str]) -> dict[str, str]:
     """``["lr=0.1", "gd-edge.lr=8"]`` as a dictionary.
 
     Raises:
-        SettingError: where there is no ``=``.
+        SettingError: where there is no ``=``, or a name stands twice.
     """
     pairs = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip() or not value.strip():
             raise SettingError(f"--set takes key=value, as in --set lr=0.1, not {text!r}")
+        if name.strip() in pairs:
+            raise SettingError(f"--set {name.strip()} is given twice")
         pairs[name.strip()] = value.strip()
     return pairs
 

@@ -14,8 +14,8 @@ from lowland.training import Experiment, Task, ours, paper, setting
 class Settings(common.Settings):
     """The paper's settings, with the sizes of data and network."""
 
-    examples: int = setting("training images, the first ones, all in one batch", low=10)
-    channels: int = setting("channels of the first block; the second has twice as many", low=1)
+    examples: int = setting("training images, the first ones, all in one batch", low=10, high=50_000)
+    channels: int = setting("channels of the first block; the second has twice as many", low=1, high=10_000)
 
 
 def prepare(settings: Settings, device: torch.device) -> Task:

@@ -14,8 +14,8 @@ from lowland.training import Experiment, Task, ours, paper, setting
 class Settings(common.Settings):
     """The paper's settings, with the sizes of data and network."""
 
-    examples: int = setting("training images, the first ones, all in one batch", low=10)
-    width: int = setting("units in each of the three hidden layers", low=1)
+    examples: int = setting("training images, the first ones, all in one batch", low=10, high=60_000)
+    width: int = setting("units in each of the three hidden layers", low=1, high=100_000)
 
 
 def prepare(settings: Settings, device: torch.device) -> Task:
