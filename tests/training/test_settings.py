@@ -20,11 +20,13 @@ def test_reads_values(name, text, value):
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
-    [("rho", "-0.1", "at least 0"), ("rho", "nan", "finite"), ("rho", "inf", "finite"), ("rho", "x", "a number"),
-     ("lr", "0", "at least 1e-30"),
-     ("lr", "1e39", "at most"), ("seed", "1e22", "at most"), ("steps", "1.5", "whole number"), ("steps", "0", "at least 1"), ("noisy", "1", "true or"),
-     ("steps", True, "whole number"), ("kind", "adm", "Did you mean adam"), ("rhoo", "1", "Did you mean rho"),
-     ("steps", "nan", "whole number"), ("steps", "inf", "whole number")],
+    [
+        ("rho", "-0.1", "at least 0"), ("rho", "nan", "finite"), ("rho", "inf", "finite"), ("rho", "x", "a number"),
+        ("lr", "0", "at least 1e-30"), ("lr", "1e39", "at most"), ("seed", "1e22", "at most"),
+        ("steps", "1.5", "whole number"), ("steps", "0", "at least 1"), ("steps", True, "whole number"),
+        ("steps", "nan", "whole number"), ("steps", "inf", "whole number"), ("noisy", "1", "true or"),
+        ("kind", "adm", "Did you mean adam"), ("rhoo", "1", "Did you mean rho"),
+    ],
 )  # fmt: skip
 def test_refuses(name, text, message):
     with pytest.raises(SettingError, match=message):

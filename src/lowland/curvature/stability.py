@@ -15,7 +15,7 @@ from lowland.optim.functional import EPS, perturbation
 
 @dataclass(frozen=True)
 class Stability:
-    """One check. Norms and the loss are those at w; see Long & Bartlett 2024, sections 3 and 4.
+    """One check. Norms and the loss are those at w, as Long & Bartlett (2024) plot them.
 
     Attributes:
         loss: mean loss at w.

@@ -124,34 +124,34 @@ def claims(deviation: float | None, sam: str = "sam", gd: str = "gd", gd_edge: s
         Claim(
             "sam-edge",
             "With ρ > 0 the Hessian norm settles on the SAM edge: median |norm/edge − 1| over the second half",
-            "section 4", settled, _on(sam, lambda arm: _settles(arm, "edge", deviation), ascends=sam),
+            "the experiments", settled, _on(sam, lambda arm: _settles(arm, "edge", deviation), ascends=sam),
         ),
         Claim(
             "far-below-gd-edge",
             "There the SAM edge lies far below 2/η: median edge/(2/η) over the second half (threshold ours)",
-            "section 4", "<= 0.5", _on(sam, _far_below, ascends=sam),
+            "the experiments", "<= 0.5", _on(sam, _far_below, ascends=sam),
         ),
         Claim(
             "edge-falls",
             "The edge falls as the gradient norm falls, and the Hessian norm with it: "
             "Hessian norm of the last tenth over the first tenth of the second half",
-            "sections 3 and 4", "< 1", _on(sam, _falls, ascends=sam),
+            "the derivation of the edge, and the experiments", "< 1", _on(sam, _falls, ascends=sam),
         ),
         Claim(
             "gd-edge",
             "With ρ = 0 and η large enough the Hessian norm settles on 2/η: median |norm·η/2 − 1| over the second half",
-            "section 4", settled, _on(gd_edge, lambda arm: _settles(arm, "gd_edge", deviation)),
+            "the experiments", settled, _on(gd_edge, lambda arm: _settles(arm, "gd_edge", deviation)),
         ),
         Claim(
             "alignment",
             "The gradient at w + ε is more aligned with the principal eigenvector than that at w: "
             "mean difference of |cos| over training",
-            "section 4", "> 0", _on(sam, _aligned, ascends=sam),
+            "the experiments", "> 0", _on(sam, _aligned, ascends=sam),
         ),
         Claim(
             "flatter",
             "SAM ends with a smaller Hessian norm than gradient descent at the same η: ratio over the last tenth",
-            "section 4", "< 1", _on(sam, _flatter, gd, ascends=sam),
+            "the experiments", "< 1", _on(sam, _flatter, gd, ascends=sam),
         ),
     )  # fmt: skip
 
