@@ -207,6 +207,26 @@ def test_weights_come_back_bit_for_bit_even_from_an_exception():
     by_passes(optimizer, lambda: F.cross_entropy(model(x), y))  # usable afterwards
 
 
+def test_an_interrupt_of_the_restoration_itself_is_made_good_at_the_next_call(monkeypatch):
+    model = network()
+    x, y = batch()
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.5)
+    before = [p.detach().clone() for p in model.parameters()]
+    real = torch._foreach_copy_
+
+    def interrupted(*_):
+        monkeypatch.setattr(torch, "_foreach_copy_", real)
+        raise KeyboardInterrupt
+
+    with optimizer.ascent():
+        F.cross_entropy(model(x), y).backward()
+    with pytest.raises(KeyboardInterrupt), optimizer.perturbed():
+        monkeypatch.setattr(torch, "_foreach_copy_", interrupted)
+    assert not close(model.parameters(), before)
+    optimizer.state_dict()
+    assert close(model.parameters(), before, tol=0)
+
+
 def test_an_exception_in_the_ascent_keeps_accumulated_gradients():
     model = network()
     x, y = batch()

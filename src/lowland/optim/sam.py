@@ -79,6 +79,7 @@ class SAM(Optimizer):
         self._scheduled = [index for index, group in enumerate(base.param_groups) if "rho" not in group]
         self._pass: str | None = None
         self._ascended: tuple[list[Tensor], list[Tensor]] | None = None
+        self._displaced: tuple[list[Tensor], list[Tensor]] | None = None
         self._complete_groups()
         # Not Optimizer.__init__, which would make groups and state of its own beside the base's; this sets up
         # hooks and profiling as unpickling does.
@@ -181,7 +182,7 @@ class SAM(Optimizer):
             params, perturbation = self._ascended  # type: ignore[misc]
             self._ascended = None
             with torch.no_grad():
-                weights = [p.clone() for p in params]
+                self._displaced = params, [p.clone() for p in params]
             try:
                 with torch.no_grad():
                     torch._foreach_add_(params, perturbation)
@@ -189,13 +190,20 @@ class SAM(Optimizer):
                 with frozen_statistics(self.model):
                     yield
             finally:
-                with torch.no_grad():
-                    torch._foreach_copy_(params, weights)
+                self._put_back()
+
+    def _put_back(self) -> None:
+        """Make the weights w again. Kept until it is done: an interrupt may fall into the restoration itself."""
+        if self._displaced is not None:
+            with torch.no_grad():
+                torch._foreach_copy_(*self._displaced)
+            self._displaced = None
 
     @contextmanager
     def _evaluation(self, name: str) -> Iterator[None]:
         if self._pass is not None:
             raise RuntimeError(f"{name} pass inside the {self._pass} pass: leave its `with` block first")
+        self._put_back()
         self._pass = name
         try:
             yield
@@ -219,6 +227,7 @@ class SAM(Optimizer):
         """
         if self._pass is not None:
             raise RuntimeError(f"step() inside the {self._pass} pass: leave its `with` block first")
+        self._put_back()
         losses = []
         if closure is not None:
             self._ascended = None
@@ -243,6 +252,7 @@ class SAM(Optimizer):
         """
         if self._pass is not None or self._ascended is not None:
             raise RuntimeError("state_dict() in the middle of a step: finish its passes first")
+        self._put_back()
         return {**self.base.state_dict(), "sam": {"steps": self.steps}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
@@ -258,7 +268,7 @@ class SAM(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """For copying and pickling: as torch's optimizers, without hooks and without a pass under way."""
         own = ("base", "model", "eps", "steps", "_schedule", "_rho", "_scheduled")
-        return {name: getattr(self, name) for name in own} | {"_pass": None, "_ascended": None}
+        return {name: getattr(self, name) for name in own} | {"_pass": None, "_ascended": None, "_displaced": None}
 
     def __repr__(self) -> str:
         return f"SAM(rho={[group['rho'] for group in self.param_groups]}, base={self.base!r})"
