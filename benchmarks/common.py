@@ -1,12 +1,13 @@
 """Timing: interleaved in one process, medians of several rounds."""
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+
+from lowland.training.environment import environment
 
 
 def interleaved(
@@ -32,9 +33,20 @@ def interleaved(
 
 def describe_machine() -> str:
     """One line: processor, threads, versions."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            name = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
+    ran_on = environment(torch.device("cpu"))
+    return "{device}, {threads} threads, torch {torch}, Python {python}".format(**ran_on)
+
+
+def jax_mlp_loss(images: Any, targets: Any) -> Callable[[Any], Any]:
+    """In JAX: parameters in torch's order and layout -> squared error of a fully connected ReLU network."""
+    import jax
+    import jax.numpy as jnp
+
+    def loss(params: Any) -> Any:
+        a = images
+        for i in range(0, len(params), 2):
+            a = a @ params[i].T + params[i + 1]
+            a = jax.nn.relu(a) if i + 2 < len(params) else a
+        return jnp.mean((a - targets) ** 2)
+
+    return loss

@@ -12,10 +12,11 @@ import argparse
 import itertools
 import sys
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
-from common import describe_machine, interleaved
+from common import describe_machine, interleaved, jax_mlp_loss
 from lowland import SAM
 from lowland.models import mlp
 from lowland.optim.functional import sam_gradient
@@ -82,14 +83,8 @@ def in_jax(model, x, y):
 
     jax.config.update("jax_default_matmul_precision", "highest")
     start = [jnp.asarray(p.detach().numpy()) for p in model.parameters()]
-    images, targets = jnp.asarray(x.numpy()), jnp.asarray(y.numpy())
 
-    def loss(params):
-        a = images
-        for i in range(0, len(params), 2):
-            a = a @ params[i].T + params[i + 1]
-            a = jax.nn.relu(a) if i + 2 < len(params) else a
-        return jnp.mean((a - targets) ** 2)
+    loss = jax_mlp_loss(jnp.asarray(x.numpy()), jnp.asarray(y.numpy()))
 
     def update(params):
         g = jax.grad(loss)(params)
@@ -142,9 +137,7 @@ def main() -> None:
     jax_step()
     for name, (_, params) in sides.items():  # the same trajectory, or the comparison means nothing
         for ours, theirs in zip(params(), jax_params(), strict=True):
-            torch.testing.assert_close(
-                ours.detach(), torch.from_numpy(__import__("numpy").array(theirs)), atol=1e-4, rtol=0, msg=name
-            )
+            torch.testing.assert_close(ours.detach(), torch.from_numpy(np.array(theirs)), atol=1e-4, rtol=0, msg=name)
     ways = {name: repeated(step) for name, (step, _) in sides.items()}
     ways |= {
         "JAX, jitted step": jax_step,

@@ -124,52 +124,53 @@ def claims(deviation: float | None, sam: str = "sam", gd: str = "gd", gd_edge: s
         Claim(
             "sam-edge",
             "With ρ > 0 the Hessian norm settles on the SAM edge: median |norm/edge − 1| over the second half",
-            "the experiments", settled, _on(sam, lambda arm: _settles(arm, "edge", deviation), ascends=sam),
+            "the experiments", settled, _on(lambda arm: _settles(arm, "edge", deviation), sam=sam),
         ),
         Claim(
             "far-below-gd-edge",
             "There the SAM edge lies far below 2/η: median edge/(2/η) over the second half (threshold ours)",
-            "the experiments", "<= 0.5", _on(sam, _far_below, ascends=sam),
+            "the experiments", "<= 0.5", _on(_far_below, sam=sam),
         ),
         Claim(
             "edge-falls",
             "The edge falls as the gradient norm falls, and the Hessian norm with it: "
             "Hessian norm of the last tenth over the first tenth of the second half",
-            "the derivation of the edge, and the experiments", "< 1", _on(sam, _falls, ascends=sam),
+            "the derivation of the edge, and the experiments", "< 1", _on(_falls, sam=sam),
         ),
         Claim(
             "gd-edge",
             "With ρ = 0 and η large enough the Hessian norm settles on 2/η: median |norm·η/2 − 1| over the second half",
-            "the experiments", settled, _on(gd_edge, lambda arm: _settles(arm, "gd_edge", deviation)),
+            "the experiments", settled, _on(lambda arm: _settles(arm, "gd_edge", deviation), gd=gd_edge),
         ),
         Claim(
             "alignment",
             "The gradient at w + ε is more aligned with the principal eigenvector than that at w: "
             "mean difference of |cos| over training",
-            "the experiments", "> 0", _on(sam, _aligned, ascends=sam),
+            "the experiments", "> 0", _on(_aligned, sam=sam),
         ),
         Claim(
             "flatter",
             "SAM ends with a smaller Hessian norm than gradient descent at the same η: ratio over the last tenth",
-            "the experiments", "< 1", _on(sam, _flatter, gd, ascends=sam),
+            "the experiments", "< 1", _on(_flatter, sam=sam, gd=gd),
         ),
     )  # fmt: skip
 
 
-def _on(*parts: Any, ascends: str | None = None) -> Callable[[Mapping[str, Arm]], Verdict]:
-    """A judge for the named arms, of which ``ascends`` is SAM and the others are gradient descent.
+def _on(
+    decide: Callable[..., Verdict], *, sam: str | None = None, gd: str | None = None
+) -> Callable[[Mapping[str, Arm]], Verdict]:
+    """A judge that hands ``decide`` the arm of SAM, that of gradient descent, or both, in this order.
 
     Null where an arm is not that, diverged, or has records that say nothing.
     """
-    names = [part for part in parts if isinstance(part, str)]
-    (decide,) = (part for part in parts if not isinstance(part, str))
+    ascends = {name: name == sam for name in (sam, gd) if name is not None}
 
     def judge(arms: Mapping[str, Arm]) -> Verdict:
-        for name in names:
-            reason = _unfit(arms[name], name == ascends)
+        for name, climbs in ascends.items():
+            reason = _unfit(arms[name], climbs)
             if reason:
                 return Verdict(None, None, f"arm {name} {reason}")
-        return decide(*(arms[name] for name in names))
+        return decide(*(arms[name] for name in ascends))
 
     return judge
 
