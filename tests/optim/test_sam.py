@@ -214,7 +214,7 @@ def test_an_interrupt_of_the_restoration_itself_is_made_good_at_the_next_call(mo
     before = [p.detach().clone() for p in model.parameters()]
     real = torch._foreach_copy_
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         monkeypatch.setattr(torch, "_foreach_copy_", real)
         raise KeyboardInterrupt
 

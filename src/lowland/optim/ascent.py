@@ -1,41 +1,39 @@
-"""Where to climb: rules that turn the ascent gradient into the perturbation, in place, with foreach kernels."""
+"""Where to climb: rules that say how far to go along the ascent gradient."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-def l2_(gradients: Sequence[Tensor], rhos: Sequence[float], eps: float) -> None:
-    """Turn each gradient g into ρ g / (‖g‖ + eps), ‖g‖ spanning all of them (Foret et al. 2021, equation 2).
+@dataclass(frozen=True, slots=True)
+class Climb:
+    """How far to go: the perturbation of a parameter is ρ · ``factor`` · (its ascent gradient).
 
-    Without waiting for the device: a norm that is zero or not finite gives zeros, by selection on the device.
+    Python numbers where the gradients are on the CPU; elsewhere 0-d tensors on the device, so that nothing waits
+    for it.
+    """
+
+    #: For rho 1; zero where there is nothing to climb along.
+    factor: float | Tensor
+    #: The ascent gradient had an entry that is not finite.
+    overflow: bool | Tensor
+
+
+def l2(norm: float | Tensor, eps: float, loss_scale: float | Tensor = 1.0) -> Climb:
+    """Up to the sphere of radius ρ: ε = ρ g / (‖g‖ + eps) (Foret et al. 2021, equation 2).
+
+    A norm that is zero or not finite gives a zero perturbation.
 
     Args:
-        gradients: overwritten with the perturbation; any shapes, devices and floating dtypes.
-        rhos: one radius for each gradient; its norm counts also where the radius is 0.
-        eps: added to the norm.
+        norm: of the gradient over all parameters, as it was computed: times ``loss_scale``.
+        eps: added to the norm of the gradient proper.
+        loss_scale: what the loss was multiplied with against underflow.
     """
-    kinds = defaultdict(list)
-    for position, gradient in enumerate(gradients):
-        kinds[gradient.device, gradient.dtype, rhos[position]].append(gradient)
-    norms = [norm.to(gradients[0].device) for norm in map(_norm, kinds.values())]
-    norm = torch.linalg.vector_norm(torch.stack(norms))
-    usable = torch.isfinite(norm) & (norm > 0)
-    inverse = torch.where(usable, 1 / (norm + eps), 0)
-    for (device, _, rho), members in kinds.items():
-        torch._foreach_mul_(members, (rho * inverse).to(device))
-        if device.type == "cpu":
-            if not usable:  # 0 · inf is NaN
-                torch._foreach_zero_(members)
-        else:
-            here = usable.to(device)
-            for member in members:
-                member.copy_(torch.where(here, member, 0))
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    """Norm over all of ``tensors`` (one device and dtype), in float32 at least."""
-    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors, 2, dtype)))
+    if not isinstance(norm, Tensor):
+        finite = math.isfinite(norm)
+        return Climb(1 / (norm + eps * float(loss_scale)) if finite and norm > 0 else 0.0, not finite)
+    finite = torch.isfinite(norm)
+    factor = torch.where(finite & (norm > 0), 1 / (norm + eps * loss_scale), 0)
+    return Climb(factor, ~finite)

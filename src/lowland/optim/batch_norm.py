@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -10,8 +11,8 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 def statistics(model: nn.Module) -> list[Tensor]:
     """The running statistics of every normalization layer of ``model`` that keeps some."""
-    buffers = (getattr(module, name, None) for module in model.modules() for name in _STATISTICS)
-    return [buffer for buffer in buffers if isinstance(buffer, Tensor)]
+    buffers = (module._buffers.get(name) for module in model.modules() if module._buffers for name in _STATISTICS)
+    return [buffer for buffer in buffers if buffer is not None]
 
 
 @contextmanager
@@ -22,9 +23,14 @@ def frozen_statistics(model: nn.Module | None) -> Iterator[None]:
     non-finite batch in (0 · inf).
     """
     buffers = statistics(model) if model is not None else []
-    saved = [buffer.clone() for buffer in buffers]
+    # Numbers and counts apart: together they would be copied one by one.
+    kinds = [kind for counts in (False, True) if (kind := [b for b in buffers if b.is_floating_point() is not counts])]
+    saved = [[torch.empty_like(buffer) for buffer in kind] for kind in kinds]
+    for kind, values in zip(kinds, saved, strict=True):
+        torch._foreach_copy_(values, kind)
     try:
         yield
     finally:
-        for buffer, value in zip(buffers, saved, strict=True):
-            buffer.copy_(value)
+        with torch.no_grad():
+            for kind, values in zip(kinds, saved, strict=True):
+                torch._foreach_copy_(kind, values)

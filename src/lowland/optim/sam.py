@@ -1,18 +1,41 @@
 """SAM: an optimizer around an optimizer, for the training loop one already has."""
 
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowland.optim import ascent
+from lowland.optim import amp, parallel
+from lowland.optim.ascent import Climb, l2
 from lowland.optim.batch_norm import frozen_statistics
+from lowland.optim.displacement import Displacement
 from lowland.optim.functional import EPS, check_rho
+from lowland.optim.randomness import random_states, replay
+from lowland.optim.sharding import global_norm, local_pair
 
 Rho = float | Callable[[int], float]
+
+_STEPS = "sam_steps"  # in every parameter group: what saves optimizers elsewhere carries groups, and often nothing else
+
+
+class _OfBase:
+    """An attribute that is the base optimizer's, to read, to set and to delete."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, sam: Any, owner: type | None = None) -> Any:
+        return self if sam is None else getattr(sam.base, self.name)
+
+    def __set__(self, sam: Any, value: Any) -> None:
+        setattr(sam.base, self.name, value)
+
+    def __delete__(self, sam: Any) -> None:
+        delattr(sam.base, self.name)
 
 
 class SAM(Optimizer):
@@ -33,19 +56,26 @@ class SAM(Optimizer):
         optimizer.step(); optimizer.zero_grad()
 
     or each pass by its name, `ascent` and `perturbed`. Everything else (learning-rate schedules, parameter
-    groups, ``zero_grad``) works as with the base optimizer, whose state and groups this object shares.
+    groups, ``zero_grad``) works as with the base optimizer, whose state, groups and other attributes this object
+    shares.
 
     Args:
         base: any torch optimizer; it makes the update.
-        rho: radius of the ascent, in the units of the parameters; or a function of the number of steps made
+        rho: radius of the ascent, in the units of the parameters; or a function of the number of SAM steps made
             so far that gives it. A ``rho`` key in one of the base optimizer's groups wins over this argument;
             where no function sets it, ``group["rho"]`` may be changed at any time, as ``lr`` may. Where every
             group has rho 0, a step takes a single pass and is the base optimizer's own.
-        model: if given, its batch-norm statistics are left alone by the perturbed pass.
+        model: if given, its batch-norm statistics are left alone by the perturbed pass. Under DDP give the
+            wrapper: then the ascent is synchronized also in the middle of ``no_sync``, and ``sync=False`` works.
         eps: added to the gradient norm.
+        same_masks: whether the perturbed pass draws the same random numbers as the ascent, so that dropout leaves
+            out the same units. By default it draws its own: that is how the published values of rho were found,
+            and nothing touches torch's generators.
+        keep_on: where w lies during the perturbed pass: ``"device"``, or ``"cpu"`` (pinned) for models that don't
+            leave room for one more copy. The weights come back bit for bit either way.
 
     A gradient that is zero or not finite gives a zero perturbation, without waiting for the device. Memory
-    beyond the base optimizer's: one copy of the perturbed parameters.
+    beyond the base optimizer's: one copy of the perturbed parameters (the process's own part of sharded ones).
 
     Raises:
         TypeError: if ``base`` is no torch optimizer.
@@ -62,7 +92,24 @@ class SAM(Optimizer):
         >>> loss = optimizer.step(closure)
     """
 
-    def __init__(self, base: Optimizer, rho: Rho = 0.05, *, model: nn.Module | None = None, eps: float = EPS):
+    # What schedulers, trainers, scalers and users reach for is the base optimizer's own.
+    param_groups: list[dict[str, Any]] = _OfBase()  # type: ignore[assignment]
+    state: Any = _OfBase()
+    defaults: dict[str, Any] = _OfBase()  # type: ignore[assignment]
+    # A GradScaler sets these two around the step of an optimizer that takes the scale itself.
+    grad_scale: Any = _OfBase()
+    found_inf: Any = _OfBase()
+
+    def __init__(
+        self,
+        base: Optimizer,
+        rho: Rho = 0.05,
+        *,
+        model: nn.Module | None = None,
+        eps: float = EPS,
+        same_masks: bool = False,
+        keep_on: str = "device",
+    ):
         if not isinstance(base, Optimizer):
             raise TypeError("SAM goes around an optimizer: SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)")
         if isinstance(base, SAM):
@@ -71,100 +118,144 @@ class SAM(Optimizer):
             raise ValueError("LBFGS evaluates its closure at points of its own choosing: SAM can't go around it")
         if not 0 <= eps < float("inf"):
             raise ValueError(f"eps is added to the gradient norm: it must be finite and at least 0, not {eps}")
-        self.base, self.model, self.eps = base, model, eps
-        self.steps = 0
+        self.base, self.model, self.eps, self.same_masks = base, model, eps, same_masks
         self._schedule = rho if callable(rho) else None
         self._rho = rho(0) if callable(rho) else rho
         check_rho(self._rho)
-        self._scheduled = [index for index, group in enumerate(base.param_groups) if "rho" not in group]
-        self._pass: str | None = None
-        self._ascended: tuple[list[Tensor], list[Tensor]] | None = None
-        self._displaced: tuple[list[Tensor], list[Tensor]] | None = None
+        self._scheduled: list[int] = []
+        self._displacement = Displacement(keep_on)
+        self._forget()
         self._complete_groups()
         # Not Optimizer.__init__, which would make groups and state of its own beside the base's; this sets up
         # hooks and profiling as unpickling does.
         super().__setstate__({})
 
-    # What schedulers, trainers and users reach for is the base optimizer's own.
+    def _forget(self) -> None:
+        """No pass is under way, and none was."""
+        self._pass: str | None = None
+        self._climb: tuple[list[Tensor], list[Tensor], list[float], Climb, bool] | None = None
+        self._states: list[Any] | None = None
+        self._evaluated = self._warned = False
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The base optimizer's parameter groups, each with its ``rho``."""
-        return self.base.param_groups
-
-    @property
-    def state(self) -> Any:  # type: ignore[override]
-        """The base optimizer's state."""
-        return self.base.state
-
-    @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        """The base optimizer's defaults."""
-        return self.base.defaults
+    def __getattr__(self, name: str) -> Any:
+        # What else the base optimizer can do: train() and eval() of a schedule-free one, say.
+        if name == "base" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.base, name)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; the group's ``rho`` is this optimizer's unless it brings one."""
         if "rho" in param_group:
             check_rho(param_group["rho"])
         self.base.add_param_group(param_group)
-        if "rho" not in param_group:
-            self._scheduled.append(len(self.param_groups) - 1)
         self._complete_groups()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's."""
         self.base.zero_grad(set_to_none)
 
+    @property
+    def steps(self) -> int:
+        """SAM steps made so far; a scaler's skipped ones don't count."""
+        return self.param_groups[0][_STEPS]
+
     def _complete_groups(self) -> None:
+        steps = self.param_groups[0].setdefault(_STEPS, 0)
+        for index, group in enumerate(self.param_groups):
+            if "rho" not in group:
+                group["rho"] = self._rho
+                self._scheduled.append(index)
+            group.setdefault(_STEPS, steps)
         if self._schedule is not None:
-            self._rho = self._schedule(self.steps)
+            self._rho = self._schedule(steps)
             for index in self._scheduled:
                 self.param_groups[index]["rho"] = self._rho
         for group in self.param_groups:
-            check_rho(group.setdefault("rho", self._rho))
+            check_rho(group["rho"])
 
     # The passes.
 
-    def passes(self) -> Iterator[AbstractContextManager[None]]:
+    def passes(self, scaler: Any = None, sync: bool = True) -> Iterator[AbstractContextManager[None]]:
         """The evaluations that one step takes, in order; run forward and backward inside each.
 
         Two for SAM; one where every group has rho 0. Gradients accumulated so far are kept, and the last
         pass adds to them.
+
+        Args:
+            scaler: as in `ascent`.
+            sync: as in `ascent`.
         """
         self._complete_groups()
         if all(group["rho"] == 0 for group in self.param_groups):
             yield self._evaluation("plain")
         else:
-            yield self.ascent()
+            yield self.ascent(scaler, sync)
             yield self.perturbed()
 
     @contextmanager
-    def ascent(self) -> Iterator[None]:
+    def ascent(self, scaler: Any = None, sync: bool = True) -> Iterator[None]:
         """The pass at w: inside, ``backward`` fills the ascent gradient.
 
         Gradients accumulated so far are set aside and are back afterwards. After an exception inside, the
         optimizer is as it was before.
 
+        Args:
+            scaler: the ``GradScaler`` by which the loss is scaled in both passes. Then ``eps`` is meant for the
+                gradient proper, and an overflow makes the scaler skip the step and back off. Without it, an
+                ascent that overflows makes the step the base optimizer's own.
+            sync: whether DDP averages the ascent gradient over its processes. If not, each climbs along its own:
+                m-SAM, with m the batch of one process. False needs ``model``, the DDP wrapper.
+
         Raises:
             RuntimeError: inside another pass, or if no parameter received a gradient.
+            ValueError: for ``sync=False`` without DDP.
         """
         self._complete_groups()
-        members = [(p, group["rho"]) for group in self.param_groups for p in group["params"] if p.requires_grad]
-        set_aside = [p.grad for p, _ in members]
-        with self._evaluation("ascent"):
+        self._climb = None
+        params, rhos = [], []
+        for group in self.param_groups:
+            rho = group["rho"]
+            for param in group["params"]:
+                if param.requires_grad:
+                    params.append(param)
+                    rhos.append(rho)
+        held = [parallel.set_aside(param.grad) for param in params]
+        fsdp = parallel.Fsdp(self.model, params)
+        with (
+            self._evaluation("ascent"),
+            parallel.ddp_synchronization(self.model, sync),
+            fsdp.unsynchronized_set_aside() if fsdp.modules else nullcontext(),
+        ):
+            if self.same_masks:
+                self._states = random_states(params)
             try:
-                for p, _ in members:
-                    p.grad = None
+                for param in params:
+                    param.grad = None
                 yield
-                climbing = [(p, p.grad, rho) for p, rho in members if p.grad is not None]
+                gradients = [param.grad for param in params]
             finally:
-                for (p, _), gradient in zip(members, set_aside, strict=True):
-                    p.grad = gradient
-        if not climbing:
-            raise RuntimeError("no parameter received a gradient in the ascent pass: was backward() called?")
-        params, gradients, rhos = map(list, zip(*climbing, strict=True))
-        ascent.l2_(gradients, rhos, self.eps)
-        self._ascended = params, gradients
+                for param, gradient in zip(params, held, strict=True):
+                    param.grad = gradient
+        self._climb = self._plan(params, gradients, rhos, scaler, sync)
+
+    @torch.no_grad()
+    def _plan(
+        self, params: list[Tensor], gradients: list[Tensor | None], rhos: list[float], scaler: Any, sync: bool
+    ) -> tuple[list[Tensor], list[Tensor], list[float], Climb, bool]:
+        """What to move, along what, by how much; and whether an overflow is a scaler's business."""
+        members = [(p, g, rho) for p, g, rho in zip(params, gradients, rhos, strict=True) if g is not None]
+        if not members:
+            raise RuntimeError(
+                "no parameter received a gradient in the ascent pass: was backward() called? "
+                "(With FSDP2, set_requires_gradient_sync(False) keeps gradients from the optimizer.)"
+            )
+        owners, ascents, radii = map(list, zip(*members, strict=True))
+        weights, pieces = map(list, zip(*map(local_pair, owners, ascents), strict=True))
+        scale = amp.loss_scale(scaler, pieces[0])
+        climb = l2(global_norm(params, owners, pieces), self.eps, scale)
+        if not sync and scaler is not None:
+            climb = Climb(climb.factor, parallel.anywhere(climb.overflow, self.model))
+        return weights, pieces, radii, climb, scaler is not None
 
     @contextmanager
     def perturbed(self) -> Iterator[None]:
@@ -176,37 +267,41 @@ class SAM(Optimizer):
         Raises:
             RuntimeError: inside another pass, or without an `ascent` since the last time.
         """
-        if self._pass is None and self._ascended is None:
+        if self._pass is None and self._climb is None:
             raise RuntimeError("perturbed() needs an ascent() before it, to know where to climb")
         with self._evaluation("perturbed"):
-            params, perturbation = self._ascended  # type: ignore[misc]
-            self._ascended = None
-            with torch.no_grad():
-                self._displaced = params, [p.clone() for p in params]
+            *along, scaled = self._climb  # type: ignore[misc]
+            climb = along[-1]
+            self._climb = None
+            fsdp = parallel.Fsdp(self.model, self._params())
             try:
-                with torch.no_grad():
-                    torch._foreach_add_(params, perturbation)
-                del perturbation  # one copy of the parameters, not two, while the gradients grow
+                self._displacement.move(*along)
+                del along  # its gradients, while new ones grow
+                torch.clear_autocast_cache()  # casts of w
+                fsdp.reshard()
+                if self._states is not None:
+                    replay(self._states)
                 with frozen_statistics(self.model):
                     yield
             finally:
-                self._put_back()
+                self._displacement.put_back()
+                torch.clear_autocast_cache()
+                fsdp.reshard()
+            if scaled:
+                amp.pass_on_overflow(climb.overflow, [p.grad for p in self._params() if p.grad is not None])
 
-    def _put_back(self) -> None:
-        """Make the weights w again. Kept until it is done: an interrupt may fall into the restoration itself."""
-        if self._displaced is not None:
-            with torch.no_grad():
-                torch._foreach_copy_(*self._displaced)
-            self._displaced = None
+    def _params(self) -> Iterator[Tensor]:
+        return (param for group in self.param_groups for param in group["params"])
 
     @contextmanager
     def _evaluation(self, name: str) -> Iterator[None]:
         if self._pass is not None:
             raise RuntimeError(f"{name} pass inside the {self._pass} pass: leave its `with` block first")
-        self._put_back()
+        self._displacement.put_back()
         self._pass = name
         try:
             yield
+            self._evaluated = True
         finally:
             self._pass = None
 
@@ -224,51 +319,89 @@ class SAM(Optimizer):
 
         Raises:
             RuntimeError: inside a pass, or after an `ascent` that no `perturbed` pass followed.
+
+        Warns:
+            UserWarning: if gradients are there but no pass was run since the last step: that is a plain step.
         """
         if self._pass is not None:
             raise RuntimeError(f"step() inside the {self._pass} pass: leave its `with` block first")
-        self._put_back()
+        self._displacement.put_back()
         losses = []
         if closure is not None:
-            self._ascended = None
+            self._climb = None
             self.zero_grad()
             with torch.enable_grad():
                 for evaluation in self.passes():
                     with evaluation:
                         losses.append(closure())
-        if self._ascended is not None:
+        if self._climb is not None:
             raise RuntimeError("step() after ascent() without perturbed(): the gradient at w + e is missing")
+        if not self._evaluated:
+            self._warn_of_a_plain_step()
         self.base.step()
-        self.steps += 1
+        torch.clear_autocast_cache()  # casts of the weights before the step
+        if self._evaluated:
+            steps = self.steps + 1
+            for group in self.param_groups:
+                group[_STEPS] = steps
+            self._evaluated = False
         return losses[0] if losses else None
+
+    def _warn_of_a_plain_step(self) -> None:
+        if self._warned or all(group["rho"] == 0 or not group.get("lr", 1) for group in self.param_groups):
+            return
+        if any(param.grad is not None for param in self._params()):
+            self._warned = True
+            warnings.warn(
+                "step() without passes: this was a plain step of the base optimizer, not SAM's. Run forward and "
+                "backward inside `for evaluation in optimizer.passes(): with evaluation: ...`, or hand step() a "
+                "closure; for a plain step on purpose call optimizer.base.step().",
+                stacklevel=4,
+            )
 
     # State.
 
     def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
-        """The base optimizer's state_dict, ``rho`` in each group, with ``"sam"`` beside it: all that a resume needs.
+        """The base optimizer's state_dict, with ``rho`` and the number of steps in each group: all a resume needs.
 
         Raises:
             RuntimeError: between `ascent` and `perturbed`, whose perturbation is not part of it.
         """
-        if self._pass is not None or self._ascended is not None:
+        if self._pass is not None or self._climb is not None:
             raise RuntimeError("state_dict() in the middle of a step: finish its passes first")
-        self._put_back()
-        return {**self.base.state_dict(), "sam": {"steps": self.steps}}
+        self._displacement.put_back()
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
+        state_dict = self.base.state_dict()
+        for hook in self._optimizer_state_dict_post_hooks.values():
+            replaced = hook(self, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+        return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
-        """Load a `state_dict`, or one of the bare base optimizer (then rho and the step count stay as they are)."""
-        own = state_dict.get("sam")
-        rhos = [group["rho"] for group in self.param_groups]
-        self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "sam"})
-        for group, rho in zip(self.param_groups, rhos, strict=True):
-            group.setdefault("rho", rho)
-        self.steps = own["steps"] if own is not None else self.steps
-        self._ascended = None
+        """Load a `state_dict`, or one of the bare base optimizer: then rho and the number of steps stay."""
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = hook(self, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+        own = [{key: group[key] for key in ("rho", _STEPS)} for group in self.param_groups]
+        self.base.load_state_dict(state_dict)
+        for group, values in zip(self.param_groups, own, strict=True):
+            for key, value in values.items():
+                group.setdefault(key, value)
+        self._forget()
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copying and pickling: as torch's optimizers, without hooks and without a pass under way."""
-        own = ("base", "model", "eps", "steps", "_schedule", "_rho", "_scheduled")
-        return {name: getattr(self, name) for name in own} | {"_pass": None, "_ascended": None, "_displaced": None}
+        own = ("base", "model", "eps", "same_masks", "_schedule", "_rho", "_scheduled")
+        return {name: getattr(self, name) for name in own} | {"keep_on": self._displacement.keep_on}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Undo `__getstate__`."""
+        self._displacement = Displacement(state.pop("keep_on"))
+        self._forget()
+        super().__setstate__(state)
 
     def __repr__(self) -> str:
         return f"SAM(rho={[group['rho'] for group in self.param_groups]}, base={self.base!r})"

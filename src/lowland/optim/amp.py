@@ -1,0 +1,28 @@
+"""Mixed precision: what autocast and loss scaling need of a step with two passes."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def loss_scale(scaler: Any, like: Tensor) -> float | Tensor:
+    """What ``scaler`` multiplies the loss with: 1 without one, else a 0-d tensor on its device, not waited for."""
+    return 1.0 if scaler is None else scaler.scale(torch.ones((), device=like.device))
+
+
+@torch.no_grad()
+def pass_on_overflow(overflow: bool | Tensor, gradients: list[Tensor]) -> None:
+    """Where the ascent overflowed, make one gradient NaN: then the scaler finds it, skips the step and backs off.
+
+    The smallest tensor serves; the scaler looks at all of them.
+    """
+    if overflow is False:
+        return
+    chosen = min(gradients, key=Tensor.numel)
+    values = chosen._values() if chosen.is_sparse else chosen
+    if isinstance(overflow, Tensor):
+        # NaN or zero, to add: nothing here waits for the device.
+        values.add_(torch.where(overflow, torch.nan, 0.0).to(values.device, values.dtype, non_blocking=True))
+    else:
+        values.fill_(torch.nan)

@@ -1,0 +1,115 @@
+"""Models that run in several processes: what DDP and FSDP2 keep of weights and gradients behind the optimizer's back."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def unwrapped(model: nn.Module | None) -> nn.Module | None:
+    """``model`` without the wrapper that `torch.compile` puts around it."""
+    return model if model is None else model._modules.get("_orig_mod", model)
+
+
+def ddp(model: nn.Module | None) -> Any | None:
+    """``model`` if it is a DDP wrapper."""
+    model = unwrapped(model)
+    return model if isinstance(model, nn.parallel.DistributedDataParallel) else None
+
+
+def ddp_synchronization(model: nn.Module | None, sync: bool) -> AbstractContextManager[None]:
+    """Gradients of DDP's backward passes are averaged inside, or not, whatever holds outside (``no_sync``, say)."""
+    wrapper = ddp(model)
+    if wrapper is not None:
+        return _ddp_synchronization(wrapper, sync)
+    if not sync:
+        raise ValueError(
+            "sync=False keeps an ascent under DDP local: it needs model=, and that must be the "
+            "DistributedDataParallel wrapper (FSDP2 can't climb locally: each process holds only a part)"
+        )
+    return nullcontext()
+
+
+@contextmanager
+def _ddp_synchronization(wrapper: Any, sync: bool) -> Iterator[None]:
+    before = wrapper.require_backward_grad_sync
+    wrapper.require_backward_grad_sync = sync
+    try:
+        yield
+    finally:
+        wrapper.require_backward_grad_sync = before
+
+
+def anywhere(flag: bool | Tensor, model: nn.Module | None) -> bool | Tensor:
+    """Whether ``flag`` is set in any of the processes of a DDP model."""
+    wrapper = ddp(model)
+    if wrapper is None:
+        return flag
+    device = next(wrapper.parameters()).device
+    shared = torch.as_tensor(flag, device=device).float()
+    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX, group=wrapper.process_group)
+    return shared > 0 if isinstance(flag, Tensor) else bool(shared.item())
+
+
+def set_aside(gradient: Tensor | None) -> Tensor | None:
+    """``gradient``, safe from the next backward pass: a copy if it lies in memory that DDP will write to again."""
+    if gradient is None or not (gradient._is_view() or gradient.untyped_storage().nbytes() > gradient.nbytes):
+        return gradient
+    return gradient.clone()
+
+
+class Fsdp:
+    """The FSDP2 modules that hold some of ``params``; none where FSDP2 isn't in use."""
+
+    def __init__(self, model: nn.Module | None, params: Iterable[Tensor]):
+        self.modules = []
+        fsdp = sys.modules.get("torch.distributed.fsdp")
+        tensor = sys.modules.get("torch.distributed.tensor")
+        if fsdp is None or tensor is None or not any(isinstance(param, tensor.DTensor) for param in params):
+            return
+        self.modules = [m for m in _all_modules(model) if isinstance(m, fsdp.FSDPModule)]
+
+    def reshard(self) -> None:
+        """Forget gathered weights: they are not what the shards are any more."""
+        for module in self.modules:
+            module.reshard()
+
+    def _params(self) -> Iterator[Any]:
+        for module in self.modules:
+            state = module._get_fsdp_state()
+            groups = getattr(state, "_fsdp_param_groups", None)  # torch 2.13; before, one
+            for group in [state._fsdp_param_group] if groups is None else groups:
+                if group is not None:
+                    yield from group.fsdp_params
+
+    @contextmanager
+    def unsynchronized_set_aside(self) -> Iterator[None]:
+        """Gradients accumulated without synchronization are out of the way inside, and back afterwards.
+
+        FSDP2 would reduce them together with those of the pass inside.
+        """
+        held = []
+        for param in self._params():
+            unsharded = getattr(param, "_unsharded_param", None)
+            held.append((param, unsharded, param.unsharded_accumulated_grad, getattr(unsharded, "grad", None)))
+            param.unsharded_accumulated_grad = None
+            if unsharded is not None:
+                unsharded.grad = None
+        try:
+            yield
+        finally:
+            for param, unsharded, accumulated, gradient in held:
+                param.unsharded_accumulated_grad = accumulated
+                if getattr(param, "_unsharded_param", None) is not None:
+                    param._unsharded_param.grad = gradient
+
+
+def _all_modules(model: nn.Module | None) -> list[nn.Module]:
+    if model is not None:
+        return list(model.modules())
+    from torch.distributed import _composable_state
+
+    return list(_composable_state._module_state_mapping)
