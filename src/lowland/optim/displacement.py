@@ -29,11 +29,11 @@ class Displacement:
         self._copies: list[Tensor] = []
         self._moved: list[Tensor] | None = None
 
-    @torch.no_grad()
     def move(self, weights: list[Tensor], gradients: list[Tensor], rhos: Sequence[float], climb: Climb) -> None:
         """Add ρ · factor · gradient to each of ``weights``.
 
-        Gradients that are not finite leave the weights as they are, without waiting for the device.
+        Gradients that are not finite leave the weights as they are, without waiting for the device. Call it where
+        no gradients are recorded.
         """
         if 0 in rhos:  # nothing happens to those, so nothing need be kept of them
             moved = [i for i, rho in enumerate(rhos) if rho != 0]
@@ -50,12 +50,12 @@ class Displacement:
             elif climb.factor:
                 _add_on_host(ours, theirs, rho * climb.factor)
 
-    @torch.no_grad()
     def put_back(self) -> None:
         """Make the weights w again. They stay known until that is done: an interrupt may fall into it."""
         if self._moved is not None:
             if self._moved:
-                torch._foreach_copy_(self._moved, self._copies, non_blocking=True)
+                with torch.no_grad():
+                    torch._foreach_copy_(self._moved, self._copies, non_blocking=True)
             self._moved = None
 
     def _keep(self, weights: list[Tensor]) -> None:

@@ -18,7 +18,7 @@ EPS = 1e-12  # added to the gradient norm; Long & Bartlett (2024) use 1e-5
 
 def check_rho(rho: Any) -> None:
     """Raise ValueError unless ``rho`` is a finite number ≥ 0. Tensors pass: reading one would wait for the GPU."""
-    if isinstance(rho, Tensor):
+    if (type(rho) is float and 0 <= rho < math.inf) or isinstance(rho, Tensor):
         return
     if isinstance(rho, bool) or not isinstance(rho, Real):
         raise ValueError(f"rho must be a number, not {rho!r}")

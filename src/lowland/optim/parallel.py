@@ -20,8 +20,15 @@ def ddp(model: nn.Module | None) -> Any | None:
     return model if isinstance(model, nn.parallel.DistributedDataParallel) else None
 
 
-def ddp_synchronization(model: nn.Module | None, sync: bool) -> AbstractContextManager[None]:
-    """Gradients of DDP's backward passes are averaged inside, or not, whatever holds outside (``no_sync``, say)."""
+def ascending(model: nn.Module | None, params: list[Tensor], sync: bool) -> AbstractContextManager[Any]:
+    """What an ascent needs of the processes' side of ``model`` while its pass runs.
+
+    Under DDP, gradients are averaged or not as ``sync`` says, whatever holds outside (``no_sync``, say). Under
+    FSDP2, gradients accumulated without synchronization are out of the way: they would be reduced with the pass's.
+
+    Raises:
+        ValueError: for ``sync=False`` without DDP.
+    """
     wrapper = ddp(model)
     if wrapper is not None:
         return _ddp_synchronization(wrapper, sync)
@@ -30,7 +37,8 @@ def ddp_synchronization(model: nn.Module | None, sync: bool) -> AbstractContextM
             "sync=False keeps an ascent under DDP local: it needs model=, and that must be the "
             "DistributedDataParallel wrapper (FSDP2 can't climb locally: each process holds only a part)"
         )
-    return nullcontext()
+    fsdp = Fsdp(model, params)
+    return fsdp.unsynchronized_set_aside() if fsdp.modules else nullcontext()
 
 
 @contextmanager
@@ -66,11 +74,10 @@ class Fsdp:
 
     def __init__(self, model: nn.Module | None, params: Iterable[Tensor]):
         self.modules = []
-        fsdp = sys.modules.get("torch.distributed.fsdp")
-        tensor = sys.modules.get("torch.distributed.tensor")
-        if fsdp is None or tensor is None or not any(isinstance(param, tensor.DTensor) for param in params):
-            return
-        self.modules = [m for m in _all_modules(model) if isinstance(m, fsdp.FSDPModule)]
+        # Looked up, not imported: neither is loaded in most programs, and both take their time.
+        fsdp, tensor = map(sys.modules.get, ("torch.distributed.fsdp", "torch.distributed.tensor"))
+        if fsdp and tensor and any(isinstance(param, tensor.DTensor) for param in params):
+            self.modules = [module for module in _all_modules(model) if isinstance(module, fsdp.FSDPModule)]
 
     def reshard(self) -> None:
         """Forget gathered weights: they are not what the shards are any more."""
@@ -87,10 +94,7 @@ class Fsdp:
 
     @contextmanager
     def unsynchronized_set_aside(self) -> Iterator[None]:
-        """Gradients accumulated without synchronization are out of the way inside, and back afterwards.
-
-        FSDP2 would reduce them together with those of the pass inside.
-        """
+        """Gradients accumulated without synchronization are out of the way inside, and back afterwards."""
         held = []
         for param in self._params():
             unsharded = getattr(param, "_unsharded_param", None)

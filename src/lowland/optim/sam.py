@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -187,7 +187,7 @@ class SAM(Optimizer):
         """
         self._complete_groups()
         if all(group["rho"] == 0 for group in self.param_groups):
-            yield self._evaluation("plain")
+            yield self._plain()
         else:
             yield self.ascent(scaler, sync)
             yield self.perturbed()
@@ -211,6 +211,7 @@ class SAM(Optimizer):
             ValueError: for ``sync=False`` without DDP.
         """
         self._complete_groups()
+        self._begin("ascent")
         self._climb = None
         params, rhos = [], []
         for group in self.param_groups:
@@ -220,25 +221,21 @@ class SAM(Optimizer):
                     params.append(param)
                     rhos.append(rho)
         held = [parallel.set_aside(param.grad) for param in params]
-        fsdp = parallel.Fsdp(self.model, params)
-        with (
-            self._evaluation("ascent"),
-            parallel.ddp_synchronization(self.model, sync),
-            fsdp.unsynchronized_set_aside() if fsdp.modules else nullcontext(),
-        ):
-            if self.same_masks:
-                self._states = random_states(params)
-            try:
-                for param in params:
-                    param.grad = None
+        try:
+            for param in params:
+                param.grad = None
+            with parallel.ascending(self.model, params, sync):
+                if self.same_masks:
+                    self._states = random_states(params)
                 yield
-                gradients = [param.grad for param in params]
-            finally:
-                for param, gradient in zip(params, held, strict=True):
-                    param.grad = gradient
-        self._climb = self._plan(params, gradients, rhos, scaler, sync)
+            gradients = [param.grad for param in params]
+        finally:
+            self._pass = None
+            for param, gradient in zip(params, held, strict=True):
+                param.grad = gradient
+        with torch.no_grad():
+            self._climb = self._plan(params, gradients, rhos, scaler, sync)
 
-    @torch.no_grad()
     def _plan(
         self, params: list[Tensor], gradients: list[Tensor | None], rhos: list[float], scaler: Any, sync: bool
     ) -> tuple[list[Tensor], list[Tensor], list[float], Climb, bool]:
@@ -269,13 +266,15 @@ class SAM(Optimizer):
         """
         if self._pass is None and self._climb is None:
             raise RuntimeError("perturbed() needs an ascent() before it, to know where to climb")
-        with self._evaluation("perturbed"):
+        self._begin("perturbed")
+        try:
             *along, scaled = self._climb  # type: ignore[misc]
-            climb = along[-1]
+            overflow = along[-1].overflow
             self._climb = None
             fsdp = parallel.Fsdp(self.model, self._params())
             try:
-                self._displacement.move(*along)
+                with torch.no_grad():
+                    self._displacement.move(*along)
                 del along  # its gradients, while new ones grow
                 torch.clear_autocast_cache()  # casts of w
                 fsdp.reshard()
@@ -288,22 +287,28 @@ class SAM(Optimizer):
                 torch.clear_autocast_cache()
                 fsdp.reshard()
             if scaled:
-                amp.pass_on_overflow(climb.overflow, [p.grad for p in self._params() if p.grad is not None])
-
-    def _params(self) -> Iterator[Tensor]:
-        return (param for group in self.param_groups for param in group["params"])
+                amp.pass_on_overflow(overflow, [p.grad for p in self._params() if p.grad is not None])
+            self._evaluated = True
+        finally:
+            self._pass = None
 
     @contextmanager
-    def _evaluation(self, name: str) -> Iterator[None]:
-        if self._pass is not None:
-            raise RuntimeError(f"{name} pass inside the {self._pass} pass: leave its `with` block first")
-        self._displacement.put_back()
-        self._pass = name
+    def _plain(self) -> Iterator[None]:
+        self._begin("plain")
         try:
             yield
             self._evaluated = True
         finally:
             self._pass = None
+
+    def _begin(self, name: str) -> None:
+        if self._pass is not None:
+            raise RuntimeError(f"{name} pass inside the {self._pass} pass: leave its `with` block first")
+        self._displacement.put_back()
+        self._pass = name
+
+    def _params(self) -> Iterator[Tensor]:
+        return (param for group in self.param_groups for param in group["params"])
 
     # The step.
 

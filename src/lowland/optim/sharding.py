@@ -50,8 +50,8 @@ def global_norm(params: Sequence[Tensor], owners: Sequence[Tensor], gradients: S
         for param in params:
             groups.setdefault(_shards(param))
     for (key, kind), members in _by(owners, gradients).items():
-        dtype = torch.promote_types(kind[1], torch.float32)
-        squares[key].extend(torch._foreach_norm(members, 2, dtype))
+        half = kind[1].itemsize < 4
+        squares[key].extend(torch._foreach_norm(members, 2, torch.float32) if half else torch._foreach_norm(members))
     if not any(groups):
         norms = [norm for members in squares.values() for norm in members]
         if all(norm.device.type == "cpu" for norm in norms):
