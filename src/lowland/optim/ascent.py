@@ -32,8 +32,7 @@ def l2(norm: float | Tensor, eps: float, loss_scale: float | Tensor = 1.0) -> Cl
         loss_scale: what the loss was multiplied with against underflow.
     """
     if not isinstance(norm, Tensor):
-        finite = math.isfinite(norm)
-        return Climb(1 / (norm + eps * float(loss_scale)) if finite and norm > 0 else 0.0, not finite)
-    finite = torch.isfinite(norm)
-    factor = torch.where(finite & (norm > 0), 1 / (norm + eps * loss_scale), 0)
-    return Climb(factor, ~finite)
+        overflow = not math.isfinite(norm)
+        return Climb(0.0 if overflow or norm == 0 else 1 / (norm + eps * float(loss_scale)), overflow)
+    overflows = ~torch.isfinite(norm)
+    return Climb(torch.where(overflows | (norm == 0), 0, 1 / (norm + eps * loss_scale)), overflows)

@@ -37,7 +37,8 @@ class Displacement:
         """
         if 0 in rhos:  # nothing happens to those, so nothing need be kept of them
             moved = [i for i, rho in enumerate(rhos) if rho != 0]
-            weights, gradients, rhos = ([values[i] for i in moved] for values in (weights, gradients, rhos))
+            weights, gradients = [weights[i] for i in moved], [gradients[i] for i in moved]
+            rhos = [rhos[i] for i in moved]
         self._keep(weights)
         self._moved = weights  # before the first one moves: whatever happens then, w is known
         kinds = defaultdict(list)

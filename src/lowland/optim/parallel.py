@@ -1,4 +1,4 @@
-"""Models that run in several processes: what DDP and FSDP2 keep of weights and gradients behind the optimizer's back."""
+"""Models in several processes: what DDP and FSDP2 keep of weights and gradients behind the optimizer's back."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -98,14 +98,14 @@ class Fsdp:
         held = []
         for param in self._params():
             unsharded = getattr(param, "_unsharded_param", None)
-            held.append((param, unsharded, param.unsharded_accumulated_grad, getattr(unsharded, "grad", None)))
+            held.append((param, param.unsharded_accumulated_grad, getattr(unsharded, "grad", None)))
             param.unsharded_accumulated_grad = None
             if unsharded is not None:
                 unsharded.grad = None
         try:
             yield
         finally:
-            for param, unsharded, accumulated, gradient in held:
+            for param, accumulated, gradient in held:
                 param.unsharded_accumulated_grad = accumulated
                 if getattr(param, "_unsharded_param", None) is not None:
                     param._unsharded_param.grad = gradient

@@ -268,14 +268,13 @@ class SAM(Optimizer):
             raise RuntimeError("perturbed() needs an ascent() before it, to know where to climb")
         self._begin("perturbed")
         try:
-            *along, scaled = self._climb  # type: ignore[misc]
-            overflow = along[-1].overflow
+            weights, gradients, rhos, climb, scaled = self._climb  # type: ignore[misc]
             self._climb = None
             fsdp = parallel.Fsdp(self.model, self._params())
             try:
                 with torch.no_grad():
-                    self._displacement.move(*along)
-                del along  # its gradients, while new ones grow
+                    self._displacement.move(weights, gradients, rhos, climb)
+                del gradients  # while new ones grow
                 torch.clear_autocast_cache()  # casts of w
                 fsdp.reshard()
                 if self._states is not None:
@@ -287,7 +286,7 @@ class SAM(Optimizer):
                 torch.clear_autocast_cache()
                 fsdp.reshard()
             if scaled:
-                amp.pass_on_overflow(overflow, [p.grad for p in self._params() if p.grad is not None])
+                amp.pass_on_overflow(climb.overflow, [p.grad for p in self._params() if p.grad is not None])
             self._evaluated = True
         finally:
             self._pass = None
@@ -344,7 +343,8 @@ class SAM(Optimizer):
         if not self._evaluated:
             self._warn_of_a_plain_step()
         self.base.step()
-        torch.clear_autocast_cache()  # casts of the weights before the step
+        torch.clear_autocast_cache()  # casts of the weights before the step, and what was gathered of them
+        parallel.Fsdp(self.model, self._params()).reshard()
         if self._evaluated:
             steps = self.steps + 1
             for group in self.param_groups:
@@ -375,18 +375,18 @@ class SAM(Optimizer):
         if self._pass is not None or self._climb is not None:
             raise RuntimeError("state_dict() in the middle of a step: finish its passes first")
         self._displacement.put_back()
-        for hook in self._optimizer_state_dict_pre_hooks.values():
-            hook(self)
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
         state_dict = self.base.state_dict()
-        for hook in self._optimizer_state_dict_post_hooks.values():
-            replaced = hook(self, state_dict)
+        for after in self._optimizer_state_dict_post_hooks.values():
+            replaced = after(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
         return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
         """Load a `state_dict`, or one of the bare base optimizer: then rho and the number of steps stay."""
-        for hook in self._optimizer_load_state_dict_pre_hooks.values():
-            replaced = hook(self, state_dict)
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = before(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
         own = [{key: group[key] for key in ("rho", _STEPS)} for group in self.param_groups]
         self.base.load_state_dict(state_dict)
@@ -394,8 +394,8 @@ class SAM(Optimizer):
             for key, value in values.items():
                 group.setdefault(key, value)
         self._forget()
-        for hook in self._optimizer_load_state_dict_post_hooks.values():
-            hook(self)
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copying and pickling: as torch's optimizers, without hooks and without a pass under way."""
