@@ -51,6 +51,11 @@ class Displacement:
             elif climb.factor:
                 _add_on_host(ours, theirs, rho * climb.factor)
 
+    @property
+    def displaced(self) -> bool:
+        """Whether weights are away from w."""
+        return self._moved is not None
+
     def put_back(self) -> None:
         """Make the weights w again. They stay known until that is done: an interrupt may fall into it."""
         if self._moved is not None:

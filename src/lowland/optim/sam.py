@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,6 +37,17 @@ class _OfBase:
 
     def __delete__(self, sam: Any) -> None:
         delattr(sam.base, self.name)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What to move, along what, by how much; and whether an overflow is a scaler's business."""
+
+    weights: list[Tensor]
+    directions: list[Tensor]
+    rhos: list[float]
+    climb: Climb
+    scaled: bool
 
 
 class SAM(Optimizer):
@@ -133,7 +145,7 @@ class SAM(Optimizer):
     def _forget(self) -> None:
         """No pass is under way, and none was."""
         self._pass: str | None = None
-        self._climb: tuple[list[Tensor], list[Tensor], list[float], Climb, bool] | None = None
+        self._climb: _Plan | None = None
         self._states: list[Any] | None = None
         self._evaluated = self._warned = False
 
@@ -238,8 +250,7 @@ class SAM(Optimizer):
 
     def _plan(
         self, params: list[Tensor], gradients: list[Tensor | None], rhos: list[float], scaler: Any, sync: bool
-    ) -> tuple[list[Tensor], list[Tensor], list[float], Climb, bool]:
-        """What to move, along what, by how much; and whether an overflow is a scaler's business."""
+    ) -> "_Plan":
         members = [(p, g, rho) for p, g, rho in zip(params, gradients, rhos, strict=True) if g is not None]
         if not members:
             raise RuntimeError(
@@ -248,11 +259,17 @@ class SAM(Optimizer):
             )
         owners, ascents, radii = map(list, zip(*members, strict=True))
         weights, pieces = map(list, zip(*map(local_pair, owners, ascents), strict=True))
-        scale = amp.loss_scale(scaler, pieces[0])
-        climb = l2(global_norm(params, owners, pieces), self.eps, scale)
+        directions, measured = self._directions(owners, weights, pieces)
+        climb = l2(global_norm(params, owners, measured), self.eps, amp.loss_scale(scaler, pieces[0]))
         if not sync and scaler is not None:
             climb = Climb(climb.factor, parallel.anywhere(climb.overflow, self.model))
-        return weights, pieces, radii, climb, scaler is not None
+        return _Plan(weights, directions, radii, climb, scaler is not None)
+
+    def _directions(
+        self, owners: list[Tensor], weights: list[Tensor], gradients: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Along what to climb, and of what to take the norm."""
+        return gradients, gradients
 
     @contextmanager
     def perturbed(self) -> Iterator[None]:
@@ -268,28 +285,33 @@ class SAM(Optimizer):
             raise RuntimeError("perturbed() needs an ascent() before it, to know where to climb")
         self._begin("perturbed")
         try:
-            weights, gradients, rhos, climb, scaled = self._climb  # type: ignore[misc]
-            self._climb = None
-            fsdp = parallel.Fsdp(self.model, self._params())
-            try:
-                with torch.no_grad():
-                    self._displacement.move(weights, gradients, rhos, climb)
-                del gradients  # while new ones grow
-                torch.clear_autocast_cache()  # casts of w
-                fsdp.reshard()
-                if self._states is not None:
-                    replay(self._states)
-                with frozen_statistics(self.model):
-                    yield
-            finally:
-                self._displacement.put_back()
-                torch.clear_autocast_cache()
-                fsdp.reshard()
-            if scaled:
-                amp.pass_on_overflow(climb.overflow, [p.grad for p in self._params() if p.grad is not None])
+            plan, self._climb = self._climb, None
+            assert plan is not None
+            with self._at_perturbed_weights(plan):
+                yield
+            if plan.scaled:
+                amp.pass_on_overflow(plan.climb.overflow, [p.grad for p in self._params() if p.grad is not None])
             self._evaluated = True
         finally:
             self._pass = None
+
+    @contextmanager
+    def _at_perturbed_weights(self, plan: "_Plan") -> Iterator[None]:
+        fsdp = parallel.Fsdp(self.model, self._params())
+        try:
+            with torch.no_grad():
+                self._displacement.move(plan.weights, plan.directions, plan.rhos, plan.climb)
+            plan.directions.clear()  # while new gradients grow
+            torch.clear_autocast_cache()  # casts of w
+            fsdp.reshard()
+            if self._states is not None:
+                replay(self._states)
+            with frozen_statistics(self.model):
+                yield
+        finally:
+            self._displacement.put_back()
+            torch.clear_autocast_cache()
+            fsdp.reshard()
 
     @contextmanager
     def _plain(self) -> Iterator[None]:
@@ -301,10 +323,13 @@ class SAM(Optimizer):
             self._pass = None
 
     def _begin(self, name: str) -> None:
-        if self._pass is not None:
-            raise RuntimeError(f"{name} pass inside the {self._pass} pass: leave its `with` block first")
+        self._not_inside(f"{name} pass")
         self._displacement.put_back()
         self._pass = name
+
+    def _not_inside(self, what: str) -> None:
+        if self._pass is not None:
+            raise RuntimeError(f"{what} inside the {self._pass} pass: leave its `with` block first")
 
     def _params(self) -> Iterator[Tensor]:
         return (param for group in self.param_groups for param in group["params"])
@@ -327,8 +352,7 @@ class SAM(Optimizer):
         Warns:
             UserWarning: if gradients are there but no pass was run since the last step: that is a plain step.
         """
-        if self._pass is not None:
-            raise RuntimeError(f"step() inside the {self._pass} pass: leave its `with` block first")
+        self._not_inside("step()")
         self._displacement.put_back()
         losses = []
         if closure is not None:
@@ -340,6 +364,10 @@ class SAM(Optimizer):
                         losses.append(closure())
         if self._climb is not None:
             raise RuntimeError("step() after ascent() without perturbed(): the gradient at w + e is missing")
+        self._update()
+        return losses[0] if losses else None
+
+    def _update(self) -> None:
         if not self._evaluated:
             self._warn_of_a_plain_step()
         self.base.step()
@@ -350,7 +378,6 @@ class SAM(Optimizer):
             for group in self.param_groups:
                 group[_STEPS] = steps
             self._evaluated = False
-        return losses[0] if losses else None
 
     def _warn_of_a_plain_step(self) -> None:
         if self._warned or all(group["rho"] == 0 or not group.get("lr", 1) for group in self.param_groups):

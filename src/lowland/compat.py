@@ -1,0 +1,192 @@
+"""SAM with the interface that most training scripts have: ``first_step`` and ``second_step``.
+
+For a loop written for one of the libraries that share this interface, to run unchanged; new code is better off
+with `lowland.SAM`, where an exception between the passes can't leave the weights perturbed.
+"""
+
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowland.optim import sam
+from lowland.optim.functional import EPS
+
+_THEIR_STATE = ("old_p", "e_w")  # what these libraries keep in the state of a parameter, and save with it
+
+
+class SAM(sam.SAM):
+    """`lowland.SAM` behind the usual two calls.
+
+    A loop that runs with it::
+
+        loss_fn().backward()
+        optimizer.first_step(zero_grad=True)
+        loss_fn().backward()
+        optimizer.second_step(zero_grad=True)
+
+    What is mended that way: a gradient that is zero or not finite doesn't destroy the weights; weights come back bit
+    for bit, in their own memory; casts cached by autocast don't serve the second pass; the norm is global under FSDP2
+    and tensor parallelism; schedulers and step hooks see the step; ``state_dict()`` is complete; copies work; with
+    ``model``, batch-norm statistics move once. What can't be: after an exception between the two calls the weights
+    are perturbed until the next `first_step`, `second_step`, `state_dict` or `restore`; a ``GradScaler`` allows one
+    unscaling a step, so mixed precision with it needs `passes`.
+
+    Args:
+        params: parameters or groups of them, each maybe with a ``rho`` and an ``adaptive`` of its own.
+        base_optimizer: class of the base optimizer, or any function of ``params`` and ``kwargs`` that makes one.
+        rho: radius of the ascent.
+        adaptive: whether to climb by ε = ρ w² g / (‖|w| g‖ + eps) (ASAM: Kwon et al. 2021, with η = 0 and for all
+            parameters, as these libraries do; the authors have η = 0.01 and leave biases out).
+        model: as in `lowland.SAM`.
+        perturb_eps: added to the norm.
+        kwargs: for the base optimizer.
+
+    Raises:
+        TypeError: if ``base_optimizer`` is an optimizer already.
+        ValueError: as `lowland.SAM`.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, lr=0.1, momentum=0.9)
+        >>> model(torch.ones(5, 3)).square().mean().backward()
+        >>> optimizer.first_step(zero_grad=True)
+        >>> model(torch.ones(5, 3)).square().mean().backward()
+        >>> optimizer.second_step(zero_grad=True)
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        base_optimizer: Callable[..., torch.optim.Optimizer],
+        rho: float = 0.05,
+        adaptive: bool = False,
+        *,
+        model: nn.Module | None = None,
+        perturb_eps: float = EPS,
+        **kwargs: Any,
+    ):
+        if isinstance(base_optimizer, torch.optim.Optimizer):
+            raise TypeError("base_optimizer is a class here, torch.optim.SGD say; for an optimizer use lowland.SAM")
+        self._adaptive = adaptive
+        super().__init__(base_optimizer(params, **kwargs), rho, model=model, eps=perturb_eps)
+
+    @property
+    def base_optimizer(self) -> torch.optim.Optimizer:
+        """The base optimizer."""
+        return self.base
+
+    def _complete_groups(self) -> None:
+        super()._complete_groups()
+        for group in self.param_groups:
+            group.setdefault("adaptive", self._adaptive)
+
+    @torch.no_grad()
+    def first_step(self, zero_grad: bool = False) -> None:
+        """Climb along the gradients in ``p.grad``: the weights are w + ε afterwards.
+
+        Args:
+            zero_grad: whether to clear the gradients. If not, the next ``backward`` adds to them.
+
+        Raises:
+            RuntimeError: inside a pass, or if there is no gradient.
+
+        Warns:
+            UserWarning: if the weights were perturbed still, after an exception: they are w again, but the
+                gradients are those at w + ε.
+        """
+        if self._displacement.displaced:
+            self.restore()
+            warnings.warn(
+                "first_step() while the weights were still perturbed: they are restored. After an exception between "
+                "first_step() and second_step() call restore(), and compute the gradients anew.",
+                stacklevel=2,
+            )
+        self._not_inside("first_step()")
+        self._complete_groups()
+        groups = [(p, group["rho"]) for group in self.param_groups for p in group["params"] if p.requires_grad]
+        gradients = [p.grad for p, _ in groups]
+        if all(gradient is None for gradient in gradients):
+            raise RuntimeError(
+                "there is no gradient to climb along: call loss.backward() before first_step() or step(closure). "
+                "If closures are called for you (by a trainer, say), use lowland.SAM."
+            )
+        plan = self._plan([p for p, _ in groups], gradients, [rho for _, rho in groups], None, True)
+        self._away.enter_context(self._at_perturbed_weights(plan))
+        if zero_grad:
+            self.zero_grad()
+
+    def second_step(self, zero_grad: bool = False) -> None:
+        """Go back to w and make the base optimizer's step with the gradients in ``p.grad``.
+
+        Args:
+            zero_grad: whether to clear the gradients after it.
+
+        Raises:
+            RuntimeError: without a `first_step` before.
+        """
+        self._return()
+        self.step()
+        if zero_grad:
+            self.zero_grad()
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Climb along the gradients that are there already, call ``closure`` at w + ε, go back and update.
+
+        Args:
+            closure: runs forward and backward. Without it this is the base optimizer's step.
+
+        Raises:
+            RuntimeError: if there is no gradient.
+        """
+        if closure is not None:
+            self.first_step(zero_grad=True)
+            try:
+                with torch.enable_grad():
+                    closure()
+            except BaseException:
+                self.restore()
+                raise
+            self._return()
+        self._update()
+
+    def restore(self) -> None:
+        """Make the weights w again, after an exception between `first_step` and `second_step`."""
+        self._away.close()
+
+    def _return(self) -> None:
+        if not self._displacement.displaced:
+            raise RuntimeError("second_step() needs a first_step() before it")
+        self.restore()
+        self._evaluated = True
+
+    def _directions(
+        self, owners: list[Tensor], weights: list[Tensor], gradients: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        adaptive = {p for group in self.param_groups if group["adaptive"] for p in group["params"]}
+        if not adaptive:
+            return gradients, gradients
+        which = [owner in adaptive for owner in owners]
+        measured = [w.abs() * g if a else g for a, w, g in zip(which, weights, gradients, strict=True)]
+        return [w.abs() * m if a else m for a, w, m in zip(which, weights, measured, strict=True)], measured
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+        """Load a `state_dict`, one of the base optimizer, or one of a library with this interface.
+
+        Those keep perturbed or unperturbed weights in the optimizer's state, and often nothing of the base's.
+        """
+        state = {
+            key: {name: value for name, value in of.items() if name not in _THEIR_STATE}
+            for key, of in state_dict["state"].items()
+        }
+        super().load_state_dict({**state_dict, "state": {key: of for key, of in state.items() if of}})
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._away = ExitStack()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_adaptive": self._adaptive}
