@@ -195,7 +195,7 @@ def test_memory_beyond_the_base_is_one_copy_of_the_parameters():
         return counted.most, sum(p.nbytes for p in model.parameters())
 
     def plain(model, backward):
-        base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        base = torch.optim.SGD(model.parameters(), lr=0.1, foreach=False)
 
         def step():
             backward()
@@ -205,7 +205,7 @@ def test_memory_beyond_the_base_is_one_copy_of_the_parameters():
         return step
 
     def sam(model, backward):
-        optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.1)
+        optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, foreach=False), rho=0.1)
 
         def step():
             for evaluation in optimizer.passes():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowland.optim import amp, parallel
+from lowland.optim import amp, grouped, parallel
 from lowland.optim.ascent import Climb, l2
 from lowland.optim.batch_norm import frozen_statistics
 from lowland.optim.displacement import Displacement
@@ -79,6 +79,9 @@ class SAM(Optimizer):
             group has rho 0, a step takes a single pass and is the base optimizer's own.
         model: if given, its batch-norm statistics are left alone by the perturbed pass. Under DDP give the
             wrapper: then the ascent is synchronized also in the middle of ``no_sync``, and ``sync=False`` works.
+        m: how many examples share a perturbation (m-SAM). Then ``step`` takes a closure that returns the loss of
+            each example and calls no ``backward``; `backward` does the same for accumulation. Needs ``model``.
+            Computed by a loop over the groups: right, and slow for small m.
         eps: added to the gradient norm.
         same_masks: whether the perturbed pass draws the same random numbers as the ascent, so that dropout leaves
             out the same units. By default it draws its own: that is how the published values of rho were found,
@@ -91,7 +94,8 @@ class SAM(Optimizer):
 
     Raises:
         TypeError: if ``base`` is no torch optimizer.
-        ValueError: for a negative or non-finite rho, or a ``base`` that already is a SAM, or LBFGS.
+        ValueError: for a negative or non-finite rho; a ``base`` that already is a SAM, or LBFGS; ``m`` without
+            ``model``, or with parameters that are not the model's.
         RuntimeError: for passes out of order, or a pass in which no parameter received a gradient.
 
     Example:
@@ -118,6 +122,7 @@ class SAM(Optimizer):
         rho: Rho = 0.05,
         *,
         model: nn.Module | None = None,
+        m: int | None = None,
         eps: float = EPS,
         same_masks: bool = False,
         keep_on: str = "device",
@@ -130,7 +135,9 @@ class SAM(Optimizer):
             raise ValueError("LBFGS evaluates its closure at points of its own choosing: SAM can't go around it")
         if not 0 <= eps < float("inf"):
             raise ValueError(f"eps is added to the gradient norm: it must be finite and at least 0, not {eps}")
-        self.base, self.model, self.eps, self.same_masks = base, model, eps, same_masks
+        if m is not None:
+            grouped.check(m, model, [p for group in base.param_groups for p in group["params"]])
+        self.base, self.model, self.m, self.eps, self.same_masks = base, model, m, eps, same_masks
         self._schedule = rho if callable(rho) else None
         self._rho = rho(0) if callable(rho) else rho
         check_rho(self._rho)
@@ -197,6 +204,7 @@ class SAM(Optimizer):
             scaler: as in `ascent`.
             sync: as in `ascent`.
         """
+        self._refuse_m("passes()")
         self._complete_groups()
         if all(group["rho"] == 0 for group in self.param_groups):
             yield self._plain()
@@ -204,8 +212,7 @@ class SAM(Optimizer):
             yield self.ascent(scaler, sync)
             yield self.perturbed()
 
-    @contextmanager
-    def ascent(self, scaler: Any = None, sync: bool = True) -> Iterator[None]:
+    def ascent(self, scaler: Any = None, sync: bool = True) -> AbstractContextManager[None]:
         """The pass at w: inside, ``backward`` fills the ascent gradient.
 
         Gradients accumulated so far are set aside and are back afterwards. After an exception inside, the
@@ -222,6 +229,11 @@ class SAM(Optimizer):
             RuntimeError: inside another pass, or if no parameter received a gradient.
             ValueError: for ``sync=False`` without DDP.
         """
+        self._refuse_m("ascent()")
+        return self._ascent(scaler, sync)
+
+    @contextmanager
+    def _ascent(self, scaler: Any = None, sync: bool = True) -> Iterator[None]:
         self._complete_groups()
         self._begin("ascent")
         self._climb = None
@@ -341,10 +353,11 @@ class SAM(Optimizer):
 
         Args:
             closure: runs forward and backward and returns the loss. It may clear the gradients or not; they
-                are cleared before the first pass.
+                are cleared before the first pass. With ``m`` it returns the loss of each example, and runs no
+                backward.
 
         Returns:
-            What ``closure`` returned at w (its first call), or None without one.
+            What ``closure`` returned at w (its first call), with ``m`` the mean of that; None without a closure.
 
         Raises:
             RuntimeError: inside a pass, or after an `ascent` that no `perturbed` pass followed.
@@ -358,14 +371,38 @@ class SAM(Optimizer):
         if closure is not None:
             self._climb = None
             self.zero_grad()
-            with torch.enable_grad():
-                for evaluation in self.passes():
-                    with evaluation:
-                        losses.append(closure())
+            if self.m is not None:
+                losses.append(self.backward(closure))
+            else:
+                with torch.enable_grad():
+                    for evaluation in self.passes():
+                        with evaluation:
+                            losses.append(closure())
         if self._climb is not None:
             raise RuntimeError("step() after ascent() without perturbed(): the gradient at w + e is missing")
         self._update()
         return losses[0] if losses else None
+
+    def backward(self, closure: Callable[[], Tensor]) -> Tensor:
+        """With ``m``: add the m-SAM gradient of a batch to ``p.grad``; the base step is left to `step`.
+
+        Args:
+            closure: returns the loss of each example, shape (batch,), and runs no backward.
+
+        Returns:
+            The mean loss at w, a 0-d tensor.
+
+        Raises:
+            RuntimeError: without ``m``.
+            ValueError: if ``closure`` returns something else, or the model couples the examples of a batch.
+        """
+        if self.m is None:
+            raise RuntimeError("backward() is for m-SAM: give SAM an m, or run backward in passes()")
+        return grouped.backward(self, closure)
+
+    def _refuse_m(self, what: str) -> None:
+        if self.m is not None:
+            raise RuntimeError(f"{what} has one perturbation for all: with m use step(closure) or backward(closure)")
 
     def _update(self) -> None:
         if not self._evaluated:
@@ -426,7 +463,7 @@ class SAM(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copying and pickling: as torch's optimizers, without hooks and without a pass under way."""
-        own = ("base", "model", "eps", "same_masks", "_schedule", "_rho", "_scheduled")
+        own = ("base", "model", "m", "eps", "same_masks", "_schedule", "_rho", "_scheduled")
         return {name: getattr(self, name) for name in own} | {"keep_on": self._displacement.keep_on}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,0 +1,73 @@
+"""m-SAM by its definition: a loop over groups of m examples, each with its own ascent.
+
+(Foret et al. 2021, section 4.1; Andriushchenko & Flammarion 2022, equation 3.) Right, and slow: every group takes two
+evaluations of the whole batch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowland.optim import parallel
+from lowland.optim.randomness import random_states, replay
+
+
+def check(m: Any, model: nn.Module | None, params: list[Tensor]) -> None:
+    """Raise ValueError unless groups of ``m`` examples can climb for themselves."""
+    if isinstance(m, bool) or not isinstance(m, int) or m < 1:
+        raise ValueError(f"m is how many examples share a perturbation: an integer of at least 1, not {m!r}")
+    if model is None:
+        raise ValueError("m needs model=: SAM(base, rho=..., model=model, m=...)")
+    own = set(model.parameters())
+    if any(param not in own for param in params):
+        raise ValueError("with m, the base optimizer's parameters must be the model's: some are not in model=")
+    if any(type(param) is not nn.Parameter and type(param).__name__ == "DTensor" for param in params):
+        raise ValueError("m needs whole parameters in each process: it goes with DDP, not with FSDP2 or DTensors")
+
+
+def backward(optimizer: Any, closure: Callable[[], Tensor]) -> Tensor:
+    """Add the m-SAM gradient of the mean of ``closure()`` to ``p.grad``; the mean at w, detached.
+
+    Dropout leaves out the same units in every evaluation: the groups are parts of one batch.
+
+    Raises:
+        ValueError: if what ``closure`` returns isn't one loss for each example, or if the model couples them.
+    """
+    _refuse_coupling(optimizer.model)
+    states = random_states(optimizer._params())
+    local = parallel.ddp(optimizer.model) is not None
+
+    def losses() -> Tensor:
+        replay(states)
+        value = closure()
+        if not isinstance(value, Tensor) or value.ndim != 1 or not value.requires_grad:
+            raise ValueError(
+                "with m, the closure returns the loss of each example, shape (batch,), without calling backward: "
+                'F.cross_entropy(model(x), y, reduction="none"), say'
+            )
+        return value
+
+    mean, group, groups = None, 0, 1
+    while group < groups:
+        with torch.enable_grad():
+            with optimizer._ascent(sync=not local):
+                value = losses()
+                parts = value.split(optimizer.m)
+                parts[group].mean().backward()
+            with optimizer.perturbed():
+                (losses().split(optimizer.m)[group].sum() / len(value)).backward()
+        mean = value.detach().mean() if mean is None else mean
+        group, groups = group + 1, len(parts)
+    assert mean is not None
+    return mean
+
+
+def _refuse_coupling(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
+            raise ValueError(
+                f"batch norm ({name}) mixes the examples of a batch, so that no group has a gradient of its own: "
+                "with m use group or layer norm, or batch norm in evaluation mode"
+            )

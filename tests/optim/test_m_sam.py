@@ -1,0 +1,97 @@
+"""m-SAM against its definition: every group of m consecutive examples climbs for itself."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lowland.optim import SAM
+
+from . import textbook
+from .test_training_setups import assert_equal, batch, network, sgd
+
+
+def by_definition(model, x, y, m, rho):
+    params = list(model.parameters())
+    total = [torch.zeros_like(p) for p in params]
+    for a, b in zip(x.split(m), y.split(m), strict=True):
+        part = textbook.gradient(lambda a=a, b=b: F.cross_entropy(model(a), b), params, rho)
+        total = [t + len(a) / len(x) * g for t, g in zip(total, part, strict=True)]
+    return total
+
+
+@pytest.mark.parametrize("m", [1, 3, 5, 12, 100])
+def test_equals_the_definition(m):
+    ours, expected = network(), network()
+    optimizer, base = SAM(sgd(ours), rho=0.3, model=ours, m=m), sgd(expected)
+    for step in range(4):
+        x, y = batch(step)
+        loss = optimizer.step(lambda x=x, y=y: F.cross_entropy(ours(x), y, reduction="none"))
+        torch.testing.assert_close(loss, F.cross_entropy(expected(x), y).detach())
+        for p, g in zip(expected.parameters(), by_definition(expected, x, y, m, 0.3), strict=True):
+            p.grad = g
+        base.step()
+    assert_equal(ours, expected)
+    assert optimizer.steps == 4
+
+
+def test_accumulation():
+    ours, expected = network(), network()
+    optimizer = SAM(sgd(ours), rho=0.3, model=ours, m=2)
+    total = [torch.zeros_like(p) for p in ours.parameters()]
+    for step in range(3):
+        x, y = batch(step)
+        optimizer.backward(lambda x=x, y=y: F.cross_entropy(ours(x), y, reduction="none"))
+        total = [t + g for t, g in zip(total, by_definition(expected, x, y, 2, 0.3), strict=True)]
+    for p, t in zip(ours.parameters(), total, strict=True):
+        torch.testing.assert_close(p.grad, t)
+
+
+def test_dropout_leaves_out_the_same_units_everywhere():
+    masks = []
+
+    class Dropping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x):
+            masks.append(F.dropout(torch.ones_like(x), 0.5))
+            return self.net(x * masks[-1])
+
+    model = Dropping()
+    optimizer = SAM(sgd(model), rho=0.3, model=model, m=4)
+    x, y = batch()
+    for _ in range(2):
+        optimizer.step(lambda: F.cross_entropy(model(x), y, reduction="none"))
+    first, second = masks[:6], masks[6:]
+    assert all(torch.equal(mask, first[0]) for mask in first)
+    assert all(torch.equal(mask, second[0]) for mask in second)
+    assert not torch.equal(first[0], second[0])
+
+
+def test_misuse_says_what_to_do():
+    model, other = network(), network()
+    x, y = batch()
+    with pytest.raises(ValueError, match="m needs model="):
+        SAM(sgd(model), m=1)
+    with pytest.raises(ValueError, match="must be the model's"):
+        SAM(sgd(model), model=other, m=1)
+    for m in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match="at least 1"):
+            SAM(sgd(model), model=model, m=m)
+    optimizer = SAM(sgd(model), model=model, m=1)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="loss of each example"):
+        optimizer.step(lambda: F.cross_entropy(model(x), y))
+    for call in (optimizer.ascent, lambda: next(optimizer.passes())):
+        with pytest.raises(RuntimeError, match="with m use"):
+            call()
+    with pytest.raises(RuntimeError, match="give SAM an m"):
+        SAM(sgd(model)).backward(lambda: F.cross_entropy(model(x), y, reduction="none"))
+    normed = nn.Sequential(nn.BatchNorm1d(5), model)
+    with pytest.raises(ValueError, match="batch norm"):
+        SAM(sgd(normed), model=normed, m=1).step(lambda: F.cross_entropy(normed(x), y, reduction="none"))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
