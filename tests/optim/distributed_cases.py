@@ -20,7 +20,8 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn import functional as F
@@ -214,6 +215,69 @@ def ddp_unused_parameters():
     model = DDP(Net(unused=True), find_unused_parameters=True)
     train(model, SAM(sgd(model), rho=RHO, model=model))
     same(model, textbook(plain))
+
+
+def ddp_m_sam():
+    model = DDP(Net())
+    optimizer = SAM(sgd(model), rho=RHO, model=model, m=2)
+    for step in range(STEPS):
+        (batch,) = batches(step)
+        x, y = mine(batch)
+        optimizer.step(lambda x=x, y=y: F.cross_entropy(model(x), y, reduction="none"))
+
+    def by_pairs(model, params, step):
+        (batch,) = batches(step)
+        groups = list(zip(*(part.split(2) for part in batch), strict=True))
+        gradients = [sam_gradient(model, params, [group]) for group in groups]
+        return [sum(parts) / len(groups) for parts in zip(*gradients, strict=True)]
+
+    same(model, textbook(by_pairs))
+
+
+def ddp_static_graph():
+    model = DDP(Net(), static_graph=True)
+    train(model, SAM(sgd(model), rho=RHO, model=model))
+    same(model, textbook(plain))
+
+
+def optimizer_state_in_pieces():
+    model = DDP(Net())
+    base = ZeroRedundancyOptimizer(
+        [p for p in model.parameters() if p.requires_grad], torch.optim.SGD, lr=LR, momentum=MOMENTUM
+    )
+    train(model, SAM(base, rho=RHO, model=model))
+    same(model, textbook(plain))
+
+
+def the_older_fsdp_is_refused():
+    for original in (True, False):
+        model = FullyShardedDataParallel(
+            Net().requires_grad_(), use_orig_params=original, device_id=torch.device("cpu")
+        )
+        refused(ValueError, "fully_shard", lambda model=model: SAM(sgd(model), rho=RHO))
+
+
+def fsdp_with_mixed_precision():
+    policy = MixedPrecisionPolicy(param_dtype=torch.float64, reduce_dtype=torch.float64)
+    model = sharded(mp_policy=policy)
+    train(model, SAM(sgd(model), rho=RHO, model=model))
+    same(model, textbook(plain))
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    model = sharded(mp_policy=policy)
+    optimizer = SAM(sgd(model), rho=RHO, model=model)
+    for step in range(STEPS):
+        for i, batch in enumerate(batches(step, MICRO)):
+            with optimizer.ascent():
+                loss_fn(model, mine(batch)).backward()
+            model.set_requires_gradient_sync(i == MICRO - 1)  # gradients accumulate in reduce_dtype, elsewhere
+            with optimizer.perturbed():
+                loss_fn(model, mine(batch)).backward()
+            model.set_requires_gradient_sync(True)
+        optimizer.step()
+        optimizer.zero_grad()
+    expected = textbook(each_for_itself)
+    for p, q in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(p.full_tensor(), q, rtol=0, atol=0.02)
 
 
 def ddp_compiled():
@@ -458,8 +522,9 @@ TWO = [
     ddp_accumulation_of_all_together, ddp_unused_parameters, ddp_compiled,
     an_overflow_in_one_process_skips_the_step_in_all, fsdp, fsdp_after_an_evaluation,
     fsdp_without_resharding_after_backward, fsdp_accumulation_each_for_itself, fsdp_accumulation_of_all_together,
+    fsdp_with_mixed_precision,
     fsdp_ascent_without_synchronization_is_refused, fsdp_exception_in_the_perturbed_pass, fsdp_saves_and_resumes,
-    tensor_parallel,
+    tensor_parallel, ddp_m_sam, ddp_static_graph, optimizer_state_in_pieces, the_older_fsdp_is_refused,
 ]  # fmt: skip
 FOUR = [
     ddp_synchronized, ddp_local_ascent_is_m_sam, ddp_accumulation_with_no_sync_around_both_passes, fsdp,

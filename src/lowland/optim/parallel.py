@@ -20,6 +20,15 @@ def ddp(model: nn.Module | None) -> Any | None:
     return model if isinstance(model, nn.parallel.DistributedDataParallel) else None
 
 
+def check(params: Iterable[Tensor]) -> None:
+    """Raise ValueError for parameters that hide their pieces: of those SAM would take a local norm for the global."""
+    if any(getattr(param, "_fsdp_flattened", False) for param in params):
+        raise ValueError(
+            "FullyShardedDataParallel flattens parameters, and doesn't say what each process holds of them: shard the "
+            "model with torch.distributed.fsdp.fully_shard (FSDP2)"
+        )
+
+
 def ascending(model: nn.Module | None, params: list[Tensor], sync: bool) -> AbstractContextManager[Any]:
     """What an ascent needs of the processes' side of ``model`` while its pass runs.
 

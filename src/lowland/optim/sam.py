@@ -135,8 +135,10 @@ class SAM(Optimizer):
             raise ValueError("LBFGS evaluates its closure at points of its own choosing: SAM can't go around it")
         if not 0 <= eps < float("inf"):
             raise ValueError(f"eps is added to the gradient norm: it must be finite and at least 0, not {eps}")
+        params = [p for group in base.param_groups for p in group["params"]]
+        parallel.check(params)
         if m is not None:
-            grouped.check(m, model, [p for group in base.param_groups for p in group["params"]])
+            grouped.check(m, model, params)
         self.base, self.model, self.m, self.eps, self.same_masks = base, model, m, eps, same_masks
         self._schedule = rho if callable(rho) else None
         self._rho = rho(0) if callable(rho) else rho
