@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from common import describe_machine
 from lowland import SAM
 from lowland.models import Transformer, mlp
+from lowland.optim import compiled_step
 
 RHO = 0.05
 GRADIENTS = "two gradients and the base step alone"
@@ -73,8 +74,12 @@ def resnet():
 NETWORKS = {"toy": (toy, 100), "mlp": (perceptron, 5), "transformer": (transformer, 1), "resnet18": (resnet, 1)}
 
 
+def flat_loss(outputs, y):
+    return F.cross_entropy(outputs.flatten(0, -2), y.flatten())
+
+
 def loss_of(model, x, y):
-    return F.cross_entropy(model(x).flatten(0, -2), y.flatten())
+    return flat_loss(model(x), y)
 
 
 def sgd(params):
@@ -125,6 +130,11 @@ def closure(model, x, y):
         return loss
 
     return lambda: optimizer.step(evaluate)
+
+
+def compiled(model, x, y):
+    step = compiled_step(SAM(sgd(model.parameters()), rho=RHO, model=model), model, flat_loss)
+    return lambda: step(x, y)
 
 
 def plain(model, x, y):
@@ -188,11 +198,12 @@ def peers():
     return {name: side for name, (module, side) in known.items() if importlib.util.find_spec(module)}
 
 
-def compare(name: str, rounds: int, device: torch.device) -> None:
+def compare(name: str, rounds: int, device: torch.device, compile_for: list[str]) -> None:
     make, calls = NETWORKS[name]
     torch.manual_seed(0)
     model, x, y = (part.to(device) for part in make())
     sides = {"floor": floor, GRADIENTS: plain, "lowland, passes()": passes, "lowland, step(closure)": closure}
+    sides |= {"lowland, compiled_step": compiled} if name in compile_for else {}
     sides |= peers()
     models = {side: copy.deepcopy(model) for side in sides}
     steps = {side: build(models[side], x, y) for side, build in sides.items()}
@@ -229,12 +240,13 @@ def compare(name: str, rounds: int, device: torch.device) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--compile", nargs="*", choices=NETWORKS, default=["toy"], help="for which to compile the step")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
     print(describe_machine())
     for name in arguments.network:
-        compare(name, arguments.rounds, torch.device(arguments.device))
+        compare(name, arguments.rounds, torch.device(arguments.device), arguments.compile)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What many tests share."""
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -48,6 +49,13 @@ def refused(lowland):
             assert text in message[0]
 
     return call
+
+
+@pytest.fixture(scope="session")
+def cpp_compiler():
+    """Tests of compiled code on the CPU skip where there is nothing to compile with."""
+    if not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))):
+        pytest.skip("no C++ compiler")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import doctest
 import pytest
 import torch
 
-from lowland.optim import functional
+from lowland.optim import compiled, functional, sam
 from lowland.optim.functional import perturbation, sam_gradient
 
 
@@ -17,8 +17,9 @@ def params():
     return {"a": torch.tensor([1.0, -2.0], dtype=torch.float64), "b": torch.tensor(0.3, dtype=torch.float64)}
 
 
-def test_examples():
-    assert doctest.testmod(functional).failed == 0
+@pytest.mark.parametrize("module", [functional, sam, compiled])
+def test_examples(module):
+    assert doctest.testmod(module).failed == 0
 
 
 def test_vmap_over_rho_equals_one_at_a_time():

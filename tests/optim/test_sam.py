@@ -393,5 +393,7 @@ def test_what_cannot_be_a_base():
     w = nn.Parameter(torch.ones(2))
     with pytest.raises(TypeError, match="goes around an optimizer"):
         SAM([w])
+    with pytest.raises(ValueError, match="Adadelta has a rho of its own"):
+        SAM(torch.optim.Adadelta([w]))
     with pytest.raises(ValueError, match="LBFGS"):
         SAM(torch.optim.LBFGS([w]))

@@ -358,13 +358,9 @@ def test_activation_checkpointing():
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled_models(backend):
+def test_compiled_models(backend, request):
     if backend == "inductor":
-        cpp = pytest.importorskip("torch._inductor.cpp_builder")
-        try:
-            cpp.get_cpp_compiler()
-        except Exception as error:
-            pytest.skip(f"no C++ compiler: {error}")
+        request.getfixturevalue("cpp_compiler")
     ours, expected = network(), network()
     compiled = torch.compile(ours, backend=backend)
     train(ours, SAM(sgd(ours), rho=0.3, model=compiled), losses(compiled))

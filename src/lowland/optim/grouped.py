@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lowland.optim import parallel
 from lowland.optim.randomness import random_states, replay
+from lowland.optim.sharding import is_distributed
 
 
 def check(m: Any, model: nn.Module | None, params: list[Tensor]) -> None:
@@ -23,7 +24,7 @@ def check(m: Any, model: nn.Module | None, params: list[Tensor]) -> None:
     own = set(model.parameters())
     if any(param not in own for param in params):
         raise ValueError("with m, the base optimizer's parameters must be the model's: some are not in model=")
-    if any(type(param) is not nn.Parameter and type(param).__name__ == "DTensor" for param in params):
+    if any(is_distributed(param) for param in params):
         raise ValueError("m needs whole parameters in each process: it goes with DDP, not with FSDP2 or DTensors")
 
 

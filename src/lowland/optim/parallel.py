@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 
-def unwrapped(model: nn.Module | None) -> nn.Module | None:
+def unwrapped(model: nn.Module) -> nn.Module:
     """``model`` without the wrapper that `torch.compile` puts around it."""
-    return model if model is None else model._modules.get("_orig_mod", model)
+    return model._modules.get("_orig_mod") or model
 
 
 def ddp(model: nn.Module | None) -> Any | None:
     """``model`` if it is a DDP wrapper."""
-    model = unwrapped(model)
+    model = model and unwrapped(model)
     return model if isinstance(model, nn.parallel.DistributedDataParallel) else None
 
 

@@ -20,7 +20,7 @@ from lowland.optim.sharding import global_norm, local_pair
 
 Rho = float | Callable[[int], float]
 
-_STEPS = "sam_steps"  # in every parameter group: what saves optimizers elsewhere carries groups, and often nothing else
+STEPS = "sam_steps"  # in every parameter group: what saves optimizers elsewhere carries groups, and often nothing else
 
 
 class _OfBase:
@@ -94,7 +94,7 @@ class SAM(Optimizer):
 
     Raises:
         TypeError: if ``base`` is no torch optimizer.
-        ValueError: for a negative or non-finite rho; a ``base`` that already is a SAM, or LBFGS; ``m`` without
+        ValueError: for a negative or non-finite rho; a ``base`` that already is a SAM, LBFGS or Adadelta; ``m`` without
             ``model``, or with parameters that are not the model's.
         RuntimeError: for passes out of order, or a pass in which no parameter received a gradient.
 
@@ -131,6 +131,8 @@ class SAM(Optimizer):
             raise TypeError("SAM goes around an optimizer: SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)")
         if isinstance(base, SAM):
             raise ValueError("the base optimizer already is a SAM: wrap the optimizer inside it")
+        if "rho" in base.defaults:
+            raise ValueError(f"{type(base).__name__} has a rho of its own in its groups, which is not SAM's radius")
         if isinstance(base, torch.optim.LBFGS):
             raise ValueError("LBFGS evaluates its closure at points of its own choosing: SAM can't go around it")
         if not 0 <= eps < float("inf"):
@@ -178,15 +180,15 @@ class SAM(Optimizer):
     @property
     def steps(self) -> int:
         """SAM steps made so far; a scaler's skipped ones don't count."""
-        return self.param_groups[0][_STEPS]
+        return self.param_groups[0][STEPS]
 
     def _complete_groups(self) -> None:
-        steps = self.param_groups[0].setdefault(_STEPS, 0)
+        steps = self.param_groups[0].setdefault(STEPS, 0)
         for index, group in enumerate(self.param_groups):
             if "rho" not in group:
                 group["rho"] = self._rho
                 self._scheduled.append(index)
-            group.setdefault(_STEPS, steps)
+            group.setdefault(STEPS, steps)
         if self._schedule is not None:
             self._rho = self._schedule(steps)
             for index in self._scheduled:
@@ -367,11 +369,12 @@ class SAM(Optimizer):
         Warns:
             UserWarning: if gradients are there but no pass was run since the last step: that is a plain step.
         """
-        self._not_inside("step()")
-        self._displacement.put_back()
         losses = []
-        if closure is not None:
-            self._climb = None
+        if closure is None:
+            self._not_inside("step()")
+            self._displacement.put_back()
+        else:
+            self._ready()
             self.zero_grad()
             if self.m is not None:
                 losses.append(self.backward(closure))
@@ -384,6 +387,13 @@ class SAM(Optimizer):
             raise RuntimeError("step() after ascent() without perturbed(): the gradient at w + e is missing")
         self._update()
         return losses[0] if losses else None
+
+    def _ready(self) -> None:
+        """For a whole step: nothing of an unfinished one is left, and the groups say what holds now."""
+        self._not_inside("step()")
+        self._displacement.put_back()
+        self._climb = None
+        self._complete_groups()
 
     def backward(self, closure: Callable[[], Tensor]) -> Tensor:
         """With ``m``: add the m-SAM gradient of a batch to ``p.grad``; the base step is left to `step`.
@@ -413,10 +423,13 @@ class SAM(Optimizer):
         torch.clear_autocast_cache()  # casts of the weights before the step, and what was gathered of them
         parallel.Fsdp(self.model, self._params()).reshard()
         if self._evaluated:
-            steps = self.steps + 1
-            for group in self.param_groups:
-                group[_STEPS] = steps
+            self._count()
             self._evaluated = False
+
+    def _count(self) -> None:
+        steps = self.steps + 1
+        for group in self.param_groups:
+            group[STEPS] = steps
 
     def _warn_of_a_plain_step(self) -> None:
         if self._warned or all(group["rho"] == 0 or not group.get("lr", 1) for group in self.param_groups):
@@ -454,7 +467,7 @@ class SAM(Optimizer):
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = before(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
-        own = [{key: group[key] for key in ("rho", _STEPS)} for group in self.param_groups]
+        own = [{key: group[key] for key in ("rho", STEPS)} for group in self.param_groups]
         self.base.load_state_dict(state_dict)
         for group, values in zip(self.param_groups, own, strict=True):
             for key, value in values.items():

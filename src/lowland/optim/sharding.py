@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 
-def _is_distributed(tensor: Tensor) -> bool:
+def is_distributed(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is a DTensor."""
     # Without the module nothing can be one, and loading it takes longer than all of lowland.
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
@@ -22,7 +23,7 @@ def _is_distributed(tensor: Tensor) -> bool:
 
 def local_pair(param: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """What this process holds of a parameter and of its gradient, as real tensors that share their memory."""
-    if type(param) is not nn.Parameter and _is_distributed(param):
+    if type(param) is not nn.Parameter and is_distributed(param):
         if gradient.placements != param.placements:  # type: ignore[attr-defined]  # a partial sum, say
             gradient = gradient.redistribute(placements=param.placements)  # type: ignore[attr-defined]
         param, gradient = param.to_local(), gradient.to_local()  # type: ignore[attr-defined]
@@ -72,7 +73,7 @@ def global_norm(params: Sequence[Tensor], owners: Sequence[Tensor], gradients: S
 
 def _shards(param: Tensor) -> tuple[Any, ...]:
     """The (mesh, dimension) pairs over which the pieces of ``param`` differ."""
-    if type(param) is nn.Parameter or not _is_distributed(param):
+    if type(param) is nn.Parameter or not is_distributed(param):
         return ()
     mesh, placements = param.device_mesh, param.placements  # type: ignore[attr-defined]
     return tuple((mesh, dimension) for dimension, placement in enumerate(placements) if not placement.is_replicate())

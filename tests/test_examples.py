@@ -1,0 +1,86 @@
+"""Every file in examples/ runs as its docstring says, and trains."""
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+COMPILERS = ("c++", "g++", "clang++")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("error:step\\(\\) without passes:UserWarning"),
+    pytest.mark.filterwarnings("error:Detected call of:UserWarning"),  # a schedule ahead of its optimizer
+]
+
+
+def runs():
+    """A (launcher, file, options) for each example, and one more where the docstring names an option."""
+    for path in sorted(EXAMPLES.glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if path.name == "common.py":
+            continue
+        how = re.match(r'""".+\n\nRun it: (python|torchrun .+?) examples/(\S+)(?: \[(\S+)\])?\n"""\n', text)
+        assert how, f"{path.name}: the docstring must say in one line what it shows, in another how to run it"
+        launcher, name, option = how.groups()
+        assert name == path.name
+        yield launcher, name, ()
+        if option:
+            yield launcher, name, (option,)
+
+
+def run_here(path, options, monkeypatch):
+    """In this process, to save the imports."""
+    monkeypatch.syspath_prepend(path.parent)
+    monkeypatch.setattr(sys, "argv", [str(path), *options])
+    sys.modules.pop("common", None)
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    finally:
+        sys.modules.pop("common", None)
+
+
+def run_with_torchrun(launcher, path, options):
+    """In several processes on this machine."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    if torch.cuda.device_count() < 2:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *launcher.split()[1:], path, *options]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+@pytest.mark.parametrize(("launcher", "name", "options"), runs(), ids=lambda part: None if part else "default")
+def test_runs_and_trains(launcher, name, options, monkeypatch, capfd):
+    path = EXAMPLES / name
+    if "torch.compile(" in path.read_text(encoding="utf-8") and not any(map(shutil.which, COMPILERS)):
+        pytest.skip(f"torch.compile needs a C++ compiler, one of {', '.join(COMPILERS)}")
+    if launcher == "python":
+        run_here(path, options, monkeypatch)
+        out = capfd.readouterr().out
+    else:
+        out = run_with_torchrun(launcher, path, options)
+    reports = re.findall(r"^(before|after).*: training loss (\S+), test accuracy (\S+)$", out, re.MULTILINE)
+    assert reports[0][0] == "before"
+    assert reports[-1][0] == "after"
+    assert out.rstrip().splitlines()[-1].startswith("after"), out
+    for when, loss, accuracy in reports:
+        if when == "after":
+            assert float(loss) < 0.6, out
+            assert float(accuracy) > 0.88, out
+    assert "False" not in out, out
+    assert "DIFFERENT" not in out, out
+
+
+def test_the_table_names_every_example():
+    named = re.findall(r"^\| \[(\S+\.py)\]\((\S+)\) \|", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.M)
+    assert all(label == target for label, target in named)
+    assert sorted(label for label, _ in named) == [name for _, name, options in runs() if not options]
