@@ -22,7 +22,7 @@ pytestmark = [
 
 
 def runs():
-    """A (launcher, file, options) for each example, and one more where the docstring names an option."""
+    """(launcher, file) of each example, and (launcher, file, option) where its docstring names one."""
     for path in sorted(EXAMPLES.glob("*.py")):
         text = path.read_text(encoding="utf-8")
         if path.name == "common.py":
@@ -31,9 +31,9 @@ def runs():
         assert how, f"{path.name}: the docstring must say in one line what it shows, in another how to run it"
         launcher, name, option = how.groups()
         assert name == path.name
-        yield launcher, name, ()
+        yield launcher, name
         if option:
-            yield launcher, name, (option,)
+            yield launcher, name, option
 
 
 def run_here(path, options, monkeypatch):
@@ -58,8 +58,9 @@ def run_with_torchrun(launcher, path, options):
     return finished.stdout
 
 
-@pytest.mark.parametrize(("launcher", "name", "options"), runs(), ids=lambda part: None if part else "default")
-def test_runs_and_trains(launcher, name, options, monkeypatch, capfd):
+@pytest.mark.parametrize("run", [pytest.param(run, id=" ".join(run[1:])) for run in runs()])
+def test_runs_and_trains(run, monkeypatch, capfd):
+    launcher, name, *options = run
     path = EXAMPLES / name
     if "torch.compile(" in path.read_text(encoding="utf-8") and not any(map(shutil.which, COMPILERS)):
         pytest.skip(f"torch.compile needs a C++ compiler, one of {', '.join(COMPILERS)}")
@@ -83,4 +84,4 @@ def test_runs_and_trains(launcher, name, options, monkeypatch, capfd):
 def test_the_table_names_every_example():
     named = re.findall(r"^\| \[(\S+\.py)\]\((\S+)\) \|", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.M)
     assert all(label == target for label, target in named)
-    assert sorted(label for label, _ in named) == [name for _, name, options in runs() if not options]
+    assert sorted(label for label, _ in named) == [run[1] for run in runs() if len(run) == 2]

@@ -6,13 +6,12 @@ with `lowland.SAM`, where an exception between the passes can't leave the weight
 
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lowland.optim import sam
+from lowland.optim import parallel, sam
 from lowland.optim.functional import EPS
 
 _THEIR_STATE = ("old_p", "e_w")  # what these libraries keep in the state of a parameter, and save with it
@@ -115,7 +114,8 @@ class SAM(sam.SAM):
                 "If closures are called for you (by a trainer, say), use lowland.SAM."
             )
         plan = self._plan([p for p, _ in groups], gradients, [rho for _, rho in groups], None, True)
-        self._away.enter_context(self._at_perturbed_weights(plan))
+        self._fsdp = parallel.Fsdp(self.model, self._params())
+        self._leave_w(plan)
         if zero_grad:
             self.zero_grad()
 
@@ -155,7 +155,7 @@ class SAM(sam.SAM):
 
     def restore(self) -> None:
         """Make the weights w again, after an exception between `first_step` and `second_step`."""
-        self._away.close()
+        self._back_to_w()
 
     def _return(self) -> None:
         if not self._displacement.displaced:
@@ -183,10 +183,6 @@ class SAM(sam.SAM):
             for key, of in state_dict["state"].items()
         }
         super().load_state_dict({**state_dict, "state": {key: of for key, of in state.items() if of}})
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._away = ExitStack()
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_adaptive": self._adaptive}

@@ -1,8 +1,5 @@
 """Batch-norm statistics belong to the weights w: the perturbed pass must not move them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
@@ -23,25 +20,25 @@ def statistics(model: nn.Module) -> list[Tensor]:
     return found
 
 
-@contextmanager
-def frozen_statistics(model: nn.Module | None) -> Iterator[None]:
-    """Put the running statistics back, bit for bit, on the way out.
+class SavedStatistics:
+    """The running statistics of ``model`` as they are, to be put back bit for bit.
 
     Restoring beats a momentum of 0 for the time being: that would still count batches, and would let one
     non-finite batch in (0 · inf).
     """
-    buffers = statistics(model) if model is not None else []
-    if not buffers:
-        yield
-        return
-    # Numbers and counts apart: together they would be copied one by one.
-    kinds = [kind for counts in (False, True) if (kind := [b for b in buffers if b.is_floating_point() is not counts])]
-    saved = [[torch.empty_like(buffer) for buffer in kind] for kind in kinds]
-    for kind, values in zip(kinds, saved, strict=True):
-        torch._foreach_copy_(values, kind)
-    try:
-        yield
-    finally:
+
+    def __init__(self, model: nn.Module):
+        # Numbers and counts apart: together they would be copied one by one.
+        numbers: list[Tensor] = []
+        counts: list[Tensor] = []
+        for buffer in statistics(model):
+            (numbers if buffer.is_floating_point() else counts).append(buffer)
+        self._saved = [(kind, [torch.empty_like(b) for b in kind]) for kind in (numbers, counts) if kind]
+        for kind, values in self._saved:
+            torch._foreach_copy_(values, kind)
+
+    def restore(self) -> None:
+        """Put them back."""
         with torch.no_grad():
-            for kind, values in zip(kinds, saved, strict=True):
+            for kind, values in self._saved:
                 torch._foreach_copy_(kind, values)

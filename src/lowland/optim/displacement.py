@@ -41,15 +41,10 @@ class Displacement:
             rhos = [rhos[i] for i in moved]
         self._keep(weights)
         self._moved = weights  # before the first one moves: whatever happens then, w is known
-        kinds = defaultdict(list)
-        for weight, gradient, rho in zip(weights, gradients, rhos, strict=True):
-            kinds[weight.device, weight.dtype, gradient.dtype, gradient.layout, rho].append((weight, gradient))
-        for (device, *_, rho), pairs in kinds.items():
-            ours, theirs = map(list, zip(*pairs, strict=True))
-            if isinstance(climb.factor, Tensor):
-                _add_on_device(ours, theirs, (rho * climb.factor).to(device, non_blocking=True))
-            elif climb.factor:
-                _add_on_host(ours, theirs, rho * climb.factor)
+        if isinstance(climb.factor, Tensor):
+            _add_on_device(weights, gradients, rhos, climb.factor)
+        elif climb.factor:
+            _add_on_host(weights, gradients, rhos, climb.factor)
 
     @property
     def displaced(self) -> bool:
@@ -65,42 +60,51 @@ class Displacement:
             self._moved = None
 
     def _keep(self, weights: list[Tensor]) -> None:
-        del self._copies[len(weights) :]
-        for position, weight in enumerate(weights):
-            fits = position < len(self._copies)
-            if fits:
-                copy = self._copies[position]
-                fits = copy.shape == weight.shape and copy.dtype == weight.dtype
-                fits = fits and (self.keep_on == "cpu" or copy.device == weight.device)
-            if not fits:
-                pinned = self.keep_on == "cpu" and weight.device.type != "cpu"
-                device = "cpu" if pinned else weight.device
-                copy = torch.empty_like(weight, device=device, pin_memory=pinned)
-                self._copies[position : position + 1] = [copy]
+        copies = zip(self._copies, weights, strict=False)
+        if len(self._copies) != len(weights) or not all(self._fits(copy, weight) for copy, weight in copies):
+            self._copies = [self._room_for(weight) for weight in weights]
         if weights:
             torch._foreach_copy_(self._copies, weights, non_blocking=True)
 
+    def _fits(self, copy: Tensor, weight: Tensor) -> bool:
+        same = copy.shape == weight.shape and copy.dtype is weight.dtype
+        return same and (self.keep_on == "cpu" or copy.device == weight.device)
 
-def _add_on_host(weights: list[Tensor], gradients: list[Tensor], scale: float) -> None:
-    if gradients[0].layout == torch.strided:
-        torch._foreach_add_(weights, gradients, alpha=scale)
-    else:
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.add_(gradient, alpha=scale)
+    def _room_for(self, weight: Tensor) -> Tensor:
+        if self.keep_on == "cpu" and weight.device.type != "cpu":
+            return torch.empty_like(weight, device="cpu", pin_memory=True)
+        return torch.empty_like(weight)
 
 
-def _add_on_device(weights: list[Tensor], gradients: list[Tensor], scale: Tensor) -> None:
-    """Add ``scale`` · gradient; where ``scale`` is 0 nothing, be the gradient finite or not."""
-    if gradients[0].layout != torch.strided:
-        for weight, gradient in zip(weights, gradients, strict=True):
-            values = torch.where(scale != 0, gradient._values() * scale, 0)
-            step = torch.sparse_coo_tensor(gradient._indices(), values, gradient.shape, check_invariants=False)
-            weight.add_(step)
-    elif weights[0].device.type == "cuda" and _alike(weights, gradients):
-        _add_fused(weights, gradients, scale)
-    else:
-        steps = torch._foreach_mul(gradients, scale)
-        torch._foreach_add_(weights, [torch.where(scale != 0, step, 0) for step in steps])
+def _add_on_host(weights: list[Tensor], gradients: list[Tensor], rhos: Sequence[float], factor: float) -> None:
+    for rho in dict.fromkeys(rhos):
+        pairs = [(w, g) for w, g, r in zip(weights, gradients, rhos, strict=True) if r == rho]
+        if any(g.is_sparse for _, g in pairs):
+            for weight, gradient in pairs:
+                weight.add_(gradient, alpha=rho * factor)
+        else:
+            torch._foreach_add_([w for w, _ in pairs], [g for _, g in pairs], alpha=rho * factor)
+
+
+def _add_on_device(weights: list[Tensor], gradients: list[Tensor], rhos: Sequence[float], factor: Tensor) -> None:
+    """Without waiting for the factor: where it is 0 nothing is added, be the gradient finite or not."""
+    kinds = defaultdict(list)
+    for weight, gradient, rho in zip(weights, gradients, rhos, strict=True):
+        kinds[weight.device, weight.dtype, gradient.dtype, gradient.is_sparse, rho].append((weight, gradient))
+    for (device, *_, sparse, rho), pairs in kinds.items():
+        ours, theirs = [w for w, _ in pairs], [g for _, g in pairs]
+        scale = (rho * factor).to(device, non_blocking=True)
+        if sparse:
+            for weight, gradient in pairs:
+                values = torch.where(scale != 0, gradient._values() * scale, 0)
+                weight.add_(
+                    torch.sparse_coo_tensor(gradient._indices(), values, gradient.shape, check_invariants=False)
+                )
+        elif device.type == "cuda" and _alike(ours, theirs):
+            _add_fused(ours, theirs, scale)
+        else:
+            steps = torch._foreach_mul(theirs, scale)
+            torch._foreach_add_(ours, [torch.where(scale != 0, step, 0) for step in steps])
 
 
 def _alike(weights: list[Tensor], gradients: list[Tensor]) -> bool:

@@ -8,15 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowland.optim.sharding import is_distributed
+
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """``model`` without the wrapper that `torch.compile` puts around it."""
-    return model._modules.get("_orig_mod") or model
+    inner = model._modules.get("_orig_mod")
+    return model if inner is None else inner
 
 
 def ddp(model: nn.Module | None) -> Any | None:
     """``model`` if it is a DDP wrapper."""
-    model = model and unwrapped(model)
+    model = None if model is None else unwrapped(model)
     return model if isinstance(model, nn.parallel.DistributedDataParallel) else None
 
 
@@ -29,7 +32,7 @@ def check(params: Iterable[Tensor]) -> None:
         )
 
 
-def ascending(model: nn.Module | None, params: list[Tensor], sync: bool) -> AbstractContextManager[Any]:
+def ascending(model: nn.Module | None, fsdp: "Fsdp", sync: bool) -> AbstractContextManager[Any]:
     """What an ascent needs of the processes' side of ``model`` while its pass runs.
 
     Under DDP, gradients are averaged or not as ``sync`` says, whatever holds outside (``no_sync``, say). Under
@@ -46,7 +49,6 @@ def ascending(model: nn.Module | None, params: list[Tensor], sync: bool) -> Abst
             "sync=False keeps an ascent under DDP local: it needs model=, and that must be the "
             "DistributedDataParallel wrapper (FSDP2 can't climb locally: each process holds only a part)"
         )
-    fsdp = Fsdp(model, params)
     return fsdp.unsynchronized_set_aside() if fsdp.modules else nullcontext()
 
 
@@ -83,9 +85,9 @@ class Fsdp:
 
     def __init__(self, model: nn.Module | None, params: Iterable[Tensor]):
         self.modules = []
-        # Looked up, not imported: neither is loaded in most programs, and both take their time.
-        fsdp, tensor = map(sys.modules.get, ("torch.distributed.fsdp", "torch.distributed.tensor"))
-        if fsdp and tensor and any(isinstance(param, tensor.DTensor) for param in params):
+        # Looked up, not imported: in most programs it isn't loaded, and that takes its time.
+        fsdp = sys.modules.get("torch.distributed.fsdp")
+        if fsdp is not None and any(map(is_distributed, params)):
             self.modules = [module for module in _all_modules(model) if isinstance(module, fsdp.FSDPModule)]
 
     def reshard(self) -> None:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lowland.optim import amp, grouped, parallel
 from lowland.optim.ascent import Climb, l2
-from lowland.optim.batch_norm import frozen_statistics
+from lowland.optim.batch_norm import SavedStatistics
 from lowland.optim.displacement import Displacement
 from lowland.optim.functional import EPS, check_rho
 from lowland.optim.randomness import random_states, replay
@@ -158,6 +158,8 @@ class SAM(Optimizer):
         self._pass: str | None = None
         self._climb: _Plan | None = None
         self._states: list[Any] | None = None
+        self._statistics: SavedStatistics | None = None
+        self._fsdp = parallel.Fsdp(None, ())
         self._evaluated = self._warned = False
 
     def __getattr__(self, name: str) -> Any:
@@ -252,7 +254,7 @@ class SAM(Optimizer):
         try:
             for param in params:
                 param.grad = None
-            with parallel.ascending(self.model, params, sync):
+            with parallel.ascending(self.model, self._fsdp, sync):
                 if self.same_masks:
                     self._states = random_states(params)
                 yield
@@ -303,31 +305,40 @@ class SAM(Optimizer):
         try:
             plan, self._climb = self._climb, None
             assert plan is not None
-            with self._at_perturbed_weights(plan):
+            try:
+                self._leave_w(plan)
                 yield
+            finally:
+                self._back_to_w()
             if plan.scaled:
                 amp.pass_on_overflow(plan.climb.overflow, [p.grad for p in self._params() if p.grad is not None])
             self._evaluated = True
         finally:
             self._pass = None
 
-    @contextmanager
-    def _at_perturbed_weights(self, plan: "_Plan") -> Iterator[None]:
-        fsdp = parallel.Fsdp(self.model, self._params())
-        try:
-            with torch.no_grad():
-                self._displacement.move(plan.weights, plan.directions, plan.rhos, plan.climb)
-            plan.directions.clear()  # while new gradients grow
-            torch.clear_autocast_cache()  # casts of w
-            fsdp.reshard()
-            if self._states is not None:
-                replay(self._states)
-            with frozen_statistics(self.model):
-                yield
-        finally:
+    def _leave_w(self, plan: "_Plan") -> None:
+        with torch.no_grad():
+            self._displacement.move(plan.weights, plan.directions, plan.rhos, plan.climb)
+        plan.directions.clear()  # while new gradients grow
+        self._forget_copies_of_weights()
+        if self._states is not None:
+            replay(self._states)
+        if self.model is not None:
+            self._statistics = SavedStatistics(self.model)
+
+    def _back_to_w(self) -> None:
+        """From wherever the weights are. What an interrupt of this leaves undone, the next call does."""
+        if self._displacement.displaced:
             self._displacement.put_back()
-            torch.clear_autocast_cache()
-            fsdp.reshard()
+            self._forget_copies_of_weights()
+        if self._statistics is not None:
+            self._statistics.restore()
+            self._statistics = None
+
+    def _forget_copies_of_weights(self) -> None:
+        """Made elsewhere, and not of the weights that are there now."""
+        torch.clear_autocast_cache()  # casts
+        self._fsdp.reshard()  # gathered
 
     @contextmanager
     def _plain(self) -> Iterator[None]:
@@ -340,8 +351,9 @@ class SAM(Optimizer):
 
     def _begin(self, name: str) -> None:
         self._not_inside(f"{name} pass")
-        self._displacement.put_back()
+        self._back_to_w()
         self._pass = name
+        self._fsdp = parallel.Fsdp(self.model, self._params())
 
     def _not_inside(self, what: str) -> None:
         if self._pass is not None:
@@ -372,7 +384,7 @@ class SAM(Optimizer):
         losses = []
         if closure is None:
             self._not_inside("step()")
-            self._displacement.put_back()
+            self._back_to_w()
         else:
             self._ready()
             self.zero_grad()
@@ -391,7 +403,7 @@ class SAM(Optimizer):
     def _ready(self) -> None:
         """For a whole step: nothing of an unfinished one is left, and the groups say what holds now."""
         self._not_inside("step()")
-        self._displacement.put_back()
+        self._back_to_w()
         self._climb = None
         self._complete_groups()
 
@@ -420,8 +432,7 @@ class SAM(Optimizer):
         if not self._evaluated:
             self._warn_of_a_plain_step()
         self.base.step()
-        torch.clear_autocast_cache()  # casts of the weights before the step, and what was gathered of them
-        parallel.Fsdp(self.model, self._params()).reshard()
+        self._forget_copies_of_weights()
         if self._evaluated:
             self._count()
             self._evaluated = False
@@ -453,7 +464,7 @@ class SAM(Optimizer):
         """
         if self._pass is not None or self._climb is not None:
             raise RuntimeError("state_dict() in the middle of a step: finish its passes first")
-        self._displacement.put_back()
+        self._back_to_w()
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         state_dict = self.base.state_dict()

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 def is_distributed(tensor: Tensor) -> bool:
     """Whether ``tensor`` is a DTensor."""
+    if type(tensor) is nn.Parameter or type(tensor) is Tensor:
+        return False
     # Without the module nothing can be one, and loading it takes longer than all of lowland.
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
@@ -23,7 +25,7 @@ def is_distributed(tensor: Tensor) -> bool:
 
 def local_pair(param: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """What this process holds of a parameter and of its gradient, as real tensors that share their memory."""
-    if type(param) is not nn.Parameter and is_distributed(param):
+    if is_distributed(param):
         if gradient.placements != param.placements:  # type: ignore[attr-defined]  # a partial sum, say
             gradient = gradient.redistribute(placements=param.placements)  # type: ignore[attr-defined]
         param, gradient = param.to_local(), gradient.to_local()  # type: ignore[attr-defined]
@@ -45,25 +47,20 @@ def global_norm(params: Sequence[Tensor], owners: Sequence[Tensor], gradients: S
     Returns:
         A float if everything here is on the CPU, else a 0-d tensor on the device of the first gradient.
     """
-    squares: dict[Any, list[Tensor]] = defaultdict(list)
-    groups: dict[Any, None] = {}
-    if "torch.distributed.tensor" in sys.modules:
-        for param in params:
-            groups.setdefault(_shards(param))
-    for (key, kind), members in _by(owners, gradients).items():
-        half = kind[1].itemsize < 4
-        squares[key].extend(torch._foreach_norm(members, 2, torch.float32) if half else torch._foreach_norm(members))
-    if not any(groups):
-        norms = [norm for members in squares.values() for norm in members]
+    if not any(map(is_distributed, params)):
+        norms = _norms(gradients)
         if all(norm.device.type == "cpu" for norm in norms):
             return math.hypot(*(norm.item() for norm in norms))
         return torch.linalg.vector_norm(_together(norms, norms[0].device))
-    device = gradients[0].device if gradients else params[0].device
+    parts = defaultdict(list)
+    for owner, gradient in zip(owners, gradients, strict=True):
+        parts[_shards(owner)].append(gradient)
+    device = (gradients or params)[0].device
     total = torch.zeros((), dtype=_wide(device), device=device)
-    for key in groups:
+    for key in dict.fromkeys(map(_shards, params)):
         part = torch.zeros_like(total)
-        if squares[key]:
-            part = _together(squares[key], device).square().sum()
+        if parts[key]:
+            part = _together(_norms(parts[key]), device).square().sum()
         for mesh, dimension in key:
             torch.distributed.all_reduce(part, group=mesh.get_group(dimension))
         total = total + part
@@ -71,22 +68,25 @@ def global_norm(params: Sequence[Tensor], owners: Sequence[Tensor], gradients: S
     return norm.item() if device.type == "cpu" else norm
 
 
+def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Of each tensor, in float32 at least; not always in their order."""
+    kinds = defaultdict(list)
+    for tensor in tensors:
+        values = tensor._values() if tensor.is_sparse else tensor
+        kinds[values.device, values.dtype].append(values)
+    norms: list[Tensor] = []
+    for (_, dtype), members in kinds.items():
+        options = (2, torch.float32) if dtype.itemsize < 4 else ()
+        norms.extend(torch._foreach_norm(members, *options))
+    return norms
+
+
 def _shards(param: Tensor) -> tuple[Any, ...]:
     """The (mesh, dimension) pairs over which the pieces of ``param`` differ."""
-    if type(param) is nn.Parameter or not is_distributed(param):
+    if not is_distributed(param):
         return ()
     mesh, placements = param.device_mesh, param.placements  # type: ignore[attr-defined]
     return tuple((mesh, dimension) for dimension, placement in enumerate(placements) if not placement.is_replicate())
-
-
-def _by(owners: Sequence[Tensor], gradients: Sequence[Tensor]) -> dict[Any, list[Tensor]]:
-    """The gradients by where their pieces are, device and dtype."""
-    kinds = defaultdict(list)
-    sharded = "torch.distributed.tensor" in sys.modules
-    for owner, gradient in zip(owners, gradients, strict=True):
-        gradient = gradient._values() if gradient.is_sparse else gradient
-        kinds[_shards(owner) if sharded else (), (gradient.device, gradient.dtype)].append(gradient)
-    return kinds
 
 
 def _wide(device: torch.device) -> torch.dtype:
