@@ -341,13 +341,12 @@ def test_a_scheduler_made_late_does_not_warn():
         schedule.step()
 
 
-def test_without_a_compiler(monkeypatch):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/no/compiler"))
+def test_without_a_compiler():
     pair = Pair(backend="inductor", make_base=lambda m: sgd(m, momentum=0.9))
     ((x, y),) = batches(1)
     pair.both(x, y)
     before = copy.deepcopy((pair.model.state_dict(), pair.optimizer.state_dict()))
-    with torch._inductor.config.patch(force_disable_caches=True):
+    with torch._inductor.config.patch({"force_disable_caches": True, "cpp.cxx": (None, "/no/compiler")}):
         with pytest.raises(RuntimeError, match=r"C\+\+ compiler.*optimizer.step\(closure\)"):
             pair.step(x, y)
     torch.testing.assert_close((pair.model.state_dict(), pair.optimizer.state_dict()), before)
