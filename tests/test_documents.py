@@ -1,9 +1,10 @@
-"""The snippets of README and CONTRIBUTING run as they stand."""
+"""The snippets of the documents run as they stand."""
 
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from lowland import training
@@ -22,6 +23,21 @@ def test_readme(capsys):
         exec(snippet, scope)
     assert scope["loss"].item() < 2.4
     assert "Hessian norm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("document", ["docs/training.md", "docs/migrating.md"])
+def test_documents(document, recwarn):
+    torch.manual_seed(0)
+    scope = {}
+    for snippet in snippets(document):
+        exec(snippet, scope)
+    assert not [str(warning.message) for warning in recwarn if issubclass(warning.category, UserWarning)]
+
+
+def test_links_between_documents_lead_somewhere():
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md"), *ROOT.glob("results/*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
 def test_the_example_of_an_experiment(tmp_path):

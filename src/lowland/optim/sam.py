@@ -75,8 +75,9 @@ class SAM(Optimizer):
         base: any torch optimizer; it makes the update.
         rho: radius of the ascent, in the units of the parameters; or a function of the number of SAM steps made
             so far that gives it. A ``rho`` key in one of the base optimizer's groups wins over this argument;
-            where no function sets it, ``group["rho"]`` may be changed at any time, as ``lr`` may. Where every
-            group has rho 0, a step takes a single pass and is the base optimizer's own.
+            where no function sets it, ``group["rho"]`` may be changed at any time, as ``lr`` may; where one does,
+            it is that of the last pass. Where every group has rho 0, a step takes a single pass and is the base
+            optimizer's own.
         model: if given, its batch-norm statistics are left alone by the perturbed pass. Under DDP give the
             wrapper: then the ascent is synchronized also in the middle of ``no_sync``, and ``sync=False`` works.
         m: how many examples share a perturbation (m-SAM). Then ``step`` takes a closure that returns the loss of
