@@ -1,5 +1,7 @@
 """On a CUDA device: the same numbers as on the CPU, and no waiting for the device in a SAM step."""
 
+from contextlib import contextmanager, nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch.nn import functional as F
 
 from lowland import SAM
 from lowland.curvature import Hessian, stability
+from lowland.optim import compiled_step
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,13 +45,99 @@ def test_trains_as_on_the_cpu():
         assert torch.allclose(value.cpu(), expected[name], atol=1e-10), name
 
 
-def test_a_step_does_not_wait_for_the_device():
-    _, optimizer, closure = train("cuda", steps=1)
+@contextmanager
+def no_waiting():
     torch.cuda.set_sync_debug_mode("error")
     try:
-        optimizer.step(closure)
+        yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_step_does_not_wait_for_the_device():
+    _, optimizer, closure = train("cuda", steps=1)
+    with no_waiting():
+        optimizer.step(closure)
+
+
+@pytest.mark.parametrize("options", [{"keep_on": "cpu"}, {"same_masks": True}, {"rho": 0.0}])
+def test_nor_with_these_options(options):
+    model, x, y = setting("cuda")
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), **{"rho": 0.3, "model": model} | options)
+    scaler = torch.amp.GradScaler("cuda")
+    before = [p.detach().clone() for p in model.parameters()]
+    for waits in (True, False):
+        with nullcontext() if waits else no_waiting():
+            for evaluation in optimizer.passes(scaler=scaler):
+                with evaluation:
+                    scaler.scale(F.cross_entropy(model(x), y)).backward()
+        assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+        optimizer.zero_grad()
+
+
+def test_fp16_with_overflow_skips_what_plain_training_skips():
+    results = []
+    for sam in (True, False):
+        model, x, y = setting("cuda")
+        model, x = model.float(), x.float()
+        base = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+        optimizer = SAM(base, rho=0.1, model=model) if sam else base
+        scaler = torch.amp.GradScaler("cuda", init_scale=2.0**40, growth_interval=3)
+        scales = []
+        for _ in range(40):
+            for evaluation in optimizer.passes(scaler=scaler) if sam else [nullcontext()]:
+                with evaluation, torch.autocast("cuda", dtype=torch.float16):
+                    scaler.scale(F.cross_entropy(model(x), y)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            scales.append(scaler.get_scale())
+        results.append(scales)
+        assert all(p.isfinite().all() for p in model.parameters())
+    skipped = [scales.index(max(scales)) for scales in results]
+    assert skipped[0] == pytest.approx(skipped[1], abs=2)  # other weights overflow at other scales
+    assert results[0][:10] == results[1][:10]
+
+
+def kernels_of_perturb_and_restore(layers, dtype=torch.float32):
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(layers))).to("cuda", dtype)
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.3)
+    x = torch.randn(2, 4, device="cuda", dtype=dtype)
+    for counting in (False, True):
+        with optimizer.ascent():
+            model(x).square().mean().backward()
+        activities = [torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities) as profile, optimizer.perturbed():
+            pass
+        optimizer.base.zero_grad()
+    assert counting
+    return sum(event.count for event in profile.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_number_of_kernels_does_not_grow_with_that_of_parameters(dtype):
+    few, many = (kernels_of_perturb_and_restore(layers, dtype) for layers in (2, 60))
+    assert many <= few + 12  # a foreach kernel takes some dozens of tensors
+
+
+def test_the_whole_step_as_a_cuda_graph():
+    trained = []
+    for graph in (True, False):
+        model, x, y = setting("cuda")
+        optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.3, model=model)
+        step = compiled_step(optimizer, model, F.cross_entropy)
+
+        def closure(model=model, x=x, y=y):
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            return loss
+
+        losses = [(step(x, y) if graph else optimizer.step(closure)).item() for _ in range(6)]
+        trained.append([losses, [p.detach().clone() for p in model.parameters()]])
+    (ours, weights), (theirs, expected) = trained
+    assert ours == pytest.approx(theirs, rel=1e-9)
+    for p, q in zip(weights, expected, strict=True):
+        torch.testing.assert_close(p, q)
 
 
 @pytest.mark.parametrize("bad", [0.0, float("inf"), float("nan")])
