@@ -82,7 +82,8 @@ def test_the_fused_kernel_adds_or_leaves_alone(dtype, shapes, scale, bad):
     kept = [gradient.clone() for gradient in gradients]
     displacement._add_fused(weights, gradients, torch.tensor(scale, dtype=torch.float64))
     for weight, value in zip(weights, expected, strict=True):
-        torch.testing.assert_close(weight, value)
+        half = {"rtol": 1e-2, "atol": 1e-2} if dtype.itemsize == 2 else {}  # the kernel may round in between
+        torch.testing.assert_close(weight, value, **half)
     for gradient, value in zip(gradients, kept, strict=True):
         torch.testing.assert_close(gradient, value, rtol=0, atol=0, equal_nan=True)
 

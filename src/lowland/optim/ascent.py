@@ -1,14 +1,13 @@
 """Where to climb: rules that say how far to go along the ascent gradient."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Climb:
+class Climb(NamedTuple):
     """How far to go: the perturbation of a parameter is ρ · ``factor`` · (its ascent gradient).
 
     Python numbers where the gradients are on the CPU; elsewhere 0-d tensors on the device, so that nothing waits

@@ -37,6 +37,7 @@ def backward(optimizer: Any, closure: Callable[[], Tensor]) -> Tensor:
         ValueError: if what ``closure`` returns isn't one loss for each example, or if the model couples them.
     """
     _refuse_coupling(optimizer.model)
+    optimizer._complete_groups()
     states = random_states(optimizer._params())
     local = parallel.ddp(optimizer.model) is not None
 

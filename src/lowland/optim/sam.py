@@ -216,7 +216,7 @@ class SAM(Optimizer):
         if all(group["rho"] == 0 for group in self.param_groups):
             yield self._plain()
         else:
-            yield self.ascent(scaler, sync)
+            yield self._ascent(scaler, sync)
             yield self.perturbed()
 
     def ascent(self, scaler: Any = None, sync: bool = True) -> AbstractContextManager[None]:
@@ -237,11 +237,11 @@ class SAM(Optimizer):
             ValueError: for ``sync=False`` without DDP.
         """
         self._refuse_m("ascent()")
+        self._complete_groups()
         return self._ascent(scaler, sync)
 
     @contextmanager
     def _ascent(self, scaler: Any = None, sync: bool = True) -> Iterator[None]:
-        self._complete_groups()
         self._begin("ascent")
         self._climb = None
         params, rhos = [], []
@@ -270,14 +270,19 @@ class SAM(Optimizer):
     def _plan(
         self, params: list[Tensor], gradients: list[Tensor | None], rhos: list[float], scaler: Any, sync: bool
     ) -> "_Plan":
-        members = [(p, g, rho) for p, g, rho in zip(params, gradients, rhos, strict=True) if g is not None]
-        if not members:
+        owners, weights, pieces, radii = [], [], [], []
+        for param, gradient, rho in zip(params, gradients, rhos, strict=True):
+            if gradient is not None:
+                weight, piece = local_pair(param, gradient)
+                owners.append(param)
+                weights.append(weight)
+                pieces.append(piece)
+                radii.append(rho)
+        if not owners:
             raise RuntimeError(
                 "no parameter received a gradient in the ascent pass: was backward() called? "
                 "(With FSDP2, set_requires_gradient_sync(False) keeps gradients from the optimizer.)"
             )
-        owners, ascents, radii = map(list, zip(*members, strict=True))
-        weights, pieces = map(list, zip(*map(local_pair, owners, ascents), strict=True))
         directions, measured = self._directions(owners, weights, pieces)
         climb = l2(global_norm(params, owners, measured), self.eps, amp.loss_scale(scaler, pieces[0]))
         if not sync and scaler is not None:
@@ -351,13 +356,15 @@ class SAM(Optimizer):
             self._pass = None
 
     def _begin(self, name: str) -> None:
-        self._not_inside(f"{name} pass")
+        self._not_inside(name)
         self._back_to_w()
         self._pass = name
-        self._fsdp = parallel.Fsdp(self.model, self._params())
+        if name != "perturbed":
+            self._fsdp = parallel.Fsdp(self.model, self._params())
 
     def _not_inside(self, what: str) -> None:
         if self._pass is not None:
+            what = what if what.endswith(")") else f"{what} pass"
             raise RuntimeError(f"{what} inside the {self._pass} pass: leave its `with` block first")
 
     def _params(self) -> Iterator[Tensor]:
@@ -382,6 +389,20 @@ class SAM(Optimizer):
         Warns:
             UserWarning: if gradients are there but no pass was run since the last step: that is a plain step.
         """
+        for before in self._optimizer_step_pre_hooks.values():
+            replaced = before(self, (closure,), {})
+            if replaced is not None:
+                arguments, named = replaced
+                closure = named.get("closure", *arguments)
+        result = self._step(closure)
+        for after in self._optimizer_step_post_hooks.values():
+            after(self, (closure,), {})
+        return result
+
+    # Not to be wrapped by torch: hooks are seen to, and the profiler sees the base optimizer's step.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         losses = []
         if closure is None:
             self._not_inside("step()")
