@@ -21,17 +21,17 @@ def statistics(model: nn.Module) -> list[Tensor]:
 
 
 class SavedStatistics:
-    """The running statistics of ``model`` as they are, to be put back bit for bit.
+    """`statistics` as they are, to be put back bit for bit.
 
     Restoring beats a momentum of 0 for the time being: that would still count batches, and would let one
     non-finite batch in (0 · inf).
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, buffers: list[Tensor]):
         # Numbers and counts apart: together they would be copied one by one.
         numbers: list[Tensor] = []
         counts: list[Tensor] = []
-        for buffer in statistics(model):
+        for buffer in buffers:
             (numbers if buffer.is_floating_point() else counts).append(buffer)
         self._saved = [(kind, [torch.empty_like(b) for b in kind]) for kind in (numbers, counts) if kind]
         for kind, values in self._saved:

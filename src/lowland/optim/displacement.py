@@ -27,6 +27,7 @@ class Displacement:
             raise ValueError(f"keep_on says where w lies during the perturbed pass: 'device' or 'cpu', not {keep_on!r}")
         self.keep_on = keep_on
         self._copies: list[Tensor] = []
+        self._kinds: list[tuple[torch.Size, torch.dtype, torch.device]] = []
         self._moved: list[Tensor] | None = None
 
     def move(self, weights: list[Tensor], gradients: list[Tensor], rhos: Sequence[float], climb: Climb) -> None:
@@ -60,15 +61,11 @@ class Displacement:
             self._moved = None
 
     def _keep(self, weights: list[Tensor]) -> None:
-        copies = zip(self._copies, weights, strict=False)
-        if len(self._copies) != len(weights) or not all(self._fits(copy, weight) for copy, weight in copies):
-            self._copies = [self._room_for(weight) for weight in weights]
+        kinds = [(weight.shape, weight.dtype, weight.device) for weight in weights]
+        if kinds != self._kinds:
+            self._copies, self._kinds = [self._room_for(weight) for weight in weights], kinds
         if weights:
             torch._foreach_copy_(self._copies, weights, non_blocking=True)
-
-    def _fits(self, copy: Tensor, weight: Tensor) -> bool:
-        same = copy.shape == weight.shape and copy.dtype is weight.dtype
-        return same and (self.keep_on == "cpu" or copy.device == weight.device)
 
     def _room_for(self, weight: Tensor) -> Tensor:
         if self.keep_on == "cpu" and weight.device.type != "cpu":
@@ -78,12 +75,13 @@ class Displacement:
 
 def _add_on_host(weights: list[Tensor], gradients: list[Tensor], rhos: Sequence[float], factor: float) -> None:
     for rho in dict.fromkeys(rhos):
-        pairs = [(w, g) for w, g, r in zip(weights, gradients, rhos, strict=True) if r == rho]
-        if any(g.is_sparse for _, g in pairs):
-            for weight, gradient in pairs:
+        chosen = [i for i, own in enumerate(rhos) if own == rho]
+        ours, theirs = [weights[i] for i in chosen], [gradients[i] for i in chosen]
+        if any(gradient.is_sparse for gradient in theirs):
+            for weight, gradient in zip(ours, theirs, strict=True):
                 weight.add_(gradient, alpha=rho * factor)
         else:
-            torch._foreach_add_([w for w, _ in pairs], [g for _, g in pairs], alpha=rho * factor)
+            torch._foreach_add_(ours, theirs, alpha=rho * factor)
 
 
 def _add_on_device(weights: list[Tensor], gradients: list[Tensor], rhos: Sequence[float], factor: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lowland.optim import amp, grouped, parallel
 from lowland.optim.ascent import Climb, l2
-from lowland.optim.batch_norm import SavedStatistics
+from lowland.optim.batch_norm import SavedStatistics, statistics
 from lowland.optim.displacement import Displacement
 from lowland.optim.functional import EPS, check_rho
 from lowland.optim.randomness import random_states, replay
@@ -329,8 +329,8 @@ class SAM(Optimizer):
         self._forget_copies_of_weights()
         if self._states is not None:
             replay(self._states)
-        if self.model is not None:
-            self._statistics = SavedStatistics(self.model)
+        if self.model is not None and (buffers := statistics(self.model)):
+            self._statistics = SavedStatistics(buffers)
 
     def _back_to_w(self) -> None:
         """From wherever the weights are. What an interrupt of this leaves undone, the next call does."""

@@ -25,6 +25,8 @@ def is_distributed(tensor: Tensor) -> bool:
 
 def local_pair(param: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """What this process holds of a parameter and of its gradient, as real tensors that share their memory."""
+    if type(param) is nn.Parameter and gradient.layout is torch.strided and not param.is_complex():
+        return param, gradient
     if is_distributed(param):
         if gradient.placements != param.placements:  # type: ignore[attr-defined]  # a partial sum, say
             gradient = gradient.redistribute(placements=param.placements)  # type: ignore[attr-defined]
@@ -49,8 +51,8 @@ def global_norm(params: Sequence[Tensor], owners: Sequence[Tensor], gradients: S
     """
     if not any(map(is_distributed, params)):
         norms = _norms(gradients)
-        if all(norm.device.type == "cpu" for norm in norms):
-            return math.hypot(*(norm.item() for norm in norms))
+        if not any(norm.device.type != "cpu" for norm in norms):
+            return math.hypot(*[norm.item() for norm in norms])
         return torch.linalg.vector_norm(_together(norms, norms[0].device))
     parts = defaultdict(list)
     for owner, gradient in zip(owners, gradients, strict=True):
@@ -72,7 +74,7 @@ def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Of each tensor, in float32 at least; not always in their order."""
     kinds = defaultdict(list)
     for tensor in tensors:
-        values = tensor._values() if tensor.is_sparse else tensor
+        values = tensor if tensor.layout is torch.strided else tensor._values()
         kinds[values.device, values.dtype].append(values)
     norms: list[Tensor] = []
     for (_, dtype), members in kinds.items():
