@@ -151,6 +151,22 @@ def test_exceptions():
     optimizer.second_step(zero_grad=True)
 
 
+def test_step_in_the_middle_is_refused():
+    model = network()
+    optimizer = make(model)
+    (loss_fn,) = losses(model, 1)
+    loss_fn().backward()
+    optimizer.first_step(zero_grad=True)
+    loss_fn().backward()
+    with pytest.raises(RuntimeError, match="second_step"):
+        optimizer.step()
+    optimizer.second_step(zero_grad=True)
+    with optimizer.ascent():
+        loss_fn().backward()
+        with pytest.raises(RuntimeError, match="inside the ascent"):
+            optimizer.first_step()
+
+
 def test_checkpoints_of_others_load():
     model = network()
     optimizer = compat.SAM(model.parameters(), torch.optim.Adam, lr=0.1)

@@ -97,6 +97,7 @@ class SAM(sam.SAM):
             UserWarning: if the weights were perturbed still, after an exception: they are w again, but the
                 gradients are those at w + ε.
         """
+        self._not_inside("first_step()")
         if self._displacement.displaced:
             self.restore()
             warnings.warn(
@@ -104,7 +105,6 @@ class SAM(sam.SAM):
                 "first_step() and second_step() call restore(), and compute the gradients anew.",
                 stacklevel=2,
             )
-        self._not_inside("first_step()")
         self._complete_groups()
         groups = [(p, group["rho"]) for group in self.param_groups for p in group["params"] if p.requires_grad]
         gradients = [p.grad for p, _ in groups]
@@ -140,7 +140,7 @@ class SAM(sam.SAM):
             closure: runs forward and backward. Without it this is the base optimizer's step.
 
         Raises:
-            RuntimeError: if there is no gradient.
+            RuntimeError: if there is no gradient, or in the middle of a step.
         """
         if closure is not None:
             self.first_step(zero_grad=True)
@@ -151,6 +151,9 @@ class SAM(sam.SAM):
                 self.restore()
                 raise
             self._return()
+        self._not_inside("step()")
+        if self._displacement.displaced or self._climb is not None:
+            raise RuntimeError("step() in the middle of a SAM step: finish it with second_step() or the perturbed pass")
         self._update()
 
     def restore(self) -> None:

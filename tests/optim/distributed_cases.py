@@ -27,7 +27,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-from lowland import SAM
+from lowland import SAM, compat
 
 LR, MOMENTUM, RHO, STEPS, MICRO = 0.2, 0.9, 0.3, 4, 3
 
@@ -232,6 +232,43 @@ def ddp_m_sam():
         return [sum(parts) / len(groups) for parts in zip(*gradients, strict=True)]
 
     same(model, textbook(by_pairs))
+
+
+def ddp_m_sam_of_unequal_batches():
+    model = DDP(Net())
+    optimizer = SAM(sgd(model), rho=RHO, model=model, m=1)
+    (batch,) = batches(0)
+    x, y = (part[: 4 - dist.get_rank()] for part in mine(batch))
+    optimizer.step(lambda: F.cross_entropy(model(x), y, reduction="none"))
+
+
+def hybrid_accumulation_without_all_reduce():
+    mesh = init_device_mesh("cpu", (dist.get_world_size() // 2, 2), mesh_dim_names=("replicate", "shard"))
+    model = fully_shard(Net(), mesh=mesh)
+    optimizer = SAM(sgd(model), rho=RHO, model=model)
+    for step in range(STEPS):
+        for i, batch in enumerate(batches(step, MICRO)):
+            with optimizer.ascent():
+                loss_fn(model, mine(batch)).backward()
+            model.set_requires_all_reduce(i == MICRO - 1)
+            with optimizer.perturbed():
+                loss_fn(model, mine(batch)).backward()
+            model.set_requires_all_reduce(True)
+        optimizer.step()
+        optimizer.zero_grad()
+    same(model, textbook(each_for_itself))
+
+
+def compat_under_fsdp():
+    model = sharded(reshard_after_forward=False)
+    optimizer = compat.SAM(model.parameters(), torch.optim.SGD, rho=RHO, lr=LR, momentum=MOMENTUM)
+    for step in range(STEPS):
+        (batch,) = batches(step)
+        loss_fn(model, mine(batch)).backward()
+        optimizer.first_step(zero_grad=True)
+        loss_fn(model, mine(batch)).backward()
+        optimizer.second_step(zero_grad=True)
+    same(model, textbook(plain))
 
 
 def ddp_static_graph():
@@ -524,11 +561,13 @@ TWO = [
     fsdp_without_resharding_after_backward, fsdp_accumulation_each_for_itself, fsdp_accumulation_of_all_together,
     fsdp_with_mixed_precision,
     fsdp_ascent_without_synchronization_is_refused, fsdp_exception_in_the_perturbed_pass, fsdp_saves_and_resumes,
-    tensor_parallel, ddp_m_sam, ddp_static_graph, optimizer_state_in_pieces, the_older_fsdp_is_refused,
+    tensor_parallel, ddp_m_sam, ddp_m_sam_of_unequal_batches, compat_under_fsdp,
+    ddp_static_graph, optimizer_state_in_pieces, the_older_fsdp_is_refused,
 ]  # fmt: skip
 FOUR = [
     ddp_synchronized, ddp_local_ascent_is_m_sam, ddp_accumulation_with_no_sync_around_both_passes, fsdp,
-    fsdp_accumulation_each_for_itself, hybrid_sharding, fsdp_and_tensor_parallel,
+    fsdp_accumulation_each_for_itself, hybrid_sharding, hybrid_accumulation_without_all_reduce,
+    fsdp_and_tensor_parallel,
 ]  # fmt: skip
 CASES = {2: TWO, 4: FOUR}
 

@@ -155,6 +155,25 @@ def test_accumulation_under_a_scaler_one_micro_batch_overflowing():
     assert all(torch.equal(a, b) for a, b in zip(bits(ours), before, strict=True))
 
 
+def test_overflow_is_passed_on_beside_an_empty_parameter():
+    w, empty = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(0))
+    optimizer = SAM(torch.optim.SGD([w, empty], lr=0.1), rho=0.3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaled_step(optimizer, scaler, lambda: w.square().sum() + empty.sum(), bad=(0,))
+    assert scaler.get_scale() == 4.0
+    assert w.tolist() == [1.0] * 3
+
+
+def test_a_small_gradient_of_half_precision_weights():
+    w = nn.Parameter(torch.ones(4, dtype=torch.float16))
+    optimizer = SAM(torch.optim.SGD([w], lr=0.1), rho=0.5)
+    for i, evaluation in enumerate(optimizer.passes()):
+        with evaluation:
+            if i:
+                assert w.tolist() == [1.25] * 4
+            (w * 1e-6).sum().backward()
+
+
 def test_a_scaler_that_is_switched_off():
     ours, expected = network(), network()
     optimizer = SAM(sgd(ours), rho=0.3)

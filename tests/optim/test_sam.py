@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from lowland.optim import SAM
+from lowland.optim import SAM, parallel
 from lowland.optim.functional import sam_gradient
 
 
@@ -207,22 +208,25 @@ def test_weights_come_back_bit_for_bit_even_from_an_exception():
     by_passes(optimizer, lambda: F.cross_entropy(model(x), y))  # usable afterwards
 
 
-def test_an_interrupt_of_the_restoration_itself_is_made_good_at_the_next_call(monkeypatch):
+@pytest.mark.parametrize("interrupts", [1, 2])
+def test_an_interrupt_of_the_restoration_itself_is_made_good_at_once_or_at_the_next_call(monkeypatch, interrupts):
     model = network()
     x, y = batch()
     optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.5)
     before = [p.detach().clone() for p in model.parameters()]
-    real = torch._foreach_copy_
+    real, calls = torch._foreach_copy_, []
 
     def interrupted(*_, **__):
-        monkeypatch.setattr(torch, "_foreach_copy_", real)
+        calls.append(1)
+        if len(calls) == interrupts:
+            monkeypatch.setattr(torch, "_foreach_copy_", real)
         raise KeyboardInterrupt
 
     with optimizer.ascent():
         F.cross_entropy(model(x), y).backward()
     with pytest.raises(KeyboardInterrupt), optimizer.perturbed():
         monkeypatch.setattr(torch, "_foreach_copy_", interrupted)
-    assert not close(model.parameters(), before)
+    assert close(model.parameters(), before, tol=0) == (interrupts == 1)
     optimizer.state_dict()
     assert close(model.parameters(), before, tol=0)
 
@@ -397,3 +401,94 @@ def test_what_cannot_be_a_base():
         SAM(torch.optim.Adadelta([w]))
     with pytest.raises(ValueError, match="LBFGS"):
         SAM(torch.optim.LBFGS([w]))
+
+
+def test_out_of_memory_while_gradients_are_set_aside_leaves_the_optimizer_usable(monkeypatch):
+    model = network()
+    x, y = batch()
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1))
+    F.cross_entropy(model(x), y).backward()
+    real = parallel.set_aside
+
+    def fails(_):
+        monkeypatch.setattr(parallel, "set_aside", real)
+        raise MemoryError
+
+    monkeypatch.setattr(parallel, "set_aside", fails)
+    with pytest.raises(MemoryError), optimizer.ascent():
+        pass
+    by_passes(optimizer, lambda: F.cross_entropy(model(x), y))
+
+
+def test_a_perturbed_pass_without_backward_is_refused():
+    w = nn.Parameter(torch.ones(2))
+    optimizer = SAM(torch.optim.SGD([w], lr=0.1))
+    calls = []
+
+    def closure():
+        loss = w.square().sum()
+        if not calls:
+            loss.backward()
+        calls.append(1)
+        return loss
+
+    with pytest.raises(RuntimeError, match="in the last pass: was backward"):
+        optimizer.step(closure)
+    assert optimizer.steps == 0
+
+
+def test_rho_is_saved_as_a_plain_number(tmp_path):
+    w = nn.Parameter(torch.ones(2))
+    for rho in (np.float64(0.3), torch.tensor(0.3), lambda step: np.float32(0.3)):
+        optimizer = SAM(torch.optim.SGD([w], lr=0.1), rho=rho)
+        by_passes(optimizer, lambda: w.square().sum())
+        torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+        torch.load(tmp_path / "state.pt", weights_only=True)
+        assert type(optimizer.param_groups[0]["rho"]) is float
+    for bad in (torch.tensor(-1.0), torch.tensor([0.1, 0.2]), 10**400, np.nan, None):
+        with pytest.raises(ValueError, match="rho"):
+            SAM(torch.optim.SGD([w], lr=0.1), rho=bad)
+
+
+def test_a_base_that_was_wrapped_before_keeps_its_rho_and_says_so():
+    base = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
+    SAM(base, rho=0.05)
+    with pytest.warns(UserWarning, match="in a SAM before"):
+        assert SAM(base, rho=0.5).param_groups[0]["rho"] == 0.05
+
+
+def test_hooks_of_a_subclass_run_once():
+    class Mine(SAM):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    for kind in (SAM, Mine):
+        w, called = nn.Parameter(torch.ones(2)), []
+        optimizer = kind(torch.optim.SGD([w], lr=0.1))
+        optimizer.register_step_pre_hook(lambda *_, c=called: c.append("pre"))
+        optimizer.register_step_post_hook(lambda *_, c=called: c.append("post"))
+        by_passes(optimizer, lambda w=w: w.square().sum())
+        assert called == ["pre", "post"]
+
+
+def test_a_closure_after_an_abandoned_ascent_and_a_closure_step_counts():
+    w = nn.Parameter(torch.ones(2))
+    optimizer = SAM(torch.optim.SGD([w], lr=0.1))
+    with optimizer.ascent():
+        w.square().sum().backward()
+    by_closure(optimizer, lambda: w.square().sum())
+    assert optimizer.steps == 1
+
+
+def test_checkpoints_loaded_after_an_interrupt_stay(monkeypatch):
+    w = nn.Parameter(torch.ones(2))
+    optimizer = SAM(torch.optim.SGD([w], lr=0.1), rho=0.5)
+    state = optimizer.state_dict()
+    with optimizer.ascent():
+        w.square().sum().backward()
+    optimizer._leave_w(optimizer._climb)
+    with torch.no_grad():
+        w.copy_(torch.full((2,), 7.0))
+    optimizer.load_state_dict(state)
+    assert w.tolist() == [7.0, 7.0]
+    assert repr(optimizer).startswith("SAM(rho=[0.5]")

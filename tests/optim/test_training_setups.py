@@ -254,6 +254,24 @@ def test_sparse_gradients():
             assert torch.equal(ours.words.weight, before)
 
 
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_sparse_gradients_accumulate(set_to_none):
+    def embedding(sparse):
+        return nn.Embedding(9, 4, sparse=sparse, _weight=torch.ones(9, 4, dtype=torch.float64).cumsum(0))
+
+    ours, expected = embedding(True), embedding(False)
+    for model in (ours, expected):
+        optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.3)
+        for _ in range(3):
+            for words in ([1, 2, 2], [0, 2, 8]):
+                for evaluation in optimizer.passes():
+                    with evaluation:
+                        model(torch.tensor(words)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none)
+    assert_equal(ours, expected)
+
+
 def test_complex_parameters():
     def loss_fn(w):
         return (w**3).sum().abs().square() + w.abs().square().sum()

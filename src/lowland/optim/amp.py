@@ -19,10 +19,15 @@ def pass_on_overflow(overflow: bool | Tensor, gradients: list[Tensor]) -> None:
     """
     if overflow is False:
         return
-    chosen = min(gradients, key=Tensor.numel)
-    values = chosen._values() if chosen.is_sparse else chosen
+    values = min(
+        (values for g in gradients if (values := g._values() if g.is_sparse else g).numel()),
+        key=Tensor.numel,
+        default=None,
+    )
+    if values is None:
+        raise RuntimeError("the perturbed pass left no gradient to tell the scaler by: was backward() called?")
     if isinstance(overflow, Tensor):
         # NaN or zero, to add: nothing here waits for the device.
-        values.add_(torch.where(overflow, torch.nan, 0.0).to(values.device, values.dtype, non_blocking=True))
+        values.add_(torch.where(overflow, torch.nan, 0.0).to(values.device, values.dtype))
     else:
         values.fill_(torch.nan)

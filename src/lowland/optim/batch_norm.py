@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -16,7 +17,7 @@ def statistics(model: nn.Module) -> list[Tensor]:
         module = left.pop()
         left.extend(child for child in module._modules.values() if child is not None)
         if module._buffers:
-            found += [b for name in _STATISTICS if (b := module._buffers.get(name)) is not None]
+            found += [b for name in _STATISTICS if (b := module._buffers.get(name)) is not None and not is_lazy(b)]
     return found
 
 

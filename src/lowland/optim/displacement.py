@@ -28,7 +28,9 @@ class Displacement:
         self.keep_on = keep_on
         self._copies: list[Tensor] = []
         self._kinds: list[tuple[torch.Size, torch.dtype, torch.device]] = []
+        self._batches: list[list[int]] = []
         self._moved: list[Tensor] | None = None
+        self._versions: list[int] = []
 
     def move(self, weights: list[Tensor], gradients: list[Tensor], rhos: Sequence[float], climb: Climb) -> None:
         """Add ρ · factor · gradient to each of ``weights``.
@@ -46,6 +48,7 @@ class Displacement:
             _add_on_device(weights, gradients, rhos, climb.factor)
         elif climb.factor:
             _add_on_host(weights, gradients, rhos, climb.factor)
+        self._versions = [weight._version for weight in weights]
 
     @property
     def displaced(self) -> bool:
@@ -54,18 +57,39 @@ class Displacement:
 
     def put_back(self) -> None:
         """Make the weights w again. They stay known until that is done: an interrupt may fall into it."""
-        if self._moved is not None:
-            if self._moved:
-                with torch.no_grad():
-                    torch._foreach_copy_(self._moved, self._copies, non_blocking=True)
-            self._moved = None
+        if self._moved is None:
+            return
+        with torch.no_grad():
+            try:
+                self._copy(self._copies, self._moved)
+            except BaseException:  # an interrupt: the weights first
+                self._copy(self._copies, self._moved)
+                raise
+        self._moved = None
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether somebody wrote to the weights while they were away from w."""
+        return self._moved is not None and self._versions != [weight._version for weight in self._moved]
+
+    def forget(self) -> None:
+        """Leave the weights as they are."""
+        self._moved = None
+
+    def _copy(self, sources: list[Tensor], targets: list[Tensor]) -> None:
+        for batch in self._batches:  # of one type and device: others would be copied one by one
+            to, of = [targets[i] for i in batch], [sources[i] for i in batch]
+            torch._foreach_copy_(to, of, non_blocking=True)
 
     def _keep(self, weights: list[Tensor]) -> None:
         kinds = [(weight.shape, weight.dtype, weight.device) for weight in weights]
         if kinds != self._kinds:
             self._copies, self._kinds = [self._room_for(weight) for weight in weights], kinds
-        if weights:
-            torch._foreach_copy_(self._copies, weights, non_blocking=True)
+            alike = defaultdict(list)
+            for index, (_, dtype, device) in enumerate(kinds):
+                alike[dtype, device].append(index)
+            self._batches = list(alike.values())
+        self._copy(weights, self._copies)
 
     def _room_for(self, weight: Tensor) -> Tensor:
         if self.keep_on == "cpu" and weight.device.type != "cpu":
@@ -80,6 +104,9 @@ def _add_on_host(weights: list[Tensor], gradients: list[Tensor], rhos: Sequence[
         if any(gradient.is_sparse for gradient in theirs):
             for weight, gradient in zip(ours, theirs, strict=True):
                 weight.add_(gradient, alpha=rho * factor)
+        elif any(weight.dtype.itemsize < 4 for weight in ours):  # which the factor may be too large for
+            for weight, gradient in zip(ours, theirs, strict=True):
+                weight.copy_(torch.add(weight.float(), gradient.float(), alpha=rho * factor))
         else:
             torch._foreach_add_(ours, theirs, alpha=rho * factor)
 
@@ -88,28 +115,24 @@ def _add_on_device(weights: list[Tensor], gradients: list[Tensor], rhos: Sequenc
     """Without waiting for the factor: where it is 0 nothing is added, be the gradient finite or not."""
     kinds = defaultdict(list)
     for weight, gradient, rho in zip(weights, gradients, rhos, strict=True):
-        kinds[weight.device, weight.dtype, gradient.dtype, gradient.is_sparse, rho].append((weight, gradient))
-    for (device, *_, sparse, rho), pairs in kinds.items():
+        sparse = gradient.is_sparse
+        alike = not sparse and weight.dtype == gradient.dtype and weight.stride() == gradient.stride()
+        kinds[weight.device, weight.dtype, gradient.dtype, alike, sparse, rho].append((weight, gradient))
+    for (device, _, _, alike, sparse, rho), pairs in kinds.items():
         ours, theirs = [w for w, _ in pairs], [g for _, g in pairs]
-        scale = (rho * factor).to(device, non_blocking=True)
+        scale = (rho * factor).to(device, non_blocking=device.type != "cpu")
+        moves = scale != 0
         if sparse:
             for weight, gradient in pairs:
-                values = torch.where(scale != 0, gradient._values() * scale, 0)
+                values = torch.where(moves, gradient._values() * scale, 0)
                 weight.add_(
                     torch.sparse_coo_tensor(gradient._indices(), values, gradient.shape, check_invariants=False)
                 )
-        elif device.type == "cuda" and _alike(ours, theirs):
+        elif device.type == "cuda" and alike:
             _add_fused(ours, theirs, scale)
         else:
             steps = torch._foreach_mul(theirs, scale)
-            torch._foreach_add_(ours, [torch.where(scale != 0, step, 0) for step in steps])
-
-
-def _alike(weights: list[Tensor], gradients: list[Tensor]) -> bool:
-    return all(
-        weight.dtype == gradient.dtype and weight.stride() == gradient.stride()
-        for weight, gradient in zip(weights, gradients, strict=True)
-    )
+            torch._foreach_add_(ours, [torch.where(moves, step, 0) for step in steps])
 
 
 def _add_fused(weights: list[Tensor], gradients: list[Tensor], scale: Tensor) -> None:

@@ -5,6 +5,7 @@ evaluations of the whole batch.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def backward(optimizer: Any, closure: Callable[[], Tensor]) -> Tensor:
     _refuse_coupling(optimizer.model)
     optimizer._complete_groups()
     states = random_states(optimizer._params())
-    local = parallel.ddp(optimizer.model) is not None
+    wrapper = parallel.ddp(optimizer.model)
 
     def losses() -> Tensor:
         replay(states)
@@ -54,11 +55,14 @@ def backward(optimizer: Any, closure: Callable[[], Tensor]) -> Tensor:
     mean, group, groups = None, 0, 1
     while group < groups:
         with torch.enable_grad():
-            with optimizer._ascent(sync=not local):
+            with optimizer._ascent(sync=wrapper is None):
                 value = losses()
                 parts = value.split(optimizer.m)
                 parts[group].mean().backward()
-            with optimizer.perturbed():
+            # Averaged once: other processes may have other numbers of groups.
+            last = group == len(parts) - 1
+            together = nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, last)
+            with optimizer.perturbed(), together:
                 (losses().split(optimizer.m)[group].sum() / len(value)).backward()
         mean = value.detach().mean() if mean is None else mean
         group, groups = group + 1, len(parts)

@@ -43,7 +43,7 @@ def ascending(model: nn.Module | None, fsdp: "Fsdp", sync: bool) -> AbstractCont
     """
     wrapper = ddp(model)
     if wrapper is not None:
-        return _ddp_synchronization(wrapper, sync)
+        return ddp_synchronization(wrapper, sync)
     if not sync:
         raise ValueError(
             "sync=False keeps an ascent under DDP local: it needs model=, and that must be the "
@@ -53,7 +53,8 @@ def ascending(model: nn.Module | None, fsdp: "Fsdp", sync: bool) -> AbstractCont
 
 
 @contextmanager
-def _ddp_synchronization(wrapper: Any, sync: bool) -> Iterator[None]:
+def ddp_synchronization(wrapper: Any, sync: bool) -> Iterator[None]:
+    """Whether the backward passes inside average gradients over the processes."""
     before = wrapper.require_backward_grad_sync
     wrapper.require_backward_grad_sync = sync
     try:
@@ -75,7 +76,9 @@ def anywhere(flag: bool | Tensor, model: nn.Module | None) -> bool | Tensor:
 
 def set_aside(gradient: Tensor | None) -> Tensor | None:
     """``gradient``, safe from the next backward pass: a copy if it lies in memory that DDP will write to again."""
-    if gradient is None or not (gradient._is_view() or gradient.untyped_storage().nbytes() > gradient.nbytes):
+    if gradient is None or gradient.layout is not torch.strided:
+        return gradient
+    if not (gradient._is_view() or gradient.untyped_storage().nbytes() > gradient.nbytes):
         return gradient
     return gradient.clone()
 
@@ -95,19 +98,20 @@ class Fsdp:
         for module in self.modules:
             module.reshard()
 
-    def _params(self) -> Iterator[Any]:
+    def _groups(self) -> Iterator[Any]:
         for module in self.modules:
             state = module._get_fsdp_state()
             groups = getattr(state, "_fsdp_param_groups", None)  # torch 2.13; before, one
-            for group in [state._fsdp_param_group] if groups is None else groups:
-                if group is not None:
-                    yield from group.fsdp_params
+            yield from (group for group in ([state._fsdp_param_group] if groups is None else groups) if group)
 
     @contextmanager
     def unsynchronized_set_aside(self) -> Iterator[None]:
         """Gradients accumulated without synchronization are out of the way inside, and back afterwards."""
+        partly = [(group, group._partial_reduce_output) for group in self._groups()]  # reduced, not yet all-reduced
+        for group, _ in partly:
+            group._partial_reduce_output = None
         held = []
-        for param in self._params():
+        for param in (param for group, _ in partly for param in group.fsdp_params):
             unsharded = getattr(param, "_unsharded_param", None)
             held.append((param, param.unsharded_accumulated_grad, getattr(unsharded, "grad", None)))
             param.unsharded_accumulated_grad = None
@@ -116,6 +120,8 @@ class Fsdp:
         try:
             yield
         finally:
+            for group, output in partly:
+                group._partial_reduce_output = output
             for param, accumulated, gradient in held:
                 param.unsharded_accumulated_grad = accumulated
                 if getattr(param, "_unsharded_param", None) is not None:
@@ -123,8 +129,7 @@ class Fsdp:
 
 
 def _all_modules(model: nn.Module | None) -> list[nn.Module]:
-    if model is not None:
-        return list(model.modules())
+    """Also those that are not in ``model``: the optimizer may have parameters of several."""
     from torch.distributed import _composable_state
 
-    return list(_composable_state._module_state_mapping)
+    return list(dict.fromkeys([*(() if model is None else model.modules()), *_composable_state._module_state_mapping]))

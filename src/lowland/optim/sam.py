@@ -1,5 +1,6 @@
 """SAM: an optimizer around an optimizer, for the training loop one already has."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -37,6 +38,16 @@ class _OfBase:
 
     def __delete__(self, sam: Any) -> None:
         delattr(sam.base, self.name)
+
+
+def _radius(rho: Any) -> float:
+    """``rho`` as a float: what is saved must load anywhere. Raises ValueError for what can't be a radius."""
+    if isinstance(rho, Tensor) and rho.numel() == 1:
+        rho = rho.item()
+    if isinstance(rho, Tensor) or (isinstance(rho, int) and abs(rho) > 1e300):
+        raise ValueError(f"rho must be a number, not {rho!r}")
+    check_rho(rho)
+    return float(rho)
 
 
 @dataclass(slots=True)
@@ -136,16 +147,21 @@ class SAM(Optimizer):
             raise ValueError(f"{type(base).__name__} has a rho of its own in its groups, which is not SAM's radius")
         if isinstance(base, torch.optim.LBFGS):
             raise ValueError("LBFGS evaluates its closure at points of its own choosing: SAM can't go around it")
-        if not 0 <= eps < float("inf"):
-            raise ValueError(f"eps is added to the gradient norm: it must be finite and at least 0, not {eps}")
+        if not isinstance(eps, int | float) or not 0 <= eps < float("inf"):
+            raise ValueError(f"eps is added to the gradient norm: it must be finite and at least 0, not {eps!r}")
         params = [p for group in base.param_groups for p in group["params"]]
         parallel.check(params)
         if m is not None:
             grouped.check(m, model, params)
         self.base, self.model, self.m, self.eps, self.same_masks = base, model, m, eps, same_masks
         self._schedule = rho if callable(rho) else None
-        self._rho = rho(0) if callable(rho) else rho
-        check_rho(self._rho)
+        self._rho = _radius(rho(0) if callable(rho) else rho)
+        if any(STEPS in group and _radius(group["rho"]) != self._rho for group in base.param_groups):
+            warnings.warn(
+                "this base optimizer was in a SAM before: its groups keep the rho they have, which wins over the "
+                "argument. Make a new base optimizer, or set group['rho'] or delete it first.",
+                stacklevel=2,
+            )
         self._scheduled: list[int] = []
         self._displacement = Displacement(keep_on)
         self._forget()
@@ -172,7 +188,7 @@ class SAM(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; the group's ``rho`` is this optimizer's unless it brings one."""
         if "rho" in param_group:
-            check_rho(param_group["rho"])
+            _radius(param_group["rho"])
         self.base.add_param_group(param_group)
         self._complete_groups()
 
@@ -182,7 +198,7 @@ class SAM(Optimizer):
 
     @property
     def steps(self) -> int:
-        """SAM steps made so far; a scaler's skipped ones don't count."""
+        """SAM steps made so far; those that a scaler skips don't count, unless a fused base optimizer skips them."""
         return self.param_groups[0][STEPS]
 
     def _complete_groups(self) -> None:
@@ -193,18 +209,20 @@ class SAM(Optimizer):
                 self._scheduled.append(index)
             group.setdefault(STEPS, steps)
         if self._schedule is not None:
-            self._rho = self._schedule(steps)
+            self._rho = _radius(self._schedule(steps))
             for index in self._scheduled:
                 self.param_groups[index]["rho"] = self._rho
         for group in self.param_groups:
-            check_rho(group["rho"])
+            if type(group["rho"]) is not float or not 0 <= group["rho"] < math.inf:
+                group["rho"] = _radius(group["rho"])
 
     # The passes.
 
     def passes(self, scaler: Any = None, sync: bool = True) -> Iterator[AbstractContextManager[None]]:
         """The evaluations that one step takes, in order; run forward and backward inside each.
 
-        Two for SAM; one where every group has rho 0. Gradients accumulated so far are kept, and the last
+        Two for SAM; one where every group has rho 0. Parameters that another optimizer updates get the gradients of
+        both passes added, so clear theirs between. Gradients accumulated so far are kept, and the last
         pass adds to them.
 
         Args:
@@ -242,8 +260,10 @@ class SAM(Optimizer):
 
     @contextmanager
     def _ascent(self, scaler: Any = None, sync: bool = True) -> Iterator[None]:
-        self._begin("ascent")
+        self._not_inside("ascent")
+        self._back_to_w()
         self._climb = None
+        self._fsdp = parallel.Fsdp(self.model, self._params())
         params, rhos = [], []
         for group in self.param_groups:
             rho = group["rho"]
@@ -253,6 +273,7 @@ class SAM(Optimizer):
                     rhos.append(rho)
         held = [parallel.set_aside(param.grad) for param in params]
         try:
+            self._pass = "ascent"
             for param in params:
                 param.grad = None
             with parallel.ascending(self.model, self._fsdp, sync):
@@ -261,9 +282,9 @@ class SAM(Optimizer):
                 yield
             gradients = [param.grad for param in params]
         finally:
-            self._pass = None
             for param, gradient in zip(params, held, strict=True):
                 param.grad = gradient
+            self._pass = None
         with torch.no_grad():
             self._climb = self._plan(params, gradients, rhos, scaler, sync)
 
@@ -281,7 +302,8 @@ class SAM(Optimizer):
         if not owners:
             raise RuntimeError(
                 "no parameter received a gradient in the ascent pass: was backward() called? "
-                "(With FSDP2, set_requires_gradient_sync(False) keeps gradients from the optimizer.)"
+                "(With FSDP2, set_requires_gradient_sync(False) and set_requires_all_reduce(False) keep "
+                "gradients from the optimizer: leave them on for the ascent.)"
             )
         directions, measured = self._directions(owners, weights, pieces)
         climb = l2(global_norm(params, owners, measured), self.eps, amp.loss_scale(scaler, pieces[0]))
@@ -307,8 +329,10 @@ class SAM(Optimizer):
         """
         if self._pass is None and self._climb is None:
             raise RuntimeError("perturbed() needs an ascent() before it, to know where to climb")
-        self._begin("perturbed")
+        self._not_inside("perturbed")
+        self._back_to_w()
         try:
+            self._pass = "perturbed"
             plan, self._climb = self._climb, None
             assert plan is not None
             try:
@@ -348,19 +372,15 @@ class SAM(Optimizer):
 
     @contextmanager
     def _plain(self) -> Iterator[None]:
-        self._begin("plain")
+        self._not_inside("plain")
+        self._back_to_w()
+        self._fsdp = parallel.Fsdp(self.model, self._params())
         try:
+            self._pass = "plain"
             yield
             self._evaluated = True
         finally:
             self._pass = None
-
-    def _begin(self, name: str) -> None:
-        self._not_inside(name)
-        self._back_to_w()
-        self._pass = name
-        if name != "perturbed":
-            self._fsdp = parallel.Fsdp(self.model, self._params())
 
     def _not_inside(self, what: str) -> None:
         if self._pass is not None:
@@ -389,13 +409,15 @@ class SAM(Optimizer):
         Warns:
             UserWarning: if gradients are there but no pass was run since the last step: that is a plain step.
         """
-        for before in self._optimizer_step_pre_hooks.values():
+        # A subclass's own step is wrapped by torch, which then calls the hooks.
+        hooked = type(self).step is SAM.step
+        for before in self._optimizer_step_pre_hooks.values() if hooked else ():
             replaced = before(self, (closure,), {})
             if replaced is not None:
                 arguments, named = replaced
                 closure = named.get("closure", *arguments)
         result = self._step(closure)
-        for after in self._optimizer_step_post_hooks.values():
+        for after in self._optimizer_step_post_hooks.values() if hooked else ():
             after(self, (closure,), {})
         return result
 
@@ -417,6 +439,8 @@ class SAM(Optimizer):
                     for evaluation in self.passes():
                         with evaluation:
                             losses.append(closure())
+                if not self._fsdp.modules and all(param.grad is None for param in self._params()):
+                    raise RuntimeError("no parameter received a gradient in the last pass: was backward() called?")
         if self._climb is not None:
             raise RuntimeError("step() after ascent() without perturbed(): the gradient at w + e is missing")
         self._update()
@@ -453,11 +477,11 @@ class SAM(Optimizer):
     def _update(self) -> None:
         if not self._evaluated:
             self._warn_of_a_plain_step()
+        evaluated, self._evaluated = self._evaluated, False
+        if evaluated:
+            self._count()
         self.base.step()
         self._forget_copies_of_weights()
-        if self._evaluated:
-            self._count()
-            self._evaluated = False
 
     def _count(self) -> None:
         steps = self.steps + 1
@@ -500,6 +524,11 @@ class SAM(Optimizer):
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = before(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
+        self._not_inside("load_state_dict()")
+        if self._displacement.overwritten:  # the weights were loaded first
+            self._displacement.forget()
+        self._back_to_w()
+        self._complete_groups()
         own = [{key: group[key] for key in ("rho", STEPS)} for group in self.param_groups]
         self.base.load_state_dict(state_dict)
         for group, values in zip(self.param_groups, own, strict=True):
@@ -521,4 +550,4 @@ class SAM(Optimizer):
         super().__setstate__(state)
 
     def __repr__(self) -> str:
-        return f"SAM(rho={[group['rho'] for group in self.param_groups]}, base={self.base!r})"
+        return f"SAM(rho={[group.get('rho', self._rho) for group in self.param_groups]}, base={self.base!r})"

@@ -97,4 +97,8 @@ def _wide(device: torch.device) -> torch.dtype:
 
 
 def _together(norms: Iterable[Tensor], device: torch.device) -> Tensor:
-    return torch.stack([norm.to(device, _wide(device), non_blocking=True) for norm in norms])
+    """In one tensor; first those of one kind, so that few are converted."""
+    kinds = defaultdict(list)
+    for norm in norms:
+        kinds[norm.device, norm.dtype].append(norm)
+    return torch.cat([torch.stack(members).to(device, _wide(device)) for members in kinds.values()])
