@@ -1,5 +1,6 @@
 """A SAM step against its floor: the same two gradients with the barest perturb and restore around them.
 
+    pip install -c constraints.txt '.[benchmarks]'
     python benchmarks/sam_step.py [--network toy mlp transformer resnet18] [--rounds 15] [--device cpu|cuda]
 
 The floor is what one would write by hand for any device: norm, copies of the weights, scaled gradients, addition,

@@ -77,6 +77,9 @@ class Displacement:
         self._moved = None
 
     def _copy(self, sources: list[Tensor], targets: list[Tensor]) -> None:
+        if len(self._batches) == 1:
+            torch._foreach_copy_(targets, sources, non_blocking=True)
+            return
         for batch in self._batches:  # of one type and device: others would be copied one by one
             to, of = [targets[i] for i in batch], [sources[i] for i in batch]
             torch._foreach_copy_(to, of, non_blocking=True)
