@@ -81,12 +81,12 @@ def sam_gradient(model, params, climbing, descending=None):
     return g
 
 
-def textbook(gradient_of_step, steps=STEPS):
+def textbook(gradient_of_step, net=Net):
     """Train with SGD and momentum along ``gradient_of_step(model, params, step)``; the trained model."""
-    model = Net()
+    model = net()
     params = [p for p in model.parameters() if p.requires_grad]
     velocity = [torch.zeros_like(p) for p in params]
-    for step in range(steps):
+    for step in range(STEPS):
         for p, v, g in zip(params, velocity, gradient_of_step(model, params, step), strict=True):
             v.mul_(MOMENTUM).add_(g)
             p.data = p.data - LR * v
@@ -511,17 +511,6 @@ class Wide(Net):
         self.first, self.norm, self.second = nn.Linear(5, 8).double(), nn.Identity(), nn.Linear(8, 3).double()
 
 
-def wide_textbook():
-    model = Wide()
-    params = [p for p in model.parameters() if p.requires_grad]
-    velocity = [torch.zeros_like(p) for p in params]
-    for step in range(STEPS):
-        for p, v, g in zip(params, velocity, plain(model, params, step), strict=True):
-            v.mul_(MOMENTUM).add_(g)
-            p.data = p.data - LR * v
-    return model
-
-
 def train_on_everything(model, optimizer, rank=0, world=1):
     for step in range(STEPS):
         (batch,) = batches(step)
@@ -537,14 +526,14 @@ def tensor_parallel():
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     model = parallelize_module(Wide(), mesh, PLAN)
     train_on_everything(model, SAM(sgd(model), rho=RHO, model=model))
-    same(model, wide_textbook())
+    same(model, textbook(plain, Wide))
 
 
 def fsdp_and_tensor_parallel():
     mesh = init_device_mesh("cpu", (dist.get_world_size() // 2, 2), mesh_dim_names=("data", "tensor"))
     model = fully_shard(parallelize_module(Wide(), mesh["tensor"], PLAN), mesh=mesh["data"])
     train_on_everything(model, SAM(sgd(model), rho=RHO, model=model), mesh.get_local_rank("data"), mesh["data"].size())
-    same(model, wide_textbook())
+    same(model, textbook(plain, Wide))
 
 
 def hybrid_sharding():
