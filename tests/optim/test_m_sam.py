@@ -77,8 +77,11 @@ def test_misuse_says_what_to_do():
     x, y = batch()
     with pytest.raises(ValueError, match="m needs model="):
         SAM(sgd(model), m=1)
-    with pytest.raises(ValueError, match="must be the model's"):
+    with pytest.raises(ValueError, match="another model"):
         SAM(sgd(model), model=other, m=1)
+    both = [*model.parameters(), *other.parameters()]
+    with pytest.raises(ValueError, match="must be the model's"):
+        SAM(sgd(both), model=other, m=1)
     for m in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match="at least 1"):
             SAM(sgd(model), model=model, m=m)

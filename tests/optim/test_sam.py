@@ -432,9 +432,28 @@ def test_a_perturbed_pass_without_backward_is_refused():
         calls.append(1)
         return loss
 
-    with pytest.raises(RuntimeError, match="in the last pass: was backward"):
+    with pytest.raises(RuntimeError, match="was backward\\(\\) called in the last pass"):
         optimizer.step(closure)
     assert optimizer.steps == 0
+
+
+def test_gradients_cleared_before_the_step_are_refused():
+    w = nn.Parameter(torch.ones(2))
+    optimizer = SAM(torch.optim.SGD([w], lr=0.1))
+    for evaluation in optimizer.passes():
+        with evaluation:
+            w.square().sum().backward()
+        optimizer.zero_grad()
+    with pytest.raises(RuntimeError, match="only after"):
+        optimizer.step()
+
+
+def test_a_wrong_model_is_refused():
+    model = network()
+    with pytest.raises(TypeError, match="the network itself"):
+        SAM(torch.optim.SGD(model.parameters(), lr=0.1), model=model.parameters())
+    with pytest.raises(ValueError, match="another model"):
+        SAM(torch.optim.SGD(model.parameters(), lr=0.1), model=network())
 
 
 def test_rho_is_saved_as_a_plain_number(tmp_path):

@@ -105,7 +105,7 @@ class SAM(Optimizer):
     beyond the base optimizer's: one copy of the perturbed parameters (the process's own part of sharded ones).
 
     Raises:
-        TypeError: if ``base`` is no torch optimizer.
+        TypeError: if ``base`` is no torch optimizer, or ``model`` no module.
         ValueError: for a negative or non-finite rho; a ``base`` that already is a SAM, LBFGS or Adadelta; ``m`` without
             ``model``, or with parameters that are not the model's.
         RuntimeError: for passes out of order, or a pass in which no parameter received a gradient.
@@ -150,6 +150,11 @@ class SAM(Optimizer):
         if not isinstance(eps, int | float) or not 0 <= eps < float("inf"):
             raise ValueError(f"eps is added to the gradient norm: it must be finite and at least 0, not {eps!r}")
         params = [p for group in base.param_groups for p in group["params"]]
+        if model is not None:
+            if not isinstance(model, nn.Module):
+                raise TypeError(f"model= is the network itself, a torch.nn.Module, not a {type(model).__name__}")
+            if set(params).isdisjoint(model.parameters()):
+                raise ValueError("model= is another model: it has none of the base optimizer's parameters")
         parallel.check(params)
         if m is not None:
             grouped.check(m, model, params)
@@ -439,8 +444,6 @@ class SAM(Optimizer):
                     for evaluation in self.passes():
                         with evaluation:
                             losses.append(closure())
-                if not self._fsdp.modules and all(param.grad is None for param in self._params()):
-                    raise RuntimeError("no parameter received a gradient in the last pass: was backward() called?")
         if self._climb is not None:
             raise RuntimeError("step() after ascent() without perturbed(): the gradient at w + e is missing")
         self._update()
@@ -479,6 +482,11 @@ class SAM(Optimizer):
             self._warn_of_a_plain_step()
         evaluated, self._evaluated = self._evaluated, False
         if evaluated:
+            if not self._fsdp.modules and all(param.grad is None for param in self._params()):
+                raise RuntimeError(
+                    "no parameter has a gradient: was backward() called in the last pass, and zero_grad() only after "
+                    "step()?"
+                )
             self._count()
         self.base.step()
         self._forget_copies_of_weights()
