@@ -106,14 +106,14 @@ class SAM(sam.SAM):
                 stacklevel=2,
             )
         self._complete_groups()
-        groups = [(p, group["rho"]) for group in self.param_groups for p in group["params"] if p.requires_grad]
-        gradients = [p.grad for p, _ in groups]
+        params, rhos = self._members()
+        gradients = [p.grad for p in params]
         if all(gradient is None for gradient in gradients):
             raise RuntimeError(
                 "there is no gradient to climb along: call loss.backward() before first_step() or step(closure). "
                 "If closures are called for you (by a trainer, say), use lowland.SAM."
             )
-        plan = self._plan([p for p, _ in groups], gradients, [rho for _, rho in groups], None, True)
+        plan = self._plan(params, gradients, rhos, None, True)
         self._fsdp = parallel.Fsdp(self.model, self._params())
         self._leave_w(plan)
         if zero_grad:

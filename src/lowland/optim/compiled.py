@@ -120,7 +120,9 @@ class _CompiledStep:
             self._make()
             self.made_for = current
             return loss
-        optimizer._ready()
+        optimizer._ready("step()")
+        optimizer._climb = None
+        optimizer._complete_groups()
         for p, gradient in self.gradients:
             p.grad = gradient
         climbs = any(isinstance(group["rho"], Tensor) or group["rho"] != 0 for group in groups)

@@ -265,17 +265,10 @@ class SAM(Optimizer):
 
     @contextmanager
     def _ascent(self, scaler: Any = None, sync: bool = True) -> Iterator[None]:
-        self._not_inside("ascent")
-        self._back_to_w()
+        self._ready("ascent pass")
         self._climb = None
         self._fsdp = parallel.Fsdp(self.model, self._params())
-        params, rhos = [], []
-        for group in self.param_groups:
-            rho = group["rho"]
-            for param in group["params"]:
-                if param.requires_grad:
-                    params.append(param)
-                    rhos.append(rho)
+        params, rhos = self._members()
         held = [parallel.set_aside(param.grad) for param in params]
         try:
             self._pass = "ascent"
@@ -334,8 +327,7 @@ class SAM(Optimizer):
         """
         if self._pass is None and self._climb is None:
             raise RuntimeError("perturbed() needs an ascent() before it, to know where to climb")
-        self._not_inside("perturbed")
-        self._back_to_w()
+        self._ready("perturbed pass")
         try:
             self._pass = "perturbed"
             plan, self._climb = self._climb, None
@@ -377,8 +369,7 @@ class SAM(Optimizer):
 
     @contextmanager
     def _plain(self) -> Iterator[None]:
-        self._not_inside("plain")
-        self._back_to_w()
+        self._ready("plain pass")
         self._fsdp = parallel.Fsdp(self.model, self._params())
         try:
             self._pass = "plain"
@@ -389,8 +380,18 @@ class SAM(Optimizer):
 
     def _not_inside(self, what: str) -> None:
         if self._pass is not None:
-            what = what if what.endswith(")") else f"{what} pass"
             raise RuntimeError(f"{what} inside the {self._pass} pass: leave its `with` block first")
+
+    def _members(self) -> tuple[list[Tensor], list[float]]:
+        """The parameters that may climb, and the radius of each."""
+        params, rhos = [], []
+        for group in self.param_groups:
+            rho = group["rho"]
+            for param in group["params"]:
+                if param.requires_grad:
+                    params.append(param)
+                    rhos.append(rho)
+        return params, rhos
 
     def _params(self) -> Iterator[Tensor]:
         return (param for group in self.param_groups for param in group["params"])
@@ -431,11 +432,9 @@ class SAM(Optimizer):
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
         losses = []
-        if closure is None:
-            self._not_inside("step()")
-            self._back_to_w()
-        else:
-            self._ready()
+        self._ready("step()")
+        if closure is not None:
+            self._climb = None
             self.zero_grad()
             if self.m is not None:
                 losses.append(self.backward(closure))
@@ -449,12 +448,10 @@ class SAM(Optimizer):
         self._update()
         return losses[0] if losses else None
 
-    def _ready(self) -> None:
-        """For a whole step: nothing of an unfinished one is left, and the groups say what holds now."""
-        self._not_inside("step()")
+    def _ready(self, what: str) -> None:
+        """For ``what``: no pass is under way, and no interrupted one left the weights elsewhere."""
+        self._not_inside(what)
         self._back_to_w()
-        self._climb = None
-        self._complete_groups()
 
     def backward(self, closure: Callable[[], Tensor]) -> Tensor:
         """With ``m``: add the m-SAM gradient of a batch to ``p.grad``; the base step is left to `step`.
@@ -478,8 +475,6 @@ class SAM(Optimizer):
             raise RuntimeError(f"{what} has one perturbation for all: with m use step(closure) or backward(closure)")
 
     def _update(self) -> None:
-        if not self._evaluated:
-            self._warn_of_a_plain_step()
         evaluated, self._evaluated = self._evaluated, False
         if evaluated:
             if not self._fsdp.modules and all(param.grad is None for param in self._params()):
@@ -488,6 +483,8 @@ class SAM(Optimizer):
                     "step()?"
                 )
             self._count()
+        else:
+            self._warn_of_a_plain_step()
         self.base.step()
         self._forget_copies_of_weights()
 
