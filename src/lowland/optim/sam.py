@@ -20,8 +20,8 @@ from lowland.optim.displacement import Displacement
 from lowland.optim.functional import EPS, check_rho
 from lowland.optim.memory import Memory, split
 from lowland.optim.randomness import random_states, replay
-from lowland.optim.scope import Scope, resolve
-from lowland.optim.sharding import global_dot, global_norm, local, local_pair, settled
+from lowland.optim.scope import Scope, frozen, resolve
+from lowland.optim.sharding import global_dot, global_norm, is_distributed, local, local_pair, settled
 from lowland.optim.wrapper import Wrapper
 
 Rho = float | Callable[[int], float]
@@ -284,7 +284,7 @@ class SAM(Wrapper):
             self._fsdp = parallel.Fsdp(self.model, self._params())
             if self._beside and all(param.grad is None for param in params):  # a step was skipped
                 self._beside.clear()
-        with self._apart("ascent", params, sync) as gradients:
+        with self._apart("ascent", params, sync) as gradients, self._frozen(params):
             try:
                 if before is not None:
                     directions = list(before.directions)
@@ -300,6 +300,12 @@ class SAM(Wrapper):
             self._at_w = list(gradients)
         with torch.no_grad():
             self._climb = self._plan(params, gradients, rhos, scaler, sync, before)
+
+    def _frozen(self, params: list[Tensor]) -> AbstractContextManager[None]:
+        """What is out of scope needs no gradient to climb; sharded models and DDP count on those of all parameters."""
+        if self._scope is None or self._combines or parallel.ddp(self.model) or any(map(is_distributed, params)):
+            return nullcontext()
+        return frozen([param for param in params if param not in self._scope])
 
     @contextmanager
     def _apart(self, name: str, params: list[Tensor], sync: bool = True) -> Iterator[list[Tensor | None]]:

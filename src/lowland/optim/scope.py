@@ -1,6 +1,7 @@
 """Which parameters climb. The others are not perturbed, and don't count in the norm of the ascent gradient."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
@@ -58,3 +59,15 @@ def resolve(scope: Scope, model: nn.Module | None, params: Iterable[Tensor]) -> 
         name = getattr(scope, "__name__", "the scope")
         raise ValueError(f"{name} has none of the optimizer's parameters: nothing would climb")
     return members
+
+
+@contextmanager
+def frozen(params: list[Tensor]) -> Iterator[None]:
+    """Inside, ``params`` require no gradient."""
+    try:
+        for param in params:
+            param.requires_grad_(False)
+        yield
+    finally:
+        for param in params:
+            param.requires_grad_(True)
