@@ -3,6 +3,7 @@
 Every case trains in float64 and compares the weights with a textbook loop over the whole batch in one process.
 """
 
+import contextlib
 import copy
 import datetime
 import itertools
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 from lowland import SAM, compat
+from lowland.optim import presets
 
 LR, MOMENTUM, RHO, STEPS, MICRO = 0.2, 0.9, 0.3, 4, 3
 
@@ -543,6 +545,100 @@ def hybrid_sharding():
     same(model, textbook(plain))
 
 
+# The family: as one process does on the whole batch.
+
+FAMILY = {
+    "USAM": {}, "ASAM": {}, "MultiStepSAM": {}, "PreviousSAM": {}, "FriendlySAM": {}, "MomentumSAM": {}, "LESAM": {},
+    "GSAM": {}, "LookSAM": {"k": 2}, "WSAM": {"gamma": 0.7}, "StepSizeSAM": {}, "SAMON": {}, "LSAM": {},
+    "PeriodicSAM": {"k": 2}, "EarlySAM": {"end": 2},
+}  # fmt: skip
+
+
+def one_of_the_family(name, model):
+    return getattr(presets, name)(sgd(model), rho=RHO, model=model, **FAMILY.get(name, {}))
+
+
+def by_one(name, net=Net):
+    model = net()
+    train_on_everything(model, one_of_the_family(name, model))
+    return model
+
+
+def family_ddp():
+    for name in (*FAMILY, "RandomSAM"):
+        model = DDP(Net(), gradient_as_bucket_view=name in ("GSAM", "WSAM"))
+        train(model, one_of_the_family(name, model))
+        same(model, by_one(name))
+
+
+def family_ddp_accumulation():
+    for name in ("GSAM", "WSAM", "StepSizeSAM", "LookSAM", "PreviousSAM", "FriendlySAM"):
+        for view in (False, True):
+            model, expected = DDP(Net(), gradient_as_bucket_view=view), Net()
+            optimizer, reference = one_of_the_family(name, model), one_of_the_family(name, expected)
+            for step in range(STEPS):
+                for i, batch in enumerate(batches(step, MICRO)):
+                    with contextlib.nullcontext() if i == MICRO - 1 else model.no_sync():
+                        for evaluation in optimizer.passes():
+                            with evaluation:
+                                loss_fn(model, mine(batch)).backward()
+                    for evaluation in reference.passes():
+                        with evaluation:
+                            loss_fn(expected, batch).backward()
+                for o in (optimizer, reference):
+                    o.step()
+                    o.zero_grad()
+            same(model, expected)
+
+
+def family_fsdp():
+    for name in FAMILY:
+        model = sharded()
+        train(model, one_of_the_family(name, model))
+        same(model, by_one(name))
+
+
+def family_tensor_parallel():
+    for name in FAMILY:
+        if name != "SAMON":
+            model = parallelize_module(Wide(), init_device_mesh("cpu", (dist.get_world_size(),)), PLAN)
+            train_on_everything(model, one_of_the_family(name, model))
+            same(model, by_one(name, Wide))
+
+
+def a_random_direction_in_pieces():
+    model = sharded()
+    optimizer = one_of_the_family("RandomSAM", model)
+    before = [p.full_tensor().clone() for p in model.parameters()]
+    for evaluation in optimizer.passes():
+        with evaluation:
+            moved = [p.full_tensor() - w for p, w in zip(model.parameters(), before, strict=True)]
+            loss_fn(model, mine(next(batches(0)))).backward()
+    assert math.isclose(math.sqrt(sum(e.square().sum().item() for e in moved)), RHO)
+    rows = moved[0].chunk(dist.get_world_size())
+    assert not torch.equal(rows[0][:1], rows[1][:1])
+
+
+def family_fsdp_saves_and_resumes():
+    for name in ("FriendlySAM", "LookSAM", "PreviousSAM"):
+        folder = [tempfile.mkdtemp()]
+        dist.broadcast_object_list(folder)
+        model = sharded()
+        optimizer = one_of_the_family(name, model)
+        train(model, optimizer, range(3))
+        weights, state = get_state_dict(model, optimizer)
+        dcp.save({"model": weights, "optimizer": state}, checkpoint_id=folder[0])
+        train(model, optimizer, range(3, 6))
+        resumed = sharded()
+        again = one_of_the_family(name, resumed)
+        weights, state = get_state_dict(resumed, again)
+        dcp.load({"model": weights, "optimizer": state}, checkpoint_id=folder[0])
+        set_state_dict(resumed, again, model_state_dict=weights, optim_state_dict=state)
+        train(resumed, again, range(3, 6))
+        for p, q in zip(model.parameters(), resumed.parameters(), strict=True):
+            assert torch.equal(p.full_tensor(), q.full_tensor()), name
+
+
 TWO = [
     ddp_synchronized, ddp_local_ascent_is_m_sam, ddp_accumulation, ddp_accumulation_with_no_sync_around_both_passes,
     ddp_accumulation_of_all_together, ddp_unused_parameters, ddp_compiled,
@@ -552,11 +648,13 @@ TWO = [
     fsdp_ascent_without_synchronization_is_refused, fsdp_exception_in_the_perturbed_pass, fsdp_saves_and_resumes,
     tensor_parallel, ddp_m_sam, ddp_m_sam_of_unequal_batches, compat_under_fsdp,
     ddp_static_graph, optimizer_state_in_pieces, the_older_fsdp_is_refused,
+    family_ddp, family_ddp_accumulation, family_fsdp, family_tensor_parallel, a_random_direction_in_pieces,
+    family_fsdp_saves_and_resumes,
 ]  # fmt: skip
 FOUR = [
     ddp_synchronized, ddp_local_ascent_is_m_sam, ddp_accumulation_with_no_sync_around_both_passes, fsdp,
     fsdp_accumulation_each_for_itself, hybrid_sharding, hybrid_accumulation_without_all_reduce,
-    fsdp_and_tensor_parallel,
+    fsdp_and_tensor_parallel, family_fsdp,
 ]  # fmt: skip
 CASES = {2: TWO, 4: FOUR}
 

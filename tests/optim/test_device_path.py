@@ -11,7 +11,7 @@ from torch import nn
 from lowland.optim import SAM, ascent, displacement, sharding
 from lowland.optim.amp import pass_on_overflow
 
-from . import textbook
+from . import test_presets, textbook
 from .test_mixed_precision import SCALED_BASES, bits, scaled_step
 from .test_training_setups import assert_equal, losses, network, sgd, train
 
@@ -19,8 +19,11 @@ from .test_training_setups import assert_equal, losses, network, sgd, train
 @pytest.fixture
 def on_a_device(monkeypatch):
     """Norms come as tensors, as they do from a device; fused kernels where CUDA has them."""
-    real = sharding.global_norm
-    monkeypatch.setattr("lowland.optim.sam.global_norm", lambda *args: torch.tensor(real(*args), dtype=torch.float64))
+    for name in ("global_norm", "global_dot"):
+        real = getattr(sharding, name)
+        monkeypatch.setattr(
+            f"lowland.optim.sam.{name}", lambda *a, real=real: torch.tensor(real(*a), dtype=torch.float64)
+        )
 
 
 @pytest.mark.parametrize("norm", [0.0, 1e-30, 2.5, 1e30, math.inf, math.nan])
@@ -95,3 +98,18 @@ def test_overflow_is_passed_on_in_the_smallest_gradient():
     pass_on_overflow(torch.tensor(True), [large, small])
     assert small.isnan().all()
     assert large.tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("name", test_presets.CASES)
+def test_every_preset(on_a_device, name, scaled):
+    """In tensors as in numbers, overflows included."""
+    model, optimizer, book = test_presets.pair(name)
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0) if scaled else None
+    for step, bad in enumerate([(), (), (0,), (1,), (), ()] if scaled else [()] * 5):
+        climbed, passes = test_presets.run(model, optimizer, step, scaler, bad)
+        if not any(index < passes for index in bad):
+            book.step(step, climbed)
+        elif book.rule is test_presets.family.friendly and 0 not in bad:
+            book.gradients(step)
+        assert_equal(model, book.model)

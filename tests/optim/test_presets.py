@@ -13,6 +13,7 @@ from lowland.optim import SAM, presets, schedule, with_previous
 from lowland.optim.ascent import Ascent, Climb, l2
 
 from . import textbook_family as family
+from .test_state import Peak
 from .test_training_setups import assert_equal, batch, sgd
 
 STEPS = 7
@@ -318,6 +319,31 @@ def test_accumulation_each_micro_batch_for_itself(name):
         for p, b in zip(book.params, besides, strict=True):
             p.data -= 0.2 * b
         assert_equal(model, book.model)
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_memory_is_what_the_table_says(name):
+    def peak(build):
+        model = nn.Sequential(*(nn.Linear(300, 300, bias=False) for _ in range(6)), nn.LayerNorm(300)).float()
+        optimizer = build(torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9), model)
+        x = torch.randn(1, 300)
+        with Peak() as counted:
+            for _ in range(3):
+                if name == "ESAM" and isinstance(optimizer, SAM):
+                    optimizer.step(lambda: model(x).square().mean(1))
+                else:
+                    for evaluation in optimizer.passes() if isinstance(optimizer, SAM) else [contextlib.nullcontext()]:
+                        with evaluation:
+                            model(x).square().mean().backward()
+                    optimizer.step()
+                optimizer.zero_grad()
+        return counted.most / sum(p.nbytes for p in model.parameters())
+
+    _, settings, _, _ = next(case for case in CASES.values() if case[0] is getattr(presets, name))
+    extra = peak(lambda base, model: getattr(presets, name)(base, model=model, **settings)) - peak(lambda base, _: base)
+    stated = presets.PRESETS[name].memory
+    assert extra <= stated + 0.25
+    assert extra >= stated - 0.25 or name in ("SAMON", "LSAM", "LateSAM")  # little of this model is in scope, or late
 
 
 def test_rules_compose():

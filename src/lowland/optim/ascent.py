@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.optim.memory import keep_finite
+from lowland.optim.memory import is_finite, keep
 from lowland.optim.sharding import local, shard_number
 
 
@@ -79,6 +79,8 @@ def l2(norm: float | Tensor, eps: float, loss_scale: float | Tensor = 1.0) -> Cl
     if not isinstance(norm, Tensor):
         overflow = not math.isfinite(norm)
         return Climb(0.0 if overflow or norm == 0 else 1 / (norm + eps * float(loss_scale)), overflow)
+    if isinstance(loss_scale, Tensor):
+        loss_scale = loss_scale.to(norm.device, norm.dtype)
     overflows = ~torch.isfinite(norm)
     return Climb(torch.where(overflows | (norm == 0), 0, 1 / (norm + eps * loss_scale)), overflows)
 
@@ -137,7 +139,8 @@ class Unnormalized(Ascent):
         """Without the norm, which is taken to see an overflow."""
         factor, overflow = l2(slope.norm(slope.gradients), 0.0)
         if isinstance(factor, Tensor):
-            return slope.gradients, Climb(torch.where(factor != 0, 1 / slope.scale, 0), overflow)
+            inverse = torch.as_tensor(1 / slope.scale, dtype=factor.dtype, device=factor.device)
+            return slope.gradients, Climb(torch.where(factor != 0, inverse, 0), overflow)
         return slope.gradients, Climb(1 / float(slope.scale) if factor else 0.0, overflow)
 
 
@@ -163,13 +166,16 @@ class Adaptive(Ascent):
 
     def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
         """On the ellipsoid."""
-        scales = [
-            w.abs().add_(self.eta) if self.adapts(owner, slope) else None
-            for owner, w in zip(slope.owners, slope.weights, strict=True)
+        adapted = [self.adapts(owner, slope) for owner in slope.owners]
+        measured = [
+            w.abs().add_(self.eta).mul_(g) if adapts else g
+            for w, g, adapts in zip(slope.weights, slope.gradients, adapted, strict=True)
         ]
-        measured = [g if t is None else t * g for t, g in zip(scales, slope.gradients, strict=True)]
-        directions = [m if t is None else t.mul_(m) for t, m in zip(scales, measured, strict=True)]
-        return directions, l2(slope.norm(measured), slope.eps, slope.scale)
+        climb = l2(slope.norm(measured), slope.eps, slope.scale)
+        for w, direction, adapts in zip(slope.weights, measured, adapted, strict=True):
+            if adapts:
+                direction.mul_(w.abs().add_(self.eta))
+        return measured, climb
 
     def adapts(self, owner: Tensor, slope: Slope) -> bool:
         """Whether T isn't 1 for this parameter."""
@@ -246,8 +252,10 @@ class Previous(Ascent):
         return slope.memory("previous")
 
     def learn(self, memory: Callable[[str], list[Tensor]], gradients: list[Tensor]) -> None:
-        """Keep it, but for what isn't finite."""
-        keep_finite(memory("previous"), gradients)
+        """Keep it, unless it isn't finite."""
+        if gradients:
+            sums = [gradient.sum(dtype=torch.float32).to(gradients[0].device) for gradient in gradients]
+            keep(memory("previous"), gradients, torch.isfinite(torch.stack(sums)).all())
 
 
 @dataclass(frozen=True)
@@ -301,15 +309,12 @@ class Friendly(Ascent):
         """Along d, then average."""
         g, average = slope.unscaled(), slope.memory("average")
         d = torch._foreach_add(g, average, alpha=-self.sigma)
-        climb, length = l2(slope.norm(d), slope.eps), slope.norm(average)
-        if isinstance(length, Tensor):
-            finite: bool | Tensor = torch.logical_not(torch.as_tensor(climb.overflow))
-            share: float | Tensor = torch.where(length == 0, 1.0, 1 - self.decay)
-        else:
-            finite, share = not climb.overflow, 1 - self.decay if length else 1.0
-        change = torch._foreach_mul(torch._foreach_sub(g, average), share)
-        keep_finite(average, torch._foreach_add(average, change), finite)
-        return list(d), climb
+        norm, length = slope.norm(d), slope.norm(average)
+        started = (length != 0).to(length.dtype) if isinstance(length, Tensor) else length != 0
+        share = 1 - self.decay * started  # the first gradient counts whole
+        averaged = (a + share * (t - a) for a, t in zip(average, g, strict=True))
+        keep(average, averaged, is_finite(norm))
+        return list(d), l2(norm, slope.eps)
 
 
 @dataclass(frozen=True)

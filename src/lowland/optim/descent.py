@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowland.optim.memory import keep_finite
+from lowland.optim.memory import is_finite, keep
 
 Number = float | Tensor
 
@@ -72,10 +72,14 @@ def root(a: Number) -> Number:
 
 
 def linear(a: Number, x: Sequence[Tensor], b: Number, y: Sequence[Tensor]) -> list[Tensor]:
-    """A x + b y."""
-    result = torch._foreach_mul(list(x), a)
-    torch._foreach_add_(result, torch._foreach_mul(list(y), b))
-    return list(result)
+    """The sum of a x and b y."""
+    result = list(torch._foreach_mul(list(x), a))
+    if isinstance(b, Tensor):
+        for r, t in zip(result, y, strict=True):
+            r.add_(b * t)
+    else:
+        torch._foreach_add_(result, list(y), alpha=b)
+    return result
 
 
 @dataclass(frozen=True)
@@ -116,9 +120,10 @@ class Reuse(Descent):
 
     def combine(self, pair: Pair) -> list[Tensor]:
         """SAM's gradient; its part beside the plain one is kept."""
-        g = pair.at_w
+        g, length = pair.at_w, pair.dot(pair.perturbed, pair.perturbed)
         c = ratio(pair.dot(pair.perturbed, g), pair.dot(g, g))
-        keep_finite(pair.memory("reused"), linear(1.0, pair.perturbed, -c, g))
+        orthogonal = (s - c * t for s, t in zip(pair.perturbed, g, strict=True))
+        keep(pair.memory("reused"), orthogonal, is_finite(c + length))
         return list(pair.perturbed)
 
     def alone(self, pair: Pair) -> list[Tensor]:

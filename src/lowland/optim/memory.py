@@ -1,6 +1,7 @@
 """Tensors that a rule keeps from step to step, one for each parameter."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,26 +32,26 @@ class Memory:
             kept[param] = torch.zeros_like(param.detach(), memory_format=torch.preserve_format)
         return kept[param]
 
-    def save(self, params: Sequence[Tensor], state: dict[Any, Any]) -> dict[Any, Any]:
-        """``state``, a base optimizer's by number of parameter, with what is remembered of each beside it."""
+    def save(self, params: Mapping[Any, Tensor], state: Mapping[Any, Any]) -> dict[Any, Any]:
+        """``state``, a base optimizer's by the keys of ``params``, with what is remembered of each beside it."""
         state = dict(state)
-        for index, param in enumerate(params):
+        for key, param in params.items():
             if param.requires_grad:
                 own = {PREFIX + name: self._of(param, name) for name in self.names}
-                state[index] = {**state.get(index, {}), **own}
+                state[key] = {**state.get(key, {}), **own}
         return state
 
-    def load(self, params: Sequence[Tensor], state: dict[Any, Any]) -> None:
+    @torch.no_grad()
+    def load(self, params: Mapping[Any, Tensor], state: Mapping[Any, Any]) -> None:
         """Take up what `save` added, from the second half of `split`; what isn't there is zero."""
         self._tensors = {name: {} for name in self.names}
-        for index, values in state.items():
+        for key, values in state.items():
             for name in self.names:
                 if PREFIX + name in values:
-                    with torch.no_grad():
-                        self._of(params[index], name).copy_(values[PREFIX + name])
+                    self._of(params[key], name).copy_(values[PREFIX + name])
 
 
-def split(state: dict[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+def split(state: Mapping[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """What is the base optimizer's of a saved state, and what is a `Memory`'s."""
     bare, remembered = {}, {}
     for index, values in state.items():
@@ -63,19 +64,17 @@ def split(state: dict[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
     return bare, remembered
 
 
-def keep_finite(kept: Sequence[Tensor], values: Sequence[Tensor], finite: bool | Tensor | None = None) -> None:
-    """Copy ``values`` to ``kept`` if all are finite, without waiting for the device.
+def keep(kept: Sequence[Tensor], values: Iterable[Tensor], finite: bool | Tensor) -> None:
+    """Copy ``values`` to ``kept`` if all are finite, as ``finite`` says: a bool, or a 0-d tensor that isn't waited for.
 
-    Args:
-        kept: to change.
-        values: shaped like them.
-        finite: whether they are, where that is known: a bool or a 0-d tensor.
+    One after the other, so that an iterator needs no memory for all.
     """
-    if finite is None and values:
-        device = values[0].device
-        sums = [value.sum(dtype=torch.float32).to(device) for value in values]
-        finite = torch.isfinite(torch.stack(sums)).all()
-    if isinstance(finite, Tensor):
-        values = [torch.where(finite.to(v.device), v, k) for k, v in zip(kept, values, strict=True)]
-    if finite is not False:
-        torch._foreach_copy_(list(kept), list(values))
+    if finite is False:
+        return
+    for old, new in zip(kept, values, strict=True):
+        old.copy_(new if finite is True else torch.where(torch.as_tensor(finite, device=old.device), new, old))
+
+
+def is_finite(number: float | Tensor) -> bool | Tensor:
+    """Of a number that may be on a device."""
+    return torch.isfinite(number) if isinstance(number, Tensor) else math.isfinite(number)

@@ -41,15 +41,14 @@ class Preset:
         build: makes the optimizer; also when the preset itself is called.
         formula: ε, or what differs from SAM.
         gradients: evaluations of the gradient a step, as text.
-        memory: what is held beyond the base optimizer's memory and SAM's copy of the weights, in copies of the
-            parameters.
+        memory: the most that a step holds beyond the base optimizer's, in copies of the parameters that climb.
         paper: the reference.
     """
 
     build: Callable[..., sam.SAM]
     formula: str
     gradients: str
-    memory: str
+    memory: float
     paper: str
 
     @property
@@ -69,7 +68,7 @@ PRESETS: dict[str, Preset] = {}
 _COMMON = tuple(inspect.signature(sam.SAM).parameters)[2:]
 
 
-def preset(*, formula: str, gradients: str, memory: str, paper: str) -> Callable[..., Callable[..., sam.SAM]]:
+def preset(*, formula: str, gradients: str, memory: float, paper: str) -> Callable[..., Callable[..., sam.SAM]]:
     """List the function as a preset, and make it say which settings it has where it is given another."""
 
     def register(build: Callable[..., sam.SAM]) -> Callable[..., sam.SAM]:
@@ -102,7 +101,7 @@ def preset(*, formula: str, gradients: str, memory: str, paper: str) -> Callable
 @preset(
     formula="ε = ρ g/‖g‖",
     gradients="2",
-    memory="0",
+    memory=1,
     paper="Foret et al. 2021, Sharpness-Aware Minimization for Efficiently Improving Generalization, ICLR",
 )
 def SAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
@@ -113,7 +112,7 @@ def SAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
 @preset(
     formula="ε = ρ g",
     gradients="2",
-    memory="0",
+    memory=1,
     paper="Andriushchenko & Flammarion 2022, Towards Understanding Sharpness-Aware Minimization, ICML",
 )
 def USAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
@@ -124,7 +123,7 @@ def USAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
 @preset(
     formula="ε = ρ T²g/‖Tg‖, T = |w| + η, 1 for biases",
     gradients="2",
-    memory="1 while climbing",
+    memory=2,
     paper="Kwon et al. 2021, ASAM: Adaptive Sharpness-Aware Minimization, ICML",
 )
 def ASAM(base: Optimizer, rho: sam.Rho = 0.5, *, eta: float = 0.01, biases: bool = False, **sams: Any) -> sam.SAM:
@@ -135,7 +134,7 @@ def ASAM(base: Optimizer, rho: sam.Rho = 0.5, *, eta: float = 0.01, biases: bool
 @preset(
     formula="e ← Π(e + s ρ g(w+e)/‖g(w+e)‖), k times; ε = e",
     gradients="k + 1",
-    memory="1",
+    memory=3,
     paper="Andriushchenko & Flammarion 2022 (20 steps of 0.1 ρ, to measure sharpness)",
 )
 def MultiStepSAM(
@@ -148,7 +147,7 @@ def MultiStepSAM(
 @preset(
     formula="ε = ρ d/‖d‖, d the last step's descent gradient",
     gradients="1",
-    memory="1",
+    memory=2,
     paper="A Single-Step, Sharpness-Aware Minimization is All You Need (S²-SAM), NeurIPS 2024",
 )
 def PreviousSAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
@@ -159,7 +158,7 @@ def PreviousSAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
 @preset(
     formula="ε = ρ z/‖z‖, z normal",
     gradients="1",
-    memory="0",
+    memory=1,
     paper="the control that the papers compare with",
 )
 def RandomSAM(base: Optimizer, rho: sam.Rho = 0.05, *, seed: int = 0, **sams: Any) -> sam.SAM:
@@ -170,7 +169,7 @@ def RandomSAM(base: Optimizer, rho: sam.Rho = 0.05, *, seed: int = 0, **sams: An
 @preset(
     formula="ε = ρ d/‖d‖, d = g − σm, m ← λm + (1−λ)g",
     gradients="2",
-    memory="1",
+    memory=3.5,
     paper="Li et al. 2024, Friendly Sharpness-Aware Minimization, CVPR",
 )
 def FriendlySAM(
@@ -183,7 +182,7 @@ def FriendlySAM(
 @preset(
     formula="ε = −ρ v/‖v‖, v the momentum",
     gradients="1",
-    memory="0",
+    memory=1,
     paper="Becker, Altrock & Risse 2024, Momentum-SAM: Sharpness Aware Minimization without Computational Overhead",
 )
 def MomentumSAM(base: Optimizer, rho: sam.Rho = 3.0, **sams: Any) -> sam.SAM:
@@ -194,7 +193,7 @@ def MomentumSAM(base: Optimizer, rho: sam.Rho = 3.0, **sams: Any) -> sam.SAM:
 @preset(
     formula="ε = ρ g/‖g‖²: ρ in units of the loss",
     gradients="2",
-    memory="0",
+    memory=1,
     paper="Wang et al. 2026, LE-SAM, ICML (from the authors' code)",
 )
 def LESAM(base: Optimizer, rho: sam.Rho = 0.35, *, longest: float = float("inf"), **sams: Any) -> sam.SAM:
@@ -208,7 +207,7 @@ def LESAM(base: Optimizer, rho: sam.Rho = 0.35, *, longest: float = float("inf")
 @preset(
     formula="g_s − α g⊥, g⊥ the part of g orthogonal to g_s",
     gradients="2",
-    memory="2 while descending",
+    memory=3,
     paper="Zhuang et al. 2022, Surrogate Gap Minimization Improves Sharpness-Aware Training, ICLR",
 )
 def GSAM(base: Optimizer, rho: sam.Rho = 0.6, *, alpha: float = 0.6, **sams: Any) -> sam.SAM:
@@ -223,7 +222,7 @@ def GSAM(base: Optimizer, rho: sam.Rho = 0.6, *, alpha: float = 0.6, **sams: Any
 @preset(
     formula="every k-th step SAM, and g_v the part of g_s orthogonal to g; else g + α(‖g‖/‖g_v‖) g_v",
     gradients="1 + 1/k",
-    memory="1, and 2 while descending",
+    memory=3,
     paper="Liu et al. 2022, Towards Efficient and Scalable Sharpness-Aware Minimization, CVPR",
 )
 def LookSAM(base: Optimizer, rho: sam.Rho = 0.1, *, k: int = 5, alpha: float = 0.7, **sams: Any) -> sam.SAM:
@@ -234,7 +233,7 @@ def LookSAM(base: Optimizer, rho: sam.Rho = 0.1, *, k: int = 5, alpha: float = 0
 @preset(
     formula="step along g, then w −= η γ/(1−γ) (g_s − g)",
     gradients="2",
-    memory="3 while descending",
+    memory=3,
     paper="Yue et al. 2023, Sharpness-Aware Minimization Revisited: Weighted Sharpness as a Regularization Term, KDD",
 )
 def WSAM(base: Optimizer, rho: sam.Rho = 0.05, *, gamma: float = 0.9, decoupled: bool = True, **sams: Any) -> sam.SAM:
@@ -245,7 +244,7 @@ def WSAM(base: Optimizer, rho: sam.Rho = 0.05, *, gamma: float = 0.9, decoupled:
 @preset(
     formula="ε = ρ b∘g/(β‖g‖), b random zeros and ones; g_s of the γ of the batch whose loss climbs most",
     gradients="1 + (1 + 2γ)/3",
-    memory="1 while climbing",
+    memory=3,
     paper="Du et al. 2022, Efficient Sharpness-aware Minimization for Improved Training of Neural Networks, ICLR",
 )
 def ESAM(
@@ -261,7 +260,7 @@ def ESAM(
 @preset(
     formula="g ‖g_s‖/‖g‖",
     gradients="2",
-    memory="2 while descending",
+    memory=3,
     paper="Andriushchenko & Flammarion 2022",
 )
 def StepSizeSAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
@@ -275,7 +274,7 @@ def StepSizeSAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
 @preset(
     formula="SAM on scales and shifts of normalization layers",
     gradients="2",
-    memory="0",
+    memory=1,
     paper="Mueller et al. 2023, Normalization Layers Are All That Sharpness-Aware Minimization Needs, NeurIPS",
 )
 def SAMON(base: Optimizer, rho: sam.Rho = 0.5, **sams: Any) -> sam.SAM:
@@ -286,7 +285,7 @@ def SAMON(base: Optimizer, rho: sam.Rho = 0.5, **sams: Any) -> sam.SAM:
 @preset(
     formula="SAM on the last layer",
     gradients="2",
-    memory="0",
+    memory=1,
     paper="Springer, Nagarajan & Raghunathan 2024, Sharpness-Aware Minimization Enhances Feature Quality via Balanced "
     "Learning, ICLR (our reading of the name)",
 )
@@ -301,7 +300,7 @@ def LSAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
 @preset(
     formula="SAM every k-th step",
     gradients="1 + 1/k",
-    memory="0",
+    memory=1,
     paper="Liu et al. 2022, where it is compared with",
 )
 def PeriodicSAM(base: Optimizer, rho: float = 0.05, *, k: int = 5, **sams: Any) -> sam.SAM:
@@ -312,7 +311,7 @@ def PeriodicSAM(base: Optimizer, rho: float = 0.05, *, k: int = 5, **sams: Any) 
 @preset(
     formula="SAM from step s on",
     gradients="1, then 2",
-    memory="0",
+    memory=1,
     paper="Andriushchenko & Flammarion 2022; Zhou et al. 2025, Sharpness-Aware Minimization Efficiently Selects "
     "Flatter Minima Late in Training, ICLR",
 )
@@ -324,7 +323,7 @@ def LateSAM(base: Optimizer, rho: float = 0.05, *, start: int, **sams: Any) -> s
 @preset(
     formula="SAM before step s",
     gradients="2, then 1",
-    memory="0",
+    memory=1,
     paper="Andriushchenko & Flammarion 2022",
 )
 def EarlySAM(base: Optimizer, rho: float = 0.05, *, end: int, **sams: Any) -> sam.SAM:

@@ -297,7 +297,7 @@ class SAM(Wrapper):
                 if before is not None:
                     self._back_to_w()
         if self._combines and not onward:
-            self._at_w = list(gradients)
+            self._at_w = [parallel.set_aside(gradient) for gradient in gradients]
         with torch.no_grad():
             self._climb = self._plan(params, gradients, rhos, scaler, sync, before)
 
@@ -709,8 +709,14 @@ class SAM(Wrapper):
     def _save(self) -> dict[str, Any]:
         state_dict = self.base.state_dict()
         if self._memory.names and (self.steps or state_dict["state"]):
-            state_dict["state"] = self._memory.save(list(self._params()), state_dict["state"])
+            state_dict["state"] = self._memory.save(self._keyed(state_dict), state_dict["state"])
         return state_dict
+
+    def _keyed(self, state_dict: dict[str, Any]) -> dict[Any, Tensor]:
+        """The parameters by what a state_dict calls them: numbers, or, from torch.distributed.checkpoint, names."""
+        return dict(
+            zip((key for group in state_dict["param_groups"] for key in group["params"]), self._params(), strict=True)
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
         """Load a `state_dict`, or one of the bare base optimizer: then rho and the number of steps stay."""
@@ -725,7 +731,7 @@ class SAM(Wrapper):
         own = [{key: group[key] for key in ("rho", STEPS)} for group in self.param_groups]
         bare, remembered = split(state_dict["state"])
         self.base.load_state_dict({**state_dict, "state": bare})
-        self._memory.load(list(self._params()), remembered)
+        self._memory.load(self._keyed(state_dict), remembered)
         for group, values in zip(self.param_groups, own, strict=True):
             for key, value in values.items():
                 group.setdefault(key, value)

@@ -21,11 +21,11 @@ def normalization_layers(model: nn.Module) -> list[Tensor]:
 
 
 def last_layer(model: nn.Module) -> list[Tensor]:
-    """Parameters of the last module that has a weight of two dimensions or more, in the order of registration.
+    """Parameters of the last module with a trainable weight of two dimensions or more, in the order of registration.
 
     That is the classifier of most networks; where it isn't, hand ``scope`` the module itself.
     """
-    last = [module for module in model.modules() if any(p.ndim > 1 for p in own(module))]
+    last = [module for module in model.modules() if any(p.ndim > 1 and p.requires_grad for p in own(module))]
     return own(last[-1]) if last else []
 
 
