@@ -25,7 +25,7 @@ def test_readme(capsys):
     assert "Hessian norm" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("document", ["docs/training.md", "docs/migrating.md"])
+@pytest.mark.parametrize("document", sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")))
 def test_documents(document, recwarn):
     torch.manual_seed(0)
     scope = {}

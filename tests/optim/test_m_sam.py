@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lowland.optim import SAM
+from lowland.optim import SAM, ascent
 
-from . import textbook
+from . import textbook, textbook_family
 from .test_training_setups import assert_equal, batch, network, sgd
 
 
@@ -35,6 +35,37 @@ def test_equals_the_definition(m):
         base.step()
     assert_equal(ours, expected)
     assert optimizer.steps == 4
+
+
+RULES = {
+    "unnormalized": (ascent.Unnormalized(), lambda *a: textbook_family.usam(*a, 0.3)),
+    "adaptive": (ascent.Adaptive(0.0, biases=True), lambda *a: textbook_family.asam(*a, 0.3, [False] * 4, eta=0.0)),
+    "several steps": (ascent.MultiStep(3), lambda *a: textbook_family.multi_step(*a, 0.3, 3, 0.2)),
+}
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("name", RULES)
+def test_other_ascent_rules(name, scaled):
+    rule, gradient = RULES[name]
+    ours, expected = network(), network()
+    optimizer, base = SAM(sgd(ours), rho=0.3, model=ours, m=5, ascent=rule), sgd(expected)
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0, enabled=scaled)
+    params = list(expected.parameters())
+    for step in range(3):
+        x, y = batch(step)
+        optimizer.backward(lambda x=x, y=y: F.cross_entropy(ours(x), y, reduction="none"), scaler)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        total = [torch.zeros_like(p) for p in params]
+        for a, b in zip(x.split(5), y.split(5), strict=True):
+            part = gradient(lambda a=a, b=b: F.cross_entropy(expected(a), b), params)
+            total = [t + len(a) / len(x) * g for t, g in zip(total, part, strict=True)]
+        for p, g in zip(params, total, strict=True):
+            p.grad = g
+        base.step()
+    assert_equal(ours, expected)
 
 
 def test_accumulation():

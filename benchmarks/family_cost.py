@@ -1,0 +1,130 @@
+"""What a step of each of the SAM family costs, as a ratio of the base optimizer's.
+
+    python benchmarks/family_cost.py [--network mlp resnet18] [--rounds 15] [--device cpu|cuda] [--write]
+
+SGD with momentum, float32, random data. Ratios are of times in the same round, medians over the rounds. A rule that
+doesn't do the same at every step is timed over a whole period of 10 steps; LateSAM and EarlySAM climb in half of
+these. ``--write`` puts the table into docs/family.md, with formulas and references.
+"""
+
+import argparse
+import copy
+import inspect
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from torch.nn import functional as F
+
+from common import describe_machine
+from lowland.optim import presets
+from lowland.optim.presets import PRESETS
+from sam_step import perceptron, resnet, sgd
+
+PERIOD = 10
+NETWORKS = {"mlp": ("perceptron", perceptron), "resnet18": ("ResNet-18", resnet)}
+PAGE = Path(__file__).parent.parent / "docs/family.md"
+
+
+def plain(model, x, y):
+    base = sgd(model.parameters())
+
+    def step():
+        F.cross_entropy(model(x), y).backward()
+        base.step()
+        base.zero_grad()
+
+    return step
+
+
+def of(name):
+    """A step of the preset."""
+
+    def build(model, x, y):
+        extra = {"LateSAM": {"start": PERIOD // 2}, "EarlySAM": {"end": PERIOD // 2}}.get(name, {})
+        optimizer = getattr(presets, name)(sgd(model.parameters()), rho=0.01, model=model, **extra)
+
+        def step():
+            if extra and optimizer.steps == PERIOD:
+                optimizer.param_groups[0]["sam_steps"] = 0
+            if name == "ESAM":
+                optimizer.step(lambda: F.cross_entropy(model(x), y, reduction="none"))
+            else:
+                for evaluation in optimizer.passes():
+                    with evaluation:
+                        F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    return build
+
+
+def measure(network, rounds, device):
+    """Ratio of each preset's time to SGD's."""
+    torch.manual_seed(0)
+    model, x, y = (part.to(device) for part in NETWORKS[network][1]())
+    sides = {"SGD": plain} | {name: of(name) for name in PRESETS}
+    steps = {name: build(copy.deepcopy(model), x, y) for name, build in sides.items()}
+
+    def timed(step):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(PERIOD):
+            step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    for step in steps.values():
+        timed(step)
+    times = {name: [] for name in sides}
+    order = list(sides)
+    for round_ in track(range(rounds), network):
+        for name in order[round_ % len(order) :] + order[: round_ % len(order)]:
+            times[name].append(timed(steps[name]))
+    return {
+        name: statistics.median(a / b for a, b in zip(values, times["SGD"], strict=True))
+        for name, values in times.items()
+    }
+
+
+def table(ratios):
+    """Markdown."""
+    networks = " | ".join(f"÷ SGD's step: {NETWORKS[network][0]}" for network in ratios)
+    lines = [
+        f"| preset | formula | gradients a step | memory | {networks} | paper |",
+        "|---|---|---|---|" + "---|" * len(ratios) + "---|",
+    ]
+    for name, preset in PRESETS.items():
+        empty = inspect.Parameter.empty
+        settings = ", ".join(key if value is empty else f"{key}={value!r}" for key, value in preset.settings.items())
+        cells = [f"`{name}({settings})`", preset.formula, preset.gradients, f"{preset.memory:g}"]
+        cells += [f"{by[name]:.2f}" for by in ratios.values()]
+        lines.append(f"| {' | '.join(cell.replace('|', '∣') for cell in [*cells, preset.paper])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    machine = describe_machine()
+    ratios = {name: measure(name, arguments.rounds, torch.device(arguments.device)) for name in arguments.network}
+    text = f"{table(ratios)}\n\nMeasured on: {machine}."
+    print(text)
+    if arguments.write:
+        before, rest = PAGE.read_text(encoding="utf-8").split("<!-- table -->\n")
+        after = rest.split("<!-- end of table -->\n")[1]
+        PAGE.write_text(f"{before}<!-- table -->\n{text}\n<!-- end of table -->\n{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
