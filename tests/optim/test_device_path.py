@@ -22,7 +22,7 @@ def on_a_device(monkeypatch):
     for name in ("global_norm", "global_dot"):
         real = getattr(sharding, name)
         monkeypatch.setattr(
-            f"lowland.optim.sam.{name}", lambda *a, real=real: torch.tensor(real(*a), dtype=torch.float64)
+            f"lowland.optim.passes.{name}", lambda *a, real=real: torch.tensor(real(*a), dtype=torch.float64)
         )
 
 

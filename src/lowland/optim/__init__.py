@@ -1,6 +1,9 @@
 """What goes into a user's own training loop: `SAM` and its family, and the same mathematics as pure functions."""
 
-from lowland.optim import ascent, descent, functional, presets, schedule, scope
+from importlib import import_module
+from typing import Any
+
+from lowland.optim import ascent, descent, functional, schedule, scope
 from lowland.optim.compiled import compiled_step
 from lowland.optim.previous import with_previous
 from lowland.optim.sam import SAM
@@ -16,3 +19,10 @@ __all__ = [
     "scope",
     "with_previous",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The presets are loaded when they are first asked for."""
+    if name == "presets":
+        return import_module("lowland.optim.presets")
+    raise AttributeError(f"module 'lowland.optim' has no attribute {name!r}")

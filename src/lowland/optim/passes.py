@@ -1,0 +1,418 @@
+"""The evaluations of a step: where the weights are in each, and what becomes of its gradient."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowland.optim import amp, parallel, rules
+from lowland.optim.ascent import Ascent, Climb, Slope
+from lowland.optim.batch_norm import SavedStatistics, statistics
+from lowland.optim.descent import Descent, Pair
+from lowland.optim.displacement import Displacement
+from lowland.optim.memory import Memory
+from lowland.optim.randomness import random_states, replay
+from lowland.optim.scope import frozen
+from lowland.optim.sharding import global_dot, global_norm, is_distributed, local, local_pair, settled
+from lowland.optim.wrapper import Wrapper
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What to move, along what, by how much; whether from an evaluation at w; whether a scaler minds overflows."""
+
+    owners: list[Tensor]
+    weights: list[Tensor]
+    directions: list[Tensor]
+    rhos: list[float]
+    climb: Climb
+    scale: float | Tensor
+    evaluated: bool
+    scaled: bool
+
+
+class Passes(Wrapper):
+    """What `SAM` does between two steps; `passes` says which evaluations the rules need, in order."""
+
+    model: nn.Module | None
+    m: int | None
+    eps: float
+    same_masks: bool
+    ascent_rule: Ascent
+    descent_rule: Descent | None
+    _scope: set[Tensor] | None
+    _memory: Memory
+    _displacement: Displacement
+
+    @property
+    def steps(self) -> int:
+        """Steps made so far."""
+        raise NotImplementedError
+
+    def _complete_groups(self) -> None:
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        """No pass is under way, and none was."""
+        self._pass: str | None = None
+        self._climb: _Plan | None = None
+        self._states: list[Any] | None = None
+        self._statistics: SavedStatistics | None = None
+        self._fsdp = parallel.Fsdp(None, ())
+        self._names: dict[Tensor, str] = {}
+        self._beside: dict[Tensor, Tensor] = {}
+        self._at_w: list[Tensor | None] = []
+        self._evaluated = self._warned = False
+        self._told = True
+
+    def passes(self, scaler: Any = None, sync: bool = True) -> Iterator[AbstractContextManager[None]]:
+        """The evaluations that one step takes, in order; run forward and backward inside each.
+
+        As many as the rules need: two for SAM; one where every group has rho 0. Parameters that another optimizer
+        updates get the gradients of all passes added, so clear theirs between. Gradients accumulated so far are kept,
+        and the last pass adds to them.
+
+        Args:
+            scaler: as in `ascent`.
+            sync: as in `ascent`.
+        """
+        self._refuse_per_example("passes()")
+        self._complete_groups()
+        self._told = scaler is not None
+        if all(group["rho"] == 0 for group in self.param_groups):
+            yield self._plain()
+        elif not self._climbs:
+            yield self._alone()
+        else:
+            for index in range(self._evaluations):
+                yield self._ascent(scaler, sync, onward=index > 0)
+            yield self._perturbed(scaler)
+
+    @property
+    def _evaluations(self) -> int:
+        """Before that at w + ε."""
+        return max(self.ascent_rule.evaluations, self._combines)
+
+    @property
+    def _climbs(self) -> bool:
+        """Whether this step does."""
+        return self.descent_rule is None or self.descent_rule.climbs(self.steps)
+
+    @property
+    def _combines(self) -> bool:
+        """Whether the descent rule makes the step's gradient of that at w, too."""
+        return self.descent_rule is not None and not self.descent_rule.per_example
+
+    def ascent(self, scaler: Any = None, sync: bool = True) -> AbstractContextManager[None]:
+        """The pass at w: inside, ``backward`` fills the ascent gradient.
+
+        Gradients accumulated so far are set aside and are back afterwards. After an exception inside, the
+        optimizer is as it was before.
+
+        Args:
+            scaler: the ``GradScaler`` by which the loss is scaled in both passes. Then ``eps`` is meant for the
+                gradient proper, and an overflow makes the scaler skip the step and back off. Without it, an
+                ascent that overflows makes the step the base optimizer's own. Rules that need the gradient proper
+                need it.
+            sync: whether DDP averages the ascent gradient over its processes. If not, each climbs along its own:
+                m-SAM, with m the batch of one process. False needs ``model``, the DDP wrapper.
+
+        Raises:
+            RuntimeError: inside another pass, if no parameter received a gradient, or if the rules need other passes
+                than these two.
+            ValueError: for ``sync=False`` without DDP, or with a descent rule that needs both gradients of a batch.
+        """
+        self._refuse_per_example("ascent()")
+        if self._evaluations != 1 or not self._climbs:
+            raise RuntimeError(f"{self._rules} takes other passes than ascent() and perturbed(): use passes()")
+        self._complete_groups()
+        self._told = scaler is not None
+        return self._ascent(scaler, sync)
+
+    @contextmanager
+    def _ascent(self, scaler: Any = None, sync: bool = True, onward: bool = False) -> Iterator[None]:
+        """At w, or ``onward``: where the climb so far has led."""
+        if onward and self._climb is None:
+            raise RuntimeError("a pass was left out: run every evaluation of passes() in turn")
+        self._ready("ascent pass")
+        if not sync and self._combines:
+            raise ValueError(f"{self._rules} takes both gradients of the same batch: sync=False can't be")
+        before, self._climb = self._climb if onward else None, None
+        params, rhos = self._trainable()
+        if not onward:
+            self._fsdp = parallel.Fsdp(self.model, self._params())
+            if self._beside and all(param.grad is None for param in params):  # a step was skipped
+                self._beside.clear()
+        with self._apart("ascent", params, sync) as gradients, self._frozen(params):
+            try:
+                if before is not None:
+                    directions = list(before.directions)
+                    self._leave_w(before)
+                    before.directions = directions
+                elif self.same_masks:
+                    self._states = random_states(params)
+                yield
+            finally:
+                if before is not None:
+                    self._back_to_w()
+        if self._combines and not onward:
+            self._at_w = [parallel.set_aside(gradient) for gradient in gradients]
+        with torch.no_grad():
+            self._climb = self._plan(params, gradients, rhos, scaler, sync, before)
+
+    def _frozen(self, params: list[Tensor]) -> AbstractContextManager[None]:
+        """What is out of scope needs no gradient to climb; sharded models and DDP count on those of all parameters."""
+        if self._scope is None or self._combines or parallel.ddp(self.model) or any(map(is_distributed, params)):
+            return nullcontext()
+        return frozen([param for param in params if param not in self._scope])
+
+    @contextmanager
+    def _apart(self, name: str, params: list[Tensor], sync: bool = True) -> Iterator[list[Tensor | None]]:
+        """Inside, ``backward`` fills gradients of its own; afterwards they are in the list, and the others back."""
+        taken: list[Tensor | None] = []
+        held = [parallel.set_aside(param.grad) for param in params]
+        try:
+            self._pass = name
+            for param in params:
+                param.grad = None
+            with parallel.ascending(self.model, self._fsdp, sync):
+                yield taken
+            taken += [param.grad for param in params]
+        finally:
+            for param, gradient in zip(params, held, strict=True):
+                param.grad = gradient
+            self._pass = None
+
+    def _plan(
+        self,
+        params: list[Tensor],
+        gradients: list[Tensor | None] | None,
+        rhos: list[float],
+        scaler: Any,
+        sync: bool,
+        before: _Plan | None = None,
+    ) -> _Plan:
+        """Where to climb from here: along ``gradients``, or None for rules that take none."""
+        climbers, owners, weights, pieces, radii = [], [], [], [], []
+        for index, param in enumerate(params):
+            if self._scope is not None and param not in self._scope:
+                continue
+            climbers.append(param)
+            if gradients is None:
+                weights.append(local(param.detach()))
+            else:
+                gradient = gradients[index]
+                if gradient is None:
+                    continue
+                if gradient.is_sparse and type(self.ascent_rule) is not Ascent:
+                    gradient = gradient.to_dense()
+                weight, piece = local_pair(param, gradient)
+                weights.append(weight)
+                pieces.append(piece)
+            owners.append(param)
+            radii.append(rhos[index])
+        if not owners:
+            raise RuntimeError(
+                "no parameter received a gradient in the ascent pass: was backward() called? Is its loss one of "
+                "parameters in the scope? (With FSDP2, set_requires_gradient_sync(False) and "
+                "set_requires_all_reduce(False) keep gradients from the optimizer: leave them on for the ascent.)"
+            )
+        climbed = None
+        if before is not None:
+            so_far = dict(zip(before.owners, before.directions, strict=True))
+            climbed = [so_far[o] if o in so_far else torch.zeros_like(w) for o, w in zip(owners, weights, strict=True)]
+        slope = Slope(
+            owners,
+            weights,
+            pieces,
+            partial(global_norm, climbers, owners),
+            self.eps,
+            amp.loss_scale(scaler, pieces[0]) if pieces else 1.0,
+            self.steps,
+            climbed,
+            max(radii),
+            self._name,
+            partial(self._memory.of, owners),
+            self.base,
+        )
+        directions, climb = self.ascent_rule.climb(slope)
+        if not sync and scaler is not None:
+            climb = Climb(climb.factor, parallel.anywhere(climb.overflow, self.model))
+        if before is not None:
+            climb = Climb(climb.factor, climb.overflow | before.climb.overflow)
+        return _Plan(owners, weights, directions, radii, climb, slope.scale, self._evaluations > 0, scaler is not None)
+
+    def perturbed(self) -> AbstractContextManager[None]:
+        """The pass at w + ε: inside, the weights are w + ε, and ``backward`` adds to ``p.grad``.
+
+        On the way out the weights are w again, bit for bit, exception or not, and so are the batch-norm
+        statistics of ``model``.
+
+        Raises:
+            RuntimeError: inside another pass, or without an `ascent` since the last time.
+        """
+        return self._perturbed()
+
+    @contextmanager
+    def _perturbed(self, scaler: Any = None) -> Iterator[None]:
+        if self._pass is None and self._climb is None and self._evaluations:
+            raise RuntimeError("perturbed() needs an ascent() before it, to know where to climb")
+        self._ready("perturbed pass")
+        params, rhos = self._trainable()
+        if not self._evaluations:
+            self._fsdp = parallel.Fsdp(self.model, self._params())
+            with torch.no_grad():
+                self._climb = self._plan(params, None, rhos, scaler, True)
+        try:
+            self._pass = "perturbed"
+            plan, self._climb = self._climb, None
+            assert plan is not None
+            with self._apart("perturbed", params) if self._combines else nullcontext() as gradients:
+                try:
+                    self._leave_w(plan)
+                    yield
+                finally:
+                    self._back_to_w()
+            if gradients is not None:
+                at_w, self._at_w = self._at_w, []
+                self._add(params, at_w, gradients, plan.climb.factor, plan.scale)
+            if plan.scaled:
+                overflow = plan.climb.overflow | self._overflow_beside()
+                amp.pass_on_overflow(overflow, [p.grad for p in self._params() if p.grad is not None])
+            self._evaluated = True
+        finally:
+            self._pass = None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The only pass of a step that reuses what an earlier one learnt."""
+        self._ready("plain pass")
+        self._fsdp = parallel.Fsdp(self.model, self._params())
+        params, _ = self._trainable()
+        with self._apart("plain", params) as gradients:
+            yield
+        self._add(params, None, gradients, 1.0)
+        self._evaluated = True
+
+    @torch.no_grad()
+    def _add(
+        self,
+        params: list[Tensor],
+        at_w: list[Tensor | None] | None,
+        gradients: list[Tensor | None],
+        factor: float | Tensor,
+        scale: float | Tensor = 1.0,
+    ) -> None:
+        """Add to ``p.grad`` what the descent rule makes of a pass's gradients."""
+        rule = self.descent_rule
+        assert rule is not None
+        owners, first, last = [], [], []
+        for param, g, s in zip(params, at_w or gradients, gradients, strict=True):
+            if g is None and s is None:
+                continue
+            owners.append(param)
+            first.append(settled(param, g))
+            last.append(settled(param, s))
+        pieces = [local(s) for s in last]
+        pair = Pair(
+            [local(g) for g in first] if at_w is not None else pieces,
+            pieces,
+            partial(global_dot, params, owners),
+            partial(self._memory.of, owners),
+        )
+        # Where nothing was climbed along, the gradient at w + ε is that at w.
+        if isinstance(factor, Tensor):
+            combined = [torch.where(factor != 0, c, s) for c, s in zip(rule.combine(pair), pieces, strict=True)]
+        elif at_w is None:
+            combined = rule.alone(pair)
+        else:
+            combined = rule.combine(pair) if factor else pieces
+        beside = rule.beside(pair) if at_w is not None else None
+        for param, piece in zip(owners, beside or (), strict=False):
+            self._beside[param] = piece.div_(scale).add_(self._beside.get(param, 0))
+        torch._foreach_copy_(pieces, combined)
+        for param, gradient in zip(owners, last, strict=True):
+            # Into the pass's own memory, where DDP expects it.
+            param.grad = gradient if param.grad is None else gradient.add_(param.grad)
+
+    def _leave_w(self, plan: "_Plan") -> None:
+        with torch.no_grad():
+            self._displacement.move(plan.weights, plan.directions, plan.rhos, plan.climb)
+        plan.directions.clear()  # while new gradients grow
+        self._forget_copies_of_weights()
+        if self._states is not None:
+            replay(self._states)
+        if plan.evaluated and self.model is not None and (buffers := statistics(self.model)):
+            self._statistics = SavedStatistics(buffers)
+
+    def _back_to_w(self) -> None:
+        """From wherever the weights are. What an interrupt of this leaves undone, the next call does."""
+        if self._displacement.displaced:
+            self._displacement.put_back()
+            self._forget_copies_of_weights()
+        if self._statistics is not None:
+            self._statistics.restore()
+            self._statistics = None
+
+    def _forget_copies_of_weights(self) -> None:
+        """Made elsewhere, and not of the weights that are there now."""
+        torch.clear_autocast_cache()  # casts
+        self._fsdp.reshard()  # gathered
+
+    @contextmanager
+    def _plain(self) -> Iterator[None]:
+        self._ready("plain pass")
+        self._fsdp = parallel.Fsdp(self.model, self._params())
+        try:
+            self._pass = "plain"
+            yield
+            self._evaluated = True
+        finally:
+            self._pass = None
+
+    def _not_inside(self, what: str) -> None:
+        if self._pass is not None:
+            raise RuntimeError(f"{what} inside the {self._pass} pass: leave its `with` block first")
+
+    def _trainable(self) -> tuple[list[Tensor], list[float]]:
+        """The parameters that may get a gradient, and the radius of each."""
+        params, rhos = [], []
+        for group in self.param_groups:
+            rho = group["rho"]
+            for param in group["params"]:
+                if param.requires_grad:
+                    params.append(param)
+                    rhos.append(rho)
+        return params, rhos
+
+    def _name(self, param: Tensor) -> str:
+        assert self.model is not None
+        if param not in self._names:
+            self._names = {p: name for name, p in self.model.named_parameters()}
+        return self._names[param]
+
+    def _params(self) -> Iterator[Tensor]:
+        return (param for group in self.param_groups for param in group["params"])
+
+    @property
+    def _per_example(self) -> bool:
+        return self.m is not None or (self.descent_rule is not None and self.descent_rule.per_example)
+
+    def _refuse_per_example(self, what: str) -> None:
+        if self.m is not None:
+            raise RuntimeError(f"{what} has one perturbation for all: with m use step(closure) or backward(closure)")
+        if self._per_example:
+            raise RuntimeError(f"{what} sees no losses: {self._rules} takes step(closure) or backward(closure)")
+
+    @property
+    def _rules(self) -> str:
+        return rules.name(self.ascent_rule, self.descent_rule)
+
+    def _ready(self, what: str) -> None:
+        """For ``what``: no pass is under way, and no interrupted one left the weights elsewhere."""
+        self._not_inside(what)
+        self._back_to_w()
