@@ -25,8 +25,9 @@ def test_readme(capsys):
     assert "Hessian norm" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("document", ["docs/training.md", "docs/migrating.md"])
-def test_documents(document, recwarn):
+@pytest.mark.parametrize("document", ["docs/training.md", "docs/migrating.md", "docs/monitor.md"])
+def test_documents(document, recwarn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     scope = {}
     for snippet in snippets(document):

@@ -206,6 +206,11 @@ class SAM(Optimizer):
         """SAM steps made so far; those that a scaler skips don't count, unless a fused base optimizer skips them."""
         return self.param_groups[0][STEPS]
 
+    @property
+    def under_way(self) -> str | None:
+        """The pass under way: ``"ascent"``, ``"perturbed"`` or ``"plain"``; else None, and the weights are w."""
+        return self._pass or ("perturbed" if self._displacement.displaced else None)
+
     def _complete_groups(self) -> None:
         steps = self.param_groups[0].setdefault(STEPS, 0)
         for index, group in enumerate(self.param_groups):
