@@ -12,9 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from lowland.optim import parallel, sam
+from lowland.optim.ascent import Adaptive, Ascent, Slope
 from lowland.optim.functional import EPS
 
 _THEIR_STATE = ("old_p", "e_w")  # what these libraries keep in the state of a parameter, and save with it
+
+
+class _Adaptive(Adaptive):
+    """For some of the parameters, with η = 0."""
+
+    def __init__(self, members: set[Tensor]):
+        super().__init__(eta=0.0, biases=True)
+        self.__dict__["members"] = members
+
+    def adapts(self, owner: Tensor, slope: Slope) -> bool:
+        """Of the groups that say so."""
+        return owner in self.__dict__["members"]
 
 
 class SAM(sam.SAM):
@@ -82,6 +95,8 @@ class SAM(sam.SAM):
         super()._complete_groups()
         for group in self.param_groups:
             group.setdefault("adaptive", self._adaptive)
+        members = {p for group in self.param_groups if group["adaptive"] for p in group["params"]}
+        self.ascent_rule = _Adaptive(members) if members else Ascent()
 
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False) -> None:
@@ -106,7 +121,7 @@ class SAM(sam.SAM):
                 stacklevel=2,
             )
         self._complete_groups()
-        params, rhos = self._members()
+        params, rhos = self._trainable()
         gradients = [p.grad for p in params]
         if all(gradient is None for gradient in gradients):
             raise RuntimeError(
@@ -165,16 +180,6 @@ class SAM(sam.SAM):
             raise RuntimeError("second_step() needs a first_step() before it")
         self.restore()
         self._evaluated = True
-
-    def _directions(
-        self, owners: list[Tensor], weights: list[Tensor], gradients: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        adaptive = {p for group in self.param_groups if group["adaptive"] for p in group["params"]}
-        if not adaptive:
-            return gradients, gradients
-        which = [owner in adaptive for owner in owners]
-        measured = [w.abs() * g if a else g for a, w, g in zip(which, weights, gradients, strict=True)]
-        return [w.abs() * m if a else m for a, w, m in zip(which, weights, measured, strict=True)], measured
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
         """Load a `state_dict`, one of the base optimizer, or one of a library with this interface.

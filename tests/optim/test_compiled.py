@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lowland import SAM, compat
+from lowland.optim import ascent, descent
 from lowland.optim.compiled import compiled_step
 
 
@@ -362,7 +363,8 @@ def test_refusals():
         compiled_step(SAM(sgd(model)), model[0], F.cross_entropy)
     with pytest.raises(ValueError, match="ASGD"):
         compiled_step(SAM(torch.optim.ASGD(model.parameters())), model, F.cross_entropy)
-    for options in ({"m": 1}, {"same_masks": True}):
+    others = {"ascent": ascent.Unnormalized()}, {"descent": descent.StepSize()}, {"scope": model[0]}
+    for options in ({"m": 1}, {"same_masks": True}, *others):
         with pytest.raises(ValueError, match="plain SAM"):
             compiled_step(SAM(sgd(model), model=model, **options), model, F.cross_entropy)
     with pytest.raises(ValueError, match="plain SAM"):

@@ -1,5 +1,6 @@
 """Mixed precision: what autocast and loss scaling need of a step with two passes."""
 
+import sys
 from typing import Any
 
 import torch
@@ -9,6 +10,11 @@ from torch import Tensor
 def loss_scale(scaler: Any, like: Tensor) -> float | Tensor:
     """What ``scaler`` multiplies the loss with: 1 without one, else a 0-d tensor on its device, not waited for."""
     return 1.0 if scaler is None else scaler.scale(torch.ones((), device=like.device))
+
+
+def scaled(scaler: Any, loss: Tensor) -> Tensor:
+    """``loss`` as ``scaler`` scales it, if there is one."""
+    return loss if scaler is None else scaler.scale(loss)
 
 
 @torch.no_grad()
@@ -31,3 +37,19 @@ def pass_on_overflow(overflow: bool | Tensor, gradients: list[Tensor]) -> None:
         values.add_(torch.where(overflow, torch.nan, 0.0).to(values.device, values.dtype))
     else:
         values.fill_(torch.nan)
+
+
+def inside_scaler() -> bool:
+    """Whether a GradScaler that is switched on makes the step that this is called from.
+
+    It doesn't say so to an optimizer that leaves the unscaling to it, so this looks at who called.
+    """
+    frame = sys._getframe(1)
+    for _ in range(12):  # steps are wrapped by schedulers, profilers and trainers
+        if frame is None:
+            return False
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, torch.amp.GradScaler):
+            return caller.is_enabled()
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

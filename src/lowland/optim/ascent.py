@@ -1,14 +1,22 @@
-"""Where to climb: rules that say how far to go along the ascent gradient."""
+"""Where to climb: rules that say from w where to evaluate the gradient that descends.
+
+A rule is a class with a formula. It goes with any descent rule, scope, schedule of ρ and base optimizer.
+"""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lowland.optim.memory import keep_finite
+from lowland.optim.sharding import local, shard_number
+
 
 class Climb(NamedTuple):
-    """How far to go: the perturbation of a parameter is ρ · ``factor`` · (its ascent gradient).
+    """How far to go: the perturbation of a parameter is ρ · ``factor`` · (its direction).
 
     Python numbers where the gradients are on the CPU; elsewhere 0-d tensors on the device, so that nothing waits
     for it.
@@ -18,6 +26,44 @@ class Climb(NamedTuple):
     factor: float | Tensor
     #: The ascent gradient had an entry that is not finite.
     overflow: bool | Tensor
+
+
+@dataclass(slots=True)
+class Slope:
+    """What a rule sees: the parameters that climb, and the gradient where the weights are.
+
+    Attributes:
+        owners: the parameters that have a gradient, or all that climb if no gradient was taken.
+        weights: what this process holds of each.
+        gradients: what it holds of their gradients, times ``scale``; empty if none was taken.
+        norm: Euclidean norm of tensors like ``weights``, over all of them and all processes: a float on the CPU,
+            else a 0-d tensor.
+        eps: added to norms.
+        scale: what a ``GradScaler`` multiplied the loss with.
+        step: steps made so far.
+        climbed: the directions of the climb so far, for rules that take several evaluations.
+        rho: the largest ρ among the parameters' groups.
+        name: what the model calls a parameter, for rules that `needs_names`.
+        memory: by name, tensors like ``weights`` that are kept from step to step, zero at first.
+        base: the base optimizer.
+    """
+
+    owners: list[Tensor]
+    weights: list[Tensor]
+    gradients: list[Tensor]
+    norm: Callable[[Sequence[Tensor]], float | Tensor]
+    eps: float
+    scale: float | Tensor
+    step: int
+    climbed: list[Tensor] | None
+    rho: float
+    name: Callable[[Tensor], str]
+    memory: Callable[[str], list[Tensor]]
+    base: torch.optim.Optimizer
+
+    def unscaled(self) -> list[Tensor]:
+        """The gradients proper."""
+        return self.gradients if isinstance(self.scale, float) else list(torch._foreach_div(self.gradients, self.scale))
 
 
 def l2(norm: float | Tensor, eps: float, loss_scale: float | Tensor = 1.0) -> Climb:
@@ -35,3 +81,295 @@ def l2(norm: float | Tensor, eps: float, loss_scale: float | Tensor = 1.0) -> Cl
         return Climb(0.0 if overflow or norm == 0 else 1 / (norm + eps * float(loss_scale)), overflow)
     overflows = ~torch.isfinite(norm)
     return Climb(torch.where(overflows | (norm == 0), 0, 1 / (norm + eps * loss_scale)), overflows)
+
+
+def times(tensors: Sequence[Tensor], factor: float | Tensor) -> list[Tensor]:
+    """``factor`` · tensors; zero where the factor is, be the tensors finite or not."""
+    if isinstance(factor, Tensor):
+        return [torch.where(factor != 0, t, 0) for t in torch._foreach_mul(list(tensors), factor)]
+    return list(torch._foreach_mul(list(tensors), factor)) if factor else [torch.zeros_like(t) for t in tensors]
+
+
+class Ascent:
+    """Along the gradient to the sphere of radius ρ: ε = ρ g / (‖g‖ + eps) (Foret et al. 2021, equation 2).
+
+    The base of all rules. Most give only a `direction`; one that doesn't end on the sphere overrides `climb`.
+    """
+
+    #: Of the gradient, before that at w + ε: the first at w, each further one where the climb so far has led.
+    evaluations: int = 1
+    #: Names of the tensors that it keeps from step to step.
+    memory: ClassVar[tuple[str, ...]] = ()
+    #: Whether it needs the gradient proper, so that it must be told of a GradScaler.
+    needs_scale: ClassVar[bool] = False
+
+    @property
+    def needs_names(self) -> bool:
+        """Whether it needs the model, to tell parameters apart by their names."""
+        return False
+
+    def check(self, base: torch.optim.Optimizer) -> None:
+        """Raise ValueError if the rule can't go with ``base``."""
+
+    def direction(self, slope: Slope) -> list[Tensor]:
+        """Along what to climb."""
+        return slope.gradients
+
+    def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
+        """Along what to climb, and how far."""
+        direction = self.direction(slope)
+        return direction, l2(slope.norm(direction), slope.eps, 1.0 if self.needs_scale else slope.scale)
+
+    def learn(self, memory: Callable[[str], list[Tensor]], gradients: list[Tensor]) -> None:
+        """Take up the gradient that a step descends along, into tensors of `memory`."""
+
+
+@dataclass(frozen=True)
+class Unnormalized(Ascent):
+    """ε = ρ g (Andriushchenko & Flammarion 2022, *Towards Understanding Sharpness-Aware Minimization*).
+
+    ρ then is in units of the parameters squared by units of the loss.
+    """
+
+    needs_scale = True
+
+    def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
+        """Without the norm, which is taken to see an overflow."""
+        factor, overflow = l2(slope.norm(slope.gradients), 0.0)
+        if isinstance(factor, Tensor):
+            return slope.gradients, Climb(torch.where(factor != 0, 1 / slope.scale, 0), overflow)
+        return slope.gradients, Climb(1 / float(slope.scale) if factor else 0.0, overflow)
+
+
+@dataclass(frozen=True)
+class Adaptive(Ascent):
+    """ε = ρ T² g / (‖T g‖ + eps), T = |w| + η (Kwon et al. 2021, *ASAM*, equation 5 and Algorithm 1).
+
+    Invariant to rescaling neighbouring layers against each other. ρ is in units of relative change.
+
+    Args:
+        eta: η.
+        biases: whether T = |w| + η for all parameters, or only for those whose name holds "weight" and 1 for the
+            others, as the authors have it. The latter needs SAM's ``model``.
+    """
+
+    eta: float = 0.01
+    biases: bool = False
+
+    @property
+    def needs_names(self) -> bool:
+        """To know biases."""
+        return not self.biases
+
+    def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
+        """On the ellipsoid."""
+        scales = [
+            w.abs().add_(self.eta) if self.adapts(owner, slope) else None
+            for owner, w in zip(slope.owners, slope.weights, strict=True)
+        ]
+        measured = [g if t is None else t * g for t, g in zip(scales, slope.gradients, strict=True)]
+        directions = [m if t is None else t.mul_(m) for t, m in zip(scales, measured, strict=True)]
+        return directions, l2(slope.norm(measured), slope.eps, slope.scale)
+
+    def adapts(self, owner: Tensor, slope: Slope) -> bool:
+        """Whether T isn't 1 for this parameter."""
+        return self.biases or "weight" in slope.name(owner)
+
+
+@dataclass(frozen=True)
+class MultiStep(Ascent):
+    """Several steps along normalized gradients, each projected back into the ball of radius ρ.
+
+    e ← Π(e + s ρ g(w + e)/‖g(w + e)‖), from e = 0 (projected gradient ascent; Andriushchenko & Flammarion 2022
+    take 20 steps of 0.1 ρ to measure sharpness).
+
+    Args:
+        steps: how many, each an evaluation.
+        stride: s. By default 2/steps: enough to reach the sphere and to move along it.
+    """
+
+    steps: int = 2
+    stride: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps is how many ascent steps to take: an integer of at least 1, not {self.steps!r}")
+
+    @property
+    def evaluations(self) -> int:  # type: ignore[override]
+        """One a step."""
+        return self.steps
+
+    def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
+        """One more step from where the climb has led."""
+        climb = l2(slope.norm(slope.gradients), slope.eps, slope.scale)
+        stride = 2 / self.steps if self.stride is None else self.stride
+        e = times(slope.gradients, climb.factor * stride)
+        if slope.climbed is not None:
+            torch._foreach_add_(e, slope.climbed)
+        length = slope.norm(e)
+        if isinstance(length, Tensor):
+            torch._foreach_mul_(e, (1 / length).clamp(max=1))
+        elif length > 1:
+            torch._foreach_mul_(e, 1 / length)
+        return e, Climb(1.0, climb.overflow)
+
+
+@dataclass(frozen=True)
+class Random(Ascent):
+    """To a random point of the sphere: ε = ρ z/‖z‖, z normal. Takes no gradient to climb.
+
+    z depends on ``seed`` and the step alone: the same in every process that holds the same parameters, and after a
+    resume.
+    """
+
+    seed: int = 0
+    evaluations = 0
+
+    def direction(self, slope: Slope) -> list[Tensor]:
+        """Z."""
+        return draw(slope, self.seed, lambda t, generator: t.normal_(generator=generator))
+
+
+@dataclass(frozen=True)
+class Previous(Ascent):
+    """Along the gradient d that the last step descended along: ε = ρ d/‖d‖. Takes no gradient for it.
+
+    (*A Single-Step, Sharpness-Aware Minimization is All You Need*, 2024: S²-SAM.) The first step is plain.
+    """
+
+    evaluations = 0
+    memory = ("previous",)
+
+    def direction(self, slope: Slope) -> list[Tensor]:
+        """The last step's gradient."""
+        return slope.memory("previous")
+
+    def learn(self, memory: Callable[[str], list[Tensor]], gradients: list[Tensor]) -> None:
+        """Keep it, but for what isn't finite."""
+        keep_finite(memory("previous"), gradients)
+
+
+@dataclass(frozen=True)
+class Momentum(Ascent):
+    """Ahead of the momentum: ε = −ρ v/‖v‖, v the base optimizer's running sum of gradients. Takes no gradient for it.
+
+    (Becker et al. 2024, *Momentum-SAM*: the sign is that of their algorithm and code, where the step goes along −v.)
+    The first step is plain.
+    """
+
+    evaluations = 0
+
+    def check(self, base: torch.optim.Optimizer) -> None:
+        """Some optimizers have none."""
+        if any(group.get("momentum") == 0 and "betas" not in group for group in base.param_groups):
+            raise ValueError(
+                f"the ascent is along the base optimizer's momentum, and this {type(base).__name__} has none: "
+                "give it one, momentum=0.9 say"
+            )
+
+    def direction(self, slope: Slope) -> list[Tensor]:
+        """SGD's momentum buffer or Adam's first moment, backwards."""
+        states = [slope.base.state.get(owner, {}) for owner in slope.owners]
+        if slope.step and not any(key in state for state in states for key in _MOMENTA):
+            kind = type(slope.base).__name__
+            raise RuntimeError(f"{kind} keeps no momentum to climb along: its state has no {' or '.join(_MOMENTA)}")
+        found = [next((state[key] for key in _MOMENTA if state.get(key) is not None), None) for state in states]
+        return [
+            torch.zeros_like(w) if v is None else -local(v).to(w.dtype)
+            for v, w in zip(found, slope.weights, strict=True)
+        ]
+
+
+_MOMENTA = ("momentum_buffer", "exp_avg")
+
+
+@dataclass(frozen=True)
+class Friendly(Ascent):
+    """Along what is particular to the batch: ε = ρ d/‖d‖, d = g − σ m, then m ← λ m + (1 − λ) g.
+
+    (Li et al. 2024, *Friendly Sharpness-Aware Minimization*, in the order of the authors' code; m starts as the first
+    gradient, after a step of plain SAM.)
+    """
+
+    sigma: float = 1.0
+    decay: float = 0.9
+    needs_scale = True
+    memory = ("average",)
+
+    def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
+        """Along d, then average."""
+        g, average = slope.unscaled(), slope.memory("average")
+        d = torch._foreach_add(g, average, alpha=-self.sigma)
+        climb, length = l2(slope.norm(d), slope.eps), slope.norm(average)
+        if isinstance(length, Tensor):
+            finite: bool | Tensor = torch.logical_not(torch.as_tensor(climb.overflow))
+            share: float | Tensor = torch.where(length == 0, 1.0, 1 - self.decay)
+        else:
+            finite, share = not climb.overflow, 1 - self.decay if length else 1.0
+        change = torch._foreach_mul(torch._foreach_sub(g, average), share)
+        keep_finite(average, torch._foreach_add(average, change), finite)
+        return list(d), climb
+
+
+@dataclass(frozen=True)
+class Stochastic(Ascent):
+    """A random part of the weights climbs: ε = ρ b∘g / (β ‖g‖), each entry of b 1 with probability β and 0 else.
+
+    (Stochastic weight perturbation: Du et al. 2022, *Efficient Sharpness-aware Minimization*, as in the paper; the
+    authors' code draws for whole tensors.) b depends on ``seed`` and the step alone, as in `Random`.
+
+    Args:
+        keep: β.
+        seed: of the draws.
+    """
+
+    keep: float = 0.6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise ValueError(f"keep is the share of the weights that climb: above 0, at most 1, not {self.keep!r}")
+
+    def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
+        """As far as the whole gradient says."""
+        climb = l2(slope.norm(slope.gradients), slope.eps, slope.scale)
+        chosen = draw(slope, self.seed, lambda t, generator: t.bernoulli_(self.keep, generator=generator))
+        directions = [torch.where(b != 0, g / self.keep, 0) for b, g in zip(chosen, slope.gradients, strict=True)]
+        return directions, climb
+
+
+@dataclass(frozen=True)
+class LossBudget(Ascent):
+    """As far as raises the loss by ρ, to first order: ε = min(ρ/‖g‖, ``longest``) g/‖g‖.
+
+    (Wang et al. 2026, LE-SAM, from the authors' code; ρ is their σ, in units of the loss.)
+
+    Args:
+        longest: the largest ‖ε‖, in units of the parameters.
+    """
+
+    longest: float = math.inf
+    needs_scale = True
+
+    def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
+        """With the budget's length."""
+        g = slope.unscaled()
+        factor, overflow = l2(slope.norm(g), slope.eps)
+        cap = self.longest / slope.rho if slope.rho else 0.0
+        if isinstance(factor, Tensor):
+            return g, Climb(factor * factor.clamp(max=cap), overflow)
+        return g, Climb(factor * min(factor, cap), overflow)
+
+
+def draw(slope: Slope, seed: int, fill: Callable[[Tensor, torch.Generator], Tensor]) -> list[Tensor]:
+    """Random tensors like the weights, the same in every process that holds the same ones, and after a resume."""
+    generators: dict[Any, torch.Generator] = {}
+    drawn = []
+    for owner, w in zip(slope.owners, slope.weights, strict=True):
+        number = shard_number(owner)  # the pieces of one parameter in several processes differ
+        if (w.device, number) not in generators:
+            mixed = ((seed * 1_000_003 + slope.step) * 1_000_003 + number) % 2**32  # the CPU's takes 32 bits
+            generators[w.device, number] = torch.Generator(w.device).manual_seed(mixed)
+        drawn.append(fill(torch.empty_like(w), generators[w.device, number]))
+    return drawn

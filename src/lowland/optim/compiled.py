@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.optim import parallel
+from lowland.optim.ascent import Ascent
 from lowland.optim.batch_norm import statistics
 from lowland.optim.functional import perturbation
 from lowland.optim.sam import SAM, STEPS
@@ -63,8 +64,14 @@ def compiled_step(
         raise TypeError(f"compiled_step needs the model itself, a torch.nn.Module, not a {type(model).__name__}")
     if isinstance(optimizer.base, torch.optim.ASGD):
         raise ValueError("torch compiles ASGD's update wrongly (its eta stands still): use optimizer.step(closure)")
-    if optimizer.m is not None or optimizer.same_masks or type(optimizer)._directions is not SAM._directions:
-        raise ValueError("compiled_step compiles plain SAM: no m, no same_masks, nothing adaptive")
+    plain = (
+        type(optimizer) is SAM
+        and type(optimizer.ascent_rule) is Ascent
+        and optimizer.descent_rule is None
+        and optimizer.scope is None
+    )
+    if optimizer.m is not None or optimizer.same_masks or not plain:
+        raise ValueError("compiled_step compiles plain SAM: no m, no same_masks, no other rule or scope")
     params = [p for group in optimizer.param_groups for p in group["params"]]
     if parallel.ddp(model) or any(is_distributed(p) for p in params):
         raise ValueError("compiled_step is for one process: compile the model itself under DDP, FSDP2 or with DTensors")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.optim import parallel
+from lowland.optim import amp, parallel
 from lowland.optim.randomness import random_states, replay
 from lowland.optim.sharding import is_distributed
 
@@ -29,7 +29,7 @@ def check(m: Any, model: nn.Module | None, params: list[Tensor]) -> None:
         raise ValueError("m needs whole parameters in each process: it goes with DDP, not with FSDP2 or DTensors")
 
 
-def backward(optimizer: Any, closure: Callable[[], Tensor]) -> Tensor:
+def backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any = None) -> Tensor:
     """Add the m-SAM gradient of the mean of ``closure()`` to ``p.grad``; the mean at w, detached.
 
     Dropout leaves out the same units in every evaluation: the groups are parts of one batch.
@@ -38,36 +38,42 @@ def backward(optimizer: Any, closure: Callable[[], Tensor]) -> Tensor:
         ValueError: if what ``closure`` returns isn't one loss for each example, or if the model couples them.
     """
     _refuse_coupling(optimizer.model)
-    optimizer._complete_groups()
     states = random_states(optimizer._params())
     wrapper = parallel.ddp(optimizer.model)
 
     def losses() -> Tensor:
         replay(states)
-        value = closure()
-        if not isinstance(value, Tensor) or value.ndim != 1 or not value.requires_grad:
-            raise ValueError(
-                "with m, the closure returns the loss of each example, shape (batch,), without calling backward: "
-                'F.cross_entropy(model(x), y, reduction="none"), say'
-            )
-        return value
+        return per_example(closure)
 
     mean, group, groups = None, 0, 1
     while group < groups:
         with torch.enable_grad():
-            with optimizer._ascent(sync=wrapper is None):
-                value = losses()
-                parts = value.split(optimizer.m)
-                parts[group].mean().backward()
+            for evaluation in range(optimizer.ascent_rule.evaluations):
+                with optimizer._ascent(scaler, sync=wrapper is None, onward=evaluation > 0):
+                    value = losses()
+                    mean = value.detach().mean() if mean is None else mean
+                    amp.scaled(scaler, value.split(optimizer.m)[group].mean()).backward()
+            groups = len(value.split(optimizer.m))
             # Averaged once: other processes may have other numbers of groups.
-            last = group == len(parts) - 1
+            last = group == groups - 1
             together = nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, last)
             with optimizer.perturbed(), together:
-                (losses().split(optimizer.m)[group].sum() / len(value)).backward()
-        mean = value.detach().mean() if mean is None else mean
-        group, groups = group + 1, len(parts)
+                value = losses()
+                amp.scaled(scaler, value.split(optimizer.m)[group].sum() / len(value)).backward()
+        group += 1
     assert mean is not None
     return mean
+
+
+def per_example(closure: Callable[[], Tensor]) -> Tensor:
+    """What ``closure`` returns; raises ValueError unless that is one loss for each example."""
+    value = closure()
+    if not isinstance(value, Tensor) or value.ndim != 1 or not value.requires_grad:
+        raise ValueError(
+            "the closure returns the loss of each example, shape (batch,), without calling backward: "
+            'F.cross_entropy(model(x), y, reduction="none"), say'
+        )
+    return value
 
 
 def _refuse_coupling(model: nn.Module) -> None:

@@ -3,41 +3,30 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowland.optim import amp, grouped, parallel
-from lowland.optim.ascent import Climb, l2
+from lowland.optim import amp, grouped, parallel, rules, selected
+from lowland.optim.ascent import Ascent, Climb, Slope
 from lowland.optim.batch_norm import SavedStatistics, statistics
+from lowland.optim.descent import Descent, Pair
 from lowland.optim.displacement import Displacement
 from lowland.optim.functional import EPS, check_rho
+from lowland.optim.memory import Memory, split
 from lowland.optim.randomness import random_states, replay
-from lowland.optim.sharding import global_norm, local_pair
+from lowland.optim.scope import Scope, frozen, resolve
+from lowland.optim.sharding import global_dot, global_norm, is_distributed, local, local_pair, settled
+from lowland.optim.wrapper import Wrapper
 
 Rho = float | Callable[[int], float]
 
 STEPS = "sam_steps"  # in every parameter group: what saves optimizers elsewhere carries groups, and often nothing else
-
-
-class _OfBase:
-    """An attribute that is the base optimizer's, to read, to set and to delete."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, sam: Any, owner: type | None = None) -> Any:
-        return self if sam is None else getattr(sam.base, self.name)
-
-    def __set__(self, sam: Any, value: Any) -> None:
-        setattr(sam.base, self.name, value)
-
-    def __delete__(self, sam: Any) -> None:
-        delattr(sam.base, self.name)
 
 
 def _radius(rho: Any) -> float:
@@ -52,16 +41,19 @@ def _radius(rho: Any) -> float:
 
 @dataclass(slots=True)
 class _Plan:
-    """What to move, along what, by how much; and whether an overflow is a scaler's business."""
+    """What to move, along what, by how much; whether from an evaluation at w; whether a scaler minds overflows."""
 
+    owners: list[Tensor]
     weights: list[Tensor]
     directions: list[Tensor]
     rhos: list[float]
     climb: Climb
+    scale: float | Tensor
+    evaluated: bool
     scaled: bool
 
 
-class SAM(Optimizer):
+class SAM(Wrapper):
     """Sharpness-aware minimization: climb to w + ε, take the gradient there, update w with it.
 
     ε(w) = ρ g / (‖g‖ + eps), with g the gradient at w and its norm over the parameters of all groups
@@ -120,14 +112,6 @@ class SAM(Optimizer):
         >>> loss = optimizer.step(closure)
     """
 
-    # What schedulers, trainers, scalers and users reach for is the base optimizer's own.
-    param_groups: list[dict[str, Any]] = _OfBase()  # type: ignore[assignment]
-    state: Any = _OfBase()
-    defaults: dict[str, Any] = _OfBase()  # type: ignore[assignment]
-    # A GradScaler sets these two around the step of an optimizer that takes the scale itself.
-    grad_scale: Any = _OfBase()
-    found_inf: Any = _OfBase()
-
     def __init__(
         self,
         base: Optimizer,
@@ -135,6 +119,9 @@ class SAM(Optimizer):
         *,
         model: nn.Module | None = None,
         m: int | None = None,
+        ascent: Ascent | None = None,
+        descent: Descent | None = None,
+        scope: Scope = None,
         eps: float = EPS,
         same_masks: bool = False,
         keep_on: str = "device",
@@ -156,9 +143,13 @@ class SAM(Optimizer):
             if set(params).isdisjoint(model.parameters()):
                 raise ValueError("model= is another model: it has none of the base optimizer's parameters")
         parallel.check(params)
+        self.ascent_rule, self.descent_rule = rules.check(ascent, descent, base, model, m)
         if m is not None:
             grouped.check(m, model, params)
-        self.base, self.model, self.m, self.eps, self.same_masks = base, model, m, eps, same_masks
+        super().__init__(base)
+        self._memory = Memory((*self.ascent_rule.memory, *(() if descent is None else descent.memory)))
+        self.scope, self._scope = scope, resolve(scope, model, params)
+        self.model, self.m, self.eps, self.same_masks = model, m, eps, same_masks
         self._schedule = rho if callable(rho) else None
         self._rho = _radius(rho(0) if callable(rho) else rho)
         if any(STEPS in group and _radius(group["rho"]) != self._rho for group in base.param_groups):
@@ -171,9 +162,6 @@ class SAM(Optimizer):
         self._displacement = Displacement(keep_on)
         self._forget()
         self._complete_groups()
-        # Not Optimizer.__init__, which would make groups and state of its own beside the base's; this sets up
-        # hooks and profiling as unpickling does.
-        super().__setstate__({})
 
     def _forget(self) -> None:
         """No pass is under way, and none was."""
@@ -182,24 +170,19 @@ class SAM(Optimizer):
         self._states: list[Any] | None = None
         self._statistics: SavedStatistics | None = None
         self._fsdp = parallel.Fsdp(None, ())
+        self._names: dict[Tensor, str] = {}
+        self._beside: dict[Tensor, Tensor] = {}
+        self._at_w: list[Tensor | None] = []
         self._evaluated = self._warned = False
-
-    def __getattr__(self, name: str) -> Any:
-        # What else the base optimizer can do: train() and eval() of a schedule-free one, say.
-        if name == "base" or name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.base, name)
+        self._told = True
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; the group's ``rho`` is this optimizer's unless it brings one."""
         if "rho" in param_group:
             _radius(param_group["rho"])
         self.base.add_param_group(param_group)
+        self._scope = resolve(self.scope, self.model, self._params())
         self._complete_groups()
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """As torch's."""
-        self.base.zero_grad(set_to_none)
 
     @property
     def steps(self) -> int:
@@ -231,21 +214,40 @@ class SAM(Optimizer):
     def passes(self, scaler: Any = None, sync: bool = True) -> Iterator[AbstractContextManager[None]]:
         """The evaluations that one step takes, in order; run forward and backward inside each.
 
-        Two for SAM; one where every group has rho 0. Parameters that another optimizer updates get the gradients of
-        both passes added, so clear theirs between. Gradients accumulated so far are kept, and the last
-        pass adds to them.
+        As many as the rules need: two for SAM; one where every group has rho 0. Parameters that another optimizer
+        updates get the gradients of all passes added, so clear theirs between. Gradients accumulated so far are kept,
+        and the last pass adds to them.
 
         Args:
             scaler: as in `ascent`.
             sync: as in `ascent`.
         """
-        self._refuse_m("passes()")
+        self._refuse_per_example("passes()")
         self._complete_groups()
+        self._told = scaler is not None
         if all(group["rho"] == 0 for group in self.param_groups):
             yield self._plain()
+        elif not self._climbs:
+            yield self._alone()
         else:
-            yield self._ascent(scaler, sync)
-            yield self.perturbed()
+            for index in range(self._evaluations):
+                yield self._ascent(scaler, sync, onward=index > 0)
+            yield self._perturbed(scaler)
+
+    @property
+    def _evaluations(self) -> int:
+        """Before that at w + ε."""
+        return max(self.ascent_rule.evaluations, self._combines)
+
+    @property
+    def _climbs(self) -> bool:
+        """Whether this step does."""
+        return self.descent_rule is None or self.descent_rule.climbs(self.steps)
+
+    @property
+    def _combines(self) -> bool:
+        """Whether the descent rule makes the step's gradient of that at w, too."""
+        return self.descent_rule is not None and not self.descent_rule.per_example
 
     def ascent(self, scaler: Any = None, sync: bool = True) -> AbstractContextManager[None]:
         """The pass at w: inside, ``backward`` fills the ascent gradient.
@@ -256,72 +258,137 @@ class SAM(Optimizer):
         Args:
             scaler: the ``GradScaler`` by which the loss is scaled in both passes. Then ``eps`` is meant for the
                 gradient proper, and an overflow makes the scaler skip the step and back off. Without it, an
-                ascent that overflows makes the step the base optimizer's own.
+                ascent that overflows makes the step the base optimizer's own. Rules that need the gradient proper
+                need it.
             sync: whether DDP averages the ascent gradient over its processes. If not, each climbs along its own:
                 m-SAM, with m the batch of one process. False needs ``model``, the DDP wrapper.
 
         Raises:
-            RuntimeError: inside another pass, or if no parameter received a gradient.
-            ValueError: for ``sync=False`` without DDP.
+            RuntimeError: inside another pass, if no parameter received a gradient, or if the rules need other passes
+                than these two.
+            ValueError: for ``sync=False`` without DDP, or with a descent rule that needs both gradients of a batch.
         """
-        self._refuse_m("ascent()")
+        self._refuse_per_example("ascent()")
+        if self._evaluations != 1 or not self._climbs:
+            raise RuntimeError(f"{self._rules} takes other passes than ascent() and perturbed(): use passes()")
         self._complete_groups()
+        self._told = scaler is not None
         return self._ascent(scaler, sync)
 
     @contextmanager
-    def _ascent(self, scaler: Any = None, sync: bool = True) -> Iterator[None]:
+    def _ascent(self, scaler: Any = None, sync: bool = True, onward: bool = False) -> Iterator[None]:
+        """At w, or ``onward``: where the climb so far has led."""
+        if onward and self._climb is None:
+            raise RuntimeError("a pass was left out: run every evaluation of passes() in turn")
         self._ready("ascent pass")
-        self._climb = None
-        self._fsdp = parallel.Fsdp(self.model, self._params())
-        params, rhos = self._members()
+        if not sync and self._combines:
+            raise ValueError(f"{self._rules} takes both gradients of the same batch: sync=False can't be")
+        before, self._climb = self._climb if onward else None, None
+        params, rhos = self._trainable()
+        if not onward:
+            self._fsdp = parallel.Fsdp(self.model, self._params())
+            if self._beside and all(param.grad is None for param in params):  # a step was skipped
+                self._beside.clear()
+        with self._apart("ascent", params, sync) as gradients, self._frozen(params):
+            try:
+                if before is not None:
+                    directions = list(before.directions)
+                    self._leave_w(before)
+                    before.directions = directions
+                elif self.same_masks:
+                    self._states = random_states(params)
+                yield
+            finally:
+                if before is not None:
+                    self._back_to_w()
+        if self._combines and not onward:
+            self._at_w = list(gradients)
+        with torch.no_grad():
+            self._climb = self._plan(params, gradients, rhos, scaler, sync, before)
+
+    def _frozen(self, params: list[Tensor]) -> AbstractContextManager[None]:
+        """What is out of scope needs no gradient to climb; sharded models and DDP count on those of all parameters."""
+        if self._scope is None or self._combines or parallel.ddp(self.model) or any(map(is_distributed, params)):
+            return nullcontext()
+        return frozen([param for param in params if param not in self._scope])
+
+    @contextmanager
+    def _apart(self, name: str, params: list[Tensor], sync: bool = True) -> Iterator[list[Tensor | None]]:
+        """Inside, ``backward`` fills gradients of its own; afterwards they are in the list, and the others back."""
+        taken: list[Tensor | None] = []
         held = [parallel.set_aside(param.grad) for param in params]
         try:
-            self._pass = "ascent"
+            self._pass = name
             for param in params:
                 param.grad = None
             with parallel.ascending(self.model, self._fsdp, sync):
-                if self.same_masks:
-                    self._states = random_states(params)
-                yield
-            gradients = [param.grad for param in params]
+                yield taken
+            taken += [param.grad for param in params]
         finally:
             for param, gradient in zip(params, held, strict=True):
                 param.grad = gradient
             self._pass = None
-        with torch.no_grad():
-            self._climb = self._plan(params, gradients, rhos, scaler, sync)
 
     def _plan(
-        self, params: list[Tensor], gradients: list[Tensor | None], rhos: list[float], scaler: Any, sync: bool
-    ) -> "_Plan":
-        owners, weights, pieces, radii = [], [], [], []
-        for param, gradient, rho in zip(params, gradients, rhos, strict=True):
-            if gradient is not None:
+        self,
+        params: list[Tensor],
+        gradients: list[Tensor | None] | None,
+        rhos: list[float],
+        scaler: Any,
+        sync: bool,
+        before: _Plan | None = None,
+    ) -> _Plan:
+        """Where to climb from here: along ``gradients``, or None for rules that take none."""
+        climbers, owners, weights, pieces, radii = [], [], [], [], []
+        for index, param in enumerate(params):
+            if self._scope is not None and param not in self._scope:
+                continue
+            climbers.append(param)
+            if gradients is None:
+                weights.append(local(param.detach()))
+            else:
+                gradient = gradients[index]
+                if gradient is None:
+                    continue
+                if gradient.is_sparse and type(self.ascent_rule) is not Ascent:
+                    gradient = gradient.to_dense()
                 weight, piece = local_pair(param, gradient)
-                owners.append(param)
                 weights.append(weight)
                 pieces.append(piece)
-                radii.append(rho)
+            owners.append(param)
+            radii.append(rhos[index])
         if not owners:
             raise RuntimeError(
-                "no parameter received a gradient in the ascent pass: was backward() called? "
-                "(With FSDP2, set_requires_gradient_sync(False) and set_requires_all_reduce(False) keep "
-                "gradients from the optimizer: leave them on for the ascent.)"
+                "no parameter received a gradient in the ascent pass: was backward() called? Is its loss one of "
+                "parameters in the scope? (With FSDP2, set_requires_gradient_sync(False) and "
+                "set_requires_all_reduce(False) keep gradients from the optimizer: leave them on for the ascent.)"
             )
-        directions, measured = self._directions(owners, weights, pieces)
-        climb = l2(global_norm(params, owners, measured), self.eps, amp.loss_scale(scaler, pieces[0]))
+        climbed = None
+        if before is not None:
+            so_far = dict(zip(before.owners, before.directions, strict=True))
+            climbed = [so_far[o] if o in so_far else torch.zeros_like(w) for o, w in zip(owners, weights, strict=True)]
+        slope = Slope(
+            owners,
+            weights,
+            pieces,
+            partial(global_norm, climbers, owners),
+            self.eps,
+            amp.loss_scale(scaler, pieces[0]) if pieces else 1.0,
+            self.steps,
+            climbed,
+            max(radii),
+            self._name,
+            partial(self._memory.of, owners),
+            self.base,
+        )
+        directions, climb = self.ascent_rule.climb(slope)
         if not sync and scaler is not None:
             climb = Climb(climb.factor, parallel.anywhere(climb.overflow, self.model))
-        return _Plan(weights, directions, radii, climb, scaler is not None)
+        if before is not None:
+            climb = Climb(climb.factor, climb.overflow | before.climb.overflow)
+        return _Plan(owners, weights, directions, radii, climb, slope.scale, self._evaluations > 0, scaler is not None)
 
-    def _directions(
-        self, owners: list[Tensor], weights: list[Tensor], gradients: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Along what to climb, and of what to take the norm."""
-        return gradients, gradients
-
-    @contextmanager
-    def perturbed(self) -> Iterator[None]:
+    def perturbed(self) -> AbstractContextManager[None]:
         """The pass at w + ε: inside, the weights are w + ε, and ``backward`` adds to ``p.grad``.
 
         On the way out the weights are w again, bit for bit, exception or not, and so are the batch-norm
@@ -330,23 +397,89 @@ class SAM(Optimizer):
         Raises:
             RuntimeError: inside another pass, or without an `ascent` since the last time.
         """
-        if self._pass is None and self._climb is None:
+        return self._perturbed()
+
+    @contextmanager
+    def _perturbed(self, scaler: Any = None) -> Iterator[None]:
+        if self._pass is None and self._climb is None and self._evaluations:
             raise RuntimeError("perturbed() needs an ascent() before it, to know where to climb")
         self._ready("perturbed pass")
+        params, rhos = self._trainable()
+        if not self._evaluations:
+            self._fsdp = parallel.Fsdp(self.model, self._params())
+            with torch.no_grad():
+                self._climb = self._plan(params, None, rhos, scaler, True)
         try:
             self._pass = "perturbed"
             plan, self._climb = self._climb, None
             assert plan is not None
-            try:
-                self._leave_w(plan)
-                yield
-            finally:
-                self._back_to_w()
+            with self._apart("perturbed", params) if self._combines else nullcontext() as gradients:
+                try:
+                    self._leave_w(plan)
+                    yield
+                finally:
+                    self._back_to_w()
+            if gradients is not None:
+                at_w, self._at_w = self._at_w, []
+                self._add(params, at_w, gradients, plan.climb.factor, plan.scale)
             if plan.scaled:
-                amp.pass_on_overflow(plan.climb.overflow, [p.grad for p in self._params() if p.grad is not None])
+                overflow = plan.climb.overflow | self._overflow_beside()
+                amp.pass_on_overflow(overflow, [p.grad for p in self._params() if p.grad is not None])
             self._evaluated = True
         finally:
             self._pass = None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The only pass of a step that reuses what an earlier one learnt."""
+        self._ready("plain pass")
+        self._fsdp = parallel.Fsdp(self.model, self._params())
+        params, _ = self._trainable()
+        with self._apart("plain", params) as gradients:
+            yield
+        self._add(params, None, gradients, 1.0)
+        self._evaluated = True
+
+    @torch.no_grad()
+    def _add(
+        self,
+        params: list[Tensor],
+        at_w: list[Tensor | None] | None,
+        gradients: list[Tensor | None],
+        factor: float | Tensor,
+        scale: float | Tensor = 1.0,
+    ) -> None:
+        """Add to ``p.grad`` what the descent rule makes of a pass's gradients."""
+        rule = self.descent_rule
+        assert rule is not None
+        owners, first, last = [], [], []
+        for param, g, s in zip(params, at_w or gradients, gradients, strict=True):
+            if g is None and s is None:
+                continue
+            owners.append(param)
+            first.append(settled(param, g))
+            last.append(settled(param, s))
+        pieces = [local(s) for s in last]
+        pair = Pair(
+            [local(g) for g in first] if at_w is not None else pieces,
+            pieces,
+            partial(global_dot, params, owners),
+            partial(self._memory.of, owners),
+        )
+        # Where nothing was climbed along, the gradient at w + ε is that at w.
+        if isinstance(factor, Tensor):
+            combined = [torch.where(factor != 0, c, s) for c, s in zip(rule.combine(pair), pieces, strict=True)]
+        elif at_w is None:
+            combined = rule.alone(pair)
+        else:
+            combined = rule.combine(pair) if factor else pieces
+        beside = rule.beside(pair) if at_w is not None else None
+        for param, piece in zip(owners, beside or (), strict=False):
+            self._beside[param] = piece.div_(scale).add_(self._beside.get(param, 0))
+        torch._foreach_copy_(pieces, combined)
+        for param, gradient in zip(owners, last, strict=True):
+            # Into the pass's own memory, where DDP expects it.
+            param.grad = gradient if param.grad is None else gradient.add_(param.grad)
 
     def _leave_w(self, plan: "_Plan") -> None:
         with torch.no_grad():
@@ -355,7 +488,7 @@ class SAM(Optimizer):
         self._forget_copies_of_weights()
         if self._states is not None:
             replay(self._states)
-        if self.model is not None and (buffers := statistics(self.model)):
+        if plan.evaluated and self.model is not None and (buffers := statistics(self.model)):
             self._statistics = SavedStatistics(buffers)
 
     def _back_to_w(self) -> None:
@@ -387,8 +520,8 @@ class SAM(Optimizer):
         if self._pass is not None:
             raise RuntimeError(f"{what} inside the {self._pass} pass: leave its `with` block first")
 
-    def _members(self) -> tuple[list[Tensor], list[float]]:
-        """The parameters that may climb, and the radius of each."""
+    def _trainable(self) -> tuple[list[Tensor], list[float]]:
+        """The parameters that may get a gradient, and the radius of each."""
         params, rhos = [], []
         for group in self.param_groups:
             rho = group["rho"]
@@ -397,6 +530,12 @@ class SAM(Optimizer):
                     params.append(param)
                     rhos.append(rho)
         return params, rhos
+
+    def _name(self, param: Tensor) -> str:
+        assert self.model is not None
+        if param not in self._names:
+            self._names = {p: name for name, p in self.model.named_parameters()}
+        return self._names[param]
 
     def _params(self) -> Iterator[Tensor]:
         return (param for group in self.param_groups for param in group["params"])
@@ -421,16 +560,7 @@ class SAM(Optimizer):
             UserWarning: if gradients are there but no pass was run since the last step: that is a plain step.
         """
         # A subclass's own step is wrapped by torch, which then calls the hooks.
-        hooked = type(self).step is SAM.step
-        for before in self._optimizer_step_pre_hooks.values() if hooked else ():
-            replaced = before(self, (closure,), {})
-            if replaced is not None:
-                arguments, named = replaced
-                closure = named.get("closure", *arguments)
-        result = self._step(closure)
-        for after in self._optimizer_step_post_hooks.values() if hooked else ():
-            after(self, (closure,), {})
-        return result
+        return self._hooked_step(closure) if type(self).step is SAM.step else self._step(closure)
 
     # Not to be wrapped by torch: hooks are seen to, and the profiler sees the base optimizer's step.
     step.hooked = True  # type: ignore[attr-defined]
@@ -441,7 +571,7 @@ class SAM(Optimizer):
         if closure is not None:
             self._climb = None
             self.zero_grad()
-            if self.m is not None:
+            if self._per_example:
                 losses.append(self.backward(closure))
             else:
                 with torch.enable_grad():
@@ -458,26 +588,40 @@ class SAM(Optimizer):
         self._not_inside(what)
         self._back_to_w()
 
-    def backward(self, closure: Callable[[], Tensor]) -> Tensor:
-        """With ``m``: add the m-SAM gradient of a batch to ``p.grad``; the base step is left to `step`.
+    def backward(self, closure: Callable[[], Tensor], scaler: Any = None) -> Tensor:
+        """With ``m``, or a rule that chooses examples: add the gradient of a batch to ``p.grad``; no base step.
 
         Args:
-            closure: returns the loss of each example, shape (batch,), and runs no backward.
+            closure: returns the loss of each example, shape (batch,), and runs no backward. Its loss is not scaled.
+            scaler: the ``GradScaler`` that is to scale it, if any.
 
         Returns:
             The mean loss at w, a 0-d tensor.
 
         Raises:
-            RuntimeError: without ``m``.
-            ValueError: if ``closure`` returns something else, or the model couples the examples of a batch.
+            RuntimeError: without ``m`` or such a rule.
+            ValueError: if ``closure`` returns something else, or, with ``m``, the model couples the examples of a
+                batch.
         """
-        if self.m is None:
-            raise RuntimeError("backward() is for m-SAM: give SAM an m, or run backward in passes()")
-        return grouped.backward(self, closure)
+        if not self._per_example:
+            raise RuntimeError("backward() is for m-SAM and ESAM: give SAM an m, or run backward in passes()")
+        self._complete_groups()
+        self._told = scaler is not None
+        return (selected if self.m is None else grouped).backward(self, closure, scaler)
 
-    def _refuse_m(self, what: str) -> None:
+    @property
+    def _per_example(self) -> bool:
+        return self.m is not None or (self.descent_rule is not None and self.descent_rule.per_example)
+
+    def _refuse_per_example(self, what: str) -> None:
         if self.m is not None:
             raise RuntimeError(f"{what} has one perturbation for all: with m use step(closure) or backward(closure)")
+        if self._per_example:
+            raise RuntimeError(f"{what} sees no losses: {self._rules} takes step(closure) or backward(closure)")
+
+    @property
+    def _rules(self) -> str:
+        return rules.name(self.ascent_rule, self.descent_rule)
 
     def _update(self) -> None:
         evaluated, self._evaluated = self._evaluated, False
@@ -487,11 +631,55 @@ class SAM(Optimizer):
                     "no parameter has a gradient: was backward() called in the last pass, and zero_grad() only after "
                     "step()?"
                 )
+            self._refuse_unknown_scale()
+            self._learn()
             self._count()
         else:
             self._warn_of_a_plain_step()
         self.base.step()
+        if self._beside:
+            self._step_beside()
         self._forget_copies_of_weights()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's."""
+        self._beside.clear()
+        super().zero_grad(set_to_none)
+
+    @torch.no_grad()
+    def _step_beside(self) -> None:
+        """What the descent rule subtracts from the weights after the base optimizer's step."""
+        skipped = getattr(self.base, "found_inf", None)  # by a scaler, on the device
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param in self._beside:
+                    change = self._beside[param] * (group["lr"] if group.get("maximize") else -group["lr"])
+                    local(param).add_(change if skipped is None else torch.where(skipped != 0, 0, change))
+        self._beside.clear()
+
+    def _overflow_beside(self) -> bool | Tensor:
+        if not self._beside:
+            return False
+        norm = global_norm(self._trainable()[0], list(self._beside), list(self._beside.values()))
+        return ~torch.isfinite(norm) if isinstance(norm, Tensor) else not math.isfinite(norm)
+
+    def _refuse_unknown_scale(self) -> None:
+        descent = self.descent_rule
+        if self._told or not (self.ascent_rule.needs_scale or (descent is not None and descent.needs_scale)):
+            return
+        if amp.inside_scaler():
+            raise RuntimeError(
+                f"the loss was scaled, and {self._rules} needs the gradient proper: hand the GradScaler to the passes, "
+                "too: optimizer.passes(scaler=scaler)"
+            )
+
+    def _learn(self) -> None:
+        if type(self.ascent_rule).learn is Ascent.learn:
+            return
+        owners = [param for param in self._trainable()[0] if param.grad is not None]
+        pieces = [local(settled(param, param.grad)) for param in owners]
+        with torch.no_grad():
+            self.ascent_rule.learn(partial(self._memory.of, owners), pieces)
 
     def _count(self) -> None:
         steps = self.steps + 1
@@ -521,36 +709,39 @@ class SAM(Optimizer):
         if self._pass is not None or self._climb is not None:
             raise RuntimeError("state_dict() in the middle of a step: finish its passes first")
         self._back_to_w()
-        for before in self._optimizer_state_dict_pre_hooks.values():
-            before(self)
+        return self._hooked_state_dict()
+
+    def _save(self) -> dict[str, Any]:
         state_dict = self.base.state_dict()
-        for after in self._optimizer_state_dict_post_hooks.values():
-            replaced = after(self, state_dict)
-            state_dict = state_dict if replaced is None else replaced
+        if self._memory.names and (self.steps or state_dict["state"]):
+            state_dict["state"] = self._memory.save(list(self._params()), state_dict["state"])
         return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
         """Load a `state_dict`, or one of the bare base optimizer: then rho and the number of steps stay."""
-        for before in self._optimizer_load_state_dict_pre_hooks.values():
-            replaced = before(self, state_dict)
-            state_dict = state_dict if replaced is None else replaced
+        self._hooked_load_state_dict(state_dict)
+
+    def _load(self, state_dict: dict[str, Any]) -> None:
         self._not_inside("load_state_dict()")
         if self._displacement.overwritten:  # the weights were loaded first
             self._displacement.forget()
         self._back_to_w()
         self._complete_groups()
         own = [{key: group[key] for key in ("rho", STEPS)} for group in self.param_groups]
-        self.base.load_state_dict(state_dict)
+        bare, remembered = split(state_dict["state"])
+        self.base.load_state_dict({**state_dict, "state": bare})
+        self._memory.load(list(self._params()), remembered)
         for group, values in zip(self.param_groups, own, strict=True):
             for key, value in values.items():
                 group.setdefault(key, value)
         self._forget()
-        for after in self._optimizer_load_state_dict_post_hooks.values():
-            after(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copying and pickling: as torch's optimizers, without hooks and without a pass under way."""
-        own = ("base", "model", "m", "eps", "same_masks", "_schedule", "_rho", "_scheduled")
+        own = (
+            "base", "model", "m", "ascent_rule", "descent_rule", "eps", "same_masks",
+            "_memory", "_rho", "_schedule", "_scheduled", "_scope", "scope",
+        )  # fmt: skip
         return {name: getattr(self, name) for name in own} | {"keep_on": self._displacement.keep_on}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ norm, one number, crosses between processes.
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -27,15 +27,38 @@ def local_pair(param: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """What this process holds of a parameter and of its gradient, as real tensors that share their memory."""
     if type(param) is nn.Parameter and gradient.layout is torch.strided and not param.is_complex():
         return param, gradient
-    if is_distributed(param):
-        if gradient.placements != param.placements:  # type: ignore[attr-defined]  # a partial sum, say
-            gradient = gradient.redistribute(placements=param.placements)  # type: ignore[attr-defined]
-        param, gradient = param.to_local(), gradient.to_local()  # type: ignore[attr-defined]
-    if param.is_complex():
-        param, gradient = torch.view_as_real(param), torch.view_as_real(gradient)
+    if is_distributed(param) and gradient.placements != param.placements:  # type: ignore[attr-defined]
+        gradient = gradient.redistribute(placements=param.placements)  # type: ignore[attr-defined]  # a partial sum
+    param, gradient = local(param), local(gradient)
     if gradient.is_sparse:
         gradient = gradient.coalesce()  # entries of the same row are one before they count in a norm
     return param, gradient
+
+
+def settled(param: Tensor, gradient: Tensor | None) -> Tensor:
+    """``gradient`` laid out as ``param`` is: dense, in the same pieces, zeros for None."""
+    if gradient is None:
+        return torch.zeros_like(param)
+    if gradient.is_sparse:
+        return gradient.to_dense()
+    if is_distributed(param) and gradient.placements != param.placements:  # type: ignore[attr-defined]
+        return gradient.redistribute(placements=param.placements)  # type: ignore[attr-defined]
+    return gradient
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of ``tensor``, as a real tensor that shares its memory."""
+    if is_distributed(tensor):
+        tensor = tensor.to_local()  # type: ignore[attr-defined]
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def shard_number(param: Tensor) -> int:
+    """A number that tells pieces of ``param`` apart, the same for copies of a piece; 0 for the whole."""
+    number = 0
+    for mesh, dimension in _shards(param):
+        number = number * mesh.size(dimension) + mesh.get_local_rank(dimension)
+    return number
 
 
 def global_norm(params: Sequence[Tensor], owners: Sequence[Tensor], gradients: Sequence[Tensor]) -> float | Tensor:
@@ -54,20 +77,50 @@ def global_norm(params: Sequence[Tensor], owners: Sequence[Tensor], gradients: S
         if not any(norm.device.type != "cpu" for norm in norms):
             return math.hypot(*[norm.item() for norm in norms])
         return torch.linalg.vector_norm(_together(norms, norms[0].device))
-    parts = defaultdict(list)
-    for owner, gradient in zip(owners, gradients, strict=True):
-        parts[_shards(owner)].append(gradient)
     device = (gradients or params)[0].device
+    norm = _total(params, owners, gradients, lambda mine: _together(_norms(mine), device).square().sum(), device).sqrt()
+    return norm.item() if device.type == "cpu" else norm
+
+
+def global_dot(
+    params: Sequence[Tensor], owners: Sequence[Tensor], a: Sequence[Tensor], b: Sequence[Tensor]
+) -> float | Tensor:
+    """Inner product ⟨a, b⟩ over all entries, wherever their pieces are; arguments and result as for `global_norm`."""
+    device = (a or params)[0].device
+    other = dict(zip(map(id, a), b, strict=True))
+
+    def dot(mine: Sequence[Tensor]) -> Tensor:
+        return _together([_dot(x, other[id(x)]) for x in mine], device).sum()
+
+    product = _total(params, owners, a, dot, device)
+    return product.item() if device.type == "cpu" else product
+
+
+def _total(
+    params: Sequence[Tensor],
+    owners: Sequence[Tensor],
+    pieces: Sequence[Tensor],
+    of: Callable[[Sequence[Tensor]], Tensor],
+    device: torch.device,
+) -> Tensor:
+    """The sum of ``of(pieces)``, itself a sum over pieces, over all processes."""
+    parts = defaultdict(list)
+    for owner, piece in zip(owners, pieces, strict=True):
+        parts[_shards(owner)].append(piece)
     total = torch.zeros((), dtype=_wide(device), device=device)
     for key in dict.fromkeys(map(_shards, params)):
-        part = torch.zeros_like(total)
-        if parts[key]:
-            part = _together(_norms(parts[key]), device).square().sum()
+        part = of(parts[key]) if parts[key] else torch.zeros_like(total)
         for mesh, dimension in key:
             torch.distributed.all_reduce(part, group=mesh.get_group(dimension))
         total = total + part
-    norm = total.sqrt()
-    return norm.item() if device.type == "cpu" else norm
+    return total
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """In float32 at least."""
+    if a.dtype.itemsize < 4:
+        a, b = a.float(), b.float()
+    return torch.dot(a.reshape(-1), b.reshape(-1))
 
 
 def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:

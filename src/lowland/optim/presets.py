@@ -1,0 +1,332 @@
+"""The SAM family by name, each a choice of ascent rule, descent rule, scope and schedule, with its paper's settings.
+
+Every preset takes the base optimizer, ρ, settings of its own, and whatever else `lowland.SAM` takes (``model``, say)::
+
+    optimizer = presets.ASAM(torch.optim.SGD(model.parameters(), lr=0.1), model=model)
+
+and is listed in `PRESETS` with its formula and cost.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer
+
+from lowland.errors import suggestion
+from lowland.optim import sam
+from lowland.optim.ascent import (
+    Adaptive,
+    Friendly,
+    LossBudget,
+    Momentum,
+    MultiStep,
+    Previous,
+    Random,
+    Stochastic,
+    Unnormalized,
+)
+from lowland.optim.descent import Reuse, Selected, StepSize, SurrogateGap, Weighted
+from lowland.optim.schedule import every, since, until
+from lowland.optim.scope import last_layer, normalization_layers
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One of the family.
+
+    Attributes:
+        build: makes the optimizer; also when the preset itself is called.
+        formula: ε, or what differs from SAM.
+        gradients: evaluations of the gradient a step, as text.
+        memory: what is held beyond the base optimizer's memory and SAM's copy of the weights, in copies of the
+            parameters.
+        paper: the reference.
+    """
+
+    build: Callable[..., sam.SAM]
+    formula: str
+    gradients: str
+    memory: str
+    paper: str
+
+    @property
+    def name(self) -> str:
+        """Of the function."""
+        return self.build.__name__
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its own settings and their defaults."""
+        own = list(inspect.signature(self.build).parameters.values())[1:]
+        return {p.name: p.default for p in own if p.kind is not p.VAR_KEYWORD}
+
+
+#: All of them, by name.
+PRESETS: dict[str, Preset] = {}
+_COMMON = tuple(inspect.signature(sam.SAM).parameters)[2:]
+
+
+def preset(*, formula: str, gradients: str, memory: str, paper: str) -> Callable[..., Callable[..., sam.SAM]]:
+    """List the function as a preset, and make it say which settings it has where it is given another."""
+
+    def register(build: Callable[..., sam.SAM]) -> Callable[..., sam.SAM]:
+        listed = PRESETS[build.__name__] = Preset(build, formula, gradients, memory, paper)
+
+        @functools.wraps(build)
+        def checked(base: Optimizer, *arguments: Any, **settings: Any) -> sam.SAM:
+            known = [*listed.settings, *_COMMON]
+            for name in settings:
+                if name not in known:
+                    raise TypeError(
+                        f"{listed.name} has no setting {name}.{suggestion(name, known)} It has {', '.join(known)}."
+                    )
+            try:
+                return build(base, *arguments, **settings)
+            except TypeError as error:
+                taken = [name for name in _COMMON if f"multiple values for keyword argument '{name}'" in str(error)]
+                if not taken:
+                    raise
+                raise TypeError(f"{listed.name} sets {taken[0]} itself: that is what makes it {listed.name}") from None
+
+        return checked
+
+    return register
+
+
+# Where the climb differs.
+
+
+@preset(
+    formula="ε = ρ g/‖g‖",
+    gradients="2",
+    memory="0",
+    paper="Foret et al. 2021, Sharpness-Aware Minimization for Efficiently Improving Generalization, ICLR",
+)
+def SAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
+    """Plain SAM; ρ as for CIFAR-10."""
+    return sam.SAM(base, rho, **sams)
+
+
+@preset(
+    formula="ε = ρ g",
+    gradients="2",
+    memory="0",
+    paper="Andriushchenko & Flammarion 2022, Towards Understanding Sharpness-Aware Minimization, ICML",
+)
+def USAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
+    """Without the norm. ρ is in other units than SAM's; the paper names no default."""
+    return sam.SAM(base, rho, ascent=Unnormalized(), **sams)
+
+
+@preset(
+    formula="ε = ρ T²g/‖Tg‖, T = |w| + η, 1 for biases",
+    gradients="2",
+    memory="1 while climbing",
+    paper="Kwon et al. 2021, ASAM: Adaptive Sharpness-Aware Minimization, ICML",
+)
+def ASAM(base: Optimizer, rho: sam.Rho = 0.5, *, eta: float = 0.01, biases: bool = False, **sams: Any) -> sam.SAM:
+    """Adaptive SAM; ρ as for CIFAR-10 (1 for CIFAR-100)."""
+    return sam.SAM(base, rho, ascent=Adaptive(eta, biases), **sams)
+
+
+@preset(
+    formula="e ← Π(e + s ρ g(w+e)/‖g(w+e)‖), k times; ε = e",
+    gradients="k + 1",
+    memory="1",
+    paper="Andriushchenko & Flammarion 2022 (20 steps of 0.1 ρ, to measure sharpness)",
+)
+def MultiStepSAM(
+    base: Optimizer, rho: sam.Rho = 0.05, *, steps: int = 2, stride: float | None = None, **sams: Any
+) -> sam.SAM:
+    """Projected gradient ascent in several steps; how many is not settled by a paper, so two."""
+    return sam.SAM(base, rho, ascent=MultiStep(steps, stride), **sams)
+
+
+@preset(
+    formula="ε = ρ d/‖d‖, d the last step's descent gradient",
+    gradients="1",
+    memory="1",
+    paper="A Single-Step, Sharpness-Aware Minimization is All You Need (S²-SAM), NeurIPS 2024",
+)
+def PreviousSAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
+    """Climbs along the gradient of the previous step."""
+    return sam.SAM(base, rho, ascent=Previous(), **sams)
+
+
+@preset(
+    formula="ε = ρ z/‖z‖, z normal",
+    gradients="1",
+    memory="0",
+    paper="the control that the papers compare with",
+)
+def RandomSAM(base: Optimizer, rho: sam.Rho = 0.05, *, seed: int = 0, **sams: Any) -> sam.SAM:
+    """Climbs nowhere in particular; ρ as SAM's, ours."""
+    return sam.SAM(base, rho, ascent=Random(seed), **sams)
+
+
+@preset(
+    formula="ε = ρ d/‖d‖, d = g − σm, m ← λm + (1−λ)g",
+    gradients="2",
+    memory="1",
+    paper="Li et al. 2024, Friendly Sharpness-Aware Minimization, CVPR",
+)
+def FriendlySAM(
+    base: Optimizer, rho: sam.Rho = 0.2, *, sigma: float = 1.0, decay: float = 0.95, **sams: Any
+) -> sam.SAM:
+    """Climbs along what is particular to the batch; settings as for ResNet-18 on CIFAR-100."""
+    return sam.SAM(base, rho, ascent=Friendly(sigma, decay), **sams)
+
+
+@preset(
+    formula="ε = −ρ v/‖v‖, v the momentum",
+    gradients="1",
+    memory="0",
+    paper="Becker, Altrock & Risse 2024, Momentum-SAM: Sharpness Aware Minimization without Computational Overhead",
+)
+def MomentumSAM(base: Optimizer, rho: sam.Rho = 3.0, **sams: Any) -> sam.SAM:
+    """Ahead of the base optimizer's momentum; ρ as for CIFAR-100 and ImageNet."""
+    return sam.SAM(base, rho, ascent=Momentum(), **sams)
+
+
+@preset(
+    formula="ε = ρ g/‖g‖²: ρ in units of the loss",
+    gradients="2",
+    memory="0",
+    paper="Wang et al. 2026, LE-SAM, ICML (from the authors' code)",
+)
+def LESAM(base: Optimizer, rho: sam.Rho = 0.35, *, longest: float = float("inf"), **sams: Any) -> sam.SAM:
+    """Climbs as far as raises the loss by ρ; ρ as for ResNet-18 on CIFAR-100, there warmed up and annealed."""
+    return sam.SAM(base, rho, ascent=LossBudget(longest), **sams)
+
+
+# Where the descent differs.
+
+
+@preset(
+    formula="g_s − α g⊥, g⊥ the part of g orthogonal to g_s",
+    gradients="2",
+    memory="2 while descending",
+    paper="Zhuang et al. 2022, Surrogate Gap Minimization Improves Sharpness-Aware Training, ICLR",
+)
+def GSAM(base: Optimizer, rho: sam.Rho = 0.6, *, alpha: float = 0.6, **sams: Any) -> sam.SAM:
+    """Minimizes the surrogate gap too; settings as for ViT-B/32 on ImageNet, where ρ falls to 0.1 with the lr.
+
+    That is ``rho=lowland.optim.schedule.along_lr(base, 0.6, 0.1, lr, lowest_lr)``. Convolutional networks with SGD
+    take a ρ like SAM's.
+    """
+    return sam.SAM(base, rho, descent=SurrogateGap(alpha), **sams)
+
+
+@preset(
+    formula="every k-th step SAM, and g_v the part of g_s orthogonal to g; else g + α(‖g‖/‖g_v‖) g_v",
+    gradients="1 + 1/k",
+    memory="1, and 2 while descending",
+    paper="Liu et al. 2022, Towards Efficient and Scalable Sharpness-Aware Minimization, CVPR",
+)
+def LookSAM(base: Optimizer, rho: sam.Rho = 0.1, *, k: int = 5, alpha: float = 0.7, **sams: Any) -> sam.SAM:
+    """Climbs every k-th step and reuses what it found."""
+    return sam.SAM(base, rho, descent=Reuse(k, alpha), **sams)
+
+
+@preset(
+    formula="step along g, then w −= η γ/(1−γ) (g_s − g)",
+    gradients="2",
+    memory="3 while descending",
+    paper="Yue et al. 2023, Sharpness-Aware Minimization Revisited: Weighted Sharpness as a Regularization Term, KDD",
+)
+def WSAM(base: Optimizer, rho: sam.Rho = 0.05, *, gamma: float = 0.9, decoupled: bool = True, **sams: Any) -> sam.SAM:
+    """Weighs sharpness against the loss."""
+    return sam.SAM(base, rho, descent=Weighted(gamma, decoupled), **sams)
+
+
+@preset(
+    formula="ε = ρ b∘g/(β‖g‖), b random zeros and ones; g_s of the γ of the batch whose loss climbs most",
+    gradients="1 + (1 + 2γ)/3",
+    memory="1 while climbing",
+    paper="Du et al. 2022, Efficient Sharpness-aware Minimization for Improved Training of Neural Networks, ICLR",
+)
+def ESAM(
+    base: Optimizer, rho: sam.Rho = 0.05, *, beta: float = 0.6, gamma: float = 0.5, seed: int = 0, **sams: Any
+) -> sam.SAM:
+    """Perturbs part of the weights and descends on part of the batch; settings as for ResNet-18 on CIFAR.
+
+    Takes the loss of each example: ``optimizer.step(lambda: cross_entropy(model(x), y, reduction="none"))``.
+    """
+    return sam.SAM(base, rho, ascent=Stochastic(beta, seed), descent=Selected(gamma), **sams)
+
+
+@preset(
+    formula="g ‖g_s‖/‖g‖",
+    gradients="2",
+    memory="2 while descending",
+    paper="Andriushchenko & Flammarion 2022",
+)
+def StepSizeSAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
+    """SAM's step size along the plain gradient: what the direction is worth."""
+    return sam.SAM(base, rho, descent=StepSize(), **sams)
+
+
+# Where the scope differs.
+
+
+@preset(
+    formula="SAM on scales and shifts of normalization layers",
+    gradients="2",
+    memory="0",
+    paper="Mueller et al. 2023, Normalization Layers Are All That Sharpness-Aware Minimization Needs, NeurIPS",
+)
+def SAMON(base: Optimizer, rho: sam.Rho = 0.5, **sams: Any) -> sam.SAM:
+    """SAM-ON; ρ as in the authors' script. It takes larger ones than SAM."""
+    return sam.SAM(base, rho, scope=normalization_layers, **sams)
+
+
+@preset(
+    formula="SAM on the last layer",
+    gradients="2",
+    memory="0",
+    paper="Springer, Nagarajan & Raghunathan 2024, Sharpness-Aware Minimization Enhances Feature Quality via Balanced "
+    "Learning, ICLR (our reading of the name)",
+)
+def LSAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
+    """Last-layer SAM; ρ within the paper's grid."""
+    return sam.SAM(base, rho, scope=last_layer, **sams)
+
+
+# Where the schedule differs.
+
+
+@preset(
+    formula="SAM every k-th step",
+    gradients="1 + 1/k",
+    memory="0",
+    paper="Liu et al. 2022, where it is compared with",
+)
+def PeriodicSAM(base: Optimizer, rho: float = 0.05, *, k: int = 5, **sams: Any) -> sam.SAM:
+    """SAM now and then; k as LookSAM's."""
+    return sam.SAM(base, every(k, rho), **sams)
+
+
+@preset(
+    formula="SAM from step s on",
+    gradients="1, then 2",
+    memory="0",
+    paper="Andriushchenko & Flammarion 2022; Zhou et al. 2025, Sharpness-Aware Minimization Efficiently Selects "
+    "Flatter Minima Late in Training, ICLR",
+)
+def LateSAM(base: Optimizer, rho: float = 0.05, *, start: int, **sams: Any) -> sam.SAM:
+    """SAM at the end of training."""
+    return sam.SAM(base, since(start, rho), **sams)
+
+
+@preset(
+    formula="SAM before step s",
+    gradients="2, then 1",
+    memory="0",
+    paper="Andriushchenko & Flammarion 2022",
+)
+def EarlySAM(base: Optimizer, rho: float = 0.05, *, end: int, **sams: Any) -> sam.SAM:
+    """SAM at the beginning of training."""
+    return sam.SAM(base, until(end, rho), **sams)

@@ -1,0 +1,35 @@
+"""Sharpness-sensitive data selection: the perturbed gradient of those examples alone whose loss climbs most.
+
+(Du et al. 2022, *Efficient Sharpness-aware Minimization for Improved Training of Neural Networks*: ESAM.)
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.optim import amp
+from lowland.optim.grouped import per_example
+
+
+def backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any = None) -> Tensor:
+    """Add the gradient at w + ε of the chosen examples' mean loss to ``p.grad``; the mean of all at w, detached.
+
+    The forward pass at w + ε runs on all of them, to choose; the backward pass is that of the chosen.
+
+    Raises:
+        ValueError: if what ``closure`` returns isn't one loss for each example.
+    """
+    with torch.enable_grad():
+        with optimizer._ascent(scaler):
+            before = per_example(closure)
+            amp.scaled(scaler, before.mean()).backward()
+        before = before.detach()
+        with optimizer.perturbed():
+            after = per_example(closure)
+            count = max(1, math.ceil(optimizer.descent_rule.keep * len(after)))
+            chosen = torch.topk(after.detach() - before, count).indices
+            amp.scaled(scaler, after[chosen].mean()).backward()
+    return before.mean()
