@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lowland import SAM, compat
+from lowland import SAM, compat, optim
 from lowland.curvature import Monitor, m_sharpness, read_jsonl, sam_edge, stopwatch
 from lowland.report import draw_monitor
 from tests.curvature.test_hessian import data, dense, small
@@ -185,10 +185,17 @@ def test_other_optimizers():
     measured = Monitor(decay, model, F.cross_entropy, [(x, y)], **options).check()
     assert measured["rho"] == 0
     assert measured["m_sharpness"] == m_sharpness(model, F.cross_entropy, [(x, y)], 0.1, steps=3)
-    adaptive = compat.SAM(model.parameters(), torch.optim.SGD, lr=LR, rho=1.0, adaptive=True)
-    unknown = Monitor(adaptive, model, F.cross_entropy, [(x, y)]).check()
-    assert [unknown[key] for key in ("rho", "edge", "sam_gradient_alignment", "m_sharpness")] == [None] * 4
-    assert unknown["hessian_norm"] == plain["hessian_norm"]
+    others = [
+        compat.SAM(model.parameters(), torch.optim.SGD, lr=LR, rho=1.0, adaptive=True),
+        sam(model, ascent=optim.ascent.Adaptive()),
+        sam(model, descent=optim.descent.SurrogateGap(0.1)),
+        sam(model, scope=model[2]),
+    ]
+    for other in others:
+        unknown = Monitor(other, model, F.cross_entropy, [(x, y)]).check()
+        assert [unknown[key] for key in ("rho", "edge", "sam_gradient_alignment", "m_sharpness")] == [None] * 4
+        assert unknown["hessian_norm"] == plain["hessian_norm"]
+        assert unknown["gd_edge"] == 2 / LR
 
 
 def test_parameters_that_come_and_go():

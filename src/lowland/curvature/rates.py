@@ -19,7 +19,7 @@ class Rates:
 
     Attributes:
         lr: η; None where groups have none, or it is 0: then nothing moves, and there is no edge.
-        rho: ρ, 0 without SAM; None where the ascent is not along the gradient (ASAM), and there is no edge either.
+        rho: ρ, 0 without SAM; None where there is one but not plain SAM's (ASAM's, say): then no edge is known either.
         radii: ρ of each entry of w, shape ``(n,)``, or the one of all.
     """
 
@@ -36,7 +36,8 @@ def rates(optimizer: Any, objective: Objective) -> Rates:
     groups = [owner[param] for param in objective.params]
     lr = max((float(group["lr"]) for group in groups if group.get("lr") is not None), default=0.0)
     rhos = [float(group.get("rho", 0.0)) if climbs else 0.0 for group in groups]
-    if any(rho > 0 and group.get("adaptive") for rho, group in zip(rhos, groups, strict=True)):
+    other = not getattr(optimizer, "is_plain", True) or any(group.get("adaptive") for group in groups)
+    if other and max(rhos) > 0:
         return Rates(lr or None, None, 0.0)
     if len(set(rhos)) == 1:
         return Rates(lr or None, rhos[0], rhos[0])

@@ -191,8 +191,13 @@ class SAM(Wrapper):
 
     @property
     def under_way(self) -> str | None:
-        """The pass under way: ``"ascent"``, ``"perturbed"`` or ``"plain"``; else None, and the weights are w."""
+        """The name of the pass under way, ``"ascent"`` or ``"perturbed"`` say; else None, and the weights are w."""
         return self._pass or ("perturbed" if self._displacement.displaced else None)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is that of Foret et al.: along the gradient of all parameters, and down that at w + ε."""
+        return type(self.ascent_rule) is Ascent and self.descent_rule is None and self.scope is None
 
     def _complete_groups(self) -> None:
         steps = self.param_groups[0].setdefault(STEPS, 0)
