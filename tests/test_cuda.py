@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lowland import SAM
-from lowland.curvature import Hessian, stability
+from lowland.curvature import Hessian, Monitor, stability
 from lowland.optim import compiled_step
 
 pytestmark = [
@@ -180,3 +180,39 @@ def test_runs_and_resumes_on_the_device(lowland, tmp_path):
     assert lowland(*run, "a").code == 0
     assert lowland(*run, "b").code == 0
     assert (tmp_path / "a/metrics.jsonl").read_bytes() == (tmp_path / "b/metrics.jsonl").read_bytes()
+
+
+def test_a_monitor_measures_as_on_the_cpu_and_leaves_the_device_alone():
+    def run(device):
+        model, x, y = setting(device)
+        model.insert(3, nn.Dropout(0.0))
+        optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.3, model=model)
+        monitor = Monitor(optimizer, model, F.cross_entropy, [(x, y)], every=1, max_overhead=None, tol=1e-8)
+        for _ in range(3):
+            for evaluation in optimizer.passes():
+                with evaluation:
+                    F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            before = [t.clone() for t in (*model.state_dict().values(), *(p.grad for p in model.parameters()))]
+            before.append(torch.cuda.get_rng_state())
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                monitor.step()
+            after = [*model.state_dict().values(), *(p.grad for p in model.parameters()), torch.cuda.get_rng_state()]
+            assert all(map(torch.equal, before, after))
+            optimizer.zero_grad()
+        return monitor.records
+
+    for ours, expected in zip(run("cuda"), run("cpu"), strict=True):
+        for name in ("loss", "gradient_norm", "hessian_norm", "edge", "m_sharpness", "sam_gradient_alignment"):
+            assert ours[name] == pytest.approx(expected[name], rel=1e-6), name
+
+
+def test_a_monitor_holds_dropout_fixed_on_the_device():
+    model = nn.Sequential(nn.Linear(6, 9), nn.Dropout(0.5), nn.Linear(9, 3)).cuda()
+    x, y = torch.randn(16, 6, device="cuda"), torch.arange(16, device="cuda") % 3
+    monitor = Monitor(torch.optim.SGD(model.parameters(), lr=0.1), model, F.cross_entropy, [(x, y)])
+    losses = []
+    for seed in (1, 2):
+        torch.cuda.manual_seed(seed)
+        losses.append(monitor.check()["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)

@@ -26,7 +26,8 @@ def test_readme(capsys):
 
 
 @pytest.mark.parametrize("document", sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")))
-def test_documents(document, recwarn):
+def test_documents(document, recwarn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     scope = {}
     for snippet in snippets(document):

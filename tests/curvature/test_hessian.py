@@ -199,6 +199,61 @@ def test_a_compiled_model():
     assert torch.allclose(Hessian(compiled, F.cross_entropy, [(x, y)]) @ v, expected)
 
 
+def test_checkpointed_activations():
+    from torch.utils.checkpoint import checkpoint
+
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = small()
+
+        def forward(self, x):
+            return self.layers[2](checkpoint(self.layers[:2], x, use_reentrant=False))
+
+    model, (x, y) = small(), data()
+    plain, again = (Objective(net, F.cross_entropy, [(x, y)]) for net in (model, Checkpointed()))
+    offset = torch.randn(26, dtype=torch.float64)
+    assert torch.allclose(again.loss_and_gradient()[1], plain.loss_and_gradient()[1])
+    assert torch.allclose(again.loss_and_gradient(offset)[1], plain.loss_and_gradient(offset)[1])
+    assert torch.allclose(Hessian.of(again) @ offset, Hessian.of(plain) @ offset)
+
+
+def test_a_penalty_on_the_parameters():
+    model, (x, y) = small(), data()
+    penalized = Objective(
+        model,
+        lambda out, y: F.cross_entropy(out, y) + 0.1 * sum(p.square().sum() for p in model.parameters()),
+        [(x, y)],
+    )
+    plain = Objective(model, F.cross_entropy, [(x, y)])
+    w, v = nn.utils.parameters_to_vector(model.parameters()).detach(), torch.randn(26, dtype=torch.float64)
+    assert torch.allclose(penalized.loss_and_gradient(v)[1], plain.loss_and_gradient(v)[1] + 0.2 * (w + v))
+    assert torch.allclose(Hessian.of(penalized) @ v, Hessian.of(plain) @ v + 0.2 * v)
+    params = list(model.parameters())
+    held = Objective(model, lambda out, y: out.sum() + sum(p.square().sum() for p in params), [(x, y)])
+    for call in (held.loss_and_gradient, lambda: Hessian.of(held) @ v):
+        with pytest.raises(ValueError, match="ask the model for"):
+            call()
+
+
+def test_hooks_of_parameters_are_not_called():
+    model, (x, y) = small(), data()
+    v = torch.randn(26, dtype=torch.float64)
+    expected = Hessian(model, F.cross_entropy, [(x, y)]) @ v
+    for p in model.parameters():
+        p.register_hook(lambda g: 1 / 0)
+    assert torch.equal(Hessian(model, F.cross_entropy, [(x, y)]) @ v, expected)
+
+
+def test_a_default_device_elsewhere():
+    model, (x, y) = small(), data()
+    torch.set_default_device("meta")
+    try:
+        assert Hessian(model, F.cross_entropy, [(x, y)]).eigenpairs().converged
+    finally:
+        torch.set_default_device(None)
+
+
 def test_bad_input():
     model, (x, y) = small(), data()
     with pytest.raises(TypeError, match="generator"):

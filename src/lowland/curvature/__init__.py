@@ -3,7 +3,21 @@
 from lowland.curvature.edge import alignment, sam_edge
 from lowland.curvature.hessian import Hessian
 from lowland.curvature.lanczos import Eigenpairs
+from lowland.curvature.monitor import Monitor
 from lowland.curvature.objective import Objective
+from lowland.curvature.sharpness import m_sharpness
+from lowland.curvature.sinks import read_jsonl
 from lowland.curvature.stability import Stability, stability
 
-__all__ = ["Eigenpairs", "Hessian", "Objective", "Stability", "alignment", "sam_edge", "stability"]
+__all__ = [
+    "Eigenpairs",
+    "Hessian",
+    "Monitor",
+    "Objective",
+    "Stability",
+    "alignment",
+    "m_sharpness",
+    "read_jsonl",
+    "sam_edge",
+    "stability",
+]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class Hessian:
 
     Raises:
         TypeError: for a generator.
-        ValueError: without a trainable parameter.
+        ValueError: without a trainable parameter, or if parameters are in pieces (FSDP, tensor parallelism).
 
     Example:
         >>> model = torch.nn.Linear(2, 1, bias=False)
@@ -44,9 +45,19 @@ class Hessian:
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, batches: Iterable[Any], *, weight: Weight | None = None):
-        self.objective = Objective(model, loss_fn, batches, weight=weight)
-        self.shape = (self.objective.size, self.objective.size)
-        self.dtype, self.device = self.objective.dtype, self.objective.device
+        self._of(Objective(model, loss_fn, batches, weight=weight))
+
+    @classmethod
+    def of(cls, objective: Objective) -> "Hessian":
+        """The Hessian of ``objective``."""
+        hessian = cls.__new__(cls)
+        hessian._of(objective)
+        return hessian
+
+    def _of(self, objective: Objective) -> None:
+        self.objective = objective
+        self.shape = (objective.size, objective.size)
+        self.dtype, self.device = objective.dtype, objective.device
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Hv for ``vectors`` of shape ``(n,)``, or ``(n, k)`` for k products at once.
@@ -61,7 +72,7 @@ class Hessian:
         for weight, x, y in self.objective.weighted_batches():
             result.add_(self._differentiated(x, y)(vectors), alpha=weight)
             total += weight
-        return result / total
+        return self.objective.mean(total, result)[0]
 
     def eigenpairs(
         self,
@@ -89,20 +100,16 @@ class Hessian:
             max_basis: at most 2 · max_basis vectors of n entries are kept in memory.
             generator: of the random start, on the CPU; by default seeded with 0.
         """
+        solve = partial(
+            lanczos.eigenpairs, n=self.shape[0], k=k, tol=tol, which=which, start=start, max_products=max_products,
+            max_basis=max_basis, generator=generator, dtype=self.dtype, device=self.device,
+        )  # fmt: skip
+        processes = self.objective.processes
         with self._linearized() as product:
-            return lanczos.eigenpairs(
-                product,
-                self.shape[0],
-                k,
-                tol,
-                which=which,
-                start=start,
-                max_products=max_products,
-                max_basis=max_basis,
-                generator=generator,
-                dtype=self.dtype,
-                device=self.device,
-            )
+            if processes is None:
+                return solve(product)
+            like = torch.empty(self.shape[0], dtype=self.dtype, device=self.device)
+            return processes.iterate(product, like, solve)
 
     @contextmanager
     def _linearized(self) -> Iterator[Callable[[Tensor], Tensor]]:
@@ -111,17 +118,23 @@ class Hessian:
         first = next(batches, None)
         if first is None or next(batches, None) is not None:
             yield self.__matmul__
+            return
+        weight, x, y = first
+        product = self._differentiated(x, y)
+        if self.objective.processes is None:
+            yield product
         else:
-            yield self._differentiated(*first[1:])
+            yield lambda vector: self.objective.mean(weight, weight * product(vector))[0]
 
     def _differentiated(self, x: Any, y: Any) -> Callable[[Tensor], Tensor]:
         """The product with the Hessian of one batch's loss, by differentiating its gradient once more."""
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         objective = self.objective
+        params = objective.leaves()
         with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no second derivative
-            loss = objective.batch_loss(x, y)
-            gradient = torch.autograd.grad(loss, objective.params, create_graph=True, materialize_grads=True)
+            loss = objective.batch_loss(x, y, params)
+            gradient = objective.derivatives(loss, params, create_graph=True)
         # A loss linear in some parameter has a gradient that doesn't depend on anything.
         outputs = [position for position, piece in enumerate(gradient) if piece.requires_grad]
 
@@ -133,7 +146,7 @@ class Hessian:
             directions = objective.shaped(vectors)
             pieces = torch.autograd.grad(
                 [gradient[i] for i in outputs],
-                objective.params,
+                params,
                 [directions[i] for i in outputs],
                 retain_graph=True,
                 materialize_grads=True,

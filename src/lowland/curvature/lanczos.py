@@ -90,7 +90,7 @@ def eigenpairs(
     generator = generator or torch.Generator().manual_seed(0)
 
     def random_vector() -> Tensor:
-        vector = torch.randn(n, generator=generator, dtype=torch.float64).to(device, dtype)
+        vector = torch.randn(n, generator=generator, dtype=torch.float64, device=generator.device).to(device, dtype)
         return vector / torch.linalg.vector_norm(vector)
 
     space = _Subspace(n, max_basis, dtype, device)
@@ -149,12 +149,12 @@ class _Subspace:
         first = min(capacity, 16)
         self.basis = torch.empty(first, n, dtype=dtype, device=device)
         self.images = torch.empty(first, n, dtype=dtype, device=device)
-        self.projection = torch.zeros(capacity, capacity, dtype=torch.float64)
+        self.projection = torch.zeros(capacity, capacity, dtype=torch.float64, device="cpu")
 
     def extend(self, vector: Tensor, image: Tensor) -> tuple[Tensor, float]:
         """Add a unit vector orthogonal to the basis; return the next one, and how much of the image it was."""
         if self.size == len(self.basis):
-            more = torch.empty(min(self.size, self.capacity - self.size), *self.basis.shape[1:]).to(self.basis)
+            more = self.basis.new_empty(min(self.size, self.capacity - self.size), *self.basis.shape[1:])
             self.basis, self.images = torch.cat([self.basis, more]), torch.cat([self.images, more])
         self.basis[self.size], self.images[self.size] = vector, image
         self.size += 1

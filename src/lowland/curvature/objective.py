@@ -2,14 +2,18 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from lowland.curvature.processes import Processes
+
 LossFn = Callable[[Any, Any], Tensor]
 Weight = Callable[[Any, Any], float]
+T = TypeVar("T")
 
 
 class Objective:
@@ -22,23 +26,43 @@ class Objective:
 
     Args:
         model: its parameters that require gradients are w, in the order of ``model.parameters()``.
-        loss_fn: gives the mean loss over a batch, a 0-d tensor.
+        loss_fn: gives the mean loss over a batch, a 0-d tensor. It may use ``model.parameters()``, for a penalty say.
         batches: ``(x, y)`` pairs; iterated once for each evaluation, so a generator is refused.
         weight: what a batch counts, as a function of ``(x, y)``; by default its number of examples, ``len(x)``.
             For losses that average over tokens or a mask, the number of those.
+        params: which of the parameters that require gradients make up w; by default all. The others are constants.
+        processes: those that measure together. The mean is over the examples of all their batches, and each must
+            take part in every evaluation.
+        seed: of the random numbers that every evaluation draws; by default they follow from the global random state.
 
     Raises:
         TypeError: if ``batches`` can be iterated only once; when evaluated, if ``x`` is no tensor and no
             ``weight`` is given.
-        ValueError: without a trainable parameter.
+        ValueError: without a trainable parameter, or if parameters are in pieces (FSDP, tensor parallelism); when
+            evaluated, if ``loss_fn`` uses parameters other than through ``model``.
     """
 
-    def __init__(self, model: nn.Module, loss_fn: LossFn, batches: Iterable[Any], *, weight: Weight | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFn,
+        batches: Iterable[Any],
+        *,
+        weight: Weight | None = None,
+        params: Iterable[Tensor] | None = None,
+        processes: Processes | None = None,
+        seed: int | None = None,
+    ):
         if isinstance(batches, Iterator):
             raise TypeError("batches must be iterable many times over, a list or a DataLoader: not a generator")
         self.model, self.loss_fn, self.batches = model, loss_fn, batches
         self.weight = weight or _examples
-        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.processes = processes
+        wanted = None if params is None else set(params)
+        trainable = {
+            name: p for name, p in model.named_parameters() if p.requires_grad and (wanted is None or p in wanted)
+        }
+        _refuse_pieces(trainable)
         if not trainable:
             raise ValueError("the model has no parameter that requires a gradient")
         self.names, self.params = tuple(trainable), tuple(trainable.values())
@@ -46,6 +70,14 @@ class Objective:
         self.device = self.params[0].device
         self.size = sum(p.numel() for p in self.params)
         self._random_states = _random_states(self.device)
+        if seed is not None:
+            self._random_states = [_seeded(device, seed) for device in ("cpu", self.device)[: len(self._random_states)]]
+
+    def on(self, batches: Iterable[Any]) -> "Objective":
+        """The same over other batches, of this process alone."""
+        other = copy(self)
+        other.batches, other.processes = batches, None
+        return other
 
     def flat(self, tensors: Iterable[Tensor]) -> Tensor:
         """Tensors shaped like the parameters, as one vector ``(size,)``."""
@@ -79,37 +111,93 @@ class Objective:
 
     def batch_loss(self, x: Any, y: Any, params: Iterable[Tensor] | None = None) -> Tensor:
         """The loss of one batch, differentiable, at the model's own parameters or at ``params``."""
+        return self._inside(lambda: self._batch_loss(x, y), params)
+
+    def _batch_loss(self, x: Any, y: Any) -> Tensor:
+        with torch.enable_grad():
+            loss = self.loss_fn(self.model(x), y)
+        if loss.dim() != 0:
+            raise ValueError(f"loss_fn must give the mean over the batch, not a tensor of shape {tuple(loss.shape)}")
+        return loss
+
+    def _inside(self, function: Callable[[], T], params: Iterable[Tensor] | None) -> T:
+        """``function()`` while ``params`` are in the places of the model's own, for whoever asks the model for them.
+
+        That is the loss function, too, and a backward pass that computes checkpointed activations again.
+        """
         changed = {id(p): value for p, value in zip(self.params, params or (), strict=params is not None)}
         clones = {id(buffer): buffer.clone() for buffer in self.model.buffers()}
         # Every place is named, once: with tie_weights, functional_call would put the tensors of a module that is
         # used at two paths back in the wrong order, and leave the model with tensors for parameters.
         values = {
-            name: {**changed, **clones}[id(tensor)]
+            f"model.{name}": {**changed, **clones}[id(tensor)]
             for name, tensor in _places(self.model)
             if id(tensor) in changed or id(tensor) in clones
         }
-        with torch.enable_grad(), self._same_randomness(), torch.compiler.set_stance("force_eager"):
-            loss = self.loss_fn(torch.func.functional_call(self.model, values, (x,), tie_weights=False), y)
-        if loss.dim() != 0:
-            raise ValueError(f"loss_fn must give the mean over the batch, not a tensor of shape {tuple(loss.shape)}")
-        return loss
+        with self._same_randomness(), torch.compiler.set_stance("force_eager"):
+            return torch.func.functional_call(_Inside(self.model), values, (function,), tie_weights=False)
 
-    def loss_and_gradient(self, offset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """L and its gradient ``(size,)`` at w, or at w + ``offset`` ``(size,)``."""
+    def leaves(self, offset: Tensor | None = None) -> list[Tensor]:
+        """The parameters at w, or at w + ``offset`` ``(size,)``, to differentiate by: none of the model's hooks see it.
+
+        At w they share the memory of the model's own.
+        """
         params: list[Tensor] = [p.detach() for p in self.params]
         if offset is not None:
             params = [p + e for p, e in zip(params, self.shaped(offset), strict=True)]
-        params = [p.requires_grad_() for p in params]
+        return [p.requires_grad_() for p in params]
+
+    def loss(self, offset: Tensor | None = None) -> Tensor:
+        """L, a 0-d tensor, at w or at w + ``offset`` ``(size,)``."""
+        params = [p.detach() for p in self.leaves(offset)]
+        loss: Tensor = torch.zeros((), device=self.device, dtype=self.dtype)
+        total = 0.0
+        for weight, x, y in self.weighted_batches():
+            loss += weight * self.batch_loss(x, y, params).detach()
+            total += weight
+        return self.mean(total, loss)[0]
+
+    def loss_and_gradient(self, offset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """L and its gradient ``(size,)`` at w, or at w + ``offset`` ``(size,)``."""
+        params = self.leaves(offset)
         loss: Tensor = torch.zeros((), device=self.device, dtype=self.dtype)
         gradient = torch.zeros(self.size, device=self.device, dtype=self.dtype)
         total = 0.0
         for weight, x, y in self.weighted_batches():
-            value = self.batch_loss(x, y, params)
-            pieces = torch.autograd.grad(value, params, materialize_grads=True)
+
+            def differentiated(x: Any = x, y: Any = y) -> tuple[Tensor, list[Tensor]]:
+                value = self._batch_loss(x, y)
+                return value.detach(), self.derivatives(value, params)
+
+            value, pieces = self._inside(differentiated, params)
             gradient.add_(self.flat(pieces), alpha=weight)
-            loss += weight * value.detach()
+            loss += weight * value
             total += weight
-        return loss / total, gradient / total
+        loss, gradient = self.mean(total, loss, gradient)
+        return loss, gradient
+
+    def derivatives(self, loss: Tensor, params: list[Tensor], create_graph: bool = False) -> list[Tensor]:
+        """Of a `batch_loss` at ``params``, by them.
+
+        Raises:
+            ValueError: if the loss depends on the model's own parameters beside ``params``.
+        """
+        own = torch.autograd.grad(loss, [*params, *self.params], create_graph=create_graph, allow_unused=True)
+        if any(piece is not None for piece in own[len(params) :]):
+            raise ValueError(
+                "loss_fn uses parameters that it doesn't ask the model for, a list made beforehand, say: they can't be "
+                "moved or differentiated by. Write model.parameters() inside loss_fn"
+            )
+        pieces = zip(own, params, strict=False)
+        return [torch.zeros_like(param) if piece is None else piece for piece, param in pieces]
+
+    def mean(self, total: float, *sums: Tensor) -> list[Tensor]:
+        """``sums`` over the examples here by ``total``, what these count; over those of all processes, if several."""
+        if self.processes is not None:
+            counted = torch.tensor(total, device=self.device, dtype=torch.float64)
+            total = self.processes.add_up(counted).item()
+            sums = tuple(map(self.processes.add_up, sums))
+        return [part / total for part in sums]
 
     @contextmanager
     def _same_randomness(self) -> Iterator[None]:
@@ -119,6 +207,30 @@ class Objective:
             yield
         finally:
             _restore(before, self.device)
+
+
+class _Inside(nn.Module):
+    """What `functional_call` changes in ``model``, it changes for the time of a function."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[[], T]) -> T:
+        """What ``function`` returns."""
+        return function()
+
+
+def _refuse_pieces(params: dict[str, nn.Parameter]) -> None:
+    for name, param in params.items():
+        # DTensors, and what FullyShardedDataParallel makes of parameters.
+        if hasattr(param, "placements") or getattr(param, "_fsdp_flattened", False):
+            raise ValueError(
+                f"the parameter {name} lies in pieces in several processes (FSDP or tensor parallelism), and second "
+                "derivatives are not available through the code that brings them together. Gather the weights "
+                "(torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True), load them "
+                "into an unsharded copy of the model, and measure that one: lowland.curvature.stability"
+            )
 
 
 def _places(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -140,6 +252,10 @@ def _random_states(device: torch.device) -> list[Tensor]:
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
     return states
+
+
+def _seeded(device: torch.device | str, seed: int) -> Tensor:
+    return torch.Generator(device).manual_seed(seed).get_state()
 
 
 def _restore(states: list[Tensor], device: torch.device) -> None:

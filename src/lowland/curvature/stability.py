@@ -76,22 +76,50 @@ def stability(
     loss, gradient = hessian.objective.loss_and_gradient()
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}")
+    measured, vector = at_w(hessian, loss, gradient, rho=rho, eps=eps, tol=tol, start=start)
+    edge = sam_edge(measured["gradient_norm"], lr, rho)
+    return Stability(**measured, edge=edge, gd_edge=2 / lr, vector=vector)
+
+
+def at_w(
+    hessian: Hessian,
+    loss: Tensor,
+    gradient: Tensor,
+    *,
+    rho: float | Tensor,
+    eps: float,
+    tol: float,
+    start: Tensor | None,
+    max_basis: int = 64,
+) -> tuple[dict[str, Any], Tensor]:
+    """Everything in a `Stability` but the edges, by name; and v.
+
+    Args:
+        hessian: at w.
+        loss: L at w.
+        gradient: g at w.
+        rho: ascent radius, or that of each entry of w, shape ``(n,)``.
+        eps: added to the gradient norm in the ascent.
+        tol: relative residual of the eigenpair.
+        start: v of the last check.
+        max_basis: of the eigenpair, see `Hessian.eigenpairs`.
+
+    Raises:
+        FloatingPointError: if a product is not finite.
+    """
     sam = gradient
-    if rho > 0:
+    if isinstance(rho, Tensor) or rho > 0:
         _, sam = hessian.objective.loss_and_gradient(perturbation(gradient, rho, eps))
-    pairs = hessian.eigenpairs(k=1, tol=tol, start=start)
+    pairs = hessian.eigenpairs(k=1, tol=tol, start=start, max_basis=max_basis)
     vector = pairs.vectors[0]
-    norm = torch.linalg.vector_norm(gradient).item()
-    return Stability(
-        loss=loss.item(),
-        gradient_norm=norm,
-        hessian_norm=abs(pairs.values[0].item()),
-        residual=pairs.residuals[0].item(),
-        products=pairs.products,
-        converged=pairs.converged,
-        edge=sam_edge(norm, lr, rho),
-        gd_edge=2 / lr,
-        gradient_alignment=alignment(gradient, vector).item(),
-        sam_gradient_alignment=alignment(sam, vector).item(),
-        vector=vector,
-    )
+    measured = {
+        "loss": loss.item(),
+        "gradient_norm": torch.linalg.vector_norm(gradient).item(),
+        "hessian_norm": abs(pairs.values[0].item()),
+        "residual": pairs.residuals[0].item(),
+        "products": pairs.products,
+        "converged": pairs.converged,
+        "gradient_alignment": alignment(gradient, vector).item(),
+        "sam_gradient_alignment": alignment(sam, vector).item(),
+    }
+    return measured, vector

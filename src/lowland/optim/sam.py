@@ -158,6 +158,16 @@ class SAM(Passes):
         """SAM steps made so far; those that a scaler skips don't count, unless a fused base optimizer skips them."""
         return self.param_groups[0][STEPS]
 
+    @property
+    def under_way(self) -> str | None:
+        """The name of the pass under way, ``"ascent"`` or ``"perturbed"`` say; else None, and the weights are w."""
+        return self._pass or ("perturbed" if self._displacement.displaced else None)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is that of Foret et al.: along the gradient of all parameters, and down that at w + ε."""
+        return type(self.ascent_rule) is Ascent and self.descent_rule is None and self.scope is None
+
     def _complete_groups(self) -> None:
         steps = self.param_groups[0].setdefault(STEPS, 0)
         for index, group in enumerate(self.param_groups):

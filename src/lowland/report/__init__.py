@@ -1,5 +1,6 @@
-"""Figures and pages, from run directories alone."""
+"""Figures and pages, from run directories and records alone."""
 
 from lowland.report.figures import draw
+from lowland.report.monitor import draw_monitor
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_monitor"]

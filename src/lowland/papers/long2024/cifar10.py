@@ -8,6 +8,7 @@ from lowland.data import load
 from lowland.models import norm_cnn
 from lowland.papers.long2024 import edge_of_stability as common
 from lowland.training import Experiment, Task, ours, paper, setting
+from lowland.training.figures import EDGE_OF_STABILITY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ EXPERIMENT = Experiment(
     arms={"sam": {}, "gd": {"rho": 0.0}},
     grid={"lr": (0.0003, 0.001, 0.003, 0.01), "rho": common.RHOS},
     claims=common.claims(0.1),
-    figures=common.FIGURES,
+    figures=EDGE_OF_STABILITY,
     cost={"paper": "about 2 hours, one H100 (estimated)", "laptop": "two minutes, 2 cores", "smoke": "seconds"},
     prepare=prepare,
 )

@@ -6,7 +6,6 @@ from torch import Tensor
 from lowland.data import load
 from lowland.models import mlp
 from lowland.papers.long2024.edge_of_stability import (
-    FIGURES,
     PAPER,
     Settings,
     claims,
@@ -15,6 +14,7 @@ from lowland.papers.long2024.edge_of_stability import (
     task,
 )
 from lowland.training import Experiment, Task, ours, paper
+from lowland.training.figures import EDGE_OF_STABILITY
 
 
 def loss_fn(output: Tensor, target: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ EXPERIMENT = Experiment(
     arms={"sam": {}, "gd": {"rho": 0.0}, "gd-edge": {"rho": 0.0, "lr": 12.0}},
     grid={"lr": (0.1, 0.3, 1.0), "rho": (0.0, 0.05, 0.1, 0.3), "seed": (0, 1, 2, 3)},
     claims=claims(0.05, gd_edge="gd-edge"),
-    figures=FIGURES,
+    figures=EDGE_OF_STABILITY,
     cost={"paper": "a minute, 2 cores", "laptop": "a minute, 2 cores", "smoke": "seconds"},
     prepare=prepare,
 )

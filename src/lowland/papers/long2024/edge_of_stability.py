@@ -1,4 +1,4 @@
-"""What the experiments of Long & Bartlett 2024 share: settings, the check, the six claims, the four figures."""
+"""What the experiments of Long & Bartlett 2024 share: settings, the check, the six claims."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from lowland.curvature import stability
 from lowland.data import Split
 from lowland.data.transforms import center, one_hot, scale
 from lowland.optim import SAM
-from lowland.training import Arm, Claim, Curve, Figure, Task, Verdict, setting
+from lowland.training import Arm, Claim, Task, Verdict, setting
 
 PAPER = (
     "Long & Bartlett 2024, Sharpness-Aware Minimization and the Edge of Stability, "
@@ -80,30 +80,6 @@ def one_batch(split: Split, divisor: float, classes: int, device: torch.device) 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
     """Mean over batch and outputs."""
     return F.mse_loss(output, target)
-
-
-# The figures.
-
-_NORMS = (
-    Curve("hessian_norm", "Hessian norm", "-"),
-    Curve("edge", "SAM edge", "--"),
-    Curve("gd_edge", "2/η", ":"),
-)
-FIGURES = (
-    Figure("hessian-norm", "Hessian norm and the edge of stability", "Hessian norm", _NORMS),
-    Figure("hessian-norm-sam-edge", "Hessian norm and the SAM edge", "Hessian norm", _NORMS[:2]),
-    Figure(
-        "alignment",
-        "Alignment with the principal eigenvector v",
-        "|cos|",
-        (
-            Curve("gradient_alignment", "gradient at w", "-"),
-            Curve("sam_gradient_alignment", "gradient at w + ε (SAM)", "--"),
-        ),
-        log=False,
-    ),
-    Figure("loss", "Training loss", "loss", (Curve("loss", "loss", "-"),)),
-)
 
 
 # The claims. Each looks at the second half of training, except where it says so.

@@ -8,6 +8,7 @@ from lowland.data import load
 from lowland.models import mlp
 from lowland.papers.long2024 import edge_of_stability as common
 from lowland.training import Experiment, Task, ours, paper, setting
+from lowland.training.figures import EDGE_OF_STABILITY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ EXPERIMENT = Experiment(
     arms={"sam": {}, "gd": {"rho": 0.0}},
     grid={"lr": (0.03, 0.1, 0.3), "rho": common.RHOS},
     claims=common.claims(0.1),
-    figures=common.FIGURES,
+    figures=EDGE_OF_STABILITY,
     cost={"paper": "about 3 hours, one H100 (estimated)", "laptop": "a minute, 2 cores", "smoke": "seconds"},
     prepare=prepare,
 )

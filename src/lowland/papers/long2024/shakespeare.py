@@ -10,6 +10,7 @@ from lowland.data import load, text_windows
 from lowland.models import Transformer
 from lowland.papers.long2024 import edge_of_stability as common
 from lowland.training import Experiment, Task, ours, paper, setting
+from lowland.training.figures import EDGE_OF_STABILITY
 
 SYMBOLS = 128  # ASCII
 
@@ -89,7 +90,7 @@ EXPERIMENT = Experiment(
     arms={"sam": {}, "gd": {"rho": 0.0}},
     grid={"lr": (0.01, 0.02, 0.05, 0.1, 0.2, 0.5), "rho": common.RHOS},
     claims=common.claims(None),
-    figures=common.FIGURES,
+    figures=EDGE_OF_STABILITY,
     cost={"paper": "about 2 hours, one H100 (estimated)", "laptop": "two minutes, 2 cores", "smoke": "seconds"},
     prepare=prepare,
 )

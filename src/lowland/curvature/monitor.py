@@ -1,0 +1,299 @@
+"""A watch on sharpness for the training loop one already has."""
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowland.curvature import sharpness
+from lowland.curvature.chance import refuse_chance
+from lowland.curvature.edge import sam_edge
+from lowland.curvature.hessian import Hessian
+from lowland.curvature.objective import LossFn, Objective, Weight
+from lowland.curvature.processes import Processes, refuse_synchronized_batch_norm, unwrapped
+from lowland.curvature.rates import Rates, rates
+from lowland.curvature.sinks import Record, sinks
+from lowland.curvature.stability import at_w
+from lowland.curvature.stopwatch import Stopwatch
+from lowland.optim.functional import EPS
+
+_SEED = 0  # of dropout's masks and a loader's order: one function at every check, in a resumed run too
+
+
+class Monitor:
+    """Measures the Hessian norm, the SAM edge and the sharpness now and then, and leaves no trace on training.
+
+    ::
+
+        monitor = Monitor(optimizer, model, F.cross_entropy, [(x, y)], every=50, to="sharpness.jsonl")
+        for batch in loader:
+            ...
+            optimizer.step()
+            monitor.step()
+
+    Weights, buffers, ``p.grad``, the optimizer's state and torch's random state are the same bits after a check as
+    before. A check is made at the first step, so that what can't be measured is refused at once, and then at every
+    ``every``-th, unless that would take checks beyond ``max_overhead``. It runs without the autocast that surrounds
+    it, in the parameters' own type, and in the model's current mode.
+
+    Under DistributedDataParallel (give the wrapper), the batches of all processes are measured together and every
+    process gets the same figures: make and step the monitor in all of them. Sinks are served by the first process.
+
+    Args:
+        optimizer: whatever makes the steps; learning rate and rho are read from its ``param_groups`` at each check.
+            Its parameters make up w; others of the model are constants.
+        model: as it is trained, wrapped and compiled or not.
+        loss_fn: ``loss_fn(model(x), y)`` gives the mean loss over a batch, a 0-d tensor.
+        batches: the ``(x, y)`` to measure on, on the model's device, the same at every check: a list or a loader
+            that can be iterated many times and gives the same examples each time.
+        every: steps from one check to the next.
+        max_overhead: the largest share of all time that checks may take; due ones are skipped until one more fits.
+            The first is made in any case. None: none is skipped, and two runs check at the same steps.
+        radius: ρ of the m-sharpness, by default the optimizer's.
+        m: examples in a group of the m-sharpness, see `m_sharpness`; by default all are one group.
+        ascent_steps: of the m-sharpness.
+        tol: relative residual of the Hessian's principal eigenpair.
+        max_basis: memory: 2 · ``max_basis`` vectors as long as w at most, 32 to begin with.
+        weight: what a batch counts instead of ``len(x)``, as a function of ``(x, y)``.
+        to: where records go beside `records`: the path of a JSONL file, a TensorBoard ``SummaryWriter``, a Weights &
+            Biases run, a function ``sink(step, record)``, or a list of those.
+
+    Attributes:
+        records: a dict of plain numbers for each check.
+        steps: calls of `step` so far.
+        line: the last record in a few words, for a progress bar.
+
+    Raises:
+        TypeError: for an optimizer without ``param_groups``, a generator as ``batches``, a ``to`` that is none of
+            the above.
+        ValueError: for numbers out of range, parameters in pieces (FSDP, tensor parallelism), an optimizer that has
+            none of the model's; at the first check for a loss that is not the same twice.
+        RuntimeError: for a check inside a pass of SAM, where the weights are not w.
+
+    Warns:
+        UserWarning: once, when loss, gradient or Hessian are not finite: that is recorded, and training goes on. Also
+            when a record can't be written (OSError).
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        model: nn.Module,
+        loss_fn: LossFn,
+        batches: Iterable[Any],
+        *,
+        every: int = 100,
+        max_overhead: float | None = 0.1,
+        radius: float | None = None,
+        m: int | None = None,
+        ascent_steps: int = 1,
+        tol: float = 1e-3,
+        max_basis: int = 64,
+        weight: Weight | None = None,
+        to: Any = None,
+    ):
+        if not hasattr(optimizer, "param_groups"):
+            raise TypeError(f"optimizer must have param_groups, as torch's do: not a {type(optimizer).__name__}")
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"every is a number of steps, an integer of at least 1: not {every!r}")
+        if max_overhead is not None and not 0 < max_overhead <= 1:
+            raise ValueError(f"max_overhead is a share of all time, above 0 and at most 1: not {max_overhead!r}")
+        if not 0 < tol < 1:
+            raise ValueError(f"tol is a relative residual, between 0 and 1: not {tol!r}")
+        if isinstance(max_basis, bool) or not isinstance(max_basis, int) or max_basis < 3:
+            raise ValueError(f"max_basis is a number of vectors, an integer of at least 3: not {max_basis!r}")
+        sharpness.check(0.0 if radius is None else radius, m, ascent_steps)
+        self.optimizer, self.loss_fn, self.batches, self.weight = optimizer, loss_fn, batches, weight
+        self.every, self.radius, self.m, self.ascent_steps = every, radius, m, ascent_steps
+        self.tol, self.max_basis = tol, max_basis
+        self.model, group = unwrapped(model)
+        self._processes = None
+        if group is not None:
+            refuse_synchronized_batch_norm(self.model)
+            self._processes = Processes(group, next(self.model.parameters()).device)
+        self._device = self._objective().device
+        self.records: list[Record] = []
+        self.steps = self._skipped = 0
+        self._begun = self._trusted = self._warned = False
+        self._vector: Tensor | None = None
+        self._watch = Stopwatch(max_overhead)
+        self._sinks = sinks(to)
+
+    @property
+    def seconds(self) -> float:
+        """That all checks took."""
+        return self._watch.checks
+
+    @property
+    def training_seconds(self) -> float:
+        """From the first call on, without the checks."""
+        return self._watch.training
+
+    @property
+    def overhead(self) -> float:
+        """Of all time so far the share of the checks, 0 to 1."""
+        return self._watch.share
+
+    @property
+    def line(self) -> str:
+        """The last record in a few words, as ``‖H‖ 12.3 ± 0.01  edge 12.5  2/η 20``; empty before the first."""
+        return _line(self.records[-1]) if self.records else ""
+
+    def step(self) -> Record | None:
+        """Count a step, after ``optimizer.step()``; the record if a check was made."""
+        self._refuse_passes()
+        self._watch.start()
+        self.steps += 1
+        if self._begun:
+            if self.steps % self.every:
+                return None
+            affordable = self._watch.affordable()
+            if self._processes is not None:  # whose clocks differ
+                affordable = self._processes.agree(affordable)
+            if not affordable:
+                self._skipped += 1
+                return None
+        return self.check()
+
+    def check(self) -> Record:
+        """Measure now, whatever is due and whatever it takes; the record."""
+        self._refuse_passes()
+        with self._watch.check(self._device):
+            with self._undisturbed():
+                record = {"step": self.steps, **self._measure(), "skipped": self._skipped}
+            record |= {"seconds": self._watch.elapsed, "training_seconds": self._watch.training}
+            self._begun, self._skipped = True, 0
+            self.records.append(record)
+            if self._processes is None or self._processes.leads:
+                self._send(record)
+        return record
+
+    def state_dict(self, records: bool = True) -> dict[str, Any]:
+        """All that a resumed run needs to go on, in plain types and one tensor.
+
+        Args:
+            records: whether those so far are part of it.
+        """
+        own = {"steps": self.steps, "skipped": self._skipped, "begun": self._begun, "vector": self._vector}
+        state: dict[str, Any] = own | self._watch.state_dict()
+        return state | ({"records": [dict(record) for record in self.records]} if records else {})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a `state_dict`. What a JSONL file holds of later steps is cut when the next record comes."""
+        self.steps, self._skipped, self._begun = (state_dict[name] for name in ("steps", "skipped", "begun"))
+        vector = state_dict["vector"]
+        self._vector = None if vector is None else vector.to(self._device)
+        self._watch.load_state_dict(state_dict)
+        self.records = [dict(record) for record in state_dict.get("records", [])]
+        for sink in self._sinks:
+            if hasattr(sink, "resume"):
+                sink.resume(self.steps)
+
+    def _refuse_passes(self) -> None:
+        under_way = getattr(self.optimizer, "under_way", None)
+        if under_way is not None:
+            raise RuntimeError(
+                f"the monitor was called inside SAM's {under_way} pass, where weights and gradients are not those of "
+                "a step: call it after optimizer.step()"
+            )
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """By the region in which the loop calls."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            for kind in {"cpu", self._device.type}:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            try:
+                yield
+            finally:
+                torch.clear_autocast_cache()  # of what a model that casts by itself has left there
+
+    def _objective(self) -> Objective:
+        """Anew for each check: parameters may be frozen, thawed or added in the course of training."""
+        params = [param for group in self.optimizer.param_groups for param in group["params"]]
+        if set(params).isdisjoint(self.model.parameters()):
+            raise ValueError("the optimizer has none of the model's parameters: is it that of another model?")
+        return Objective(
+            self.model, self.loss_fn, self.batches,
+            weight=self.weight, params=params, processes=self._processes, seed=_SEED,
+        )  # fmt: skip
+
+    def _measure(self) -> Record:
+        objective = self._objective()
+        now = rates(self.optimizer, objective)
+        loss, gradient = objective.loss_and_gradient()
+        norm = torch.linalg.vector_norm(gradient).item()
+        limits = {"edge": None, "gd_edge": None if now.lr is None else 2 / now.lr, "lr": now.lr, "rho": now.rho}
+        if not (math.isfinite(loss.item()) and math.isfinite(norm)):
+            self._warn_of_divergence("the loss or its gradient is")
+            return _blank(loss, norm) | limits
+        if not self._trusted:
+            refuse_chance((loss, gradient), objective.loss_and_gradient())
+            self._trusted = True
+        try:
+            measured = self._at_w(objective, loss, gradient, now)
+        except FloatingPointError:
+            self._warn_of_divergence("a product with the Hessian is")
+            return _blank(loss, norm) | limits
+        if now.rho is None:
+            measured["sam_gradient_alignment"] = None
+        elif now.lr is not None:
+            limits["edge"] = sam_edge(norm, now.lr, now.rho)
+        radius = now.rho if self.radius is None else self.radius
+        rise = None
+        if radius:
+            known = loss, gradient
+            rise = sharpness.mean_sharpness(objective, radius, self.m, self.ascent_steps, self._eps, known)
+        return measured | limits | {"m_sharpness": rise}
+
+    def _at_w(self, objective: Objective, loss: Tensor, gradient: Tensor, now: Rates) -> Record:
+        start = self._vector
+        if start is not None and start.shape != gradient.shape:  # parameters came or went
+            start = None
+        measured, self._vector = at_w(
+            Hessian.of(objective), loss, gradient,
+            rho=now.radii, eps=self._eps, tol=self.tol, start=start, max_basis=self.max_basis,
+        )  # fmt: skip
+        return measured
+
+    @property
+    def _eps(self) -> float:
+        return getattr(self.optimizer, "eps", EPS)
+
+    def _send(self, record: Record) -> None:
+        for sink in self._sinks:
+            try:
+                sink(record["step"], dict(record))
+            except OSError as error:  # a full disk is no reason to lose the training
+                warnings.warn(f"the record of step {record['step']} was not written: {error}", stacklevel=2)
+
+    def _warn_of_divergence(self, what: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{what} not finite at step {self.steps}: training has diverged. It is recorded, with no eigenpair.",
+                stacklevel=2,
+            )
+
+
+def _blank(loss: Tensor, gradient_norm: float) -> Record:
+    """Where there is no eigenpair."""
+    known = {"loss": loss.item(), "gradient_norm": gradient_norm, "products": 0, "converged": False}
+    missing = ("hessian_norm", "residual", "gradient_alignment", "sam_gradient_alignment", "m_sharpness")
+    return known | dict.fromkeys(missing)
+
+
+def _line(record: Record) -> str:
+    if record["hessian_norm"] is None:
+        return f"loss {record['loss']:.4g}"
+    parts = [f"‖H‖ {record['hessian_norm']:.4g} ± {record['residual']:.1g}"]
+    if record["rho"] and record["edge"] is not None:  # without SAM it is the next
+        parts.append(f"edge {record['edge']:.4g}")
+    if record["gd_edge"] is not None:
+        parts.append(f"2/η {record['gd_edge']:.4g}")
+    return "  ".join(parts)
