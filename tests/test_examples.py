@@ -62,6 +62,9 @@ def run_with_torchrun(launcher, path, options):
 def test_runs_and_trains(run, monkeypatch, capfd):
     launcher, name, *options = run
     path = EXAMPLES / name
+    for package in ("accelerate", "transformers"):
+        if f"from {package} import" in path.read_text(encoding="utf-8"):
+            pytest.importorskip(package, reason=f"{package} is not installed")
     if "torch.compile(" in path.read_text(encoding="utf-8") and not any(map(shutil.which, COMPILERS)):
         pytest.skip(f"torch.compile needs a C++ compiler, one of {', '.join(COMPILERS)}")
     if launcher == "python":

@@ -1,0 +1,93 @@
+"""SAM in a loop written for Hugging Face Accelerate."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from lowland.optim import SAM, parallel
+from lowland.optim.sharding import is_distributed
+
+try:
+    from accelerate import Accelerator, DistributedType
+except ImportError as error:
+    raise ImportError("this needs Accelerate: pip install 'lowland[accelerate]'") from error
+
+_NOT_HERE = {
+    DistributedType.DEEPSPEED: "DeepSpeed keeps weights and gradients in memory of its own, and steps by itself",
+    DistributedType.MEGATRON_LM: "Megatron-LM runs forward and backward by itself",
+    DistributedType.XLA: "on XLA, Accelerate averages gradients in optimizer.step(), too late for the ascent",
+}
+
+
+def passes(
+    accelerator: Accelerator, optimizer: Optimizer, model: nn.Module, *, sync: bool = True
+) -> Iterator[AbstractContextManager[None]]:
+    """The evaluations that one step, or one micro-batch under ``accumulate``, takes; run forward and backward in each.
+
+    ``accelerator.prepare`` hides SAM in a wrapper and puts another around the model. This finds the one, tells it of
+    the other and of the scaler, and leaves the rest of the loop to Accelerate. Each micro-batch climbs for itself.
+
+    Args:
+        accelerator: the one that prepared ``optimizer`` and ``model``.
+        optimizer: what ``accelerator.prepare`` made of a `lowland.SAM`.
+        model: what ``accelerator.prepare`` made of the model. SAM's ``model`` from here on.
+        sync: as in `lowland.SAM.ascent`: False lets each process under DDP climb along its own gradient.
+
+    Raises:
+        TypeError: if there is no SAM in ``optimizer``.
+        ValueError: if ``model`` is not the wrapper that the processes of DDP synchronize by.
+        NotImplementedError: under DeepSpeed, Megatron-LM, XLA or the older FullyShardedDataParallel, and with ``m``.
+
+    Example::
+
+        optimizer = lowland.SAM(torch.optim.AdamW(model.parameters()), rho=0.05)
+        model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+        for x, y in loader:
+            with accelerator.accumulate(model):
+                for evaluation in passes(accelerator, optimizer, model):
+                    with evaluation:
+                        accelerator.backward(F.cross_entropy(model(x), y))
+                optimizer.step()
+                optimizer.zero_grad()
+    """
+    check(accelerator)
+    sam = inner(optimizer)
+    if not isinstance(sam, SAM):
+        raise TypeError(
+            f"no SAM in this optimizer, but {type(sam).__name__}: prepare(model, lowland.SAM(base, rho=...))"
+        )
+    if sam.m is not None:
+        raise NotImplementedError(
+            "m= runs backward by itself, past accelerator.backward(): leave it out, and each micro-batch of "
+            "accelerator.accumulate() climbs for itself, which is m-SAM with m the size of a micro-batch"
+        )
+    synchronize = getattr(model, "set_requires_gradient_sync", None)
+    if synchronize is not None:
+        # accumulate() switches FSDP2's synchronization off, without which an ascent has no gradient to climb along.
+        # Each pass but the last needs it, and rules differ in which is the last: so here all passes have it.
+        synchronize(True)
+    elif accelerator.num_processes > 1 and not (parallel.ddp(model) or any(map(is_distributed, model.parameters()))):
+        raise ValueError("model must be what accelerator.prepare() returned: SAM synchronizes by that wrapper")
+    sam.model = model
+    return sam.passes(scaler=accelerator.scaler, sync=sync)
+
+
+def check(accelerator: Accelerator) -> None:
+    """Raise NotImplementedError where SAM would be something else than it says."""
+    reason = _NOT_HERE.get(accelerator.distributed_type)
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        reason = "FullyShardedDataParallel hides what each process holds of a parameter; use FSDP2 (fsdp_version: 2)"
+    if reason is not None:
+        raise NotImplementedError(f"no SAM here: {reason}")
+
+
+def inner(optimizer: Any) -> Any:
+    """The optimizer that the user made, inside those that Accelerate puts around it."""
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    while isinstance(optimizer, AcceleratedOptimizer):
+        optimizer = optimizer.optimizer
+    return optimizer

@@ -1,0 +1,154 @@
+"""SAM in the `Trainer` of Hugging Face's transformers."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lowland.optim import SAM
+from lowland.optim.sam import Rho
+
+try:
+    from transformers import Trainer, TrainerCallback
+
+    from lowland.adapters.accelerate import check, inner, passes
+except ImportError as error:
+    raise ImportError("this needs transformers and Accelerate: pip install 'lowland[huggingface]'") from error
+
+if TYPE_CHECKING:
+    from transformers import Trainer as _Trainer
+else:
+    _Trainer = object
+
+
+class SAMMixin(_Trainer):
+    """Makes a subclass of transformers' ``Trainer`` train with SAM: ``class Mine(SAMMixin, TheirTrainer)``.
+
+    The optimizer that the trainer makes, or was given, gets a SAM around it, and each ``training_step`` is run once
+    for each evaluation of SAM's: so ``compute_loss``, and whatever else the subclass does in there, is called that
+    often. Everything else is the trainer's. The loss that it logs is the one at w.
+
+    Args:
+        args: the trainer's own arguments, as the keyword arguments that aren't named here.
+        rho: radius of the ascent, or a function of the number of SAM steps made that gives it; by default that of
+            ``sam``.
+        sam: makes the optimizer: called with the base optimizer, ``model``, and ``rho`` if that is given. Another of
+            the family, say `lowland.optim.presets.ASAM`; or with more arguments,
+            ``functools.partial(lowland.SAM, same_masks=True)``.
+        sync: False lets each process under DDP climb along its own gradient.
+        together: what climbs with ``gradient_accumulation_steps``. By default each micro-batch for itself: m-SAM with m
+            = ``per_device_train_batch_size`` times the number of processes. With True all of a step along one gradient:
+            SAM on the whole batch. It takes as long.
+
+    An optimizer given to the trainer that is a SAM already is used as it is.
+
+    Raises:
+        TypeError: for a subclass that names the trainer before this class.
+        NotImplementedError: when training starts: under DeepSpeed, Megatron-LM, XLA or the older
+            FullyShardedDataParallel; with optimizers that update during backward (LOMO, layer-wise ones); with ``m``.
+        RuntimeError: before an update without SAM's passes, as a ``training_step`` that doesn't call this one gives.
+
+    Example::
+
+        trainer = SAMTrainer(model, arguments, train_dataset=data, rho=0.05)  # was: Trainer(model, ...)
+        trainer.train()
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        rho: Rho | None = None,
+        sam: Callable[..., Optimizer] = SAM,
+        sync: bool = True,
+        together: bool = False,
+        **kwargs: Any,
+    ):
+        self._make_sam, self._sync, self._together = sam, sync, together
+        self._radius = {} if rho is None else {"rho": rho}
+        self._waiting: list[Any] = []  # micro-batches, for the last of their step
+        self._guard = _Guard()
+        super().__init__(*args, **kwargs)
+        self.add_callback(self._guard)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        order = cls.__mro__
+        if Trainer in order and order.index(Trainer) < order.index(SAMMixin):
+            raise TypeError(f"the trainer's own step would win: class {cls.__name__}(SAMMixin, Trainer), in this order")
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
+        """As the trainer's, with a SAM around it."""
+        check(self.accelerator)
+        self._waiting.clear()
+        if any(name in self.args.optim for name in ("lomo", "layerwise")):
+            raise NotImplementedError(
+                f"no SAM here: {self.args.optim!r} updates the weights during the ascent's backward"
+            )
+        base = super().create_optimizer(*args, **kwargs)
+        if not isinstance(inner(base), SAM):  # which it is when train() is called again
+            self.optimizer = self._make_sam(base, model=self.model, **self._radius)
+        return self.optimizer
+
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """As the trainer's, once for each of SAM's evaluations; the loss of the first, which is at w."""
+        self._waiting.append((args, kwargs))
+        if self._together and not self.accelerator.sync_gradients:
+            return torch.zeros((), device=self.args.device)  # its loss comes with the last one's
+        batches, self._waiting = self._waiting, []
+        losses = []
+        for evaluation in passes(self.accelerator, self.optimizer, model, sync=self._sync):
+            with evaluation:
+                parts = []
+                for number, (others, named) in enumerate(batches, start=1):
+                    with nullcontext() if number == len(batches) else self.accelerator.no_sync(model):
+                        parts.append(super().training_step(model, *others, **named))
+            losses.append(sum(parts[1:], start=parts[0]))
+        self._guard.passed = True
+        return losses[0]
+
+
+class SAMTrainer(SAMMixin, Trainer):
+    """transformers' ``Trainer`` with SAM; `SAMMixin` has the arguments."""
+
+
+class _Guard(TrainerCallback):
+    """A ``training_step`` of the user's that doesn't call the mixin's would train without SAM."""
+
+    passed = False
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        if not self.passed:
+            raise RuntimeError("no SAM passes before this update: call super().training_step() in your own, once")
+        self.passed = False
+
+
+class MonitorCallback(TrainerCallback):
+    """A `lowland.curvature.Monitor` in a ``Trainer``, with or without SAM: its ``step`` after each update.
+
+    Args:
+        make: makes the monitor, at the first update, of the optimizer (SAM itself, out of Accelerate's wrapper) and the
+            model (with SAM the one that trains, in DDP's wrapper): neither exists before.
+
+    Attributes:
+        monitor: what ``make`` returned; None until then.
+
+    Example::
+
+        callback = MonitorCallback(lambda optimizer, model: Monitor(optimizer, model, loss_fn, batches, every=50))
+        SAMTrainer(model, arguments, train_dataset=data, callbacks=[callback]).train()
+        callback.monitor.records
+    """
+
+    def __init__(self, make: Callable[[Optimizer, nn.Module], Any]):
+        self.make = make
+        self.monitor: Any = None
+
+    def on_step_end(self, *args: Any, **objects: Any) -> None:
+        """Let it look."""
+        if self.monitor is None:
+            optimizer = inner(objects["optimizer"])
+            self.monitor = self.make(optimizer, getattr(optimizer, "model", None) or objects["model"])
+        self.monitor.step()
