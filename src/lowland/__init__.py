@@ -13,7 +13,7 @@ from lowland.optim import SAM
 __all__ = ["SAM", "__version__", "curvature", "optim"]
 __version__ = "0.1.0"
 
-_ON_DEMAND = ("compat", "data", "models", "papers", "report", "training")
+_ON_DEMAND = ("adapters", "compat", "data", "models", "papers", "report", "training")
 
 
 def __getattr__(name: str) -> Any:

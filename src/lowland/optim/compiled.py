@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from lowland.optim import parallel
-from lowland.optim.ascent import Ascent
 from lowland.optim.batch_norm import statistics
 from lowland.optim.functional import perturbation
 from lowland.optim.sam import SAM, STEPS
@@ -64,12 +63,7 @@ def compiled_step(
         raise TypeError(f"compiled_step needs the model itself, a torch.nn.Module, not a {type(model).__name__}")
     if isinstance(optimizer.base, torch.optim.ASGD):
         raise ValueError("torch compiles ASGD's update wrongly (its eta stands still): use optimizer.step(closure)")
-    plain = (
-        type(optimizer) is SAM
-        and type(optimizer.ascent_rule) is Ascent
-        and optimizer.descent_rule is None
-        and optimizer.scope is None
-    )
+    plain = type(optimizer) is SAM and optimizer.is_plain
     if optimizer.m is not None or optimizer.same_masks or not plain:
         raise ValueError("compiled_step compiles plain SAM: no m, no same_masks, no other rule or scope")
     params = [p for group in optimizer.param_groups for p in group["params"]]

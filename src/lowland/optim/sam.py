@@ -52,7 +52,8 @@ class SAM(Passes):
                 loss_fn().backward()
         optimizer.step(); optimizer.zero_grad()
 
-    or each pass by its name, `ascent` and `perturbed`. Everything else (learning-rate schedules, parameter
+    or each pass by its name, `ascent` and `perturbed`. Other rules of the family change the formula and the number of
+    passes, not the loop: `lowland.optim.presets` has them by name. Everything else (learning-rate schedules, parameter
     groups, ``zero_grad``) works as with the base optimizer, whose state, groups and other attributes this object
     shares.
 
@@ -68,6 +69,10 @@ class SAM(Passes):
         m: how many examples share a perturbation (m-SAM). Then ``step`` takes a closure that returns the loss of
             each example and calls no ``backward``; `backward` does the same for accumulation. Needs ``model``.
             Computed by a loop over the groups: right, and slow for small m.
+        ascent: where to climb: a rule of `lowland.optim.ascent`, by default that of the formula above.
+        descent: what to descend along: a rule of `lowland.optim.descent`, by default the gradient at w + ε.
+        scope: which parameters climb: a function of the model that gives them (`lowland.optim.scope` has some), one
+            of its modules, or parameters; by default all. The norm is over those.
         eps: added to the gradient norm.
         same_masks: whether the perturbed pass draws the same random numbers as the ascent, so that dropout leaves
             out the same units. By default it draws its own: that is how the published values of rho were found,
@@ -76,12 +81,14 @@ class SAM(Passes):
             leave room for one more copy. The weights come back bit for bit either way.
 
     A gradient that is zero or not finite gives a zero perturbation, without waiting for the device. Memory
-    beyond the base optimizer's: one copy of the perturbed parameters (the process's own part of sharded ones).
+    beyond the base optimizer's: one copy of the perturbed parameters (the process's own part of sharded ones), and what
+    a rule keeps.
 
     Raises:
-        TypeError: if ``base`` is no torch optimizer, or ``model`` no module.
+        TypeError: if ``base`` is no torch optimizer, ``model`` no module, or a rule no rule.
         ValueError: for a negative or non-finite rho; a ``base`` that already is a SAM, LBFGS or Adadelta; ``m`` without
-            ``model``, or with parameters that are not the model's.
+            ``model``, or with parameters that are not the model's; rules that don't go together, with ``m`` or with
+            ``base``; a scope that has none of the parameters.
         RuntimeError: for passes out of order, or a pass in which no parameter received a gradient.
 
     Example:
@@ -318,7 +325,8 @@ class SAM(Passes):
             warnings.warn(
                 "step() without passes: this was a plain step of the base optimizer, not SAM's. Run forward and "
                 "backward inside `for evaluation in optimizer.passes(): with evaluation: ...`, or hand step() a "
-                "closure; for a plain step on purpose call optimizer.base.step().",
+                "closure. Where a library runs the loop, lowland.adapters has what it takes. For a plain step on purpose "
+                "call optimizer.base.step().",
                 stacklevel=4,
             )
 
