@@ -346,6 +346,20 @@ def test_memory_is_what_the_table_says(name):
     assert extra >= stated - 0.25 or name in ("SAMON", "LSAM", "LateSAM")  # little of this model is in scope, or late
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_without_a_radius_every_preset_is_the_base_optimizer(name):
+    build, settings, _, _ = CASES[name]
+    model, expected = network(), network()
+    optimizer, base = build(sgd(model), model=model, **settings | {"rho": 0.0}), sgd(expected)
+    for step in range(3):
+        _, passes = run(model, optimizer, step)
+        losses(expected, step).mean().backward()
+        base.step()
+        base.zero_grad()
+        assert passes == 1
+    assert_equal(model, expected)
+
+
 def test_rules_compose():
     model, expected = network(), network()
     optimizer = SAM(

@@ -325,8 +325,8 @@ class SAM(Passes):
             warnings.warn(
                 "step() without passes: this was a plain step of the base optimizer, not SAM's. Run forward and "
                 "backward inside `for evaluation in optimizer.passes(): with evaluation: ...`, or hand step() a "
-                "closure. Where a library runs the loop, lowland.adapters has what it takes. For a plain step on purpose "
-                "call optimizer.base.step().",
+                "closure. Where a library runs the loop, lowland.adapters has what it takes. For a plain step on "
+                "purpose call optimizer.base.step().",
                 stacklevel=4,
             )
 
