@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -35,6 +36,9 @@ class _Plan:
     scaled: bool
 
 
+_NOTHING: AbstractContextManager[None] = nullcontext()
+
+
 class Passes(Wrapper):
     """What `SAM` does between two steps; `passes` says which evaluations the rules need, in order."""
 
@@ -58,6 +62,11 @@ class Passes(Wrapper):
 
     def _forget(self) -> None:
         """No pass is under way, and none was."""
+        descent = self.descent_rule
+        #: Whether the descent rule makes the step's gradient of that at w, too.
+        self._combines = descent is not None and not descent.per_example
+        #: How many evaluations come before that at w + ε.
+        self._evaluations = max(self.ascent_rule.evaluations, self._combines)
         self._pass: str | None = None
         self._climb: _Plan | None = None
         self._states: list[Any] | None = None
@@ -93,19 +102,9 @@ class Passes(Wrapper):
             yield self._perturbed(scaler)
 
     @property
-    def _evaluations(self) -> int:
-        """Before that at w + ε."""
-        return max(self.ascent_rule.evaluations, self._combines)
-
-    @property
     def _climbs(self) -> bool:
         """Whether this step does."""
         return self.descent_rule is None or self.descent_rule.climbs(self.steps)
-
-    @property
-    def _combines(self) -> bool:
-        """Whether the descent rule makes the step's gradient of that at w, too."""
-        return self.descent_rule is not None and not self.descent_rule.per_example
 
     def ascent(self, scaler: Any = None, sync: bool = True) -> AbstractContextManager[None]:
         """The pass at w: inside, ``backward`` fills the ascent gradient.
@@ -147,27 +146,35 @@ class Passes(Wrapper):
             self._fsdp = parallel.Fsdp(self.model, self._params())
             if self._beside and all(param.grad is None for param in params):  # a step was skipped
                 self._beside.clear()
-        with self._apart("ascent", params, sync) as gradients, self._frozen(params):
-            try:
-                if before is not None:
-                    directions = list(before.directions)
-                    self._leave_w(before)
-                    before.directions = directions
-                elif self.same_masks:
+        with self._apart("ascent", params, sync) as gradients:
+            if before is None:
+                if self.same_masks:
                     self._states = random_states(params)
-                yield
-            finally:
-                if before is not None:
-                    self._back_to_w()
+                with self._frozen(params):
+                    yield
+            else:
+                with self._frozen(params), self._at(before):
+                    yield
         if self._combines and not onward:
             self._at_w = [parallel.set_aside(gradient) for gradient in gradients]
         with torch.no_grad():
             self._climb = self._plan(params, gradients, rhos, scaler, sync, before)
 
+    @contextmanager
+    def _at(self, plan: _Plan) -> Iterator[None]:
+        """Inside, the weights are where ``plan`` has led; it is needed once more."""
+        directions = list(plan.directions)
+        try:
+            self._leave_w(plan)
+            yield
+        finally:
+            self._back_to_w()
+        plan.directions = directions
+
     def _frozen(self, params: list[Tensor]) -> AbstractContextManager[None]:
         """What is out of scope needs no gradient to climb; sharded models and DDP count on those of all parameters."""
         if self._scope is None or self._combines or parallel.ddp(self.model) or any(map(is_distributed, params)):
-            return nullcontext()
+            return _NOTHING
         return frozen([param for param in params if param not in self._scope])
 
     @contextmanager
@@ -197,24 +204,26 @@ class Passes(Wrapper):
         before: _Plan | None = None,
     ) -> _Plan:
         """Where to climb from here: along ``gradients``, or None for rules that take none."""
-        climbers, owners, weights, pieces, radii = [], [], [], [], []
-        for index, param in enumerate(params):
-            if self._scope is not None and param not in self._scope:
-                continue
-            climbers.append(param)
-            if gradients is None:
-                weights.append(local(param.detach()))
-            else:
-                gradient = gradients[index]
-                if gradient is None:
-                    continue
-                if gradient.is_sparse and type(self.ascent_rule) is not Ascent:
+        taken = repeat(None) if gradients is None else gradients
+        members = zip(params, taken, rhos)  # noqa: B905
+        if self._scope is not None:
+            members = [member for member in members if member[0] in self._scope]
+            params = [member[0] for member in members]
+        densely = type(self.ascent_rule) is not Ascent
+        owners, weights, pieces, radii = [], [], [], []
+        for param, gradient, rho in members:
+            if gradient is not None:
+                if densely and gradient.is_sparse:
                     gradient = gradient.to_dense()
                 weight, piece = local_pair(param, gradient)
-                weights.append(weight)
                 pieces.append(piece)
+            elif gradients is None:
+                weight = local(param.detach())
+            else:
+                continue
             owners.append(param)
-            radii.append(rhos[index])
+            weights.append(weight)
+            radii.append(rho)
         if not owners:
             raise RuntimeError(
                 "no parameter received a gradient in the ascent pass: was backward() called? Is its loss one of "
@@ -229,7 +238,7 @@ class Passes(Wrapper):
             owners,
             weights,
             pieces,
-            partial(global_norm, climbers, owners),
+            partial(global_norm, params, owners),
             self.eps,
             amp.loss_scale(scaler, pieces[0]) if pieces else 1.0,
             self.steps,
@@ -262,16 +271,17 @@ class Passes(Wrapper):
         if self._pass is None and self._climb is None and self._evaluations:
             raise RuntimeError("perturbed() needs an ascent() before it, to know where to climb")
         self._ready("perturbed pass")
-        params, rhos = self._trainable()
         if not self._evaluations:
             self._fsdp = parallel.Fsdp(self.model, self._params())
             with torch.no_grad():
+                params, rhos = self._trainable()
                 self._climb = self._plan(params, None, rhos, scaler, True)
         try:
             self._pass = "perturbed"
             plan, self._climb = self._climb, None
             assert plan is not None
-            with self._apart("perturbed", params) if self._combines else nullcontext() as gradients:
+            params = self._trainable()[0] if self._combines else []
+            with self._apart("perturbed", params) if self._combines else _NOTHING as gradients:
                 try:
                     self._leave_w(plan)
                     yield
