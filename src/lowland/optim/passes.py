@@ -1,6 +1,6 @@
 """The evaluations of a step: where the weights are in each, and what becomes of its gradient."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.optim import amp, parallel, rules
-from lowland.optim.ascent import Ascent, Climb, Slope
+from lowland.optim.ascent import Ascent, Climb, Slope, l2
 from lowland.optim.batch_norm import SavedStatistics, statistics
 from lowland.optim.descent import Descent, Pair
 from lowland.optim.displacement import Displacement
@@ -67,6 +67,8 @@ class Passes(Wrapper):
         self._combines = descent is not None and not descent.per_example
         #: How many evaluations come before that at w + ε.
         self._evaluations = max(self.ascent_rule.evaluations, self._combines)
+        self._needs_scale = self.ascent_rule.needs_scale or (descent is not None and descent.needs_scale)
+        self._learns = type(self.ascent_rule).learn is not Ascent.learn
         self._pass: str | None = None
         self._climb: _Plan | None = None
         self._states: list[Any] | None = None
@@ -205,15 +207,15 @@ class Passes(Wrapper):
     ) -> _Plan:
         """Where to climb from here: along ``gradients``, or None for rules that take none."""
         taken = repeat(None) if gradients is None else gradients
-        members = zip(params, taken, rhos)  # noqa: B905
+        members: Iterable[tuple[Tensor, Tensor | None, float]] = zip(params, taken, rhos)  # noqa: B905
         if self._scope is not None:
             members = [member for member in members if member[0] in self._scope]
             params = [member[0] for member in members]
-        densely = type(self.ascent_rule) is not Ascent
+        foret = type(self.ascent_rule) is Ascent
         owners, weights, pieces, radii = [], [], [], []
         for param, gradient, rho in members:
             if gradient is not None:
-                if densely and gradient.is_sparse:
+                if gradient.is_sparse and not foret:
                     gradient = gradient.to_dense()
                 weight, piece = local_pair(param, gradient)
                 pieces.append(piece)
@@ -230,17 +232,41 @@ class Passes(Wrapper):
                 "parameters in the scope? (With FSDP2, set_requires_gradient_sync(False) and "
                 "set_requires_all_reduce(False) keep gradients from the optimizer: leave them on for the ascent.)"
             )
+        scale = amp.loss_scale(scaler, pieces[0]) if pieces else 1.0
+        if foret:
+            climb = l2(global_norm(params, owners, pieces), self.eps, scale)
+            directions = pieces
+        else:
+            slope = self._slope(params, owners, weights, pieces, radii, scale, before)
+            directions, climb = self.ascent_rule.climb(slope)
+        if not sync and scaler is not None:
+            climb = Climb(climb.factor, parallel.anywhere(climb.overflow, self.model))
+        if before is not None:
+            climb = Climb(climb.factor, climb.overflow | before.climb.overflow)
+        return _Plan(owners, weights, directions, radii, climb, scale, self._evaluations > 0, scaler is not None)
+
+    def _slope(
+        self,
+        params: list[Tensor],
+        owners: list[Tensor],
+        weights: list[Tensor],
+        pieces: list[Tensor],
+        radii: list[float],
+        scale: float | Tensor,
+        before: _Plan | None,
+    ) -> Slope:
+        """What a rule other than Foret's may ask for."""
         climbed = None
         if before is not None:
             so_far = dict(zip(before.owners, before.directions, strict=True))
             climbed = [so_far[o] if o in so_far else torch.zeros_like(w) for o, w in zip(owners, weights, strict=True)]
-        slope = Slope(
+        return Slope(
             owners,
             weights,
             pieces,
             partial(global_norm, params, owners),
             self.eps,
-            amp.loss_scale(scaler, pieces[0]) if pieces else 1.0,
+            scale,
             self.steps,
             climbed,
             max(radii),
@@ -248,12 +274,6 @@ class Passes(Wrapper):
             partial(self._memory.of, owners),
             self.base,
         )
-        directions, climb = self.ascent_rule.climb(slope)
-        if not sync and scaler is not None:
-            climb = Climb(climb.factor, parallel.anywhere(climb.overflow, self.model))
-        if before is not None:
-            climb = Climb(climb.factor, climb.overflow | before.climb.overflow)
-        return _Plan(owners, weights, directions, radii, climb, slope.scale, self._evaluations > 0, scaler is not None)
 
     def perturbed(self) -> AbstractContextManager[None]:
         """The pass at w + ε: inside, the weights are w + ε, and ``backward`` adds to ``p.grad``.

@@ -262,8 +262,10 @@ class SAM(Passes):
                     "no parameter has a gradient: was backward() called in the last pass, and zero_grad() only after "
                     "step()?"
                 )
-            self._refuse_unknown_scale()
-            self._learn()
+            if self._needs_scale and not self._told:
+                self._refuse_unknown_scale()
+            if self._learns:
+                self._learn()
             self._count()
         else:
             self._warn_of_a_plain_step()
@@ -275,7 +277,7 @@ class SAM(Passes):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's."""
         self._beside.clear()
-        super().zero_grad(set_to_none)
+        self.base.zero_grad(set_to_none)
 
     @torch.no_grad()
     def _step_beside(self) -> None:
@@ -295,9 +297,6 @@ class SAM(Passes):
         return ~torch.isfinite(norm) if isinstance(norm, Tensor) else not math.isfinite(norm)
 
     def _refuse_unknown_scale(self) -> None:
-        descent = self.descent_rule
-        if self._told or not (self.ascent_rule.needs_scale or (descent is not None and descent.needs_scale)):
-            return
         if amp.inside_scaler():
             raise RuntimeError(
                 f"the loss was scaled, and {self._rules} needs the gradient proper: hand the GradScaler to the passes, "
@@ -305,8 +304,6 @@ class SAM(Passes):
             )
 
     def _learn(self) -> None:
-        if type(self.ascent_rule).learn is Ascent.learn:
-            return
         owners = [param for param in self._trainable()[0] if param.grad is not None]
         pieces = [local(settled(param, param.grad)) for param in owners]
         with torch.no_grad():
