@@ -1,0 +1,1 @@
+"""SAM inside the trainers people already use, each an extra."""
