@@ -382,8 +382,8 @@ class SAM(Passes):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Undo `__getstate__`."""
         self._displacement = Displacement(state.pop("keep_on"))
-        self._forget()
         super().__setstate__(state)
+        self._forget()
 
     def __repr__(self) -> str:
         return f"SAM(rho={[group.get('rho', self._rho) for group in self.param_groups]}, base={self.base!r})"
