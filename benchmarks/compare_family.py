@@ -7,7 +7,7 @@ validation, the publishers' test set; a convolutional network with batch norm; S
 0.0005, cosine schedule, batches of 128. Every rule gets the gradients of 30 epochs of SGD. SGD's learning rate is
 chosen first, of four, and is then everybody's; each rule's rho is chosen of four, by the mean validation error of two
 seeds that the comparison itself doesn't use. A run is a line of ``runs.jsonl``: those that are there are not made
-again. At the end it writes ``comparison.json`` and ``comparison.png``.
+again. At the end it writes ``comparison.json``, a page of it, and ``comparison.png``.
 """
 
 import argparse
@@ -235,6 +235,7 @@ def main() -> None:
         "rows": rows, "environment": environment(torch.device("cpu")),
     }  # fmt: skip
     write_atomically(options.out / "comparison.json", (json.dumps(record, indent=1) + "\n").encode())
+    (options.out / "README.md").write_text(page(record), encoding="utf-8")
     draw(rows, options.out / "comparison.png")
     for line in sorted(rows, key=lambda line: line["test_error"]):
         error, beside = line["test_error"], line["difference_to_sgd"]
@@ -242,6 +243,33 @@ def main() -> None:
             f"{line['rule']:20} rho {line['rho']:<5g} {error:6.2f} ± {line['test_error_interval']:.2f} %   "
             f"to SGD {beside:+.2f} ± {line['difference_interval']:.2f}"
         )
+
+
+def page(record: dict[str, Any]) -> str:
+    """The record for reading, best first."""
+    ran_on = record["environment"]
+    lines = [
+        "# The SAM family on Fashion-MNIST\n",
+        f"{record['train']:,} training images, a convolutional network with batch norm, SGD with momentum, "
+        f"{record['gradients']:,} gradients of {record['batch_size']} examples for each rule, learning rate "
+        f"{record['lr']:g} (chosen for SGD). ρ is chosen on {record['validation']:,} validation images with "
+        f"{len(record['selection_seeds'])} seeds that aren't among the {len(record['seeds'])} of the test errors. "
+        "± is half of a 95 % t-interval over those; differences to SGD are paired by seed. "
+        "`python benchmarks/compare_family.py` made it and says what else was fixed.\n",
+        f"Ran on: {ran_on['device']}, torch {ran_on['torch']}, {ran_on['time']}, commit {ran_on['commit']}.\n",
+        "![Test errors](comparison.png)\n",
+        "| rule | ρ | steps | test error, % | to SGD, points | training loss | validation error by ρ |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in sorted(record["rows"], key=lambda r: r["test_error"]):
+        by_rho = ", ".join(f"{rho}: {value:.2f}" for rho, value in r["validation_error_by_rho"].items())
+        rho = f"{r['rho']:g}" + (", an end of its grid" if r["rho_at_end_of_grid"] else "") if r["rho"] else "–"
+        beside = f"{r['difference_to_sgd']:+.2f} ± {r['difference_interval']:.2f}" if r["rho"] else "–"
+        lines.append(
+            f"| {r['rule']} | {rho} | {r['steps']:,} | {r['test_error']:.2f} ± {r['test_error_interval']:.2f} "
+            f"| {beside} | {r['train_loss']:.3f} | {by_rho or '–'} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
