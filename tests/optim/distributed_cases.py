@@ -598,6 +598,23 @@ def family_fsdp():
         same(model, by_one(name))
 
 
+def family_fsdp_unsynchronized_is_refused():
+    for name in ("GSAM", "WSAM"):
+        model = sharded()
+        optimizer = one_of_the_family(name, model)
+        (batch,) = batches(0)
+        with optimizer.ascent():
+            loss_fn(model, mine(batch)).backward()
+        model.set_requires_gradient_sync(False)
+        refused = ""
+        try:
+            with optimizer.perturbed():
+                loss_fn(model, mine(batch)).backward()
+        except RuntimeError as error:
+            refused = str(error)
+        assert "for every pass where a rule takes both" in refused, name
+
+
 def family_tensor_parallel():
     for name in FAMILY:
         if name != "SAMON":
@@ -649,7 +666,7 @@ TWO = [
     tensor_parallel, ddp_m_sam, ddp_m_sam_of_unequal_batches, compat_under_fsdp,
     ddp_static_graph, optimizer_state_in_pieces, the_older_fsdp_is_refused,
     family_ddp, family_ddp_accumulation, family_fsdp, family_tensor_parallel, a_random_direction_in_pieces,
-    family_fsdp_saves_and_resumes,
+    family_fsdp_saves_and_resumes, family_fsdp_unsynchronized_is_refused,
 ]  # fmt: skip
 FOUR = [
     ddp_synchronized, ddp_local_ascent_is_m_sam, ddp_accumulation_with_no_sync_around_both_passes, fsdp,

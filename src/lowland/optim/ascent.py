@@ -39,7 +39,7 @@ class Slope:
         norm: Euclidean norm of tensors like ``weights``, over all of them and all processes: a float on the CPU,
             else a 0-d tensor.
         eps: added to norms.
-        scale: what a ``GradScaler`` multiplied the loss with.
+        scale: what a ``GradScaler`` multiplied ``gradients`` with.
         step: steps made so far.
         climbed: the directions of the climb so far, for rules that take several evaluations.
         rho: the largest ρ among the parameters' groups.
@@ -120,7 +120,7 @@ class Ascent:
     def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
         """Along what to climb, and how far."""
         direction = self.direction(slope)
-        return direction, l2(slope.norm(direction), slope.eps, 1.0 if self.needs_scale else slope.scale)
+        return direction, l2(slope.norm(direction), slope.eps, slope.scale)
 
     def learn(self, memory: Callable[[str], list[Tensor]], gradients: list[Tensor]) -> None:
         """Take up the gradient that a step descends along, into tensors of `memory`."""
@@ -284,9 +284,13 @@ class Momentum(Ascent):
             raise RuntimeError(f"{kind} keeps no momentum to climb along: its state has no {' or '.join(_MOMENTA)}")
         found = [next((state[key] for key in _MOMENTA if state.get(key) is not None), None) for state in states]
         return [
-            torch.zeros_like(w) if v is None else -local(v).to(w.dtype)
+            torch.zeros_like(w) if v is None else -_dense(local(v)).to(w.dtype)
             for v, w in zip(found, slope.weights, strict=True)
         ]
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor.to_dense() if tensor.is_sparse else tensor
 
 
 _MOMENTA = ("momentum_buffer", "exp_avg")
@@ -301,7 +305,7 @@ class Friendly(Ascent):
     """
 
     sigma: float = 1.0
-    decay: float = 0.9
+    decay: float = 0.95
     needs_scale = True
     memory = ("average",)
 

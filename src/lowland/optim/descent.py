@@ -89,7 +89,7 @@ class SurrogateGap(Descent):
     It decreases the gap L(w + ε) − L(w) without increasing L(w + ε) to first order.
     """
 
-    alpha: float = 0.4
+    alpha: float = 0.6
     needs_scale = True
 
     def combine(self, pair: Pair) -> list[Tensor]:
@@ -141,8 +141,8 @@ class Weighted(Descent):
     Args:
         gamma: γ.
         decoupled: as in the paper: the base optimizer steps along g, and the penalty's part is then subtracted from the
-            weights, times the learning rate; so momentum and preconditioners don't see it. Otherwise it steps along
-            the sum.
+            weights, times the learning rate; so momentum, preconditioners, clipping and hooks on the base optimizer
+            don't see it. Otherwise it steps along the sum.
     """
 
     gamma: float = 0.9
@@ -185,7 +185,8 @@ class StepSize(Descent):
 class Selected(Descent):
     """g_s over the share ``keep`` of the batch whose loss climbs most: γ (Du et al. 2022, *ESAM*, equation 9).
 
-    `SAM.step` and `SAM.backward` then take the loss of each example.
+    `SAM.step` and `SAM.backward` then take the loss of each example. With dropout give SAM ``same_masks=True``, or
+    masks decide which loss climbs.
     """
 
     keep: float = 0.5

@@ -87,11 +87,12 @@ class Displacement:
     def _keep(self, weights: list[Tensor]) -> None:
         kinds = [(weight.shape, weight.dtype, weight.device) for weight in weights]
         if kinds != self._kinds:
-            self._copies, self._kinds = [self._room_for(weight) for weight in weights], kinds
+            self._kinds = []  # until all is done: an interrupt may fall into it
+            self._copies = [self._room_for(weight) for weight in weights]
             alike = defaultdict(list)
             for index, (_, dtype, device) in enumerate(kinds):
                 alike[dtype, device].append(index)
-            self._batches = list(alike.values())
+            self._batches, self._kinds = list(alike.values()), kinds
         self._copy(weights, self._copies)
 
     def _room_for(self, weight: Tensor) -> Tensor:

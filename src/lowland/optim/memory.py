@@ -32,12 +32,22 @@ class Memory:
             kept[param] = torch.zeros_like(param.detach(), memory_format=torch.preserve_format)
         return kept[param]
 
+    def __bool__(self) -> bool:
+        """Whether there is anything in it."""
+        return any(self._tensors.values())
+
+    def make(self, params: Iterable[Tensor]) -> None:
+        """Zeros for each of ``params``."""
+        for param in params if self.names else ():
+            for name in self.names:
+                self._of(param, name)
+
     def save(self, params: Mapping[Any, Tensor], state: Mapping[Any, Any]) -> dict[Any, Any]:
         """``state``, a base optimizer's by the keys of ``params``, with what is remembered of each beside it."""
         state = dict(state)
         for key, param in params.items():
-            if param.requires_grad:
-                own = {PREFIX + name: self._of(param, name) for name in self.names}
+            own = {PREFIX + name: of[param] for name, of in self._tensors.items() if param in of}
+            if own:
                 state[key] = {**state.get(key, {}), **own}
         return state
 
@@ -47,7 +57,7 @@ class Memory:
         self._tensors = {name: {} for name in self.names}
         for key, values in state.items():
             for name in self.names:
-                if PREFIX + name in values:
+                if isinstance(values.get(PREFIX + name), Tensor):  # torch hands {} for what a checkpoint lacks
                     self._of(params[key], name).copy_(values[PREFIX + name])
 
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from lowland.optim import amp, parallel, rules
 from lowland.optim.ascent import Ascent, Climb, Slope, l2
 from lowland.optim.batch_norm import SavedStatistics, statistics
+from lowland.optim.beside import Beside
 from lowland.optim.descent import Descent, Pair
 from lowland.optim.displacement import Displacement
 from lowland.optim.memory import Memory
 from lowland.optim.randomness import random_states, replay
-from lowland.optim.scope import frozen
-from lowland.optim.sharding import global_dot, global_norm, is_distributed, local, local_pair, settled
+from lowland.optim.sharding import global_dot, global_norm, local, local_pair, settled
 from lowland.optim.wrapper import Wrapper
 
 
@@ -37,6 +37,11 @@ class _Plan:
 
 
 _NOTHING: AbstractContextManager[None] = nullcontext()
+_NO_GRADIENT = (
+    "no parameter that climbs received a gradient in this pass: was backward() called? (With FSDP2, "
+    "set_requires_gradient_sync(False) and set_requires_all_reduce(False) keep gradients from the optimizer: leave "
+    "them on for the ascent, and for every pass where a rule takes both gradients.)"
+)
 
 
 class Passes(Wrapper):
@@ -46,6 +51,7 @@ class Passes(Wrapper):
     m: int | None
     eps: float
     same_masks: bool
+    freeze: bool
     ascent_rule: Ascent
     descent_rule: Descent | None
     _scope: set[Tensor] | None
@@ -75,8 +81,9 @@ class Passes(Wrapper):
         self._statistics: SavedStatistics | None = None
         self._fsdp = parallel.Fsdp(None, ())
         self._names: dict[Tensor, str] = {}
-        self._beside: dict[Tensor, Tensor] = {}
+        self._beside = Beside()
         self._at_w: list[Tensor | None] = []
+        self._frozen: list[Tensor] = []
         self._evaluated = self._warned = False
         self._told = True
 
@@ -146,16 +153,15 @@ class Passes(Wrapper):
         params, rhos = self._trainable()
         if not onward:
             self._fsdp = parallel.Fsdp(self.model, self._params())
-            if self._beside and all(param.grad is None for param in params):  # a step was skipped
-                self._beside.clear()
+            self._beside.forget_if_gradients_went()
         with self._apart("ascent", params, sync) as gradients:
             if before is None:
                 if self.same_masks:
                     self._states = random_states(params)
-                with self._frozen(params):
+                with self._without_the_rest(params) if self.freeze else _NOTHING:
                     yield
             else:
-                with self._frozen(params), self._at(before):
+                with self._without_the_rest(params) if self.freeze else _NOTHING, self._at(before):
                     yield
         if self._combines and not onward:
             self._at_w = [parallel.set_aside(gradient) for gradient in gradients]
@@ -173,11 +179,23 @@ class Passes(Wrapper):
             self._back_to_w()
         plan.directions = directions
 
-    def _frozen(self, params: list[Tensor]) -> AbstractContextManager[None]:
-        """What is out of scope needs no gradient to climb; sharded models and DDP count on those of all parameters."""
-        if self._scope is None or self._combines or parallel.ddp(self.model) or any(map(is_distributed, params)):
-            return _NOTHING
-        return frozen([param for param in params if param not in self._scope])
+    @contextmanager
+    def _without_the_rest(self, params: list[Tensor]) -> Iterator[None]:
+        """Inside, parameters out of scope require no gradient. DDP and sharded models count on everybody's."""
+        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        if alone and self._scope is not None and not self._combines:
+            self._frozen = [param for param in params if param not in self._scope]
+        try:
+            for param in self._frozen:
+                param.requires_grad_(False)
+            yield
+        finally:
+            self._thaw()
+
+    def _thaw(self) -> None:
+        for param in self._frozen:
+            param.requires_grad_(True)
+        self._frozen = []
 
     @contextmanager
     def _apart(self, name: str, params: list[Tensor], sync: bool = True) -> Iterator[list[Tensor | None]]:
@@ -192,9 +210,9 @@ class Passes(Wrapper):
                 yield taken
             taken += [param.grad for param in params]
         finally:
+            self._pass = None
             for param, gradient in zip(params, held, strict=True):
                 param.grad = gradient
-            self._pass = None
 
     def _plan(
         self,
@@ -212,6 +230,7 @@ class Passes(Wrapper):
             members = [member for member in members if member[0] in self._scope]
             params = [member[0] for member in members]
         foret = type(self.ascent_rule) is Ascent
+        climbing = set() if before is None else set(before.owners)
         owners, weights, pieces, radii = [], [], [], []
         for param, gradient, rho in members:
             if gradient is not None:
@@ -221,17 +240,16 @@ class Passes(Wrapper):
                 pieces.append(piece)
             elif gradients is None:
                 weight = local(param.detach())
+            elif param in climbing:  # it goes on where an earlier evaluation has led it
+                weight, piece = local_pair(param, torch.zeros_like(param))
+                pieces.append(piece)
             else:
                 continue
             owners.append(param)
             weights.append(weight)
             radii.append(rho)
         if not owners:
-            raise RuntimeError(
-                "no parameter received a gradient in the ascent pass: was backward() called? Is its loss one of "
-                "parameters in the scope? (With FSDP2, set_requires_gradient_sync(False) and "
-                "set_requires_all_reduce(False) keep gradients from the optimizer: leave them on for the ascent.)"
-            )
+            raise RuntimeError(_NO_GRADIENT)
         scale = amp.loss_scale(scaler, pieces[0]) if pieces else 1.0
         if foret:
             climb = l2(global_norm(params, owners, pieces), self.eps, scale)
@@ -266,7 +284,7 @@ class Passes(Wrapper):
             pieces,
             partial(global_norm, params, owners),
             self.eps,
-            scale,
+            scale if self.ascent_rule.evaluations else 1.0,
             self.steps,
             climbed,
             max(radii),
@@ -310,9 +328,12 @@ class Passes(Wrapper):
             if gradients is not None:
                 at_w, self._at_w = self._at_w, []
                 self._add(params, at_w, gradients, plan.climb.factor, plan.scale)
-            if plan.scaled:
-                overflow = plan.climb.overflow | self._overflow_beside()
-                amp.pass_on_overflow(overflow, [p.grad for p in self._params() if p.grad is not None])
+            overflow = plan.climb.overflow if plan.scaled else False
+            if self._beside:
+                overflow = overflow | self._beside.overflow(params)
+            amp.pass_on_overflow(overflow, [p.grad for p in self._params() if p.grad is not None])
+            if self._beside:
+                self._beside.belong_to_gradients()
             self._evaluated = True
         finally:
             self._pass = None
@@ -321,6 +342,8 @@ class Passes(Wrapper):
     def _alone(self) -> Iterator[None]:
         """The only pass of a step that reuses what an earlier one learnt."""
         self._ready("plain pass")
+        self._climb = None
+        self._beside.forget_if_gradients_went()
         self._fsdp = parallel.Fsdp(self.model, self._params())
         params, _ = self._trainable()
         with self._apart("plain", params) as gradients:
@@ -340,6 +363,8 @@ class Passes(Wrapper):
         """Add to ``p.grad`` what the descent rule makes of a pass's gradients."""
         rule = self.descent_rule
         assert rule is not None
+        if all(gradient is None for gradient in gradients):
+            raise RuntimeError(f"{self._rules}: {_NO_GRADIENT}")
         owners, first, last = [], [], []
         for param, g, s in zip(params, at_w or gradients, gradients, strict=True):
             if g is None and s is None:
@@ -362,8 +387,8 @@ class Passes(Wrapper):
         else:
             combined = rule.combine(pair) if factor else pieces
         beside = rule.beside(pair) if at_w is not None else None
-        for param, piece in zip(owners, beside or (), strict=False):
-            self._beside[param] = piece.div_(scale).add_(self._beside.get(param, 0))
+        if beside is not None:
+            self._beside.add(owners, beside, scale)
         torch._foreach_copy_(pieces, combined)
         for param, gradient in zip(owners, last, strict=True):
             # Into the pass's own memory, where DDP expects it.
@@ -396,6 +421,8 @@ class Passes(Wrapper):
     @contextmanager
     def _plain(self) -> Iterator[None]:
         self._ready("plain pass")
+        self._climb = None
+        self._beside.forget_if_gradients_went()
         self._fsdp = parallel.Fsdp(self.model, self._params())
         try:
             self._pass = "plain"
@@ -423,6 +450,11 @@ class Passes(Wrapper):
         assert self.model is not None
         if param not in self._names:
             self._names = {p: name for name, p in self.model.named_parameters()}
+        if param not in self._names:
+            raise ValueError(
+                f"{self._rules} tells parameters apart by their names, and a parameter of shape {tuple(param.shape)} "
+                "is not the model's"
+            )
         return self._names[param]
 
     def _params(self) -> Iterator[Tensor]:
@@ -445,4 +477,5 @@ class Passes(Wrapper):
     def _ready(self, what: str) -> None:
         """For ``what``: no pass is under way, and no interrupted one left the weights elsewhere."""
         self._not_inside(what)
+        self._thaw()
         self._back_to_w()

@@ -290,8 +290,8 @@ def SAMON(base: Optimizer, rho: sam.Rho = 0.5, **sams: Any) -> sam.SAM:
     "Learning, ICLR (our reading of the name)",
 )
 def LSAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
-    """Last-layer SAM; ρ within the paper's grid."""
-    return sam.SAM(base, rho, scope=last_layer, **sams)
+    """Last-layer SAM; ρ within the paper's grid. The others are frozen while climbing, unless ``freeze=False``."""
+    return sam.SAM(base, rho, scope=last_layer, **{"freeze": True} | sams)
 
 
 # Where the schedule differs.

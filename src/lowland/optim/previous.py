@@ -26,8 +26,7 @@ def with_previous(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Batch]]:
                 optimizer.step()
                 optimizer.zero_grad()
     """
-    previous: Batch | None = None
-    first = True
+    previous: list[Batch] = []
     for batch in batches:
-        yield (batch if first else previous), batch  # type: ignore[misc]
-        previous, first = batch, False
+        yield (previous or [batch])[0], batch
+        previous = [batch]

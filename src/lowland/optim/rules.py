@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -27,6 +28,8 @@ def check(
     ascent.check(base)
     if ascent.needs_names and model is None:
         raise ValueError(f"{name(ascent, descent)} tells parameters apart by their names: give model=")
+    if descent is not None and not descent.per_example and isinstance(base, torch.optim.SparseAdam):
+        raise ValueError(f"{name(ascent, descent)} combines gradients, which makes them dense: not for SparseAdam")
     if m is not None and (descent is not None or ascent.memory or ascent.evaluations == 0):
         raise ValueError(
             f"m goes with ascent rules that take each group's own gradient, not with {name(ascent, descent)}"

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from lowland.optim.functional import EPS, check_rho
 from lowland.optim.memory import Memory, split
 from lowland.optim.passes import Passes
 from lowland.optim.scope import Scope, resolve
-from lowland.optim.sharding import global_norm, local, settled
+from lowland.optim.sharding import local, settled
 
 Rho = float | Callable[[int], float]
 
@@ -77,6 +77,9 @@ class SAM(Passes):
         same_masks: whether the perturbed pass draws the same random numbers as the ascent, so that dropout leaves
             out the same units. By default it draws its own: that is how the published values of rho were found,
             and nothing touches torch's generators.
+        freeze: whether parameters out of scope require no gradient while climbing, which saves their part of that
+            backward pass. Not with reentrant activation checkpointing, which would cut others off, too; nothing is
+            frozen where there are several processes.
         keep_on: where w lies during the perturbed pass: ``"device"``, or ``"cpu"`` (pinned) for models that don't
             leave room for one more copy. The weights come back bit for bit either way.
 
@@ -113,6 +116,7 @@ class SAM(Passes):
         scope: Scope = None,
         eps: float = EPS,
         same_masks: bool = False,
+        freeze: bool = False,
         keep_on: str = "device",
     ):
         if not isinstance(base, Optimizer):
@@ -136,9 +140,11 @@ class SAM(Passes):
         if m is not None:
             grouped.check(m, model, params)
         super().__init__(base)
+        if isinstance(scope, Iterable) and not isinstance(scope, nn.Module):
+            scope = list(scope)
         self._memory = Memory((*self.ascent_rule.memory, *(() if descent is None else descent.memory)))
         self.scope, self._scope = scope, resolve(scope, model, params)
-        self.model, self.m, self.eps, self.same_masks = model, m, eps, same_masks
+        self.model, self.m, self.eps, self.same_masks, self.freeze = model, m, eps, same_masks, freeze
         self._schedule = rho if callable(rho) else None
         self._rho = _radius(rho(0) if callable(rho) else rho)
         if any(STEPS in group and _radius(group["rho"]) != self._rho for group in base.param_groups):
@@ -157,7 +163,8 @@ class SAM(Passes):
         if "rho" in param_group:
             _radius(param_group["rho"])
         self.base.add_param_group(param_group)
-        self._scope = resolve(self.scope, self.model, self._params())
+        if callable(self.scope):
+            self._scope = resolve(self.scope, self.model, self._params())
         self._complete_groups()
 
     @property
@@ -269,32 +276,17 @@ class SAM(Passes):
             self._count()
         else:
             self._warn_of_a_plain_step()
+            # torch.distributed.checkpoint makes such a step, of zeros, to see what state there will be.
+            self._memory.make(param for param in self._params() if param.grad is not None)
         self.base.step()
         if self._beside:
-            self._step_beside()
+            self._beside.step(self.base)
         self._forget_copies_of_weights()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's."""
         self._beside.clear()
         self.base.zero_grad(set_to_none)
-
-    @torch.no_grad()
-    def _step_beside(self) -> None:
-        """What the descent rule subtracts from the weights after the base optimizer's step."""
-        skipped = getattr(self.base, "found_inf", None)  # by a scaler, on the device
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param in self._beside:
-                    change = self._beside[param] * (group["lr"] if group.get("maximize") else -group["lr"])
-                    local(param).add_(change if skipped is None else torch.where(skipped != 0, 0, change))
-        self._beside.clear()
-
-    def _overflow_beside(self) -> bool | Tensor:
-        if not self._beside:
-            return False
-        norm = global_norm(self._trainable()[0], list(self._beside), list(self._beside.values()))
-        return ~torch.isfinite(norm) if isinstance(norm, Tensor) else not math.isfinite(norm)
 
     def _refuse_unknown_scale(self) -> None:
         if amp.inside_scaler():
@@ -342,9 +334,19 @@ class SAM(Passes):
 
     def _save(self) -> dict[str, Any]:
         state_dict = self.base.state_dict()
-        if self._memory.names and (self.steps or state_dict["state"]):
+        if self._memory:
             state_dict["state"] = self._memory.save(self._keyed(state_dict), state_dict["state"])
         return state_dict
+
+    @property  # type: ignore[misc]
+    def state(self) -> Any:
+        """The base optimizer's, with what the rules remember beside it."""
+        memory = self.__dict__.get("_memory")
+        return memory.save({p: p for p in self._params()}, self.base.state) if memory else self.base.state
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self.base.state = value
 
     def _keyed(self, state_dict: dict[str, Any]) -> dict[Any, Tensor]:
         """The parameters by what a state_dict calls them: numbers, or, from torch.distributed.checkpoint, names."""
@@ -369,12 +371,18 @@ class SAM(Passes):
         for group, values in zip(self.param_groups, own, strict=True):
             for key, value in values.items():
                 group.setdefault(key, value)
+        if self._schedule is None and self._rho > 0 and all(group["rho"] == 0 for group in self.param_groups):
+            warnings.warn(
+                "rho is 0 in this checkpoint, as a schedule may have left it, and this SAM has no schedule: until you "
+                "set group['rho'], its steps are the base optimizer's",
+                stacklevel=4,
+            )
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
         """For copying and pickling: as torch's optimizers, without hooks and without a pass under way."""
         own = (
-            "base", "model", "m", "ascent_rule", "descent_rule", "eps", "same_masks",
+            "base", "model", "m", "ascent_rule", "descent_rule", "eps", "same_masks", "freeze",
             "_memory", "_rho", "_schedule", "_scheduled", "_scope", "scope",
         )  # fmt: skip
         return {name: getattr(self, name) for name in own} | {"keep_on": self._displacement.keep_on}

@@ -3,7 +3,9 @@
 A step at which ρ is 0 takes a single pass.
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch.optim import Optimizer
@@ -18,7 +20,7 @@ def every(k: int, rho: float) -> Schedule:
         ValueError: unless k is an integer of at least 1.
     """
     _check("k", k, 1)
-    return lambda step: rho if step % k == 0 else 0.0
+    return _Every(k, rho)
 
 
 def since(start: int, rho: float) -> Schedule:
@@ -28,7 +30,7 @@ def since(start: int, rho: float) -> Schedule:
         ValueError: unless ``start`` is an integer of at least 0.
     """
     _check("start", start, 0)
-    return lambda step: rho if step >= start else 0.0
+    return _Between(start, math.inf, rho)
 
 
 def until(end: int, rho: float) -> Schedule:
@@ -38,7 +40,7 @@ def until(end: int, rho: float) -> Schedule:
         ValueError: unless ``end`` is an integer of at least 0.
     """
     _check("end", end, 0)
-    return lambda step: rho if step < end else 0.0
+    return _Between(0, end, rho)
 
 
 def along_lr(base: Optimizer, rho: float, lowest_rho: float, lr: float, lowest_lr: float) -> Schedule:
@@ -52,16 +54,46 @@ def along_lr(base: Optimizer, rho: float, lowest_rho: float, lr: float, lowest_l
         lowest_lr: the smallest.
 
     Raises:
-        ValueError: if the two learning rates are the same.
+        ValueError: unless ``lr`` is larger than ``lowest_lr``.
     """
     if not lr > lowest_lr:
         raise ValueError(f"rho follows the learning rate from {lr} down to {lowest_lr}: the first must be larger")
+    return _AlongLr(base, rho, lowest_rho, lr, lowest_lr)
 
-    def schedule(step: int) -> float:
-        share = (float(base.param_groups[0]["lr"]) - lowest_lr) / (lr - lowest_lr)
-        return max(0.0, lowest_rho + (rho - lowest_rho) * share)
 
-    return schedule
+# Objects rather than functions: they can be pickled, and a copy of the optimizer takes a copy along.
+
+
+@dataclass(frozen=True)
+class _Every:
+    k: int
+    rho: float
+
+    def __call__(self, step: int) -> float:
+        return self.rho if step % self.k == 0 else 0.0
+
+
+@dataclass(frozen=True)
+class _Between:
+    start: int
+    end: float
+    rho: float
+
+    def __call__(self, step: int) -> float:
+        return self.rho if self.start <= step < self.end else 0.0
+
+
+@dataclass(frozen=True)
+class _AlongLr:
+    base: Optimizer
+    rho: float
+    lowest_rho: float
+    lr: float
+    lowest_lr: float
+
+    def __call__(self, step: int) -> float:
+        share = (float(self.base.param_groups[0]["lr"]) - self.lowest_lr) / (self.lr - self.lowest_lr)
+        return max(0.0, self.lowest_rho + (self.rho - self.lowest_rho) * share)
 
 
 def _check(name: str, value: Any, low: int) -> None:

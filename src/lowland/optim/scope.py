@@ -1,7 +1,6 @@
 """Which parameters climb. The others are not perturbed, and don't count in the norm of the ascent gradient."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
@@ -52,22 +51,10 @@ def resolve(scope: Scope, model: nn.Module | None, params: Iterable[Tensor]) -> 
         chosen = scope(unwrapped(model if wrapper is None else wrapper.module))
     else:
         chosen = scope
-    members = set(chosen)
+    members = set(chosen) if isinstance(chosen, Iterable) else {chosen}
     if not all(isinstance(param, Tensor) for param in members):
         raise TypeError("scope= is a function of the model that gives parameters, a module of it, or parameters")
     if members.isdisjoint(params):
         name = getattr(scope, "__name__", "the scope")
         raise ValueError(f"{name} has none of the optimizer's parameters: nothing would climb")
     return members
-
-
-@contextmanager
-def frozen(params: list[Tensor]) -> Iterator[None]:
-    """Inside, ``params`` require no gradient."""
-    try:
-        for param in params:
-            param.requires_grad_(False)
-        yield
-    finally:
-        for param in params:
-            param.requires_grad_(True)
