@@ -58,6 +58,8 @@ RULES: dict[str, tuple[float, tuple[float, ...]]] = {
     "PeriodicSAM": (1 + 1 / 5, USUAL),
     "LateSAM": (1.5, USUAL),
     "EarlySAM": (1.5, USUAL),
+    # Added when the others were there, to see whether alpha is what LookSAM suffers from.
+    "LookSAM, alpha 0.4": (1 + 1 / 5, USUAL),
 }
 
 
@@ -104,8 +106,8 @@ def optimizer_of(rule: str, base: torch.optim.Optimizer, model: nn.Module, rho: 
     """The preset."""
     if rule == "SGD":
         return SAM(base, rho=0.0, model=model)
-    extra = {"LateSAM": {"start": steps // 2}, "EarlySAM": {"end": steps // 2}}.get(rule, {})
-    return getattr(presets, rule.split(",")[0])(base, rho=rho, model=model, **extra)
+    own = {"LateSAM": {"start": steps // 2}, "EarlySAM": {"end": steps // 2}, "LookSAM, alpha 0.4": {"alpha": 0.4}}
+    return getattr(presets, rule.split(",")[0])(base, rho=rho, model=model, **own.get(rule, {}))
 
 
 def train(data: dict[str, tuple[Tensor, Tensor]], rule: str, lr: float, rho: float, seed: int) -> dict[str, Any]:

@@ -21,6 +21,9 @@ recorded here. A recorded run is its `summary.json` (settings, final metrics, ve
 versions) and its figures. Claims that failed stand here as failed, with a note on the cause where it is
 known. This page is written by `python results/make_index.py`; with a run directory as argument that records a run.
 
+Beside the experiments: [the SAM family on Fashion-MNIST](family-fashion-mnist/README.md), made by
+`python benchmarks/compare_family.py`.
+
 | command | expected cost | state | claims | record |
 |---|---|---|---|---|
 """

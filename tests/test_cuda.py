@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lowland import SAM
 from lowland.curvature import Hessian, Monitor, stability
-from lowland.optim import compiled_step
+from lowland.optim import compiled_step, presets
 
 pytestmark = [
     pytest.mark.gpu,
@@ -216,3 +216,28 @@ def test_a_monitor_holds_dropout_fixed_on_the_device():
         torch.cuda.manual_seed(seed)
         losses.append(monitor.check()["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(presets.PRESETS))
+def test_the_family_trains_as_on_the_cpu_without_waiting(name):
+    models = []
+    for device in ("cpu", "cuda"):
+        model, x, y = setting(device)
+        base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        late = {"LateSAM": {"start": 2}, "EarlySAM": {"end": 2}}.get(name, {})
+        optimizer = getattr(presets, name)(base, rho=0.1, model=model, **late)
+        per_example = getattr(optimizer.descent_rule, "per_example", False)
+
+        def closure(model=model, x=x, y=y, per_example=per_example):
+            loss = F.cross_entropy(model(x), y, reduction="none" if per_example else "mean")
+            if not per_example:
+                loss.backward()
+            return loss
+
+        for step in range(5):
+            with no_waiting() if device == "cuda" and step > 2 else nullcontext():
+                optimizer.step(closure)
+        models.append(model)
+    if name not in ("RandomSAM", "ESAM"):  # each device has random numbers of its own
+        for p, q in zip(*(model.parameters() for model in models), strict=True):
+            assert torch.allclose(p, q.cpu(), atol=1e-9)
