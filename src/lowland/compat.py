@@ -179,7 +179,7 @@ class SAM(sam.SAM):
         if not self._displacement.displaced:
             raise RuntimeError("second_step() needs a first_step() before it")
         self.restore()
-        self._evaluated = True
+        self._evaluated += 1
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
         """Load a `state_dict`, one of the base optimizer, or one of a library with this interface.

@@ -28,6 +28,7 @@ from transformers import (
 from lowland import SAM
 from lowland.adapters.accelerate import inner
 from lowland.adapters.huggingface import MonitorCallback, SAMMixin, SAMTrainer
+from lowland.curvature import Monitor
 from lowland.data import load
 from lowland.optim import presets
 from tests.adapters.processes import run_cases
@@ -389,18 +390,41 @@ def test_more_arguments_for_sam(tmp_path):
 
 
 def test_the_monitor_looks_after_each_update(tmp_path):
-    class Monitor:
+    class Fake:
         def __init__(self, optimizer, model):
             self.optimizer, self.model, self.records = optimizer, model, []
 
         def step(self):
             self.records.append({"step": self.optimizer.steps})
 
-    callback = MonitorCallback(Monitor)
+    callback = MonitorCallback(Fake)
     trainer, _ = build(tmp_path, vit(), images(), micro=2, callbacks=[callback])
     trainer.train()
     assert callback.monitor.model is trainer.model
     assert [record["step"] for record in callback.monitor.records] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_monitor_goes_on_where_training_was_resumed(tmp_path):
+    def loss_fn(output, y):
+        return F.cross_entropy(output.logits, y)
+
+    def start(folder):
+        batch = default_data_collator(pixels()[:32])
+
+        def make(optimizer, model):
+            sample = [(batch["input_ids"], batch["labels"])]
+            return Monitor(optimizer, model, loss_fn, sample, every=2, max_overhead=None)
+
+        callback = MonitorCallback(make)
+        more = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4}
+        return build(folder, bert(0), pixels(), callbacks=[callback], **more)[0], callback
+
+    (straight, watching), (resumed, again) = start(tmp_path), start(tmp_path)
+    straight.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert (
+        [r["step"] for r in again.monitor.records] == [r["step"] for r in watching.monitor.records] == [1, 2, 4, 6, 8]
+    )
 
 
 def test_refuses_the_wrong_order():
@@ -427,7 +451,7 @@ def test_refuses_what_would_not_be_sam(tmp_path, monkeypatch):
     with pytest.raises(NotImplementedError, match="m="):
         trainer.train()
     trainer, _ = build(tmp_path, vit(), images(), sam=presets.ESAM)
-    with pytest.raises(RuntimeError, match="sees no losses"):
+    with pytest.raises(RuntimeError, match="m= and ESAM"):
         trainer.train()
     trainer, _ = build(tmp_path, vit(), images())
     trainer.args.optim = "galore_adamw_layerwise"

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lowland import SAM
+from lowland import SAM, curvature
 from lowland.data import load
 from lowland.optim.presets import ESAM, PRESETS
 
@@ -639,6 +639,26 @@ def test_the_monitor_looks_after_each_step_and_is_logged(tmp_path):
     assert "sharpness/note" not in header
     assert bars[:3] == [None] * 3
     assert bars[5:] == [2.0, 2.0, 4.0, 4.0, 4.0, 4.0, 6.0][: len(bars[5:])]
+
+
+def test_the_monitor_goes_on_where_training_was_resumed(tmp_path):
+    x, y = digits()
+
+    def watch():
+        def build(optimizer, module):
+            return curvature.Monitor(optimizer, module.net, F.cross_entropy, [(x, y)], every=2, max_overhead=None)
+
+        return MonitorCallback(build)
+
+    options = {"enable_checkpointing": True, "default_root_dir": tmp_path}
+    straight, first, resumed = watch(), watch(), watch()
+    fit(Net(network()), epochs=2, callbacks=[SharpnessAware(), straight])
+    saved = ModelCheckpoint(tmp_path, save_last=True)
+    fit(Net(network()), epochs=1, callbacks=[SharpnessAware(), first, saved], **options)
+    fit(Net(network()), epochs=2, callbacks=[SharpnessAware(), resumed], ckpt_path=saved.last_model_path, **options)
+    steps = [[record["step"] for record in watching.monitor.records] for watching in (straight, resumed)]
+    assert steps[0] == steps[1]
+    assert len(steps[0]) > len(first.monitor.records)
 
 
 @pytest.mark.slow

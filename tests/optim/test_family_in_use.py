@@ -289,6 +289,73 @@ def test_refused(use, error, says):
 def test_a_pass_that_reuses_needs_a_gradient_too():
     model, optimizer = made("LookSAM")
     run(model, optimizer, 0)
-    (evaluation,) = optimizer.passes()
+    evaluation = next(optimizer.passes())
     with pytest.raises(RuntimeError, match="was backward"), evaluation:
         pass
+
+
+@pytest.mark.parametrize("name", ["SAM", "MomentumSAM", "LookSAM", "PeriodicSAM", "MultiStepSAM"])
+def test_an_evaluation_that_is_not_entered(name):
+    model, optimizer = made(name)
+    for step in range(2):
+        with pytest.raises(RuntimeError, match="with evaluation"):
+            for _ in optimizer.passes():
+                losses(model, step).mean().backward()
+        optimizer.zero_grad()
+        run(model, optimizer, step)
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda b: presets.GSAM(b, alpha=math.nan), "alpha must be a number"),
+        (lambda b: presets.LookSAM(b, alpha=math.inf), "alpha must be a number, at least 0"),
+        (lambda b: presets.FriendlySAM(b, decay=2), "decay must be a number, at least 0 and at most 1"),
+        (lambda b: presets.ASAM(b, eta=-1, biases=True), "eta"),
+        (lambda b: presets.LESAM(b, longest=-1), "longest"),
+        (lambda b: presets.MultiStepSAM(b, stride="a"), "stride"),
+        (lambda b: presets.RandomSAM(b, seed="a"), "seed"),
+    ],
+)
+def test_settings_out_of_range(build, says):
+    with pytest.raises(ValueError, match=says):
+        build(sgd(network()))
+
+
+def test_a_rule_of_ones_own_that_needs_the_scale_gets_the_gradient_proper():
+    class Whole(ascent.Ascent):
+        needs_scale = True
+
+        def climb(self, slope):
+            return list(slope.gradients), ascent.Climb(1.0, False)
+
+    lengths = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
+        model = network()
+        climbed, _ = run(model, SAM(sgd(model), 0.1, ascent=Whole()), 0, scaler)
+        lengths.append(family.norm(climbed))
+    assert lengths[0] == pytest.approx(lengths[1])
+
+
+def test_a_rule_of_ones_own_that_gives_too_little():
+    class Few(ascent.Ascent):
+        def direction(self, slope):
+            return slope.gradients[:1]
+
+    class Single(descent.Descent):
+        def combine(self, pair):
+            return pair.at_w[0]
+
+    for rules, says in (({"ascent": Few()}, "1 directions for 6"), ({"descent": Single()}, "must give a list of 6")):
+        model = network()
+        with pytest.raises(ValueError, match=says):
+            run(model, SAM(sgd(model), 0.1, **rules), 0)
+
+
+def test_what_it_is_called():
+    model = network()
+    assert repr(SAM(sgd(model), 0.3)).startswith("SAM(rho=[0.3], base=SGD")
+    model, optimizer = made("GSAM")
+    assert "Ascent with SurrogateGap" in repr(optimizer)
+    with pytest.raises(TypeError, match="model=model"):
+        presets.GSAM(sgd(model), model)

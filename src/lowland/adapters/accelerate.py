@@ -12,8 +12,8 @@ from lowland.optim.sharding import is_distributed
 
 try:
     from accelerate import Accelerator, DistributedType
-except ImportError as error:
-    raise ImportError("this needs Accelerate: pip install 'lowland[accelerate]'") from error
+except ImportError:
+    raise ImportError("this needs Accelerate: pip install 'lowland[accelerate]'") from None
 
 _NOT_HERE = {
     DistributedType.DEEPSPEED: "DeepSpeed keeps weights and gradients in memory of its own, and steps by itself",
@@ -59,9 +59,9 @@ def passes(
         raise TypeError(
             f"no SAM in this optimizer, but {type(sam).__name__}: prepare(model, lowland.SAM(base, rho=...))"
         )
-    if sam.m is not None:
+    if sam.per_example:
         raise NotImplementedError(
-            "m= runs backward by itself, past accelerator.backward(): leave it out, and each micro-batch of "
+            "m= and ESAM run backward by themselves, past accelerator.backward(): leave them out; each micro-batch of "
             "accelerator.accumulate() climbs for itself, which is m-SAM with m the size of a micro-batch"
         )
     synchronize = getattr(model, "set_requires_gradient_sync", None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +16,8 @@ try:
     from transformers import Trainer, TrainerCallback
 
     from lowland.adapters.accelerate import check, inner, passes
-except ImportError as error:
-    raise ImportError("this needs transformers and Accelerate: pip install 'lowland[huggingface]'") from error
+except ImportError:
+    raise ImportError("this needs transformers and Accelerate: pip install 'lowland[huggingface]'") from None
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Trainer
@@ -66,6 +67,10 @@ class SAMMixin(_Trainer):
         together: bool = False,
         **kwargs: Any,
     ):
+        if not callable(sam):
+            raise TypeError(
+                "sam= makes the optimizer: a class or a preset. A finished SAM goes in optimizers=(sam, None)"
+            )
         self._make_sam, self._sync, self._together = sam, sync, together
         self._radius = {} if rho is None else {"rho": rho}
         self._waiting: list[Any] = []  # micro-batches, for the last of their step
@@ -145,10 +150,27 @@ class MonitorCallback(TrainerCallback):
     def __init__(self, make: Callable[[Optimizer, nn.Module], Any]):
         self.make = make
         self.monitor: Any = None
+        self._began_at = 0
 
-    def on_step_end(self, *args: Any, **objects: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        """Remember where training begins."""
+        self._began_at = state.global_step
+
+    def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        """Beside the trainer's checkpoint."""
+        if self.monitor is not None and state.is_world_process_zero:
+            torch.save(self.monitor.state_dict(), self._file(args, state.global_step))
+
+    @staticmethod
+    def _file(args: Any, step: int) -> Path:
+        return Path(args.output_dir) / f"checkpoint-{step}" / "sharpness_monitor.pt"
+
+    def on_step_end(self, args: Any, *_: Any, **objects: Any) -> None:
         """Let it look."""
         if self.monitor is None:
             optimizer = inner(objects["optimizer"])
             self.monitor = self.make(optimizer, getattr(optimizer, "model", None) or objects["model"])
+            saved = self._file(args, self._began_at)
+            if self._began_at and saved.exists():  # training was resumed there
+                self.monitor.load_state_dict(torch.load(saved, weights_only=True))
         self.monitor.step()

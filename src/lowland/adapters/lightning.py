@@ -12,14 +12,17 @@ from importlib.metadata import version
 from typing import Any
 
 from torch.nn.parallel import DistributedDataParallel
-from torchmetrics import Metric
 
 from lowland.optim import SAM
 
 try:
-    from lightning.pytorch import Callback, LightningModule, Trainer
-except ModuleNotFoundError:  # the same library under its older name
-    from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
+    try:
+        from lightning.pytorch import Callback, LightningModule, Trainer
+    except ModuleNotFoundError:  # the same library under its older name
+        from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
+    from torchmetrics import Metric
+except ImportError:
+    raise ImportError("this needs Lightning: pip install 'lowland[lightning]'") from None
 
 __all__ = ["MonitorCallback", "SharpnessAware", "registered"]
 
@@ -109,13 +112,11 @@ def _check(optimizer: SAM, trainer: Trainer, module: LightningModule) -> None:
             f"SAM's passes don't fit into this version of Lightning ({_version(trainer)}), which runs a batch in "
             "another way than 2.6: use that, or manual optimization"
         )
-    try:
-        next(iter(optimizer.passes()))
-    except RuntimeError as error:
+    if optimizer.per_example:
         raise ValueError(
             "this SAM wants the loss of each example and runs backward itself, but Lightning runs backward on the one "
             "loss that training_step returns: m= and ESAM can't be; accumulated batches do climb each for itself"
-        ) from error
+        )
     if trainer.strategy.handles_gradient_accumulation:
         raise ValueError(
             f"{type(trainer.strategy).__name__} makes the steps itself, with an optimizer of its own: SAM's "
@@ -236,10 +237,22 @@ class MonitorCallback(Callback):
         self.build, self.prefix, self.show = build, prefix, show
         self.monitor: Any = None
         self._steps = 0
+        self._saved: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The monitor's, in Lightning's checkpoints."""
+        return {} if self.monitor is None else {"monitor": self.monitor.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """For the monitor, which is made later."""
+        self._saved = state_dict.get("monitor")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the monitor."""
         self.monitor = self.build(trainer.optimizers[0], pl_module)
+        if self._saved is not None:
+            self.monitor.load_state_dict(self._saved)
+            self._saved = None
         self._steps = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

@@ -102,6 +102,8 @@ class Objective:
                 batch = next(batches, None)
             if batch is None:
                 break
+            if not isinstance(batch, tuple | list) or len(batch) != 2:
+                raise TypeError("batches is a list of pairs (x, y), [(x, y)] for a single one")
             weight = float(self.weight(*batch))
             total += weight
             if weight != 0:

@@ -35,11 +35,11 @@ class Slope:
     Attributes:
         owners: the parameters that have a gradient, or all that climb if no gradient was taken.
         weights: what this process holds of each.
-        gradients: what it holds of their gradients, times ``scale``; empty if none was taken.
+        gradients: what it holds of their gradients, times ``scale``; empty if none was taken. Not to be changed.
         norm: Euclidean norm of tensors like ``weights``, over all of them and all processes: a float on the CPU,
             else a 0-d tensor.
         eps: added to norms.
-        scale: what a ``GradScaler`` multiplied ``gradients`` with.
+        scale: what a ``GradScaler`` multiplied ``gradients`` with; 1 for rules that `needs_scale`.
         step: steps made so far.
         climbed: the directions of the climb so far, for rules that take several evaluations.
         rho: the largest ρ among the parameters' groups.
@@ -60,10 +60,6 @@ class Slope:
     name: Callable[[Tensor], str]
     memory: Callable[[str], list[Tensor]]
     base: torch.optim.Optimizer
-
-    def unscaled(self) -> list[Tensor]:
-        """The gradients proper."""
-        return self.gradients if isinstance(self.scale, float) else list(torch._foreach_div(self.gradients, self.scale))
 
 
 def l2(norm: float | Tensor, eps: float, loss_scale: float | Tensor = 1.0) -> Climb:
@@ -92,6 +88,13 @@ def times(tensors: Sequence[Tensor], factor: float | Tensor) -> list[Tensor]:
     return list(torch._foreach_mul(list(tensors), factor)) if factor else [torch.zeros_like(t) for t in tensors]
 
 
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
+    """Raise ValueError unless ``value`` is a number from ``low`` to ``high``."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        bounds = [f"at least {low:g}"] * (low > -math.inf) + [f"at most {high:g}"] * (high < math.inf)
+        raise ValueError(f"{name} must be a number{', ' * bool(bounds)}{' and '.join(bounds)}, not {value!r}")
+
+
 class Ascent:
     """Along the gradient to the sphere of radius ρ: ε = ρ g / (‖g‖ + eps) (Foret et al. 2021, equation 2).
 
@@ -102,7 +105,7 @@ class Ascent:
     evaluations: int = 1
     #: Names of the tensors that it keeps from step to step.
     memory: ClassVar[tuple[str, ...]] = ()
-    #: Whether it needs the gradient proper, so that it must be told of a GradScaler.
+    #: Whether it needs the gradient proper: then it gets that, and must be told of a GradScaler.
     needs_scale: ClassVar[bool] = False
 
     @property
@@ -138,10 +141,8 @@ class Unnormalized(Ascent):
     def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
         """Without the norm, which is taken to see an overflow."""
         factor, overflow = l2(slope.norm(slope.gradients), 0.0)
-        if isinstance(factor, Tensor):
-            inverse = torch.as_tensor(1 / slope.scale, dtype=factor.dtype, device=factor.device)
-            return slope.gradients, Climb(torch.where(factor != 0, inverse, 0), overflow)
-        return slope.gradients, Climb(1 / float(slope.scale) if factor else 0.0, overflow)
+        whole = (factor != 0).to(factor.dtype) if isinstance(factor, Tensor) else float(factor != 0)
+        return slope.gradients, Climb(whole, overflow)
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,9 @@ class Adaptive(Ascent):
 
     eta: float = 0.01
     biases: bool = False
+
+    def __post_init__(self) -> None:
+        number("eta", self.eta, 0, 1e30)
 
     @property
     def needs_names(self) -> bool:
@@ -200,6 +204,8 @@ class MultiStep(Ascent):
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"steps is how many ascent steps to take: an integer of at least 1, not {self.steps!r}")
+        if self.stride is not None:
+            number("stride", self.stride, 0, 1e30)
 
     @property
     def evaluations(self) -> int:  # type: ignore[override]
@@ -231,6 +237,9 @@ class Random(Ascent):
 
     seed: int = 0
     evaluations = 0
+
+    def __post_init__(self) -> None:
+        number("seed", self.seed)
 
     def direction(self, slope: Slope) -> list[Tensor]:
         """Z."""
@@ -309,9 +318,13 @@ class Friendly(Ascent):
     needs_scale = True
     memory = ("average",)
 
+    def __post_init__(self) -> None:
+        number("sigma", self.sigma, -1e30, 1e30)
+        number("decay", self.decay, 0, 1)
+
     def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
         """Along d, then average."""
-        g, average = slope.unscaled(), slope.memory("average")
+        g, average = slope.gradients, slope.memory("average")
         d = torch._foreach_add(g, average, alpha=-self.sigma)
         norm, length = slope.norm(d), slope.norm(average)
         started = (length != 0).to(length.dtype) if isinstance(length, Tensor) else length != 0
@@ -338,7 +351,7 @@ class Stochastic(Ascent):
 
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
-            raise ValueError(f"keep is the share of the weights that climb: above 0, at most 1, not {self.keep!r}")
+            raise ValueError(f"beta, the share of the weights that climb, must be above 0 and at most 1: {self.keep!r}")
 
     def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
         """As far as the whole gradient says."""
@@ -361,9 +374,12 @@ class LossBudget(Ascent):
     longest: float = math.inf
     needs_scale = True
 
+    def __post_init__(self) -> None:
+        number("longest", self.longest, 0)
+
     def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
         """With the budget's length."""
-        g = slope.unscaled()
+        g = slope.gradients
         factor, overflow = l2(slope.norm(g), slope.eps)
         cap = self.longest / slope.rho if slope.rho else 0.0
         if isinstance(factor, Tensor):

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lowland.optim.ascent import number
 from lowland.optim.memory import is_finite, keep
 
 Number = float | Tensor
@@ -48,7 +49,7 @@ class Descent:
 
     def combine(self, pair: Pair) -> list[Tensor]:
         """The step's gradient, in new tensors."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no combine(pair)")
 
     def beside(self, pair: Pair) -> list[Tensor] | None:
         """What is subtracted from the weights after the base optimizer's step, times the learning rate, if anything."""
@@ -56,7 +57,7 @@ class Descent:
 
     def alone(self, pair: Pair) -> list[Tensor]:
         """The step's gradient where `climbs` says no, in new tensors."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no alone(pair)")
 
 
 def ratio(a: Number, b: Number) -> Number:
@@ -92,6 +93,9 @@ class SurrogateGap(Descent):
     alpha: float = 0.6
     needs_scale = True
 
+    def __post_init__(self) -> None:
+        number("alpha", self.alpha, -1e30, 1e30)
+
     def combine(self, pair: Pair) -> list[Tensor]:
         """(1 + α c) g_s − α g, c = ⟨g, g_s⟩/‖g_s‖²."""
         c = ratio(pair.dot(pair.at_w, pair.perturbed), pair.dot(pair.perturbed, pair.perturbed))
@@ -112,7 +116,8 @@ class Reuse(Descent):
 
     def __post_init__(self) -> None:
         if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            raise ValueError(f"every says how often to climb: an integer of at least 1, not {self.every!r}")
+            raise ValueError(f"k says how often to climb: an integer of at least 1, not {self.every!r}")
+        number("alpha", self.alpha, 0, 1e30)
 
     def climbs(self, step: int) -> bool:
         """Every k-th step, the first one included."""
@@ -194,4 +199,6 @@ class Selected(Descent):
 
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
-            raise ValueError(f"keep is the share of the batch that is chosen: above 0, at most 1, not {self.keep!r}")
+            raise ValueError(
+                f"gamma, the share of the batch that is chosen, must be above 0 and at most 1: {self.keep!r}"
+            )

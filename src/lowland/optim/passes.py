@@ -37,6 +37,10 @@ class _Plan:
 
 
 _NOTHING: AbstractContextManager[None] = nullcontext()
+_NOT_ENTERED = (
+    "passes() went on, but its last evaluation was not run: `for evaluation in optimizer.passes():`, and in it "
+    "`with evaluation:` around forward and backward"
+)
 _NO_GRADIENT = (
     "no parameter that climbs received a gradient in this pass: was backward() called? (With FSDP2, "
     "set_requires_gradient_sync(False) and set_requires_all_reduce(False) keep gradients from the optimizer: leave "
@@ -84,7 +88,9 @@ class Passes(Wrapper):
         self._beside = Beside()
         self._at_w: list[Tensor | None] = []
         self._frozen: list[Tensor] = []
-        self._evaluated = self._warned = False
+        #: Last passes since the last step.
+        self._evaluated = 0
+        self._warned = False
         self._told = True
 
     def passes(self, scaler: Any = None, sync: bool = True) -> Iterator[AbstractContextManager[None]]:
@@ -101,6 +107,7 @@ class Passes(Wrapper):
         self._refuse_per_example("passes()")
         self._complete_groups()
         self._told = scaler is not None
+        before = self._evaluated
         if all(group["rho"] == 0 for group in self.param_groups):
             yield self._plain()
         elif not self._climbs:
@@ -108,7 +115,11 @@ class Passes(Wrapper):
         else:
             for index in range(self._evaluations):
                 yield self._ascent(scaler, sync, onward=index > 0)
+                if self._climb is None:
+                    raise RuntimeError(_NOT_ENTERED)
             yield self._perturbed(scaler)
+        if self._evaluated == before:
+            raise RuntimeError(_NOT_ENTERED)
 
     @property
     def _climbs(self) -> bool:
@@ -257,6 +268,8 @@ class Passes(Wrapper):
         else:
             slope = self._slope(params, owners, weights, pieces, radii, scale, before)
             directions, climb = self.ascent_rule.climb(slope)
+            if len(directions) != len(owners):
+                raise ValueError(f"{self._rules} gave {len(directions)} directions for {len(owners)} parameters")
         if not sync and scaler is not None:
             climb = Climb(climb.factor, parallel.anywhere(climb.overflow, self.model))
         if before is not None:
@@ -278,6 +291,8 @@ class Passes(Wrapper):
         if before is not None:
             so_far = dict(zip(before.owners, before.directions, strict=True))
             climbed = [so_far[o] if o in so_far else torch.zeros_like(w) for o, w in zip(owners, weights, strict=True)]
+        if self.ascent_rule.needs_scale and isinstance(scale, Tensor):
+            pieces, scale = list(torch._foreach_div(pieces, scale)), 1.0
         return Slope(
             owners,
             weights,
@@ -334,7 +349,7 @@ class Passes(Wrapper):
             amp.pass_on_overflow(overflow, [p.grad for p in self._params() if p.grad is not None])
             if self._beside:
                 self._beside.belong_to_gradients()
-            self._evaluated = True
+            self._evaluated += 1
         finally:
             self._pass = None
 
@@ -349,7 +364,7 @@ class Passes(Wrapper):
         with self._apart("plain", params) as gradients:
             yield
         self._add(params, None, gradients, 1.0)
-        self._evaluated = True
+        self._evaluated += 1
 
     @torch.no_grad()
     def _add(
@@ -380,12 +395,14 @@ class Passes(Wrapper):
             partial(self._memory.of, owners),
         )
         # Where nothing was climbed along, the gradient at w + ε is that at w.
-        if isinstance(factor, Tensor):
-            combined = [torch.where(factor != 0, c, s) for c, s in zip(rule.combine(pair), pieces, strict=True)]
-        elif at_w is None:
+        if at_w is None:
             combined = rule.alone(pair)
         else:
-            combined = rule.combine(pair) if factor else pieces
+            combined = rule.combine(pair) if isinstance(factor, Tensor) or factor else pieces
+        if not isinstance(combined, list) or len(combined) != len(pieces):
+            raise ValueError(f"{self._rules} must give a list of {len(pieces)} tensors, one for each parameter")
+        if isinstance(factor, Tensor):
+            combined = [torch.where(factor != 0, c, s) for c, s in zip(combined, pieces, strict=True)]
         beside = rule.beside(pair) if at_w is not None else None
         if beside is not None:
             self._beside.add(owners, beside, scale)
@@ -427,7 +444,7 @@ class Passes(Wrapper):
         try:
             self._pass = "plain"
             yield
-            self._evaluated = True
+            self._evaluated += 1
         finally:
             self._pass = None
 
@@ -461,13 +478,14 @@ class Passes(Wrapper):
         return (param for group in self.param_groups for param in group["params"])
 
     @property
-    def _per_example(self) -> bool:
+    def per_example(self) -> bool:
+        """Whether the rules take the loss of each example, and run backward themselves: `SAM.backward`."""
         return self.m is not None or (self.descent_rule is not None and self.descent_rule.per_example)
 
     def _refuse_per_example(self, what: str) -> None:
         if self.m is not None:
             raise RuntimeError(f"{what} has one perturbation for all: with m use step(closure) or backward(closure)")
-        if self._per_example:
+        if self.per_example:
             raise RuntimeError(f"{what} sees no losses: {self._rules} takes step(closure) or backward(closure)")
 
     @property

@@ -80,7 +80,8 @@ def preset(*, formula: str, gradients: str, memory: float, paper: str) -> Callab
             for name in settings:
                 if name not in known:
                     raise TypeError(
-                        f"{listed.name} has no setting {name}.{suggestion(name, known)} It has {', '.join(known)}."
+                        f"{listed.name} has no setting {name}.{suggestion(name, known)} Its own are "
+                        f"{', '.join(listed.settings)}; the others are those of lowland.SAM."
                     )
             try:
                 return build(base, *arguments, **settings)

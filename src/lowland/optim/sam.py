@@ -127,6 +127,8 @@ class SAM(Passes):
             raise ValueError(f"{type(base).__name__} has a rho of its own in its groups, which is not SAM's radius")
         if isinstance(base, torch.optim.LBFGS):
             raise ValueError("LBFGS evaluates its closure at points of its own choosing: SAM can't go around it")
+        if isinstance(rho, nn.Module):
+            raise TypeError("the second argument is rho: hand the network over by its name, model=model")
         if not isinstance(eps, int | float) or not 0 <= eps < float("inf"):
             raise ValueError(f"eps is added to the gradient norm: it must be finite and at least 0, not {eps!r}")
         params = [p for group in base.param_groups for p in group["params"]]
@@ -228,7 +230,7 @@ class SAM(Passes):
         if closure is not None:
             self._climb = None
             self.zero_grad()
-            if self._per_example:
+            if self.per_example:
                 losses.append(self.backward(closure))
             else:
                 with torch.enable_grad():
@@ -255,14 +257,14 @@ class SAM(Passes):
             ValueError: if ``closure`` returns something else, or, with ``m``, the model couples the examples of a
                 batch.
         """
-        if not self._per_example:
+        if not self.per_example:
             raise RuntimeError("backward() is for m-SAM and ESAM: give SAM an m, or run backward in passes()")
         self._complete_groups()
         self._told = scaler is not None
         return (selected if self.m is None else grouped).backward(self, closure, scaler)
 
     def _update(self) -> None:
-        evaluated, self._evaluated = self._evaluated, False
+        evaluated, self._evaluated = self._evaluated, 0
         if evaluated:
             if not self._fsdp.modules and all(param.grad is None for param in self._params()):
                 raise RuntimeError(
@@ -394,4 +396,7 @@ class SAM(Passes):
         self._forget()
 
     def __repr__(self) -> str:
-        return f"SAM(rho={[group.get('rho', self._rho) for group in self.param_groups]}, base={self.base!r})"
+        rules = "" if self.is_plain else f", {self._rules}" + (", scope" if self.scope is not None else "")
+        schedule = ", scheduled" if self._schedule is not None else ""
+        radii = [group.get("rho", self._rho) for group in self.param_groups]
+        return f"SAM(rho={radii}{schedule}{rules}, base={self.base!r})"

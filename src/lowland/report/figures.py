@@ -76,7 +76,8 @@ def _panel(axis: Any, figure: Figure, lines: Sequence[Mapping[str, Any]]) -> Non
     for curve, colour in zip(figure.curves, _COLOURS, strict=False):
         points = [(line["step"], line[curve.column]) for line in lines if line.get(curve.column) is not None]
         if points:
-            axis.plot(*zip(*points, strict=True), curve.style, color=colour, label=curve.label)
+            marker = "o" if len(points) == 1 else ""
+            axis.plot(*zip(*points, strict=True), curve.style + marker, color=colour, label=curve.label)
     axis.set_xlabel("step")
     if figure.log:
         axis.set_yscale("log")

@@ -37,6 +37,10 @@ def draw_monitor(
     figures = [
         figure
         for figure in (*EDGE_OF_STABILITY, SHARPNESS)
-        if any(line.get(figure.curves[0].column) is not None for lines in panels.values() for line in lines)
+        if all(_known(panels, curve.column) or figure.name == "hessian-norm" for curve in figure.curves)
     ]
     return draw(Path(directory), figures, panels, {name: name for name in panels}, title)
+
+
+def _known(panels: Mapping[str, Any], column: str) -> bool:
+    return any(line.get(column) is not None for lines in panels.values() for line in lines)
