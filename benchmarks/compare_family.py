@@ -192,6 +192,9 @@ def interval(values: list[float]) -> float:
 def row(runs: Runs, rule: str, lr: float, rho: float) -> dict[str, Any]:
     """What became of one rule."""
     grid = RULES[rule][1] if rule != "SGD" else ()
+    tried = {f"{value:g}": runs.validation(rule, lr=lr, rho=value) for value in grid}
+    if rule == "SGD":
+        tried = {f"lr {value:g}": runs.validation(rule, lr=value) for value in LEARNING_RATES}
     found = runs.of(rule, SEEDS, lr=lr, rho=rho)
     errors = [r["test_error"] for r in found]
     differences = [a - b["test_error"] for a, b in zip(errors, runs.of("SGD", SEEDS, lr=lr), strict=True)]
@@ -199,7 +202,7 @@ def row(runs: Runs, rule: str, lr: float, rho: float) -> dict[str, Any]:
         "rule": rule,
         "rho": rho,
         "rho_at_end_of_grid": bool(grid) and rho in (grid[0], grid[-1]),
-        "validation_error_by_rho": {f"{value:g}": runs.validation(rule, lr=lr, rho=value) for value in grid},
+        "validation_error": tried,
         "steps": found[0]["steps"],
         "test_error": statistics.fmean(errors),
         "test_error_interval": interval(errors),
@@ -264,7 +267,7 @@ def page(record: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for r in sorted(record["rows"], key=lambda r: r["test_error"]):
-        by_rho = ", ".join(f"{rho}: {value:.2f}" for rho, value in r["validation_error_by_rho"].items())
+        by_rho = ", ".join(f"{rho}: {value:.2f}" for rho, value in r["validation_error"].items())
         rho = f"{r['rho']:g}" + (", an end of its grid" if r["rho_at_end_of_grid"] else "") if r["rho"] else "–"
         beside = f"{r['difference_to_sgd']:+.2f} ± {r['difference_interval']:.2f}" if r["rho"] else "–"
         lines.append(
