@@ -165,23 +165,31 @@ class Passes(Wrapper):
         if not onward:
             self._fsdp = parallel.Fsdp(self.model, self._params())
             self._beside.forget_if_gradients_went()
-        with self._apart("ascent", params, sync) as gradients:
-            if before is None:
-                if self.same_masks:
+        held = [parallel.set_aside(param.grad) for param in params]
+        try:  # as in `_apart`, without the price of one more context
+            self._begin("ascent", params)
+            with parallel.ascending(self.model, self._fsdp, sync):
+                if before is None and self.same_masks:
                     self._states = random_states(params)
-                with self._without_the_rest(params) if self.freeze else _NOTHING:
+                if before is None and not self.freeze:
                     yield
-            else:
-                with self._without_the_rest(params) if self.freeze else _NOTHING, self._at(before):
-                    yield
+                else:
+                    with self._without_the_rest(params), self._at(before):
+                        yield
+            gradients = [param.grad for param in params]
+        finally:
+            self._end(params, held)
         if self._combines and not onward:
             self._at_w = [parallel.set_aside(gradient) for gradient in gradients]
         with torch.no_grad():
             self._climb = self._plan(params, gradients, rhos, scaler, sync, before)
 
     @contextmanager
-    def _at(self, plan: _Plan) -> Iterator[None]:
-        """Inside, the weights are where ``plan`` has led; it is needed once more."""
+    def _at(self, plan: _Plan | None) -> Iterator[None]:
+        """Inside, the weights are where ``plan`` has led, which is needed once more; for None at w."""
+        if plan is None:
+            yield
+            return
         directions = list(plan.directions)
         try:
             self._leave_w(plan)
@@ -194,7 +202,7 @@ class Passes(Wrapper):
     def _without_the_rest(self, params: list[Tensor]) -> Iterator[None]:
         """Inside, parameters out of scope require no gradient. DDP and sharded models count on everybody's."""
         alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-        if alone and self._scope is not None and not self._combines:
+        if alone and self.freeze and self._scope is not None and not self._combines:
             self._frozen = [param for param in params if param not in self._scope]
         try:
             for param in self._frozen:
@@ -214,16 +222,22 @@ class Passes(Wrapper):
         taken: list[Tensor | None] = []
         held = [parallel.set_aside(param.grad) for param in params]
         try:
-            self._pass = name
-            for param in params:
-                param.grad = None
+            self._begin(name, params)
             with parallel.ascending(self.model, self._fsdp, sync):
                 yield taken
             taken += [param.grad for param in params]
         finally:
-            self._pass = None
-            for param, gradient in zip(params, held, strict=True):
-                param.grad = gradient
+            self._end(params, held)
+
+    def _begin(self, name: str, params: list[Tensor]) -> None:
+        self._pass = name
+        for param in params:
+            param.grad = None
+
+    def _end(self, params: list[Tensor], held: list[Tensor | None]) -> None:
+        self._pass = None
+        for param, gradient in zip(params, held, strict=True):
+            param.grad = gradient
 
     def _plan(
         self,
@@ -343,15 +357,19 @@ class Passes(Wrapper):
             if gradients is not None:
                 at_w, self._at_w = self._at_w, []
                 self._add(params, at_w, gradients, plan.climb.factor, plan.scale)
-            overflow = plan.climb.overflow if plan.scaled else False
-            if self._beside:
-                overflow = overflow | self._beside.overflow(params)
-            amp.pass_on_overflow(overflow, [p.grad for p in self._params() if p.grad is not None])
-            if self._beside:
-                self._beside.belong_to_gradients()
+            if plan.scaled or self._beside:
+                self._pass_on_overflow(plan, params)
             self._evaluated += 1
         finally:
             self._pass = None
+
+    def _pass_on_overflow(self, plan: _Plan, params: list[Tensor]) -> None:
+        """To whoever looks at the gradients: of the ascent to a scaler, of what goes beside the step to all."""
+        overflow = plan.climb.overflow if plan.scaled else False
+        if self._beside:
+            overflow = overflow | self._beside.overflow(params)
+        amp.pass_on_overflow(overflow, [p.grad for p in self._params() if p.grad is not None])
+        self._beside.belong_to_gradients()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
