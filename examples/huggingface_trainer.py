@@ -37,6 +37,7 @@ def train(seed, folder, resume=None):
         folder, report_to=[], disable_tqdm=True, logging_steps=50, save_steps=100,
         num_train_epochs=15, per_device_train_batch_size=32, gradient_accumulation_steps=2,
         learning_rate=3e-3, weight_decay=0.01, warmup_steps=20, max_grad_norm=1.0,
+        dataloader_pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
     trainer = SAMTrainer(Classifier(seed), arguments, train_dataset=data, rho=0.05)  # was: Trainer(...)
     trainer.train(resume_from_checkpoint=resume)
@@ -62,6 +63,7 @@ print("the same bits" if equal else "DIFFERENT WEIGHTS")
 
 with tempfile.TemporaryDirectory() as folder:
     arguments = TrainingArguments(folder, report_to=[], disable_tqdm=True, learning_rate=3e-3, save_strategy="no")
+    arguments.dataloader_pin_memory = torch.cuda.is_available()
     trainer = Smoothed(Classifier(0), arguments, train_dataset=data, rho=lambda step: min(0.1, 0.001 * step))
     trainer.train()
 report("after, with a trainer of one's own", trainer.model.network)

@@ -427,6 +427,16 @@ def test_the_monitor_goes_on_where_training_was_resumed(tmp_path):
     )
 
 
+def test_refuses_a_radius_beside_a_finished_sam(tmp_path):
+    model = vit()
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[], max_steps=1, save_strategy="no")
+    given = {"train_dataset": images(), "optimizers": (SAM(sgd(model)), None)}
+    with pytest.raises(ValueError, match="leave rho= out"):
+        SAMTrainer(model, arguments, rho=0.1, **given).train()
+    with pytest.raises(TypeError, match="sam= makes the optimizer"):
+        SAMTrainer(model, arguments, sam=given["optimizers"][0], **given)
+
+
 def test_refuses_the_wrong_order():
     with pytest.raises(TypeError, match=r"class Mine\(SAMMixin, Trainer\)"):
 

@@ -47,7 +47,8 @@ class SAMMixin(_Trainer):
     An optimizer given to the trainer that is a SAM already is used as it is.
 
     Raises:
-        TypeError: for a subclass that names the trainer before this class.
+        TypeError: for a subclass that names the trainer before this class, or a ``sam`` that can't be called.
+        ValueError: for ``rho`` beside a SAM in ``optimizers``.
         NotImplementedError: when training starts: under DeepSpeed, Megatron-LM, XLA or the older
             FullyShardedDataParallel; with optimizers that update during backward (LOMO, layer-wise ones); with ``m``.
         RuntimeError: before an update without SAM's passes, as a ``training_step`` that doesn't call this one gives.
@@ -73,6 +74,7 @@ class SAMMixin(_Trainer):
             )
         self._make_sam, self._sync, self._together = sam, sync, together
         self._radius = {} if rho is None else {"rho": rho}
+        self._made: Any = None
         self._waiting: list[Any] = []  # micro-batches, for the last of their step
         self._guard = _Guard()
         super().__init__(*args, **kwargs)
@@ -94,7 +96,9 @@ class SAMMixin(_Trainer):
             )
         base = super().create_optimizer(*args, **kwargs)
         if not isinstance(inner(base), SAM):  # which it is when train() is called again
-            self.optimizer = self._make_sam(base, model=self.model, **self._radius)
+            self.optimizer = self._made = self._make_sam(base, model=self.model, **self._radius)
+        elif self._radius and inner(base) is not self._made:
+            raise ValueError("optimizers= has a SAM, which has its rho: leave rho= out")
         return self.optimizer
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
