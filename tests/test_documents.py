@@ -67,3 +67,17 @@ def test_nothing_names_a_place_of_one_machine():
     for path in documents:
         if path.suffix in (".md", ".py", ".json"):
             assert not re.search(r"/(?:home|root|work|tmp)/", path.read_text(encoding="utf-8")), path
+
+
+def test_every_preset_has_its_row():
+    from lowland.optim.presets import PRESETS
+
+    page = (ROOT / "docs/family.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) == len(PRESETS)
+    for row, (name, preset) in zip(rows, PRESETS.items(), strict=True):
+        cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+        assert cells[0].startswith(f"`{name}(")
+        assert cells[1:4] == [preset.formula.replace("|", "∣"), preset.gradients, f"{preset.memory:g}"]
+        assert all(float(cell) > 1 for cell in cells[4:-1])
+        assert cells[-1] == preset.paper
