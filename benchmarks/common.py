@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -29,6 +29,38 @@ def interleaved(
             if round_ >= 0:
                 times[name].append((time.perf_counter() - started) / calls)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def in_turns(
+    steps: Mapping[str, Callable[[], Any]], rounds: Iterable[int], calls: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of ``calls`` calls of each step in each round, for ratios within a round.
+
+    Before each timing the step runs once untimed; who comes first changes from round to round.
+    """
+
+    def timed(step: Callable[[], Any]) -> float:
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(calls):
+            step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    order = list(steps)
+    for round_ in rounds:
+        for name in order[round_ % len(order) :] + order[: round_ % len(order)]:
+            times[name].append(timed(steps[name]))
+    return times
+
+
+def median_ratio(times: Mapping[str, list[float]], name: str, to: str) -> float:
+    """Of the times of two steps in the same round."""
+    return statistics.median(a / b for a, b in zip(times[name], times[to], strict=True))
 
 
 def describe_machine() -> str:

@@ -10,8 +10,6 @@ these. ``--write`` puts the table into docs/family.md, with formulas and referen
 import argparse
 import copy
 import inspect
-import statistics
-import time
 from pathlib import Path
 
 import torch
@@ -19,7 +17,7 @@ from rich.progress import track
 from torch import nn
 from torch.nn import functional as F
 
-from common import describe_machine
+from common import describe_machine, in_turns, median_ratio
 from lowland.optim import presets
 from lowland.optim.presets import PRESETS
 from sam_step import resnet18, sgd
@@ -84,27 +82,9 @@ def measure(network, rounds, device):
     sides = {"SGD": plain} | {name: of(name) for name in PRESETS}
     steps = {name: build(copy.deepcopy(model), x, y) for name, build in sides.items()}
 
-    def timed(step):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        for _ in range(PERIOD):
-            step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
-
-    for step in steps.values():
-        timed(step)
-    times = {name: [] for name in sides}
-    order = list(sides)
-    for round_ in track(range(rounds), network):
-        for name in order[round_ % len(order) :] + order[: round_ % len(order)]:
-            times[name].append(timed(steps[name]))
-    return {
-        name: statistics.median(a / b for a, b in zip(values, times["SGD"], strict=True))
-        for name, values in times.items()
-    }
+    in_turns(steps, range(1), PERIOD, device)
+    times = in_turns(steps, track(range(rounds), network), PERIOD, device)
+    return {name: median_ratio(times, name, "SGD") for name in times}
 
 
 def table(ratios):

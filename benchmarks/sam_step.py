@@ -13,13 +13,12 @@ import argparse
 import copy
 import importlib.util
 import statistics
-import time
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import describe_machine
+from common import describe_machine, in_turns, median_ratio
 from lowland import SAM
 from lowland.models import Transformer, mlp
 from lowland.optim import compiled_step
@@ -218,26 +217,11 @@ def compare(name: str, rounds: int, device: torch.device, compile_for: list[str]
         for _ in range(2):
             step()
 
-    def timed(step):
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        for _ in range(calls):
-            step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - started) / calls
-
-    times = {side: [] for side in sides}
-    order = list(sides)
-    for round_ in range(rounds):
-        for side in order[round_ % len(order) :] + order[: round_ % len(order)]:
-            times[side].append(timed(steps[side]))
+    times = in_turns(steps, range(rounds), calls, device)
     print(f"\n{name}: {sum(p.numel() for p in model.parameters()):,} parameters")
     for side, values in times.items():
-        ratio = statistics.median(a / b for a, b in zip(values, times["floor"], strict=True))
-        print(f"  {side:40}{1e3 * statistics.median(values):10.3f} ms{ratio:8.3f} of the floor")
+        ratio = median_ratio(times, side, "floor")
+        print(f"  {side:40}{1e3 * statistics.median(values) / calls:10.3f} ms{ratio:8.3f} of the floor")
 
 
 def main() -> None:

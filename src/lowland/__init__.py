@@ -7,13 +7,13 @@ experiments are run by the command line, or from `lowland.papers` with `lowland.
 from importlib import import_module
 from typing import Any
 
-from lowland import curvature, optim
+from lowland import optim
 from lowland.optim import SAM
 
 __all__ = ["SAM", "__version__", "curvature", "optim"]
 __version__ = "0.1.0"
 
-_ON_DEMAND = ("adapters", "compat", "data", "models", "papers", "report", "training")
+_ON_DEMAND = ("adapters", "compat", "curvature", "data", "models", "papers", "report", "training")
 
 
 def __getattr__(name: str) -> Any:

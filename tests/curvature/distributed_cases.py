@@ -1,10 +1,6 @@
 """What two processes with a monitor must do; run by test_monitor_processes.py, a process a rank."""
 
-import datetime
-import json
 import sys
-import traceback
-import warnings
 from pathlib import Path
 
 import pytest
@@ -19,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 
 from lowland import SAM
 from lowland.curvature import Monitor, read_jsonl, stopwatch
+from tests.processes import run_here
 
 TOL = 1e-8
 
@@ -169,25 +166,5 @@ CASES = [
 ]  # fmt: skip
 
 
-def main(rank, world, folder):
-    """Run every case; write what each raised, or null, to a file of this rank."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=40)
-    )
-    outcomes = {}
-    for case in CASES:
-        try:
-            case()
-            outcomes[case.__name__] = None
-        except Exception:
-            outcomes[case.__name__] = traceback.format_exc()
-        Path(folder, f"{rank}.json").write_text(json.dumps(outcomes))
-        if any(outcomes.values()):
-            break  # the others wait for this process in vain from here on
-    dist.destroy_process_group()
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    run_here(lambda world: CASES)

@@ -5,15 +5,9 @@ Every case trains in float64 and compares the weights with a textbook loop over 
 
 import contextlib
 import copy
-import datetime
 import itertools
-import json
 import math
-import sys
 import tempfile
-import traceback
-import warnings
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -30,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 
 from lowland import SAM, compat
 from lowland.optim import presets
+from tests.processes import run_here
 
 LR, MOMENTUM, RHO, STEPS, MICRO = 0.2, 0.9, 0.3, 4, 3
 
@@ -676,25 +671,5 @@ FOUR = [
 CASES = {2: TWO, 4: FOUR}
 
 
-def main(rank, world, folder):
-    """Run every case of ``world`` processes; write what each raised, or null, to a file of this rank."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=40)
-    )
-    outcomes = {}
-    for case in CASES[world]:
-        try:
-            case()
-            outcomes[case.__name__] = None
-        except Exception:
-            outcomes[case.__name__] = traceback.format_exc()
-        Path(folder, f"{rank}.json").write_text(json.dumps(outcomes))
-        if any(outcomes.values()):
-            break  # the others wait for this process in vain from here on
-    dist.destroy_process_group()
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    run_here(CASES.get)

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from lowland.optim.checks import is_count, number
 from lowland.optim.memory import is_finite, keep
-from lowland.optim.sharding import local, shard_number
+from lowland.optim.sharding import local, settled, shard_number
 
 
 class Climb(NamedTuple):
@@ -86,13 +87,6 @@ def times(tensors: Sequence[Tensor], factor: float | Tensor) -> list[Tensor]:
     if isinstance(factor, Tensor):
         return [torch.where(factor != 0, t, 0) for t in torch._foreach_mul(list(tensors), factor)]
     return list(torch._foreach_mul(list(tensors), factor)) if factor else [torch.zeros_like(t) for t in tensors]
-
-
-def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
-    """Raise ValueError unless ``value`` is a number from ``low`` to ``high``."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        bounds = [f"at least {low:g}"] * (low > -math.inf) + [f"at most {high:g}"] * (high < math.inf)
-        raise ValueError(f"{name} must be a number{', ' * bool(bounds)}{' and '.join(bounds)}, not {value!r}")
 
 
 class Ascent:
@@ -202,7 +196,7 @@ class MultiStep(Ascent):
     stride: float | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+        if not is_count(self.steps, 1):
             raise ValueError(f"steps is how many ascent steps to take: an integer of at least 1, not {self.steps!r}")
         if self.stride is not None:
             number("stride", self.stride, 0, 1e30)
@@ -292,14 +286,8 @@ class Momentum(Ascent):
             kind = type(slope.base).__name__
             raise RuntimeError(f"{kind} keeps no momentum to climb along: its state has no {' or '.join(_MOMENTA)}")
         found = [next((state[key] for key in _MOMENTA if state.get(key) is not None), None) for state in states]
-        return [
-            torch.zeros_like(w) if v is None else -_dense(local(v)).to(w.dtype)
-            for v, w in zip(found, slope.weights, strict=True)
-        ]
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    return tensor.to_dense() if tensor.is_sparse else tensor
+        known = zip(slope.owners, found, slope.weights, strict=True)
+        return [-local(settled(owner, v)).to(w.dtype) for owner, v, w in known]
 
 
 _MOMENTA = ("momentum_buffer", "exp_avg")

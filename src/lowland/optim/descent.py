@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowland.optim.ascent import number
+from lowland.optim.checks import is_count, number
 from lowland.optim.memory import is_finite, keep
 
 Number = float | Tensor
@@ -115,7 +115,7 @@ class Reuse(Descent):
     needs_scale = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+        if not is_count(self.every, 1):
             raise ValueError(f"k says how often to climb: an integer of at least 1, not {self.every!r}")
         number("alpha", self.alpha, 0, 1e30)
 

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from lowland.optim import amp, parallel
+from lowland.optim.checks import is_count
 from lowland.optim.randomness import random_states, replay
 from lowland.optim.sharding import is_distributed
 
 
 def check(m: Any, model: nn.Module | None, params: list[Tensor]) -> None:
     """Raise ValueError unless groups of ``m`` examples can climb for themselves."""
-    if isinstance(m, bool) or not isinstance(m, int) or m < 1:
+    if not is_count(m, 1):
         raise ValueError(f"m is how many examples share a perturbation: an integer of at least 1, not {m!r}")
     if model is None:
         raise ValueError("m needs model=: SAM(base, rho=..., model=model, m=...)")

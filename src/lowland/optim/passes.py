@@ -108,7 +108,7 @@ class Passes(Wrapper):
         self._complete_groups()
         self._told = scaler is not None
         before = self._evaluated
-        if all(group["rho"] == 0 for group in self.param_groups):
+        if self._stays:
             yield self._plain()
         elif not self._climbs:
             yield self._alone()
@@ -120,6 +120,11 @@ class Passes(Wrapper):
             yield self._perturbed(scaler)
         if self._evaluated == before:
             raise RuntimeError(_NOT_ENTERED)
+
+    @property
+    def _stays(self) -> bool:
+        """Whether rho is 0 everywhere."""
+        return all(group["rho"] == 0 for group in self.param_groups)
 
     @property
     def _climbs(self) -> bool:
@@ -163,8 +168,7 @@ class Passes(Wrapper):
         before, self._climb = self._climb if onward else None, None
         params, rhos = self._trainable()
         if not onward:
-            self._fsdp = parallel.Fsdp(self.model, self._params())
-            self._beside.forget_if_gradients_went()
+            self._start()
         held = [parallel.set_aside(param.grad) for param in params]
         try:  # as in `_apart`, without the price of one more context
             self._begin("ascent", params)
@@ -339,7 +343,7 @@ class Passes(Wrapper):
             raise RuntimeError("perturbed() needs an ascent() before it, to know where to climb")
         self._ready("perturbed pass")
         if not self._evaluations:
-            self._fsdp = parallel.Fsdp(self.model, self._params())
+            self._start()
             with torch.no_grad():
                 params, rhos = self._trainable()
                 self._climb = self._plan(params, None, rhos, scaler, True)
@@ -375,9 +379,7 @@ class Passes(Wrapper):
     def _alone(self) -> Iterator[None]:
         """The only pass of a step that reuses what an earlier one learnt."""
         self._ready("plain pass")
-        self._climb = None
-        self._beside.forget_if_gradients_went()
-        self._fsdp = parallel.Fsdp(self.model, self._params())
+        self._start()
         params, _ = self._trainable()
         with self._apart("plain", params) as gradients:
             yield
@@ -456,15 +458,19 @@ class Passes(Wrapper):
     @contextmanager
     def _plain(self) -> Iterator[None]:
         self._ready("plain pass")
-        self._climb = None
-        self._beside.forget_if_gradients_went()
-        self._fsdp = parallel.Fsdp(self.model, self._params())
+        self._start()
         try:
             self._pass = "plain"
             yield
             self._evaluated += 1
         finally:
             self._pass = None
+
+    def _start(self) -> None:
+        """What holds for all passes over a batch, looked for anew; nothing is left of the batch before."""
+        self._climb = None
+        self._beside.forget_if_gradients_went()
+        self._fsdp = parallel.Fsdp(self.model, self._params())
 
     def _not_inside(self, what: str) -> None:
         if self._pass is not None:

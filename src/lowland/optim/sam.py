@@ -373,7 +373,7 @@ class SAM(Passes):
         for group, values in zip(self.param_groups, own, strict=True):
             for key, value in values.items():
                 group.setdefault(key, value)
-        if self._schedule is None and self._rho > 0 and all(group["rho"] == 0 for group in self.param_groups):
+        if self._schedule is None and self._rho > 0 and self._stays:
             warnings.warn(
                 "rho is 0 in this checkpoint, as a schedule may have left it, and this SAM has no schedule: until you "
                 "set group['rho'], its steps are the base optimizer's",

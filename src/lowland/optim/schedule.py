@@ -10,6 +10,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from lowland.optim.checks import is_count
+
 Schedule = Callable[[int], float]
 
 
@@ -97,5 +99,5 @@ class _AlongLr:
 
 
 def _check(name: str, value: Any, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+    if not is_count(value, low):
         raise ValueError(f"{name} counts steps: an integer of at least {low}, not {value!r}")

@@ -22,7 +22,7 @@ def backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any = None) 
         ValueError: if what ``closure`` returns isn't one loss for each example.
     """
     with torch.enable_grad():
-        if all(group["rho"] == 0 for group in optimizer.param_groups):  # there is no climb to choose by
+        if optimizer._stays:  # there is no climb to choose by
             with optimizer._plain():
                 before = per_example(closure)
                 amp.scaled(scaler, before.mean()).backward()

@@ -27,9 +27,7 @@ def local_pair(param: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """What this process holds of a parameter and of its gradient, as real tensors that share their memory."""
     if type(param) is nn.Parameter and gradient.layout is torch.strided and not param.is_complex():
         return param, gradient
-    if is_distributed(param) and gradient.placements != param.placements:  # type: ignore[attr-defined]
-        gradient = gradient.redistribute(placements=param.placements)  # type: ignore[attr-defined]  # a partial sum
-    param, gradient = local(param), local(gradient)
+    param, gradient = local(param), local(_in_the_same_pieces(param, gradient))
     if gradient.is_sparse:
         gradient = gradient.coalesce()  # entries of the same row are one before they count in a norm
     return param, gradient
@@ -41,7 +39,11 @@ def settled(param: Tensor, gradient: Tensor | None) -> Tensor:
         return torch.zeros_like(param)
     if gradient.is_sparse:
         return gradient.to_dense()
-    if is_distributed(param) and gradient.placements != param.placements:  # type: ignore[attr-defined]
+    return _in_the_same_pieces(param, gradient)
+
+
+def _in_the_same_pieces(param: Tensor, gradient: Tensor) -> Tensor:
+    if is_distributed(param) and gradient.placements != param.placements:  # type: ignore[attr-defined]  # a partial sum
         return gradient.redistribute(placements=param.placements)  # type: ignore[attr-defined]
     return gradient
 

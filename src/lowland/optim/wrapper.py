@@ -48,10 +48,6 @@ class Wrapper(Optimizer):
             raise AttributeError(name)
         return getattr(self.base, name)
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """As torch's."""
-        self.base.zero_grad(set_to_none)
-
     def _hooked_step(self, closure: Callable[[], Any] | None) -> Any:
         for before in self._optimizer_step_pre_hooks.values():
             replaced = before(self, (closure,), {})

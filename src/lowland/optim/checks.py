@@ -1,0 +1,16 @@
+"""Settings that are numbers."""
+
+import math
+from typing import Any
+
+
+def is_count(value: Any, low: int) -> bool:
+    """Whether ``value`` is an integer of at least ``low``; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
+    """Raise ValueError unless ``value`` is a number from ``low`` to ``high``."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        bounds = [f"at least {low:g}"] * (low > -math.inf) + [f"at most {high:g}"] * (high < math.inf)
+        raise ValueError(f"{name} must be a number{', ' * bool(bounds)}{' and '.join(bounds)}, not {value!r}")
