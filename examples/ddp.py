@@ -40,4 +40,5 @@ for epoch in range(10):
         optimizer.zero_grad()
 
 report("after", model.module)
+dist.barrier()  # so that no thread of the backend still holds a tensor when Python ends
 dist.destroy_process_group()

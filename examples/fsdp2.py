@@ -58,4 +58,5 @@ train(model, optimizer, range(5, 10))
 report("after", model)
 if dist.get_rank() == 0:
     shutil.rmtree(folder[0])
+dist.barrier()  # so that no thread of the backend still holds a tensor when Python ends
 dist.destroy_process_group()

@@ -27,4 +27,5 @@ for epoch in range(10):
         optimizer.zero_grad()
 
 report("after", model)
+dist.barrier()  # so that no thread of the backend still holds a tensor when Python ends
 dist.destroy_process_group()
