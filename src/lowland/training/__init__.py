@@ -1,7 +1,7 @@
 """One loop, its run directory, and what an experiment has to say to be run by it."""
 
 from lowland.training.environment import choose_device
-from lowland.training.experiment import Arm, Claim, Curve, Experiment, Figure, Task, Verdict
+from lowland.training.experiment import Arm, Claim, Curve, Experiment, Figure, Selection, Stack, Task, Verdict
 from lowland.training.loop import train
 from lowland.training.run_directory import RunDirectory, read_json, read_records
 from lowland.training.settings import Settings, ours, paper, parse_assignments, setting
@@ -14,7 +14,9 @@ __all__ = [
     "Experiment",
     "Figure",
     "RunDirectory",
+    "Selection",
     "Settings",
+    "Stack",
     "Task",
     "Verdict",
     "choose_device",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +18,8 @@ SCALES = ("smoke", "laptop", "paper")
 class Optimizer(Protocol):
     """What the loop asks of an optimizer; `lowland.SAM` has it."""
 
+    param_groups: list[dict[str, Any]]
+
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """Evaluate ``closure`` as often as needed, update, and return the loss at w."""
 
@@ -28,7 +31,12 @@ class Optimizer(Protocol):
 
 
 class Check(Protocol):
-    """Measures the model at a step."""
+    """Measures the model at a step.
+
+    A check may also have a class method ``together(checks, stack)``, which measures several runs of one network at
+    once: the checks of a `Stack`'s runs, in order → for each its record, or the FloatingPointError that it found.
+    Without it, a stack is measured run by run.
+    """
 
     def __call__(self, step: int, batch: tuple[Any, Any]) -> Record:
         """A record: plain numbers by name. FloatingPointError says that the run has diverged."""
@@ -52,6 +60,7 @@ class Task:
             same data.
         check: measures; called every ``check_every`` steps and after the last one.
         show: the entries of a record that the bar shows, by label.
+        schedule: what the step size is multiplied by at a step; a function of the step alone.
     """
 
     model: nn.Module
@@ -60,6 +69,30 @@ class Task:
     batch: Callable[[int], tuple[Any, Any]]
     check: Check
     show: Mapping[str, str] = field(default_factory=dict)
+    schedule: Callable[[int], float] | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Several runs of one network at one step, for checks that measure them together.
+
+    Attributes:
+        model: one of the networks, for its code; its own parameters mean nothing here.
+        loss_fn: ``loss_fn(model(x), y)``, the mean over a run's batch.
+        params: name → ``(runs, *shape)``.
+        x: the batch's inputs: those of each run, ``(runs, n, ...)``, or one batch for all of them, ``(n, ...)``.
+        y: its targets, likewise.
+        shared: whether it is one batch for all.
+        step: the step.
+    """
+
+    model: nn.Module
+    loss_fn: Callable[[Any, Any], Tensor]
+    params: Mapping[str, Tensor]
+    x: Any
+    y: Any
+    shared: bool
+    step: int
 
 
 @dataclass(frozen=True)
@@ -71,17 +104,25 @@ class Arm:
         records: in the order of steps.
         diverged_at: the step whose loss was not finite, or None.
         seconds: what training and checks took, by name.
+        stopped_at: the step at which a sweep gave it up for better ones, or None.
+        error: why it could not be trained to its end, in one line; empty if it could.
     """
 
     settings: Settings
     records: list[Record]
     diverged_at: int | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    stopped_at: int | None = None
+    error: str = ""
 
     @property
     def status(self) -> str:
-        """``"done"`` or ``"diverged"``."""
-        return "done" if self.diverged_at is None else "diverged"
+        """``"done"``, ``"diverged"``, ``"stopped"`` or ``"failed"``."""
+        if self.error:
+            return "failed"
+        if self.diverged_at is not None:
+            return "diverged"
+        return "done" if self.stopped_at is None else "stopped"
 
     def column(self, name: str) -> list[float]:
         """One entry of every record."""
@@ -149,8 +190,26 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """How the best settings of a grid are found: the lowest mean over the seeds of a final metric.
+
+    Attributes:
+        metric: the column of the records that is to be small.
+        on: what data it is measured on: ``"validation"``, or ``"training"`` where an experiment holds nothing out.
+            Never test data.
+        ties: the column that decides between equals.
+        test: the column that is reported of the selected settings, and by which nothing is selected.
+    """
+
+    metric: str
+    on: str
+    ties: str | None = None
+    test: str | None = None
+
+
+@dataclass(frozen=True)
 class Experiment:
-    """An experiment of a paper.
+    """An experiment of a paper. It is pickled by reference to the module of its ``prepare``.
 
     Attributes:
         name: ``paper/experiment``.
@@ -161,11 +220,15 @@ class Experiment:
         scales: for each of ``paper``, ``laptop`` and ``smoke`` the values; the smaller ones give only what
             differs from ``paper``.
         arms: what its claims compare: arm → the settings that make it.
-        grid: what a sweep of it covers.
+        grid: what a sweep of it covers, setting by setting. Runs that differ only in ``lr``, ``rho``, ``momentum``,
+            ``weight_decay`` and ``seed`` must be the same program: those five reach nothing but the optimizer, the
+            check, and what is drawn at random for initial weights and batches.
         claims: judged at the end; a smoke run judges none.
         figures: drawn at the end, the first one first.
         cost: what a run at each scale is expected to take, and on what.
         prepare: builds the task of one arm on a device.
+        selection: how a sweep chooses among the points of a grid.
+        outcomes: what a sweep draws of its runs' last records.
     """
 
     name: str
@@ -180,6 +243,12 @@ class Experiment:
     figures: tuple[Figure, ...]
     cost: Mapping[str, str]
     prepare: Callable[[Any, torch.device], Task]
+    selection: Selection | None = None
+    outcomes: tuple[Curve, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its judges are closures; workers find it where it is defined, as ``EXPERIMENT``."""
+        return _experiment_of, (self.prepare.__module__,)
 
     def values(self, scale: str) -> dict[str, Value]:
         """Every setting's value at ``scale``, with its origin.
@@ -195,3 +264,8 @@ class Experiment:
         """The settings of each arm at ``scale`` with the user's ``changes``; raises SettingError for bad ones."""
         values = {name: value.value for name, value in self.values(scale).items()}
         return resolve_arms(self.settings, values, self.arms, changes)
+
+
+def _experiment_of(module: str) -> Experiment:
+    experiment: Experiment = import_module(module).EXPERIMENT
+    return experiment

@@ -3,14 +3,14 @@
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
 from lowland.training.experiment import Arm, Experiment, Task
-from lowland.training.progress import Bar, bar
+from lowland.training.progress import Watch, bar
 from lowland.training.randomness import random_state, restore_random_state, seed_everything
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings
@@ -27,8 +27,19 @@ def train(
     device: torch.device,
     *,
     show_progress: bool = True,
+    watch: Watch | None = None,
+    until: int | None = None,
 ) -> dict[str, Arm]:
     """Train every arm, from where ``directory`` stands; what each became, in order.
+
+    Args:
+        experiment: which.
+        arms: name → settings.
+        directory: entered; its records and its checkpoint grow.
+        device: to train on.
+        show_progress: whether there is a bar, on a terminal.
+        watch: is told how far training is, in place of the bar.
+        until: pause before this step, with everything saved.
 
     Raises:
         RunError: for a directory that can't be used.
@@ -36,13 +47,11 @@ def train(
     saved = directory.load(device)
     states: dict[str, Any] = saved["arms"] if saved is not None else {}
     offset = 0
-    with (
-        bar(sum(settings.steps for settings in arms.values()), show_progress) as shown,
-        _deterministic(device),
-    ):
+    total = sum(settings.steps for settings in arms.values())
+    with nullcontext(watch) if watch else bar(total, show_progress) as shown, _deterministic(device):
         for name, settings in arms.items():
             if not states.get(name, {}).get("finished"):
-                _ArmRun(name, settings, experiment.prepare, device, directory, states, shown, offset).run()
+                _ArmRun(name, settings, experiment.prepare, device, directory, states, shown, offset).run(until)
             offset += settings.steps
             shown.finish(offset)
     records = directory.records()
@@ -68,7 +77,7 @@ class _ArmRun:
         device: torch.device,
         directory: RunDirectory,
         states: dict[str, Any],
-        shown: Bar,
+        shown: Watch,
         offset: int,
     ):
         self.name, self.settings, self.device = name, settings, device
@@ -77,16 +86,20 @@ class _ArmRun:
         self.task: Task = prepare(settings, device)
         self.seconds = {"train_seconds": 0.0, "check_seconds": 0.0}
         self.saved_at, self.saving_seconds = time.monotonic(), 0.0
+        self.rates = [group["lr"] for group in self.task.optimizer.param_groups]
         # The first step whose loss was not finite, kept on the device so that nothing waits for it.
         self.bad_step = torch.tensor(-1, device=device)
         self.step = 0
         if name in states:
             self._restore(states[name])
 
-    def run(self) -> None:
+    def run(self, until: int | None = None) -> None:
         steps, every = self.settings.steps, self.settings.check_every
         try:
             while True:
+                if self.step == until and self.step < steps:
+                    self._save()
+                    return
                 batch = self.task.batch(self.step)
                 if self.step % every == 0 or self.step == steps:
                     self._check(batch)
@@ -111,6 +124,10 @@ class _ArmRun:
             loss.backward()
             return loss
 
+        if self.task.schedule is not None:
+            factor = self.task.schedule(self.step)
+            for group, rate in zip(self.task.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * factor
         loss = self.task.optimizer.step(closure).detach()
         bad = (self.bad_step < 0) & ~torch.isfinite(loss)
         self.bad_step = torch.where(bad, self.step, self.bad_step)

@@ -3,9 +3,19 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from lowland.training.experiment import Record
+
+
+class Watch(Protocol):
+    """Is told how far training is."""
+
+    def update(self, done: int, arm: str, record: Record | None = None, show: Mapping[str, str] | None = None) -> None:
+        """``done`` steps of all arms; the ``record`` of a check, if there was one; which entries of it to show."""
+
+    def finish(self, done: int) -> None:
+        """An arm has ended after ``done`` steps of all arms."""
 
 
 class Bar:

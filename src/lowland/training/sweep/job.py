@@ -1,0 +1,108 @@
+"""What an engine trains at once, and what it hears of it."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from lowland.training.environment import choose_device
+from lowland.training.experiment import Arm, Experiment, Record
+from lowland.training.loop import train
+from lowland.training.run_directory import RunDirectory
+from lowland.training.settings import Settings
+from lowland.training.summary import configuration
+
+_NEWS_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, or several stacked into one program. It can be pickled, so that any process can train it.
+
+    Attributes:
+        experiment: which.
+        scale: of its settings; for the directory's configuration.
+        arms: label → settings.
+        path: absolute; its run directory, which every process that may train it must see.
+        device: ``"cpu"`` or ``"cuda"``.
+        stacked: whether its runs are trained as one program.
+        until: pause before this step, with everything saved.
+    """
+
+    experiment: Experiment
+    scale: str
+    arms: Mapping[str, Settings]
+    path: Path
+    device: str
+    stacked: bool = False
+    until: int | None = None
+
+
+@dataclass(frozen=True)
+class News:
+    """How far a job is.
+
+    Attributes:
+        steps: trained so far, over all its runs.
+        records: the latest of each run, by label, where there is a new one.
+        ended: trained to its end, or to where it pauses.
+        error: why it could not be, in one line. Then it has ended too.
+    """
+
+    steps: int = 0
+    records: Mapping[str, Record] = field(default_factory=dict)
+    ended: bool = False
+    error: str = ""
+
+
+class Engine(Protocol):
+    """Where jobs are trained."""
+
+    def __call__(self, jobs: Sequence[Job], hear: Callable[[Job, News], None]) -> None:
+        """Train all ``jobs``; ``hear`` is called in this process, for each job at last with ``ended``.
+
+        A job that fails is heard of and doesn't keep the others from being trained.
+        """
+
+
+def train_job(job: Job, tell: Callable[[News], None]) -> dict[str, Arm]:
+    """Train ``job`` here, from where its directory stands, and ``tell`` about every half second how far it is."""
+    device = choose_device(job.device)
+    watch = _Teller(tell)
+    with RunDirectory(job.path, configuration(job.experiment, job.scale, job.arms, device)) as directory:
+        if job.stacked:
+            from lowland.training.stacked import train_stacked
+
+            trained = train_stacked(job.experiment, job.arms, directory, device, watch=watch, until=job.until)
+        else:
+            trained = train(job.experiment, job.arms, directory, device, watch=watch, until=job.until)
+    watch.tell_all()
+    return trained
+
+
+class _Teller:
+    """A `lowland.training.progress.Watch` that passes news on, now and then."""
+
+    def __init__(self, tell: Callable[[News], None]):
+        self.tell = tell
+        self.told = time.monotonic()
+        self.steps, self.records = 0, dict[str, Record]()
+
+    def update(self, done: int, arm: str, record: Record | None = None, show: Mapping[str, str] | None = None) -> None:
+        """See `Watch`."""
+        self.steps = done
+        if record is not None:
+            self.records[arm] = record
+        if time.monotonic() - self.told > _NEWS_SECONDS:
+            self.tell_all()
+
+    def finish(self, done: int) -> None:
+        """See `Watch`."""
+        self.steps = done
+
+    def tell_all(self) -> None:
+        """Tell what is new."""
+        self.told = time.monotonic()
+        self.tell(News(self.steps, self.records))
+        self.records = {}
