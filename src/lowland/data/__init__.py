@@ -1,6 +1,6 @@
 """Datasets as tensors: their publishers' files read and checked, fetched when missing, made into batches."""
 
-from lowland.data.batches import shuffled_batches, text_windows
+from lowland.data.batches import Shuffled, WholeBatch, shuffled_batches, text_windows
 from lowland.data.dataset import Dataset, load
 from lowland.data.download import fetch
 from lowland.data.inventory import Status, status, verify
@@ -14,9 +14,11 @@ __all__ = [
     "Dataset",
     "Download",
     "Part",
+    "Shuffled",
     "Source",
     "Split",
     "Status",
+    "WholeBatch",
     "center",
     "data_root",
     "fetch",

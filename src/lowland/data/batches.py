@@ -1,5 +1,7 @@
 """Which examples make up a batch."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -25,3 +27,50 @@ def text_windows(tokens: Tensor, length: int, batch_size: int, generator: torch.
     starts = torch.randint(len(tokens) - length, (batch_size, 1), generator=generator, device=generator.device)
     windows = tokens[(starts + torch.arange(length + 1, device=starts.device)).to(tokens.device)].long()
     return windows[:, :-1], windows[:, 1:]
+
+
+@dataclass(frozen=True, eq=False)
+class WholeBatch:
+    """The same examples at every step: full-batch training.
+
+    ``x``, ``y``: inputs and targets, of any shape and type.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """``(x, y)``."""
+        return self.x, self.y
+
+
+class Shuffled:
+    """Minibatches in random order, a new order each epoch; those of a step follow from seed and step alone.
+
+    Args:
+        x: inputs, ``(n, ...)``.
+        y: targets, ``(n, ...)``, on the same device.
+        batch_size: examples in a batch; the last batch of an epoch may be smaller.
+        seed: of the orders. They are drawn on the CPU, and so the same on every device.
+
+    Raises:
+        SettingError: for a batch size below 1 or above n.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, batch_size: int, seed: int):
+        if not 1 <= batch_size <= len(x):
+            raise SettingError(f"A batch holds between 1 and all {len(x)} examples, not {batch_size}.")
+        self.x, self.y, self.batch_size, self.seed = x, y, batch_size, seed
+        self.per_epoch = -(-len(x) // batch_size)
+        self._epoch, self._batches = -1, tuple[Tensor, ...]()
+
+    def order(self, epoch: int) -> Tensor:
+        """The examples in that epoch's order, int64 ``(n,)`` on the CPU."""
+        return torch.randperm(len(self.x), generator=torch.Generator().manual_seed(self.seed * 2**32 + epoch))
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """``(x, y)`` of the batch at ``step``, counted from 0 through all epochs."""
+        epoch, position = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self.order(epoch).to(self.x.device).split(self.batch_size)
+        return self.x[self._batches[position]], self.y[self._batches[position]]

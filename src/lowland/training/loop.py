@@ -48,7 +48,7 @@ def train(
     states: dict[str, Any] = saved["arms"] if saved is not None else {}
     offset = 0
     total = sum(settings.steps for settings in arms.values())
-    with nullcontext(watch) if watch else bar(total, show_progress) as shown, _deterministic(device):
+    with nullcontext(watch) if watch else bar(total, show_progress) as shown, deterministic(device):
         for name, settings in arms.items():
             if not states.get(name, {}).get("finished"):
                 _ArmRun(name, settings, experiment.prepare, device, directory, states, shown, offset).run(until)
@@ -97,7 +97,7 @@ class _ArmRun:
         steps, every = self.settings.steps, self.settings.check_every
         try:
             while True:
-                if self.step == until and self.step < steps:
+                if until is not None and until <= self.step < steps:
                     self._save()
                     return
                 batch = self.task.batch(self.step)
@@ -187,7 +187,7 @@ class _ArmRun:
 
 
 @contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
+def deterministic(device: torch.device) -> Iterator[None]:
     """On CUDA, kernels that give the same bits each time, where there are such; the CPU's do anyway."""
     if device.type != "cuda":
         yield

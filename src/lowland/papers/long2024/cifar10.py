@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 
-from lowland.data import load
 from lowland.models import norm_cnn
 from lowland.papers.long2024 import edge_of_stability as common
 from lowland.training import Experiment, Task, ours, paper, setting
@@ -21,10 +20,9 @@ class Settings(common.Settings):
 
 def prepare(settings: Settings, device: torch.device) -> Task:
     """The first ``examples`` training images as one batch; two blocks of convolution, layer norm and pooling."""
-    split = load("cifar-10").train.take(torch.arange(settings.examples))
-    batch = common.one_batch(split, 256, 10, device)
+    batch = common.one_batch("cifar-10", settings.examples, 256, 10, device)
     model = norm_cnn([settings.channels, 2 * settings.channels], size=32, classes=10).to(device)
-    return common.task(model, common.squared_error, lambda step: batch, settings)
+    return common.task(model, common.squared_error, batch, settings)
 
 
 EXPERIMENT = Experiment(

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from lowland.data import load
 from lowland.models import mlp
 from lowland.papers.long2024.edge_of_stability import (
     PAPER,
@@ -24,8 +23,8 @@ def loss_fn(output: Tensor, target: Tensor) -> Tensor:
 
 def prepare(settings: Settings, device: torch.device) -> Task:
     """All 1,797 digits as one batch; a network 64-100-100-100-10."""
-    batch = one_batch(load("digits").train, 16, 10, device)
-    return task(mlp([64, 100, 100, 100, 10]).to(device), loss_fn, lambda step: batch, settings)
+    batch = one_batch("digits", None, 16, 10, device)
+    return task(mlp([64, 100, 100, 100, 10]).to(device), loss_fn, batch, settings)
 
 
 EXPERIMENT = Experiment(

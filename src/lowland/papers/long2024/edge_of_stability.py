@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 
 import lowland.training as training
 from lowland.curvature import stability
-from lowland.data import Split
+from lowland.data import WholeBatch, data_root, load
 from lowland.data.transforms import center, one_hot, scale
 from lowland.optim import SAM
 from lowland.training import Arm, Claim, Task, Verdict, setting
@@ -69,12 +71,25 @@ def task(
     return Task(model, loss_fn, optimizer, batch, check, {"loss": "loss", "‖H‖": "hessian_norm", "edge": "edge"})
 
 
-def one_batch(split: Split, divisor: float, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A whole split as one batch: pixels/``divisor`` minus their mean over the split, and one-hot targets."""
+def one_batch(dataset: str, examples: int | None, divisor: float, classes: int, device: torch.device) -> WholeBatch:
+    """The first ``examples`` training images (None: all) as one batch, the same object for every arm.
+
+    Pixels/``divisor`` minus their mean over those images, and one-hot targets.
+    """
+    return _one_batch(data_root(), dataset, examples, divisor, classes, device)
+
+
+@lru_cache(maxsize=1)
+def _one_batch(
+    root: Path, dataset: str, examples: int | None, divisor: float, classes: int, device: torch.device
+) -> WholeBatch:
+    split = load(dataset).train
+    if examples is not None:
+        split = split.take(torch.arange(examples))
     split = split.to(device)
     (x,) = center(scale(split.inputs, divisor))
     assert split.targets is not None
-    return x, one_hot(split.targets, classes)
+    return WholeBatch(x, one_hot(split.targets, classes))
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:

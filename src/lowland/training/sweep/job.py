@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 from lowland.training.environment import choose_device
-from lowland.training.experiment import Arm, Experiment, Record
+from lowland.training.experiment import Experiment, Record
 from lowland.training.loop import train
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings
 from lowland.training.summary import configuration
+from lowland.training.sweep.parts import finish
 
 _NEWS_SECONDS = 0.5
 
@@ -28,6 +29,7 @@ class Job:
         device: ``"cpu"`` or ``"cuda"``.
         stacked: whether its runs are trained as one program.
         until: pause before this step, with everything saved.
+        stopped: labels of a stack that are not trained any further.
     """
 
     experiment: Experiment
@@ -37,6 +39,7 @@ class Job:
     device: str
     stacked: bool = False
     until: int | None = None
+    stopped: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -66,19 +69,26 @@ class Engine(Protocol):
         """
 
 
-def train_job(job: Job, tell: Callable[[News], None]) -> dict[str, Arm]:
-    """Train ``job`` here, from where its directory stands, and ``tell`` about every half second how far it is."""
+def train_job(job: Job, tell: Callable[[News], None]) -> None:
+    """Train ``job`` here, from where its directory stands, and ``tell`` about every half second how far it is.
+
+    Raises:
+        LowlandError: what the user can mend.
+    """
     device = choose_device(job.device)
     watch = _Teller(tell)
-    with RunDirectory(job.path, configuration(job.experiment, job.scale, job.arms, device)) as directory:
+    config = configuration(job.experiment, job.scale, job.arms, device) | {"stacked": job.stacked}
+    with RunDirectory(job.path, config) as directory:
         if job.stacked:
             from lowland.training.stacked import train_stacked
 
-            trained = train_stacked(job.experiment, job.arms, directory, device, watch=watch, until=job.until)
+            trained = train_stacked(
+                job.experiment, job.arms, directory, device, watch=watch, until=job.until, without=job.stopped
+            )
         else:
             trained = train(job.experiment, job.arms, directory, device, watch=watch, until=job.until)
+        finish(job, trained)
     watch.tell_all()
-    return trained
 
 
 class _Teller:

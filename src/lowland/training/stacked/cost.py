@@ -1,0 +1,119 @@
+"""What a step of one run takes, counted without computing it: memory, and whether compiling pays."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lowland.errors import SettingError
+from lowland.training.stacked.batches import Batches
+from lowland.training.stacked.program import Program
+from lowland.training.stacked.runs import Runs
+
+# An eager step is taken to cost this much an operation and a byte that it writes; compiling, this long. They decide
+# between two ways to compute the same, and are constants so that the choice is the same when a run is repeated.
+_SECONDS_PER_OPERATION = 6e-6
+_SECONDS_PER_BYTE = {"cpu": 1e-9, "cuda": 1e-12}
+_COMPILE_SECONDS = 20.0
+_SAVED = 1 / 3  # of an eager step, at least, by compiling it
+
+_CACHED = 128 * 2**20  # bytes: on a CPU, larger stacks fall out of its caches and are slower
+_SHARE_OF_FREE = 0.6
+
+
+class _Counter(TorchDispatchMode):
+    """Counts operations, bytes written, and the most bytes alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = self.written = self.alive = self.peak = 0
+        self.seen = set[int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        self.operations += 1
+        for result in pytree.tree_leaves(results):
+            if not isinstance(result, Tensor):
+                continue
+            storage = result.untyped_storage()
+            key = storage._cdata
+            if key not in self.seen:
+                size = storage.nbytes()
+                self.seen.add(key)
+                self.written += size
+                self.alive += size
+                self.peak = max(self.peak, self.alive)
+                weakref.finalize(storage, self._free, key, size)
+        return results
+
+    def _free(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.alive -= size
+
+
+class Cost:
+    """Of one eager step of ``runs``: ``operations``, ``written`` and ``peak`` bytes beside those of the runs."""
+
+    def __init__(self, runs: Runs, batches: Batches):
+        x, y, picked, shared = batches(0)
+        program = Program.of(runs, 0, compiled=False)
+        fakes = FakeTensorMode(allow_non_fake_inputs=True)
+
+        def fake(tree: Any) -> Any:
+            return pytree.tree_map_only(Tensor, fakes.from_tensor, tree)
+
+        counter = _Counter()
+        stand_in = _Fake(runs, fake)
+        with fakes, counter:
+            program(stand_in, fake(x), fake(y), fake(picked), shared)  # type: ignore[arg-type]
+        self.operations, self.written, self.peak = counter.operations, counter.written, counter.peak
+
+    def pays_to_compile(self, steps: int, device: torch.device) -> bool:
+        """Whether compiling takes less time than it saves over so many steps."""
+        eager = self.operations * _SECONDS_PER_OPERATION + self.written * _SECONDS_PER_BYTE[device.type]
+        return steps * eager * _SAVED > _COMPILE_SECONDS
+
+
+class _Fake:
+    """``runs`` with tensors that hold nothing."""
+
+    def __init__(self, runs: Runs, fake: Callable[[Any], Any]):
+        for name in (
+            "params", "constants", "velocities", "lr", "rho", "momentum", "decay", "bad_step", "step",
+        ):  # fmt: skip
+            setattr(self, name, fake(getattr(runs, name)))
+
+
+def chunk_size(one: Runs, device: torch.device) -> int:
+    """How many runs like that of ``one``, a stack of a single run, go into a stack at once.
+
+    Raises:
+        SettingError: if not even one fits in memory.
+    """
+    held = sum(tensor.nbytes for tensor in pytree.tree_leaves(one.changing()) if isinstance(tensor, Tensor))
+    bytes_of_one = Cost(one, Batches(one.tasks)).peak + 3 * held  # the stack, each task's own copy, a checkpoint's
+    free = _free_bytes(device) * _SHARE_OF_FREE
+    if bytes_of_one > free:
+        raise SettingError(
+            f"one run takes about {bytes_of_one / 1e9:.1f} GB, and {free / 1e9:.1f} GB can be had: even one at a time "
+            "it is too large; choose a smaller scale or batch"
+        )
+    budget = min(free, _CACHED) if device.type == "cpu" else free
+    return max(1, int(budget // max(bytes_of_one, 1)))
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        import os
+
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

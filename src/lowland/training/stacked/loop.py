@@ -1,0 +1,215 @@
+"""The training loop of a stack: as `lowland.training.loop`, with a step and a check for all runs at once."""
+
+import time
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from lowland.training.experiment import Arm, Experiment, Record, Stack
+from lowland.training.loop import deterministic
+from lowland.training.pace import Pace
+from lowland.training.progress import Watch, bar
+from lowland.training.randomness import random_state, restore_random_state
+from lowland.training.run_directory import RunDirectory
+from lowland.training.settings import Settings
+from lowland.training.stacked.batches import Batches
+from lowland.training.stacked.cost import Cost
+from lowland.training.stacked.program import Program
+from lowland.training.stacked.runs import Runs
+
+_LOOK_EVERY = 200  # steps between two looks at whether any run is left: each waits for the device
+
+
+def train_stacked(
+    experiment: Experiment,
+    arms: Mapping[str, Settings],
+    directory: RunDirectory,
+    device: torch.device,
+    *,
+    show_progress: bool = True,
+    watch: Watch | None = None,
+    until: int | None = None,
+    without: Collection[str] = (),
+) -> dict[str, Arm]:
+    """Train all ``arms`` as one program; each ends as it would alone, to rounding.
+
+    Args:
+        experiment: which.
+        arms: name → settings, equal in all but what `Experiment.grid` allows.
+        directory: entered; its records and its checkpoint grow.
+        device: to train on.
+        show_progress: whether there is a bar, on a terminal.
+        watch: is told how far training is, in place of the bar.
+        until: pause before this step, with everything saved.
+        without: arms that are not trained any further; they stay as they are.
+
+    Raises:
+        NotStackable: if they can't be one program.
+        RunError: for a directory that can't be used.
+    """
+    saved = directory.load(device) or {"arms": {}}
+    states: dict[str, Any] = saved["arms"]
+    left = [name for name in arms if name not in without and not states.get(name, {}).get("finished")]
+    if left:
+        total = sum(arms[name].steps for name in left)
+        with nullcontext(watch) if watch else bar(total, show_progress) as shown, deterministic(device):
+            run = _StackRun(experiment, {name: arms[name] for name in left}, directory, device, saved, shown)
+            run.run(until)
+    records = directory.records()
+    return {name: _arm(arms[name], records.get(name, []), states.get(name, {})) for name in arms}
+
+
+def _arm(settings: Settings, records: list[Record], state: Mapping[str, Any]) -> Arm:
+    seconds = {key: value for key, value in state.items() if key.endswith("_seconds")}
+    return Arm(settings, records, state.get("diverged_at"), seconds)
+
+
+class _StackRun:
+    """A stack under way."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        arms: Mapping[str, Settings],
+        directory: RunDirectory,
+        device: torch.device,
+        saved: dict[str, Any],
+        shown: Watch,
+    ):
+        self.names, self.directory, self.saved, self.bar, self.device = list(arms), directory, saved, shown, device
+        settings = next(iter(arms.values()))
+        self.steps, self.every = settings.steps, settings.check_every
+        self.runs = Runs.prepare(experiment, list(arms.values()), device)
+        self.tasks = self.runs.tasks
+        self.batches = Batches(self.tasks)
+        self.step = 0
+        self.seconds = {"train_seconds": 0.0, "check_seconds": 0.0, "compile_seconds": 0.0}
+        if "stack" in saved:
+            self._restore(saved["stack"])
+        else:
+            self.compiled = Cost(self.runs, self.batches).pays_to_compile(self.steps, device)
+        self.warm = set[Any]()  # shapes of batches that a compiled step has seen
+        self.pace = Pace()
+
+    def run(self, until: int | None) -> None:
+        while True:
+            if until is not None and until <= self.step < self.steps:
+                self._save()
+                return
+            if self.step % self.every == 0 or self.step == self.steps:
+                self._check()
+            if self.step == self.steps or (self.step % _LOOK_EVERY == 0 and not self._alive()):
+                break
+            self._train()
+            if self.pace.due():
+                self._save()
+            self.bar.update(self.step * len(self.runs), self._shown())
+        self._save(finished=True)
+        self.bar.finish(self.steps * len(self.runs))
+
+    def _train(self) -> None:
+        started = time.monotonic()
+        x, y, picked, shared = self.batches(self.step)
+        rows = picked.shape[1] if picked is not None else _rows(x, shared)
+        program = Program.of(self.runs, rows, compiled=self.compiled)
+        schedule = self.tasks[0].schedule
+        program(self.runs, x, y, picked, shared, 1.0 if schedule is None else schedule(self.step))
+        self.step += 1
+        first = self.compiled and rows not in self.warm
+        self.warm.add(rows)
+        self.seconds["compile_seconds" if first else "train_seconds"] += time.monotonic() - started
+
+    def _alive(self) -> list[int]:
+        """The runs that have not diverged."""
+        return (self.runs.bad_step < 0).nonzero().flatten().tolist()
+
+    def _shown(self) -> str:
+        return f"{len(self.runs)} runs"
+
+    def _check(self) -> None:
+        started = time.monotonic()
+        alive = self._alive()
+        for run, record in zip(alive, self._measure(alive), strict=True):
+            if isinstance(record, FloatingPointError):
+                self.runs.bad_step[run] = self.step
+                continue
+            record = {"arm": self.names[run], "step": self.step, **record}
+            self.directory.append(record)
+            self.bar.update(self.step * len(self.runs), self.names[run], record, self.tasks[run].show)
+        self.seconds["check_seconds"] += time.monotonic() - started
+
+    def _measure(self, alive: list[int]) -> list[Record | FloatingPointError]:
+        if not alive:
+            return []
+        checks = [self.tasks[run].check for run in alive]
+        together = getattr(type(checks[0]), "together", None)
+        if together is None:
+            return [self._measure_alone(run) for run in alive]
+        x, y, shared = self.batches.together(self.step)
+        chosen = torch.tensor(alive, device=self.device)
+        if not shared:
+            x, y = pytree.tree_map(lambda tensor: tensor[chosen], (x, y))
+        task = self.tasks[0]
+        params = {name: param[chosen] for name, param in self.runs.params.items()}
+        measured: list[Record | FloatingPointError] = together(
+            checks, Stack(task.model, task.loss_fn, params, x, y, shared, self.step)
+        )
+        return measured
+
+    def _measure_alone(self, run: int) -> Record | FloatingPointError:
+        self.runs.of(run)
+        before = random_state()
+        restore_random_state(self.runs.random[run])
+        try:
+            return self.tasks[run].check(self.step, self.batches.of(run, self.step))
+        except FloatingPointError as error:
+            return error
+        finally:
+            self.runs.random[run] = random_state()
+            restore_random_state(before)
+
+    def _save(self, finished: bool = False) -> None:
+        started = time.monotonic()
+        share = {name: seconds / len(self.runs) for name, seconds in self.seconds.items()}
+        states = self.saved["arms"]
+        bad_steps = self.runs.bad_step.tolist()
+        for name, bad in zip(self.names, bad_steps, strict=True):
+            states[name] = {**share, "finished": finished, "diverged_at": bad if bad >= 0 else None, "step": self.step}
+        stack = {
+            "names": self.names,
+            "compiled": self.compiled,
+            "step": self.step,
+            "seconds": self.seconds,
+            "runs": pytree.tree_map_only(Tensor, lambda t: t.detach().to("cpu", copy=True), self.runs.changing()),
+            "checks": [task.check.state_dict() for task in self.tasks],
+            "random": self.runs.random if self._checks_alone() else [],
+        }
+        self.saved["stack"] = stack
+        self.directory.save({"arms": states, "stack": stack})
+        self.pace.saved(time.monotonic() - started)
+
+    def _checks_alone(self) -> bool:
+        return getattr(type(self.tasks[0].check), "together", None) is None
+
+    def _restore(self, stack: dict[str, Any]) -> None:
+        """Go on where ``stack`` was saved, with those of its runs that are still wanted."""
+        self.step, self.compiled, self.seconds = stack["step"], stack["compiled"], dict(stack["seconds"])
+        kept = [stack["names"].index(name) for name in self.names]
+        state = stack["runs"]
+        if kept != list(range(len(stack["names"]))):
+            chosen = torch.tensor(kept, device=self.device)
+            state = pytree.tree_map_only(Tensor, lambda t: t[chosen] if t.dim() else t, state)
+        self.runs.load(state)
+        for task, run in zip(self.tasks, kept, strict=True):
+            task.check.load_state_dict(stack["checks"][run])
+        if stack["random"]:
+            self.runs.random = [stack["random"][run] for run in kept]
+
+
+def _rows(x: Any, shared: bool) -> int:
+    first = pytree.tree_leaves(x)[0]
+    return int(first.shape[0] if shared else first.shape[1])

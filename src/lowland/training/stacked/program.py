@@ -1,0 +1,124 @@
+"""The step of a stack: forward, both gradients and the update of every run, in one call."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowland.optim.functional import sam_gradient
+from lowland.training.stacked.runs import NotStackable, Runs
+from lowland.training.stacked.small import with_small_layers
+
+_compiled: dict[Any, "Program"] = {}  # those of this process, since each takes seconds to make
+
+
+class Program:
+    """One training step of all runs of a `Runs`, which it changes in place.
+
+    A run whose loss is not finite stops where it is; the others don't notice.
+
+    Args:
+        model: the network's code.
+        loss_fn: mean over a batch.
+        eps: added to the gradient norm.
+        climbs: whether any run has an ascent. If not, there is one gradient a step.
+        nesterov: Nesterov's momentum.
+        compiled: by `torch.compile`.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss_fn: Callable[..., Tensor], *, eps: float, climbs: bool, nesterov: bool,
+        compiled: bool,
+    ):  # fmt: skip
+        self.model, self.loss_fn = model, loss_fn
+        self.eps, self.climbs, self.nesterov = eps, climbs, nesterov
+        self._step = torch.compile(self._step_of_all, fullgraph=True, dynamic=False) if compiled else self._step_of_all
+
+    @classmethod
+    def of(cls, runs: Runs, rows: int, *, compiled: bool) -> "Program":
+        """That of ``runs``, with ``rows`` examples in a batch; one that was compiled before is used again."""
+        task = runs.tasks[0]
+        climbs = bool((runs.rho > 0).any())
+        options: dict[str, Any] = {"eps": runs.eps, "climbs": climbs, "nesterov": runs.nesterov, "compiled": compiled}
+        if not compiled:
+            return cls(task.model, task.loss_fn, **options)
+        device = runs.lr.device
+        key = (repr(task.model), getattr(task.loss_fn, "__code__", task.loss_fn), rows, device, *options.items())
+        if key not in _compiled:
+            model = with_small_layers(task.model, rows) if device.type == "cpu" else task.model
+            _compiled[key] = cls(model, task.loss_fn, **options)
+        return _compiled[key]
+
+    def __call__(self, runs: Runs, x: Any, y: Any, picked: Tensor | None, shared: bool, factor: float = 1.0) -> None:
+        """One step.
+
+        Args:
+            runs: changed in place.
+            x: inputs: of each run, of all of them (``shared``), or, with ``picked``, those to choose from.
+            y: targets, likewise.
+            picked: which examples make up each run's batch, ``(runs, n)``.
+            shared: whether all runs have the same batch.
+            factor: what the step sizes are multiplied by.
+        """
+        lr = runs.lr if factor == 1 else runs.lr * factor
+        try:
+            with torch.no_grad():
+                self._step(
+                    runs.params, runs.constants, runs.velocities, lr, runs.rho, runs.momentum, runs.decay,
+                    runs.bad_step, runs.step, x, y, picked, shared,
+                )  # fmt: skip
+        except RuntimeError as error:
+            if "vmap" in str(error):
+                raise NotStackable(next(iter(str(error).splitlines()))) from error
+            raise
+
+    def _step_of_all(
+        self,
+        params: dict[str, Tensor],
+        constants: dict[str, Tensor],
+        velocities: dict[str, Tensor],
+        lr: Tensor,
+        rho: Tensor,
+        momentum: Tensor,
+        decay: Tensor,
+        bad_step: Tensor,
+        step: Tensor,
+        x: Any,
+        y: Any,
+        picked: Tensor | None,
+        shared: bool,
+    ) -> None:
+        if picked is not None:
+            x, y = x[picked], y[picked]
+        batch = None if shared else 0
+        loss, gradients = torch.func.vmap(self._of_one, in_dims=(0, 0, 0, batch, batch))(params, constants, rho, x, y)
+        fine = torch.isfinite(loss)
+        bad_step.copy_(torch.where((bad_step < 0) & ~fine, step, bad_step))
+        alive = bad_step < 0
+        for name, param in params.items():
+            wide = partial(_wide, like=param)
+            direction = gradients[name] + wide(decay) * param
+            if velocities:
+                velocity = torch.where(wide(alive), wide(momentum) * velocities[name] + direction, velocities[name])
+                velocities[name].copy_(velocity)
+                direction = direction + wide(momentum) * velocity if self.nesterov else velocity
+            param.copy_(torch.where(wide(alive), param - wide(lr) * direction, param))
+        step.add_(1)
+
+    def _of_one(
+        self, params: dict[str, Tensor], constants: dict[str, Tensor], rho: Tensor, x: Any, y: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        def loss(params: dict[str, Tensor]) -> Tensor:
+            return self.loss_fn(torch.func.functional_call(self.model, (params, constants), (x,)), y)
+
+        if self.climbs:
+            return sam_gradient(loss, params, rho=rho, eps=self.eps)
+        gradient, value = torch.func.grad_and_value(loss)(params)
+        return value, gradient
+
+
+def _wide(column: Tensor, like: Tensor) -> Tensor:
+    """``(runs,)`` in a shape that multiplies ``(runs, *shape)``."""
+    return column.view(-1, *[1] * (like.dim() - 1))

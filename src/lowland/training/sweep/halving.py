@@ -1,0 +1,44 @@
+"""Successive halving: hopeless settings are given up early (Jamieson & Talwalkar 2016)."""
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+from lowland.training.experiment import Arm, Selection
+from lowland.training.settings import Settings
+
+
+def rungs(settings: Settings, factor: int) -> list[int]:
+    """The steps at which settings are compared: steps/factor, steps/factor², ..., in order, each one of a check."""
+    found = []
+    step = settings.steps // factor
+    while step >= settings.check_every:
+        found.append(step - step % settings.check_every)
+        step //= factor
+    return sorted(set(found))
+
+
+def losers(arms: Mapping[str, Arm], selection: Selection, step: int, factor: int) -> set[str]:
+    """Labels of the runs whose settings are not among the best 1/``factor`` at ``step``.
+
+    Settings that differ in the seed alone stand or fall together, by the mean of their metric over the seeds; one
+    with a diverged run falls.
+    """
+    by_settings: dict[Any, dict[str, Arm]] = {}
+    for label, arm in arms.items():
+        rest = tuple((name, value) for name, value in vars(arm.settings).items() if name != "seed")
+        by_settings.setdefault(rest, {})[label] = arm
+    scores = {rest: _score(runs, selection, step) for rest, runs in by_settings.items()}
+    ranked = sorted(scores, key=lambda rest: scores[rest])
+    kept = set(ranked[: max(1, -(-len(ranked) // factor))])
+    return {label for rest, runs in by_settings.items() if rest not in kept for label in runs}
+
+
+def _score(runs: Mapping[str, Arm], selection: Selection, step: int) -> float:
+    values = []
+    for arm in runs.values():
+        value = next((record.get(selection.metric) for record in arm.records if record["step"] == step), None)
+        if arm.diverged_at is not None or value is None:
+            return float("inf")
+        values.append(value)
+    return fmean(values)

@@ -1,0 +1,90 @@
+"""What a sweep's directory holds: under ``runs``, a run directory for each run, or for those stacked together."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowland.errors import RunError, SettingError
+from lowland.training.experiment import Arm, Experiment
+from lowland.training.files import write_json
+from lowland.training.run_directory import read_json, read_records
+from lowland.training.settings import Settings
+
+if TYPE_CHECKING:
+    from lowland.training.sweep.job import Job
+
+_ENDED = "ended.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of them.
+
+    Attributes:
+        path: its run directory.
+        arms: label → settings, the label being that of the sweep that began it.
+        stacked: whether they are trained as one program.
+        ended: label → how a run that is finished ended.
+    """
+
+    path: Path
+    arms: Mapping[str, Settings]
+    stacked: bool
+    ended: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing of it is left to train."""
+        return set(self.ended) == set(self.arms)
+
+    def results(self, every: bool = False) -> dict[Settings, Arm]:
+        """What became of its finished runs, or of ``every`` run so far."""
+        records = read_records(self.path)
+        results = {}
+        for label, settings in self.arms.items():
+            if every or label in self.ended:
+                how = self.ended.get(label, {})
+                seconds = {key: value for key, value in how.items() if key.endswith("_seconds")}
+                results[settings] = Arm(settings, records.get(label, []), how.get("diverged_at"), seconds)
+        return results
+
+
+def finish(job: "Job", trained: Mapping[str, Arm]) -> None:
+    """Note which runs of ``job``, in whose directory this process is alone, are finished, and how."""
+    ended = {
+        label: {"diverged_at": arm.diverged_at, **arm.seconds}
+        for label, arm in trained.items()
+        if arm.diverged_at is not None or (arm.records and arm.records[-1]["step"] == arm.settings.steps)
+    }
+    write_json(job.path / _ENDED, ended)
+
+
+def find_parts(directory: Path, experiment: Experiment) -> list[Part]:
+    """The parts under a sweep's directory, in order of their names.
+
+    Raises:
+        RunError: for one that is damaged.
+    """
+    parts = []
+    for path in sorted((directory / "runs").glob("*")):
+        if not (path / "config.json").exists():
+            continue  # killed before it began
+        config = read_json(path / "config.json")
+        try:
+            arms = {label: experiment.settings(**settings) for label, settings in config["arms"].items()}
+        except (KeyError, TypeError, SettingError) as error:
+            raise RunError(f"{path} holds no run of {experiment.name} ({error}): remove it") from None
+        ended = read_json(path / _ENDED) if (path / _ENDED).exists() else {}
+        parts.append(Part(path, arms, bool(config.get("stacked")), ended))
+    return parts
+
+
+def new_path(directory: Path, arms: Mapping[str, Settings]) -> Path:
+    """Where a part with these ``arms`` belongs: always the same place for the same settings."""
+    content = "\n".join(sorted(repr(asdict(settings)) for settings in arms.values()))
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    name = next(iter(arms)) if len(arms) == 1 else f"stack-of-{len(arms)}"
+    return (directory / "runs" / f"{name[:120].replace(os.sep, '_')}-{digest}").absolute()

@@ -1,0 +1,105 @@
+"""A sweep: every point of a grid trained, by whatever engine, from where its directory stands."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from lowland.errors import SettingError
+from lowland.training.experiment import Arm, Experiment
+from lowland.training.settings import Settings
+from lowland.training.sweep.grid import Grid
+from lowland.training.sweep.halving import losers, rungs
+from lowland.training.sweep.job import Engine, Job, News
+from lowland.training.sweep.parts import find_parts
+from lowland.training.sweep.plan import plan
+from lowland.training.sweep.progress import sweep_bar
+
+
+def sweep(
+    experiment: Experiment,
+    scale: str,
+    grid: Grid,
+    directory: Path,
+    device: str,
+    engine: Engine,
+    *,
+    stacked: bool,
+    halving: int | None = None,
+    show_progress: bool = True,
+) -> dict[str, Arm]:
+    """Train what ``directory`` misses of ``grid``; what became of each point, in the grid's order.
+
+    Args:
+        experiment: which.
+        scale: of its settings.
+        grid: the points.
+        directory: of the sweep, held by this process; runs are kept in folders under its ``runs``.
+        device: ``"cpu"`` or ``"cuda"``.
+        engine: where they are trained.
+        stacked: whether new runs are trained as one program.
+        halving: give up all but the best 1/``halving`` of the settings at each rung; by default none.
+        show_progress: whether there is a bar, on a terminal.
+
+    Raises:
+        SettingError: if the runs can't be stacked, don't fit in memory, or can't be halved.
+        RunError: for a directory that can't be used.
+    """
+    labels = {settings: label for label, settings in grid.points.items()}
+    jobs = plan(experiment, scale, grid.points, find_parts(directory, experiment), directory, device, stacked)
+    errors: dict[Settings, str] = {}
+    failed: set[Path] = set()
+    stopped: dict[str, int] = {}
+    done = {label: arm.records[-1] for label, arm in _results(experiment, labels, directory).items() if arm.records}
+    with sweep_bar(grid.points, done, experiment.selection, show_progress) as bar:
+
+        def hear(job: Job, news: News) -> None:
+            bar(job, news)
+            if news.error:
+                failed.add(job.path)
+                errors.update(dict.fromkeys(job.arms.values(), news.error))
+
+        for rung in [*_rungs(experiment, grid, halving), None]:
+            until = None if rung is None else rung + 1  # the check at the rung is made
+            chosen = [replace(job, until=until, stopped=_stopped(job, labels, stopped)) for job in jobs]
+            left = [job for job in chosen if not job.stopped >= set(job.arms) and job.path not in failed]
+            if left:
+                engine(left, hear)
+            if rung is not None and halving is not None and experiment.selection is not None:
+                running = _results(experiment, labels, directory, every=True)
+                running = {label: arm for label, arm in running.items() if label not in stopped}
+                stopped |= dict.fromkeys(losers(running, experiment.selection, rung, halving), rung)
+    results = _results(experiment, labels, directory, every=True)
+    return {
+        label: replace(
+            results.get(label, Arm(settings, [])), error=errors.get(settings, ""), stopped_at=stopped.get(label)
+        )
+        for label, settings in grid.points.items()
+    }
+
+
+def _rungs(experiment: Experiment, grid: Grid, halving: int | None) -> list[int]:
+    if halving is None:
+        return []
+    if experiment.selection is None:
+        raise SettingError(f"{experiment.name} has no metric to compare settings by: leave --halving out")
+    found = {tuple(rungs(settings, halving)) for settings in grid.points.values()}
+    if len(found) > 1:
+        raise SettingError("--halving compares runs at the same steps: the grid must not vary steps or check_every")
+    return list(found.pop())
+
+
+def _stopped(job: Job, labels: Mapping[Settings, str], stopped: Mapping[str, int]) -> frozenset[str]:
+    """Those of the job's own labels whose runs were given up."""
+    return frozenset(label for label, settings in job.arms.items() if labels.get(settings) in stopped)
+
+
+def _results(
+    experiment: Experiment, labels: Mapping[Settings, str], directory: Path, every: bool = False
+) -> dict[str, Arm]:
+    """What became of the runs so far, by the label they have in this grid."""
+    return {
+        labels[settings]: arm
+        for part in find_parts(directory, experiment)
+        for settings, arm in part.results(every).items()
+        if settings in labels
+    }
