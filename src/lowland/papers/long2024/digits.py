@@ -6,7 +6,9 @@ from torch import Tensor
 from lowland.data import load
 from lowland.models import mlp
 from lowland.papers.long2024.edge_of_stability import (
+    OUTCOMES,
     PAPER,
+    SELECTION,
     Settings,
     claims,
     one_batch,
@@ -53,4 +55,6 @@ EXPERIMENT = Experiment(
     figures=EDGE_OF_STABILITY,
     cost={"paper": "a minute, 2 cores", "laptop": "a minute, 2 cores", "smoke": "seconds"},
     prepare=prepare,
+    selection=SELECTION,
+    outcomes=OUTCOMES,
 )
