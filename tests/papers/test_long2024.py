@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from lowland.curvature import Stability
 from lowland.data import load
 from lowland.papers import experiments, find
 from lowland.papers.long2024.edge_of_stability import claims, one_batch
@@ -148,6 +149,18 @@ def test_the_papers_networks():
         difference = (transformer(tokens) - transformer(changed)).abs().amax((0, 2))
     assert difference[:40].max() == 0  # causal
     assert difference[40] > 0
+
+
+@pytest.mark.parametrize("name", [name for name in experiments() if name.startswith("long2024/")])
+def test_sweeps_select_by_what_is_trained_on_since_nothing_is_held_out(name):
+    experiment = find(name)
+    assert (experiment.selection.metric, experiment.selection.on, experiment.selection.test) == (
+        "loss",
+        "training",
+        None,
+    )
+    assert [curve.column for curve in experiment.outcomes] == ["hessian_norm", "loss"]
+    assert {curve.column for curve in experiment.outcomes} <= set(Stability.__dataclass_fields__)
 
 
 @pytest.mark.data

@@ -199,12 +199,23 @@ class Selection:
             Never test data.
         ties: the column that decides between equals.
         test: the column that is reported of the selected settings, and by which nothing is selected.
+
+    Raises:
+        ValueError: for other data, or a column whose name says that it is of test data.
     """
 
     metric: str
     on: str
     ties: str | None = None
     test: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse to select by test data."""
+        if self.on not in ("validation", "training"):
+            raise ValueError(f"settings are selected on validation or training data, not on {self.on!r}")
+        for column in (self.metric, self.ties or ""):
+            if column.lower().startswith("test"):
+                raise ValueError(f"{column} is of test data, by which nothing may be selected")
 
 
 @dataclass(frozen=True)

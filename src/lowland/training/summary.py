@@ -10,6 +10,8 @@ from lowland.training.environment import environment
 from lowland.training.experiment import Arm, Claim, Experiment, Verdict
 from lowland.training.settings import Settings
 
+SMOKE = Verdict(None, None, "smoke runs judge no claims")
+
 
 def configuration(
     experiment: Experiment, scale: str, arms: Mapping[str, Settings], device: torch.device
@@ -35,19 +37,29 @@ def summarize(
         "scale": config["scale"],
         "seed": config["seed"],
         "config": dict(config),
-        "metrics": {name: _final(arm) for name, arm in arms.items()},
+        "metrics": {name: final(arm) for name, arm in arms.items()},
         "claims": [_judged(claim, config["scale"], arms) for claim in experiment.claims],
         "environment": environment(device),
     }
 
 
-def _final(arm: Arm) -> dict[str, Any]:
+def final(arm: Arm) -> dict[str, Any]:
+    """How an arm ended, its last record, and the seconds it took."""
     last = {key: value for key, value in arm.records[-1].items() if key != "arm"} if arm.records else {}
-    return {"status": arm.status, "diverged_at": arm.diverged_at, **last, **arm.seconds}
+    ended: dict[str, Any] = {"status": arm.status, "diverged_at": arm.diverged_at}
+    if arm.stopped_at is not None:
+        ended["stopped_at"] = arm.stopped_at
+    if arm.error:
+        ended["error"] = arm.error
+    return {**ended, **last, **arm.seconds}
 
 
 def _judged(claim: Claim, scale: str, arms: Mapping[str, Arm]) -> dict[str, Any]:
-    verdict = Verdict(None, None, "smoke runs judge no claims") if scale == "smoke" else claim.judge(arms)
+    return claim_entry(claim, SMOKE if scale == "smoke" else claim.judge(arms))
+
+
+def claim_entry(claim: Claim, verdict: Verdict) -> dict[str, Any]:
+    """A claim with its verdict, for a summary."""
     return {
         "id": claim.id,
         "text": claim.text,

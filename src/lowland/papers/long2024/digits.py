@@ -5,7 +5,9 @@ from torch import Tensor
 
 from lowland.models import mlp
 from lowland.papers.long2024.edge_of_stability import (
+    OUTCOMES,
     PAPER,
+    SELECTION,
     Settings,
     claims,
     one_batch,
@@ -52,4 +54,6 @@ EXPERIMENT = Experiment(
     figures=EDGE_OF_STABILITY,
     cost={"paper": "a minute, 2 cores", "laptop": "a minute, 2 cores", "smoke": "seconds"},
     prepare=prepare,
+    selection=SELECTION,
+    outcomes=OUTCOMES,
 )

@@ -16,13 +16,16 @@ from lowland.curvature import stability
 from lowland.data import WholeBatch, data_root, load
 from lowland.data.transforms import center, one_hot, scale
 from lowland.optim import SAM
-from lowland.training import Arm, Claim, Task, Verdict, setting
+from lowland.training import Arm, Claim, Curve, Selection, Task, Verdict, setting
 
 PAPER = (
     "Long & Bartlett 2024, Sharpness-Aware Minimization and the Edge of Stability, "
     "Journal of Machine Learning Research 25"
 )
 RHOS = (0.0, 0.1, 0.3, 1.0)
+# The paper trains on everything and compares no settings: nothing is held out to select them by.
+SELECTION = Selection(metric="loss", on="training")
+OUTCOMES = (Curve("hessian_norm", "Hessian norm"), Curve("loss", "training loss"))
 
 
 @dataclass(frozen=True, kw_only=True)

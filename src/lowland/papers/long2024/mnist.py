@@ -57,4 +57,6 @@ EXPERIMENT = Experiment(
     figures=EDGE_OF_STABILITY,
     cost={"paper": "about 3 hours, one H100 (estimated)", "laptop": "a minute, 2 cores", "smoke": "seconds"},
     prepare=prepare,
+    selection=common.SELECTION,
+    outcomes=common.OUTCOMES,
 )

@@ -93,4 +93,6 @@ EXPERIMENT = Experiment(
     figures=EDGE_OF_STABILITY,
     cost={"paper": "about 2 hours, one H100 (estimated)", "laptop": "two minutes, 2 cores", "smoke": "seconds"},
     prepare=prepare,
+    selection=common.SELECTION,
+    outcomes=common.OUTCOMES,
 )

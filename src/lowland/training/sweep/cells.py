@@ -1,0 +1,78 @@
+"""The cells of a grid: runs that differ in nothing but their seed."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lowland.training.experiment import Arm
+from lowland.training.sweep.statistics import Estimate, estimate
+
+SEED = "seed"
+_NOT_METRICS = ("arm", "step")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one combination of settings, over their seeds.
+
+    Attributes:
+        settings: those that vary over the grid, but the seed.
+        runs: label → what became of it, in the order of the grid.
+    """
+
+    settings: Mapping[str, Any]
+    runs: Mapping[str, Arm]
+
+    @property
+    def rho(self) -> float:
+        """Of all its runs."""
+        return next(iter(self.runs.values())).settings.rho
+
+    def count(self, status: str) -> int:
+        """How many of its runs ended as ``status``."""
+        return Counter(arm.status for arm in self.runs.values())[status]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run was trained to its end."""
+        return self.count("done") == len(self.runs)
+
+    def metrics(self) -> list[str]:
+        """Columns of numbers in the last records, in the order in which they appear."""
+        lasts = [arm.records[-1] for arm in self.runs.values() if arm.status == "done" and arm.records]
+        names = dict.fromkeys(key for last in lasts for key in last if key not in _NOT_METRICS)
+        return [name for name in names if self.values(name)]
+
+    def values(self, metric: str) -> dict[int, float]:
+        """Seed → ``metric`` in the last record of each run that is done and has it, as a finite number."""
+        found = {}
+        for arm in self.runs.values():
+            value = arm.records[-1].get(metric) if arm.status == "done" and arm.records else None
+            if isinstance(value, int | float) and math.isfinite(value):
+                found[arm.settings.seed] = float(value)
+        return found
+
+    def estimate(self, metric: str) -> Estimate | None:
+        """Mean of ``metric`` over the seeds that have it."""
+        return estimate(list(self.values(metric).values()))
+
+
+def cells_of(arms: Mapping[str, Arm], varied: Sequence[str]) -> list[Cell]:
+    """The cells of a grid whose settings ``varied`` vary, in its order."""
+    names = [name for name in varied if name != SEED]
+    found = defaultdict[tuple[Any, ...], dict[str, Arm]](dict)
+    for label, arm in arms.items():
+        found[tuple(getattr(arm.settings, name) for name in names)][label] = arm
+    return [Cell(dict(zip(names, values, strict=True)), runs) for values, runs in found.items()]
+
+
+def describe(settings: Mapping[str, Any]) -> str:
+    """``lr = 0.1, rho = 0``."""
+    return ", ".join(f"{name} = {short(value)}" for name, value in settings.items())
+
+
+def short(value: Any) -> str:
+    """A setting's value as a person writes it."""
+    return f"{value:.10g}" if isinstance(value, float) else str(value)

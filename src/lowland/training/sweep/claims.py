@@ -1,0 +1,170 @@
+"""The claims of an experiment over a grid: whether each holds wherever the grid's runs can decide it."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from statistics import median
+from typing import Any
+
+from lowland.training.experiment import Arm, Claim, Experiment, Verdict
+from lowland.training.settings import Settings
+from lowland.training.summary import SMOKE, claim_entry
+from lowland.training.sweep.cells import describe
+
+# The condition on the share of points at which a claim holds.
+EVERYWHERE = "= 1"
+
+
+def judge_claims(
+    experiment: Experiment, scale: str, arms: Mapping[str, Arm], varied: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Every claim over the grid, for a summary.
+
+    A claim compares arms by name. At each run of the grid it is asked with that run in place of the experiment's own
+    settings: the arm of a name is then the run whose settings are that run's, but for what makes the arm. What looks
+    at the same runs from different points is one point. A claim holds if it does at every point that can be judged.
+
+    Args:
+        experiment: whose claims.
+        scale: a smoke sweep judges none.
+        arms: label → run, in the order of the grid.
+        varied: the settings that vary over it.
+    """
+    return [_over_grid(claim, [] if scale == "smoke" else _points(claim, experiment, arms, varied), scale)
+            for claim in experiment.claims]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A claim's verdict on certain runs: arm → label, None where the grid has no such run."""
+
+    runs: Mapping[str, str | None]
+    verdict: Verdict
+
+
+def _points(claim: Claim, experiment: Experiment, arms: Mapping[str, Arm], varied: Sequence[str]) -> list[_Point]:
+    labels = {arm.settings: label for label, arm in arms.items()}
+    points, known = [], set[tuple[Any, ...]]()
+    for base in labels:
+        seen = _Reader(experiment.arms, base, labels, arms, varied, known)
+        try:
+            verdict = claim.judge(seen)
+        except _KnownError:
+            continue
+        except _UnfitError as error:
+            verdict = Verdict(None, None, str(error))
+        known.add(tuple(seen.read))
+        points.append(_Point({name: labels.get(settings) for name, settings in seen.read}, verdict))
+    return points
+
+
+class _UnfitError(Exception):
+    """A run that a claim asks for isn't there, or wasn't trained as far as claims look."""
+
+
+class _KnownError(Exception):
+    """A claim looks at the same runs again."""
+
+
+@dataclass
+class _Reader(Mapping[str, Arm]):
+    """Arms by name around one run of the grid, which remembers which of them were read.
+
+    Attributes:
+        made: arm → the settings that make it.
+        base: the run's settings.
+        labels: settings → run.
+        arms: the grid's runs.
+        varied: the settings that vary over it.
+        known: what was read in full at earlier points. Judges are functions of what they read, so that one that
+            has read just this ends as it did there.
+        read: arm and settings, in the order in which they were asked for.
+    """
+
+    made: Mapping[str, Mapping[str, Any]]
+    base: Settings
+    labels: Mapping[Settings, str]
+    arms: Mapping[str, Arm]
+    varied: Sequence[str]
+    known: set[tuple[Any, ...]]
+    read: list[tuple[str, Settings]] = field(default_factory=list)
+
+    def __getitem__(self, name: str) -> Arm:
+        settings = replace(self.base, **self.made[name])
+        self.read.append((name, settings))
+        if tuple(self.read) in self.known:
+            raise _KnownError
+        label = self.labels.get(settings)
+        if label is None:
+            shown = asdict(settings)
+            names = dict.fromkeys((*self.made[name], *self.varied))
+            raise _UnfitError(f"the grid has no run with {describe({key: shown[key] for key in names})}")
+        arm = self.arms[label]
+        if arm.status in ("failed", "stopped"):
+            end = f"failed: {arm.error}" if arm.error else f"was stopped at step {arm.stopped_at}"
+            raise _UnfitError(f"run {label} {end}")
+        if not arm.records:
+            raise _UnfitError(f"run {label} has no records")
+        return arm
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.made)
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+
+def _over_grid(claim: Claim, points: Sequence[_Point], scale: str) -> dict[str, Any]:
+    judged = [point for point in points if point.verdict.passed is not None]
+    holds = sum(point.verdict.passed is True for point in judged)
+    if claim.threshold is None:
+        over = replace(claim, text=f"{claim.text} (over the grid: the median of its points)")
+        verdict = _reported(points)
+    else:
+        over = replace(
+            claim, text=f"{claim.text} (over the grid: holds wherever it can be judged)", threshold=EVERYWHERE
+        )
+        verdict = _everywhere(points, judged, holds)
+    return {
+        **claim_entry(over, SMOKE if scale == "smoke" else verdict),
+        "counts": {"points": len(points), "judged": len(judged), "holds": holds},
+        "at_each_point": claim.threshold,
+        "points": [
+            {
+                "runs": dict(point.runs),
+                "measured": point.verdict.measured,
+                "passed": point.verdict.passed,
+                "reason": point.verdict.reason,
+            }
+            for point in points
+        ],
+    }
+
+
+def _everywhere(points: Sequence[_Point], judged: Sequence[_Point], holds: int) -> Verdict:
+    if not judged:
+        return Verdict(None, None, f"it could be judged nowhere: {_commonest(points)}")
+    fails = [point for point in judged if not point.verdict.passed]
+    reason = ""
+    if fails:
+        where = ", ".join(f"{name} {label}" for name, label in fails[0].runs.items())
+        reason = f"fails at {len(fails)} of {len(judged)}, first at {where}"
+    return Verdict(holds / len(judged), not fails, reason)
+
+
+def _reported(points: Sequence[_Point]) -> Verdict:
+    measured = [point.verdict.measured for point in points if point.verdict.measured is not None]
+    measured = [value for value in measured if math.isfinite(value)]
+    if not measured:
+        return Verdict(None, None, f"it could be measured nowhere: {_commonest(points)}")
+    return Verdict(median(measured), None, f"reported without a threshold, of {len(measured)} points")
+
+
+def _commonest(points: Sequence[_Point]) -> str:
+    """Why most of the points say nothing."""
+    reasons = Counter(point.verdict.reason for point in points if point.verdict.reason)
+    if not reasons:
+        return "the grid has no runs"
+    reason, count = reasons.most_common(1)[0]
+    return f"{reason} ({count} of {len(points)})" if len(reasons) > 1 else reason

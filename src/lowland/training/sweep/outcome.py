@@ -1,0 +1,73 @@
+"""The summary of a sweep: every run, every setting over its seeds, the selected one, the claims over the grid."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from lowland.training.environment import environment
+from lowland.training.experiment import Arm, Experiment
+from lowland.training.summary import final
+from lowland.training.sweep.cells import Cell, cells_of
+from lowland.training.sweep.claims import judge_claims
+from lowland.training.sweep.selection import summarize_selection
+
+_STATUSES = ("done", "diverged", "stopped", "failed")
+
+
+def summarize_sweep(
+    experiment: Experiment,
+    config: Mapping[str, Any],
+    arms: Mapping[str, Arm],
+    varied: Sequence[str],
+    device: torch.device,
+    seconds: float,
+) -> dict[str, Any]:
+    """What a sweep's ``summary.json`` holds.
+
+    Args:
+        experiment: which.
+        config: the sweep directory's.
+        arms: label → run, in the order of the grid.
+        varied: the settings that vary over it.
+        device: the runs were trained on.
+        seconds: the whole sweep took, by the clock.
+    """
+    cells = cells_of(arms, varied)
+    return {
+        "experiment": experiment.name,
+        "scale": config["scale"],
+        "seed": list(dict.fromkeys(arm.settings.seed for arm in arms.values())),
+        "config": dict(config),
+        "totals": _totals(arms, seconds),
+        "selection": summarize_selection(cells, experiment.selection),
+        "claims": judge_claims(experiment, config["scale"], arms, varied),
+        "settings": [_over_seeds(cell) for cell in cells],
+        "metrics": {label: final(arm) for label, arm in arms.items()},
+        "environment": environment(device),
+    }
+
+
+def _totals(arms: Mapping[str, Arm], seconds: float) -> dict[str, Any]:
+    """How many runs ended in which way; what they took together, and the sweep by the clock."""
+    spent = Counter[str]()
+    for arm in arms.values():
+        spent.update(arm.seconds)
+    rate = len(arms) / seconds if seconds > 0 else None
+    counts = Counter(arm.status for arm in arms.values())
+    return {
+        "runs": len(arms),
+        **{status: counts[status] for status in _STATUSES},
+        "seconds": {"total": seconds, **spent, "runs_per_second": rate},
+    }
+
+
+def _over_seeds(cell: Cell) -> dict[str, Any]:
+    """One combination of settings; its metrics are those of the seeds that were trained to their end."""
+    return {
+        "settings": dict(cell.settings),
+        "runs": list(cell.runs),
+        **{status: cell.count(status) for status in _STATUSES},
+        "metrics": {name: estimate.entry() for name in cell.metrics() if (estimate := cell.estimate(name)) is not None},
+    }

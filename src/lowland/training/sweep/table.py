@@ -1,0 +1,54 @@
+"""The table of a sweep: a row for each run."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from lowland.training.experiment import Arm
+from lowland.training.files import write_atomically
+
+
+def write_table(path: Path, arms: Mapping[str, Arm], varied: Sequence[str]) -> None:
+    """Write a CSV file with a row for each run, in the order of ``arms``.
+
+    The columns: ``run``, its settings (those in ``varied`` first), ``status``, ``diverged_at``, ``stopped_at``,
+    ``error``, what its last record says, and the seconds it took. A value that is missing or not finite is an empty
+    cell. Numbers are written so that they read back as the same ones. An entry of a record that has the name of an
+    earlier column is called ``last_`` and its name.
+    """
+    rows = [_row(label, arm, varied) for label, arm in arms.items()]
+    parts = [list(dict.fromkeys(key for row in rows for key in row[part])) for part in range(3)]
+    head = parts[0] or ["run", *varied]
+    names = [*head, *(f"last_{key}" if key in head else key for key in parts[1]), *parts[2]]
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([_cell(values.get(key)) for keys, values in zip(parts, row, strict=True) for key in keys])
+    write_atomically(path, text.getvalue().encode())
+
+
+def _row(label: str, arm: Arm, varied: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
+    """What a run was asked to do and what became of it, its last record, its seconds."""
+    settings = asdict(arm.settings)
+    head = {
+        "run": label,
+        **{name: settings[name] for name in varied},
+        **settings,
+        "status": arm.status,
+        "diverged_at": arm.diverged_at,
+        "stopped_at": arm.stopped_at,
+        "error": arm.error,
+    }
+    last = {key: value for key, value in arm.records[-1].items() if key != "arm"} if arm.records else {}
+    return head, last, dict(arm.seconds)
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    return repr(value) if isinstance(value, float) else str(value)

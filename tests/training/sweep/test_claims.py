@@ -1,0 +1,166 @@
+"""Claims over a grid: which runs each looks at, and what it comes to."""
+
+from dataclasses import replace
+
+import pytest
+
+from lowland.training import Claim, Verdict
+from lowland.training.sweep.claims import judge_claims
+
+from ..toy import EXPERIMENT
+from .grids import grid
+
+VARIED = ("lr", "rho", "seed")
+ARMS = {"sam": {}, "gd": {"rho": 0.0}, "edge": {"rho": 0.0, "lr": 9.0}}
+
+
+def loss(arm):
+    return arm.records[-1]["loss"]
+
+
+def climbs(arms):
+    """As the papers' judges: null where SAM's arm doesn't ascend."""
+    sam = arms["sam"]
+    if sam.settings.rho == 0:
+        return Verdict(None, None, "arm sam has ρ = 0")
+    return Verdict(loss(sam), loss(sam) < 1)
+
+
+def lower(arms):
+    sam, gd = arms["sam"], arms["gd"]
+    if sam.settings.rho == 0:
+        return Verdict(None, None, "arm sam has ρ = 0")
+    return Verdict(loss(sam) - loss(gd), loss(sam) < loss(gd))
+
+
+def gd_alone(arms):
+    return Verdict(loss(arms["gd"]), loss(arms["gd"]) < 1)
+
+
+def edge_alone(arms):
+    return Verdict(loss(arms["edge"]), True)
+
+
+def judge(judge, arms, threshold="< 1", scale="paper", varied=VARIED):
+    experiment = replace(
+        EXPERIMENT, arms=ARMS, claims=(Claim("one", "A statement", "page 1", threshold, judge),)
+    )  # fmt: skip
+    (entry,) = judge_claims(experiment, scale, arms, varied)
+    return entry
+
+
+def runs(change=lambda **point: {}, **axes):
+    axes = {"lr": [0.1, 0.2], "rho": [0.0, 0.1, 0.3], "seed": [0, 1], **axes}
+
+    def value(**point):
+        changed = change(**point)
+        return None if changed is None else {"loss": 0.5 - point["rho"], **changed}
+
+    return grid(value, **axes)
+
+
+def test_holds_wherever_it_can_be_judged():
+    got = judge(climbs, runs())
+    assert {key: got[key] for key in ("id", "source", "measured", "threshold", "passed", "reason")} == {
+        "id": "one", "source": "page 1", "measured": 1.0, "threshold": "= 1", "passed": True, "reason": "",
+    }  # fmt: skip
+    assert got["text"] == "A statement (over the grid: holds wherever it can be judged)"
+    assert got["at_each_point"] == "< 1"
+    assert got["counts"] == {"points": 12, "judged": 8, "holds": 8}
+    assert got["points"][0] == {
+        "runs": {"sam": "lr=0.1,rho=0.0,seed=0"}, "measured": None, "passed": None, "reason": "arm sam has ρ = 0"
+    }  # fmt: skip
+    assert got["points"][2] == {
+        "runs": {"sam": "lr=0.1,rho=0.1,seed=0"}, "measured": 0.4, "passed": True, "reason": ""
+    }  # fmt: skip
+
+
+def test_one_point_that_fails_fails_it():
+    got = judge(climbs, runs(lambda lr, rho, seed: {"loss": 2.0} if (lr, rho, seed) == (0.2, 0.1, 1) else {}))
+    assert (got["measured"], got["passed"]) == (7 / 8, False)
+    assert got["reason"] == "fails at 1 of 8, first at sam lr=0.2,rho=0.1,seed=1"
+
+
+def test_each_arm_is_the_run_with_its_settings():
+    got = judge(lower, runs())
+    for point in got["points"]:
+        if point["passed"] is not None:
+            assert point["runs"]["gd"] == point["runs"]["sam"].replace("rho=0.1", "rho=0.0").replace(
+                "rho=0.3", "rho=0.0"
+            )
+    assert got["counts"] == {"points": 12, "judged": 8, "holds": 8}
+    assert got["points"][2]["measured"] == pytest.approx(-0.1)
+
+
+def test_the_same_runs_are_one_point():
+    got = judge(gd_alone, runs())
+    assert got["counts"] == {"points": 4, "judged": 4, "holds": 4}  # not once for each rho
+    assert [point["runs"]["gd"] for point in got["points"]] == [
+        "lr=0.1,rho=0.0,seed=0", "lr=0.1,rho=0.0,seed=1", "lr=0.2,rho=0.0,seed=0", "lr=0.2,rho=0.0,seed=1"
+    ]  # fmt: skip
+    assert judge(edge_alone, runs(lr=[0.1, 9.0]))["counts"]["judged"] == 2  # seeds
+
+
+def test_a_run_that_the_grid_lacks_is_the_reason():
+    got = judge(edge_alone, runs())
+    assert (got["measured"], got["passed"]) == (None, None)
+    assert got["reason"] == (
+        "it could be judged nowhere: the grid has no run with rho = 0, lr = 9, seed = 0 (1 of 2)"
+    )  # fmt: skip
+    assert [point["runs"] for point in got["points"]] == [{"edge": None}] * 2
+    got = judge(lower, runs(rho=[0.1, 0.3]))
+    assert got["passed"] is None
+    assert got["counts"]["points"] == 8
+    assert got["points"][0]["runs"] == {"sam": "lr=0.1,rho=0.1,seed=0", "gd": None}
+    assert got["points"][0]["reason"] == "the grid has no run with rho = 0, lr = 0.1, seed = 0"
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "reason"),
+    [
+        ({"error": "out of memory"}, "run lr=0.1,rho=0.0,seed=0 failed: out of memory"),
+        ({"stopped_at": 20}, "run lr=0.1,rho=0.0,seed=0 was stopped at step 20"),
+        ({"diverged_at": 0, "steps": ()}, "run lr=0.1,rho=0.0,seed=0 has no records"),
+    ],
+)
+def test_runs_that_were_not_trained_to_their_end_judge_nothing(spoiled, reason):
+    got = judge(lower, runs(lambda **point: spoiled if point == {"lr": 0.1, "rho": 0.0, "seed": 0} else {}))
+    assert got["counts"]["judged"] == 6
+    assert got["passed"] is True
+    unfit = [point for point in got["points"] if point["reason"] == reason]
+    assert [point["runs"] for point in unfit] == [
+        {"sam": "lr=0.1,rho=0.0,seed=0"},
+        {"sam": "lr=0.1,rho=0.1,seed=0", "gd": "lr=0.1,rho=0.0,seed=0"},
+        {"sam": "lr=0.1,rho=0.3,seed=0", "gd": "lr=0.1,rho=0.0,seed=0"},
+    ]
+
+
+def test_a_claim_without_a_threshold_is_only_reported():
+    def measure(arms):
+        return Verdict(loss(arms["sam"]), None, "only reported")
+
+    got = judge(measure, runs(lambda lr, rho, seed: {"loss": lr + seed}, rho=[0.1]), threshold=None)
+    assert (got["threshold"], got["passed"]) == (None, None)
+    assert got["measured"] == pytest.approx((0.2 + 1.1) / 2)
+    assert "the median of its points" in got["text"]
+    nowhere = judge(lambda arms: Verdict(None, None, "too short"), runs(), threshold=None)
+    assert nowhere["reason"] == "it could be measured nowhere: too short"
+
+
+def test_smoke_judges_nothing():
+    def never(arms):
+        raise AssertionError
+
+    got = judge(never, runs(), scale="smoke")
+    assert (got["measured"], got["passed"], got["points"]) == (None, None, [])
+    assert got["reason"] == "smoke runs judge no claims"
+
+
+def test_an_arm_that_the_experiment_does_not_have_is_a_bug_of_the_claim():
+    with pytest.raises(KeyError):
+        judge(lambda arms: arms["sma"], runs())
+
+
+def test_an_arm_may_be_made_by_a_setting_that_does_not_vary():
+    got = judge(edge_alone, runs(lr=[9.0]), varied=("rho", "seed"))
+    assert got["counts"] == {"points": 2, "judged": 2, "holds": 2}

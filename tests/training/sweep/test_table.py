@@ -1,0 +1,68 @@
+"""The table of a sweep reads back as what was written."""
+
+import csv
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lowland.training import Arm
+from lowland.training.sweep.table import write_table
+
+from .grids import SETTINGS, grid, run
+
+
+def read(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_for_each_run_in_the_order_of_the_grid(tmp_path):
+    def value(seed, lr):
+        if (seed, lr) == (1, 0.1):
+            return {"diverged_at": 7, "loss": math.nan, "seconds": {"train_seconds": 0.25}}
+        if (seed, lr) == (1, 0.2):
+            return {"error": 'no, "really": out of memory', "steps": ()}
+        return {"loss": lr / 3 + seed, "extra": seed == 0, "seconds": {"train_seconds": 1.5, "check_seconds": 1e-9}}
+
+    arms = grid(value, seed=[0, 1], lr=[0.2, 0.1])
+    arms["odd"] = run(stopped_at=20, late=3, loss=None)
+    write_table(tmp_path / "results.csv", arms, ("seed", "lr"))
+    rows = read(tmp_path / "results.csv")
+    assert [row["run"] for row in rows] == ["seed=0,lr=0.2", "seed=0,lr=0.1", "seed=1,lr=0.2", "seed=1,lr=0.1", "odd"]
+    assert list(rows[0]) == [
+        "run", "seed", "lr", "rho", "steps", "check_every", "size", "noisy", "kind",
+        "status", "diverged_at", "stopped_at", "error", "step", "loss", "extra", "late", "train_seconds",
+        "check_seconds",
+    ]  # fmt: skip
+    assert [row["status"] for row in rows] == ["done", "done", "failed", "diverged", "stopped"]
+    first, _, failed, diverged, stopped = rows
+    assert (float(first["loss"]), first["extra"], first["late"], first["noisy"]) == (0.2 / 3, "True", "", "True")
+    assert float(first["check_seconds"]) == 1e-9
+    assert (failed["error"], failed["loss"], failed["train_seconds"]) == ('no, "really": out of memory', "", "")
+    assert (diverged["diverged_at"], diverged["loss"], diverged["train_seconds"]) == ("7", "", "0.25")
+    assert (stopped["stopped_at"], stopped["loss"], stopped["late"]) == ("20", "", "3")
+
+
+def test_names_that_settings_and_records_share_stay_apart(tmp_path):
+    write_table(tmp_path / "results.csv", {"a": run(lr=0.5)}, ("lr",))
+    (row,) = read(tmp_path / "results.csv")
+    assert (row["lr"], row["last_lr"]) == (repr(SETTINGS.lr), "0.5")
+
+
+def test_no_runs_are_a_table_without_rows(tmp_path):
+    write_table(tmp_path / "results.csv", {}, ("lr", "rho"))
+    assert (tmp_path / "results.csv").read_text() == "run,lr,rho\n"
+
+
+@given(values=st.lists(st.one_of(st.floats(), st.integers(), st.none()), min_size=1, max_size=5))
+def test_numbers_round_trip(values, tmp_path_factory):
+    path = tmp_path_factory.mktemp("table") / "results.csv"
+    record = {f"m{number}": value for number, value in enumerate(values)}
+    write_table(path, {"a": Arm(SETTINGS, [{"arm": "a", **record}])}, ())
+    (row,) = read(path)
+    for name, value in record.items():
+        if value is None or not math.isfinite(value):
+            assert row[name] == ""
+        else:
+            assert type(value)(row[name]) == value
