@@ -10,7 +10,7 @@ from torch import Tensor
 Which = Literal["magnitude", "largest", "smallest"]
 # Fewer products would take a neighbouring eigenvalue for the extreme one too often: on spectra whose two largest are
 # 2 to 5 percent apart, about one random start in twenty. A test counts them.
-_FEWEST_PRODUCTS = 8
+FEWEST_PRODUCTS = 8
 _WARM_MIX = 1.0  # norm of the random part of a warm start, the rest having norm 1: less saves next to nothing
 
 
@@ -90,19 +90,13 @@ def eigenpairs(
     generator = generator or torch.Generator().manual_seed(0)
 
     def random_vector() -> Tensor:
-        vector = torch.randn(n, generator=generator, dtype=torch.float64, device=generator.device).to(device, dtype)
-        return vector / torch.linalg.vector_norm(vector)
+        return random_direction(n, generator, dtype, device)
 
     space = _Subspace(n, max_basis, dtype, device)
-    fewest = min(_FEWEST_PRODUCTS, n, max_products)
+    fewest = min(FEWEST_PRODUCTS, n, max_products)
     following = random_vector()
     if start is not None:
-        warm = start.reshape(-1, n).to(device, dtype).sum(0)
-        length = torch.linalg.vector_norm(warm)
-        if not (torch.isfinite(length) and length > 0):
-            raise ValueError("start must be finite and not zero")
-        following = warm / length + _WARM_MIX * following
-        following /= torch.linalg.vector_norm(following)
+        following = warm_start(start, following)
 
     products = 0
     while True:
@@ -110,7 +104,7 @@ def eigenpairs(
         products += 1
         following, remainder = space.extend(following, image)
         values, rotation = space.ritz()
-        order = _order(values, which)
+        order = wanted_first(values, which)
         scale = values.abs().max().item()
         exhausted = space.size == n or products == max_products
         estimates = (remainder * rotation[-1, order[:k]]).abs()
@@ -135,7 +129,29 @@ def eigenpairs(
             space.keep(rotation[:, best], values[best])
 
 
-def _order(values: Tensor, which: Which) -> Tensor:
+def random_direction(n: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """A unit vector ``(n,)``, the same on every device."""
+    vector = torch.randn(n, generator=generator, dtype=torch.float64, device=generator.device).to(device, dtype)
+    return vector / torch.linalg.vector_norm(vector)
+
+
+def warm_start(start: Tensor, random: Tensor) -> Tensor:
+    """The first vector of an iteration that begins near ``start``, mixed with a ``random`` unit vector ``(n,)``.
+
+    Raises:
+        ValueError: for a start that is zero or not finite.
+    """
+    warm = start.reshape(-1, len(random)).to(random).sum(0)
+    length = torch.linalg.vector_norm(warm)
+    if not (torch.isfinite(length) and length > 0):
+        raise ValueError("start must be finite and not zero")
+    mixed = warm / length + _WARM_MIX * random
+    mixed /= torch.linalg.vector_norm(mixed)
+    return mixed
+
+
+def wanted_first(values: Tensor, which: Which) -> Tensor:
+    """The order of eigenvalues ``(..., size)``, as indices."""
     keys = {"magnitude": -values.abs(), "largest": -values, "smallest": values}
     return torch.argsort(keys[which], stable=True)
 

@@ -1,0 +1,253 @@
+"""Where many runs of one network stand with respect to their edges of stability: one check for all of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowland.curvature.edge import alignment, sam_edge
+from lowland.curvature.lanczos import Eigenpairs
+from lowland.curvature.lockstep import principal_eigenpairs
+from lowland.curvature.objective import LossFn, Objective
+from lowland.curvature.stability import Stability
+from lowland.optim.functional import EPS, check_rho, perturbation
+
+
+def stability_of_stack(
+    model: nn.Module,
+    loss_fn: LossFn,
+    params: Mapping[str, Tensor],
+    x: Any,
+    y: Any,
+    *,
+    shared: bool,
+    lr: Sequence[float],
+    rho: Sequence[float],
+    eps: float = EPS,
+    tol: float = 1e-3,
+    starts: Sequence[Tensor | None] | None = None,
+    chunk: int | None = None,
+) -> list[Stability | FloatingPointError]:
+    """`lowland.curvature.stability` of N runs of one network, each at its own weights and on its own batch.
+
+    Every operation is one for all runs (`torch.vmap`), from the loss to the Lanczos iteration. The figures are those
+    of one run at a time, up to rounding.
+
+    Args:
+        model: one of the networks, for its code; it stays untouched. Buffers and frozen parameters are its own in all
+            runs, and the forward pass must not change them (batch norm in training mode does).
+        loss_fn: ``loss_fn(model(x), y)`` gives the mean loss over a run's batch, a 0-d tensor.
+        params: name → ``(N, *shape)`` of all the model's parameters that require gradients.
+        x: inputs of each run, ``(N, n, ...)``, or of all runs, ``(n, ...)``.
+        y: targets, likewise.
+        shared: whether it is one batch for all.
+        lr: each run's step size η.
+        rho: each run's ascent radius ρ.
+        eps: added to the gradient norm in the ascent.
+        tol: relative residual of the eigenpairs.
+        starts: for each run the ``vector`` of its last check, or None.
+        chunk: measure so many runs at a time; by default all. The memory is that of so many runs at once: activations
+            and derivatives of their batches, and at most 128 vectors of a run's number of parameters for each.
+
+    Returns:
+        For each run what `stability` would return, or the FloatingPointError that it would raise: the other runs don't
+        notice.
+
+    Raises:
+        ValueError: for lengths or names that don't fit, a negative or non-finite ρ, an η that is not positive.
+    """
+    runs = len(lr)
+    starts = [None] * runs if starts is None else starts
+    stack = _Stack(Objective(model, loss_fn, [(x, y)]), params, x, y, shared)
+    if not (stack.runs == len(rho) == len(starts) == runs):
+        raise ValueError(
+            f"params are of {stack.runs} runs, and there are {runs} step sizes, {len(rho)} radii, {len(starts)} starts"
+        )
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1, not {chunk}")
+    for radius in rho:
+        check_rho(radius)
+    results: list[Stability | FloatingPointError] = []
+    for first in range(0, runs, chunk or max(runs, 1)):
+        some = list(range(runs))[first : first + (chunk or runs)]
+        for run, measured in zip(some, _measure(stack, some, rho, eps, tol, starts), strict=True):
+            if isinstance(measured, FloatingPointError):
+                results.append(measured)
+            else:
+                edge = sam_edge(measured["gradient_norm"], lr[run], rho[run])
+                results.append(Stability(**measured, edge=edge, gd_edge=2 / lr[run]))
+    return results
+
+
+def _measure(
+    stack: "_Stack", runs: list[int], rho: Sequence[float], eps: float, tol: float, starts: Sequence[Tensor | None]
+) -> list[dict[str, Any] | FloatingPointError]:
+    """Everything in a `Stability` but the edges, by name, of each of ``runs``."""
+    products = _Products(stack, runs)
+    losses, gradients = products.losses, products.gradients
+    found: dict[int, Any] = {
+        run: FloatingPointError(f"the loss is {loss}")
+        for run, loss in zip(runs, losses.tolist(), strict=True)
+        if not torch.isfinite(torch.tensor(loss))
+    }
+    finite = [row for row, run in enumerate(runs) if run not in found]
+    pairs = principal_eigenpairs(
+        lambda vectors, active: products(vectors, [finite[i] for i in active]),
+        stack.size, [starts[runs[row]] for row in finite], tol, dtype=stack.dtype, device=stack.device,
+    )  # fmt: skip
+    products.forget()
+    found |= {runs[row]: pair for row, pair in zip(finite, pairs, strict=True)}
+    rows = [row for row, run in enumerate(runs) if isinstance(found[run], Eigenpairs)]
+    if rows:
+        good = [runs[row] for row in rows]
+        gradient, radii = gradients[rows], [rho[run] for run in good]
+        vectors = torch.cat([found[run].vectors for run in good])
+        sam = _sam_gradient(stack, good, gradient, radii, eps)
+        columns = {
+            "loss": losses[rows],
+            "gradient_norm": torch.linalg.vector_norm(gradient, dim=1),
+            "gradient_alignment": torch.vmap(alignment)(gradient, vectors),
+            "sam_gradient_alignment": torch.vmap(alignment)(sam, vectors),
+        }
+        for run, *figures in zip(good, *(column.tolist() for column in columns.values()), strict=True):
+            pair = found[run]
+            found[run] = {
+                **dict(zip(columns, figures, strict=True)),
+                "hessian_norm": abs(pair.values.item()),
+                "residual": pair.residuals.item(),
+                "products": pair.products,
+                "converged": pair.converged,
+                "vector": pair.vectors[0],
+            }
+    return [found[run] for run in runs]
+
+
+def _sam_gradient(stack: "_Stack", runs: list[int], gradient: Tensor, rho: list[float], eps: float) -> Tensor:
+    """Each run's ∇L(w + ε), ``(a, size)``, given that at w: the same where ρ = 0."""
+    rows = [row for row, radius in enumerate(rho) if radius > 0]
+    if not rows:
+        return gradient
+    radii = torch.tensor([rho[row] for row in rows], dtype=gradient.dtype, device=gradient.device)
+    offsets = torch.vmap(perturbation, in_dims=(0, 0, None))(gradient[rows], radii, eps)
+    climbing = [runs[row] for row in rows]
+    leaves = stack.leaves(climbing, offsets)
+    losses = stack.losses(leaves, climbing)
+    gradient = gradient.clone()
+    gradient[rows] = stack.flat(stack.objective.derivatives(losses.sum(), leaves))
+    return gradient
+
+
+class _Stack:
+    """The losses of N runs as functions of their parameters, flat ``(a, size)`` or shaped ``(a, *shape)``."""
+
+    def __init__(self, objective: Objective, params: Mapping[str, Tensor], x: Any, y: Any, shared: bool):
+        if set(params) != set(objective.names):
+            odd = sorted(set(params) ^ set(objective.names))
+            raise ValueError(f"params must name the model's parameters that require gradients: {', '.join(odd)}")
+        self.objective, self.x, self.y, self.shared = objective, x, y, shared
+        self.params = [params[name].detach() for name in objective.names]
+        for name, stacked, param in zip(objective.names, self.params, objective.params, strict=True):
+            shape = (len(self.params[0]), *param.shape)
+            if stacked.shape != shape:
+                raise ValueError(f"{name} of all runs must have the shape {shape}, not {tuple(stacked.shape)}")
+        self.runs = len(self.params[0])
+        self.size, self.dtype, self.device = objective.size, objective.dtype, objective.device
+
+    def leaves(self, runs: list[int], offsets: Tensor | None = None) -> list[Tensor]:
+        """The parameters of ``runs``, or these plus ``offsets``, to differentiate by."""
+        params = [self._of(runs, stacked) for stacked in self.params]
+        if offsets is not None:
+            params = [p + e for p, e in zip(params, self.shaped(offsets), strict=True)]
+        return [p.detach().requires_grad_() for p in params]
+
+    def losses(self, leaves: list[Tensor], runs: list[int]) -> Tensor:
+        """The loss of each of ``runs``, ``(a,)``, differentiable. Each sees the random numbers that it would alone."""
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        x, y = (self.x, self.y) if self.shared else (self._of(runs, self.x), self._of(runs, self.y))
+        batched = None if self.shared else 0
+        batch_loss = torch.vmap(
+            lambda params, x, y: self.objective.batch_loss(x, y, params),
+            in_dims=(0, batched, batched), randomness="same",
+        )  # fmt: skip
+        with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no second derivative, nor vmap
+            return batch_loss(leaves, x, y)
+
+    def flat(self, pieces: Sequence[Tensor]) -> Tensor:
+        """Tensors shaped like the stacked parameters, as ``(a, size)``."""
+        return torch.cat([piece.flatten(1).to(self.device, self.dtype) for piece in pieces], 1)
+
+    def shaped(self, vectors: Tensor) -> list[Tensor]:
+        """``(a, size)`` as tensors shaped and typed like the stacked parameters."""
+        shapes = [stacked.shape[1:] for stacked in self.params]
+        pieces = vectors.split([shape.numel() for shape in shapes], 1)
+        return [
+            piece.reshape(len(vectors), *shape).to(stacked)
+            for piece, shape, stacked in zip(pieces, shapes, self.params, strict=True)
+        ]
+
+    def _of(self, runs: list[int], stacked: Any) -> Any:
+        if runs == list(range(self.runs)):
+            return stacked
+        rows = torch.tensor(runs)
+        return torch.utils._pytree.tree_map(lambda tensor: tensor[rows.to(tensor.device)], stacked)
+
+
+class _Products:
+    """Hessian products of ``runs`` at fixed weights: differentiated once, the graph kept.
+
+    A run that is not asked for any more costs as much as before, until the graph is built anew without it. That
+    happens as soon as the products made in vain come to what it costs, a product of each run that goes on.
+
+    Attributes:
+        losses: at w, ``(a,)``.
+        gradients: at w, ``(a, size)``.
+    """
+
+    def __init__(self, stack: _Stack, runs: list[int]):
+        self.stack, self.runs = stack, runs
+        losses = self._differentiate(list(range(len(runs))))
+        self.losses, self.gradients = losses, stack.flat([piece.detach() for piece in self._gradient])
+
+    def __call__(self, vectors: Tensor, rows: list[int]) -> Tensor:
+        """Hv of the runs at ``rows`` of ``runs``, ascending, for the rows of ``vectors``."""
+        self._idle += len(self._rows) - len(rows)
+        if self._idle > 0 and self._idle >= len(rows):
+            self._differentiate(rows)
+        if rows == self._rows:
+            return self._product(vectors)
+        places = [self._rows.index(row) for row in rows]
+        spread = vectors.new_zeros(len(self._rows), vectors.shape[1])
+        spread[places] = vectors
+        return self._product(spread)[places]
+
+    def forget(self) -> None:
+        """Let go of the graph."""
+        self._leaves: list[Tensor] = []
+        self._gradient: list[Tensor] = []
+
+    def _differentiate(self, rows: list[int]) -> Tensor:
+        self.forget()
+        self._rows, self._idle = rows, 0
+        runs = [self.runs[row] for row in rows]
+        leaves = self.stack.leaves(runs)
+        losses = self.stack.losses(leaves, runs)
+        # No run's loss depends on another's weights: the gradient of the sum is that of each.
+        self._gradient = self.stack.objective.derivatives(losses.sum(), leaves, create_graph=True)
+        self._leaves = leaves
+        return losses.detach()
+
+    def _product(self, vectors: Tensor) -> Tensor:
+        outputs = [position for position, piece in enumerate(self._gradient) if piece.requires_grad]
+        if not outputs:  # a loss linear in the parameters
+            return torch.zeros_like(vectors)
+        directions = self.stack.shaped(vectors)
+        pieces = torch.autograd.grad(
+            [self._gradient[i] for i in outputs],
+            self._leaves,
+            [directions[i] for i in outputs],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        return self.stack.flat(pieces)
