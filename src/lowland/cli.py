@@ -27,6 +27,10 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 _SET_HELP = "Change a setting in every arm that leaves it open, or in one: ARM.KEY=VALUE. May be repeated."
+_ENGINE_HELP = (
+    "vectorized: many runs as one program; process: a run a worker process; ray: on a cluster "
+    "[default: vectorized where the runs can be, else process]."
+)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Experiment, as `lowland list` prints it.")]
 DatasetName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Dataset; all of them by default.")]
 
@@ -171,6 +175,115 @@ def _run(experiment: Any, arms: Any, directory: Any, device: Any) -> dict[str, A
     return summary
 
 
+Grid = Annotated[str, typer.Option(help="paper (the experiment's own) or a JSON file.", metavar="paper|FILE")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Worker processes of --engine process [default: one a core, or a GPU].")
+]
+Address = Annotated[str | None, typer.Option(help="Ray cluster of --engine ray [default: one is started here].")]
+Halving = Annotated[
+    int | None,
+    typer.Option(
+        min=2, metavar="N",
+        help="Successive halving: at steps T/N, T/N², ... only the best 1/N of the settings go on. "
+        "It changes what is compared.",
+    ),
+]  # fmt: skip
+
+
+@app.command()
+def sweep(
+    name: Name,
+    grid: Grid = "paper",
+    scale: Annotated[str, typer.Option(help="smoke, laptop or paper: what the grid leaves alone.")] = "laptop",
+    out: Annotated[Path | None, typer.Option(help="Sweep directory [default: runs/NAME/sweep-SCALE-...].")] = None,
+    engine: Annotated[str | None, typer.Option(help=_ENGINE_HELP, metavar="vectorized|process|ray")] = None,
+    workers: Workers = None,
+    address: Address = None,
+    halving: Halving = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every run.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a claim fails.")] = False,
+) -> None:
+    """Train every point of a grid; select the best settings, judge the claims over the grid, draw figures.
+
+    A grid file holds values for any settings, {"rho": [0, 0.05], "lr": [0.1], "seed": [0, 1, 2]}, or a list of such.
+    The same command on an unfinished sweep goes on with what is missing, and a grid that has grown adds the new runs.
+
+    Example: lowland sweep long2024/digits --grid paper --out runs/digits
+    """
+    from lowland import sweeping, training
+    from lowland.papers import find
+
+    experiment = find(name)
+    changes = training.parse_assignments(set_ or [])
+    if out is not None and not out.name:
+        raise LowlandError(f"--out needs the name of a folder, not {str(out)!r}")
+    base = sweeping.base_settings(experiment, scale, changes)
+    points = sweeping.choose_grid(experiment, grid, base, changes)
+    chosen = training.choose_device(device)
+    directory = training.RunDirectory(
+        out or _default_directory(name, f"sweep-{scale}", changes),
+        sweeping.configuration(experiment, scale, base, chosen),
+    )
+    with directory:
+        summary = sweeping.finished_summary(directory, points)
+        if summary is not None:
+            typer.echo(f"{directory.path} is finished; remove it, or choose another --out, to run again")
+        else:
+            used, train, stacked, why = sweeping.choose_engine(
+                engine, experiment, points, chosen.type, workers, address
+            )
+            typer.echo(f"{len(points.points)} runs, engine {used}{f': {why}' if why else ''}", err=True)
+            summary = sweeping.run_sweep(
+                experiment, scale, points, directory, chosen, train, stacked=stacked, halving=halving
+            )
+    _report_sweep(directory, summary)
+    totals = summary["totals"]
+    if totals["failed"]:
+        error = next(metrics["error"] for metrics in summary["metrics"].values() if metrics["status"] == "failed")
+        raise LowlandError(
+            f"{totals['failed']} of {totals['runs']} runs failed: {error}; the same command tries them again"
+        )
+    if totals["diverged"] == totals["runs"]:
+        raise LowlandError("every run diverged: try smaller values of lr")
+    if strict and any(claim["passed"] is False for claim in summary["claims"]):
+        raise typer.Exit(1)
+
+
+def _report_sweep(directory: Any, summary: dict[str, Any]) -> None:
+    rows = []
+    selection, totals = summary["selection"], summary["totals"]
+    metric = selection.get("metric")
+    for entry in summary["settings"]:
+        estimate = entry["metrics"].get(metric) if metric else None
+        mark = "selected" if entry["settings"] == selection["selected"] else ""
+        rows.append([*map(_short, entry["settings"].values()), _estimate(estimate), _counts(entry), mark])
+    if rows:
+        _table([*summary["settings"][0]["settings"], metric or "", "runs", ""], rows)
+    _print_claims(summary)
+    typer.echo(selection["rule"] or f"nothing is selected: {selection['reason']}")
+    typer.echo(f"{totals['runs']} runs: {_counts(totals)}, in {totals['seconds']['total']:.1f} s")
+    for kind, path in (("table", directory.path / "results.csv"), ("figures", directory.figures)):
+        typer.echo(f"{kind + ':':9}{path}")
+    typer.echo(f"summary: {directory.path / 'summary.json'}")
+
+
+def _counts(entry: dict[str, Any]) -> str:
+    """``4 done, 1 diverged``."""
+    statuses = ("done", "diverged", "stopped", "failed")
+    return ", ".join(f"{entry[status]} {status}" for status in statuses if entry[status])
+
+
+def _estimate(entry: dict[str, Any] | None) -> str:
+    """``0.12 ± 0.01``: a mean with its standard error, where there is one."""
+    if entry is None:
+        return ""
+    error = entry["standard_error"]
+    return f"{entry['mean']:.4g}" + ("" if error is None else f" ± {error:.2g}")
+
+
 def _default_directory(name: str, scale: str, changes: dict[str, str]) -> Path:
     """A folder of its own for each scale and each set of changes, so that the same command finds its run again."""
     folder = "-".join([scale, *(f"{key}={value}" for key, value in sorted(changes.items()))]).replace(os.sep, "_")
@@ -179,7 +292,7 @@ def _default_directory(name: str, scale: str, changes: dict[str, str]) -> Path:
     return Path("runs") / name / folder
 
 
-def _report(directory: Any, experiment: Any, summary: dict[str, Any]) -> None:
+def _print_claims(summary: dict[str, Any]) -> None:
     verdicts = {True: "true", False: "FALSE", None: "not reached"}
     rows = []
     for claim in summary["claims"]:
@@ -187,6 +300,10 @@ def _report(directory: Any, experiment: Any, summary: dict[str, Any]) -> None:
         verdict = verdicts[claim["passed"]] if claim["threshold"] or claim["passed"] is not None else "reported"
         rows.append([claim["id"], claim["text"], measured, claim["threshold"] or "", verdict, claim["reason"]])
     _table(["claim", "what it says", "measured", "holds if", "verdict", "reason"], rows)
+
+
+def _report(directory: Any, experiment: Any, summary: dict[str, Any]) -> None:
+    _print_claims(summary)
     if divergences := _divergences(summary):
         typer.echo(f"diverged: {divergences}")
     figure = directory.figures / f"{experiment.figures[0].name}.png"

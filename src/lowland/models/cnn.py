@@ -35,3 +35,22 @@ def norm_cnn(channels: Sequence[int], size: int, classes: int, inputs: int = 3) 
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), ChannelNorm(outputs), nn.MaxPool2d(2)]
         inputs, size = outputs, size // 2
     return glorot_normal_(nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * size**2, classes)))
+
+
+def strided_cnn(height: int, width: int, classes: int, inputs: int = 3) -> nn.Sequential:
+    """Three strided convolutions, each with a ReLU, then a linear layer.
+
+    The network of Springer et al. 2024 for stacked images: 3→32, 5×5; 32→64, 3×3; 64→128, 3×3, all with stride 2.
+    Weights as torch draws them.
+
+    Args:
+        height: of the images, ``(n, inputs, height, width)``.
+        width: of the images.
+        classes: outputs.
+        inputs: channels of the images.
+    """
+    layers: list[nn.Module] = []
+    for outputs, kernel in ((32, 5), (64, 3), (128, 3)):
+        layers += [nn.Conv2d(inputs, outputs, kernel, stride=2, padding=kernel // 2), nn.ReLU()]
+        inputs, height, width = outputs, -(-height // 2), -(-width // 2)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * height * width, classes))

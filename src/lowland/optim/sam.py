@@ -184,6 +184,11 @@ class SAM(Passes):
         """Whether a step is that of Foret et al.: along the gradient of all parameters, and down that at w + ε."""
         return type(self.ascent_rule) is Ascent and self.descent_rule is None and self.scope is None
 
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether a function gives rho."""
+        return self._schedule is not None
+
     def _complete_groups(self) -> None:
         steps = self.param_groups[0].setdefault(STEPS, 0)
         for index, group in enumerate(self.param_groups):
