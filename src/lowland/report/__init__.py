@@ -2,5 +2,6 @@
 
 from lowland.report.figures import draw
 from lowland.report.monitor import draw_monitor
+from lowland.report.sweep import draw_sweep
 
-__all__ = ["draw", "draw_monitor"]
+__all__ = ["draw", "draw_monitor", "draw_sweep"]

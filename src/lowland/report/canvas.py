@@ -1,0 +1,71 @@
+"""What all figures share: their style, their axes' numbers, how they are saved."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from lowland.training.files import write_atomically
+from lowland.training.sweep.cells import short
+
+# Okabe & Ito's palette: told apart by the colour-blind, and in print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "lines.linewidth": 1.3,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+}
+
+
+def style() -> AbstractContextManager[Any]:
+    """A context in which figures are made and saved."""
+    import matplotlib as mpl
+
+    return mpl.rc_context(_STYLE)
+
+
+def save(canvas: Any, directory: Path, name: str) -> Path:
+    """Write a figure as PNG and PDF, the same bytes each time; returns the PNG."""
+    for suffix, options in ((".png", {"dpi": 160}), (".pdf", {"metadata": {"CreationDate": None}})):
+        content = BytesIO()
+        canvas.savefig(content, format=suffix[1:], **options)
+        write_atomically(directory / f"{name}{suffix}", content.getbuffer())
+    return directory / f"{name}.png"
+
+
+def plain_logarithm(axis: Any) -> None:
+    """Label a logarithmic axis where matplotlib would, but with 0.5 rather than 5e-01."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    for ticks in (axis.set_major_formatter, axis.set_minor_formatter):
+        ticks(Plain(minor_thresholds=(1.5, 0.6)))
+
+
+def legend_below(canvas: Any, handles: Sequence[Any]) -> None:
+    """A legend under the figure, in as many columns as its width has room for; the figure grows by its rows."""
+    if handles:
+        widest = max(len(handle.get_label()) for handle in handles)
+        room = int(canvas.get_figwidth() / (0.65 + 0.062 * widest))  # inches: line and gap, and a letter
+        columns = min(max(room, 1), len(handles))
+        rows = -(-len(handles) // columns)
+        canvas.set_figheight(canvas.get_figheight() + 0.17 * (rows - 1))
+        canvas.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, columnspacing=1.4)
+
+
+def label_positions(which: Any, values: Sequence[Any], room: float | None = None) -> None:
+    """Label an axis's positions 0, 1, ... with ``values``, slanted where ``room`` inches are too few for them."""
+    labels = [short(value) for value in values]
+    which.set_ticks(range(len(labels)), labels)
+    if room is not None and max(map(len, labels)) * 0.085 * len(labels) > room:
+        for label in which.get_ticklabels():
+            label.set(rotation=45, ha="right", rotation_mode="anchor")

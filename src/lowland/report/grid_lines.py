@@ -1,0 +1,141 @@
+"""A metric against one setting of a grid, with a line for each combination of the others."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowland.report.axes import file_part, heading, is_logarithmic, labelled, others, symbol, values_of
+from lowland.report.canvas import COLOURS, label_positions, legend_below, plain_logarithm, save, style
+from lowland.training import Curve
+from lowland.training.sweep.cells import Cell
+
+_GREY = "#999999"
+Line = Mapping[Any, Cell]  # value of the horizontal setting → cell
+
+
+def draw_lines(directory: Path, cells: Sequence[Cell], curve: Curve, x: str, best: Cell | None, title: str) -> Path:
+    """Means with their standard errors, at evenly spaced positions, so that ρ = 0 has one too.
+
+    Runs that diverged are counted above the figure. A hollow marker is a mean over fewer seeds than were begun.
+    Beyond as many lines as there are colours, the rest is grey; the line of ``best`` keeps its colour.
+    """
+    from matplotlib.figure import Figure as Canvas
+
+    positions = values_of(cells, x)
+    lines: dict[Any, dict[Any, Cell]] = {}
+    for cell in cells:
+        lines.setdefault(others(cell, [x]), {})[cell.settings[x]] = cell
+    coloured = _coloured(lines, x, best)
+    diverged = [key for key, line in lines.items() if any(cell.count("diverged") for cell in line.values())]
+    strips: list[Any] = [key for key in coloured if key in diverged]
+    if len(strips) < len(diverged):
+        strips.append(None)
+    with style():
+        height = 0.17 * len(strips)
+        width = min(max(4.2, 1.4 + 0.75 * len(positions)), 10)
+        canvas = Canvas(figsize=(width, 3.3 + height), layout="constrained")
+        if strips:
+            above, axis = canvas.subplots(2, 1, sharex=True, height_ratios=(height, 2.4))
+            _count(above, strips, lines, coloured, positions)
+        else:
+            axis = canvas.subplots()
+        for key in sorted(lines, key=lambda key: key in coloured):  # grey lines lie below
+            _line(axis, lines[key], positions, curve.column, _shift(key, coloured), coloured.get(key))
+        _scale(axis, cells, curve.column)
+        label_positions(axis.xaxis, positions, width - 1)
+        axis.set_xlim(-0.4, len(positions) - 0.6)
+        axis.set_xlabel(symbol(x))
+        axis.set_ylabel(curve.label)
+        hollow = any(not cell.complete and cell.values(curve.column) for cell in cells)
+        legend_below(canvas, _handles(lines, coloured, hollow))
+        seeds = max(len(cell.runs) for cell in cells)
+        what = f"mean and standard error over {seeds} seeds" if seeds > 1 else "one seed"
+        canvas.suptitle(heading(curve.label, what, title), fontsize=10)
+        return save(canvas, directory, f"{file_part(curve.column)}-by-{file_part(x)}")
+
+
+def _coloured(lines: Mapping[Any, Line], x: str, best: Cell | None) -> dict[Any, str]:
+    """The lines that have a colour of their own: the first ones, and the one of the best cell."""
+    chosen = list(lines)[: len(COLOURS)]
+    key = others(best, [x]) if best else None
+    if key is not None and key not in chosen:
+        chosen[-1] = key
+    return dict(zip(chosen, COLOURS, strict=False))
+
+
+def _shift(key: Any, coloured: Mapping[Any, str]) -> float:
+    """Sideways, so that error bars don't hide each other."""
+    if key not in coloured:
+        return 0.0
+    return (list(coloured).index(key) - (len(coloured) - 1) / 2) * 0.05
+
+
+def _line(
+    axis: Any, line: Line, positions: Sequence[Any], column: str, shift: float, colour: str | None
+) -> None:  # fmt: skip
+    estimates = {value: cell.estimate(column) for value, cell in line.items()}
+    known = [estimates.get(value) for value in positions]
+    places = [index + shift for index in range(len(positions))]
+    means = [estimate.mean if estimate else math.nan for estimate in known]
+    errors = [(estimate.standard_error if estimate else None) or 0.0 for estimate in known]
+    if colour is None:
+        axis.plot(places, means, color=_GREY, linewidth=0.7, alpha=0.6, marker=".", markersize=3)
+        return
+    axis.errorbar(places, means, errors, color=colour, elinewidth=0.9, capsize=2)
+    for place, mean, value in zip(places, means, positions, strict=True):
+        if math.isfinite(mean):
+            whole = line[value].complete
+            axis.plot(place, mean, "o", color=colour, markersize=4.5, markerfacecolor=colour if whole else "white")
+
+
+def _count(
+    axis: Any, strips: Sequence[Any], lines: Mapping[Any, Line], coloured: Mapping[Any, str], positions: Sequence[Any]
+) -> None:
+    """A row of crosses for each line that has diverged runs (and one, None, for the grey ones), with their number."""
+    for row, strip in enumerate(strips):
+        members = [lines[strip]] if strip is not None else [line for key, line in lines.items() if key not in coloured]
+        for index, value in enumerate(positions):
+            there = [line[value] for line in members if value in line]
+            diverged = sum(cell.count("diverged") for cell in there)
+            if diverged:
+                colour = coloured.get(strip, _GREY)
+                runs = sum(len(cell.runs) for cell in there)
+                axis.plot(index - 0.09, -row, "x", color=colour, markersize=5, markeredgewidth=1.6)
+                axis.annotate(f"{diverged}/{runs}", (index, -row), color=colour, fontsize=7, va="center_baseline")
+    axis.set_ylim(-len(strips) + 0.4, 0.6)
+    axis.set_ylabel("diverged", rotation=0, ha="right", va="center", fontsize=8)
+    axis.set_yticks([])
+    axis.grid(False)
+    axis.tick_params(bottom=False, labelbottom=False)
+    axis.spines[:].set_visible(False)
+
+
+def _scale(axis: Any, cells: Sequence[Cell], column: str) -> None:
+    estimates = [estimate for cell in cells if (estimate := cell.estimate(column))]
+    means = [estimate.mean for estimate in estimates]
+    if is_logarithmic(means):
+        # An error bar may reach below 0, which has no place here: what is shown ends near the means.
+        axis.set_yscale("log", nonpositive="clip")
+        tops = [estimate.mean + (estimate.standard_error or 0) for estimate in estimates]
+        axis.set_ylim(min(means) / 1.6, max(tops) * 1.4)
+        plain_logarithm(axis.yaxis)
+
+
+def _handles(lines: Mapping[Any, Line], coloured: Mapping[Any, str], hollow: bool) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=colour, marker="o", markersize=4.5, label=labelled(dict(key)))
+        for key, colour in coloured.items()
+        if key
+    ]
+    left = len(lines) - len(coloured)
+    if left:
+        handles.append(Line2D([], [], color=_GREY, linewidth=0.7, label=f"{left} other settings"))
+    if hollow:
+        handles.append(
+            Line2D([], [], color="black", linestyle="", marker="o", markersize=4.5, markerfacecolor="white",
+                   label="some seeds missing"),
+        )  # fmt: skip
+    return handles

@@ -1,0 +1,138 @@
+"""A metric over two settings of a grid."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lowland.report.axes import file_part, heading, is_logarithmic, labelled, others, symbol, values_of
+from lowland.report.canvas import COLOURS, label_positions, legend_below, plain_logarithm, save, style
+from lowland.training import Curve
+from lowland.training.sweep.cells import Cell
+
+_PANELS = 6
+_ANNOTATED = (14, 20)  # columns and rows; with more there is no room for numbers
+_FRAME = COLOURS[1]
+
+
+def draw_map(
+    directory: Path, cells: Sequence[Cell], curve: Curve, axes: Sequence[str], best: Cell | None,
+    title: str,
+) -> Path:  # fmt: skip
+    """The means over seeds, as colours and numbers: the first of ``axes`` upwards, the second to the right.
+
+    Settings with runs that diverged are hatched, the ``best`` are framed. Where further settings vary there is a
+    panel for each combination of them, up to six.
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm, Normalize
+    from matplotlib.figure import Figure as Canvas
+
+    y, x = axes
+    columns, rows = values_of(cells, x), values_of(cells, y)
+    panels, count = _panels(cells, axes, best)
+    means = [estimate.mean for panel in panels for cell in panel if (estimate := cell.estimate(curve.column))]
+    bounds = (min(means), max(means)) if means else (0.0, 1.0)
+    norm = LogNorm(*bounds) if is_logarithmic(means) else Normalize(*bounds)
+    colours = ScalarMappable(norm, colormaps["viridis"])
+    with style():
+        width, height = min(1.1 + 0.75 * len(columns), 12), min(1.2 + 0.48 * len(rows), 10)
+        across = 2 if len(panels) == 4 else min(len(panels), 3)
+        down = -(-len(panels) // across)
+        size = (max(across * width + 0.8, 4.2), down * height + 0.6)
+        canvas = Canvas(figsize=size, layout="constrained")
+        drawn = [canvas.add_subplot(down, across, number + 1) for number in range(len(panels))]
+        for number, (axis, panel) in enumerate(zip(drawn, panels, strict=True)):
+            _panel(axis, panel, curve.column, (columns, rows), (x, y), colours, best)
+            axis.set_title(labelled(dict(others(panel[0], axes))), fontsize=9)
+            if number % across == 0:
+                label_positions(axis.yaxis, rows)
+                axis.set_ylabel(symbol(y))
+            if number + across >= len(panels):
+                label_positions(axis.xaxis, columns, width - 0.8)
+                axis.set_xlabel(symbol(x))
+        bar = canvas.colorbar(colours, ax=drawn, label=curve.label)
+        if isinstance(norm, LogNorm):
+            plain_logarithm(bar.ax.yaxis)
+        legend_below(canvas, _handles(panels, best))
+        seeds = max(len(cell.runs) for cell in cells)
+        what = f"mean over {seeds} seeds" if seeds > 1 else "one seed"
+        if len(panels) < count:
+            what += f", {len(panels)} of {count} panels"
+        canvas.suptitle(heading(curve.label, what, title), fontsize=10)
+        return save(canvas, directory, f"{file_part(curve.column)}-over-{file_part(y)}-and-{file_part(x)}")
+
+
+def _panels(cells: Sequence[Cell], axes: Sequence[str], best: Cell | None) -> tuple[list[list[Cell]], int]:
+    """The cells by their other settings: the first few, and those of the best; and how many there would be."""
+    found: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(others(cell, axes), []).append(cell)
+    chosen = list(found)[:_PANELS]
+    if best is not None and others(best, axes) not in chosen:
+        chosen[-1] = others(best, axes)
+    return [found[key] for key in chosen], len(found)
+
+
+def _panel(
+    axis: Any, panel: Sequence[Cell], column: str, values: tuple[Sequence[Any], Sequence[Any]], names: tuple[str, str],
+    colours: Any, best: Cell | None,
+) -> None:  # fmt: skip
+    from matplotlib.patches import Rectangle
+
+    for cell in panel:
+        place = [among.index(cell.settings[name]) for among, name in zip(values, names, strict=True)]
+        estimate, corner = cell.estimate(column), (place[0] - 0.5, place[1] - 0.5)
+        face = colours.to_rgba(estimate.mean) if estimate else (0.93, 0.93, 0.93, 1.0)
+        hatch = "////" if cell.count("diverged") else None
+        axis.add_patch(Rectangle(corner, 1, 1, facecolor=face, edgecolor=_hatching(face), linewidth=0, hatch=hatch))
+        if all(len(among) <= most for among, most in zip(values, _ANNOTATED, strict=True)):
+            axis.text(
+                *place, _annotation(cell, column), ha="center", va="center", fontsize=7.5,
+                color="white" if _dark(face) else "black",
+                bbox={"facecolor": face, "edgecolor": "none", "pad": 1.0} if hatch else None,
+            )  # fmt: skip
+        if cell is best:
+            inset = (corner[0] + 0.03, corner[1] + 0.04)
+            axis.add_patch(Rectangle(inset, 0.94, 0.92, fill=False, edgecolor=_FRAME, linewidth=2.5, zorder=3))
+    axis.set(xticks=[], yticks=[])
+    axis.set(xlim=(-0.5, len(values[0]) - 0.5), ylim=(-0.5, len(values[1]) - 0.5))
+    axis.grid(False)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+
+
+def _annotation(cell: Cell, column: str) -> str:
+    """The mean; below it how many runs didn't get there, in the commonest way."""
+    estimate = cell.estimate(column)
+    lines = [f"{estimate.mean:.3g}"] if estimate else []
+    ended = {status: cell.count(status) for status in ("diverged", "failed", "stopped")}
+    status = max(ended, key=lambda status: ended[status])
+    if ended[status] == len(cell.runs):
+        lines.append(status)
+    elif ended[status]:
+        lines.append(f"{ended[status]}/{len(cell.runs)} {status}")
+    return "\n".join(lines)
+
+
+def _dark(face: Sequence[float]) -> bool:
+    red, green, blue, *_ = face
+    return 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+
+
+def _hatching(face: Sequence[float]) -> tuple[float, float, float, float]:
+    return (1.0, 1.0, 1.0, 0.5) if _dark(face) else (0.0, 0.0, 0.0, 0.3)
+
+
+def _handles(panels: Sequence[Sequence[Cell]], best: Cell | None) -> list[Any]:
+    from matplotlib.patches import Patch
+
+    handles = []
+    if best is not None:
+        handles.append(Patch(fill=False, edgecolor=_FRAME, linewidth=2, label=f"selected: {labelled(best.settings)}"))
+    if any(cell.count("diverged") for panel in panels for cell in panel):
+        handles.append(
+            Patch(facecolor=(0.93, 0.93, 0.93), edgecolor=(0, 0, 0, 0.3), linewidth=0, hatch="////",
+                  label="with runs that diverged")
+        )  # fmt: skip
+    return handles

@@ -1,0 +1,60 @@
+"""Figures of a sweep, from its runs alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lowland.report.axes import numeric
+from lowland.report.grid_lines import draw_lines
+from lowland.report.heat_map import draw_map
+from lowland.training import Arm, Curve, Experiment
+from lowland.training.sweep.cells import Cell, cells_of
+from lowland.training.sweep.selection import select
+
+
+def draw_sweep(directory: Path, experiment: Experiment, arms: Mapping[str, Arm], varied: Sequence[str]) -> list[Path]:
+    """Draw what the last records of a sweep's runs say, each figure as PNG and PDF under ``directory``.
+
+    Every outcome of the experiment, and the metric that it selects by, against ρ (or else the first setting with
+    several numbers), with a line for each combination of the other settings; and a map of the metric it selects by
+    (or else the first outcome) over η and ρ (or else the first two such settings). What the grid is too small for,
+    or of which no run has a value, is left out.
+
+    Args:
+        directory: made if need be.
+        experiment: names the outcomes.
+        arms: label → run, in the order of the grid.
+        varied: the settings that vary over it.
+
+    Returns:
+        The PNG files.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    cells = cells_of(arms, varied)
+    curves = _curves(experiment)
+    selection = experiment.selection
+    best = select(cells, selection) if selection else None
+    axes = numeric(cells)
+    drawn = []
+    if axes:
+        x = "rho" if "rho" in axes else axes[0]
+        drawn += [draw_lines(directory, cells, curve, x, best, experiment.name)
+                  for curve in curves if _has_values(cells, curve)]  # fmt: skip
+    if len(axes) > 1 and curves:
+        y, x = ("lr", "rho") if {"lr", "rho"} <= set(axes) else axes[:2]
+        metric = selection.metric if selection else curves[0].column
+        curve = next(curve for curve in curves if curve.column == metric)
+        if _has_values(cells, curve):
+            drawn.append(draw_map(directory, cells, curve, (y, x), best, experiment.name))
+    return drawn
+
+
+def _curves(experiment: Experiment) -> list[Curve]:
+    curves = list(experiment.outcomes)
+    metric = experiment.selection.metric if experiment.selection else None
+    if metric and metric not in [curve.column for curve in curves]:
+        curves.append(Curve(metric, metric.replace("_", " ")))
+    return curves
+
+
+def _has_values(cells: Sequence[Cell], curve: Curve) -> bool:
+    return any(cell.values(curve.column) for cell in cells)
