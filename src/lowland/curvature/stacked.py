@@ -1,6 +1,8 @@
 """Where many runs of one network stand with respect to their edges of stability: one check for all of them."""
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -95,7 +97,7 @@ def _measure(
     found: dict[int, Any] = {
         run: FloatingPointError(f"the loss is {loss}")
         for run, loss in zip(runs, losses.tolist(), strict=True)
-        if not torch.isfinite(torch.tensor(loss))
+        if not math.isfinite(loss)
     }
     finite = [row for row, run in enumerate(runs) if run not in found]
     pairs = _eigenpairs(products, finite, [starts[runs[row]] for row in finite], tol)
@@ -176,7 +178,8 @@ class _Stack:
             if stacked.shape != shape:
                 raise ValueError(f"{name} of all runs must have the shape {shape}, not {tuple(stacked.shape)}")
         self.runs = len(self.params[0])
-        self.size, self.dtype, self.device = objective.size, objective.dtype, objective.device
+        self.size, self.device = objective.size, self.params[0].device
+        self.dtype = reduce(torch.promote_types, (stacked.dtype for stacked in self.params))
 
     def several(self) -> int:
         """How many runs at a time to measure, at least 1."""
