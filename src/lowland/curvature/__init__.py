@@ -8,6 +8,7 @@ from lowland.curvature.objective import Objective
 from lowland.curvature.sharpness import m_sharpness
 from lowland.curvature.sinks import read_jsonl
 from lowland.curvature.stability import Stability, stability
+from lowland.curvature.stacked import stability_of_stack
 
 __all__ = [
     "Eigenpairs",
@@ -20,4 +21,5 @@ __all__ = [
     "read_jsonl",
     "sam_edge",
     "stability",
+    "stability_of_stack",
 ]

@@ -144,16 +144,16 @@ class _Subspaces:
         basis = self.basis[:, : self.size]
         # The last two coefficients first, then the whole basis once, and again where that took out much.
         column = images.new_zeros(len(images), self.size + 1)
-        following = images
+        following = images.clone()  # in place from here on: new memory costs more than the arithmetic
         for recent in range(max(self.size - 2, 0), self.size):
             column[:, recent] = torch.linalg.vecdot(basis[:, recent], images)
-            following = following - column[:, recent, None] * basis[:, recent]
+            following.addcmul_(column[:, recent, None], basis[:, recent], value=-1)
         remainder = torch.linalg.vector_norm(following, dim=1)
         again = torch.ones_like(remainder, dtype=torch.bool)
         for _ in range(2):
             before = remainder
             correction = torch.bmm(basis, following[:, :, None])[:, :, 0] * again[:, None]
-            following = following - torch.bmm(correction[:, None], basis)[:, 0]
+            following.unsqueeze(1).baddbmm_(correction[:, None], basis, alpha=-1)
             remainder = torch.linalg.vector_norm(following, dim=1)
             column[:, :-1] += correction
             again &= ~(remainder > before / 2)
@@ -163,7 +163,7 @@ class _Subspaces:
         column = column.double().cpu()
         self.projection[:, : self.size, self.size - 1] = column[:, :-1]
         self.projection[:, self.size - 1, : self.size] = column[:, :-1]
-        self.following = following / remainder.clamp(min=torch.finfo(following.dtype).tiny)[:, None]
+        self.following = following.div_(remainder.clamp(min=torch.finfo(following.dtype).tiny)[:, None])
         self.remainder = column[:, -1]
         return column.isfinite().all(1)
 
@@ -195,9 +195,11 @@ class _Subspaces:
     def pairs(self, rows: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Ritz values, vectors and true residuals of ``rows``, for the combinations ``rotation``, ``(rows, size)``."""
         rotation = rotation[:, None].to(self.basis)
-        rows = rows.to(self.basis.device)
-        vectors = torch.bmm(rotation, self.basis[rows, : self.size])[:, 0]
-        images = torch.bmm(rotation, self.images[rows, : self.size])[:, 0]
+        basis, images = self.basis[:, : self.size], self.images[:, : self.size]
+        if len(rows) < len(basis):
+            rows = rows.to(basis.device)
+            basis, images = basis[rows], images[rows]
+        vectors, images = torch.bmm(rotation, basis)[:, 0], torch.bmm(rotation, images)[:, 0]
         lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         vectors, images = vectors / lengths, images / lengths
         values = (vectors * images).sum(1, dtype=torch.float64)

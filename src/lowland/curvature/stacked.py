@@ -1,17 +1,22 @@
 """Where many runs of one network stand with respect to their edges of stability: one check for all of them."""
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from lowland.curvature.edge import alignment, sam_edge
-from lowland.curvature.lanczos import Eigenpairs
+from lowland.curvature.lanczos import Eigenpairs, eigenpairs
 from lowland.curvature.lockstep import principal_eigenpairs
 from lowland.curvature.objective import LossFn, Objective
 from lowland.curvature.stability import Stability
 from lowland.optim.functional import EPS, check_rho, perturbation
+
+_BUSY = 500_000  # parameters times examples: from about here on one run keeps a core busy, see `_Stack.several`
 
 
 def stability_of_stack(
@@ -47,8 +52,10 @@ def stability_of_stack(
         eps: added to the gradient norm in the ascent.
         tol: relative residual of the eigenpairs.
         starts: for each run the ``vector`` of its last check, or None.
-        chunk: measure so many runs at a time; by default all. The memory is that of so many runs at once: activations
-            and derivatives of their batches, and at most 128 vectors of a run's number of parameters for each.
+        chunk: measure so many runs at a time. By default all, but one by one where parameters times examples of a run
+            exceed half a million on a CPU: kernels for several are no faster there than one after another. The memory
+            is that of so many runs at once: activations and derivatives of their batches, and for each run up to 128
+            vectors of as many entries as it has parameters.
 
     Returns:
         For each run what `stability` would return, or the FloatingPointError that it would raise: the other runs don't
@@ -64,13 +71,14 @@ def stability_of_stack(
         raise ValueError(
             f"params are of {stack.runs} runs, and there are {runs} step sizes, {len(rho)} radii, {len(starts)} starts"
         )
-    if chunk is not None and chunk < 1:
+    chunk = stack.several() if chunk is None else chunk
+    if chunk < 1:
         raise ValueError(f"chunk must be at least 1, not {chunk}")
     for radius in rho:
         check_rho(radius)
     results: list[Stability | FloatingPointError] = []
-    for first in range(0, runs, chunk or max(runs, 1)):
-        some = list(range(runs))[first : first + (chunk or runs)]
+    for first in range(0, runs, chunk):
+        some = list(range(runs))[first : first + chunk]
         for run, measured in zip(some, _measure(stack, some, rho, eps, tol, starts), strict=True):
             if isinstance(measured, FloatingPointError):
                 results.append(measured)
@@ -89,13 +97,10 @@ def _measure(
     found: dict[int, Any] = {
         run: FloatingPointError(f"the loss is {loss}")
         for run, loss in zip(runs, losses.tolist(), strict=True)
-        if not torch.isfinite(torch.tensor(loss))
+        if not math.isfinite(loss)
     }
     finite = [row for row, run in enumerate(runs) if run not in found]
-    pairs = principal_eigenpairs(
-        lambda vectors, active: products(vectors, [finite[i] for i in active]),
-        stack.size, [starts[runs[row]] for row in finite], tol, dtype=stack.dtype, device=stack.device,
-    )  # fmt: skip
+    pairs = _eigenpairs(products, finite, [starts[runs[row]] for row in finite], tol)
     products.forget()
     found |= {runs[row]: pair for row, pair in zip(finite, pairs, strict=True)}
     rows = [row for row, run in enumerate(runs) if isinstance(found[run], Eigenpairs)]
@@ -121,6 +126,27 @@ def _measure(
                 "vector": pair.vectors[0],
             }
     return [found[run] for run in runs]
+
+
+def _eigenpairs(
+    products: "_Products", rows: list[int], starts: Sequence[Tensor | None], tol: float
+) -> list[Eigenpairs | FloatingPointError]:
+    stack = products.stack
+    if len(rows) == 1:  # the iteration for one is faster than that for several
+        (row,), (start,) = rows, starts
+        try:
+            return [
+                eigenpairs(
+                    lambda v: products(v[None], [row])[0],
+                    stack.size, 1, tol, start=start, dtype=stack.dtype, device=stack.device,
+                )
+            ]  # fmt: skip
+        except FloatingPointError as error:
+            return [error]
+    return principal_eigenpairs(
+        lambda vectors, active: products(vectors, [rows[i] for i in active]),
+        stack.size, starts, tol, dtype=stack.dtype, device=stack.device,
+    )  # fmt: skip
 
 
 def _sam_gradient(stack: "_Stack", runs: list[int], gradient: Tensor, rho: list[float], eps: float) -> Tensor:
@@ -152,7 +178,14 @@ class _Stack:
             if stacked.shape != shape:
                 raise ValueError(f"{name} of all runs must have the shape {shape}, not {tuple(stacked.shape)}")
         self.runs = len(self.params[0])
-        self.size, self.dtype, self.device = objective.size, objective.dtype, objective.device
+        self.size, self.device = objective.size, self.params[0].device
+        self.dtype = reduce(torch.promote_types, (stacked.dtype for stacked in self.params))
+
+    def several(self) -> int:
+        """How many runs at a time to measure, at least 1."""
+        inputs = next((leaf for leaf in pytree.tree_leaves(self.x) if isinstance(leaf, Tensor)), None)
+        examples = 1 if inputs is None else inputs.shape[0 if self.shared else 1]
+        return 1 if self.device.type == "cpu" and self.size * examples > _BUSY else max(self.runs, 1)
 
     def leaves(self, runs: list[int], offsets: Tensor | None = None) -> list[Tensor]:
         """The parameters of ``runs``, or these plus ``offsets``, to differentiate by."""
@@ -172,6 +205,10 @@ class _Stack:
             in_dims=(0, batched, batched), randomness="same",
         )  # fmt: skip
         with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no second derivative, nor vmap
+            if len(runs) == 1:  # kernels for one are faster than those for a batch of one
+                if not self.shared:
+                    x, y = pytree.tree_map(lambda tensor: tensor[0], (x, y))
+                return self.objective.batch_loss(x, y, [leaf.squeeze(0) for leaf in leaves])[None]
             return batch_loss(leaves, x, y)
 
     def flat(self, pieces: Sequence[Tensor]) -> Tensor:
@@ -191,7 +228,7 @@ class _Stack:
         if runs == list(range(self.runs)):
             return stacked
         rows = torch.tensor(runs)
-        return torch.utils._pytree.tree_map(lambda tensor: tensor[rows.to(tensor.device)], stacked)
+        return pytree.tree_map(lambda tensor: tensor[rows.to(tensor.device)], stacked)
 
 
 class _Products:

@@ -1,6 +1,6 @@
 """What the experiments of Long & Bartlett 2024 share: settings, the check, the six claims."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lowland.training as training
-from lowland.curvature import stability
+from lowland.curvature import Stability, stability, stability_of_stack
 from lowland.data import WholeBatch, data_root, load
 from lowland.data.transforms import center, one_hot, scale
 from lowland.optim import SAM
-from lowland.training import Arm, Claim, Curve, Selection, Task, Verdict, setting
+from lowland.training import Arm, Claim, Curve, Selection, Stack, Task, Verdict, setting
 
 PAPER = (
     "Long & Bartlett 2024, Sharpness-Aware Minimization and the Edge of Stability, "
@@ -50,6 +50,31 @@ class EdgeCheck:
             self.model, self.loss_fn, [batch],
             lr=settings.lr, rho=settings.rho, eps=settings.eps, tol=settings.tol, start=self.vector,
         )  # fmt: skip
+        return self._record(measured)
+
+    @classmethod
+    def together(cls, checks: Sequence["EdgeCheck"], stack: Stack) -> list[dict[str, Any] | FloatingPointError]:
+        """What each of ``checks`` would record of its run of ``stack``, or raise; each keeps its own warm start."""
+        alike: dict[tuple[float, float], list[int]] = {}
+        for run, check in enumerate(checks):
+            alike.setdefault((check.settings.eps, check.settings.tol), []).append(run)
+        results: dict[int, dict[str, Any] | FloatingPointError] = {}
+        for (eps, tol), runs in alike.items():
+            params, x, y = stack.params, stack.x, stack.y
+            if len(alike) > 1:
+                params = {name: stacked[runs] for name, stacked in params.items()}
+                x, y = (x, y) if stack.shared else (x[runs], y[runs])
+            settings = [checks[run].settings for run in runs]
+            measured = stability_of_stack(
+                stack.model, stack.loss_fn, params, x, y, shared=stack.shared,
+                lr=[one.lr for one in settings], rho=[one.rho for one in settings], eps=eps, tol=tol,
+                starts=[checks[run].vector for run in runs],
+            )  # fmt: skip
+            for run, found in zip(runs, measured, strict=True):
+                results[run] = found if isinstance(found, FloatingPointError) else checks[run]._record(found)
+        return [results[run] for run in range(len(checks))]
+
+    def _record(self, measured: Stability) -> dict[str, Any]:
         self.vector = measured.vector
         return {name: value for name, value in vars(measured).items() if name != "vector"}
 
