@@ -111,6 +111,32 @@ def test_warm_starts_over_two_checks_and_runs_that_end_at_different_times(tol):
         assert_same(found, expected)
 
 
+def test_the_graph_is_built_anew_when_products_made_in_vain_come_to_its_cost(monkeypatch):
+    models, loss_fn, _, arguments, options = setting("mlp", 5, shared=False)
+    built, asked = [], []
+    differentiate, product = stacked._Products._differentiate, stacked._Products._product
+
+    def counted(self, rows):
+        built.append(list(rows))
+        return differentiate(self, rows)
+
+    def multiplied(self, vectors):
+        asked.append(len(vectors))
+        return product(self, vectors)
+
+    monkeypatch.setattr(stacked._Products, "_differentiate", counted)
+    monkeypatch.setattr(stacked._Products, "_product", multiplied)
+    measured = stability_of_stack(models[0], loss_fn, *arguments, **options, tol=1e-6)
+    needed = [found.products for found in measured]
+    assert len(set(needed)) > 2
+    assert built[0] == [0, 1, 2, 3, 4]
+    assert len(built) > 1
+    for rows in built[1:]:
+        # Those that are left need more products than those that are not.
+        assert min(needed[row] for row in rows) > max(needed[row] for row in range(5) if row not in rows)
+    assert sum(asked) <= sum(needed) + sum(map(len, built))
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 5, 9])
 def test_some_at_a_time(chunk):
     models, loss_fn, batches, arguments, options = setting("mlp", 5, shared=False)

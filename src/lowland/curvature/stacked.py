@@ -225,8 +225,9 @@ class _Stack:
         ]
 
     def _of(self, runs: list[int], stacked: Any) -> Any:
-        if runs == list(range(self.runs)):
-            return stacked
+        first, end = runs[0], runs[-1] + 1
+        if len(runs) == end - first:  # ascending: neighbours, which need no copy
+            return pytree.tree_map(lambda tensor: tensor[first:end], stacked)
         rows = torch.tensor(runs)
         return pytree.tree_map(lambda tensor: tensor[rows.to(tensor.device)], stacked)
 

@@ -1,0 +1,94 @@
+"""The checks of a stack's runs, made together, against each check called by itself."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lowland.curvature import alignment
+from lowland.models import mlp
+from lowland.papers import find
+from lowland.papers.long2024.edge_of_stability import EdgeCheck
+from lowland.training import Stack
+
+
+@pytest.fixture(scope="module")
+def settings():
+    """Four runs of a sweep."""
+    base = find("long2024/digits").configure("laptop", {})["sam"]
+    return [replace(base, lr=lr, rho=rho) for lr in (0.1, 0.3) for rho in (0.0, 0.2)]
+
+
+def networks(count):
+    torch.manual_seed(0)
+    return [mlp([6, 8, 3]).double() for _ in range(count)]
+
+
+def batches(count, step, shared):
+    generator = torch.Generator().manual_seed(step)
+    draw = lambda width: torch.randn(7, width, generator=generator, dtype=torch.float64)  # noqa: E731
+    return [(draw(6), draw(3))] * count if shared else [(draw(6), draw(3)) for _ in range(count)]
+
+
+def stack_of(models, of, shared, step):
+    names = [name for name, _ in models[0].named_parameters()]
+    params = {name: torch.stack([model.get_parameter(name).detach() for model in models]) for name in names}
+    x, y = of[0] if shared else (torch.stack(parts) for parts in zip(*of, strict=True))
+    return Stack(models[0], F.mse_loss, params, x, y, shared, step)
+
+
+def train(models):
+    with torch.no_grad():
+        for model in models:
+            for p in model.parameters():
+                p.mul_(1.02)
+
+
+def assert_same_record(record, expected):
+    assert record.keys() == expected.keys()
+    assert {name: type(value) for name, value in record.items()} == {n: type(v) for n, v in expected.items()}
+    for name in set(expected) - {"residual"}:
+        assert record[name] == pytest.approx(expected[name], rel=1e-8), name
+    assert record["residual"] == pytest.approx(expected["residual"], abs=1e-8 * expected["hessian_norm"])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("alike", [True, False])
+def test_together_is_each_by_itself_over_several_checks(settings, shared, alike):
+    if not alike:
+        settings = [replace(one, eps=10.0 ** -(3 + run % 2), tol=10.0 ** -(2 + run // 3)) for run, one in
+                    enumerate(settings)]  # fmt: skip
+    models = networks(len(settings))
+    alone = [EdgeCheck(model, F.mse_loss, one) for model, one in zip(models, settings, strict=True)]
+    together = [EdgeCheck(model, F.mse_loss, one) for model, one in zip(models, settings, strict=True)]
+    for step in (0, 5, 10):
+        of = batches(len(models), step, shared)
+        expected = [check(step, batch) for check, batch in zip(alone, of, strict=True)]
+        records = EdgeCheck.together(together, stack_of(models, of, shared, step))
+        for record, one in zip(records, expected, strict=True):
+            assert_same_record(record, one)
+        for check, other in zip(together, alone, strict=True):
+            assert alignment(check.state_dict()["vector"], other.state_dict()["vector"]).item() == pytest.approx(1)
+        train(models)
+
+
+def test_a_run_that_diverged_keeps_its_start_and_leaves_the_others_alone(settings):
+    models = networks(len(settings))
+    checks = [EdgeCheck(model, F.mse_loss, one) for model, one in zip(models, settings, strict=True)]
+    of = batches(len(models), 0, True)
+    EdgeCheck.together(checks, stack_of(models, of, True, 0))
+    before = [check.vector for check in checks]
+    alone = []
+    for model, one, vector in zip(models, settings, before, strict=True):
+        alone.append(EdgeCheck(model, F.mse_loss, one))
+        alone[-1].load_state_dict({"vector": vector})
+    with torch.no_grad():
+        models[1][1].weight.fill_(float("nan"))
+    records = EdgeCheck.together(checks, stack_of(models, of, True, 5))
+    assert isinstance(records[1], FloatingPointError)
+    assert str(records[1]) == "the loss is nan"
+    assert checks[1].vector is before[1]
+    for run in (0, 2, 3):
+        assert_same_record(records[run], alone[run](5, of[run]))
+        assert checks[run].vector is not before[run]
