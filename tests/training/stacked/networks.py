@@ -72,7 +72,7 @@ def data(network):
 def prepare(settings, device):
     model, loss_fn = {
         "mlp": lambda: (mlp([4, 6, 2]), F.cross_entropy),
-        "norm_cnn": lambda: (norm_cnn([3, 4], size=8, classes=2), F.cross_entropy),
+        "norm_cnn": lambda: (norm_cnn([8, 8], size=8, classes=2), F.cross_entropy),
         "strided_cnn": lambda: (strided_cnn(8, 4, 2), F.cross_entropy),
         "transformer": lambda: (Transformer(7, 5, layers=1, width=8, heads=2, key_size=4), tokens_loss),
     }[settings.network]()
