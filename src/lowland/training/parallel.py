@@ -43,7 +43,7 @@ class Alone:
         return self.rank == 0
 
     def place(self, device: torch.device) -> torch.device:
-        """This process's own device of that type; SettingError if there is none."""
+        """The own device of that type; SettingError if there is none."""
         return device
 
     def first(self, action: Callable[[], T]) -> T:
@@ -78,7 +78,7 @@ class Alone:
         """From here on each process draws its own random numbers: dropout masks, say."""
 
     def share(self, batch: tuple[Any, Any]) -> tuple[tuple[Any, Any], float | None]:
-        """This process's part of a batch, and what its mean loss counts; None for 1."""
+        """The own part of a batch, and what its mean loss counts; None for 1."""
         return batch, None
 
     def agree(self, decision: bool) -> bool:
@@ -94,7 +94,7 @@ class Alone:
         return state
 
     def own(self, gathered: Any) -> Any:
-        """This process's state among those that `gather` gave."""
+        """The own state among those that `gather` gave."""
         return gathered
 
 
