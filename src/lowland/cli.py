@@ -304,7 +304,7 @@ def main() -> None:
             f"{error.strerror or error}{where}: mend that and run the same command; it goes on where it stopped"
         )
     except KeyboardInterrupt:
-        code = _fail("interrupted; the same command goes on where it stopped", 130)
+        code = _fail_alike("interrupted; the same command goes on where it stopped", 130)
     except (MemoryError, RuntimeError) as error:
         if "memory" not in f"{type(error).__name__} {error}".lower():
             raise
@@ -317,8 +317,15 @@ def main() -> None:
             typer.echo(message)
             code = 2
         else:
-            code = _fail(message)
+            code = _fail_alike(message)
     sys.exit(code)
+
+
+def _fail_alike(message: str, code: int = 2) -> int:
+    """`_fail` with what each process of a run would say: the first does."""
+    from lowland.training.parallel import quiet
+
+    return code if quiet() else _fail(message, code)
 
 
 def _fail(message: str, code: int = 2) -> int:
