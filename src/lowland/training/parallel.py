@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from lowland.errors import ElsewhereError, SettingError
+from lowland.errors import ElsewhereError, RunError, SettingError
 from lowland.training.experiment import Task
 from lowland.training.randomness import random_state, restore_random_state, seed_everything
 
@@ -115,7 +115,8 @@ class World(Alone):
             index, there = int(os.environ.get("LOCAL_RANK", self.rank)), torch.cuda.device_count()
             if index >= there:
                 raise SettingError(
-                    f"--device cuda: a device for each process, and torch sees {there} here: start {there} processes"
+                    f"each process needs a CUDA device of its own, and torch sees {there} here: start no more than "
+                    "that, or use --device cpu"
                 )
             device = torch.device("cuda", index)
             torch.cuda.set_device(device)
@@ -255,6 +256,7 @@ def world() -> Iterator[Alone]:
 
     Raises:
         ElsewhereError: if another process failed; that one says why.
+        RunError: in the first process, if another is gone.
     """
     if not launched():
         yield Alone()
@@ -266,7 +268,12 @@ def world() -> Iterator[Alone]:
     except BaseException as error:
         if processes.ended:
             _part()
-        elif _lost(error):
+        elif (reason := _lost(error)) and processes.leads:
+            raise RunError(
+                f"another process of this run is gone, killed or for the reason that it gave ({reason}): the same "
+                "command goes on where it stopped"
+            ) from None
+        elif reason:
             raise ElsewhereError from None
         raise
     else:
@@ -278,9 +285,8 @@ def _part() -> None:
     dist.destroy_process_group()
 
 
-def _lost(error: BaseException) -> bool:
-    """Whether another process is gone: it has said why, or was killed."""
-    text = str(error)
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and ("by peer" in text or "Broken pipe" in text or "gloo" in text)
-    )
+def _lost(error: BaseException) -> str:
+    """How it shows that another process is gone; empty for another error."""
+    text = next(iter(str(error).splitlines()), type(error).__name__)
+    gone = isinstance(error, RuntimeError) and ("by peer" in text or "Broken pipe" in text or "gloo" in text)
+    return text if gone or isinstance(error, dist.DistError) else ""
