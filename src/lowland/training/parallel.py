@@ -268,12 +268,12 @@ def world() -> Iterator[Alone]:
     except BaseException as error:
         if processes.ended:
             _part()
-        elif (reason := _lost(error)) and processes.leads:
+        elif _lost(error) and processes.leads:
             raise RunError(
-                f"another process of this run is gone, killed or for the reason that it gave ({reason}): the same "
-                "command goes on where it stopped"
+                "another process of this run is gone: it was killed, or it says why; the same command goes on where it "
+                "stopped"
             ) from None
-        elif reason:
+        elif _lost(error):
             raise ElsewhereError from None
         raise
     else:
@@ -285,8 +285,8 @@ def _part() -> None:
     dist.destroy_process_group()
 
 
-def _lost(error: BaseException) -> str:
-    """How it shows that another process is gone; empty for another error."""
-    text = next(iter(str(error).splitlines()), type(error).__name__)
+def _lost(error: BaseException) -> bool:
+    """Whether it shows that another process is gone."""
+    text = str(error)
     gone = isinstance(error, RuntimeError) and ("by peer" in text or "Broken pipe" in text or "gloo" in text)
-    return text if gone or isinstance(error, dist.DistError) else ""
+    return gone or isinstance(error, dist.DistError)
