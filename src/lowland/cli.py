@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lowland import __version__
-from lowland.errors import LowlandError
+from lowland.errors import ElsewhereError, LowlandError
 
 app = typer.Typer(
     name="lowland",
@@ -130,13 +130,38 @@ def run(
 
     The same command on an unfinished run goes on where it stopped.
 
+    Over many devices: torchrun --nproc-per-node 2 -m lowland.cli run long2024/digits, and each takes its share of
+    every batch.
+
     Example: lowland run long2024/digits --set rho=0.2 --seed 1
     """
+    from lowland import training
+
+    with training.world() as processes:
+        experiment, arms, directory, chosen = processes.together(
+            lambda: _asked(name, scale, out, seed, device, set_ or [], processes)
+        )
+        with processes.inside(directory):
+            summary = processes.first(directory.summary)
+            if summary is None:
+                trained = training.train(experiment, arms, directory, chosen, processes=processes)
+                summary = processes.first(lambda: _conclude(experiment, arms, directory, chosen, trained))
+            elif processes.leads:
+                typer.echo(f"{directory.path} is finished; remove it, or choose another --out, to run again")
+        processes.first(lambda: _report(directory, experiment, summary))
+    if strict and any(claim["passed"] is False for claim in summary["claims"]):
+        raise typer.Exit(1)
+
+
+def _asked(
+    name: str, scale: str, out: Path | None, seed: str | None, device: str, assignments: list[str], processes: Any
+) -> tuple[Any, Any, Any, Any]:
+    """The experiment, its arms' settings, the run directory and the device that `run` was asked for."""
     from lowland import training
     from lowland.papers import find
 
     experiment = find(name)
-    changes = training.parse_assignments(set_ or [])
+    changes = training.parse_assignments(assignments)
     if seed is not None:
         if "seed" in changes:
             raise LowlandError("--seed and --set seed=… say the same thing: give one of them")
@@ -144,28 +169,18 @@ def run(
     if out is not None and not out.name:
         raise LowlandError(f"--out needs the name of a folder, not {str(out)!r}")
     arms = experiment.configure(scale, changes)
-    chosen = training.choose_device(device)
+    chosen = processes.place(training.choose_device(device))
     directory = training.RunDirectory(
         out or _default_directory(name, scale, changes),
-        training.configuration(experiment, scale, arms, chosen),
+        training.configuration(experiment, scale, arms, chosen, processes.count),
     )
-    with directory:
-        summary = directory.summary()
-        if summary is not None:
-            typer.echo(f"{directory.path} is finished; remove it, or choose another --out, to run again")
-        else:
-            summary = _run(experiment, arms, directory, chosen)
-    _report(directory, experiment, summary)
-    if all(metrics["status"] == "diverged" for metrics in summary["metrics"].values()):
-        raise LowlandError(f"every arm diverged: {_divergences(summary)}; try a smaller --set lr=…")
-    if strict and any(claim["passed"] is False for claim in summary["claims"]):
-        raise typer.Exit(1)
+    return experiment, arms, directory, chosen
 
 
-def _run(experiment: Any, arms: Any, directory: Any, device: Any) -> dict[str, Any]:
+def _conclude(experiment: Any, arms: Any, directory: Any, device: Any, trained: Any) -> dict[str, Any]:
+    """Draw, judge and write down what was trained."""
     from lowland import report, training
 
-    trained = training.train(experiment, arms, directory, device)
     records = {arm: result.records for arm, result in trained.items() if result.records}
     if records:
         labels = {arm: f"{arm}: η = {arms[arm].lr:g}, ρ = {arms[arm].rho:g}" for arm in records}
@@ -310,6 +325,8 @@ def _report(directory: Any, experiment: Any, summary: dict[str, Any]) -> None:
     if figure.exists():
         typer.echo(f"figure:  {figure}  ({len(experiment.figures)} in {directory.figures}, PNG and PDF)")
     typer.echo(f"summary: {directory.path / 'summary.json'}")
+    if all(metrics["status"] == "diverged" for metrics in summary["metrics"].values()):
+        raise LowlandError(f"every arm diverged: {divergences}; try a smaller --set lr=…")
 
 
 def _divergences(summary: dict[str, Any]) -> str:
@@ -394,6 +411,8 @@ def main() -> None:
         code = app(standalone_mode=False)
     except typer.Exit as stop:
         code = stop.exit_code
+    except ElsewhereError:
+        code = 2
     except LowlandError as error:
         code = _fail(str(error))
     except OSError as error:
@@ -402,7 +421,7 @@ def main() -> None:
             f"{error.strerror or error}{where}: mend that and run the same command; it goes on where it stopped"
         )
     except KeyboardInterrupt:
-        code = _fail("interrupted; the same command goes on where it stopped", 130)
+        code = _fail_alike("interrupted; the same command goes on where it stopped", 130)
     except (MemoryError, RuntimeError) as error:
         if "memory" not in f"{type(error).__name__} {error}".lower():
             raise
@@ -415,8 +434,15 @@ def main() -> None:
             typer.echo(message)
             code = 2
         else:
-            code = _fail(message)
+            code = _fail_alike(message)
     sys.exit(code)
+
+
+def _fail_alike(message: str, code: int = 2) -> int:
+    """`_fail` with what each process of a run would say: the first does."""
+    from lowland.training.parallel import quiet
+
+    return code if quiet() else _fail(message, code)
 
 
 def _fail(message: str, code: int = 2) -> int:

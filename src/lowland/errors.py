@@ -24,6 +24,10 @@ class RunError(LowlandError):
     """A run directory can't be used: in use, damaged, or of another configuration."""
 
 
+class ElsewhereError(LowlandError):
+    """Another process of the same run failed, and says why; this one ends with it, without a word."""
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """``" Did you mean ...?"`` with the nearest of ``known``, or the whole list if nothing is near."""
     known = sorted(known)

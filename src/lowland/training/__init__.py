@@ -3,11 +3,13 @@
 from lowland.training.environment import choose_device
 from lowland.training.experiment import Arm, Claim, Curve, Experiment, Figure, Selection, Stack, Task, Verdict
 from lowland.training.loop import train
+from lowland.training.parallel import Alone, world
 from lowland.training.run_directory import RunDirectory, read_json, read_records
 from lowland.training.settings import Settings, ours, paper, parse_assignments, setting
 from lowland.training.summary import configuration, summarize
 
 __all__ = [
+    "Alone",
     "Arm",
     "Claim",
     "Curve",
@@ -29,4 +31,5 @@ __all__ = [
     "setting",
     "summarize",
     "train",
+    "world",
 ]

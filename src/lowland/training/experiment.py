@@ -54,11 +54,14 @@ class Task:
 
     Attributes:
         model: on its device.
-        loss_fn: ``loss_fn(model(x), y)``, the mean over the batch.
+        loss_fn: ``loss_fn(model(x), y)``, the mean over the batch. Where several processes share a batch, the mean of
+            theirs is only that of the whole if every example counts the same: none left out, as padding may be.
         optimizer: over the model's parameters.
         batch: ``batch(step)`` gives ``(x, y)``. A function of the step alone, so that a resumed run sees the
-            same data.
-        check: measures; called every ``check_every`` steps and after the last one.
+            same data, and all processes of a run do; each of them passes its share, along the first dimension of
+            every tensor.
+        check: measures; called every ``check_every`` steps and after the last one. In several processes, by the first,
+            on the whole batch.
         show: the entries of a record that the bar shows, by label.
         schedule: what the step size is multiplied by at a step; a function of the step alone.
     """

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from lowland.training.experiment import Arm, Experiment, Task
+from lowland.training.experiment import Arm, Experiment, Record, Task
+from lowland.training.parallel import Alone
 from lowland.training.progress import Watch, bar
 from lowland.training.randomness import random_state, restore_random_state, seed_everything
 from lowland.training.run_directory import RunDirectory
@@ -17,7 +18,7 @@ from lowland.training.settings import Settings
 
 _CHECKPOINT_SECONDS = 5.0
 _SAVING_SHARE = 0.05  # of the time may go into saving
-_LOOK_EVERY = 50  # steps between two looks at whether the loss is finite: each waits for the device
+_LOOK_EVERY = 50  # steps between two looks at whether the loss is finite: each waits for device and processes
 
 
 def train(
@@ -29,32 +30,38 @@ def train(
     show_progress: bool = True,
     watch: Watch | None = None,
     until: int | None = None,
+    processes: Alone | None = None,
 ) -> dict[str, Arm]:
     """Train every arm, from where ``directory`` stands; what each became, in order.
 
     Args:
         experiment: which.
         arms: name → settings.
-        directory: entered; its records and its checkpoint grow.
+        directory: entered, by the first process; its records and its checkpoint grow.
         device: to train on.
         show_progress: whether there is a bar, on a terminal.
         watch: is told how far training is, in place of the bar.
         until: pause before this step, with everything saved.
+        processes: that train together, of which this is one; by default it is the only one.
 
     Raises:
         RunError: for a directory that can't be used.
+        SettingError: for a batch of fewer examples than there are processes.
     """
-    saved = directory.load(device)
+    processes = processes or Alone()
+    saved = processes.first(lambda: directory.load(device))
     states: dict[str, Any] = saved["arms"] if saved is not None else {}
     offset = 0
     total = sum(settings.steps for settings in arms.values())
-    with nullcontext(watch) if watch else bar(total, show_progress) as shown, deterministic(device):
+    visible = show_progress and processes.leads
+    with nullcontext(watch) if watch else bar(total, visible) as shown, deterministic(device):
         for name, settings in arms.items():
             if not states.get(name, {}).get("finished"):
-                _ArmRun(name, settings, experiment.prepare, device, directory, states, shown, offset).run(until)
+                arm = _ArmRun(name, settings, experiment.prepare, device, directory, states, shown, offset, processes)
+                arm.run(until)
             offset += settings.steps
             shown.finish(offset)
-    records = directory.records()
+    records = processes.first(directory.records)
     return {
         name: Arm(
             settings,
@@ -79,11 +86,13 @@ class _ArmRun:
         states: dict[str, Any],
         shown: Watch,
         offset: int,
+        processes: Alone,
     ):
         self.name, self.settings, self.device = name, settings, device
         self.directory, self.states, self.bar, self.offset = directory, states, shown, offset
+        self.processes = processes
         seed_everything(settings.seed)
-        self.task: Task = prepare(settings, device)
+        self.task: Task = processes.together(lambda: prepare(settings, device))
         self.seconds = {"train_seconds": 0.0, "check_seconds": 0.0}
         self.saved_at, self.saving_seconds = time.monotonic(), 0.0
         self.rates = [group["lr"] for group in self.task.optimizer.param_groups]
@@ -92,6 +101,11 @@ class _ArmRun:
         self.step = 0
         if name in states:
             self._restore(states[name])
+        self.model = processes.wrap(self.task, self.step)
+        if name in states:
+            restore_random_state(processes.own(states[name]["random"]))
+        else:
+            processes.part_ways(settings.seed)
 
     def run(self, until: int | None = None) -> None:
         steps, every = self.settings.steps, self.settings.check_every
@@ -117,11 +131,11 @@ class _ArmRun:
 
     def _train(self, batch: tuple[Any, Any]) -> None:
         started = time.monotonic()
-        x, y = batch
+        (x, y), weight = self.processes.share(batch)
 
         def closure() -> torch.Tensor:
-            loss = self.task.loss_fn(self.task.model(x), y)
-            loss.backward()
+            loss = self.task.loss_fn(self.model(x), y)
+            loss.backward(None if weight is None else torch.full_like(loss, weight))
             return loss
 
         if self.task.schedule is not None:
@@ -138,24 +152,36 @@ class _ArmRun:
         if self._has_diverged():
             raise FloatingPointError
         started = time.monotonic()
-        record = {"arm": self.name, "step": self.step, **self.task.check(self.step, batch)}
-        self.directory.append(record)
+        record = self.processes.first(lambda: self._measure(batch))
         self.seconds["check_seconds"] += time.monotonic() - started
         self.bar.update(self.offset + self.step, self.name, record, self.task.show)
 
+    def _measure(self, batch: tuple[Any, Any]) -> Record:
+        record = {"arm": self.name, "step": self.step, **self.task.check(self.step, batch)}
+        self.directory.append(record)
+        return record
+
     def _has_diverged(self) -> bool:
-        return self.bad_step.item() >= 0
+        """Whether the loss of any process was not finite: then that of the whole batch wasn't."""
+        step = self.processes.earliest(int(self.bad_step.item()))
+        if step >= 0:
+            self.bad_step.fill_(step)
+        return step >= 0
 
     def _save_now_and_then(self) -> None:
+        checked = (self.step - 1) % self.settings.check_every == 0
+        if self.processes.count > 1 and not checked and self.step % _LOOK_EVERY:
+            return  # to agree takes its time
         due = max(_CHECKPOINT_SECONDS, self.saving_seconds / _SAVING_SHARE)
-        if time.monotonic() - self.saved_at > due and not self._has_diverged():
+        if self.processes.agree(time.monotonic() - self.saved_at > due) and not self._has_diverged():
             self._save()
 
     def _save(self, finished: bool = False) -> None:
         """Checkpoint. A diverged arm keeps the weights of its last good one."""
         started = time.monotonic()
         diverged = self._has_diverged()
-        if diverged:
+        random = self.processes.gather(random_state())
+        if diverged or not self.processes.leads:
             state = self.states.get(self.name, {"step": 0})
         else:
             live = {
@@ -163,7 +189,7 @@ class _ArmRun:
                 "model": self.task.model.state_dict(),
                 "optimizer": self.task.optimizer.state_dict(),
                 "check": self.task.check.state_dict(),
-                "random": random_state(),
+                "random": random,
             }
             # Copies: training goes on in the tensors themselves.
             state = pytree.tree_map_only(torch.Tensor, lambda t: t.detach().to("cpu", copy=True), live)
@@ -173,7 +199,7 @@ class _ArmRun:
             "finished": finished,
             "diverged_at": self.bad_step.item() if diverged else None,
         }
-        self.directory.save({"arms": self.states})
+        self.processes.first(lambda: self.directory.save({"arms": self.states}))
         self.saved_at = time.monotonic()
         self.saving_seconds = self.saved_at - started
 
@@ -182,7 +208,6 @@ class _ArmRun:
         self.task.model.load_state_dict(state["model"])
         self.task.optimizer.load_state_dict(state["optimizer"])
         self.task.check.load_state_dict(state["check"])
-        restore_random_state(state["random"])
         self.seconds = {name: state[name] for name in self.seconds}
 
 

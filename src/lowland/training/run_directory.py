@@ -65,6 +65,12 @@ class RunDirectory:
             write_json(path, self.config)
             return
         there = read_json(path)
+        if there | {"processes": 1} == self.config | {"processes": 1} and there != self.config:
+            raise RunError(
+                f"{self.path} holds a run by {_counted(there.get('processes', 1))}, and this is one by "
+                f"{_counted(self.config.get('processes', 1))}, which can't go on to the same bits: start as many, "
+                "choose another --out, or remove it"
+            )
         if there != self.config:
             raise RunError(
                 f"{self.path} holds a run of another configuration ({_difference(there, self.config)}): "
@@ -153,6 +159,10 @@ def read_records(path: Path) -> dict[str, list[Record]]:
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{file}, line {number} is damaged ({type(error).__name__}: {error})") from error
     return dict(arms)
+
+
+def _counted(processes: int) -> str:
+    return f"{processes} processes" if processes != 1 else "1 process"
 
 
 def _difference(there: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> str:

@@ -14,7 +14,7 @@ SMOKE = Verdict(None, None, "smoke runs judge no claims")
 
 
 def configuration(
-    experiment: Experiment, scale: str, arms: Mapping[str, Settings], device: torch.device
+    experiment: Experiment, scale: str, arms: Mapping[str, Settings], device: torch.device, processes: int = 1
 ) -> dict[str, Any]:
     """What ``config.json`` holds: enough to tell whether two runs would be the same one."""
     settings = {name: asdict(arm) for name, arm in arms.items()}
@@ -25,6 +25,7 @@ def configuration(
         "seed": first["seed"],
         "device": device.type,
         "arms": settings,
+        **({"processes": processes} if processes > 1 else {}),
     }
 
 
@@ -39,7 +40,7 @@ def summarize(
         "config": dict(config),
         "metrics": {name: final(arm) for name, arm in arms.items()},
         "claims": [_judged(claim, config["scale"], arms) for claim in experiment.claims],
-        "environment": environment(device),
+        "environment": environment(device) | {key: config[key] for key in ("processes",) if key in config},
     }
 
 
