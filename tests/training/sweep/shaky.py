@@ -22,7 +22,7 @@ class Settings(training.Settings):
     noisy: bool = setting("with dropout")
     kind: str = setting("of optimizer", choices=("sgd", "adam"))
     trouble: str = setting("what happens halfway", choices=TROUBLES)
-    pause: float = setting("seconds a step takes", low=0.0)
+    pause: float = setting("seconds a step takes, the first time", low=0.0)
     marks: str = setting("where a run marks its steps")
 
 
@@ -36,13 +36,14 @@ def prepare(settings, device):
     marks = Path(settings.marks)
     marks.mkdir(parents=True, exist_ok=True)
     name = f"{settings.seed}-{settings.rho}"
+    pause = 0.0 if (marks / f"{name}.steps").exists() else settings.pause
 
     def batch(step):
         if step == TROUBLED_STEP:
             cause(settings.trouble, marks / f"{name}.once")
         with (marks / f"{name}.steps").open("a") as file:
             file.write(f"{step} {os.getpid()}\n")
-        time.sleep(settings.pause)
+        time.sleep(pause)
         return task.batch(step)
 
     return replace(task, batch=batch)

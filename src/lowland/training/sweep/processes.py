@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 
 from lowland.errors import SettingError
-from lowland.training.sweep.failures import ATTEMPTS, after, one_line
+from lowland.training.sweep.attempts import ATTEMPTS, after, packed
 from lowland.training.sweep.job import Job, News
 
 _PATIENCE_SECONDS = 60.0  # for a directory that a crashed worker's own processes still hold
@@ -155,7 +154,7 @@ class _Worker:
     def take(self, task: _Task) -> None:
         """Start on ``task``."""
         self.task = task
-        content = pickle.dumps((task.job, _PATIENCE_SECONDS if task.crashes else 0.0))
+        content = packed(task.job, _PATIENCE_SECONDS if task.crashes else 0.0)
         with contextlib.suppress(OSError):  # it died idle: `listen` will find out
             self.pipe.send_bytes(content)
 
@@ -173,7 +172,7 @@ class _Worker:
                 elif kind == "crash":
                     self._last_words = content  # it is about to end
                 else:
-                    self._conclude(hear, content or "")
+                    self._conclude(hear, content)
         except (EOFError, OSError):
             dead = True
         return self._ended(hear) if dead else None
@@ -194,7 +193,7 @@ class _Worker:
     def _conclude(self, hear: Callable[[Job, News], None], error: str) -> None:
         task, self.task = self.task, None
         assert task is not None
-        hear(task.job, replace(task.last, ended=True, error=one_line(error)))
+        hear(task.job, replace(task.last, ended=True, error=error))
 
     def print(self) -> None:
         """Print whole lines of what the worker printed: a bar on stderr then knows to step aside."""

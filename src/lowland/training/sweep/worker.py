@@ -1,15 +1,14 @@
 """A worker process of `Processes`, run as a script: nothing of lowland, hence of torch, before it is set up.
 
-Its arguments are a pipe's number and what `processes.Seat` says in JSON. Jobs come in through the pipe; out go pairs:
-``("news", News)`` any number of times, then ``("done", None)``, ``("error", text)`` for a LowlandError, or
-``("crash", text)`` for any other exception, after which the process ends: who knows what state it is in.
+Its arguments are the descriptor of a pipe and, in JSON, what it may use. Jobs come in through the pipe; out go pairs:
+``("news", News)`` any number of times, then what became of the `lowland.training.sweep.attempts.attempt`. After a crash
+the process ends: who knows what state it is in.
 """
 
 import contextlib
 import ctypes
 import json
 import os
-import pickle
 import queue
 import signal
 import sys
@@ -36,30 +35,13 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(setup["threads"])
+    from lowland.training.sweep.attempts import attempt
+
     while True:
-        kind, text = _train(jobs.get(), pipe)
-        pipe.send((kind, text))
-        if kind == "crash":
+        outcome = attempt(jobs.get(), lambda news: pipe.send(("news", news)))
+        pipe.send(outcome)
+        if outcome[0] == "crash":
             sys.exit(1)
-
-
-def _train(content: bytes, pipe: Connection) -> tuple[str, str | None]:
-    from lowland.errors import LowlandError
-    from lowland.training.sweep.failures import one_line, unexpected, wait_until_free
-    from lowland.training.sweep.job import News, train_job
-
-    def tell(news: News) -> None:
-        pipe.send(("news", news))
-
-    try:
-        job, patience = pickle.loads(content)
-        wait_until_free(job.path, patience)
-        train_job(job, tell)
-    except LowlandError as error:
-        return "error", one_line(error)
-    except Exception as error:
-        return "crash", unexpected(error)
-    return "done", None
 
 
 def _receive(pipe: Connection, jobs: "queue.SimpleQueue[bytes]") -> None:
