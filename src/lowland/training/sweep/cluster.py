@@ -67,7 +67,6 @@ def _connection(address: str | None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a warning about a change to come
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
@@ -115,7 +114,7 @@ def _token(jobs: Sequence[Job]) -> Iterator[Path]:
     """A file above the jobs' directories, by which a node can tell whether it sees what this process sees."""
     above = Path(os.path.commonpath([job.path.parent for job in jobs]))
     above.mkdir(parents=True, exist_ok=True)
-    token = above / f".{uuid.uuid4().hex}.part"
+    token = above / f".seen-{uuid.uuid4().hex}.part"
     token.touch()
     try:
         yield token
