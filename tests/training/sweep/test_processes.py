@@ -1,0 +1,132 @@
+"""Worker processes: the same bits as in this one, and what becomes of those that crash."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lowland.errors import SettingError
+from lowland.training.sweep.here import here
+from lowland.training.sweep.processes import Processes, Seat, seats_for, usable_cores, visible_gpus
+
+from .shaky import TROUBLED_STEP, Ear, job, metrics_of, steps_of
+
+ALONE = len(usable_cores())  # so many workers have a thread each
+
+
+@pytest.mark.slow
+def test_it_trains_as_here_and_survives_its_workers(tmp_path, expected, capfd):
+    here([job(tmp_path, 1, until=8, trouble="killed once")], Ear())
+    troubles = {1: "killed once", 3: "killed", 4: "refuse", 5: "raise, exit"}
+    ear = Ear()
+    Processes(ALONE)([job(tmp_path, seed, trouble=troubles.get(seed, "none")) for seed in range(7)], ear)
+    ends = ear.ends()
+    assert ends.pop("3") == "the worker process was killed (signal 9) twice"
+    assert ends.pop("4") == "there are no data at all"
+    first, second = ends.pop("5").split(", then ")
+    assert re.fullmatch(r"training raised ZeroDivisionError at shaky\.py:\d+ \(one over zero\)", first)
+    assert second == "the worker process ended (exit code 3)"
+    assert ends == {"0": "", "1": "", "2": "", "6": ""}
+    assert ear.news["0"][-1].steps == 20
+    for seed in (0, 1, 2):
+        assert metrics_of(tmp_path, seed) == expected[seed]
+    assert steps_of(tmp_path, 0) == [list(range(21))]
+    assert steps_of(tmp_path, 1) == [[*range(8)], [*range(8, TROUBLED_STEP)], [*range(8, 21)]]  # from its checkpoint
+    assert len(steps_of(tmp_path, 3)) == 2
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert set(printed.err.splitlines()) == {"on the way out"}  # whole lines, through this process
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from lowland.training.sweep.here import here
+from lowland.training.sweep.processes import Processes
+from tests.training.sweep.shaky import job
+folder = Path(sys.argv[1])
+try:
+    Processes(2)([job(folder, seed, pause=0.2, steps=1000) for seed in (0, 1)], lambda job, news: None)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    raise
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A process that trains two endless runs with two workers: itself, and their process ids, once they train."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)], env=environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    marks = [tmp_path / "marks" / f"{seed}-0.05.steps" for seed in (0, 1)]
+    try:
+        until(lambda: parent.poll() is not None or all(mark.exists() and mark.stat().st_size for mark in marks))
+        assert parent.poll() is None, parent.communicate()[1]
+        yield parent, [int(mark.read_text().split()[1]) for mark in marks]
+    finally:
+        parent.kill()
+        parent.communicate()
+
+
+def until(true):
+    for _ in range(1000):
+        if true():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never came true")
+
+
+def is_alive(process):
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+def test_workers_die_with_their_parent(sweep):
+    parent, workers = sweep
+    assert all(map(is_alive, workers))
+    parent.kill()
+    parent.wait()
+    until(lambda: not any(map(is_alive, workers)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+def test_an_interrupt_ends_workers_and_is_passed_on(sweep):
+    parent, workers = sweep
+    os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to all of them
+    out, err = parent.communicate(timeout=60)
+    assert out == "interrupted\n"
+    assert err.count("Traceback") == 1
+    assert not any(map(is_alive, workers))
+
+
+def test_cores_and_devices_are_dealt_out():
+    assert seats_for([2, 3, 5], [], None) == [Seat(0, 1, (2,), None), Seat(1, 1, (3,), None), Seat(2, 1, (5,), None)]
+    assert seats_for([0, 1, 2, 3, 4], [], 2) == [Seat(0, 2, (0, 1), None), Seat(1, 2, (2, 3), None)]
+    assert seats_for([0], [], 2) == [Seat(0, 1, (0,), None), Seat(1, 1, (0,), None)]
+    assert [seat.gpu for seat in seats_for([0, 1], ["3", "GPU-5"], None)] == ["3", "GPU-5"]
+    assert [seat.gpu for seat in seats_for([0, 1], ["0", "1"], 3)] == ["0", "1", "0"]
+    with pytest.raises(SettingError, match="at least 1"):
+        Processes(0)
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "seen"),
+    [(None, 2, ["0", "1"]), ("5, 7", 2, ["5", "7"]), ("5,-1,7", 1, ["5"]), ("", 0, []), (None, 0, [])],
+)
+def test_only_visible_devices_are_used(monkeypatch, names, count, seen):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    assert visible_gpus({} if names is None else {"CUDA_VISIBLE_DEVICES": names}) == seen
