@@ -1,6 +1,7 @@
 """The training loop of a stack: as `lowland.training.loop`, with a step and a check for all runs at once."""
 
 import time
+import warnings
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -115,12 +116,17 @@ class _StackRun:
         started = time.monotonic()
         x, y, picked, shared = self.batches(self.step)
         rows = picked.shape[1] if picked is not None else _rows(x, shared)
-        program = Program.of(self.runs, rows, compiled=self.compiled)
         schedule = self.tasks[0].schedule
-        program(self.runs, x, y, picked, shared, 1.0 if schedule is None else schedule(self.step))
-        self.step += 1
+        batch = (x, y, picked, shared, 1.0 if schedule is None else schedule(self.step))
+        program = Program.of(self.runs, rows, compiled=self.compiled)
         first = self.compiled and rows not in self.warm
         self.warm.add(rows)
+        if first and not program.agrees(self.runs, *batch):
+            warnings.warn("the compiler makes a wrong program of these runs; they are trained without it", stacklevel=2)
+            self.compiled = False
+            program = Program.of(self.runs, rows, compiled=False)
+        program(self.runs, *batch)
+        self.step += 1
         self.seconds["compile_seconds" if first else "train_seconds"] += time.monotonic() - started
 
     def _alive(self) -> list[int]:

@@ -1,11 +1,12 @@
 """The runs of a stack: what each of their tasks starts from, in tensors with one entry a run."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from lowland.errors import SettingError
 from lowland.optim import SAM
@@ -128,6 +129,10 @@ class Runs:
             "bad_step": self.bad_step,
             "step": self.step,
         }
+
+    def copy(self) -> "Runs":
+        """The same with tensors of its own for all that training changes."""
+        return replace(self, **pytree.tree_map(Tensor.clone, self.changing()))
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up what `changing` gave."""
