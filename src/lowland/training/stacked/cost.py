@@ -18,11 +18,11 @@ from lowland.training.stacked.runs import Runs
 # An eager step is taken to cost this much an operation and a byte that it writes; compiling, this long. They decide
 # between two ways to compute the same, and are constants so that the choice is the same when a run is repeated.
 _SECONDS_PER_OPERATION = 6e-6
-_SECONDS_PER_BYTE = {"cpu": 1e-9, "cuda": 1e-12}
+_SECONDS_PER_BYTE = {"cpu": 1e-10, "cuda": 1e-12}
 _COMPILE_SECONDS = 20.0
 _SAVED = 1 / 3  # of an eager step, at least, by compiling it
 
-_CACHED = 128 * 2**20  # bytes: on a CPU, larger stacks fall out of its caches and are slower
+_CACHED = 8 * 2**20  # bytes a CPU's thread: larger stacks fall out of its caches and are slower
 _SHARE_OF_FREE = 0.6
 
 
@@ -95,16 +95,35 @@ def chunk_size(one: Runs, device: torch.device) -> int:
     Raises:
         SettingError: if not even one fits in memory.
     """
-    held = sum(tensor.nbytes for tensor in pytree.tree_leaves(one.changing()) if isinstance(tensor, Tensor))
-    bytes_of_one = Cost(one, Batches(one.tasks)).peak + 3 * held  # the stack, each task's own copy, a checkpoint's
-    free = _free_bytes(device) * _SHARE_OF_FREE
-    if bytes_of_one > free:
+    size, free = _bytes_of(one), _free_bytes(device) * _SHARE_OF_FREE
+    if size > free:
         raise SettingError(
-            f"one run takes about {bytes_of_one / 1e9:.1f} GB, and {free / 1e9:.1f} GB can be had: even one at a time "
-            "it is too large; choose a smaller scale or batch"
+            f"one run takes about {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB can be had: even one at a time it is "
+            "too large; choose a smaller scale or batch"
         )
-    budget = min(free, _CACHED) if device.type == "cpu" else free
-    return max(1, int(budget // max(bytes_of_one, 1)))
+    fitting = int(free // size)
+    if device.type != "cpu":
+        return fitting
+    threads = torch.get_num_threads()
+    return min(fitting, max(threads, threads * _CACHED // size))
+
+
+def too_large(one: Runs, device: torch.device) -> str:
+    """Why runs like that of ``one`` had better be trained one by one; empty if they had not.
+
+    Raises:
+        SettingError: if not even one fits in memory.
+    """
+    size = _bytes_of(one)
+    if device.type == "cpu" and size > _CACHED:
+        return f"a step of one run works on {size / 2**20:.0f} MiB, which keeps a core busy by itself"
+    return "" if chunk_size(one, device) > 1 else "no two runs fit in memory"
+
+
+def _bytes_of(one: Runs) -> int:
+    """What a run takes in memory: a step's tensors, its place in the stack, its task's own copy, and a checkpoint's."""
+    held = sum(tensor.nbytes for tensor in pytree.tree_leaves(one.changing()) if isinstance(tensor, Tensor))
+    return Cost(one, Batches(one.tasks)).peak + 3 * held
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -35,6 +35,7 @@ def train_stacked(
     watch: Watch | None = None,
     until: int | None = None,
     without: Collection[str] = (),
+    alike: int = 1,
 ) -> dict[str, Arm]:
     """Train all ``arms`` as one program; each ends as it would alone, to rounding.
 
@@ -47,6 +48,7 @@ def train_stacked(
         watch: is told how far training is, in place of the bar.
         until: pause before this step, with everything saved.
         without: arms that are not trained any further; they stay as they are.
+        alike: how many stacks of the same program are trained in this process, for whether compiling pays.
 
     Raises:
         NotStackable: if they can't be one program.
@@ -58,7 +60,7 @@ def train_stacked(
     if left:
         total = sum(arms[name].steps for name in left)
         with nullcontext(watch) if watch else bar(total, show_progress) as shown, deterministic(device):
-            run = _StackRun(experiment, {name: arms[name] for name in left}, directory, device, saved, shown)
+            run = _StackRun(experiment, {name: arms[name] for name in left}, directory, device, saved, shown, alike)
             run.run(until)
     records = directory.records()
     return {name: _arm(arms[name], records.get(name, []), states.get(name, {})) for name in arms}
@@ -80,6 +82,7 @@ class _StackRun:
         device: torch.device,
         saved: dict[str, Any],
         shown: Watch,
+        alike: int,
     ):
         self.names, self.directory, self.saved, self.bar, self.device = list(arms), directory, saved, shown, device
         settings = next(iter(arms.values()))
@@ -92,7 +95,7 @@ class _StackRun:
         if "stack" in saved:
             self._restore(saved["stack"])
         else:
-            self.compiled = Cost(self.runs, self.batches).pays_to_compile(self.steps, device)
+            self.compiled = Cost(self.runs, self.batches).pays_to_compile(self.steps * alike, device)
         self.warm = set[Any]()  # shapes of batches that a compiled step has seen
         self.pace = Pace()
 

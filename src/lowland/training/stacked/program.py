@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -35,7 +36,9 @@ class Program:
         self.model, self.loss_fn = model, loss_fn
         self.eps, self.climbs, self.nesterov = eps, climbs, nesterov
         self._agrees: bool | None = None
-        self._step = torch.compile(self._step_of_all, fullgraph=True, dynamic=False) if compiled else self._step_of_all
+        self._step = self._step_of_all
+        if compiled:
+            self._step = torch.compile(_with_own_code(self._step_of_all), fullgraph=True, dynamic=False)
 
     @classmethod
     def of(cls, runs: Runs, rows: int, *, compiled: bool) -> "Program":
@@ -46,7 +49,8 @@ class Program:
         if not compiled:
             return cls(task.model, task.loss_fn, **options)
         device = runs.lr.device
-        key = (repr(task.model), getattr(task.loss_fn, "__code__", task.loss_fn), rows, device, *options.items())
+        code = getattr(task.loss_fn, "__code__", task.loss_fn)
+        key = (repr(task.model), code, len(runs), rows, device, *options.items())
         if key not in _compiled:
             model = with_small_layers(task.model, rows) if device.type == "cpu" else task.model
             _compiled[key] = cls(model, task.loss_fn, **options)
@@ -132,6 +136,15 @@ class Program:
             return sam_gradient(loss, params, rho=rho, eps=self.eps)
         gradient, value = torch.func.grad_and_value(loss)(params)
         return value, gradient
+
+
+def _with_own_code(method: Any) -> Any:
+    """The same method in a code object of its own: by those torch keeps what it compiled, and limits how often."""
+    function = method.__func__
+    copy = FunctionType(
+        function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
+    )
+    return MethodType(copy, method.__self__)
 
 
 def _wide(column: Tensor, like: Tensor) -> Tensor:

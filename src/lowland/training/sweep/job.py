@@ -30,6 +30,7 @@ class Job:
         stacked: whether its runs are trained as one program.
         until: pause before this step, with everything saved.
         stopped: labels of a stack that are not trained any further.
+        alike: how many stacks of the same program the whole grid makes.
     """
 
     experiment: Experiment
@@ -40,6 +41,7 @@ class Job:
     stacked: bool = False
     until: int | None = None
     stopped: frozenset[str] = frozenset()
+    alike: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,9 @@ def train_job(job: Job, tell: Callable[[News], None]) -> None:
             from lowland.training.stacked import train_stacked
 
             trained = train_stacked(
-                job.experiment, job.arms, directory, device, watch=watch, until=job.until, without=job.stopped
-            )
+                job.experiment, job.arms, directory, device,
+                watch=watch, until=job.until, without=job.stopped, alike=job.alike,
+            )  # fmt: skip
         else:
             trained = train(job.experiment, job.arms, directory, device, watch=watch, until=job.until)
         finish(job, trained)

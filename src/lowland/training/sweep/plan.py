@@ -1,6 +1,6 @@
 """Which jobs train what a grid still misses."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lowland.training.environment import choose_device
@@ -41,40 +41,59 @@ def plan(
         for part in parts
         if not part.finished and wanted & set(part.arms.values())
     ]
-    missing = {label: settings for label, settings in points.items() if settings not in there}
-    groups = _stacks(experiment, missing, device) if stacked else [{label: s} for label, s in missing.items()]
-    return begun + [Job(experiment, scale, arms, new_path(directory, arms), device, stacked) for arms in groups]
+    new = []
+    for group, alike in _groups(experiment, points, device) if stacked else _each(points):
+        missing = {label: settings for label, settings in group.items() if settings not in there}
+        if missing:
+            new.append(Job(experiment, scale, missing, new_path(directory, missing), device, stacked, alike=alike))
+    return begun + new
 
 
 def can_stack(experiment: Experiment, points: Mapping[str, Settings], device: str) -> str:
     """Why these runs had better not be trained as one program; empty if they had."""
-    from lowland.training.stacked import NotStackable, Runs, chunk_size, program_key
+    from lowland.training.stacked import NotStackable, Runs, too_large
 
-    firsts = {program_key(settings): settings for settings in points.values()}
-    for settings in firsts.values():
+    chosen = choose_device(device)
+    for program in _programs(points):
         try:
-            size = chunk_size(Runs.prepare(experiment, [settings], choose_device(device)), choose_device(device))
+            reason = too_large(Runs.prepare(experiment, [next(iter(program.values()))], chosen), chosen)
         except NotStackable as error:
-            return error.why
-        if size == 1:
-            return "one run alone fills the memory that a stack may have"
+            reason = error.why
+        if reason:
+            return reason
     return ""
 
 
-def _stacks(experiment: Experiment, points: Mapping[str, Settings], device: str) -> list[dict[str, Settings]]:
-    """Runs that are the same program together, in stacks of nearly equal size that fit in memory."""
-    from lowland.training.stacked import Runs, chunk_size, program_key
+def _each(points: Mapping[str, Settings]) -> Iterator[tuple[Mapping[str, Settings], int]]:
+    for label, settings in points.items():
+        yield {label: settings}, 1
+
+
+def _programs(points: Mapping[str, Settings]) -> list[dict[str, Settings]]:
+    """Runs that are the same program together."""
+    from lowland.training.stacked import program_key
 
     programs: dict[object, dict[str, Settings]] = {}
     for label, settings in points.items():
         programs.setdefault(program_key(settings), {})[label] = settings
-    stacks = []
-    for arms in programs.values():
-        first = next(iter(arms.values()))
-        most = chunk_size(Runs.prepare(experiment, [first], choose_device(device)), choose_device(device))
-        count = -(-len(arms) // most)
-        labels = list(arms)
+    return list(programs.values())
+
+
+def _groups(
+    experiment: Experiment, points: Mapping[str, Settings], device: str
+) -> Iterator[tuple[Mapping[str, Settings], int]]:
+    """Stacks of nearly equal size that fit in memory, each with how many of its program there are.
+
+    They follow from the whole grid and not from what is missing, so that a sweep that was interrupted is stacked as
+    it would have been.
+    """
+    from lowland.training.stacked import Runs, chunk_size
+
+    chosen = choose_device(device)
+    for program in _programs(points):
+        labels = list(program)
+        one = Runs.prepare(experiment, [program[labels[0]]], chosen)
+        count = -(-len(labels) // chunk_size(one, chosen))
         for index in range(count):
-            chosen = labels[index * len(labels) // count : (index + 1) * len(labels) // count]
-            stacks.append({label: arms[label] for label in chosen})
-    return stacks
+            part = labels[index * len(labels) // count : (index + 1) * len(labels) // count]
+            yield {label: program[label] for label in part}, count
