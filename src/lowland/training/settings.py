@@ -59,7 +59,7 @@ def check(cls: type[Settings], name: str, value: Any) -> Any:
     kind, limits = get_type_hints(cls)[name], fields[name].metadata
     try:
         value = _read(kind, value)
-    except ValueError:
+    except (ValueError, TypeError):
         raise SettingError(f"{name} ({limits['text']}) must be {_KINDS[kind]}, not {value!r}") from None
     if kind is float and not math.isfinite(value):
         raise SettingError(f"{name} ({limits['text']}) must be a finite number, not {value}")

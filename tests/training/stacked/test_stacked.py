@@ -10,7 +10,16 @@ from torch import nn
 from lowland.errors import SettingError
 from lowland.optim import SAM, presets
 from lowland.training import RunDirectory, Task, configuration, train
-from lowland.training.stacked import NotStackable, chunk_size, cost, loop, program, program_key, train_stacked
+from lowland.training.stacked import (
+    NotStackable,
+    chunk_size,
+    cost,
+    loop,
+    program,
+    program_key,
+    too_large,
+    train_stacked,
+)
 from lowland.training.stacked.runs import Runs
 
 from .networks import EXPERIMENT
@@ -256,11 +265,16 @@ def test_the_same_program():
 
 
 def test_the_size_of_a_stack_follows_from_the_memory_of_one_run(monkeypatch):
-    one = Runs.prepare(EXPERIMENT, [settings(network="strided_cnn")], CPU)
+    one = Runs.prepare(EXPERIMENT, [settings(network="norm_cnn")], CPU)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     size = chunk_size(one, CPU)
-    assert size > 4
+    assert size > 10
     monkeypatch.setattr(cost, "_CACHED", cost._CACHED // 2)
     assert chunk_size(one, CPU) == pytest.approx(size / 2, abs=1)
+    assert too_large(one, CPU) == ""
+    monkeypatch.setattr(cost, "_CACHED", 1000)
+    assert chunk_size(one, CPU) == 2  # one a thread
+    assert "keeps a core busy" in too_large(one, CPU)
     monkeypatch.setattr(cost, "_free_bytes", lambda device: 1000)
     with pytest.raises(SettingError, match="even one at a time"):
         chunk_size(one, CPU)

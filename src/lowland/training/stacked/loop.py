@@ -54,16 +54,45 @@ def train_stacked(
         NotStackable: if they can't be one program.
         RunError: for a directory that can't be used.
     """
-    saved = directory.load(device) or {"arms": {}}
+    saved = directory.load(device) or {"arms": {}, "stacks": []}
     states: dict[str, Any] = saved["arms"]
     left = [name for name in arms if name not in without and not states.get(name, {}).get("finished")]
-    if left:
-        total = sum(arms[name].steps for name in left)
-        with nullcontext(watch) if watch else bar(total, show_progress) as shown, deterministic(device):
-            run = _StackRun(experiment, {name: arms[name] for name in left}, directory, device, saved, shown, alike)
-            run.run(until)
+    stacks = saved["stacks"] = _parted(saved["stacks"], left) or [{"names": left}]
+    total = sum(arms[name].steps for name in left)
+    with nullcontext(watch) if watch else bar(total, show_progress) as shown, deterministic(device):
+        for index, stack in enumerate(stacks):
+            paused = until is not None and stack.get("step", 0) >= until
+            if set(stack["names"]) <= set(left) and left and not paused:
+                _StackRun(experiment, arms, directory, device, saved, index, shown, alike).run(until)
     records = directory.records()
     return {name: _arm(arms[name], records.get(name, []), states.get(name, {})) for name in arms}
+
+
+def _parted(stacks: list[dict[str, Any]], left: list[str]) -> list[dict[str, Any]]:
+    """The saved ``stacks``, those of which only some runs are ``left`` in two: they may all be wanted again."""
+    parted = []
+    for stack in stacks:
+        kept = [index for index, name in enumerate(stack["names"]) if name in left]
+        rest = [index for index, name in enumerate(stack["names"]) if name not in left]
+        parted += [_taken(stack, part) if kept and rest else stack for part in (kept, rest) if part]
+    return parted
+
+
+def _taken(stack: dict[str, Any], chosen: list[int]) -> dict[str, Any]:
+    """Some of the runs of a saved ``stack``."""
+    indices = torch.tensor(chosen)
+
+    def take(tensor: Tensor) -> Tensor:
+        return tensor[indices.to(tensor.device)] if tensor.dim() else tensor  # the step is one for all
+
+    return {
+        **stack,
+        "names": [stack["names"][index] for index in chosen],
+        "runs": pytree.tree_map_only(Tensor, take, stack["runs"]),
+        "checks": [stack["checks"][index] for index in chosen],
+        "random": [stack["random"][index] for index in chosen] if stack["random"] else [],
+        "seconds": {name: seconds * len(chosen) / len(stack["names"]) for name, seconds in stack["seconds"].items()},
+    }
 
 
 def _arm(settings: Settings, records: list[Record], state: Mapping[str, Any]) -> Arm:
@@ -81,19 +110,23 @@ class _StackRun:
         directory: RunDirectory,
         device: torch.device,
         saved: dict[str, Any],
+        index: int,
         shown: Watch,
         alike: int,
     ):
-        self.names, self.directory, self.saved, self.bar, self.device = list(arms), directory, saved, shown, device
-        settings = next(iter(arms.values()))
+        stack = saved["stacks"][index]
+        self.saved, self.index, self.names = saved, index, stack["names"]
+        self.directory, self.bar, self.device = directory, shown, device
+        chosen = [arms[name] for name in self.names]
+        settings = chosen[0]
         self.steps, self.every = settings.steps, settings.check_every
-        self.runs = Runs.prepare(experiment, list(arms.values()), device)
+        self.runs = Runs.prepare(experiment, chosen, device)
         self.tasks = self.runs.tasks
         self.batches = Batches(self.tasks)
         self.step = 0
         self.seconds = {"train_seconds": 0.0, "check_seconds": 0.0, "compile_seconds": 0.0}
-        if "stack" in saved:
-            self._restore(saved["stack"])
+        if "runs" in stack:
+            self._restore(stack)
         else:
             self.compiled = Cost(self.runs, self.batches).pays_to_compile(self.steps * alike, device)
         self.warm = set[Any]()  # shapes of batches that a compiled step has seen
@@ -188,7 +221,7 @@ class _StackRun:
         bad_steps = self.runs.bad_step.tolist()
         for name, bad in zip(self.names, bad_steps, strict=True):
             states[name] = {**share, "finished": finished, "diverged_at": bad if bad >= 0 else None, "step": self.step}
-        stack = {
+        self.saved["stacks"][self.index] = {
             "names": self.names,
             "compiled": self.compiled,
             "step": self.step,
@@ -197,26 +230,20 @@ class _StackRun:
             "checks": [task.check.state_dict() for task in self.tasks],
             "random": self.runs.random if self._checks_alone() else [],
         }
-        self.saved["stack"] = stack
-        self.directory.save({"arms": states, "stack": stack})
+        self.directory.save({"arms": states, "stacks": self.saved["stacks"]})
         self.pace.saved(time.monotonic() - started)
 
     def _checks_alone(self) -> bool:
         return getattr(type(self.tasks[0].check), "together", None) is None
 
     def _restore(self, stack: dict[str, Any]) -> None:
-        """Go on where ``stack`` was saved, with those of its runs that are still wanted."""
+        """Go on where ``stack`` was saved."""
         self.step, self.compiled, self.seconds = stack["step"], stack["compiled"], dict(stack["seconds"])
-        kept = [stack["names"].index(name) for name in self.names]
-        state = stack["runs"]
-        if kept != list(range(len(stack["names"]))):
-            chosen = torch.tensor(kept, device=self.device)
-            state = pytree.tree_map_only(Tensor, lambda t: t[chosen] if t.dim() else t, state)
-        self.runs.load(state)
-        for task, run in zip(self.tasks, kept, strict=True):
-            task.check.load_state_dict(stack["checks"][run])
+        self.runs.load(stack["runs"])
+        for task, state in zip(self.tasks, stack["checks"], strict=True):
+            task.check.load_state_dict(state)
         if stack["random"]:
-            self.runs.random = [stack["random"][run] for run in kept]
+            self.runs.random = list(stack["random"])
 
 
 def _rows(x: Any, shared: bool) -> int:

@@ -1,0 +1,217 @@
+"""Sweeps of a small experiment: stacked and one by one, interrupted, grown, halved."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from lowland.errors import RunError, SettingError
+from lowland.training.experiment import Arm
+from lowland.training.sweep import here, make_grid, sweep
+from lowland.training.sweep.halving import losers, rungs
+from lowland.training.sweep.job import News
+from lowland.training.sweep.parts import find_parts
+
+from ..stacked.networks import EXPERIMENT
+from ..stacked.test_stacked import same
+
+RATES = {"lr": [0.01, 0.02], "rho": [0, 0.05], "seed": [0, 1]}
+
+
+def run(path, grid=RATES, stacked=True, engine=here, experiment=EXPERIMENT, halving=None, **changes):
+    base = experiment.configure("paper", changes)["sam"]
+    path.mkdir(exist_ok=True)
+    return sweep(
+        experiment, "paper", make_grid(experiment, base, [grid]), path, "cpu", engine,
+        stacked=stacked, halving=halving, show_progress=False,
+    )  # fmt: skip
+
+
+def files(path):
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.name in ("metrics.jsonl", "config.json")}
+
+
+def test_stacked_and_one_by_one_give_the_same(tmp_path):
+    together, alone = run(tmp_path / "a"), run(tmp_path / "b", stacked=False)
+    same(together, alone)
+    assert list(together)[:2] == ["lr=0.01,rho=0,seed=0", "lr=0.01,rho=0,seed=1"]
+    assert [part.stacked for part in find_parts(tmp_path / "a", EXPERIMENT)] == [True, True]  # with an ascent, without
+    assert len(find_parts(tmp_path / "b", EXPERIMENT)) == 8
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_a_finished_sweep_trains_nothing(tmp_path, stacked):
+    once = run(tmp_path, stacked=stacked)
+
+    def idle(jobs, hear):
+        raise AssertionError(jobs)
+
+    assert run(tmp_path, stacked=stacked, engine=idle) == once
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_interrupted_it_goes_on_with_what_is_missing(tmp_path, stacked):
+    run(tmp_path / "whole", stacked=stacked)
+
+    class Killed(Exception):
+        pass
+
+    def dying(jobs, hear):
+        here(jobs[:1], hear)
+        raise Killed
+
+    for _ in range(2):
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", stacked=stacked, engine=dying)
+    run(tmp_path / "killed", stacked=stacked)
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_a_sweep_begun_by_one_engine_is_ended_by_another(tmp_path):
+    def first_only(jobs, hear):
+        here([replace(jobs[0], until=3)], hear)
+
+    begun = run(tmp_path / "a", engine=first_only)
+    assert {arm.records[-1]["step"] for arm in begun.values() if arm.records} == {0}
+    same(run(tmp_path / "a", stacked=False), run(tmp_path / "b"))
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_a_grown_grid_adds_only_the_new_runs(tmp_path, stacked):
+    run(tmp_path, stacked=stacked)
+    before = files(tmp_path)
+    trained = []
+
+    def noting(jobs, hear):
+        trained.extend(settings for job in jobs for settings in job.arms.values())
+        here(jobs, hear)
+
+    grown = run(tmp_path, {**RATES, "lr": [0.005, 0.01, 0.02]}, stacked, noting)
+    assert {settings.lr for settings in trained} == {0.005}
+    assert len(grown) == 12
+    assert files(tmp_path).items() >= before.items()
+    more = run(tmp_path, {**RATES, "momentum": [0, 0.9]}, stacked)
+    assert more["lr=0.01,rho=0,seed=0,momentum=0"] == grown["lr=0.01,rho=0,seed=0"]
+
+
+def test_a_run_that_diverges_is_a_result(tmp_path):
+    arms = run(tmp_path, {**RATES, "lr": [0.01, 1e25]})
+    assert [arm.status for arm in arms.values()] == ["done"] * 4 + ["diverged"] * 4
+
+
+def test_a_run_that_fails_is_marked_and_tried_again(tmp_path):
+    def failing(jobs, hear):
+        hear(jobs[0], News(ended=True, error="the node burned down"))
+        here(jobs[1:], hear)
+
+    arms = run(tmp_path, stacked=False, engine=failing)
+    assert [arm.status for arm in arms.values()] == ["failed"] + ["done"] * 7
+    assert next(iter(arms.values())).error == "the node burned down"
+    assert {arm.status for arm in run(tmp_path, stacked=False).values()} == {"done"}
+
+
+def test_here_reports_what_the_user_can_mend_and_goes_on(tmp_path):
+    path = tmp_path / "sweep"
+    run(path, stacked=False)
+    parts = find_parts(path, EXPERIMENT)
+    (parts[0].path / "ended.json").unlink()
+    (parts[0].path / "checkpoint.pt").write_bytes(b"rubbish")
+    (parts[1].path / "ended.json").unlink()
+    arms = run(path, stacked=False)
+    assert sorted(arm.status for arm in arms.values()) == ["done"] * 7 + ["failed"]
+    assert any("checkpoint.pt is damaged" in arm.error for arm in arms.values())
+
+
+def test_damaged_parts_are_named(tmp_path):
+    run(tmp_path)
+    part = find_parts(tmp_path, EXPERIMENT)[0].path
+    (part / "ended.json").write_text("{")
+    with pytest.raises(RunError, match=r"ended.json is damaged"):
+        run(tmp_path)
+    (part / "ended.json").unlink()
+    config = json.loads((part / "config.json").read_text())
+    (part / "config.json").write_text(json.dumps(config | {"arms": {"a": {"lr": 1}}}))
+    with pytest.raises(RunError, match="holds no run of tests/networks"):
+        run(tmp_path)
+
+
+# Successive halving.
+
+HALVED = {"lr": [0.001, 0.01, 0.02, 0.03], "seed": [0, 1]}
+
+
+def test_rungs_are_steps_of_checks():
+    settings = EXPERIMENT.configure("paper", {"steps": 100, "check_every": 10})["sam"]
+    assert rungs(settings, 2) == [10, 20, 50]  # 12 and 25 are no checks
+    assert rungs(settings, 3) == [10, 30]
+    assert rungs(settings, 20) == []
+
+
+def arm(lr, seed, loss, **more):
+    settings = EXPERIMENT.configure("paper", {"lr": lr, "seed": seed})["sam"]
+    return Arm(settings, [{"step": 4, "loss": loss}], **more)
+
+
+def test_losers_are_settings_and_not_runs():
+    arms = {
+        "a0": arm(0.1, 0, 1.0), "a1": arm(0.1, 1, 5.0),
+        "b0": arm(0.2, 0, 2.0), "b1": arm(0.2, 1, 2.0),
+        "c0": arm(0.3, 0, 0.1), "c1": arm(0.3, 1, 0.1, diverged_at=7),
+    }  # fmt: skip
+    assert losers(arms, EXPERIMENT.selection, 4, 3) == {"a0", "a1", "c0", "c1"}
+    assert losers(arms, EXPERIMENT.selection, 4, 2) == {"c0", "c1"}
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_halving_gives_the_hopeless_up(tmp_path, stacked):
+    arms = run(tmp_path / "halved", HALVED, stacked, halving=2)
+    whole = run(tmp_path / "whole", HALVED, stacked)
+    statuses = {}
+    for one in arms.values():
+        statuses.setdefault(one.settings.lr, set()).add((one.status, one.stopped_at))
+    assert sum(s == {("done", None)} for s in statuses.values()) == 2  # one rung, at step 4
+    assert sum(s == {("stopped", 4)} for s in statuses.values()) == 2
+    kept = {label: one for label, one in arms.items() if one.status == "done"}
+    same(kept, {label: whole[label] for label in kept})
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_what_was_given_up_can_be_trained_after_all(tmp_path, stacked):
+    run(tmp_path / "halved", HALVED, stacked, halving=2)
+    same(run(tmp_path / "halved", HALVED, stacked), run(tmp_path / "whole", HALVED, stacked))
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_halving_goes_on_alike_wherever_it_was_killed(tmp_path, stacked):
+    whole = run(tmp_path / "whole", HALVED, stacked, halving=2, steps=24)
+    calls = 0
+
+    class Killed(Exception):
+        pass
+
+    for deadly in range(1, 4):
+        calls = 0
+
+        def dying(jobs, hear, deadly=deadly):
+            nonlocal calls
+            calls += 1
+            if calls == deadly:
+                here(jobs[:1], hear)
+                raise Killed
+            here(jobs, hear)
+
+        path = tmp_path / str(deadly)
+        with pytest.raises(Killed):
+            run(path, HALVED, stacked, dying, halving=2, steps=24)
+        again = run(path, HALVED, stacked, halving=2, steps=24)
+        for label, one in whole.items():
+            assert (again[label].status, again[label].stopped_at, again[label].records) == (
+                one.status, one.stopped_at, one.records,
+            )  # fmt: skip
+
+
+def test_what_can_not_be_halved(tmp_path):
+    with pytest.raises(SettingError, match="no metric"):
+        run(tmp_path, halving=2, experiment=replace(EXPERIMENT, selection=None))
+    with pytest.raises(SettingError, match="must not vary steps"):
+        run(tmp_path, {"steps": [10, 20]}, halving=2)
