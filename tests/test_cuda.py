@@ -10,6 +10,12 @@ from torch.nn import functional as F
 from lowland import SAM
 from lowland.curvature import Hessian, Monitor, stability
 from lowland.optim import compiled_step, presets
+from lowland.training import RunDirectory, configuration
+from lowland.training import train as train_alone
+from lowland.training.stacked import train_stacked
+
+from .training.stacked.networks import EXPERIMENT as STACKED
+from .training.stacked.test_stacked import same
 
 pytestmark = [
     pytest.mark.gpu,
@@ -241,3 +247,13 @@ def test_the_family_trains_as_on_the_cpu_without_waiting(name):
     if name not in ("RandomSAM", "ESAM"):  # each device has random numbers of its own
         for p, q in zip(*(model.parameters() for model in models), strict=True):
             assert torch.allclose(p, q.cpu(), atol=1e-9)
+
+
+def test_a_stack_is_each_run_alone(tmp_path):
+    arms = {str(seed): STACKED.configure("paper", {"lr": 0.01, "rho": 0.02, "seed": seed})["sam"] for seed in range(3)}
+    device = torch.device("cuda")
+    trained = []
+    for function in (train_stacked, train_alone):
+        with RunDirectory(tmp_path / function.__name__, configuration(STACKED, "paper", arms, device)) as directory:
+            trained.append(function(STACKED, arms, directory, device, show_progress=False))
+    same(*trained)

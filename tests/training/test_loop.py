@@ -1,5 +1,6 @@
 """The loop: records, checkpoints, resuming to the same bits, divergence."""
 
+import dataclasses
 import itertools
 import json
 
@@ -199,3 +200,41 @@ def test_records_after_the_checkpoint_are_cut(tmp_path):
         (tmp_path / "metrics.jsonl").open("a").write('{"arm": "sa')
         assert directory.load(CPU) == {"arms": {}, "metrics_bytes": 40}
         assert directory.records() == {"sam": [{"arm": "sam", "step": 0, "loss": None}]}
+
+
+def test_a_schedule_multiplies_the_step_size_and_resumes(tmp_path):
+    """Against torch's own scheduler; and paused in the middle, to the same bits."""
+
+    def halving(step):
+        return 0.5 ** (step // 3)
+
+    def prepare(settings, device):
+        task = EXPERIMENT.prepare(settings, device)
+        task.schedule = halving
+        return task
+
+    experiment = dataclasses.replace(EXPERIMENT, prepare=prepare)
+    arms = {"sam": EXPERIMENT.configure("paper", {"noisy": "false", "kind": "sgd"})["sam"]}
+
+    def train(path, **options):
+        with RunDirectory(path, configuration(experiment, "paper", arms, CPU)) as directory:
+            return training.train(experiment, arms, directory, CPU, show_progress=False, **options)["sam"].records
+
+    records = train(tmp_path / "whole")
+    assert train(tmp_path / "paused", until=10)[-1]["step"] == 7
+    assert train(tmp_path / "paused") == records
+
+    torch.manual_seed(3)
+    task = EXPERIMENT.prepare(arms["sam"], CPU)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(task.optimizer, halving)
+    for step in range(40):
+        x, y = task.batch(step)
+
+        def closure(x=x, y=y):
+            loss = task.loss_fn(task.model(x), y)
+            loss.backward()
+            return loss
+
+        task.optimizer.step(closure)
+        scheduler.step()
+    assert task.check(40, task.batch(40))["loss"] == records[-1]["loss"]
