@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowland.data import Shuffled, WholeBatch
+from lowland.data import Shuffled, WholeBatch, seeded
 from lowland.errors import SettingError
 
 
@@ -45,3 +45,10 @@ def test_a_batch_follows_from_seed_and_step_alone():
 def test_a_batch_that_can_not_be(size):
     with pytest.raises(SettingError, match="between 1 and all 10"):
         Shuffled(torch.arange(10), torch.arange(10), size, 0)
+
+
+def test_seeds_and_steps_draw_differently():
+    pairs = [(seed, step) for seed in range(50) for step in range(50)]
+    drawn = {tuple(torch.randint(10**9, (2,), generator=seeded(*pair)).tolist()) for pair in pairs}
+    assert len(drawn) == 2500
+    assert seeded(3, 4).get_state().equal(seeded(3, 4).get_state())

@@ -1,6 +1,6 @@
 """Datasets as tensors: their publishers' files read and checked, fetched when missing, made into batches."""
 
-from lowland.data.batches import Shuffled, WholeBatch, shuffled_batches, text_windows
+from lowland.data.batches import Shuffled, WholeBatch, seeded, shuffled_batches, text_windows
 from lowland.data.dataset import Dataset, load
 from lowland.data.download import fetch
 from lowland.data.inventory import Status, status, verify
@@ -26,6 +26,7 @@ __all__ = [
     "one_hot",
     "random_crop_flip",
     "scale",
+    "seeded",
     "shuffled_batches",
     "split_validation",
     "status",

@@ -8,6 +8,15 @@ from torch import Tensor
 from lowland.errors import SettingError
 
 
+def seeded(seed: int, index: int) -> torch.Generator:
+    """A generator on the CPU for the draw number ``index`` (a step, an epoch) of a run with ``seed``.
+
+    torch's generator looks at the lower 32 bits of its seed only; multiplied by 2³²/φ, neighbouring seeds are far
+    apart in those.
+    """
+    return torch.Generator().manual_seed((seed * 2654435761 + index) % 2**32)
+
+
 def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     """One epoch of ``n`` examples in random order: index batches, int64, the last one maybe smaller.
 
@@ -66,7 +75,7 @@ class Shuffled:
 
     def order(self, epoch: int) -> Tensor:
         """The examples in that epoch's order, int64 ``(n,)`` on the CPU."""
-        return torch.randperm(len(self.x), generator=torch.Generator().manual_seed(self.seed * 2**32 + epoch))
+        return torch.randperm(len(self.x), generator=seeded(self.seed, epoch))
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """``(x, y)`` of the batch at ``step``, counted from 0 through all epochs."""

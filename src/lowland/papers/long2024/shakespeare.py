@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowland.data import load, text_windows
+from lowland.data import load, seeded, text_windows
 from lowland.models import Transformer
 from lowland.papers.long2024 import edge_of_stability as common
 from lowland.training import Experiment, Task, ours, paper, setting
@@ -37,8 +37,7 @@ def prepare(settings: Settings, device: torch.device) -> Task:
     tokens = load("tinyshakespeare").train.inputs.to(device)
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(settings.seed * 2**32 + step)
-        return text_windows(tokens, settings.length, settings.batch_size, generator)
+        return text_windows(tokens, settings.length, settings.batch_size, seeded(settings.seed, step))
 
     model = Transformer(
         SYMBOLS, settings.length, settings.layers, settings.width, settings.heads, settings.key_size
