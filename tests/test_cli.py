@@ -183,7 +183,7 @@ def test_a_full_disk_loses_nothing(lowland, tmp_path):
 @pytest.mark.slow
 def test_killed_three_times_it_ends_like_an_undisturbed_run(lowland, tmp_path):
     long = ("run", "long2024/digits", "--set", "steps=150", "--set", "check_every=10", "--out")
-    often = "import lowland.training.loop as loop; loop._CHECKPOINT_SECONDS = 0.1"
+    often = "import lowland.training.pace as pace; pace._SECONDS = 0.1"
     for records in (3, 20, 33):  # kill it once it has recorded so many checks more
         process = start(*long, "run", setup=often, cwd=tmp_path)
         metrics = tmp_path / "run/metrics.jsonl"

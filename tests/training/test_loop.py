@@ -9,7 +9,7 @@ import torch
 
 import lowland.training as training
 from lowland.errors import RunError
-from lowland.training import RunDirectory, configuration, loop, summarize
+from lowland.training import RunDirectory, configuration, loop, pace, summarize
 
 from .toy import EXPERIMENT
 
@@ -41,8 +41,8 @@ def test_killed_anywhere_it_ends_with_the_same_bits(tmp_path, monkeypatch, every
     """A crash at every place where time passes: in a step, in a check, and while a checkpoint is written."""
     expected, _ = run(tmp_path / "straight")
     whole = (tmp_path / "straight/metrics.jsonl").read_bytes()
-    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "_SAVING_SHARE", 1e9)
+    monkeypatch.setattr(pace, "_SECONDS", 0.0)
+    monkeypatch.setattr(pace, "_SHARE", 1e9)
     saves = itertools.count()
     real_save, real_train, real_check = (
         loop._ArmRun._save_now_and_then,
@@ -98,8 +98,8 @@ def test_a_diverged_arm_is_a_result_and_the_others_go_on(tmp_path):
 
 
 def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "_SAVING_SHARE", 1e9)
+    monkeypatch.setattr(pace, "_SECONDS", 0.0)
+    monkeypatch.setattr(pace, "_SHARE", 1e9)
     monkeypatch.setattr(loop, "_LOOK_EVERY", 1)
     real = loop._ArmRun._train
 

@@ -115,7 +115,7 @@ def test_all_end_soon_and_one_says_why(tmp_path, arguments, setup, says):
 
 def test_killed_it_ends_like_an_undisturbed_run(tmp_path):
     long = ("--set", "steps=30", "--set", "check_every=3", "--set", "tol=0.05", "--out")
-    often = "import lowland.training.loop as loop; loop._CHECKPOINT_SECONDS = 0.1"
+    often = "import lowland.training.pace as pace; pace._SECONDS = 0.1"
     for records in (3, 14):  # kill all processes once they have recorded so many checks more
         process = torchrun(*long, "run", setup=often, cwd=tmp_path)
         metrics = tmp_path / "run/metrics.jsonl"

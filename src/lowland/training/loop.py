@@ -1,23 +1,21 @@
 """The training loop: step, check, record, checkpoint; resume to the same bits."""
 
-import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
 from lowland.training.experiment import Arm, Experiment, Record, Task
+from lowland.training.pace import Pace
 from lowland.training.parallel import Alone
 from lowland.training.progress import Watch, bar
-from lowland.training.randomness import random_state, restore_random_state, seed_everything
+from lowland.training.randomness import deterministic, random_state, restore_random_state, seed_everything
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings
 
-_CHECKPOINT_SECONDS = 5.0
-_SAVING_SHARE = 0.05  # of the time may go into saving
 _LOOK_EVERY = 50  # steps between two looks at whether the loss is finite: each waits for device and processes
 
 
@@ -94,7 +92,7 @@ class _ArmRun:
         seed_everything(settings.seed)
         self.task: Task = processes.together(lambda: prepare(settings, device))
         self.seconds = {"train_seconds": 0.0, "check_seconds": 0.0}
-        self.saved_at, self.saving_seconds = time.monotonic(), 0.0
+        self.pace = Pace()
         self.rates = [group["lr"] for group in self.task.optimizer.param_groups]
         # The first step whose loss was not finite, kept on the device so that nothing waits for it.
         self.bad_step = torch.tensor(-1, device=device)
@@ -172,8 +170,7 @@ class _ArmRun:
         checked = (self.step - 1) % self.settings.check_every == 0
         if self.processes.count > 1 and not checked and self.step % _LOOK_EVERY:
             return  # to agree takes its time
-        due = max(_CHECKPOINT_SECONDS, self.saving_seconds / _SAVING_SHARE)
-        if self.processes.agree(time.monotonic() - self.saved_at > due) and not self._has_diverged():
+        if self.processes.agree(self.pace.due()) and not self._has_diverged():
             self._save()
 
     def _save(self, finished: bool = False) -> None:
@@ -200,8 +197,7 @@ class _ArmRun:
             "diverged_at": self.bad_step.item() if diverged else None,
         }
         self.processes.first(lambda: self.directory.save({"arms": self.states}))
-        self.saved_at = time.monotonic()
-        self.saving_seconds = self.saved_at - started
+        self.pace.saved(time.monotonic() - started)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
@@ -209,25 +205,3 @@ class _ArmRun:
         self.task.optimizer.load_state_dict(state["optimizer"])
         self.task.check.load_state_dict(state["check"])
         self.seconds = {name: state[name] for name in self.seconds}
-
-
-@contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
-    """On CUDA, kernels that give the same bits each time, where there are such; the CPU's do anyway."""
-    if device.type != "cuda":
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    memory: Any = torch.utils.deterministic
-    filling = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    memory.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        memory.fill_uninitialized_memory = filling

@@ -69,7 +69,7 @@ def test_each_run_is_what_it_is_alone(tmp_path, network, batches):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_curvature_is_that_of_each_run_alone(tmp_path, network):
-    arms = grid(network=network, checked="together", tol=1e-9)
+    arms = grid(network=network, checked="together")
     same(run(train_stacked, tmp_path / "stack", arms), run(train, tmp_path / "alone", arms), 1e-6)
 
 
@@ -112,10 +112,11 @@ def test_a_compiler_that_errs_is_found_out(tmp_path, monkeypatch):
 def test_many_programs_are_compiled_in_one_process(tmp_path, monkeypatch):
     """More than torch allows for one function."""
     monkeypatch.setattr(cost, "_COMPILE_SECONDS", 0.0)
-    for count in range(1, 11):
-        arms = {str(seed): settings(seed=seed, steps=2, batches="whole") for seed in range(count)}
-        trained = run(train_stacked, tmp_path / str(count), arms)
-        assert all(arm.status == "done" and arm.seconds["compile_seconds"] > 0 for arm in trained.values())
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for count in range(1, 4):
+            arms = {str(seed): settings(seed=seed, steps=2, batches="whole") for seed in range(count)}
+            trained = run(train_stacked, tmp_path / str(count), arms)
+            assert all(arm.status == "done" and arm.seconds["compile_seconds"] > 0 for arm in trained.values())
 
 
 @pytest.mark.slow

@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lowland.training.experiment import Arm, Experiment, Record, Stack
-from lowland.training.loop import deterministic
 from lowland.training.pace import Pace
 from lowland.training.progress import Watch, bar
-from lowland.training.randomness import random_state, restore_random_state
+from lowland.training.randomness import deterministic, random_state, restore_random_state
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings
 from lowland.training.stacked.batches import Batches
