@@ -247,13 +247,10 @@ def sweep(
         if summary is not None:
             typer.echo(f"{directory.path} is finished; remove it, or choose another --out, to run again")
         else:
-            used, train, stacked, why = sweeping.choose_engine(
-                engine, experiment, points, chosen.type, workers, address
-            )
-            typer.echo(f"{len(points.points)} runs, engine {used}{f': {why}' if why else ''}", err=True)
-            summary = sweeping.run_sweep(
-                experiment, scale, points, directory, chosen, train, stacked=stacked, halving=halving
-            )
+            used = sweeping.choose_engine(engine, experiment, points, chosen.type, workers, address)
+            because = f", because {used.why}" if used.why else ""
+            typer.echo(f"{len(points.points)} runs, engine {used.name}{because}", err=True)
+            summary = sweeping.run_sweep(experiment, scale, points, directory, chosen, used, halving)
     _report_sweep(directory, summary)
     totals = summary["totals"]
     if totals["failed"]:
@@ -279,7 +276,10 @@ def _report_sweep(directory: Any, summary: dict[str, Any]) -> None:
         _table([*summary["settings"][0]["settings"], metric or "", "runs", ""], rows)
     _print_claims(summary)
     typer.echo(selection["rule"] or f"nothing is selected: {selection['reason']}")
-    typer.echo(f"{totals['runs']} runs: {_counts(totals)}, in {totals['seconds']['total']:.1f} s")
+    seconds = totals["seconds"]
+    compiling = seconds.get("compile_seconds", 0)
+    of_which = f", {compiling:.1f} s of it compiling" if compiling else ""
+    typer.echo(f"{totals['runs']} runs: {_counts(totals)}, in {seconds['total']:.1f} s{of_which}")
     for kind, path in (("table", directory.path / "results.csv"), ("figures", directory.figures)):
         typer.echo(f"{kind + ':':9}{path}")
     typer.echo(f"summary: {directory.path / 'summary.json'}")

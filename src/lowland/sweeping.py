@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,33 +46,55 @@ def choose_grid(experiment: Experiment, grid: str, base: Settings, changes: Mapp
     return sweep.make_grid(experiment, base, parts)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """An engine for a grid.
+
+    Attributes:
+        name: as on the command line.
+        train: the engine itself.
+        stacked: whether runs are trained as one program.
+        threads: of a process that trains a stack; None for this process's.
+        why: the reason, where it was not asked for.
+    """
+
+    name: str
+    train: Engine
+    stacked: bool = False
+    threads: int | None = None
+    why: str = ""
+
+
 def choose_engine(
     name: str | None, experiment: Experiment, grid: Grid, device: str, workers: int | None, address: str | None
-) -> tuple[str, Engine, bool, str]:
-    """The engine of that name, or the one that suits: its name, itself, whether it stacks runs, and why it was chosen.
+) -> Choice:
+    """The engine of that name, or the one that suits.
 
     Raises:
-        SettingError: for an unknown name, or an option that belongs to another engine.
+        SettingError: for an unknown name, an option that belongs to another engine, or runs that can't be stacked
+            where that is asked for.
     """
     if name is not None and name not in ENGINES:
         raise SettingError(f"unknown engine {name}.{suggestion(name, ENGINES)}")
     why = ""
-    if name is None:
-        why = sweep.can_stack(experiment, grid.points, device) if workers is None and address is None else "as asked"
-        name = "ray" if address else "process" if why else "vectorized"
-    if workers is not None and name != "process":
-        raise SettingError(f"--workers belongs to --engine process, not {name}")
+    if name is None and address is not None:
+        name = "ray"
+    elif name is None:
+        why = sweep.can_stack(experiment, grid.points, device)
+        name = "process" if why else "vectorized"
+    if workers is not None and (name == "ray" or (name == "vectorized" and device != "cpu")):
+        raise SettingError(f"--workers belongs to --engine process, or vectorized on a CPU, not {name} on {device}")
     if address is not None and name != "ray":
         raise SettingError(f"--address belongs to --engine ray, not {name}")
-    if name == "vectorized":
-        return name, sweep.here, True, why
+    if name == "ray":
+        return Choice(name, sweep.Ray(address))
     if name == "process":
-        from lowland.training.sweep.processes import Processes
-
-        return name, Processes(workers), False, why
-    from lowland.training.sweep.cluster import Ray
-
-    return name, Ray(address), False, why
+        return Choice(name, sweep.Processes(workers), why=why)
+    many = workers or len(sweep.usable_cores())
+    # Runs that keep a core busy by themselves are best trained a core each; smaller ones all in this process.
+    if device == "cpu" and many > 1 and sweep.fills_stacks(experiment, grid.points, device):
+        return Choice(name, sweep.Processes(many), stacked=True, threads=max(1, len(sweep.usable_cores()) // many))
+    return Choice(name, sweep.here, stacked=True)
 
 
 def configuration(experiment: Experiment, scale: str, base: Settings, device: Any) -> dict[str, Any]:
@@ -95,8 +117,8 @@ def finished_summary(directory: RunDirectory, grid: Grid) -> dict[str, Any] | No
 
 
 def run_sweep(
-    experiment: Experiment, scale: str, grid: Grid, directory: RunDirectory, device: Any, engine: Engine,
-    *, stacked: bool, halving: int | None = None,
+    experiment: Experiment, scale: str, grid: Grid, directory: RunDirectory, device: Any, engine: Choice,
+    halving: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train what is missing and write everything that comes out; the summary.
 
@@ -106,7 +128,8 @@ def run_sweep(
     """
     started = time.monotonic()
     arms = sweep.sweep(
-        experiment, scale, grid, directory.path, device.type, engine, stacked=stacked, halving=halving
+        experiment, scale, grid, directory.path, device.type, engine.train,
+        stacked=engine.stacked, threads=engine.threads, halving=halving,
     )  # fmt: skip
     write_table(directory.path / "results.csv", arms, grid.varied)
     _write_records(directory.path / "metrics.jsonl", arms)

@@ -145,6 +145,7 @@ def test_a_run_that_diverges_is_frozen_and_the_others_do_not_notice(tmp_path, ch
 
 def test_when_all_have_diverged_training_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_LOOK_EVERY", 5)
+    monkeypatch.setattr(cost, "_COMPILE_SECONDS", float("inf"))
     arms = {
         "a": settings(lr=1e25, steps=10**6, check_every=10**6),
         "b": settings(lr=1e25, seed=1, steps=10**6, check_every=10**6),

@@ -89,8 +89,13 @@ class _Fake:
             setattr(self, name, fake(getattr(runs, name)))
 
 
-def chunk_size(one: Runs, device: torch.device) -> int:
+def chunk_size(one: Runs, device: torch.device, threads: int | None = None) -> int:
     """How many runs like that of ``one``, a stack of a single run, go into a stack at once.
+
+    Args:
+        one: such a stack.
+        device: it is on.
+        threads: of the process that is to train it; by default this one's.
 
     Raises:
         SettingError: if not even one fits in memory.
@@ -104,7 +109,7 @@ def chunk_size(one: Runs, device: torch.device) -> int:
     fitting = int(free // size)
     if device.type != "cpu":
         return fitting
-    threads = torch.get_num_threads()
+    threads = threads or torch.get_num_threads()
     return min(fitting, max(threads, threads * _CACHED // size))
 
 

@@ -18,6 +18,7 @@ def plan(
     directory: Path,
     device: str,
     stacked: bool,
+    threads: int | None = None,
 ) -> list[Job]:
     """The jobs that are left: first the parts that were begun, as they were; then new ones.
 
@@ -29,6 +30,7 @@ def plan(
         directory: of the sweep.
         device: ``"cpu"`` or ``"cuda"``.
         stacked: whether new jobs train several runs as one program.
+        threads: of a process that trains a stack; by default this one's.
 
     Raises:
         NotStackable: if ``stacked`` and they can't be.
@@ -42,7 +44,7 @@ def plan(
         if not part.finished and wanted & set(part.arms.values())
     ]
     new = []
-    for group, alike in _groups(experiment, points, device) if stacked else _each(points):
+    for group, alike in _groups(experiment, points, device, threads) if stacked else _each(points):
         missing = {label: settings for label, settings in group.items() if settings not in there}
         if missing:
             new.append(Job(experiment, scale, missing, new_path(directory, missing), device, stacked, alike=alike))
@@ -64,6 +66,16 @@ def can_stack(experiment: Experiment, points: Mapping[str, Settings], device: st
     return ""
 
 
+def fills_stacks(experiment: Experiment, points: Mapping[str, Settings], device: str) -> bool:
+    """Whether some runs that are the same program don't fit into one stack: then each keeps a core busy by itself.
+
+    Raises:
+        NotStackable: if they can't be stacked.
+        SettingError: if not even one run fits in memory.
+    """
+    return any(count > 1 for _, count in _groups(experiment, points, device, None))
+
+
 def _each(points: Mapping[str, Settings]) -> Iterator[tuple[Mapping[str, Settings], int]]:
     for label, settings in points.items():
         yield {label: settings}, 1
@@ -80,7 +92,7 @@ def _programs(points: Mapping[str, Settings]) -> list[dict[str, Settings]]:
 
 
 def _groups(
-    experiment: Experiment, points: Mapping[str, Settings], device: str
+    experiment: Experiment, points: Mapping[str, Settings], device: str, threads: int | None
 ) -> Iterator[tuple[Mapping[str, Settings], int]]:
     """Stacks of nearly equal size that fit in memory, each with how many of its program there are.
 
@@ -93,7 +105,7 @@ def _groups(
     for program in _programs(points):
         labels = list(program)
         one = Runs.prepare(experiment, [program[labels[0]]], chosen)
-        count = -(-len(labels) // chunk_size(one, chosen))
+        count = -(-len(labels) // chunk_size(one, chosen, threads))
         for index in range(count):
             part = labels[index * len(labels) // count : (index + 1) * len(labels) // count]
             yield {label: program[label] for label in part}, count

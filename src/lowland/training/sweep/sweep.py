@@ -24,6 +24,7 @@ def sweep(
     engine: Engine,
     *,
     stacked: bool,
+    threads: int | None = None,
     halving: int | None = None,
     show_progress: bool = True,
 ) -> dict[str, Arm]:
@@ -37,6 +38,7 @@ def sweep(
         device: ``"cpu"`` or ``"cuda"``.
         engine: where they are trained.
         stacked: whether new runs are trained as one program.
+        threads: of a process that trains a stack; by default this one's.
         halving: give up all but the best 1/``halving`` of the settings at each rung; by default none.
         show_progress: whether there is a bar, on a terminal.
 
@@ -45,7 +47,7 @@ def sweep(
         RunError: for a directory that can't be used.
     """
     labels = {settings: label for label, settings in grid.points.items()}
-    jobs = plan(experiment, scale, grid.points, find_parts(directory, experiment), directory, device, stacked)
+    jobs = plan(experiment, scale, grid.points, find_parts(directory, experiment), directory, device, stacked, threads)
     errors: dict[Settings, str] = {}
     failed: set[Path] = set()
     stopped: dict[str, int] = {}
