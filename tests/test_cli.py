@@ -203,6 +203,7 @@ def test_help_has_an_example(lowland):
         ("list",),
         ("show",),
         ("run",),
+        ("sweep",),
         ("data", "status"),
         ("data", "fetch"),
         ("data", "verify"),
