@@ -27,6 +27,7 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 _SET_HELP = "Change a setting in every arm that leaves it open, or in one: ARM.KEY=VALUE. May be repeated."
+_VERDICTS = {True: "true", False: "FALSE", None: "not reached"}
 _ENGINE_HELP = (
     "vectorized: many runs as one program; process: a run a worker process; ray: on a cluster "
     "[default: vectorized where the runs can be, else process]."
@@ -190,7 +191,7 @@ def _conclude(experiment: Any, arms: Any, directory: Any, device: Any, trained: 
     return summary
 
 
-Grid = Annotated[str, typer.Option(help="paper (the experiment's own) or a JSON file.", metavar="paper|FILE")]
+Grid = Annotated[str, typer.Option(help="paper (`lowland show NAME` prints it) or a JSON file.", metavar="paper|FILE")]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Worker processes of --engine process [default: one a core, or a GPU].")
 ]
@@ -231,6 +232,8 @@ def sweep(
     from lowland import sweeping, training
     from lowland.papers import find
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise LowlandError("a sweep starts processes of its own: run it without torchrun, with --engine process or ray")
     experiment = find(name)
     changes = training.parse_assignments(set_ or [])
     if out is not None and not out.name:
@@ -238,16 +241,20 @@ def sweep(
     base = sweeping.base_settings(experiment, scale, changes)
     points = sweeping.choose_grid(experiment, grid, base, changes)
     chosen = training.choose_device(device)
+    used = sweeping.choose_engine(engine, experiment, points, chosen.type, workers, address)
+    training.sweep.common_rungs(experiment, points, halving)  # refused before anything is written
     directory = training.RunDirectory(
         out or _default_directory(name, f"sweep-{scale}", changes),
         sweeping.configuration(experiment, scale, base, chosen),
     )
     with directory:
-        summary = sweeping.finished_summary(directory, points)
+        summary = sweeping.finished_summary(directory, points, halving)
         if summary is not None:
-            typer.echo(f"{directory.path} is finished; remove it, or choose another --out, to run again")
+            typer.echo(
+                f"{directory.path} is finished; a grid with more points adds them. "
+                "Remove it, or choose another --out, to run again"
+            )
         else:
-            used = sweeping.choose_engine(engine, experiment, points, chosen.type, workers, address)
             because = f", because {used.why}" if used.why else ""
             typer.echo(f"{len(points.points)} runs, engine {used.name}{because}", err=True)
             summary = sweeping.run_sweep(experiment, scale, points, directory, chosen, used, halving)
@@ -274,8 +281,11 @@ def _report_sweep(directory: Any, summary: dict[str, Any]) -> None:
         rows.append([*map(_short, entry["settings"].values()), _estimate(estimate), _counts(entry), mark])
     if rows:
         _table([*summary["settings"][0]["settings"], metric or "", "runs", ""], rows)
-    _print_claims(summary)
-    typer.echo(selection["rule"] or f"nothing is selected: {selection['reason']}")
+    if summary["scale"] == "smoke":
+        typer.echo("a smoke sweep judges no claims")
+    else:
+        _print_grid_claims(summary)
+    _print_selection(selection)
     seconds = totals["seconds"]
     compiling = seconds.get("compile_seconds", 0)
     of_which = f", {compiling:.1f} s of it compiling" if compiling else ""
@@ -283,6 +293,32 @@ def _report_sweep(directory: Any, summary: dict[str, Any]) -> None:
     for kind, path in (("table", directory.path / "results.csv"), ("figures", directory.figures)):
         typer.echo(f"{kind + ':':9}{path}")
     typer.echo(f"summary: {directory.path / 'summary.json'}")
+
+
+def _print_grid_claims(summary: dict[str, Any]) -> None:
+    rows = []
+    for claim in summary["claims"]:
+        counts, verdict = claim["counts"], _VERDICTS[claim["passed"]]
+        holds = f"{counts['holds']} of {counts['judged']} points" if counts["judged"] else ""
+        rows.append(
+            [claim["id"], claim["text"], claim["at_each_point"] or "(reported)", holds, verdict, claim["reason"]]
+        )
+    _table(["claim", "what it says", "holds if", "holds at", "everywhere", "reason"], rows)
+
+
+def _print_selection(selection: dict[str, Any]) -> None:
+    if selection["selected"] is None:
+        typer.echo(f"nothing is selected: {selection['reason']}")
+        return
+    chosen = ", ".join(f"{key} = {_short(value)}" for key, value in selection["selected"].items())
+    metric, on = selection["metric"], selection["on"]
+    typer.echo(f"selected: {chosen}: the lowest mean {metric} over seeds, on {on} data (the whole rule: summary.json)")
+    between = selection["by_rho"]["difference"]
+    if between is not None:
+        low, high = between["interval_95"] or (float("nan"), float("nan"))
+        spread = "" if between["n"] < 2 else f", 95 % interval {low:.2g} to {high:.2g}"
+        mean, seeds = between["mean"], between["n"]
+        typer.echo(f"best with SAM minus best without: {metric} {mean:+.2g}, paired over {seeds} seeds{spread}")
 
 
 def _counts(entry: dict[str, Any]) -> str:
@@ -308,11 +344,10 @@ def _default_directory(name: str, scale: str, changes: dict[str, str]) -> Path:
 
 
 def _print_claims(summary: dict[str, Any]) -> None:
-    verdicts = {True: "true", False: "FALSE", None: "not reached"}
     rows = []
     for claim in summary["claims"]:
         measured = "" if claim["measured"] is None else f"{claim['measured']:.4g}"
-        verdict = verdicts[claim["passed"]] if claim["threshold"] or claim["passed"] is not None else "reported"
+        verdict = _VERDICTS[claim["passed"]] if claim["threshold"] or claim["passed"] is not None else "reported"
         rows.append([claim["id"], claim["text"], measured, claim["threshold"] or "", verdict, claim["reason"]])
     _table(["claim", "what it says", "measured", "holds if", "verdict", "reason"], rows)
 

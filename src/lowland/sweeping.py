@@ -108,12 +108,14 @@ def configuration(experiment: Experiment, scale: str, base: Settings, device: An
     }
 
 
-def finished_summary(directory: RunDirectory, grid: Grid) -> dict[str, Any] | None:
+def finished_summary(directory: RunDirectory, grid: Grid, halving: int | None) -> dict[str, Any] | None:
     """The summary of a sweep that is finished, over this very grid and without a failure; else None."""
     summary = directory.summary()
-    if summary is None or summary["config"].get("grid") != _described(grid) or summary["totals"]["failed"]:
+    if summary is None:
         return None
-    return summary
+    asked = finite(json.loads(json.dumps({"grid": _described(grid), "halving": halving})))
+    same = all(summary["config"].get(key) == value for key, value in asked.items())
+    return summary if same and not summary["totals"]["failed"] else None
 
 
 def run_sweep(

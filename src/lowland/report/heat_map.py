@@ -116,8 +116,9 @@ def _annotation(cell: Cell, column: str) -> str:
 
 
 def _dark(face: Sequence[float]) -> bool:
-    red, green, blue, *_ = face
-    return 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+    """Whether white stands out from ``face`` more than black does, by WCAG's relative luminance."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in face[:3]]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True)) < 0.179
 
 
 def _hatching(face: Sequence[float]) -> tuple[float, float, float, float]:

@@ -71,6 +71,9 @@ class RunDirectory:
                 f"{_counted(self.config.get('processes', 1))}, which can't go on to the same bits: start as many, "
                 "choose another --out, or remove it"
             )
+        kinds = ["a sweep" if config.get("sweep") else "a single run" for config in (there, self.config)]
+        if kinds[0] != kinds[1]:
+            raise RunError(f"{self.path} holds {kinds[0]}, not {kinds[1]}: choose another --out, or remove it")
         if there != self.config:
             raise RunError(
                 f"{self.path} holds a run of another configuration ({_difference(there, self.config)}): "

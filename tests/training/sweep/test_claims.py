@@ -64,7 +64,8 @@ def test_holds_wherever_it_can_be_judged():
     assert {key: got[key] for key in ("id", "source", "measured", "threshold", "passed", "reason")} == {
         "id": "one", "source": "page 1", "measured": 1.0, "threshold": "= 1", "passed": True, "reason": "",
     }  # fmt: skip
-    assert got["text"] == "A statement (over the grid: holds wherever it can be judged)"
+    assert got["text"] == "A statement"
+    assert got["measured_over_grid"] == "the share of the points that can be judged at which it holds"
     assert got["at_each_point"] == "< 1"
     assert got["counts"] == {"points": 12, "judged": 8, "holds": 8}
     assert got["points"][0] == {

@@ -119,15 +119,13 @@ def _over_grid(claim: Claim, points: Sequence[_Point], scale: str) -> dict[str, 
     judged = [point for point in points if point.verdict.passed is not None]
     holds = sum(point.verdict.passed is True for point in judged)
     if claim.threshold is None:
-        over = replace(claim, text=f"{claim.text} (over the grid: the median of its points)")
-        verdict = _reported(points)
+        over, verdict, what = claim, _reported(points), "the median of its points"
     else:
-        over = replace(
-            claim, text=f"{claim.text} (over the grid: holds wherever it can be judged)", threshold=EVERYWHERE
-        )
-        verdict = _everywhere(points, judged, holds)
+        over, verdict = replace(claim, threshold=EVERYWHERE), _everywhere(points, judged, holds)
+        what = "the share of the points that can be judged at which it holds"
     return {
         **claim_entry(over, SMOKE if scale == "smoke" else verdict),
+        "measured_over_grid": what,
         "counts": {"points": len(points), "judged": len(judged), "holds": holds},
         "at_each_point": claim.threshold,
         "points": [

@@ -1,5 +1,7 @@
 """The bar of a sweep: runs done, the best so far, time left."""
 
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -7,6 +9,8 @@ from typing import Any
 from lowland.training.experiment import Record, Selection
 from lowland.training.settings import Settings
 from lowland.training.sweep.job import Job, News
+
+_LINE_SECONDS = 30.0  # between two lines, where there is no terminal for a bar
 
 
 class SweepBar:
@@ -20,8 +24,9 @@ class SweepBar:
         self._finished_steps = sum(points[label].steps for label in done)
         self._steps: dict[Any, int] = {}
         self._metrics: dict[str, float] = {}
-        total = sum(settings.steps for settings in points.values())
-        self._task = progress.add_task("", total=total, completed=self._finished_steps, runs="", text="")
+        self._total = sum(settings.steps for settings in points.values())
+        self._said = time.monotonic()
+        self._task = progress.add_task("", total=self._total, completed=self._finished_steps, runs="", text="")
         for label, record in done.items():
             self._note(label, record)
         self._show()
@@ -41,16 +46,16 @@ class SweepBar:
             self._metrics[label] = value
 
     def _show(self) -> None:
-        text = ""
+        text = "" if self._steps else "starting"
         if self._metrics and self._selection:
             best = min(self._metrics, key=lambda label: self._metrics[label])
-            text = f"best {self._selection.metric} {self._metrics[best]:.4g} ({best})"
-        self._progress.update(
-            self._task,
-            completed=self._finished_steps + sum(self._steps.values()),
-            runs=f"{self._done}/{self._runs} runs",
-            text=text,
-        )
+            text = f"lowest {self._selection.metric} so far {self._metrics[best]:.4g} ({best})"
+        steps, runs = self._finished_steps + sum(self._steps.values()), f"{self._done}/{self._runs} runs"
+        self._progress.update(self._task, completed=steps, runs=runs, text=text)
+        if self._progress.disable and time.monotonic() - self._said > _LINE_SECONDS:
+            self._said = time.monotonic()
+            share = steps / max(self._total, 1)
+            print(f"{runs} done, {share:.0%} of all steps; {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager

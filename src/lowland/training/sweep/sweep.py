@@ -60,7 +60,7 @@ def sweep(
                 failed.add(job.path)
                 errors.update(dict.fromkeys(job.arms.values(), news.error))
 
-        for rung in [*_rungs(experiment, grid, halving), None]:
+        for rung in [*common_rungs(experiment, grid, halving), None]:
             until = None if rung is None else rung + 1  # the check at the rung is made
             chosen = [replace(job, until=until, stopped=_stopped(job, labels, stopped)) for job in jobs]
             left = [job for job in chosen if not job.stopped >= set(job.arms) and job.path not in failed]
@@ -72,14 +72,23 @@ def sweep(
                 stopped |= dict.fromkeys(losers(running, experiment.selection, rung, halving), rung)
     results = _results(experiment, labels, directory, every=True)
     return {
-        label: replace(
-            results.get(label, Arm(settings, [])), error=errors.get(settings, ""), stopped_at=stopped.get(label)
-        )
+        label: _ended(results.get(label, Arm(settings, [])), errors.get(settings, ""), stopped.get(label))
         for label, settings in grid.points.items()
     }
 
 
-def _rungs(experiment: Experiment, grid: Grid, halving: int | None) -> list[int]:
+def _ended(arm: Arm, error: str, stopped_at: int | None) -> Arm:
+    """What became of a run; one that an earlier sweep trained to its end is not stopped."""
+    trained = bool(arm.records) and arm.records[-1]["step"] == arm.settings.steps
+    return replace(arm, error=error, stopped_at=None if trained or arm.diverged_at is not None else stopped_at)
+
+
+def common_rungs(experiment: Experiment, grid: Grid, halving: int | None) -> list[int]:
+    """The steps at which all runs of ``grid`` are compared, none without ``halving``.
+
+    Raises:
+        SettingError: if they can't be.
+    """
     if halving is None:
         return []
     if experiment.selection is None:
