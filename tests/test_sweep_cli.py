@@ -47,7 +47,7 @@ def test_what_comes_out_and_the_same_command_again(lowland, grid_file, tmp_path)
     assert first.code == 0
     assert "4 runs, engine vectorized" in first.err
     assert "4 runs: 4 done" in first.out
-    assert "smoke runs judge no claims" in first.out
+    assert "a smoke sweep judges no claims" in first.out
     here = tmp_path / "here"
 
     table = rows(here)
@@ -139,11 +139,14 @@ def _records(folder):
         ({}, (), "must hold"),
         ({"rho": [-1]}, (), "at least 0"),
         ({"rho": ["much"]}, (), "must be a number"),
+        ({"rho": None}, (), "must be a number"),
+        ({"rho": [[1]]}, (), "must be a number"),
+        ({"rho": {"a": 1}}, (), "must be a number"),
         ({"seed": [0.5]}, (), "whole number"),
         (GRID, ("--set", "rho=0.1"), "by the grid and by --set"),
         (GRID, ("--set", "sam.lr=1"), "leave the arm out"),
         (GRID, ("--engine", "vectorised"), "Did you mean vectorized?"),
-        (GRID, ("--engine", "vectorized", "--workers", "2"), "--workers belongs to --engine process"),
+        (GRID, ("--engine", "ray", "--workers", "2"), "--workers belongs to --engine process"),
         (GRID, ("--engine", "process", "--address", "localhost:1"), "--address belongs to --engine ray"),
         (GRID, ("--workers", "0"), "--workers"),
         (GRID, ("--halving", "1"), "--halving"),

@@ -143,7 +143,7 @@ def test_a_claim_without_a_threshold_is_only_reported():
     got = judge(measure, runs(lambda lr, rho, seed: {"loss": lr + seed}, rho=[0.1]), threshold=None)
     assert (got["threshold"], got["passed"]) == (None, None)
     assert got["measured"] == pytest.approx((0.2 + 1.1) / 2)
-    assert "the median of its points" in got["text"]
+    assert got["measured_over_grid"] == "the median of its points"
     nowhere = judge(lambda arms: Verdict(None, None, "too short"), runs(), threshold=None)
     assert nowhere["reason"] == "it could be measured nowhere: too short"
 
