@@ -27,6 +27,8 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 _SET_HELP = "Change a setting in every arm that leaves it open, or in one: ARM.KEY=VALUE. May be repeated."
+_INTERRUPTED = 130
+_INTERRUPTION = "interrupted; the same command goes on where it stopped"
 _VERDICTS = {True: "true", False: "FALSE", None: "not reached"}
 _ENGINE_HELP = (
     "vectorized: many runs as one program; process: a run a worker process; ray: on a cluster "
@@ -446,6 +448,8 @@ def main() -> None:
         code = app(standalone_mode=False)
     except typer.Exit as stop:
         code = stop.exit_code
+        if code == _INTERRUPTED:  # typer's own way to end at Ctrl-C
+            _fail_alike(_INTERRUPTION)
     except ElsewhereError:
         code = 2
     except LowlandError as error:
@@ -456,7 +460,7 @@ def main() -> None:
             f"{error.strerror or error}{where}: mend that and run the same command; it goes on where it stopped"
         )
     except KeyboardInterrupt:
-        code = _fail_alike("interrupted; the same command goes on where it stopped", 130)
+        code = _fail_alike(_INTERRUPTION, _INTERRUPTED)
     except (MemoryError, RuntimeError) as error:
         if "memory" not in f"{type(error).__name__} {error}".lower():
             raise

@@ -114,8 +114,11 @@ def finished_summary(directory: RunDirectory, grid: Grid, halving: int | None) -
     if summary is None:
         return None
     asked = finite(json.loads(json.dumps({"grid": _described(grid), "halving": halving})))
+    if not {"config", "totals", "settings", "selection"} <= set(summary):
+        return None  # damaged: it is written anew
     same = all(summary["config"].get(key) == value for key, value in asked.items())
-    return summary if same and not summary["totals"]["failed"] else None
+    there = all((directory.path / name).exists() for name in ("results.csv", "metrics.jsonl"))
+    return summary if same and there and not summary["totals"]["failed"] else None
 
 
 def run_sweep(

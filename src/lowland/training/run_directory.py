@@ -134,7 +134,10 @@ class RunDirectory:
         """The summary of a finished run, else None."""
         if not self._summary.exists():
             return None
-        summary = read_json(self._summary)
+        try:
+            summary = read_json(self._summary)
+        except RunError:
+            summary = {}
         if not {"metrics", "claims"} <= set(summary):
             raise RunError(f"{self._summary} is damaged: remove it, and the same command writes it again")
         return summary
@@ -151,16 +154,28 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_records(path: Path) -> dict[str, list[Record]]:
-    """The records of each arm of the run under ``path``."""
+def read_records(path: Path, *, torn: bool = False) -> dict[str, list[Record]]:
+    """The records of each arm of the run under ``path``.
+
+    Args:
+        path: the run directory.
+        torn: whether a last line without its end, as a full disk leaves it, is passed over: going on cuts it off.
+
+    Raises:
+        RunError: for a line that is damaged.
+    """
     arms = defaultdict(list)
     file = path / "metrics.jsonl"
-    for number, line in enumerate(file.read_bytes().splitlines() if file.exists() else [], 1):
+    content = file.read_bytes() if file.exists() else b""
+    if torn:
+        content = content[: content.rfind(b"\n") + 1]
+    for number, line in enumerate(content.splitlines(), 1):
         try:
             record = json.loads(line)
             arms[record["arm"]].append(record)
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{file}, line {number} is damaged ({type(error).__name__}: {error})") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise RunError(f"{file}, line {number} is damaged ({reason}): remove {path} and start again") from error
     return dict(arms)
 
 

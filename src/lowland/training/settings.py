@@ -59,7 +59,7 @@ def check(cls: type[Settings], name: str, value: Any) -> Any:
     kind, limits = get_type_hints(cls)[name], fields[name].metadata
     try:
         value = _read(kind, value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise SettingError(f"{name} ({limits['text']}) must be {_KINDS[kind]}, not {value!r}") from None
     if kind is float and not math.isfinite(value):
         raise SettingError(f"{name} ({limits['text']}) must be a finite number, not {value}")
@@ -90,7 +90,7 @@ def _read(kind: type, value: Any) -> Any:
         if not number.is_integer():
             raise ValueError
         return int(value) if isinstance(value, str) and value.lstrip("+-").isdigit() else int(number)
-    return kind(value)
+    return kind(value) + 0.0 if kind is float else kind(value)  # no -0.0, which is 0.0 and prints otherwise
 
 
 def parse_assignments(texts: list[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from lowland.training import Experiment, Selection, Task, ours, setting
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(training.Settings):
+    heads: int = setting("of the transformer", low=1)
     network: str = setting("which", choices=("mlp", "norm_cnn", "strided_cnn", "transformer"))
     batches: str = setting("which", choices=("whole", "shuffled", "own"))
     checked: str = setting("how", choices=("together", "alone"))
@@ -74,7 +75,10 @@ def prepare(settings, device):
         "mlp": lambda: (mlp([4, 6, 2]), F.cross_entropy),
         "norm_cnn": lambda: (norm_cnn([8, 8], size=8, classes=2), F.cross_entropy),
         "strided_cnn": lambda: (strided_cnn(8, 4, 2), F.cross_entropy),
-        "transformer": lambda: (Transformer(7, 5, layers=1, width=8, heads=2, key_size=4), tokens_loss),
+        "transformer": lambda: (
+            Transformer(7, 5, layers=1, width=8, heads=settings.heads, key_size=8 // settings.heads),
+            tokens_loss,
+        ),
     }[settings.network]()
     model.double().to(device)
     x, y = (tensor.to(device) for tensor in data(settings.network))
@@ -99,9 +103,9 @@ def prepare(settings, device):
 
 VALUES = {
     "lr": ours(0.1), "rho": ours(0.05), "steps": ours(12), "check_every": ours(4), "seed": ours(0),
-    "network": ours("mlp"), "batches": ours("shuffled"), "checked": ours("alone"), "momentum": ours(0.0),
-    "weight_decay": ours(0.0), "nesterov": ours(False), "decaying": ours(False), "eps": ours(1e-12),
-    "tol": ours(1e-3),
+    "heads": ours(2), "network": ours("mlp"), "batches": ours("shuffled"), "checked": ours("alone"),
+    "momentum": ours(0.0), "weight_decay": ours(0.0), "nesterov": ours(False), "decaying": ours(False),
+    "eps": ours(1e-12), "tol": ours(1e-3),
 }  # fmt: skip
 EXPERIMENT = Experiment(
     name="tests/networks",

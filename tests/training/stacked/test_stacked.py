@@ -109,6 +109,18 @@ def test_a_compiler_that_errs_is_found_out(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_networks_that_look_alike_are_compiled_each_for_itself(tmp_path, monkeypatch):
+    """Two heads of 4, four of 2: the same parameters, printed the same."""
+    monkeypatch.setattr(cost, "_COMPILE_SECONDS", 0.0)
+    for heads in (2, 4):
+        arms = {"a": settings(network="transformer", heads=heads, steps=2, batches="whole")}
+        stacked = run(train_stacked, tmp_path / f"stack{heads}", arms)
+        same(stacked, run(train, tmp_path / f"alone{heads}", arms))
+    with pytest.raises(NotStackable, match="networks differ"):
+        Runs.prepare(EXPERIMENT, [settings(network="transformer", heads=heads) for heads in (2, 4)], CPU)
+
+
+@pytest.mark.slow
 def test_many_programs_are_compiled_in_one_process(tmp_path, monkeypatch):
     """More than torch allows for one function."""
     monkeypatch.setattr(cost, "_COMPILE_SECONDS", 0.0)

@@ -73,6 +73,7 @@ def test_a_sweep_begun_by_one_engine_is_ended_by_another(tmp_path):
 
     begun = run(tmp_path / "a", engine=first_only)
     assert {arm.records[-1]["step"] for arm in begun.values() if arm.records} == {0}
+    assert {arm.status for arm in begun.values()} == {"failed"}
     same(run(tmp_path / "a", stacked=False), run(tmp_path / "b"))
 
 
@@ -122,6 +123,28 @@ def test_here_reports_what_the_user_can_mend_and_goes_on(tmp_path):
     assert any("checkpoint.pt is damaged" in arm.error for arm in arms.values())
 
 
+@pytest.mark.parametrize("stacked", [True, False])
+def test_a_torn_line_of_an_unfinished_run_is_cut(tmp_path, stacked):
+    def first_only(jobs, hear):
+        here([replace(jobs[0], until=5)], hear)
+
+    run(tmp_path / "whole", stacked=stacked)
+    run(tmp_path / "torn", stacked=stacked, engine=first_only)
+    [file] = tmp_path.glob("torn/runs/*/metrics.jsonl")
+    with file.open("a") as records:
+        records.write('{"arm": "lr=0.0')
+    run(tmp_path / "torn", stacked=stacked)
+    assert files(tmp_path / "torn") == files(tmp_path / "whole")
+
+
+def test_a_finished_run_without_its_records_is_found_out(tmp_path):
+    run(tmp_path, stacked=False)
+    part = find_parts(tmp_path, EXPERIMENT)[0].path
+    (part / "metrics.jsonl").unlink()
+    with pytest.raises(RunError, match="lacks records of a finished run: remove it"):
+        run(tmp_path, stacked=False)
+
+
 def test_damaged_parts_are_named(tmp_path):
     run(tmp_path)
     part = find_parts(tmp_path, EXPERIMENT)[0].path
@@ -132,6 +155,13 @@ def test_damaged_parts_are_named(tmp_path):
     config = json.loads((part / "config.json").read_text())
     (part / "config.json").write_text(json.dumps(config | {"arms": {"a": {"lr": 1}}}))
     with pytest.raises(RunError, match="holds no run of tests/networks"):
+        run(tmp_path)
+    (part / "config.json").write_text(json.dumps(config | {"arms": [1]}))
+    with pytest.raises(RunError, match="holds no run of tests/networks"):
+        run(tmp_path)
+    (part / "config.json").write_text(json.dumps(config))
+    (part / "ended.json").write_text('{"a": 1}')
+    with pytest.raises(RunError, match=r"ended.json is damaged"):
         run(tmp_path)
 
 
@@ -158,8 +188,10 @@ def test_losers_are_settings_and_not_runs():
         "b0": arm(0.2, 0, 2.0), "b1": arm(0.2, 1, 2.0),
         "c0": arm(0.3, 0, 0.1), "c1": arm(0.3, 1, 0.1, diverged_at=7),
     }  # fmt: skip
-    assert losers(arms, EXPERIMENT.selection, 4, 3) == {"a0", "a1", "c0", "c1"}
-    assert losers(arms, EXPERIMENT.selection, 4, 2) == {"c0", "c1"}
+    assert losers(arms, EXPERIMENT.selection, 4, 3) == {"a0", "a1", "b0", "b1"}  # c diverged only afterwards
+    assert losers(arms, EXPERIMENT.selection, 4, 2) == {"a0", "a1"}
+    early = {**arms, "c1": arm(0.3, 1, 0.1, diverged_at=4)}
+    assert losers(early, EXPERIMENT.selection, 4, 2) == {"c0", "c1"}
 
 
 @pytest.mark.parametrize("stacked", [True, False])
@@ -213,5 +245,7 @@ def test_halving_goes_on_alike_wherever_it_was_killed(tmp_path, stacked):
 def test_what_can_not_be_halved(tmp_path):
     with pytest.raises(SettingError, match="no metric"):
         run(tmp_path, halving=2, experiment=replace(EXPERIMENT, selection=None))
+    with pytest.raises(SettingError, match="compares nothing"):
+        run(tmp_path, halving=5)
     with pytest.raises(SettingError, match="must not vary steps"):
         run(tmp_path, {"steps": [10, 20]}, halving=2)

@@ -1,5 +1,6 @@
 """What a step of one run takes, counted without computing it: memory, and whether compiling pays."""
 
+import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,8 @@ _COMPILE_SECONDS = 20.0
 _SAVED = 1 / 3  # of an eager step, at least, by compiling it
 
 _CACHED = 8 * 2**20  # bytes a CPU's thread: larger stacks fall out of its caches and are slower
-_SHARE_OF_FREE = 0.6
+_SHARE_OF_FREE = 0.8  # that one run may take
+_SHARE_OF_ALL = 0.5  # that a stack may take
 
 
 class _Counter(TorchDispatchMode):
@@ -106,7 +108,8 @@ def chunk_size(one: Runs, device: torch.device, threads: int | None = None) -> i
             f"one run takes about {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB can be had: even one at a time it is "
             "too large; choose a smaller scale or batch"
         )
-    fitting = int(free // size)
+    # Of all memory, not of what is free now: a sweep that goes on shall be stacked as before.
+    fitting = max(1, int(_all_bytes(device) * _SHARE_OF_ALL // size))
     if device.type != "cpu":
         return fitting
     threads = threads or torch.get_num_threads()
@@ -132,6 +135,12 @@ def _bytes_of(one: Runs) -> int:
     return Cost(one, Batches(one.tasks)).peak + 3 * held
 
 
+def _all_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -139,6 +148,4 @@ def _free_bytes(device: torch.device) -> int:
         with open("/proc/meminfo", encoding="ascii") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        import os
-
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        return _all_bytes(device) // 2

@@ -35,7 +35,6 @@ class Program:
     ):  # fmt: skip
         self.model, self.loss_fn = model, loss_fn
         self.eps, self.climbs, self.nesterov = eps, climbs, nesterov
-        self._agrees: bool | None = None
         self._step = self._step_of_all
         if compiled:
             self._step = torch.compile(_with_own_code(self._step_of_all), fullgraph=True, dynamic=False)
@@ -49,8 +48,7 @@ class Program:
         if not compiled:
             return cls(task.model, task.loss_fn, **options)
         device = runs.lr.device
-        code = getattr(task.loss_fn, "__code__", task.loss_fn)
-        key = (repr(task.model), code, len(runs), rows, device, *options.items())
+        key = (runs.program, len(runs), rows, device, *options.items())
         if key not in _compiled:
             model = with_small_layers(task.model, rows) if device.type == "cpu" else task.model
             _compiled[key] = cls(model, task.loss_fn, **options)
@@ -85,13 +83,12 @@ class Program:
         Compilers have bugs: torch 2.13's gives a wrong weight gradient for a stack of convolutions with an output of
         one pixel, in float64. A wrong gradient is far off; what rounding makes of the update is not.
         """
-        if self._agrees is None:
-            compiled, eager = runs.copy(), runs.copy()
-            self(compiled, *batch)
-            options: dict[str, Any] = {"eps": self.eps, "climbs": self.climbs, "nesterov": self.nesterov}
-            Program(self.model, self.loss_fn, **options, compiled=False)(eager, *batch)
-            self._agrees = all(_close(compiled.params[name], eager.params[name], w) for name, w in runs.params.items())
-        return self._agrees
+        compiled, eager = runs.copy(), runs.copy()
+        self(compiled, *batch)
+        options: dict[str, Any] = {"eps": self.eps, "climbs": self.climbs, "nesterov": self.nesterov}
+        task = runs.tasks[0]
+        Program(task.model, task.loss_fn, **options, compiled=False)(eager, *batch)
+        return all(_close(compiled.params[name], eager.params[name], w) for name, w in runs.params.items())
 
     def _step_of_all(
         self,

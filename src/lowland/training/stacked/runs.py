@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils import _pytree as pytree
 
 from lowland.errors import SettingError
@@ -16,6 +17,7 @@ from lowland.training.settings import Settings
 
 # What runs of one program may differ in: see `Experiment.grid`.
 _FREE = ("lr", "rho", "momentum", "weight_decay", "seed")
+_USES = 3  # how many entries of a program_key say what a program has, before the settings
 
 
 class NotStackable(SettingError):
@@ -33,6 +35,7 @@ def program_key(settings: Settings) -> tuple[Any, ...]:
     """
     rest = {name: value for name, value in asdict(settings).items() if name not in _FREE}
     uses = [bool(getattr(settings, name, 0)) for name in ("rho", "momentum", "weight_decay")]
+    assert len(uses) == _USES
     return (*uses, *rest.items())
 
 
@@ -54,6 +57,8 @@ class Runs:
         random: the state of the global generators after each task was prepared.
         eps: added to the gradient norm in the ascent.
         nesterov: Nesterov's momentum.
+        program: the experiment and its settings but for those that a program's runs may differ in: equal programs
+            are equal here. Nothing else tells them apart: two networks can have the same parameters, and print alike.
     """
 
     tasks: list[Task]
@@ -69,6 +74,7 @@ class Runs:
     random: list[dict[str, Any]]
     eps: float
     nesterov: bool
+    program: tuple[Any, ...]
 
     @classmethod
     def prepare(cls, experiment: Experiment, arms: Sequence[Settings], device: torch.device) -> "Runs":
@@ -86,7 +92,9 @@ class Runs:
             _check_model(task.model)
         groups = [_group(task) for task in tasks]
         first = tasks[0]
-        if any(_shape(task) != _shape(first) for task in tasks):
+        if len({program_key(settings)[_USES:] for settings in arms}) > 1 or any(
+            _shape(task) != _shape(first) for task in tasks
+        ):
             raise NotStackable("their networks differ")
         optimizers: list[Any] = [task.optimizer for task in tasks]
         if len({(o.eps, group["nesterov"]) for o, group in zip(optimizers, groups, strict=True)}) > 1:
@@ -95,7 +103,7 @@ class Runs:
         named = [dict(task.model.named_parameters()) | dict(task.model.named_buffers()) for task in tasks]
         stacked = {name: torch.stack([tensors[name].detach() for tensors in named]) for name in named[0]}
         params = {name: tensor for name, tensor in stacked.items() if name in trainable}
-        dtype = next(iter(params.values())).dtype
+        dtype = torch.promote_types(next(iter(params.values())).dtype, torch.float32)
 
         def column(key: str) -> Tensor:
             return torch.tensor([group[key] for group in groups], dtype=dtype, device=device)
@@ -115,6 +123,7 @@ class Runs:
             random=random,
             eps=optimizers[0].eps,
             nesterov=groups[0]["nesterov"],
+            program=(experiment.name, experiment.prepare, *program_key(arms[0])),
         )
 
     def __len__(self) -> int:
@@ -177,8 +186,10 @@ def _check_model(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if not module.training:
             continue
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if getattr(module, "track_running_stats", False):
             raise NotStackable(f"{name} is a batch norm in training mode, whose running statistics are not stacked")
+        if is_parametrized(module):
+            raise NotStackable(f"{name} is parametrized, which may change its buffers")
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
             raise NotStackable(f"{name} is dropout, whose masks would not be those of each run alone")
 

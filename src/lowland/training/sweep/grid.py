@@ -4,12 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from lowland.errors import SettingError
 from lowland.training.experiment import Experiment
 from lowland.training.settings import Settings, check
+
+_MOST = 100_000
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ def read_grid(path: Path) -> list[dict[str, list[Any]]]:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except FileNotFoundError:
         raise SettingError(f"there is no grid file {path}; --grid takes paper, or a file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingError(f"the grid file {path} can't be read: {error}") from None
     parts = content if isinstance(content, list) else [content]
     if not parts or not all(isinstance(part, dict) and part for part in parts):
@@ -59,6 +62,9 @@ def make_grid(experiment: Experiment, base: Settings, parts: Sequence[Mapping[st
     """
     varied = tuple(dict.fromkeys(name for part in parts for name in part))
     points: dict[str, Settings] = {}
+    count = sum(prod(len(values) for values in part.values()) for part in parts)
+    if count > _MOST:
+        raise SettingError(f"the grid has {count} points; more than {_MOST} are not trained at once")
     for part in parts:
         for name, values in part.items():
             if not values:

@@ -38,7 +38,7 @@ def _score(runs: Mapping[str, Arm], selection: Selection, step: int) -> float:
     values = []
     for arm in runs.values():
         value = next((record.get(selection.metric) for record in arm.records if record["step"] == step), None)
-        if arm.diverged_at is not None or value is None:
+        if value is None or (arm.diverged_at is not None and arm.diverged_at <= step):
             return float("inf")
         values.append(value)
     return fmean(values)

@@ -79,7 +79,10 @@ def train_job(job: Job, tell: Callable[[News], None]) -> None:
     """
     device = choose_device(job.device)
     watch = _Teller(tell)
-    config = configuration(job.experiment, job.scale, job.arms, device) | {"stacked": job.stacked}
+    config = configuration(job.experiment, job.scale, job.arms, device) | {
+        "stacked": job.stacked,
+        "alike": job.alike,
+    }
     with RunDirectory(job.path, config) as directory:
         if job.stacked:
             from lowland.training.stacked import train_stacked

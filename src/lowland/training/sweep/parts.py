@@ -11,7 +11,7 @@ from lowland.errors import RunError, SettingError
 from lowland.training.experiment import Arm, Experiment
 from lowland.training.files import write_json
 from lowland.training.run_directory import read_json, read_records
-from lowland.training.settings import Settings
+from lowland.training.settings import Settings, check
 
 if TYPE_CHECKING:
     from lowland.training.sweep.job import Job
@@ -27,12 +27,14 @@ class Part:
         path: its run directory.
         arms: label → settings, the label being that of the sweep that began it.
         stacked: whether they are trained as one program.
+        alike: how many stacks of that program the grid made that began it.
         ended: label → how a run that is finished ended.
     """
 
     path: Path
     arms: Mapping[str, Settings]
     stacked: bool
+    alike: int
     ended: Mapping[str, Mapping[str, Any]]
 
     @property
@@ -41,23 +43,30 @@ class Part:
         return set(self.ended) == set(self.arms)
 
     def results(self, every: bool = False) -> dict[Settings, Arm]:
-        """What became of its finished runs, or of ``every`` run so far."""
-        records = read_records(self.path)
+        """What became of its finished runs, or of ``every`` run so far.
+
+        Raises:
+            RunError: if records are damaged or missing.
+        """
+        if not (every or self.ended):
+            return {}
+        records = read_records(self.path, torn=True)
         results = {}
         for label, settings in self.arms.items():
             if every or label in self.ended:
                 how = self.ended.get(label, {})
                 seconds = {key: value for key, value in how.items() if key.endswith("_seconds")}
-                results[settings] = Arm(settings, records.get(label, []), how.get("diverged_at"), seconds)
+                arm = Arm(settings, records.get(label, []), how.get("diverged_at"), seconds)
+                if label in self.ended and not _is_finished(arm):
+                    raise RunError(f"{self.path} lacks records of a finished run: remove it, and it is trained again")
+                results[settings] = arm
         return results
 
 
 def finish(job: "Job", trained: Mapping[str, Arm]) -> None:
     """Note which runs of ``job``, in whose directory this process is alone, are finished, and how."""
     ended = {
-        label: {"diverged_at": arm.diverged_at, **arm.seconds}
-        for label, arm in trained.items()
-        if arm.diverged_at is not None or (arm.records and arm.records[-1]["step"] == arm.settings.steps)
+        label: {"diverged_at": arm.diverged_at, **arm.seconds} for label, arm in trained.items() if _is_finished(arm)
     }
     write_json(job.path / _ENDED, ended)
 
@@ -74,12 +83,22 @@ def find_parts(directory: Path, experiment: Experiment) -> list[Part]:
             continue  # killed before it began
         config = read_json(path / "config.json")
         try:
-            arms = {label: experiment.settings(**settings) for label, settings in config["arms"].items()}
-        except (KeyError, TypeError, SettingError) as error:
+            arms = {label: _settings(experiment, settings) for label, settings in config["arms"].items()}
+        except (KeyError, TypeError, AttributeError, SettingError) as error:
             raise RunError(f"{path} holds no run of {experiment.name} ({error}): remove it") from None
         ended = read_json(path / _ENDED) if (path / _ENDED).exists() else {}
-        parts.append(Part(path, arms, bool(config.get("stacked")), ended))
+        if not all(isinstance(how, dict) for how in ended.values()):
+            raise RunError(f"{path / _ENDED} is damaged: remove {path}, and its runs are trained again")
+        parts.append(Part(path, arms, bool(config.get("stacked")), int(config.get("alike", 1)), ended))
     return parts
+
+
+def _settings(experiment: Experiment, values: Mapping[str, Any]) -> Settings:
+    return experiment.settings(**{name: check(experiment.settings, name, value) for name, value in values.items()})
+
+
+def _is_finished(arm: Arm) -> bool:
+    return arm.diverged_at is not None or (bool(arm.records) and arm.records[-1]["step"] == arm.settings.steps)
 
 
 def new_path(directory: Path, arms: Mapping[str, Settings]) -> Path:

@@ -39,7 +39,7 @@ def plan(
     wanted = set(points.values())
     there = {settings for part in parts for settings in part.arms.values()}
     begun = [
-        Job(experiment, scale, part.arms, part.path.absolute(), device, part.stacked)
+        Job(experiment, scale, part.arms, part.path.absolute(), device, part.stacked, alike=part.alike)
         for part in parts
         if not part.finished and wanted & set(part.arms.values())
     ]

@@ -70,17 +70,20 @@ def sweep(
                 running = _results(experiment, labels, directory, every=True)
                 running = {label: arm for label, arm in running.items() if label not in stopped}
                 stopped |= dict.fromkeys(losers(running, experiment.selection, rung, halving), rung)
-    results = _results(experiment, labels, directory, every=True)
+    begun = _results(experiment, labels, directory, every=True)
+    # A run that was trained to its end is not stopped, nor has it failed if others of its stack did.
+    ended = _results(experiment, labels, directory)
     return {
-        label: _ended(results.get(label, Arm(settings, [])), errors.get(settings, ""), stopped.get(label))
+        label: ended.get(label) or _left(begun.get(label, Arm(settings, [])), errors.get(settings), stopped.get(label))
         for label, settings in grid.points.items()
     }
 
 
-def _ended(arm: Arm, error: str, stopped_at: int | None) -> Arm:
-    """What became of a run; one that an earlier sweep trained to its end is not stopped."""
-    trained = bool(arm.records) and arm.records[-1]["step"] == arm.settings.steps
-    return replace(arm, error=error, stopped_at=None if trained or arm.diverged_at is not None else stopped_at)
+def _left(arm: Arm, error: str | None, stopped_at: int | None) -> Arm:
+    """What became of a run that was not trained to its end."""
+    if stopped_at is not None:
+        return replace(arm, stopped_at=stopped_at)
+    return replace(arm, error=error or "it was not trained to its end")
 
 
 def common_rungs(experiment: Experiment, grid: Grid, halving: int | None) -> list[int]:
@@ -96,7 +99,10 @@ def common_rungs(experiment: Experiment, grid: Grid, halving: int | None) -> lis
     found = {tuple(rungs(settings, halving)) for settings in grid.points.values()}
     if len(found) > 1:
         raise SettingError("--halving compares runs at the same steps: the grid must not vary steps or check_every")
-    return list(found.pop())
+    steps = found.pop()
+    if not steps:
+        raise SettingError(f"--halving {halving} compares nothing: no check lies within 1/{halving} of the steps")
+    return list(steps)
 
 
 def _stopped(job: Job, labels: Mapping[Settings, str], stopped: Mapping[str, int]) -> frozenset[str]:
