@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from lowland.curvature import Stability
-from lowland.data import load
 from lowland.papers import experiments, find
 from lowland.papers.long2024.edge_of_stability import claims, one_batch
 from lowland.training import Arm
@@ -110,7 +109,7 @@ def test_records_that_say_nothing_judge_nothing(digits, changes, columns, says):
 
 
 def test_one_batch_is_scaled_and_centred():
-    x, y = one_batch(load("digits").train, 16, 10, torch.device("cpu"))
+    x, y = one_batch("digits", None, 16, 10, torch.device("cpu"))(0)
     assert x.shape == (1797, 1, 8, 8)
     assert x.mean(0).abs().max() < 1e-6
     assert (x.amax() - x.amin()) <= 2
