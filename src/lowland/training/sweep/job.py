@@ -93,7 +93,7 @@ def train_job(job: Job, tell: Callable[[News], None]) -> None:
             )  # fmt: skip
         else:
             trained = train(job.experiment, job.arms, directory, device, watch=watch, until=job.until)
-        finish(job, trained)
+        finish(job.path, trained)
     watch.tell_all()
 
 

@@ -5,16 +5,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowland.errors import RunError, SettingError
 from lowland.training.experiment import Arm, Experiment
 from lowland.training.files import write_json
 from lowland.training.run_directory import read_json, read_records
 from lowland.training.settings import Settings, check
-
-if TYPE_CHECKING:
-    from lowland.training.sweep.job import Job
 
 _ENDED = "ended.json"
 
@@ -63,12 +60,12 @@ class Part:
         return results
 
 
-def finish(job: "Job", trained: Mapping[str, Arm]) -> None:
-    """Note which runs of ``job``, in whose directory this process is alone, are finished, and how."""
+def finish(path: Path, trained: Mapping[str, Arm]) -> None:
+    """Note which runs of the part at ``path``, where this process is alone, are finished, and how."""
     ended = {
         label: {"diverged_at": arm.diverged_at, **arm.seconds} for label, arm in trained.items() if _is_finished(arm)
     }
-    write_json(job.path / _ENDED, ended)
+    write_json(path / _ENDED, ended)
 
 
 def find_parts(directory: Path, experiment: Experiment) -> list[Part]:
