@@ -79,7 +79,6 @@ def test_torchrun_gives_what_one_process_gives_and_says_it_once(lowland, tmp_pat
     ("arguments", "setup", "says"),
     [
         (("--set", "rh=1"), "", "Did you mean rho?"),
-        (("--sett", "rho=1"), "", "--sett"),
         (
             ("--set", "sam.lr=1e30", "--set", "gd.lr=1e30", "--set", "gd-edge.lr=1e30"),
             "",
@@ -103,7 +102,7 @@ def test_torchrun_gives_what_one_process_gives_and_says_it_once(lowland, tmp_pat
             "out of memory",
         ),
     ],
-    ids=["setting", "option", "diverged", "disk", "lost"],
+    ids=["setting", "diverged", "disk", "lost"],
 )
 def test_all_end_soon_and_one_says_why(tmp_path, arguments, setup, says):
     code, _, said = outcome(torchrun(*SHORT, "--out", "run", *arguments, setup=setup, cwd=tmp_path))
@@ -116,15 +115,14 @@ def test_all_end_soon_and_one_says_why(tmp_path, arguments, setup, says):
 def test_killed_it_ends_like_an_undisturbed_run(tmp_path):
     long = ("--set", "steps=30", "--set", "check_every=3", "--set", "tol=0.05", "--out")
     often = "import lowland.training.pace as pace; pace._SECONDS = 0.1"
-    for records in (3, 14):  # kill all processes once they have recorded so many checks more
-        process = torchrun(*long, "run", setup=often, cwd=tmp_path)
-        metrics = tmp_path / "run/metrics.jsonl"
-        while process.poll() is None and (not metrics.exists() or metrics.read_bytes().count(b"\n") < records):
-            time.sleep(0.02)
-        assert process.poll() is None, process.communicate()
-        for pid in _family(process.pid):
-            os.kill(pid, signal.SIGKILL)
-        process.communicate()
+    process = torchrun(*long, "run", setup=often, cwd=tmp_path)
+    metrics = tmp_path / "run/metrics.jsonl"
+    while process.poll() is None and (not metrics.exists() or metrics.read_bytes().count(b"\n") < 14):
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()
+    for pid in _family(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
     for name in ("run", "straight"):
         assert outcome(torchrun(*long, name, cwd=tmp_path))[0] == 0
     whole, expected = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("run", "straight"))

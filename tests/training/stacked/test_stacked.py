@@ -132,8 +132,7 @@ def test_many_programs_are_compiled_in_one_process(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:the compiler makes a wrong program")
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["mlp", "transformer"])  # compiling takes its time
 def test_compiled_it_is_the_same(tmp_path, network, monkeypatch):
     monkeypatch.setattr(cost, "_COMPILE_SECONDS", 0.0)
     batches = "shuffled" if network == "mlp" else "whole"  # every size of a batch is compiled

@@ -44,7 +44,9 @@ def test_it_trains_as_here_and_survives_its_workers(tmp_path, expected, capfd):
 
 
 PARENT = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background ignores it
 from pathlib import Path
 from lowland.training.sweep.here import here
 from lowland.training.sweep.processes import Processes
