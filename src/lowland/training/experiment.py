@@ -98,6 +98,11 @@ class Stack:
     step: int
 
 
+def seconds_in(state: Mapping[str, Any]) -> dict[str, float]:
+    """What training, checks and the like took, among the entries of a saved state."""
+    return {key: value for key, value in state.items() if key.endswith("_seconds")}
+
+
 @dataclass(frozen=True)
 class Arm:
     """What became of one arm.

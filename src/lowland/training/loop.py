@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from lowland.training.experiment import Arm, Experiment, Record, Task
+from lowland.training.experiment import Arm, Experiment, Record, Task, seconds_in
 from lowland.training.pace import Pace
 from lowland.training.parallel import Alone
 from lowland.training.progress import Watch, bar
@@ -65,7 +65,7 @@ def train(
             settings,
             records.get(name, []),
             states[name]["diverged_at"],
-            {key: value for key, value in states[name].items() if key.endswith("_seconds")},
+            seconds_in(states[name]),
         )
         for name, settings in arms.items()
     }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from lowland.training.experiment import Arm, Experiment, Record, Stack
+from lowland.training.experiment import Arm, Experiment, Record, Stack, seconds_in
 from lowland.training.pace import Pace
 from lowland.training.progress import Watch, bar
 from lowland.training.randomness import deterministic, random_state, restore_random_state
@@ -64,7 +64,11 @@ def train_stacked(
             if set(stack["names"]) <= set(left) and left and not paused:
                 _StackRun(experiment, arms, directory, device, saved, index, shown, alike).run(until)
     records = directory.records()
-    return {name: _arm(arms[name], records.get(name, []), states.get(name, {})) for name in arms}
+    ended = {name: states.get(name, {}) for name in arms}
+    return {
+        name: Arm(arms[name], records.get(name, []), state.get("diverged_at"), seconds_in(state))
+        for name, state in ended.items()
+    }
 
 
 def _parted(stacks: list[dict[str, Any]], left: list[str]) -> list[dict[str, Any]]:
@@ -92,11 +96,6 @@ def _taken(stack: dict[str, Any], chosen: list[int]) -> dict[str, Any]:
         "random": [stack["random"][index] for index in chosen] if stack["random"] else [],
         "seconds": {name: seconds * len(chosen) / len(stack["names"]) for name, seconds in stack["seconds"].items()},
     }
-
-
-def _arm(settings: Settings, records: list[Record], state: Mapping[str, Any]) -> Arm:
-    seconds = {key: value for key, value in state.items() if key.endswith("_seconds")}
-    return Arm(settings, records, state.get("diverged_at"), seconds)
 
 
 class _StackRun:
@@ -143,7 +142,7 @@ class _StackRun:
             self._train()
             if self.pace.due():
                 self._save()
-            self.bar.update(self.step * len(self.runs), self._shown())
+            self.bar.update(self.step * len(self.runs), f"{len(self.runs)} runs")
         self._save(finished=True)
         self.bar.finish(self.steps * len(self.runs))
 
@@ -167,9 +166,6 @@ class _StackRun:
     def _alive(self) -> list[int]:
         """The runs that have not diverged."""
         return (self.runs.bad_step < 0).nonzero().flatten().tolist()
-
-    def _shown(self) -> str:
-        return f"{len(self.runs)} runs"
 
     def _check(self) -> None:
         started = time.monotonic()

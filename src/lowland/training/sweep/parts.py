@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lowland.errors import RunError, SettingError
-from lowland.training.experiment import Arm, Experiment
+from lowland.training.experiment import Arm, Experiment, seconds_in
 from lowland.training.files import write_json
 from lowland.training.run_directory import read_json, read_records
 from lowland.training.settings import Settings, check
@@ -52,8 +52,7 @@ class Part:
         for label, settings in self.arms.items():
             if every or label in self.ended:
                 how = self.ended.get(label, {})
-                seconds = {key: value for key, value in how.items() if key.endswith("_seconds")}
-                arm = Arm(settings, records.get(label, []), how.get("diverged_at"), seconds)
+                arm = Arm(settings, records.get(label, []), how.get("diverged_at"), seconds_in(how))
                 if label in self.ended and not _is_finished(arm):
                     raise RunError(f"{self.path} lacks records of a finished run: remove it, and it is trained again")
                 results[settings] = arm
