@@ -97,7 +97,8 @@ def test_dropout_leaves_out_the_same_units_everywhere():
     x, y = batch()
     for _ in range(2):
         optimizer.step(lambda: F.cross_entropy(model(x), y, reduction="none"))
-    first, second = masks[:6], masks[6:]
+    first, second = masks[:-2], masks[-2:]  # the first step looks for the batch's size, and checks itself
+    assert len(first) > 2
     assert all(torch.equal(mask, first[0]) for mask in first)
     assert all(torch.equal(mask, second[0]) for mask in second)
     assert not torch.equal(first[0], second[0])

@@ -38,7 +38,7 @@ def backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any = None) 
     Raises:
         ValueError: if what ``closure`` returns isn't one loss for each example, or if the model couples them.
     """
-    _refuse_coupling(optimizer.model)
+    refuse_coupling(optimizer.model)
     states = random_states(optimizer._params())
     wrapper = parallel.ddp(optimizer.model)
 
@@ -78,7 +78,8 @@ def per_example(closure: Callable[[], Tensor]) -> Tensor:
     return value
 
 
-def _refuse_coupling(model: nn.Module) -> None:
+def refuse_coupling(model: nn.Module) -> None:
+    """Raise ValueError for a model whose layers mix the examples of a batch."""
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
             raise ValueError(

@@ -93,6 +93,7 @@ class Passes(Wrapper):
         self._beside = Beside()
         self._at_w: list[Tensor | None] = []
         self._frozen: list[Tensor] = []
+        self._engine: Any = None
         #: Last passes since the last step.
         self._evaluated = 0
         self._warned = False

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowland.optim import amp, grouped, parallel, rules, selected
+from lowland.optim import amp, grouped, parallel, per_group, rules, selected
 from lowland.optim.ascent import Ascent
 from lowland.optim.checks import number
 from lowland.optim.descent import Descent
@@ -69,7 +69,8 @@ class SAM(Passes):
             wrapper: then the ascent is synchronized also in the middle of ``no_sync``, and ``sync=False`` works.
         m: how many examples share a perturbation (m-SAM). Then ``step`` takes a closure that returns the loss of
             each example and calls no ``backward``; `backward` does the same for accumulation. Needs ``model``.
-            Computed by a loop over the groups: right, and slow for small m.
+            All groups are computed together, in two passes over the batch, for what `lowland.optim.per_group` covers;
+            else by a loop over the groups, right and slow for small m, with a warning that says why.
         l2: λ of ½λ‖w‖², which both passes see as a part of the loss: the ascent climbs along ∇L(w) + λw, the descent
             goes along ∇L(w + ε) + λ(w + ε). That is not the base optimizer's weight decay, which no ascent sees. ‖w‖ is
             over all trainable parameters, those included that are out of scope or that the loss doesn't reach. One
@@ -90,6 +91,8 @@ class SAM(Passes):
             frozen where there are several processes.
         keep_on: where w lies during the perturbed pass: ``"device"``, or ``"cpu"`` (pinned) for models that don't
             leave room for one more copy. The weights come back bit for bit either way.
+        audit: with ``m``, whether the first step computes one group by its definition, too, and compares: three
+            evaluations of the batch more. A model that the one pass is wrong for goes by the loop then.
 
     A gradient that is zero or not finite gives a zero perturbation, without waiting for the device. Memory
     beyond the base optimizer's: one copy of the perturbed parameters (the process's own part of sharded ones), and what
@@ -127,6 +130,7 @@ class SAM(Passes):
         same_masks: bool = False,
         freeze: bool = False,
         keep_on: str = "device",
+        audit: bool = True,
     ):
         if not isinstance(base, Optimizer):
             raise TypeError("SAM goes around an optimizer: SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)")
@@ -161,7 +165,7 @@ class SAM(Passes):
         self._memory = Memory((*self.ascent_rule.memory, *(() if descent is None else descent.memory)))
         self.scope, self._scope = scope, resolve(scope, model, params)
         self.model, self.m, self.l2, self.eps = model, m, float(l2), eps
-        self.same_masks, self.freeze = same_masks, freeze
+        self.same_masks, self.freeze, self.audit = same_masks, freeze, audit
         self._schedule = rho if callable(rho) else None
         self._rho = _radius(rho(0) if callable(rho) else rho)
         if any(STEPS in group and _radius(group["rho"]) != self._rho for group in base.param_groups):
@@ -288,7 +292,22 @@ class SAM(Passes):
             raise RuntimeError("backward() is for m-SAM and ESAM: give SAM an m, or run backward in passes()")
         self._complete_groups()
         self._told = scaler is not None
-        return (selected if self.m is None else grouped).backward(self, closure, scaler)
+        if self.m is None:
+            return selected.backward(self, closure, scaler)
+        if self._engine is None:
+            self._engine = per_group.Engine(self)
+        return self._engine.backward(closure, scaler)
+
+    @property
+    def last(self) -> per_group.Last | None:
+        """With ``m``, losses and gradient norms of the groups of the last batch; None where the loop was taken."""
+        return None if self._engine is None else self._engine.last
+
+    def plan(self) -> None:
+        """Print how the last step with ``m`` held the groups' gradients, and what that took."""
+        if self.m is None:
+            raise RuntimeError("plan() is for m-SAM: give SAM an m")
+        print(per_group.Engine(self).plan() if self._engine is None else self._engine.plan())
 
     def _update(self) -> None:
         evaluated, self._evaluated = self._evaluated, 0
@@ -411,7 +430,7 @@ class SAM(Passes):
     def __getstate__(self) -> dict[str, Any]:
         """For copying and pickling: as torch's optimizers, without hooks and without a pass under way."""
         own = (
-            "base", "model", "m", "l2", "ascent_rule", "descent_rule", "eps", "same_masks", "freeze",
+            "base", "model", "m", "l2", "ascent_rule", "descent_rule", "eps", "same_masks", "freeze", "audit",
             "_memory", "_rho", "_schedule", "_scheduled", "_scope", "scope",
         )  # fmt: skip
         return {name: getattr(self, name) for name in own} | {"keep_on": self._displacement.keep_on}

@@ -1,0 +1,42 @@
+"""Exact m-SAM in one pass: one small file per layer type, in a registry.
+
+``SAM(base, rho=..., model=model, m=...)`` uses it. A layer of one's own gets a rule by the decorator `rule`::
+
+    @per_group.rule(MyLayer)
+    class MyRule(per_group.Rule):
+        arguments = ("x", "gain")  # of forward, then the parameters
+
+        def first(self, use, watch):  # at w: copies of the parameter, whose gradients are taken up
+            return use.x * watch.rows(use.gain, len(use.x))
+
+        perturbed = first  # at w + e: each row with what its group has
+
+    per_group.verify(MyLayer(), torch.randn(5, 3))
+"""
+
+from lowland.optim.per_group import attention, convolution, embedding, linear, normalization
+from lowland.optim.per_group.engine import Engine
+from lowland.optim.per_group.gradients import Built, Factors
+from lowland.optim.per_group.groups import Groups
+from lowland.optim.per_group.registry import RULES, Rule, Use, rule
+from lowland.optim.per_group.report import Last, Row
+from lowland.optim.per_group.verify import verify
+
+__all__ = [
+    "RULES",
+    "Built",
+    "Engine",
+    "Factors",
+    "Groups",
+    "Last",
+    "Row",
+    "Rule",
+    "Use",
+    "attention",
+    "convolution",
+    "embedding",
+    "linear",
+    "normalization",
+    "rule",
+    "verify",
+]

@@ -1,0 +1,185 @@
+"""One group by brute force, through the same closure: what no rule can know about itself."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.optim import penalty
+from lowland.optim.per_group.gradients import Factors
+from lowland.optim.per_group.groups import Groups
+from lowland.optim.per_group.passes import FirstPass, Perturbation, written_out
+from lowland.optim.per_group.watch import NotCovered, watching
+
+COUPLED = (
+    "the loss of a group of examples depends on other examples of the batch, so that no group has a gradient of its "
+    "own: with m each loss must be that of one example alone (no contrastive losses, no balancing over the batch); or "
+    "leave m out"
+)
+
+
+@dataclass
+class Audit:
+    """Compares what the two passes make of one group with its definition.
+
+    Attributes:
+        optimizer: the SAM.
+        params: its trainable parameters.
+        names: what the model calls them.
+        losses: the closure, on the same random numbers each time.
+        autocast: whether autocast was on.
+        evaluations: how many evaluations of the batch it has taken.
+    """
+
+    optimizer: Any
+    params: list[Tensor]
+    names: dict[Tensor, str]
+    losses: Callable[[], Tensor]
+    autocast: bool = False
+    evaluations: int = field(default=0)
+
+    def run(self, groups: Groups, found: dict[Tensor, Perturbation], second: Any) -> bool:
+        """Compare the last group, or else the first: in float32 a ReLU may flip.
+
+        Args:
+            groups: of the batch.
+            found: the perturbations.
+            second: a handler for the second pass.
+
+        Returns:
+            Whether there was something to compare: gradients that are finite.
+
+        Raises:
+            ValueError: if the losses couple examples.
+            NotCovered: if else something is wrong.
+        """
+        wrong = None
+        for j in dict.fromkeys((groups.count - 1, 0)):
+            wrong = self._wrong(j, groups, found, second)
+            if not wrong:
+                return wrong is not None
+        if self._couples(groups):
+            raise ValueError(COUPLED)
+        raise NotCovered(
+            f"one group was computed by its definition, too, and {wrong}: maybe the examples are not along the first "
+            "dimension of everything in the model, or depend on each other"
+        )
+
+    def _wrong(self, j: int, groups: Groups, found: dict[Tensor, Perturbation], second: Any) -> str | None:
+        """What is wrong, "" if nothing; None where gradients aren't finite."""
+        chosen = slice(j * groups.m, min((j + 1) * groups.m, groups.size))
+        at_w = self._gradients(lambda value: value[chosen].mean())
+        if not all(g is None or bool(g.isfinite().all()) for g in at_w):
+            return None
+        with torch.no_grad():
+            moved = {p: of_group(p, perturbation, j, groups) - p for p, perturbation in found.items()}
+            expected = self._climb(at_w)
+        if (name := self._apart([moved.get(p) for p in self.params], expected)) is not None:
+            return f"its perturbation of {name} differs"
+        kept = [p.detach().clone() for p in self.params]
+        try:
+            with torch.no_grad():
+                for p, e in moved.items():
+                    p += e
+            by_hand = self._gradients(lambda value: value[chosen].mean(), penalize=False)
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.params, kept)
+        with watching(self.params, self.optimizer.model, second):
+            ours = self._gradients(lambda value: value[chosen].mean(), penalize=False)
+        name = self._apart(ours, by_hand)
+        return "" if name is None else f"its gradient of {name} at w + e differs"
+
+    def _climb(self, gradients: list[Tensor | None]) -> list[Tensor | None]:
+        """Where the loop would climb along these."""
+        optimizer = self.optimizer
+        plan = optimizer._plan(self.params, gradients, optimizer._trainable()[1], None, True)
+        factor = plan.climb.factor
+        steps = {
+            owner: direction * (rho * factor)
+            for owner, direction, rho in zip(plan.owners, plan.directions, plan.rhos, strict=True)
+        }
+        return [steps.get(p) for p in self.params]
+
+    def _apart(self, ours: list[Tensor | None], theirs: list[Tensor | None]) -> str | None:
+        """The name of the parameter where they are farthest apart, if that is too far."""
+        tolerance = self._tolerance()
+        zero = torch.zeros(())
+        pairs = [(zero if a is None else a, zero if b is None else b) for a, b in zip(ours, theirs, strict=True)]
+        apart = torch.tensor([float((a - b).norm()) for a, b in pairs])
+        whole = torch.tensor([float(b.norm()) for _, b in pairs]).norm()
+        # Twelve digits below the weights themselves nothing can be told.
+        floor = 1e-12 * float(torch.stack([p.detach().norm().cpu() for p in self.params]).norm())
+        if bool(apart.norm() <= tolerance * whole + floor):
+            return None
+        return self.names[self.params[int(apart.argmax())]]
+
+    def _tolerance(self) -> float:
+        if self.autocast or any(p.dtype.itemsize < 4 for p in self.params):
+            return 0.5  # the definition itself isn't right to more: what is grossly wrong is found
+        return 1e-6 if all(p.dtype == torch.float64 for p in self.params) else 1e-2
+
+    def _gradients(self, loss: Callable[[Tensor], Tensor], penalize: bool = True) -> list[Tensor | None]:
+        self.evaluations += 1
+        with _gradients_aside(self.params), torch.enable_grad():
+            loss(self.losses()).backward()
+            if penalize and self.optimizer.l2:
+                penalty.add(self.params, self.optimizer.l2)
+            return [p.grad for p in self.params]
+
+    def _couples(self, groups: Groups) -> bool:
+        """Whether the losses of the first group reach other examples in every layer, along whatever dimension."""
+        if groups.count == 1:
+            return False
+        watch = _Reached(groups, self.names, set(self.params), False, lambda _: None)
+        with watching(self.params, self.optimizer.model, watch), _gradients_aside(self.params):
+            with torch.enable_grad():
+                self.losses()[: groups.m].sum().backward()
+        return watch.dense > 0 and not watch.apart
+
+
+class _Reached(FirstPass):
+    """Looks where gradients of the first group come to: its own part of the rows, or all."""
+
+    dense = apart = 0
+
+    def record(self, use: Any, a: Tensor, d: Tensor) -> None:
+        """Count it."""
+        d = d if use.leading is None else d.unflatten(0, use.leading)
+        size, m = self._groups.size, self._groups.m
+        whole = [d.movedim(dim, 0) for dim, n in enumerate(d.shape) if n % size == 0]
+        # The rows of an example one after the other, or all first ones first (two views of each, say).
+        beyond = [rows[len(rows) // size * m :] for rows in whole]
+        beyond += [rows.unflatten(0, (-1, size))[:, m:] for rows in whole]
+        dense = all(bool(rows.any()) for rows in beyond)
+        self.dense, self.apart = self.dense + dense, self.apart + (not dense)
+
+
+@contextmanager
+def _gradients_aside(params: list[Tensor]) -> Iterator[None]:
+    held = [p.grad for p in params]
+    try:
+        for p in params:
+            p.grad = None
+        yield
+    finally:
+        for p, gradient in zip(params, held, strict=True):
+            p.grad = gradient
+
+
+def of_group(p: Tensor, found: Perturbation, j: int, groups: Groups) -> Tensor:
+    """The weights of one group."""
+    if found.stack is not None:
+        return found.stack[j]
+    if found.raw is not None:
+        return written_out(p, found, groups)[j]
+    assert found.factors is not None
+    assert found.c is not None
+    chosen = slice(j * groups.m, (j + 1) * groups.m)
+    a, d = found.factors.a[chosen], found.factors.d[chosen]
+    d = d * found.c[chosen, None, None].to(d.dtype)
+    e = Factors(a, d).build(Groups(len(a), len(a)), p.shape).stack[0]
+    return e + p.detach() * (1 if found.keeps is None else found.keeps[j].to(p.dtype))

@@ -1,0 +1,132 @@
+"""The gradients of all groups with respect to one parameter: as factors, or built."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowland.optim.per_group.groups import Groups
+
+# A number written to memory and read again costs about as much time as this many multiplications: rather more on GPUs.
+FLOPS_PER_NUMBER = 20
+
+
+@dataclass
+class Factors:
+    """Σ_t d_t a_tᵀ of each example, unbuilt.
+
+    Attributes:
+        a: ``(examples, positions, inputs)``.
+        d: ``(examples, positions, outputs)``.
+    """
+
+    a: Tensor
+    d: Tensor
+
+    def __add__(self, other: "Factors") -> "Factors":
+        return Factors(torch.cat([self.a, other.a], 1), torch.cat([self.d, other.d], 1))
+
+    @property
+    def positions(self) -> int:
+        """Of an example."""
+        return self.a.shape[1]
+
+    def build(self, groups: Groups, shape: torch.Size) -> "Built":
+        """Written out."""
+        parts = zip(groups.split(self.a), groups.split(self.d), strict=True)
+        stacks = [torch.bmm(d.flatten(1, 2).mT, a.flatten(1, 2)) for a, d in parts]
+        stack = stacks[0] if len(stacks) == 1 else torch.cat(stacks)
+        return Built(stack.view(-1, *shape), owned=True)
+
+    def squares(self, groups: Groups) -> Tensor:
+        """Squared norm for each group, shape (groups,), float64.
+
+        From d scaled to order one: gradients of fitted examples have squares that float32 doesn't hold.
+        """
+        found = []
+        for a, d in zip(groups.split(self.a), groups.split(self.d), strict=True):
+            a, d = a.flatten(1, 2), d.flatten(1, 2)
+            if a.shape[1] == 1:
+                lengths = (torch.linalg.vector_norm(t.flatten(1), dim=1, dtype=torch.float64) for t in (a, d))
+                found.append(torch.stack(list(lengths)).prod(0).square())
+                continue
+            wide = torch.promote_types(d.dtype, torch.float32)
+            largest = d.abs().amax((1, 2), keepdim=True).to(wide)
+            largest = torch.where(largest == 0, 1, largest)
+            a, d = a.to(wide), d.to(wide) / largest
+            products = (a @ a.mT).mul_(d @ d.mT)
+            found.append(products.sum((1, 2), dtype=torch.float64).clamp_(min=0) * largest.view(-1).double().square())
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def dot(self, weight: Tensor, groups: Groups) -> Tensor:
+        """⟨G_j, W⟩ = Σ d · (W a), shape (groups,), float64."""
+        products = (self.a @ weight.flatten(1).T).mul_(self.d).sum((1, 2), dtype=torch.float64)
+        return groups.sums(products)
+
+    def weighted(self, weights: Tensor, shape: torch.Size) -> Tensor:
+        """Σ_j weights_j G_j, like the parameter; ``weights`` one for each example."""
+        d = self.d * weights.to(self.d.dtype)[:, None, None]
+        return (d.flatten(0, 1).T @ self.a.flatten(0, 1)).view(shape)
+
+
+@dataclass
+class Built:
+    """One tensor like the parameter for each group.
+
+    Attributes:
+        stack: ``(groups, *shape)``.
+        owned: whether nobody else holds its memory.
+    """
+
+    stack: Tensor
+    owned: bool = False
+
+    def __add__(self, other: "Built") -> "Built":
+        return Built(self.stack + other.stack, owned=True)
+
+    def squares(self, groups: Groups) -> Tensor:
+        """Squared norm for each group, shape (groups,), float64."""
+        wide = torch.promote_types(self.stack.dtype, torch.float32)
+        return torch.linalg.vector_norm(self.stack.reshape(len(self.stack), -1), dim=1, dtype=wide).double().square()
+
+    def dot(self, weight: Tensor, groups: Groups) -> Tensor:
+        """⟨G_j, W⟩, shape (groups,), float64."""
+        return (self.stack.reshape(len(self.stack), -1) @ weight.flatten()).double()
+
+
+Piece = Factors | Built
+
+
+def pairwise_pays(positions: int, inputs: int, outputs: int, groups: Groups) -> bool:
+    """Whether products of pairs of positions are cheaper than one weight gradient for each group.
+
+    Pairs take 6 R² (K + C) operations for R positions in a group; they save the 2 R K C of the weight gradients, which
+    are written and read five times.
+    """
+    return pairwise_cost(positions, inputs, outputs, groups) < built_cost(positions, inputs, outputs, groups)
+
+
+def pairwise_cost(positions: int, inputs: int, outputs: int, groups: Groups, memory: bool = True) -> float:
+    """In operations that plain SAM doesn't have; with ``memory``, reading and writing counted as such."""
+    r = positions * groups.m
+    if r == 1:
+        return float(groups.count * 6 * (inputs + outputs))
+    return float(groups.count * (6 * r * r * (inputs + outputs) + memory * 5 * FLOPS_PER_NUMBER * r * r))
+
+
+def built_cost(positions: int, inputs: int, outputs: int, groups: Groups, memory: bool = True) -> float:
+    """The same for the other way."""
+    r = positions * groups.m
+    return float(groups.count * (2 * r * inputs * outputs + memory * 5 * FLOPS_PER_NUMBER * inputs * outputs))
+
+
+def add(before: Piece | None, piece: Piece, groups: Groups, shape: torch.Size) -> Piece:
+    """What two uses of a parameter add up to."""
+    if before is None:
+        return piece
+    if isinstance(before, Factors) and isinstance(piece, Factors):
+        both = before + piece
+        cheap = pairwise_pays(both.positions, both.a.shape[2], both.d.shape[2], groups)
+        return both if cheap else both.build(groups, shape)
+    first, second = (p.build(groups, shape) if isinstance(p, Factors) else p for p in (before, piece))
+    return first + second

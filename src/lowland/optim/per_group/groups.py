@@ -1,0 +1,65 @@
+"""A batch in groups of consecutive examples, the last maybe smaller."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+class Groups:
+    """``size`` examples in groups of ``m``.
+
+    A layer may see several rows (words, say) of an example as separate ones: tensors have ``k · size`` rows, those of
+    an example together.
+    """
+
+    def __init__(self, size: int, m: int):
+        self.size, self.m = size, min(m, size)
+        self.count = -(-size // self.m)
+        last = size - (self.count - 1) * self.m
+        #: Groups alike, as (slice of groups, how many, examples in each).
+        self.parts = [(slice(0, self.count), self.count, self.m)]
+        if last < self.m:
+            self.parts = [(slice(0, self.count - 1), self.count - 1, self.m)]
+            self.parts += [(slice(self.count - 1, self.count), 1, last)]
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """Examples in each group, shape (groups,), float64, on the CPU."""
+        return torch.tensor([float(n) for _, count, n in self.parts for _ in range(count)], dtype=torch.float64)
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """``(rows, ...)`` as ``(groups, rows of a group, ...)`` for each of `parts`: views."""
+        if len(self.parts) == 1:
+            return [rows.unflatten(0, (self.count, -1))]
+        (_, count, n), _ = self.parts
+        k = len(rows) // self.size
+        return [rows[: count * n * k].unflatten(0, (count, -1)), rows[count * n * k :].unsqueeze(0)]
+
+    def of_groups(self, stack: Tensor) -> list[Tensor]:
+        """``(groups, ...)`` for each of `parts`."""
+        return [stack[chosen] for chosen, _, _ in self.parts] if len(self.parts) > 1 else [stack]
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """The inverse of `split`."""
+        flat = [part.flatten(0, 1) for part in parts]
+        return flat[0] if len(flat) == 1 else torch.cat(flat)
+
+    def sums(self, rows: Tensor) -> Tensor:
+        """``(rows, ...)`` summed over the rows of each group: ``(groups, ...)``."""
+        if len(rows) == self.count:
+            return rows
+        parts = [part.sum(1) for part in self.split(rows)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def spread(self, stack: Tensor, rows: int) -> Tensor:
+        """``(groups, ...)`` to ``(rows, ...)``: to every row what is its group's."""
+        if rows == self.count:
+            return stack
+        if self.count == 1:
+            return stack.expand(rows, *stack.shape[1:])
+        return stack[self.of_rows(rows, stack.device)]
+
+    def of_rows(self, rows: int, device: torch.device) -> Tensor:
+        """The number of each row's group, shape (rows,)."""
+        return torch.arange(rows, device=device) // (self.m * (rows // self.size))

@@ -1,0 +1,114 @@
+"""Scale and shift of normalization layers: each row with its own."""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lowland.optim.per_group.registry import Rule, Use, laid_out, rule
+
+if TYPE_CHECKING:
+    from lowland.optim.per_group.passes import FirstPass, SecondPass
+
+
+class _Normalization(Rule):
+    """What remains to be said for each kind is `with_rows`."""
+
+    def first(self, use: Use, watch: "FirstPass") -> Tensor:
+        """With a copy of the parameters for each row, whose gradients are those of the rows."""
+        return self.with_rows(use, *self._rows(use, watch))
+
+    def perturbed(self, use: Use, watch: "SecondPass") -> Tensor:
+        """With the parameters of each row's group."""
+        return self.with_rows(use, *self._rows(use, watch))
+
+    def _rows(self, use: Use, watch: Any) -> list[Tensor | None]:
+        given = ((name, use.arguments[name]) for name in ("weight", "bias"))
+        return [watch.rows(p, len(use.input)) if name in use.owners else p for name, p in given]
+
+    def with_rows(self, use: Use, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """The layer with ``(rows, *shape)`` of either; frozen ones come as they are."""
+        raise NotImplementedError
+
+
+@rule(F.layer_norm)
+class LayerNorm(_Normalization):
+    """The normalized rows, times and plus their own."""
+
+    arguments: ClassVar[tuple[str, ...]] = ("input", "normalized_shape", "weight", "bias", "eps")
+    defaults: ClassVar = {"weight": None, "bias": None, "eps": 1e-5}
+
+    def refuses(self, use: Use) -> str | None:
+        """Rows come first, and aren't normalized over."""
+        return "no rows" if use.input.ndim <= len(use.normalized_shape) else None
+
+    def with_rows(self, use: Use, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Broadcast over the positions."""
+        y = F.layer_norm(use.input, use.normalized_shape, None, None, use.eps)
+        return affine(y, weight, bias, len(use.normalized_shape))
+
+
+@rule(F.rms_norm)
+class RMSNorm(LayerNorm):
+    """Without a shift."""
+
+    arguments: ClassVar[tuple[str, ...]] = ("input", "normalized_shape", "weight", "eps")
+    defaults: ClassVar = {"weight": None, "eps": None}
+    parameters: ClassVar = ("weight",)
+
+    def _rows(self, use: Use, watch: Any) -> list[Tensor | None]:
+        return [watch.rows(use.weight, len(use.input)), None]
+
+    def with_rows(self, use: Use, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Broadcast over the positions."""
+        y = F.rms_norm(use.input, use.normalized_shape, None, use.eps)
+        return affine(y, weight, None, len(use.normalized_shape))
+
+
+def affine(y: Tensor, weight: Tensor | None, bias: Tensor | None, ndim: int) -> Tensor:
+    """``y`` · weight + bias, either ``(*shape)`` or ``(rows, *shape)`` of ``ndim`` more dimensions."""
+    between = [1] * (y.ndim - 1 - ndim)
+    w, b = (t if t is None or t.ndim == ndim else t.view(len(t), *between, *t.shape[1:]) for t in (weight, bias))
+    if w is not None and b is not None:
+        return torch.addcmul(b, y, w)
+    return y * w if w is not None else y + b if b is not None else y
+
+
+@rule(F.group_norm)
+class GroupNorm(_Normalization):
+    """One call on all rows side by side: channels of their own, in groups of their own."""
+
+    arguments: ClassVar[tuple[str, ...]] = ("input", "num_groups", "weight", "bias", "eps")
+    defaults: ClassVar = {"weight": None, "bias": None, "eps": 1e-5}
+
+    def with_rows(self, use: Use, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Of shape (1, rows · channels, ...)."""
+        x = use.input
+        w, b = (t if t is None else t.expand(*x.shape[:2]).reshape(-1) for t in (weight, bias))
+        side_by_side = x.reshape(1, -1, *x.shape[2:])
+        return laid_out(F.group_norm(side_by_side, len(x) * use.num_groups, w, b, use.eps).view(x.shape), x)
+
+
+@rule(F.batch_norm)
+class BatchNorm(_Normalization):
+    """In evaluation mode, where it is a scale and a shift; in training mode it mixes examples."""
+
+    arguments: ClassVar[tuple[str, ...]] = (
+        "input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps",
+    )  # fmt: skip
+    defaults: ClassVar = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5}
+
+    def refuses(self, use: Use) -> str | None:
+        """See there."""
+        return "batch statistics" if use.training else None
+
+    def with_rows(self, use: Use, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Channels are the second dimension."""
+        x = use.input
+        y = F.batch_norm(x, use.running_mean, use.running_var, None, None, False, 0.0, use.eps)
+        after = [1] * (x.ndim - 2)
+        w, b = (t if t is None else t.view(*t.shape, *after) for t in (weight, bias))
+        if w is not None and b is not None:
+            return torch.addcmul(b, y, w)
+        return y * w if w is not None else y + b if b is not None else y

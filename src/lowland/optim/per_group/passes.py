@@ -1,0 +1,277 @@
+"""What the two passes do with a function of parameters."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowland.optim.per_group import direct
+from lowland.optim.per_group.gradients import Built, Factors, Piece, add
+from lowland.optim.per_group.groups import Groups
+from lowland.optim.per_group.registry import COMPOSED, RULES, Use, rows_of
+from lowland.optim.per_group.watch import NotCovered
+
+
+class Pass:
+    """Either pass: functions that have a rule go by it, others by `direct.apply`."""
+
+    def __init__(self, groups: Groups, names: dict[Tensor, str], warn: Callable[[str], None]):
+        self._groups, self.names, self.warn = groups, names, warn
+        #: Whether autocast was on in the closure.
+        self.autocast = False
+
+    @property
+    def groups(self) -> Groups:
+        """Until the losses are there, a guess, which is then checked."""
+        return self._groups
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """See `watch.Handler`."""
+        self.autocast |= torch.is_autocast_enabled(next(iter(self.names)).device.type)
+        if func in COMPOSED:
+            return COMPOSED[func](self, func, args, kwargs)
+        rule = RULES.get(func)
+        use = None if rule is None else rule.bind(func, args, kwargs)
+        return direct.apply(self, func, args, kwargs) if use is None else self.covered(use)
+
+    def has_rule(self, module: nn.Module) -> bool:
+        """See `watch.Handler`."""
+        return type(module) in RULES
+
+    def layer(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
+        """See `watch.Handler`."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.covered(RULES[type(module)].bind_layer(module, args))
+
+    def covered(self, use: Use) -> Any:
+        """What becomes of a call that has a rule."""
+        raise NotImplementedError
+
+    def stack(self, param: Tensor) -> Tensor:
+        """``(groups, *shape)``: a parameter once for each group."""
+        raise NotImplementedError
+
+
+class FirstPass(Pass):
+    """At w: takes up the gradients at outputs of layers; weights get none.
+
+    Args:
+        groups: of the batch, for all that is known.
+        names: of all parameters that are watched.
+        members: those whose gradients count.
+        factors: whether products may stay unbuilt.
+        warn: of what is slow.
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        names: dict[Tensor, str],
+        members: set[Tensor],
+        factors: bool,
+        warn: Callable[[str], None],
+    ):
+        super().__init__(groups, names, warn)
+        self.members, self.factors = members, factors
+        self.pieces: dict[Tensor, Piece] = {}
+        self.inputs: list[tuple[Tensor, int, str]] = []
+        self.recording = True
+        self._anchor = torch.zeros((), requires_grad=True)
+
+    def covered(self, use: Use) -> Any:
+        """The function of detached parameters, tapped."""
+        return use.rule.first(use, self)
+
+    def counts(self, use: Use) -> bool:
+        """Whether any gradient of this use is asked for."""
+        return torch.is_grad_enabled() and any(p in self.members for p in use.owners.values())
+
+    def tap(self, use: Use, output: Tensor, a: Tensor) -> Tensor:
+        """``output``, whose gradient goes to the rule's `Rule.pieces` together with ``a``."""
+        if not self.counts(use):
+            return output
+        # Without the input, which autograd keeps, or activation checkpointing makes again.
+        members = {name: p for name, p in use.owners.items() if p in self.members}
+        kept = Use(use.rule, use.func, use.arguments | {use.rule.arguments[0]: None}, members, use.leading)
+
+        return _Tap.apply(self._anchor, output, a, self, partial(self.record, kept))
+
+    def record(self, use: Use, a: Tensor, d: Tensor) -> None:
+        """Take up the gradient ``d`` at the output of a use whose input was ``a``."""
+        where = self.names[next(iter(use.owners.values()))]
+        rows_of(a, self._groups, where)
+        rows_of(d, self._groups, where)
+        for name, piece in use.rule.pieces(use, a, d, self._groups).items():
+            if name in use.owners:  # others are frozen, or don't climb
+                self._add(use.owners[name], piece)
+        if any(isinstance(self.pieces.get(p), Factors) for p in use.owners.values()):
+            self.inputs.append((a, a._version, where))
+
+    def rows(self, param: Tensor, rows: int) -> Tensor:
+        """``param`` once for each row, ``(rows, *shape)``; the gradient there is taken up."""
+        if param not in self.members or not torch.is_grad_enabled():
+            return param.detach().expand(rows, *param.shape)
+
+        def record(d: Tensor) -> None:
+            rows_of(d, self._groups, self.names[param])
+            self._add(param, Built(self._groups.sums(d)))
+
+        return _Copies.apply(self._anchor, param.detach(), rows, self, record)
+
+    def stack(self, param: Tensor) -> Tensor:
+        """``param`` once for each group."""
+        count = self.groups.count
+        if param not in self.members or not torch.is_grad_enabled():
+            return param.detach().expand(count, *param.shape)
+        return _Copies.apply(self._anchor, param.detach(), count, self, lambda d: self._add(param, Built(d)))
+
+    def _add(self, param: Tensor, piece: Piece) -> None:
+        if param in self.members:
+            if not self.factors and isinstance(piece, Factors):
+                piece = piece.build(self._groups, param.shape)
+            self.pieces[param] = add(self.pieces.get(param), piece, self._groups, param.shape)
+
+    def check_inputs(self) -> None:
+        """Raise NotCovered if what was kept for the second pass was written to."""
+        for a, version, where in self.inputs:
+            if a._version != version:
+                raise NotCovered(f"the input of {where} was changed in place after the first pass")
+
+
+class _Tap(torch.autograd.Function):
+    """Hands (input, gradient at the output) over; else the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, output: Tensor, a: Tensor, watch: FirstPass, record: Any) -> Tensor:
+        ctx.save_for_backward(a)
+        ctx.watch, ctx.record = watch, record
+        ctx.mark_dirty(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
+        (a,) = ctx.saved_tensors
+        if ctx.watch.recording:
+            ctx.record(a.detach(), d.detach())
+        return None, d, None, None, None
+
+
+class _Copies(torch.autograd.Function):
+    """Copies of a parameter, whose gradients are handed over."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, param: Tensor, count: int, watch: FirstPass, record: Any) -> Tensor:
+        ctx.watch, ctx.record = watch, record
+        return param.expand(count, *param.shape)
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
+        if ctx.watch.recording:
+            ctx.record(d.detach())
+        return None, None, None, None, None
+
+
+@dataclass
+class Perturbation:
+    """w_j = ``keeps_j`` · w + Σ c_i d_i a_iᵀ over the group's examples, or written out.
+
+    Attributes:
+        factors: of the sum, with c as ``(examples,)``; None where it is written out.
+        c: see there.
+        keeps: 1 + ρ s_j λ, ``(groups,)``; None for 1.
+        stack: the w_j, ``(groups, *shape)``.
+        raw: gradients ``(groups, *shape)`` of others' memory, from which ``stack`` is made when it is asked for.
+    """
+
+    factors: Factors | None = None
+    c: Tensor | None = None
+    keeps: Tensor | None = None
+    stack: Tensor | None = None
+    raw: Tensor | None = None
+
+
+class SecondPass(Pass):
+    """At each group's own w + e.
+
+    Args:
+        groups: of the batch.
+        names: of all parameters that are watched.
+        perturbations: of those that are perturbed.
+        warn: of what is slow.
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        names: dict[Tensor, str],
+        perturbations: dict[Tensor, Perturbation],
+        warn: Callable[[str], None],
+    ):
+        super().__init__(groups, names, warn)
+        self.perturbations = perturbations
+
+    def covered(self, use: Use) -> Any:
+        """With what was added to the weights."""
+        if not any(p in self.perturbations for p in use.owners.values()):
+            return use.run()
+        rows_of(use.arguments[use.rule.arguments[0]], self._groups, self.names[next(iter(use.owners.values()))])
+        return use.rule.perturbed(use, self)
+
+    def factors(self, param: Tensor) -> Perturbation | None:
+        """What is added to ``param``, if it is unbuilt."""
+        found = self.perturbations.get(param)
+        return found if found is not None and found.factors is not None and found.stack is None else None
+
+    def constant(self, param: Tensor) -> Tensor:
+        """``(groups, *shape)``: the weights of each group, through which no gradient goes."""
+        found = self.perturbations.get(param)
+        if found is None:
+            return param.detach().expand(self.groups.count, *param.shape)
+        if found.stack is None:
+            found.stack = written_out(param, found, self.groups)
+        return found.stack
+
+    def moved(self, param: Tensor, dtype: torch.dtype) -> Tensor:
+        """``(groups, *shape)``: what is added to the weights, for types in which w + e would be w again."""
+        return (self.constant(param) - param.detach()).to(dtype)
+
+    def stack(self, param: Tensor) -> Tensor:
+        """The same, differentiable."""
+        if param not in self.perturbations:
+            return param.expand(self.groups.count, *param.shape)
+        return _Moved.apply(param, self.constant(param))
+
+    def rows(self, param: Tensor, rows: int) -> Tensor:
+        """``(rows, *shape)``: for each row the weights of its group, differentiable."""
+        return self.groups.spread(self.stack(param), rows)
+
+
+class _Moved(torch.autograd.Function):
+    """A parameter, moved to where each group has it."""
+
+    @staticmethod
+    def forward(ctx: Any, param: Tensor, stack: Tensor) -> Tensor:
+        return stack.view_as(stack)
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
+        return d.sum(0), None
+
+
+def written_out(param: Tensor, found: Perturbation, groups: Groups) -> Tensor:
+    """The weights of each group."""
+    if found.raw is not None:
+        assert found.c is not None
+        at_w = param.detach()
+        if found.keeps is not None:
+            at_w = at_w * found.keeps.to(param.dtype).view(-1, *[1] * param.ndim)
+        return torch.addcmul(at_w, found.raw, found.c.to(param.dtype).view(-1, *[1] * param.ndim))
+    assert found.factors is not None
+    assert found.c is not None
+    scaled = Factors(found.factors.a, found.factors.d * found.c.to(found.factors.d.dtype)[:, None, None])
+    stack = scaled.build(groups, param.shape).stack
+    keeps = 1.0 if found.keeps is None else found.keeps.to(stack.dtype).view(-1, *[1] * param.ndim)
+    return stack.add_(param.detach() * keeps)

@@ -1,0 +1,103 @@
+"""Every registered rule against autograd, and rules of one's own."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lowland.optim import per_group
+
+from .against_the_loop import assert_exact
+
+EXAMPLES = {
+    F.linear: [(nn.Linear(4, 3), torch.randn(5, 4)), (nn.Linear(4, 3, bias=False), torch.randn(5, 6, 4))],
+    F.conv1d: [(nn.Conv1d(2, 3, 3), torch.randn(5, 2, 8))],
+    F.conv2d: [(nn.Conv2d(2, 4, 3, stride=2, groups=2), torch.randn(5, 2, 8, 8))],
+    F.conv3d: [(nn.Conv3d(2, 3, 2), torch.randn(5, 2, 3, 3, 3))],
+    F.layer_norm: [(nn.LayerNorm(4), torch.randn(5, 2, 4))],
+    F.rms_norm: [(nn.RMSNorm(4), torch.randn(5, 2, 4))],
+    F.group_norm: [(nn.GroupNorm(2, 4), torch.randn(5, 4, 3))],
+    F.batch_norm: [(nn.BatchNorm1d(4).eval(), torch.randn(5, 4))],
+    F.embedding: [(nn.Embedding(7, 3), torch.randint(7, (5, 4)))],
+}
+
+
+def test_every_rule_has_an_example():
+    assert set(EXAMPLES) == set(per_group.RULES)
+
+
+@pytest.mark.parametrize("function", EXAMPLES, ids=lambda f: f.__name__)
+def test_rules_agree_with_autograd(function):
+    for layer, example in EXAMPLES[function]:
+        assert per_group.verify(layer, example) < 1e-12
+
+
+class Gain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.rand(3))
+
+    def forward(self, x):
+        return Multiply.apply(x, self.gain)
+
+
+class Multiply(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, gain):
+        ctx.save_for_backward(x, gain)
+        return x * gain
+
+    @staticmethod
+    def backward(ctx, d):
+        x, gain = ctx.saved_tensors
+        return d * gain, (d * x).sum(0)
+
+
+class OfRows(per_group.Rule):
+    arguments = ("x", "gain")
+
+    def first(self, use, watch):
+        return use.x * watch.rows(use.gain, len(use.x))
+
+    perturbed = first
+
+
+class FromDerivatives(per_group.Rule):
+    arguments = ("x", "gain")
+
+    def pieces(self, use, a, d, groups):
+        return {"gain": per_group.Built(groups.sums(a * d))}
+
+    def perturbed(self, use, watch):
+        return use.x * watch.rows(use.gain, len(use.x))
+
+
+class Wrong(FromDerivatives):
+    def pieces(self, use, a, d, groups):
+        return {"gain": per_group.Built(2 * groups.sums(d))}
+
+
+@pytest.fixture(autouse=True)
+def _registry():
+    before = dict(per_group.RULES)
+    yield
+    per_group.RULES.clear()
+    per_group.RULES.update(before)
+
+
+@pytest.mark.parametrize("kind", [OfRows, FromDerivatives])
+def test_a_rule_of_ones_own(kind):
+    layer, x = Gain(), torch.randn(5, 3)
+    with pytest.raises(ValueError, match="no rule covers Gain"):
+        per_group.verify(layer, x)
+    assert per_group.rule(Gain)(kind) is kind
+    assert per_group.verify(layer, x) < 1e-12
+    model = nn.Sequential(nn.Linear(3, 3), Gain(), nn.Tanh(), Gain()).double()
+    assert_exact(model, lambda: model(x.double()).square().sum(1), 2)
+    assert all("forward" not in module.__dict__ for module in model.modules())
+
+
+def test_a_wrong_rule_of_ones_own():
+    per_group.rule(Gain)(Wrong)
+    with pytest.raises(ValueError, match="its own rule for Gain and autograd differ"):
+        per_group.verify(Gain(), torch.randn(5, 3))
