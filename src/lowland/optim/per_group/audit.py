@@ -11,7 +11,7 @@ from torch import Tensor
 from lowland.optim import penalty
 from lowland.optim.per_group.gradients import Factors
 from lowland.optim.per_group.groups import Groups
-from lowland.optim.per_group.passes import FirstPass, Perturbation, written_out
+from lowland.optim.per_group.passes import FirstPass, Perturbation
 from lowland.optim.per_group.watch import NotCovered, watching
 
 COUPLED = (
@@ -174,12 +174,13 @@ def of_group(p: Tensor, found: Perturbation, j: int, groups: Groups) -> Tensor:
     """The weights of one group."""
     if found.stack is not None:
         return found.stack[j]
-    if found.raw is not None:
-        return written_out(p, found, groups)[j]
-    assert found.factors is not None
     assert found.c is not None
+    at_w = p.detach() * (1 if found.keeps is None else found.keeps[j].to(p.dtype))
+    if found.raw is not None:
+        return at_w + found.raw[j] * found.c[j].to(p.dtype)
+    assert found.factors is not None
     chosen = slice(j * groups.m, (j + 1) * groups.m)
     a, d = found.factors.a[chosen], found.factors.d[chosen]
     d = d * found.c[chosen, None, None].to(d.dtype)
     e = Factors(a, d).build(Groups(len(a), len(a)), p.shape).stack[0]
-    return e + p.detach() * (1 if found.keeps is None else found.keeps[j].to(p.dtype))
+    return e + at_w

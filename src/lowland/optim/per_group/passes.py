@@ -132,6 +132,8 @@ class FirstPass(Pass):
         if param in self.members:
             if not self.factors and isinstance(piece, Factors):
                 piece = piece.build(self._groups, param.shape)
+            if isinstance(piece, Built) and piece.owned and param not in self.pieces:
+                piece.squares(self._groups)  # while it is in the cache
             self.pieces[param] = add(self.pieces.get(param), piece, self._groups, param.shape)
 
     def check_inputs(self) -> None:
@@ -183,7 +185,8 @@ class Perturbation:
         c: see there.
         keeps: 1 + ρ s_j λ, ``(groups,)``; None for 1.
         stack: the w_j, ``(groups, *shape)``.
-        raw: gradients ``(groups, *shape)`` of others' memory, from which ``stack`` is made when it is asked for.
+        raw: gradients ``(groups, *shape)``, from which ``stack`` is made when it is asked for.
+        owned: whether it may be written where they are.
     """
 
     factors: Factors | None = None
@@ -191,6 +194,7 @@ class Perturbation:
     keeps: Tensor | None = None
     stack: Tensor | None = None
     raw: Tensor | None = None
+    owned: bool = False
 
 
 class SecondPass(Pass):
@@ -230,9 +234,7 @@ class SecondPass(Pass):
         found = self.perturbations.get(param)
         if found is None:
             return param.detach().expand(self.groups.count, *param.shape)
-        if found.stack is None:
-            found.stack = written_out(param, found, self.groups)
-        return found.stack
+        return written_out(param, found, self.groups)
 
     def moved(self, param: Tensor, dtype: torch.dtype) -> Tensor:
         """``(groups, *shape)``: what is added to the weights, for types in which w + e would be w again."""
@@ -262,16 +264,20 @@ class _Moved(torch.autograd.Function):
 
 
 def written_out(param: Tensor, found: Perturbation, groups: Groups) -> Tensor:
-    """The weights of each group."""
-    if found.raw is not None:
-        assert found.c is not None
-        at_w = param.detach()
-        if found.keeps is not None:
-            at_w = at_w * found.keeps.to(param.dtype).view(-1, *[1] * param.ndim)
-        return torch.addcmul(at_w, found.raw, found.c.to(param.dtype).view(-1, *[1] * param.ndim))
-    assert found.factors is not None
+    """The weights of each group, as late as that: then they are in the cache when they are used."""
+    if found.stack is not None:
+        return found.stack
     assert found.c is not None
-    scaled = Factors(found.factors.a, found.factors.d * found.c.to(found.factors.d.dtype)[:, None, None])
-    stack = scaled.build(groups, param.shape).stack
-    keeps = 1.0 if found.keeps is None else found.keeps.to(stack.dtype).view(-1, *[1] * param.ndim)
-    return stack.add_(param.detach() * keeps)
+    at_w = param.detach()
+    if found.keeps is not None:
+        at_w = at_w * found.keeps.to(param.dtype).view(-1, *[1] * param.ndim)
+    if found.raw is not None:
+        c = found.c.to(param.dtype).view(-1, *[1] * param.ndim)
+        found.stack = torch.addcmul(at_w, found.raw, c, out=found.raw if found.owned else None)
+        if found.owned:
+            found.raw = None
+    else:
+        assert found.factors is not None
+        scaled = Factors(found.factors.a, found.factors.d * found.c.to(found.factors.d.dtype)[:, None, None])
+        found.stack = scaled.build(groups, param.shape).stack.add_(at_w)
+    return found.stack

@@ -33,7 +33,7 @@ _handler: Handler | None = None
 
 def _torch_function(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
     with torch._C.DisableTorchFunctionSubclass():
-        if _handler is None or _asks_only_about_form(func):
+        if _handler is None or _asks_only_about_form(func) or _is_autograds(func):
             return func(*args, **(kwargs or {}))
         return _handler.call(func, args, kwargs or {})
 
@@ -59,6 +59,11 @@ class Derived(torch.Tensor):
         derived = value.detach().as_subclass(cls)
         derived.stack = stack
         return derived
+
+
+def _is_autograds(func: Any) -> bool:
+    """Whether this is a step of backward that a dispatch mode (one that counts operations, say) calls again."""
+    return isinstance(func, torch._ops.OpOverload) and not torch.is_grad_enabled()
 
 
 _FORM_NAMES = """
