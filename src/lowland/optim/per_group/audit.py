@@ -181,6 +181,5 @@ def of_group(p: Tensor, found: Perturbation, j: int, groups: Groups) -> Tensor:
     assert found.factors is not None
     chosen = slice(j * groups.m, (j + 1) * groups.m)
     a, d = found.factors.a[chosen], found.factors.d[chosen]
-    d = d * found.c[chosen, None, None].to(d.dtype)
     e = Factors(a, d).build(Groups(len(a), len(a)), p.shape).stack[0]
-    return e + at_w
+    return e * found.c[j].to(e.dtype) + at_w

@@ -213,7 +213,7 @@ class Engine:
         for p, piece in pieces.items():
             if rhos[p]:
                 keeps = 1 + rhos[p] * s * l2 if l2 else None
-                found[p] = _perturbation(piece, rhos[p] * s * per, keeps, groups)
+                found[p] = _perturbation(piece, rhos[p] * s * per, keeps)
         return found
 
     def _reach(self, norms: Tensor, rho: float) -> Tensor:
@@ -300,10 +300,10 @@ def _like(values: Tensor, stack: Tensor) -> Tensor:
     return values.to(stack.dtype).view(-1, *[1] * (stack.ndim - 1))
 
 
-def _perturbation(piece: Piece, c: Tensor, keeps: Tensor | None, groups: Groups) -> Perturbation:
+def _perturbation(piece: Piece, c: Tensor, keeps: Tensor | None) -> Perturbation:
     if isinstance(piece, Factors):
-        return Perturbation(piece, groups.spread(c, groups.size), keeps)
-    return Perturbation(c=c, keeps=keeps, raw=piece.stack, owned=piece.owned)
+        return Perturbation(piece, c, keeps)
+    return Perturbation(c=c, keeps=keeps, raw=piece.stack, owned=piece.owned, terms=piece.terms)
 
 
 def _mean(p: Tensor, found: Perturbation | None, shares: Tensor, groups: Groups) -> Tensor:
@@ -315,4 +315,4 @@ def _mean(p: Tensor, found: Perturbation | None, shares: Tensor, groups: Groups)
     assert found.factors is not None
     assert found.c is not None
     kept = 1.0 if found.keeps is None else (shares * found.keeps).sum().to(p.dtype)
-    return found.factors.weighted(found.c * groups.spread(shares, groups.size), p.shape).add_(p.detach() * kept)
+    return found.factors.weighted(groups.spread(found.c * shares, groups.size), p.shape).add_(p.detach() * kept)

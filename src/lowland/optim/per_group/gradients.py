@@ -1,6 +1,7 @@
 """The gradients of all groups with respect to one parameter: as factors, or built."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,13 +24,60 @@ class Factors:
     a: Tensor
     d: Tensor
 
+    #: How much longer built weight gradients take than their operations would in a plain layer.
+    rate: ClassVar[float] = 1
+
     def __add__(self, other: "Factors") -> "Factors":
         return Factors(torch.cat([self.a, other.a], 1), torch.cat([self.d, other.d], 1))
 
     @property
     def positions(self) -> int:
         """Of an example."""
-        return self.a.shape[1]
+        return self.d.shape[1]
+
+    @property
+    def inputs(self) -> int:
+        """Numbers in a position's input."""
+        return self.a.shape[2]
+
+    @property
+    def kept(self) -> Tensor:
+        """What ``a`` follows from, ``(rows, ...)``."""
+        return self.a
+
+    @property
+    def held(self) -> int:
+        """Bytes."""
+        return sum(t.numel() * t.element_size() for t in (self.kept, self.d))
+
+    def gram(self, rows: Tensor, others: Tensor) -> Tensor:
+        """A · a' for all pairs of positions in each group, ``(groups, positions, positions)``.
+
+        Args:
+            rows: what is `kept`, ``(groups, rows of a group, ...)``.
+            others: the same of other inputs.
+        """
+        return torch.bmm(rows.flatten(1, 2), others.flatten(1, 2).mT)
+
+    def pays(self, groups: Groups) -> bool:
+        """Whether products of pairs of positions are cheaper than one weight gradient for each group."""
+        return self.cost(groups) < self.built_cost(groups)
+
+    def cost(self, groups: Groups, memory: bool = True) -> float:
+        """Operations that plain SAM doesn't have; with ``memory``, reading and writing counted as such.
+
+        Pairs of R positions in a group take 6 R² (K + C) operations.
+        """
+        r, features = self.positions * groups.m, self.inputs + self.d.shape[2]
+        if r == 1:
+            return float(groups.count * 6 * features)
+        return float(groups.count * (6 * r * r * features + memory * 5 * FLOPS_PER_NUMBER * r * r))
+
+    def built_cost(self, groups: Groups, memory: bool = True) -> float:
+        """The same for the other way: weight gradients of 2 R K C operations, written and read five times."""
+        r, numbers = self.positions * groups.m, self.inputs * self.d.shape[2]
+        rate = self.rate if memory else 1
+        return float(groups.count * (2 * rate * r * numbers + memory * 5 * FLOPS_PER_NUMBER * numbers))
 
     def build(self, groups: Groups, shape: torch.Size) -> "Built":
         """Written out."""
@@ -44,16 +92,16 @@ class Factors:
         From d scaled to order one: gradients of fitted examples have squares that float32 doesn't hold.
         """
         found = []
-        for a, d in zip(groups.split(self.a), groups.split(self.d), strict=True):
-            a, d = a.flatten(1, 2), d.flatten(1, 2)
-            if a.shape[1] == 1:
+        for a, d in zip(groups.split(self.kept), groups.split(self.d), strict=True):
+            d = d.flatten(1, 2)
+            if d.shape[1] == 1:
                 found.append((_lengths(a.flatten(1)) * _lengths(d.flatten(1))).square())
                 continue
             wide = torch.promote_types(d.dtype, torch.float32)
             largest = d.abs().amax((1, 2), keepdim=True).to(wide)
             largest = torch.where(largest == 0, 1, largest)
             a, d = a.to(wide), d.to(wide) / largest
-            products = (a @ a.mT).mul_(d @ d.mT)
+            products = self.gram(a, a).mul_(torch.bmm(d, d.mT))
             found.append(products.sum((1, 2), dtype=torch.float64).clamp_(min=0) * largest.view(-1).double().square())
         return found[0] if len(found) == 1 else torch.cat(found)
 
@@ -84,10 +132,12 @@ class Built:
     Attributes:
         stack: ``(groups, *shape)``.
         owned: whether nobody else holds its memory.
+        terms: what it is the sum of over positions and examples, ``(examples, positions, *shape)``, if it is.
     """
 
     stack: Tensor
     owned: bool = False
+    terms: Tensor | None = None
     _squares: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __add__(self, other: "Built") -> "Built":
@@ -109,36 +159,12 @@ class Built:
 Piece = Factors | Built
 
 
-def pairwise_pays(positions: int, inputs: int, outputs: int, groups: Groups) -> bool:
-    """Whether products of pairs of positions are cheaper than one weight gradient for each group.
-
-    Pairs take 6 R² (K + C) operations for R positions in a group; they save the 2 R K C of the weight gradients, which
-    are written and read five times.
-    """
-    return pairwise_cost(positions, inputs, outputs, groups) < built_cost(positions, inputs, outputs, groups)
-
-
-def pairwise_cost(positions: int, inputs: int, outputs: int, groups: Groups, memory: bool = True) -> float:
-    """In operations that plain SAM doesn't have; with ``memory``, reading and writing counted as such."""
-    r = positions * groups.m
-    if r == 1:
-        return float(groups.count * 6 * (inputs + outputs))
-    return float(groups.count * (6 * r * r * (inputs + outputs) + memory * 5 * FLOPS_PER_NUMBER * r * r))
-
-
-def built_cost(positions: int, inputs: int, outputs: int, groups: Groups, memory: bool = True) -> float:
-    """The same for the other way."""
-    r = positions * groups.m
-    return float(groups.count * (2 * r * inputs * outputs + memory * 5 * FLOPS_PER_NUMBER * inputs * outputs))
-
-
 def add(before: Piece | None, piece: Piece, groups: Groups, shape: torch.Size) -> Piece:
     """What two uses of a parameter add up to."""
     if before is None:
         return piece
     if isinstance(before, Factors) and isinstance(piece, Factors):
         both = before + piece
-        cheap = pairwise_pays(both.positions, both.a.shape[2], both.d.shape[2], groups)
-        return both if cheap else both.build(groups, shape)
+        return both if both.pays(groups) else both.build(groups, shape)
     first, second = (p.build(groups, shape) if isinstance(p, Factors) else p for p in (before, piece))
     return first + second

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowland.optim.per_group.gradients import Built, Factors, Piece, pairwise_pays
+from lowland.optim.per_group.gradients import Built, Factors, Piece
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.registry import Rule, Use, rule
 
@@ -46,17 +46,9 @@ class Linear(Rule):
                 return F.linear(x, w, b) + _Grouped.apply(x, w.detach(), None, e, moved, groups)
             biases = None if bias is None else watch.constant(bias)
             return _Grouped.apply(x, w, b, watch.constant(use.weight), biases, groups)
-        if found is not None and found.keeps is None:
-            fused = _fused(x, w, b, found, watch, bias)
-            if fused is not None:
-                return fused
-            return added(F.linear(x, w, b), by_example(x, groups), found, watch, bias)
-        if found is None:
-            z = F.linear(x, w)
-        else:
-            assert found.keeps is not None
-            z = _Kept.apply(x, w, over(groups.spread(found.keeps.to(x), len(x)), x.ndim))
-            z = added(z, by_example(x, groups), found, watch, None)
+        if found is not None:
+            return pairwise(x, w, b, found, watch, bias)
+        z = F.linear(x, w)
         if b is None:
             return z
         return z + (b if bias is None else over(watch.rows(bias, len(x)).to(z.dtype), z.ndim))
@@ -88,90 +80,102 @@ def pieces(a: Tensor, d: Tensor, use: Use, groups: Groups) -> dict[str, Piece]:
     found: dict[str, Piece] = {}
     if "weight" in use.owners:
         factors = Factors(a, d)
-        cheap = pairwise_pays(a.shape[1], a.shape[2], d.shape[2], groups)
-        found["weight"] = factors if cheap else factors.build(groups, use.weight.shape)
+        found["weight"] = factors if factors.pays(groups) else factors.build(groups, use.weight.shape)
     if "bias" in use.owners:
-        found["bias"] = Built(d.flatten(0, 1) if groups.m == a.shape[1] == 1 else groups.sums(d.sum(1)))
+        alone = groups.m == a.shape[1] == 1
+        found["bias"] = Built(d.flatten(0, 1) if alone else groups.sums(d.sum(1)), owned=not alone, terms=d)
     return found
 
 
-def _fused(
+def pairwise(
     x: Tensor, w: Tensor, b: Tensor | None, found: "Perturbation", watch: "SecondPass", bias: Tensor | None
-) -> Tensor | None:
-    """W x + b + d (c (a · x) + c_b) for examples alone, with one position; None for others."""
-    factors = found.factors
-    assert factors is not None
-    assert found.c is not None
-    if watch.groups.m > 1 or factors.positions > 1 or x.ndim > 2 or len(x) != watch.groups.size:
-        return None
-    a, d = (t.flatten(1).to(x.dtype) for t in (factors.a, factors.d))
-    shift = None
-    if bias is not None:
-        moved = watch.perturbations[bias]
-        if moved.raw is None or moved.c is None or moved.raw.data_ptr() != factors.d.data_ptr():
-            return None  # the bias has other uses
-        shift = moved.c.to(x.dtype)
-    return _OneEach.apply(x, w, b, a, d, found.c.to(x.dtype), shift)
-
-
-class _OneEach(torch.autograd.Function):
-    """See `_fused`: two multiplications with vectors beyond the plain layer, either way."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, a: Tensor, d: Tensor, c: Tensor, shift: Tensor | None
-    ) -> Tensor:
-        w = w.detach()
-        ctx.save_for_backward(x, w, a, d, c)
-        along = _dots(a, x) * c
-        if shift is not None:
-            along += shift
-        return F.linear(x, w, None if b is None else b.detach()).addcmul_(d, along[:, None])
-
-    @staticmethod
-    def backward(ctx: Any, dz: Tensor) -> Any:  # type: ignore[override]
-        x, w, a, d, c = ctx.saved_tensors
-        dx = dw = db = None
-        if ctx.needs_input_grad[0]:
-            dx = (dz @ w).addcmul_(a, (_dots(d, dz) * c)[:, None])
-        if ctx.needs_input_grad[1]:
-            dw = dz.T @ x
-        if ctx.needs_input_grad[2]:
-            db = dz.sum(0)
-        return dx, dw, db, None, None, None, None
-
-
-def _dots(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(1)  # a batched product of single rows takes nine times as long on a CPU
-
-
-def added(z: Tensor, x: Tensor, found: "Perturbation", watch: "SecondPass", bias: Tensor | None) -> Tensor:
-    """``z`` + Σ_i c_i d_i (a_i · x) over the group, and the bias's own perturbation.
+) -> Tensor:
+    """The layer with weights W + Σ_i c d_i a_iᵀ for each group, never built.
 
     Args:
-        z: ``(rows, ..., outputs)`` with the weights at w.
-        x: ``(examples, positions, inputs)``.
+        x: ``(rows, ..., inputs)``.
+        w: at w.
+        b: at w, or None.
         found: what is added to the weight.
         watch: the pass.
-        bias: if it is perturbed.
+        bias: the parameter, if it is perturbed.
     """
     factors, groups = found.factors, watch.groups
     assert factors is not None
     assert found.c is not None
     a, d, c = factors.a.to(x.dtype), factors.d.to(x.dtype), found.c.to(x.dtype)
-    if groups.m == 1 and a.shape[1] == x.shape[1] == 1:
-        alpha = torch.linalg.vecdot(x, a) * c[:, None]
-        z = torch.addcmul(z, d.reshape(z.shape), over(alpha.flatten(), z.ndim))
-    else:
-        parts = []
-        for xs, a_, d_, c_ in zip(*(groups.split(t) for t in (x, a, d, c)), strict=True):
-            along = (xs.flatten(1, 2) @ a_.flatten(1, 2).mT) * c_[:, :1, None]
-            parts.append((along @ d_.flatten(1, 2)).unflatten(1, xs.shape[1:3]))
-        z = z + groups.join(parts).view(z.shape)
-    if bias is None:
+    keeps = None if found.keeps is None else found.keeps.to(x.dtype)
+    shift = moved = None
+    if bias is not None:
+        its = watch.perturbations[bias]
+        if its.terms is factors.d and its.c is not None and keeps is None:
+            shift = its.c.to(x.dtype)
+        else:
+            moved = watch.moved(bias, x.dtype)
+    z: Tensor = _Pairwise.apply(x, w, b, a, d, c, keeps, shift, groups)
+    return z if moved is None else z + over(groups.spread(moved, len(z)), z.ndim)
+
+
+class _Pairwise(torch.autograd.Function):
+    """``keeps`` · W x + b + Σ_i d_i (c a_i · x + shift), over the group; gradients of W and b are plain."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w: Tensor,
+        b: Tensor | None,
+        a: Tensor,
+        d: Tensor,
+        c: Tensor,
+        keeps: Tensor | None,
+        shift: Tensor | None,
+        groups: Groups,
+    ) -> Tensor:
+        w, b = w.detach(), None if b is None else b.detach()  # in backward, too, uses of a parameter would be seen
+        ctx.save_for_backward(x, w, a, d, c, keeps)
+        ctx.groups = groups
+        if keeps is None:
+            z = F.linear(x, w, b)
+        else:
+            z = F.linear(x, w).mul_(over(groups.spread(keeps, len(x)), x.ndim))
+            z = z if b is None else z.add_(b)
+        _add_pairs(z, x, a, d, c, shift, groups)
         return z
-    moved = (watch.constant(bias) - bias.detach()).to(z.dtype)
-    return z + over(groups.spread(moved, len(z)), z.ndim)
+
+    @staticmethod
+    def backward(ctx: Any, dz: Tensor) -> Any:  # type: ignore[override]
+        x, w, a, d, c, keeps = ctx.saved_tensors
+        dx = dw = db = None
+        if ctx.needs_input_grad[0]:
+            kept = dz if keeps is None else dz * over(ctx.groups.spread(keeps, len(dz)), dz.ndim)
+            dx = kept @ w
+            _add_pairs(dx, dz, d, a, c, None, ctx.groups)
+        if ctx.needs_input_grad[1]:
+            dw = dz.flatten(0, -2).T @ x.flatten(0, -2)
+        if ctx.needs_input_grad[2]:
+            db = dz.flatten(0, -2).sum(0)
+        return dx, dw, db, None, None, None, None, None, None
+
+
+def _add_pairs(z: Tensor, x: Tensor, a: Tensor, d: Tensor, c: Tensor, shift: Tensor | None, groups: Groups) -> None:
+    """``z`` += Σ_i d_i (c a_i · x + shift), over the group."""
+    if groups.m == a.shape[1] == 1 and x.ndim == 2 and len(x) == groups.size:
+        along = _dots(a.flatten(1), x) * c
+        z.addcmul_(d.flatten(1), (along if shift is None else along.add_(shift))[:, None])
+        return
+    x, z = by_example(x, groups), z.view(groups.size, -1, z.shape[-1])
+    shifts = None if shift is None else groups.of_groups(shift)
+    parts = zip(*(groups.split(t) for t in (z, x, a, d)), groups.of_groups(c), strict=True)
+    for i, (z_, x_, a_, d_, c_) in enumerate(parts):
+        along = torch.bmm(x_.flatten(1, 2), a_.flatten(1, 2).mT).mul_(c_[:, None, None])
+        if shifts is not None:
+            along.add_(shifts[i][:, None, None])
+        z_.view(len(c_), -1, z_.shape[-1]).baddbmm_(along, d_.flatten(1, 2))
+
+
+def _dots(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(1)  # a batched product of single rows takes nine times as long on a CPU
 
 
 class _Grouped(torch.autograd.Function):
@@ -210,19 +214,3 @@ class _Grouped(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             db = d.flatten(0, -2).sum(0)
         return dx, dw, db, None, None, None
-
-
-class _Kept(torch.autograd.Function):
-    """``keeps`` · x Wᵀ, where the weights used are ``keeps`` · W: the gradient of W is as at any weights."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, keeps: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight.detach(), keeps)  # in backward, too, uses of a parameter would be seen
-        return F.linear(x, weight).mul_(keeps)
-
-    @staticmethod
-    def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
-        x, weight, keeps = ctx.saved_tensors
-        dx = (d * keeps) @ weight if ctx.needs_input_grad[0] else None
-        dw = d.flatten(0, -2).T @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
-        return dx, dw, None

@@ -181,12 +181,13 @@ class Perturbation:
     """w_j = ``keeps_j`` · w + Σ c_i d_i a_iᵀ over the group's examples, or written out.
 
     Attributes:
-        factors: of the sum, with c as ``(examples,)``; None where it is written out.
-        c: see there.
+        factors: of the sum; None where it is written out.
+        c: ``(groups,)``.
         keeps: 1 + ρ s_j λ, ``(groups,)``; None for 1.
         stack: the w_j, ``(groups, *shape)``.
         raw: gradients ``(groups, *shape)``, from which ``stack`` is made when it is asked for.
         owned: whether it may be written where they are.
+        terms: of ``raw``, see `Built`.
     """
 
     factors: Factors | None = None
@@ -195,6 +196,7 @@ class Perturbation:
     stack: Tensor | None = None
     raw: Tensor | None = None
     owned: bool = False
+    terms: Tensor | None = None
 
 
 class SecondPass(Pass):
@@ -278,6 +280,7 @@ def written_out(param: Tensor, found: Perturbation, groups: Groups) -> Tensor:
             found.raw = None
     else:
         assert found.factors is not None
-        scaled = Factors(found.factors.a, found.factors.d * found.c.to(found.factors.d.dtype)[:, None, None])
-        found.stack = scaled.build(groups, param.shape).stack.add_(at_w)
+        built = found.factors.build(groups, param.shape).stack
+        c = found.c.to(built.dtype).view(-1, *[1] * param.ndim)
+        found.stack = torch.addcmul(at_w, built, c, out=built)
     return found.stack

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lowland.optim.per_group.gradients import Built, Factors, Piece, built_cost, pairwise_cost
+from lowland.optim.per_group.gradients import Built, Factors, Piece
 from lowland.optim.per_group.groups import Groups
 
 
@@ -54,10 +54,8 @@ def rows(pieces: dict[Tensor, Piece], names: dict[Tensor, str], groups: Groups) 
     for p, name in names.items():
         piece = pieces.get(p)
         if isinstance(piece, Factors):
-            sizes = piece.positions, piece.a.shape[2], piece.d.shape[2], groups
-            flops = int(pairwise_cost(*sizes, memory=False) - built_cost(*sizes, memory=False))
-            held = sum(t.numel() * t.element_size() for t in (piece.a, piece.d))
-            found.append(Row(name, "pairwise", flops, held))
+            flops = int(piece.cost(groups, memory=False) - piece.built_cost(groups, memory=False))
+            found.append(Row(name, "pairwise", flops, piece.held))
         elif isinstance(piece, Built):
             count = piece.stack.numel()
             found.append(Row(name, "built", 4 * count, count * piece.stack.element_size()))
