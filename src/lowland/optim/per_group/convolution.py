@@ -340,25 +340,26 @@ def _maps(found: Tensor, like: Tensor) -> Tensor:
     return found.view(len(like), like.shape[2], like.shape[1], *like.shape[3:]).transpose(1, 2)
 
 
-def _side_by_side(rows: Tensor) -> Tensor:
-    """``(groups, rows, channels, ...)`` to ``(rows, groups · channels, ...)``."""
-    return rows.transpose(0, 1).flatten(1, 2)
+def _each_row(weights: Tensor, rows: Tensor) -> Tensor:
+    """``(groups, *shape)``, repeated for the rows of each group, one below the other."""
+    return weights.unsqueeze(1).expand(-1, rows.shape[1], *weights.shape[1:]).flatten(0, 2)
 
 
-def _apart(rows: Tensor, count: int) -> Tensor:
-    """The inverse."""
-    return rows.unflatten(1, (count, -1)).transpose(0, 1)
+# Groups of up to so many images are computed image by image, as one grouped convolution; larger ones one by one.
+FEW = 2
 
 
 def _weight_gradients(geometry: _Geometry, x: Tensor, d: Tensor, count: int, shape: torch.Size) -> Tensor:
-    if x.shape[1] > 1:  # side by side they would have to be copied
+    rows = x.shape[1]
+    if rows > FEW:  # side by side they would have to be copied
         like = x.new_empty(shape)
         return torch.stack(
-            [geometry.derivatives(dz, rows, like, (False, True))[1] for dz, rows in zip(d, x, strict=True)]
+            [geometry.derivatives(dz, its, like, (False, True))[1] for dz, its in zip(d, x, strict=True)]
         )
-    like = x.new_empty(count * shape[0], *shape[1:])
-    x, d = _side_by_side(x), _side_by_side(d)
-    return geometry.derivatives(d, x, like, (False, True), count)[1].view(count, *shape)
+    like = x.new_empty(count * rows * shape[0], *shape[1:])
+    x, d = (t.flatten(0, 2).unsqueeze(0) for t in (x, d))
+    each = geometry.derivatives(d, x, like, (False, True), count * rows)[1].view(count, rows, *shape)
+    return each[:, 0] if rows == 1 else each.sum(1)
 
 
 def _products(weights: Tensor, rows: Tensor) -> Tensor:
@@ -376,16 +377,19 @@ class _Grouped(torch.autograd.Function):
         ctx.save_for_backward(x, stack)
         ctx.groups, ctx.geometry = groups, geometry
 
-        def run(rows: Tensor, weights: Tensor, count: int) -> Tensor:
+        def run(rows: Tensor, weights: Tensor) -> Tensor:
             if geometry.is_product:
                 return _products(weights.flatten(2), rows)
-            if rows.shape[1] > 1:
+            if rows.shape[1] > FEW:
                 return torch.stack([geometry.run(r, w) for r, w in zip(rows, weights, strict=True)])
-            return _apart(geometry.run(_side_by_side(rows), weights.flatten(0, 1), None, count), count)
+            z = geometry.run(
+                rows.flatten(0, 2).unsqueeze(0), _each_row(weights, rows), None, rows.shape[0] * rows.shape[1]
+            )
+            return z.view(*rows.shape[:2], -1, *z.shape[2:])
 
-        parts = zip(groups.split(x), groups.of_groups(stack), groups.parts, strict=True)
+        parts = zip(groups.split(x), groups.of_groups(stack), strict=True)
         # Not as a view, which nobody could write to.
-        return groups.join(list(starmap(lambda r, w, part: run(r, w, part[1]), parts))).data
+        return groups.join(list(starmap(run, parts))).data
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
@@ -394,17 +398,18 @@ class _Grouped(torch.autograd.Function):
         dx = dw = None
         if ctx.needs_input_grad[0]:
             found = []
-            parts = zip(groups.split(d), groups.split(x), groups.of_groups(stack), groups.parts, strict=True)
-            for dz, rows, w, (_, count, _) in parts:
+            for dz, rows, w in zip(groups.split(d), groups.split(x), groups.of_groups(stack), strict=True):
                 if geometry.is_product:
                     found.append(_products(w.flatten(2).mT, dz))
-                    continue
-                if dz.shape[1] > 1:
+                elif rows.shape[1] > FEW:
                     each = (geometry.derivatives(*given, (True, False))[0] for given in zip(dz, rows, w, strict=True))
                     found.append(torch.stack(list(each)))
-                    continue
-                flat = (_side_by_side(dz), _side_by_side(rows), w.flatten(0, 1))
-                found.append(_apart(geometry.derivatives(*flat, (True, False), count)[0], count))
+                else:
+                    side_by_side = (t.flatten(0, 2).unsqueeze(0) for t in (dz, rows))
+                    of_rows = geometry.derivatives(
+                        *side_by_side, _each_row(w, rows), (True, False), rows.shape[0] * rows.shape[1]
+                    )[0]
+                    found.append(of_rows.view(rows.shape))
             dx = groups.join(found)
         if ctx.needs_input_grad[1]:
             dw = geometry.derivatives(d, x, stack[0], (False, True))[1]
