@@ -21,7 +21,7 @@ from lowland.optim.ascent import Adaptive, Ascent, LossBudget, Slope, Unnormaliz
 from lowland.optim.batch_norm import SavedStatistics, statistics
 from lowland.optim.per_group import report
 from lowland.optim.per_group.audit import Audit
-from lowland.optim.per_group.gradients import Built, Factors, Piece
+from lowland.optim.per_group.gradients import Built, Factors, Piece, squared_norms
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.passes import FirstPass, Perturbation, SecondPass, written_out
 from lowland.optim.per_group.watch import NotCovered, watching
@@ -200,21 +200,17 @@ class Engine:
                 pieces[p] = Built(p.new_zeros(()).expand(groups.count, *p.shape))
         if type(rule) is Adaptive:
             return self._adapt(pieces, rhos, groups, per)
-        squares = torch.zeros(groups.count, dtype=torch.float64, device=device)
-        for p, piece in pieces.items():
-            own = piece.squares(groups) * per.square()
-            if l2:
+        squares = squared_norms(pieces.values(), groups) * per.square()
+        if l2:
+            for p, piece in pieces.items():
                 w = p.detach()
-                own = own + 2 * l2 * piece.dot(w, groups) * per + l2**2 * torch.linalg.vector_norm(w).double().square()
-            squares += own
+                squares += 2 * l2 * piece.dot(w, groups) * per
+                squares += l2**2 * torch.linalg.vector_norm(w).double().square()
         self._norms = squares.clamp_(min=0).sqrt_()
         s = self._reach(self._norms, max((rhos[p] for p in members), default=0.0))
-        found = {}
-        for p, piece in pieces.items():
-            if rhos[p]:
-                keeps = 1 + rhos[p] * s * l2 if l2 else None
-                found[p] = _perturbation(piece, rhos[p] * s * per, keeps)
-        return found
+        reach = {rho: rho * s * per for rho in set(rhos.values()) if rho}
+        keeps = {rho: 1 + rho * s * l2 if l2 else None for rho in reach}
+        return {p: _perturbation(piece, reach[rhos[p]], keeps[rhos[p]]) for p, piece in pieces.items() if rhos[p]}
 
     def _reach(self, norms: Tensor, rho: float) -> Tensor:
         """How far each group climbs, for rho 1, relative to its gradient."""

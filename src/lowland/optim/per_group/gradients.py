@@ -1,5 +1,6 @@
 """The gradients of all groups with respect to one parameter: as factors, or built."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -157,6 +158,19 @@ class Built:
 
 
 Piece = Factors | Built
+
+
+def squared_norms(pieces: Iterable[Piece], groups: Groups) -> Tensor:
+    """Over all parameters together, for each group, shape (groups,), float64."""
+    found, small = [], []
+    for piece in pieces:
+        if isinstance(piece, Built) and piece.stack[0].numel() < 10_000 and piece.stack.dtype.itemsize > 2:
+            small.append(piece.stack.reshape(groups.count, -1))
+        else:
+            found.append(piece.squares(groups))
+    for dtype in dict.fromkeys(stack.dtype for stack in small):  # one call for many biases
+        found.append(Built(torch.cat([stack for stack in small if stack.dtype == dtype], 1)).squares(groups))
+    return torch.stack(found).sum(0)
 
 
 def add(before: Piece | None, piece: Piece, groups: Groups, shape: torch.Size) -> Piece:

@@ -31,7 +31,7 @@ class Groups:
     def split(self, rows: Tensor) -> list[Tensor]:
         """``(rows, ...)`` as ``(groups, rows of a group, ...)`` for each of `parts`: views."""
         if len(self.parts) == 1:
-            return [rows.unflatten(0, (self.count, -1))]
+            return [rows.view(self.count, len(rows) // self.count, *rows.shape[1:])]
         (_, count, n), _ = self.parts
         k = len(rows) // self.size
         return [rows[: count * n * k].unflatten(0, (count, -1)), rows[count * n * k :].unsqueeze(0)]

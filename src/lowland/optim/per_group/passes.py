@@ -132,7 +132,7 @@ class FirstPass(Pass):
         if param in self.members:
             if not self.factors and isinstance(piece, Factors):
                 piece = piece.build(self._groups, param.shape)
-            if isinstance(piece, Built) and piece.owned and param not in self.pieces:
+            if isinstance(piece, Built) and piece.owned and param not in self.pieces and param.numel() >= 10_000:
                 piece.squares(self._groups)  # while it is in the cache
             self.pieces[param] = add(self.pieces.get(param), piece, self._groups, param.shape)
 

@@ -94,8 +94,9 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
         NotCovered: for parameters of a class of their own.
     """
     global _handler
-    params, constants = list(params), [t for module in model.modules() for t in _kept(module)]
-    layers = [module for module in model.modules() if handler.has_rule(module)]
+    params, modules = list(params), list(model.modules())
+    constants = [t for module in modules for t in _kept(module)]
+    layers = [module for module in modules if handler.has_rule(module)]
     for param in params:
         if type(param) is not nn.Parameter:
             raise NotCovered(f"a parameter is of the class {type(param).__name__}")
