@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lowland.optim.per_group import direct
 from lowland.optim.per_group.gradients import Built, Factors, Piece, add
 from lowland.optim.per_group.groups import Groups
-from lowland.optim.per_group.registry import COMPOSED, RULES, Use, rows_of
-from lowland.optim.per_group.watch import NotCovered
+from lowland.optim.per_group.registry import COMPOSED, RULES, Use, laid_out, rows_of
+from lowland.optim.per_group.watch import NotCovered, is_constant
 
 
 class Pass:
@@ -35,7 +35,7 @@ class Pass:
             return COMPOSED[func](self, func, args, kwargs)
         rule = RULES.get(func)
         use = None if rule is None else rule.bind(func, args, kwargs)
-        return direct.apply(self, func, args, kwargs) if use is None else self.covered(use)
+        return direct.apply(self, func, args, kwargs) if use is None else self._covered(use)
 
     def has_rule(self, module: nn.Module) -> bool:
         """See `watch.Handler`."""
@@ -44,7 +44,18 @@ class Pass:
     def layer(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
         """See `watch.Handler`."""
         with torch._C.DisableTorchFunctionSubclass():
-            return self.covered(RULES[type(module)].bind_layer(module, args))
+            return self._covered(RULES[type(module)].bind_layer(module, args))
+
+    def _covered(self, use: Use) -> Any:
+        groups = self._groups
+        first, *others = use.inputs
+        rows_of(use.arguments[first], groups.whole, self.names[next(iter(use.owners.values()))])
+        if groups.size == groups.whole:
+            return self.covered(use)
+        rows = [name for name in others if not is_constant(x := use.arguments[name]) and len(x) % groups.whole == 0]
+        use.arguments |= {name: groups.own(use.arguments[name]) for name in (first, *rows)}
+        out = self.covered(use)
+        return laid_out(groups.among(out), out)
 
     def covered(self, use: Use) -> Any:
         """What becomes of a call that has a rule."""
@@ -102,8 +113,8 @@ class FirstPass(Pass):
     def record(self, use: Use, a: Tensor, d: Tensor) -> None:
         """Take up the gradient ``d`` at the output of a use whose input was ``a``."""
         where = self.names[next(iter(use.owners.values()))]
-        rows_of(a, self._groups, where)
-        rows_of(d, self._groups, where)
+        rows_of(a, self._groups.size, where)
+        rows_of(d, self._groups.size, where)
         for name, piece in use.rule.pieces(use, a, d, self._groups).items():
             if name in use.owners:  # others are frozen, or don't climb
                 self._add(use.owners[name], piece)
@@ -116,7 +127,7 @@ class FirstPass(Pass):
             return param.detach().expand(rows, *param.shape)
 
         def record(d: Tensor) -> None:
-            rows_of(d, self._groups, self.names[param])
+            rows_of(d, self._groups.size, self.names[param])
             self._add(param, Built(self._groups.sums(d)))
 
         return _Copies.apply(self._anchor, param.detach(), rows, self, record)
@@ -223,7 +234,6 @@ class SecondPass(Pass):
         """With what was added to the weights."""
         if not any(p in self.perturbations for p in use.owners.values()):
             return use.run()
-        rows_of(use.arguments[use.rule.arguments[0]], self._groups, self.names[next(iter(use.owners.values()))])
         return use.rule.perturbed(use, self)
 
     def factors(self, param: Tensor) -> Perturbation | None:
