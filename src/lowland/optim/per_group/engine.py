@@ -113,8 +113,8 @@ class Engine:
         while start == 0 or start < parts[-1].groups.whole:
             try:
                 parts.append(self._part(step, start))
-            except NotCovered:
-                if before is not None:  # nothing of this batch may stay, since all of it will go by the loop
+            except BaseException:
+                if before is not None:  # no part of a batch may stay
                     for p, gradient in zip(params, before, strict=True):
                         p.grad = gradient
                 raise
