@@ -97,3 +97,15 @@ def test_without_labels_or_test_images():
     assert len(rotated_mnist(dataclasses.replace(whole, test=None)).splits["0"]) == 100
     with pytest.raises(ValueError, match="without labels"):
         colored_mnist(dataclasses.replace(whole, train=Split(whole.train.inputs)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("make", [rotated_mnist, colored_mnist])
+def test_the_same_on_a_gpu(make):
+    wanted, data = make(mnist()), make(mnist().to("cuda"))
+    for name, split in data.splits.items():
+        assert split.inputs.is_cuda
+        here, there = wanted.splits[name], split.to("cpu")
+        assert there.targets.equal(here.targets)
+        assert (there.inputs.int() - here.inputs.int()).abs().max() <= (make is rotated_mnist)  # rounding

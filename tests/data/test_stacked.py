@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowland.data import Dataset, Split, load, stacked, status
+from lowland.data import Dataset, Split, load, stacked_images, status
 from lowland.errors import SettingError
 
 CLASSES = tuple("0123456789")
@@ -33,7 +33,7 @@ PICKED = {"cifar-mnist": ((0, 1), (1, 9)), "fmnist-mnist": ((0, 1, 2, 3, 4), (0,
 
 
 def make(name, **changes):
-    return stacked(name, MNIST, BELOW[name], **changes)
+    return stacked_images(name, MNIST, BELOW[name], **changes)
 
 
 def numbers(split, below):
@@ -91,7 +91,7 @@ def test_as_many_as_there_are():
 
 def test_digits_are_dealt_again_when_there_are_no_more():
     few = stand_in("mnist", 1, 28, (10, 5))
-    data = stacked("cifar-mnist", few, CIFAR)
+    data = stacked_images("cifar-mnist", few, CIFAR)
     digits, _ = numbers(data.train, CIFAR)
     counts = digits[data.train.attributes == 0].bincount()
     assert counts[counts > 0].tolist() == [4] * 9  # 36 images below, nine digits that aren't for validation
@@ -103,7 +103,7 @@ BIG = stand_in("mnist", 1, 2, (2000, 1)), stand_in("fashion-mnist", 1, 2, (2000,
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 0.9, 1.0])
 def test_correlation(correlation):
     """Of the indicators of each class; five standard errors of 9,000 pairs."""
-    train = stacked("fmnist-mnist", *BIG, correlation=correlation).train
+    train = stacked_images("fmnist-mnist", *BIG, correlation=correlation).train
     for label in range(5):
         a, b = ((x == label).double() for x in (train.targets, train.attributes))
         measured = torch.corrcoef(torch.stack([a, b]))[0, 1].item()
@@ -140,17 +140,29 @@ def test_correlation_out_of_range(correlation):
 
 def test_wrong_datasets():
     with pytest.raises(SettingError, match="Did you mean cifar-mnist"):
-        stacked("cifar-mnst", MNIST, CIFAR)
+        stacked_images("cifar-mnst", MNIST, CIFAR)
     with pytest.raises(ValueError, match="above cifar-10, not above fashion-mnist"):
-        stacked("cifar-mnist", MNIST, FASHION)
+        stacked_images("cifar-mnist", MNIST, FASHION)
     with pytest.raises(ValueError, match="test split"):
-        stacked("cifar-mnist", dataclasses.replace(MNIST, test=None), CIFAR)
+        stacked_images("cifar-mnist", dataclasses.replace(MNIST, test=None), CIFAR)
     without = dataclasses.replace(CIFAR, train=Split(CIFAR.train.inputs))
     with pytest.raises(ValueError, match="without labels"):
-        stacked("cifar-mnist", MNIST, without)
+        stacked_images("cifar-mnist", MNIST, without)
     empty = stand_in("mnist", 1, 28, (0, 1))
     with pytest.raises(SettingError, match="1 to 0 pairs"):
-        stacked("cifar-mnist", empty, CIFAR)
+        stacked_images("cifar-mnist", empty, CIFAR)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_same_on_a_gpu():
+    wanted = make("cifar-mnist", correlation=0.5)
+    data = stacked_images("cifar-mnist", MNIST.to("cuda"), CIFAR.to("cuda"), correlation=0.5)
+    assert data.train.inputs.is_cuda
+    for split in ("train", "validation", "test"):
+        here, there = getattr(wanted, split), getattr(data, split)
+        assert data.groups(there).cpu().equal(wanted.groups(here))
+        assert there.inputs.cpu().equal(here.inputs)
 
 
 @pytest.mark.data
@@ -161,7 +173,7 @@ def test_wrong_datasets():
 def test_real_images(data_root, name, below, counts):
     if {entry.name: entry.state for entry in status()}[below] != "ready":
         pytest.skip(f"{below} isn't there")
-    data = stacked(name, load("mnist"), load(below))
+    data = stacked_images(name, load("mnist"), load(below))
     assert tuple(map(len, (data.train, data.validation, data.test))) == counts
     assert data.train.inputs.shape[1:] == (3, 64, 32)
     if name == "cifar-mnist":

@@ -12,7 +12,7 @@ from lowland.data.noise import flip_labels
 from lowland.data.registry import DATASETS, Download, Part, Source
 from lowland.data.root import data_root
 from lowland.data.split import Split, split_validation
-from lowland.data.stacked import stacked
+from lowland.data.stacked import stacked_images
 from lowland.data.transforms import center, one_hot, random_crop_flip, scale
 from lowland.data.waterbirds import load_waterbirds
 
@@ -45,7 +45,7 @@ __all__ = [
     "seeded",
     "shuffled_batches",
     "split_validation",
-    "stacked",
+    "stacked_images",
     "status",
     "text_windows",
     "verify",

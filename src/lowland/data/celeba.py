@@ -56,13 +56,13 @@ def listing(folder: Path, target: str = "Blond_Hair", attribute: str = "Male") -
         images = images / images.name
     labels = _attributes(attributes_file, (target, attribute))
     partition = _partition(partition_file)
-    for left, right, text in (
-        (partition, labels, f"{attributes_file} lacks {{}} that {partition_file.name} has"),
-        (labels, partition, f"{partition_file} lacks {{}} that {attributes_file.name} has"),
+    for table, there, other, elsewhere in (
+        (attributes_file, labels, partition_file, partition),
+        (partition_file, partition, attributes_file, labels),
     ):
-        lacking = [file for file in left if file not in right]
+        lacking = [file for file in elsewhere if file not in there]
         if lacking:
-            raise DataError(text.format(f"{len(lacking)} images ({some(lacking)})"))
+            raise DataError(f"{table} lacks {len(lacking)} images that {other.name} has: {some(lacking)}")
     rows = ((file, *labels[file], split) for file, split in partition.items())
     classes, attributes = ((f"not {name}", name) for name in (target, attribute))
     return GroupedListing(images, divide(rows, partition_file), classes, attributes)

@@ -39,9 +39,8 @@ def fetch(name: str, root: str | Path | None = None, progress: bool = True) -> l
 
     ``progress`` shows a bar on stderr if that is a terminal. Two processes may fetch the same dataset at
     once: the second waits and finds the files there. Without a network it gives up within 30 seconds.
-    Raises `DataError` for an unknown name, for a dataset of image files that aren't there, since they have to be placed
-    by hand, if no mirror gives a file with the right checksum, or if the
-    folder can't be written.
+    Raises `DataError` for an unknown name, if no mirror gives a file with the right checksum, if the folder
+    can't be written, or for a dataset of image files, which have to be placed by hand, if they aren't there.
     """
     source = registry.source(name)
     folder = data_root(root) / name

@@ -60,7 +60,7 @@ class GroupedListing:
     attributes: tuple[str, ...]
 
     def problems(self) -> list[str]:
-        """Groups without an example in validation or test, where none could be told apart from an error of 0 %."""
+        """A line for each group without an example in validation or test, where its error can't be measured."""
         found = []
         for name in ("validation", "test"):
             part = self.splits[name]

@@ -36,7 +36,7 @@ STACKS = {
 }
 
 
-def stacked(
+def stacked_images(
     name: str,
     mnist: Dataset,
     below: Dataset,
