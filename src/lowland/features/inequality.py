@@ -27,7 +27,7 @@ def lorenz(weights: Any) -> tuple[Tensor, Tensor]:
         >>> fractions.tolist(), shares.tolist()
         ([0.0, 0.5, 1.0], [0.0, 0.25, 1.0])
     """
-    x = torch.as_tensor(weights).detach().to("cpu", torch.float64)
+    x = torch.as_tensor(weights, dtype=torch.float64, device="cpu").detach()
     if x.dim() != 1 or len(x) == 0:
         raise ValueError(f"weights must be (n,) with at least one example, not {tuple(x.shape)}")
     if not torch.isfinite(x).all() or (x < 0).any():

@@ -159,9 +159,12 @@ def wilson(wrong: int, n: int) -> tuple[float, float]:
     """
     if not 0 <= wrong <= n or n == 0:
         raise ValueError(f"between none and all of at least one example are wrong: not {wrong} of {n}")
+    return _lowest(wrong, n), 1 - _lowest(n - wrong, n)
+
+
+def _lowest(wrong: int, n: int) -> float:
     share, z = wrong / n, _Z**2 / n
-    centre, half = share + z / 2, math.sqrt(share * (1 - share) * z + z**2 / 4)
-    return max(0.0, (centre - half) / (1 + z)), min(1.0, (centre + half) / (1 + z))
+    return max(0.0, share + z / 2 - math.sqrt(share * (1 - share) * z + z**2 / 4)) / (1 + z)
 
 
 def check_settings(Cs: Sequence[float], max_iter: int) -> list[float]:
