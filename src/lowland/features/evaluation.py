@@ -1,7 +1,8 @@
 """One pass over the data in evaluation mode, of which no trace stays."""
 
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -47,7 +48,7 @@ def evaluated(model: nn.Module, batches: Iterable[Any], what: str, show_progress
     device = None if tensor is None else tensor.device
     modes = [(module, module.training) for module in model.modules()]
     forked = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=forked), torch.compiler.set_stance("force_eager"):
+    with torch.random.fork_rng(devices=forked), _uncompiled():
         try:
             model.eval()
             with watched(batches, what, show_progress) as each:
@@ -55,6 +56,12 @@ def evaluated(model: nn.Module, batches: Iterable[Any], what: str, show_progress
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    if "torch._dynamo" not in sys.modules:  # which takes its time to load
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def _pairs(batches: Iterator[Any], device: torch.device | None) -> Iterator[Batch]:
