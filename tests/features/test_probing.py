@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from lowland.features import probe, probing, wilson
@@ -145,7 +146,7 @@ def test_constant_features_are_harmless():
 def test_not_converged_is_said_and_not_warned_of(recwarn):
     found = probe(*gaussians(300, 0.3, 0), test=gaussians(300, 0.3, 1), Cs=[10.0], max_iter=1)
     assert not found.converged
-    assert not len(recwarn)
+    assert not [warning for warning in recwarn if issubclass(warning.category, ConvergenceWarning)]
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0.05, 0.95), st.integers(0, 3))

@@ -35,7 +35,7 @@ def accuracy_by_group(predictions: Any, targets: Any, groups: Any, n_groups: int
         raise ValueError(f"predictions, targets and groups must be as many, and some: not {lengths}")
     if n_groups is not None:
         check_groups("the examples", group, range(n_groups))
-    return {int(g): float((predicted == true)[group == g].mean()) for g in np.unique(group)}
+    return shares(predicted == true, group)
 
 
 def worst_group_accuracy(predictions: Any, targets: Any, groups: Any, n_groups: int | None = None) -> float:
@@ -66,6 +66,11 @@ def group_balanced_accuracy(predictions: Any, targets: Any, groups: Any, n_group
         ValueError: as `accuracy_by_group`.
     """
     return float(np.mean(list(accuracy_by_group(predictions, targets, groups, n_groups).values())))
+
+
+def shares(which: np.ndarray, groups: np.ndarray) -> dict[int, float]:
+    """Of each group, in ascending order, the share of examples for which ``which`` ``(n,)`` is true."""
+    return {int(group): float(which[groups == group].mean()) for group in np.unique(groups)}
 
 
 def integers(name: str, values: Any) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lowland.features.groups import accuracy_by_group
+from lowland.features.groups import shares
 from lowland.features.linear import Classifier, regularization_path, standardized
 from lowland.features.parts import Part, check_classes, given, part, require_groups, split
 from lowland.features.progress import watched
@@ -131,13 +131,11 @@ def probe(
 
 def tested(classifier: Classifier, test: Part, validation_error: float, C: float) -> Probe:
     """The errors on test examples, their features standardized."""
-    predicted = classifier.predict(test)
-    wrong = int((predicted != test.targets).sum())
-    by_group = None if test.groups is None else accuracy_by_group(predicted, test.targets, test.groups)
+    wrong = classifier.predict(test) != test.targets
     return Probe(
-        error=wrong / len(predicted),
-        interval=wilson(wrong, len(predicted)),
-        error_by_group=by_group and {group: 1 - accuracy for group, accuracy in by_group.items()},
+        error=float(wrong.mean()),
+        interval=wilson(int(wrong.sum()), len(wrong)),
+        error_by_group=None if test.groups is None else shares(wrong, test.groups),
         validation_error=validation_error,
         C=C,
         converged=classifier.converged,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lowland.features.groups import worst_group_accuracy
+from lowland.features.groups import shares
 from lowland.features.linear import Classifier, mean, regularization_path, standardized
 from lowland.features.parts import Part, check_classes, given, part, require_groups, split
 from lowland.features.probing import Probe, check_settings, tested
@@ -81,9 +81,9 @@ def deep_feature_reweighting(
     choices = []
     with watched(fits(fitted, Cs), "choosing C", show_progress) as path:
         for C, classifier in path:
-            worst = worst_group_accuracy(classifier.predict(chosen_by), chosen_by.targets, chosen_by.labels)
+            wrong = classifier.predict(chosen_by) != chosen_by.targets
             loss = np.average(classifier.log_losses(chosen_by), weights=counting)
-            choices.append((1 - worst, float(loss), C))
+            choices.append((max(shares(wrong, chosen_by.labels).values()), float(loss), C))
     validation_error, _, C = min(choices)
     held_out, test_part = standardized(held_out, test_part)
     with watched(range(resamples), "retraining", show_progress) as each:
