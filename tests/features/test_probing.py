@@ -200,6 +200,8 @@ def test_log_losses():
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2, 2, 0, 1, 1]), reduction="none")
     assert three.log_losses(part("", x, y)) == pytest.approx(expected.numpy())
     assert (three.predict(part("", x, y)) == np.array([2, 4, 7])[logits.argmax(1)]).all()
+    far = Classifier(np.array([2, 4, 7]), 0 * weight, np.array([0.0, 5000.0, 5001.0]), True)
+    assert far.log_losses(part("", x[:1], [2])) == pytest.approx([5001 + math.log1p(math.exp(-1))])
     two = Classifier(np.array([2, 7]), weight[:1], bias[:1], True)
     z = x @ weight[0] + bias[0]
     assert two.log_losses(part("", x, np.full(6, 7))) == pytest.approx(np.log1p(np.exp(-z)))
