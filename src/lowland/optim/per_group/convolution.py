@@ -111,9 +111,8 @@ class Convolution(Rule):
     def first(self, use: Use, watch: "FirstPass") -> Tensor:
         """Plain, tapped."""
         geometry = _Geometry(use)
-        x, w, b = autocast(
-            geometry.prepared(use.input), use.weight.detach(), None if use.bias is None else use.bias.detach()
-        )
+        at_w = use.at_w()
+        x, w, b = autocast(geometry.prepared(use.input), at_w["weight"], at_w["bias"])
         return watch.tap(use, geometry.run(x, w, b), x)
 
     def prepared(self, use: Use) -> Tensor:
@@ -146,8 +145,10 @@ class Convolution(Rule):
         found = watch.factors(use.weight)
         bias = None if use.bias is None or use.bias not in watch.perturbations else use.bias
         if found is not None and isinstance(found.factors, Patches):
-            c, keeps = (None if t is None else t.to(x.dtype) for t in (found.c, found.keeps))
-            z = _Pairwise.apply(x, w, found.factors, c, keeps, groups, geometry)
+            assert found.c is not None
+            a, d, c = found.factors.to(x.dtype, found.c, groups)
+            keeps = None if found.keeps is None else found.keeps.to(x.dtype)
+            z = _Pairwise.apply(x, w, a, d, c, keeps, groups, geometry)
         elif use.weight in watch.perturbations:
             if x.dtype.itemsize < use.weight.dtype.itemsize:
                 e = watch.moved(use.weight, x.dtype)
@@ -156,7 +157,7 @@ class Convolution(Rule):
                 z = _Grouped.apply(x, w, watch.constant(use.weight), groups, geometry)
         else:
             z = geometry.run(x, w)
-        z = laid_out(z, x)
+        z = laid_out(laid_out(z, x), w)
         if b is None:
             return z
         rows = watch.rows(bias, len(z)).to(z.dtype) if bias is not None else b
@@ -199,7 +200,7 @@ class Patches(Factors):
 
     def gram(self, rows: Tensor, others: Tensor) -> Tensor:
         """See `Factors`."""
-        return sums_of_pixels(_product(flat(rows).mT, flat(others)), rows, others, self.geometry)
+        return products_of_patches(rows, others, self.geometry)
 
     def cost(self, groups: Groups, memory: bool = True) -> float:
         """See `Factors`: three times the products of pixels and of gradients, and the sums between."""
@@ -215,7 +216,7 @@ FLOPS_PER_SUM = 60
 
 
 def _numbers(x: Tensor, geometry: _Geometry) -> int:
-    """Additions in `sums_of_pixels` for one image with itself."""
+    """Additions in `products_of_patches` for one image with itself."""
     sizes, found = list(x.shape[2:]), 0
     for i in reversed(range(len(sizes))):
         padded, out = geometry.lengths(i, sizes[i])
@@ -236,19 +237,19 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a, b).to(torch.promote_types(a.dtype, torch.float32))
 
 
-def sums_of_pixels(products: Tensor, rows: Tensor, others: Tensor, geometry: _Geometry) -> Tensor:
-    """A · a' of patches: the sum over offsets in the kernel of the products of the pixels there.
+def products_of_patches(rows: Tensor, others: Tensor, geometry: _Geometry) -> Tensor:
+    """Of all pairs of patches: sums over offsets in the kernel of the products of the pixels there.
 
     Args:
-        products: of all pairs of pixels, ``(groups, rows · pixels, rows · pixels)``.
-        rows: whose pixels come first, ``(groups, rows, channels, *pixels)``.
+        rows: whose patches come first, ``(groups, rows, channels, *pixels)``.
         others: the same.
         geometry: of the convolution.
 
     Returns:
         ``(groups, rows · positions, rows · positions)``.
     """
-    found = products.view(len(rows), rows.shape[1], *rows.shape[3:], others.shape[1], *others.shape[3:])
+    found = _product(flat(rows).mT, flat(others))
+    found = found.view(len(rows), rows.shape[1], *rows.shape[3:], others.shape[1], *others.shape[3:])
     dims = len(geometry.size)
     for i in reversed(range(dims)):  # dimension by dimension
         at = (2 + i, 3 + dims + i)
@@ -264,7 +265,7 @@ def sums_of_pixels(products: Tensor, rows: Tensor, others: Tensor, geometry: _Ge
 
 
 def sums_of_positions(products: Tensor, pixels: tuple[int, ...], geometry: _Geometry) -> Tensor:
-    """The transpose of `sums_of_pixels`, for products of one group's positions with themselves.
+    """The transpose of `products_of_patches`, for products of one group's positions with themselves.
 
     Args:
         products: ``(groups, rows · positions, rows · positions)``.
@@ -307,24 +308,32 @@ class _Pairwise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, w: Tensor, its: Patches, c: Tensor, keeps: Tensor | None, groups: Groups, geometry: Any
+        ctx: Any,
+        x: Tensor,
+        w: Tensor,
+        a: Tensor,
+        d: Tensor,
+        c: Tensor,
+        keeps: Tensor | None,
+        groups: Groups,
+        geometry: _Geometry,
     ) -> Tensor:
         w = w.detach()
-        ctx.save_for_backward(x, w)
-        ctx.its, ctx.c, ctx.groups, ctx.geometry = its, c, groups, geometry
+        ctx.save_for_backward(x, w, a, d, c)
+        ctx.groups, ctx.geometry = groups, geometry
         ctx.keeps = None if keeps is None else groups.spread(keeps, len(x)).view(-1, *[1] * (x.ndim - 1))
         z = geometry.run(x, w)
         z = z if keeps is None else z.mul_(ctx.keeps)
-        parts = (groups.split(t) for t in (z, x, its.x.to(x.dtype), its.d.to(x.dtype)))
-        for z_, x_, a, d, c_ in zip(*parts, groups.of_groups(c), strict=True):
-            pairs = its.gram(a, x_).mul_(c_[:, None, None]).to(x.dtype)
-            z_ += _maps(torch.bmm(d.flatten(1, 2).mT, pairs), z_)
+        parts = (groups.split(t) for t in (z, x, a, d))
+        for z_, x_, a_, d_, c_ in zip(*parts, groups.of_groups(c), strict=True):
+            pairs = products_of_patches(a_, x_, geometry).mul_(c_[:, None, None]).to(x.dtype)
+            z_ += _maps(torch.bmm(d_.flatten(1, 2).mT, pairs), z_)
         return z
 
     @staticmethod
     def backward(ctx: Any, dz: Tensor) -> Any:  # type: ignore[override]
-        x, w = ctx.saved_tensors
-        its, groups, geometry = ctx.its, ctx.groups, ctx.geometry
+        x, w, a, d, c = ctx.saved_tensors
+        groups, geometry = ctx.groups, ctx.geometry
         needed = ctx.needs_input_grad[:2]
         if ctx.keeps is None:
             dx, dw = geometry.derivatives(dz, x, w, needed)
@@ -332,12 +341,12 @@ class _Pairwise(torch.autograd.Function):
             dx = geometry.derivatives(dz * ctx.keeps, x, w, (True, False))[0] if needed[0] else None
             dw = geometry.derivatives(dz, x, w, (False, True))[1] if needed[1] else None
         if needed[0]:
-            parts = (groups.split(t) for t in (dx, dz, its.x.to(x.dtype), its.d.to(x.dtype)))
-            for dx_, dz_, a, d, c_ in zip(*parts, groups.of_groups(ctx.c), strict=True):
-                pairs = _product(d.flatten(1, 2), flat(dz_)).mul_(c_[:, None, None])
+            parts = (groups.split(t) for t in (dx, dz, a, d))
+            for dx_, dz_, a_, d_, c_ in zip(*parts, groups.of_groups(c), strict=True):
+                pairs = _product(d_.flatten(1, 2), flat(dz_)).mul_(c_[:, None, None])
                 pairs = sums_of_positions(pairs, tuple(x.shape[2:]), geometry).to(x.dtype)
-                dx_ += _maps(torch.bmm(flat(a), pairs), dx_)
-        return dx, dw, None, None, None, None, None
+                dx_ += _maps(torch.bmm(flat(a_), pairs), dx_)
+        return dx, dw, None, None, None, None, None, None
 
 
 def _maps(found: Tensor, like: Tensor) -> Tensor:

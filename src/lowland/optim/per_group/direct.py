@@ -43,6 +43,8 @@ def apply(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, 
         raise NotCovered(f"{name} of a parameter is used")
     if (name.endswith("_") and not name.endswith("__")) or name[:3] == "__i" or name in ("__setitem__", "__set__"):
         raise NotCovered(f"{name} writes in place, with a parameter")
+    if name == "embedding" and _has_options(*args, **kwargs):
+        raise NotCovered("an embedding's table is computed, and it has options (padding_idx, say)")
     leaves, spec = pytree.tree_flatten((args, kwargs))
     owners = [watch.names[leaf] for leaf in leaves if type(leaf) is Watched]
     what = f"{name} of {' and '.join(owners)}" if owners else f"{name} of what parameters give"
@@ -94,6 +96,18 @@ def apply(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, 
     value = called(*(leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves))
     stack = _joined(results, lambda parts: parts[0] if len(parts) == 1 else torch.cat(parts))
     return pytree.tree_map(lambda v, s: Derived.of(v, s), value, stack)
+
+
+def _has_options(
+    input: Any,
+    weight: Any,
+    padding_idx: Any = None,
+    max_norm: Any = None,
+    _: Any = 2.0,
+    by: Any = False,
+    sparse: Any = False,
+) -> bool:
+    return padding_idx is not None or max_norm is not None or by or sparse
 
 
 def _joined(results: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:

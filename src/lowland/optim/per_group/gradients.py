@@ -51,6 +51,16 @@ class Factors:
         """Bytes."""
         return sum(t.numel() * t.element_size() for t in (self.kept, self.d))
 
+    def to(self, dtype: torch.dtype, c: Tensor, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
+        """`kept`, d and c of ``(groups,)`` for products in ``dtype``.
+
+        In types of 16 bits d comes times c, which is of the size of what is added; alone neither may fit.
+        """
+        if dtype.itemsize > 2:
+            return self.kept.to(dtype), self.d.to(dtype), c.to(dtype)
+        d = self.d.to(torch.float32) * groups.spread(c.float(), groups.size)[:, None, None]
+        return self.kept.to(dtype), d.to(dtype), torch.ones_like(c, dtype=dtype)
+
     def gram(self, rows: Tensor, others: Tensor) -> Tensor:
         """A · a' for all pairs of positions in each group, ``(groups, positions, positions)``.
 
@@ -95,7 +105,7 @@ class Factors:
         found = []
         for a, d in zip(groups.split(self.kept), groups.split(self.d), strict=True):
             d = d.flatten(1, 2)
-            if d.shape[1] == 1:
+            if d.shape[1] == 1 and self.kept is self.a:
                 found.append((_lengths(a.flatten(1)) * _lengths(d.flatten(1))).square())
                 continue
             wide = torch.promote_types(d.dtype, torch.float32)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lowland.optim.per_group.gradients import Built, Factors, Piece
 from lowland.optim.per_group.groups import Groups
-from lowland.optim.per_group.registry import Rule, Use, rule
+from lowland.optim.per_group.registry import Rule, Use, autocasts, rule
 
 if TYPE_CHECKING:
     from lowland.optim.per_group.passes import FirstPass, Perturbation, SecondPass
@@ -24,7 +24,8 @@ class Linear(Rule):
 
     def first(self, use: Use, watch: "FirstPass") -> Tensor:
         """Plain, tapped."""
-        x, w, b = autocast(use.input, use.weight.detach(), None if use.bias is None else use.bias.detach())
+        at_w = use.at_w()
+        x, w, b = autocast(use.input, at_w["weight"], at_w["bias"])
         flat = x.flatten(0, -2)  # with more dimensions the output would be a view, whose gradient is copied
         use.leading = x.shape[:-1]
         return watch.tap(use, F.linear(flat, w, b), flat).view(*x.shape[:-1], -1)
@@ -62,7 +63,7 @@ class Linear(Rule):
 def autocast(*tensors: Any) -> Any:
     """As autocast would give them to a product."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if not autocasts(tensors[0]):
         return tensors
     to = torch.get_autocast_dtype(device)
     return tuple(
@@ -108,7 +109,7 @@ def pairwise(
     factors, groups = found.factors, watch.groups
     assert factors is not None
     assert found.c is not None
-    a, d, c = factors.a.to(x.dtype), factors.d.to(x.dtype), found.c.to(x.dtype)
+    a, d, c = factors.to(x.dtype, found.c, groups)
     keeps = None if found.keeps is None else found.keeps.to(x.dtype)
     shift = moved = None
     if bias is not None:

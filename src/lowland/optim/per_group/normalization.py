@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowland.optim.per_group.registry import Rule, Use, laid_out, rule
+from lowland.optim.per_group.registry import Rule, Use, autocasts, laid_out, rule
 
 if TYPE_CHECKING:
     from lowland.optim.per_group.passes import FirstPass, SecondPass
@@ -46,8 +46,10 @@ class LayerNorm(_Normalization):
     def with_rows(self, use: Use, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         """Broadcast over the positions."""
         ndim = len(use.normalized_shape)
-        if weight is not None and bias is not None and weight.ndim == bias.ndim == ndim + 1:
-            out: Tensor = _LayerNorm.apply(use.input, weight, bias, use.eps)
+        x = use.input
+        both = weight is not None and bias is not None and weight.ndim == bias.ndim == ndim + 1
+        if both and x.numel() and not autocasts(x):
+            out: Tensor = _LayerNorm.apply(x, weight, bias, use.eps)
             return out
         return affine(F.layer_norm(use.input, use.normalized_shape, None, None, use.eps), weight, bias, ndim)
 

@@ -41,6 +41,10 @@ class Use:
         except KeyError:
             raise AttributeError(name) from None
 
+    def at_w(self) -> dict[str, Any]:
+        """The arguments, watched parameters detached."""
+        return self.arguments | {name: p.detach() for name, p in self.owners.items()}
+
     def run(self, **changed: Any) -> Tensor:
         """The function, with some arguments changed."""
         return self.func(*(self.arguments | changed).values())
@@ -67,8 +71,7 @@ class Rule:
 
     def first(self, use: Use, watch: "FirstPass") -> Tensor:
         """The output at w; ``watch`` is to learn of the gradient there."""
-        at_w = use.run(**{name: p.detach() for name, p in use.owners.items()})
-        return watch.tap(use, at_w, use.arguments[self.arguments[0]])
+        return watch.tap(use, use.run(**use.at_w()), use.arguments[self.arguments[0]])
 
     def prepared(self, use: Use) -> Tensor:
         """What `pieces` gets as the input."""
@@ -160,9 +163,14 @@ def composed(function: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]
     return register
 
 
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast is on where ``x`` is."""
+    return torch.is_autocast_enabled(x.device.type)
+
+
 def laid_out(y: Tensor, x: Tensor) -> Tensor:
     """``y`` with channels last if ``x`` has them there: dropout draws in the order of memory."""
-    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    last = x.ndim == y.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return y.contiguous(memory_format=torch.channels_last) if last else y
 
 
