@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lowland.optim import penalty
+from lowland.optim.per_group.batch_norm import by_group
 from lowland.optim.per_group.gradients import Factors
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.passes import FirstPass, Perturbation
@@ -70,8 +71,7 @@ class Audit:
 
     def _wrong(self, j: int, groups: Groups, found: dict[Tensor, Perturbation], second: Any) -> str | None:
         """What is wrong, "" if nothing; None where gradients aren't finite."""
-        chosen = slice(j * groups.m, min((j + 1) * groups.m, groups.size))
-        at_w = self._gradients(lambda value: value[chosen].mean())
+        at_w = self._gradients(j, groups)
         if not all(g is None or bool(g.isfinite().all()) for g in at_w):
             return None
         with torch.no_grad():
@@ -84,12 +84,12 @@ class Audit:
             with torch.no_grad():
                 for p, e in moved.items():
                     p += e
-            by_hand = self._gradients(lambda value: value[chosen].mean(), penalize=False)
+            by_hand = self._gradients(j, groups, penalize=False)
         finally:
             with torch.no_grad():
                 torch._foreach_copy_(self.params, kept)
         with watching(self.params, self.optimizer.model, second):
-            ours = self._gradients(lambda value: value[chosen].mean(), penalize=False)
+            ours = self._gradients(j, groups, penalize=False)
         name = self._apart(ours, by_hand)
         return "" if name is None else f"its gradient of {name} at w + e differs"
 
@@ -122,10 +122,12 @@ class Audit:
             return 0.5  # the definition itself isn't right to more: what is grossly wrong is found
         return 1e-6 if all(p.dtype == torch.float64 for p in self.params) else 1e-2
 
-    def _gradients(self, loss: Callable[[Tensor], Tensor], penalize: bool = True) -> list[Tensor | None]:
+    def _gradients(self, j: int, groups: Groups, penalize: bool = True) -> list[Tensor | None]:
+        """Of one group's mean loss."""
         self.evaluations += 1
-        with _gradients_aside(self.params), torch.enable_grad():
-            loss(self.losses()).backward()
+        chosen = slice(j * groups.m, (j + 1) * groups.m)
+        with _gradients_aside(self.params), torch.enable_grad(), by_group(self.optimizer.model, groups, j):
+            self.losses()[chosen].mean().backward()
             if penalize and self.optimizer.l2:
                 penalty.add(self.params, self.optimizer.l2)
             return [p.grad for p in self.params]
@@ -135,7 +137,8 @@ class Audit:
         if groups.count == 1:
             return False
         watch = _Reached(groups, self.names, set(self.params), False, lambda _: None)
-        with watching(self.params, self.optimizer.model, watch), _gradients_aside(self.params):
+        model = self.optimizer.model
+        with by_group(model, groups), watching(self.params, model, watch), _gradients_aside(self.params):
             with torch.enable_grad():
                 self.losses()[: groups.m].sum().backward()
         return watch.dense > 0 and not watch.apart

@@ -6,11 +6,10 @@ section 4.1; Andriushchenko & Flammarion 2022, equation 3). The first pass takes
 layers, from which g_j follows; the second calls the layers with what e_j adds to their outputs.
 """
 
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,13 +17,14 @@ from torch import Tensor, nn
 
 from lowland.optim import amp, grouped, parallel
 from lowland.optim.ascent import Adaptive, Ascent, LossBudget, Slope, Unnormalized
-from lowland.optim.batch_norm import SavedStatistics, statistics
+from lowland.optim.batch_norm import SavedStatistics, statistics, statistics_kept
 from lowland.optim.per_group import report
 from lowland.optim.per_group.audit import Audit
+from lowland.optim.per_group.batch_norm import by_group
 from lowland.optim.per_group.gradients import Built, Factors, Piece, squared_norms
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.passes import FirstPass, Perturbation, SecondPass, written_out
-from lowland.optim.per_group.watch import NotCovered, watching
+from lowland.optim.per_group.watch import NotCovered, uncompiled, watching
 from lowland.optim.randomness import random_states, replay
 
 Closure = Callable[[], Tensor]
@@ -50,7 +50,6 @@ class Engine:
     def backward(self, closure: Closure, scaler: Any = None) -> Tensor:
         """See `SAM.backward`."""
         optimizer = self.optimizer
-        grouped.refuse_coupling(optimizer.model)
         if self.reason is None:
             self.reason = _unsupported(optimizer)
             if self.reason is None:
@@ -60,7 +59,7 @@ class Engine:
                         "m-SAM runs what torch.compile compiled as it was written, for weights that differ by group"
                     )
                 try:
-                    with _uncompiled():
+                    with uncompiled(), statistics_kept(optimizer.model, only_after_errors=True):
                         return self._backward(closure, scaler, states)
                 except NotCovered as stop:
                     self.reason = str(stop)
@@ -127,13 +126,18 @@ class Engine:
         first.check_inputs()
         second = SecondPass(first.groups, names, perturbations, self.warn)
         if optimizer.audit and not self.audited:
-            with alone(), _statistics_kept(optimizer.model):
+            with alone(), statistics_kept(optimizer.model):
                 self._audit(
                     Audit(optimizer, params, names, losses, first.autocast), first.groups, perturbations, second
                 )
         try:
             optimizer._pass = "perturbed"
-            with torch.enable_grad(), _statistics_kept(optimizer.model), watching(params, optimizer.model, second):
+            with (
+                torch.enable_grad(),
+                statistics_kept(optimizer.model),
+                by_group(optimizer.model, first.groups),
+                watching(params, optimizer.model, second),
+            ):
                 value = losses()
                 if len(value) != first.groups.size:
                     raise NotCovered("the closure doesn't return the losses of the same batch each time")
@@ -162,26 +166,31 @@ class Engine:
     def _first(
         self, losses: Closure, params: list[Tensor], names: dict[Tensor, str], members: set[Tensor], scaler: Any
     ) -> tuple[FirstPass, Tensor]:
-        m, factors = self.optimizer.m, type(self.optimizer.ascent_rule) is not Adaptive
+        model, m, factors = self.optimizer.model, self.optimizer.m, type(self.optimizer.ascent_rule) is not Adaptive
         if self._size is None:
-            with _statistics_kept(self.optimizer.model):
-                self._size = len(losses())
+            self._size = self._learn(losses)
             if any(p.grad is not None for p in params):
                 raise ValueError("the closure ran backward: with m it returns the loss of each example, no more")
+        saved = SavedStatistics(statistics(model))
         while True:
             first = FirstPass(Groups(self._size, m), names, members, factors, self.warn)
             try:
-                with watching(params, self.optimizer.model, first):
+                with by_group(model, first.groups), watching(params, model, first):
                     value = losses()
                     if len(value) == self._size:
                         amp.scaled(scaler, value.sum() / first.groups.m).backward()
                         return first, value.detach()
                 self._size = len(value)
             except NotCovered:
-                with _statistics_kept(self.optimizer.model):
-                    size, self._size = self._size, len(losses())
+                size, self._size = self._size, self._learn(losses)
                 if size == self._size:
                     raise
+            saved.restore()
+
+    def _learn(self, losses: Closure) -> int:
+        """The batch's size."""
+        with statistics_kept(self.optimizer.model), by_group(self.optimizer.model, None):
+            return len(losses())
 
     def _climb(
         self, first: FirstPass, rhos: dict[Tensor, float], members: set[Tensor], scaler: Any
@@ -262,26 +271,8 @@ class Engine:
             p.grad = mean if p.grad is None else p.grad.add_(mean)
 
 
-@contextmanager
-def _statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Running statistics belong to w, and count each batch once."""
-    saved = SavedStatistics(buffers) if (buffers := statistics(model)) else None
-    try:
-        yield
-    finally:
-        if saved is not None:
-            saved.restore()
-
-
 def _is_compiled(module: nn.Module) -> bool:
     return "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
-
-
-def _uncompiled() -> AbstractContextManager[Any]:
-    """Inside, compiled functions run as they were written."""
-    if "torch._dynamo" not in sys.modules:  # which takes its time to load
-        return nullcontext()
-    return torch.compiler.set_stance("force_eager")
 
 
 def _unsupported(optimizer: Any) -> str | None:

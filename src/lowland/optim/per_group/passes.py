@@ -222,7 +222,7 @@ class SecondPass(Pass):
     def covered(self, use: Use) -> Any:
         """With what was added to the weights."""
         if not any(p in self.perturbations for p in use.owners.values()):
-            return use.run()
+            return use.rule.unmoved(use, self)
         rows_of(use.arguments[use.rule.arguments[0]], self._groups, self.names[next(iter(use.owners.values()))])
         return use.rule.perturbed(use, self)
 

@@ -1,7 +1,8 @@
 """How every use of a parameter is seen, whoever refers to it: its class is another one for the time being."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
@@ -118,6 +119,13 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
             layer.__dict__.pop("forward", None)
         for constant in constants:
             constant.__dict__.pop("_lowland_constant", None)
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Inside, compiled functions run as they were written."""
+    if "torch._dynamo" not in sys.modules:  # which takes its time to load
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def _kept(module: nn.Module) -> list[Tensor]:
