@@ -1,5 +1,8 @@
 """Batch-norm statistics belong to the weights w: the perturbed pass must not move them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -43,3 +46,16 @@ class SavedStatistics:
         with torch.no_grad():
             for kind, values in self._saved:
                 torch._foreach_copy_(kind, values)
+
+
+@contextmanager
+def statistics_kept(model: nn.Module, only_after_errors: bool = False) -> Iterator[None]:
+    """Afterwards `statistics` are what they were: they belong to w, and count each batch once."""
+    saved = SavedStatistics(statistics(model))
+    try:
+        yield
+    except BaseException:
+        saved.restore()
+        raise
+    if not only_after_errors:
+        saved.restore()

@@ -5,13 +5,14 @@ evaluations of the whole batch.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowland.optim import amp, parallel
+from lowland.optim.batch_norm import statistics_kept
 from lowland.optim.checks import is_count
 from lowland.optim.randomness import random_states, replay
 from lowland.optim.sharding import is_distributed
@@ -33,33 +34,50 @@ def check(m: Any, model: nn.Module | None, params: list[Tensor]) -> None:
 def backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any = None) -> Tensor:
     """Add the m-SAM gradient of the mean of ``closure()`` to ``p.grad``; the mean at w, detached.
 
-    Dropout leaves out the same units in every evaluation: the groups are parts of one batch.
+    Dropout leaves out the same units in every evaluation: the groups are parts of one batch. Batch norm in training
+    mode takes the statistics of each group; running ones count the batch once, in the first evaluation.
 
     Raises:
-        ValueError: if what ``closure`` returns isn't one loss for each example, or if the model couples them.
+        ValueError: if what ``closure`` returns isn't one loss for each example, or if batch norm couples the groups.
     """
-    refuse_coupling(optimizer.model)
+    with statistics_kept(optimizer.model, only_after_errors=True):
+        return _backward(optimizer, closure, scaler)
+
+
+def _backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any) -> Tensor:
+    from lowland.optim.per_group.batch_norm import by_group, in_training  # a package that imports this module
+    from lowland.optim.per_group.groups import Groups
+
     states = random_states(optimizer._params())
-    wrapper = parallel.ddp(optimizer.model)
+    model = optimizer.model
+    wrapper = parallel.ddp(model)
 
     def losses() -> Tensor:
         replay(states)
         return per_example(closure)
 
+    def synchronized(when: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, when)
+
+    known = None
+    if in_training(model):
+        optimizer._ready("m-SAM pass")
+        with torch.enable_grad(), synchronized(False), statistics_kept(model), by_group(model, None):
+            known = Groups(len(losses()), optimizer.m)
+
     mean, group, groups = None, 0, 1
     while group < groups:
-        with torch.enable_grad():
+        with torch.enable_grad(), by_group(model, known, group):
             for evaluation in range(optimizer.ascent_rule.evaluations):
-                with optimizer._ascent(scaler, sync=wrapper is None, onward=evaluation > 0):
+                kept = nullcontext() if mean is None else statistics_kept(model)
+                with kept, optimizer._ascent(scaler, sync=wrapper is None, onward=evaluation > 0):
                     value = losses()
                     mean = value.detach().mean() if mean is None else mean
                     amp.scaled(scaler, value.split(optimizer.m)[group].mean()).backward()
             groups = len(value.split(optimizer.m))
             # Averaged once: other processes may have other numbers of groups.
-            last = group == groups - 1
-            together = nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, last)
             share = len(value.split(optimizer.m)[group]) / len(value)
-            with together, optimizer._perturbed(share=share):
+            with synchronized(group == groups - 1), optimizer._perturbed(share=share):
                 value = losses()
                 amp.scaled(scaler, value.split(optimizer.m)[group].sum() / len(value)).backward()
         group += 1
@@ -76,13 +94,3 @@ def per_example(closure: Callable[[], Tensor]) -> Tensor:
             'F.cross_entropy(model(x), y, reduction="none"), say'
         )
     return value
-
-
-def refuse_coupling(model: nn.Module) -> None:
-    """Raise ValueError for a model whose layers mix the examples of a batch."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
-            raise ValueError(
-                f"batch norm ({name}) mixes the examples of a batch, so that no group has a gradient of its own: "
-                "with m use group or layer norm, or batch norm in evaluation mode"
-            )

@@ -70,7 +70,9 @@ class SAM(Passes):
         m: how many examples share a perturbation (m-SAM). Then ``step`` takes a closure that returns the loss of
             each example and calls no ``backward``; `backward` does the same for accumulation. Needs ``model``.
             All groups are computed together, in two passes over the batch, for what `lowland.optim.per_group` covers;
-            else by a loop over the groups, right and slow for small m, with a warning that says why.
+            else by a loop over the groups, right and slow for small m, with a warning that says why. Batch norm in
+            training mode takes the statistics of each group; its running statistics move once a step, along those
+            at w, averaged over the batch. SyncBatchNorm is refused.
         l2: λ of ½λ‖w‖², which both passes see as a part of the loss: the ascent climbs along ∇L(w) + λw, the descent
             goes along ∇L(w + ε) + λ(w + ε). That is not the base optimizer's weight decay, which no ascent sees. ‖w‖ is
             over all trainable parameters, those included that are out of scope or that the loss doesn't reach. One
@@ -91,7 +93,7 @@ class SAM(Passes):
             frozen where there are several processes.
         keep_on: where w lies during the perturbed pass: ``"device"``, or ``"cpu"`` (pinned) for models that don't
             leave room for one more copy. The weights come back bit for bit either way.
-        audit: with ``m``, whether the first step computes one group by its definition, too, and compares: three
+        audit: with ``m``, whether the first batch of each size is checked against the definition, for two groups: seven
             evaluations of the batch more. A model that the one pass is wrong for goes by the loop then.
         memory_limit: with ``m``, how many bytes the groups' gradients may take between the passes; a batch that takes
             more goes in several parts, each with two passes of its own. None for no limit.
@@ -294,8 +296,8 @@ class SAM(Passes):
 
         Raises:
             RuntimeError: without ``m`` or such a rule.
-            ValueError: if ``closure`` returns something else, or, with ``m``, the model couples the examples of a
-                batch.
+            ValueError: if ``closure`` returns something else, or, with ``m``, the model couples the groups of a batch,
+                or batch norm in training mode has one value a channel in one of them.
         """
         if not self.per_example:
             raise RuntimeError("backward() is for m-SAM and ESAM: give SAM an m, or run backward in passes()")

@@ -30,4 +30,4 @@ def test_last_and_plan(capsys):
     assert "8 examples in 3 groups of 3" in printed
     assert "0.weight" in printed
     assert "together" in printed
-    assert "3 evaluations" in printed
+    assert "7 evaluations" in printed

@@ -17,7 +17,7 @@ EXAMPLES = {
     F.layer_norm: [(nn.LayerNorm(4), torch.randn(5, 2, 4))],
     F.rms_norm: [(nn.RMSNorm(4), torch.randn(5, 2, 4))],
     F.group_norm: [(nn.GroupNorm(2, 4), torch.randn(5, 4, 3))],
-    F.batch_norm: [(nn.BatchNorm1d(4).eval(), torch.randn(5, 4))],
+    F.batch_norm: [(nn.BatchNorm1d(4).eval(), torch.randn(5, 4)), (nn.BatchNorm2d(3), torch.randn(5, 3, 2, 2))],
     F.embedding: [(nn.Embedding(7, 3), torch.randint(7, (5, 4)))],
 }
 

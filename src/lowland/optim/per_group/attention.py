@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lowland.optim.per_group.registry import composed
-from lowland.optim.per_group.watch import NotCovered
+from lowland.optim.per_group.watch import Derived, NotCovered, Watched
 
 if TYPE_CHECKING:
     from lowland.optim.per_group.passes import Pass
@@ -39,8 +39,13 @@ def multi_head_attention(watch: "Pass", func: Callable[..., Any], args: Any, kwa
 
 
 def _projected(watch: "Pass", given: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+    def call(func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        watched = any(isinstance(arg, Watched | Derived) for arg in args)
+        return watch.call(func, args, {}) if watched else func(*args)
+
     def linear(x: Tensor, weight: Any, bias: Any) -> Tensor:
-        return watch.call(F.linear, (x.transpose(0, 1), weight, bias), {}).transpose(0, 1)
+        out: Tensor = call(F.linear, (x.transpose(0, 1), weight, bias))
+        return out.transpose(0, 1)
 
     bias = given["in_proj_bias"]
     if not given["use_separate_proj_weight"] and q is k and k is v:
@@ -48,6 +53,6 @@ def _projected(watch: "Pass", given: dict[str, Any], q: Tensor, k: Tensor, v: Te
     if given["use_separate_proj_weight"]:
         weights = [given[f"{name}_proj_weight"] for name in "qkv"]
     else:
-        weights = watch.call(Tensor.chunk, (given["in_proj_weight"], 3), {})
-    biases = [None] * 3 if bias is None else watch.call(Tensor.chunk, (bias, 3), {})
+        weights = call(Tensor.chunk, (given["in_proj_weight"], 3))
+    biases = [None] * 3 if bias is None else call(Tensor.chunk, (bias, 3))
     return [linear(x, w, b) for x, w, b in zip((q, k, v), weights, biases, strict=True)]

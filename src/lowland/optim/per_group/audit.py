@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lowland.optim import penalty
+from lowland.optim.per_group.batch_norm import by_group
 from lowland.optim.per_group.gradients import Factors
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.passes import FirstPass, Perturbation
@@ -42,7 +43,7 @@ class Audit:
     evaluations: int = field(default=0)
 
     def run(self, groups: Groups, found: dict[Tensor, Perturbation], second: Any) -> bool:
-        """Compare the last group, or else the first: in float32 a ReLU may flip.
+        """Compare the last group and the first; where numbers are rounded, others if one is off: a ReLU may flip.
 
         Args:
             groups: of the batch.
@@ -50,29 +51,37 @@ class Audit:
             second: a handler for the second pass.
 
         Returns:
-            Whether there was something to compare: gradients that are finite.
+            Whether there was something to compare: several groups, with gradients that are finite.
 
         Raises:
             ValueError: if the losses couple examples.
             NotCovered: if else something is wrong.
         """
-        wrong = None
-        for j in dict.fromkeys((groups.count - 1, 0)):
-            wrong = self._wrong(j, groups, found, second)
-            if not wrong:
-                return wrong is not None
-        if self._couples(groups):
+        if groups.count == groups.whole // self.optimizer.m == 1:
+            return False
+        verdicts = [self._wrong(j, groups, found, second) for j in dict.fromkeys((groups.count - 1, 0))]
+        if None in verdicts:
+            return False
+        wrong = [verdict for verdict in verdicts if verdict]
+        if len(wrong) == 1 and self._tolerance() > 1e-6:
+            others = {groups.count // 2, groups.count // 3, groups.count // 4} - {0, groups.count - 1}
+            wrong += [verdict for j in others if (verdict := self._wrong(j, groups, found, second))]
+            wrong = wrong if len(wrong) > 1 or not others else []
+        reach = self._reach(groups, Groups(groups.whole, self.optimizer.m).count // 2)
+        if not wrong and not reach.beyond:
+            return True
+        if self._reach(groups, 1).everywhere:
             raise ValueError(COUPLED)
+        if not wrong:
+            raise NotCovered("some losses reach rows of other groups, in layers: maybe they depend on their examples")
         raise NotCovered(
-            f"one group was computed by its definition, too, and {wrong}: maybe the examples are not along the first "
-            "dimension of everything in the model, or depend on each other"
+            f"one group was computed by its definition, too, and {wrong[0]}: maybe the examples are not along the "
+            "first dimension of everything in the model, or depend on each other"
         )
 
     def _wrong(self, j: int, groups: Groups, found: dict[Tensor, Perturbation], second: Any) -> str | None:
         """What is wrong, "" if nothing; None where gradients aren't finite."""
-        start = groups.start + j * groups.m
-        chosen = slice(start, min(start + groups.m, groups.chosen.stop))
-        at_w = self._gradients(lambda value: value[chosen].mean())
+        at_w = self._gradients(j, groups)
         if not all(g is None or bool(g.isfinite().all()) for g in at_w):
             return None
         with torch.no_grad():
@@ -85,12 +94,12 @@ class Audit:
             with torch.no_grad():
                 for p, e in moved.items():
                     p += e
-            by_hand = self._gradients(lambda value: value[chosen].mean(), penalize=False)
+            by_hand = self._gradients(j, groups, penalize=False)
         finally:
             with torch.no_grad():
                 torch._foreach_copy_(self.params, kept)
         with watching(self.params, self.optimizer.model, second):
-            ours = self._gradients(lambda value: value[chosen].mean(), penalize=False)
+            ours = self._gradients(j, groups, penalize=False, watched=True)
         name = self._apart(ours, by_hand)
         return "" if name is None else f"its gradient of {name} at w + e differs"
 
@@ -123,41 +132,54 @@ class Audit:
             return 0.5  # the definition itself isn't right to more: what is grossly wrong is found
         return 1e-6 if all(p.dtype == torch.float64 for p in self.params) else 1e-2
 
-    def _gradients(self, loss: Callable[[Tensor], Tensor], penalize: bool = True) -> list[Tensor | None]:
+    def _gradients(self, j: int, groups: Groups, penalize: bool = True, watched: bool = False) -> list[Tensor | None]:
+        """Of one group's mean loss."""
         self.evaluations += 1
-        with _gradients_aside(self.params), torch.enable_grad():
-            loss(self.losses()).backward()
+        start = groups.start + j * groups.m
+        chosen = slice(start, min(start + groups.m, groups.chosen.stop))
+        whole = Groups(groups.whole, self.optimizer.m)
+        normalized = by_group(self.optimizer.model, *((groups,) if watched else (whole, start // whole.m)))
+        with _gradients_aside(self.params), torch.enable_grad(), normalized:
+            self.losses()[chosen].mean().backward()
             if penalize and self.optimizer.l2:
                 penalty.add(self.params, self.optimizer.l2)
             return [p.grad for p in self.params]
 
-    def _couples(self, groups: Groups) -> bool:
-        """Whether the losses of the first group reach other examples in every layer, along whatever dimension."""
-        groups = Groups(groups.whole, groups.m)
-        if groups.count == 1:
-            return False
-        watch = _Reached(groups, self.names, set(self.params), False, lambda _: None)
-        with watching(self.params, self.optimizer.model, watch), _gradients_aside(self.params):
+    def _reach(self, groups: Groups, count: int) -> "_Reached":
+        """Where the losses of some groups reach in layers."""
+        groups = Groups(groups.whole, self.optimizer.m)
+        chosen = torch.randperm(groups.count, generator=torch.Generator().manual_seed(0))[:count]
+        examples = torch.isin(torch.arange(groups.size) // groups.m, chosen)
+        watch = _Reached(groups, self.names, set(self.params), int(examples.sum()))
+        model = self.optimizer.model
+        self.evaluations += 1
+        with by_group(model, groups), watching(self.params, model, watch), _gradients_aside(self.params):
             with torch.enable_grad():
-                self.losses()[: groups.m].sum().backward()
-        return watch.dense > 0 and not watch.apart
+                value = self.losses()
+                watch.recording = True
+                value[examples.to(value.device)].sum().backward()
+        return watch
 
 
 class _Reached(FirstPass):
-    """Looks where gradients of the first group come to: its own part of the rows, or all."""
+    """Looks how far gradients of some examples reach: not beyond their share of the rows, along some dimension."""
 
-    dense = apart = 0
+    def __init__(self, groups: Groups, names: dict[Tensor, str], members: set[Tensor], examples: int):
+        super().__init__(groups, names, members, False, lambda _: None)
+        self.examples = examples
+        #: Whether there are layers in which they reach farther; whether there are some in which they reach all rows.
+        self.beyond = self.everywhere = False
 
     def record(self, use: Any, a: Tensor, d: Tensor) -> None:
-        """Count it."""
+        """Look at it."""
         d = d if use.leading is None else d.unflatten(0, use.leading)
-        size, m = self._groups.size, self._groups.m
-        whole = [d.movedim(dim, 0) for dim, n in enumerate(d.shape) if n % size == 0]
-        # The rows of an example one after the other, or all first ones first (two views of each, say).
-        beyond = [rows[len(rows) // size * m :] for rows in whole]
-        beyond += [rows.unflatten(0, (-1, size))[:, m:] for rows in whole]
-        dense = all(bool(rows.any()) for rows in beyond)
-        self.dense, self.apart = self.dense + dense, self.apart + (not dense)
+        size = self._groups.size
+        if len(d) % size:
+            return  # the examples may be hidden in any dimension
+        whole = [d.movedim(dim, 0).flatten(1) for dim, n in enumerate(d.shape) if n % size == 0]
+        reached = [(int((rows != 0).any(1).sum()), len(rows)) for rows in whole]
+        self.beyond |= all(found * size > rows * self.examples for found, rows in reached)
+        self.everywhere |= all(found == rows for found, rows in reached) and self.examples < size
 
 
 @contextmanager

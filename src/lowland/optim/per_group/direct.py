@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lowland.optim.per_group.registry import rows_of
-from lowland.optim.per_group.watch import Derived, NotCovered, Watched, is_constant
+from lowland.optim.per_group.watch import Derived, NotCovered, Watched, in_order, is_constant
 
 if TYPE_CHECKING:
     from lowland.optim.per_group.passes import Pass
@@ -51,6 +51,7 @@ def apply(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, 
     batched = [type(t) is Tensor and t.ndim > 0 and not is_constant(t) for t in leaves]
     for leaf, is_batched in zip(leaves, batched, strict=True):
         if is_batched:
+            in_order(leaf, what)
             rows_of(leaf, groups.whole, what)
     leaves = [groups.own(leaf) if is_batched else leaf for leaf, is_batched in zip(leaves, batched, strict=True)]
     stacks = [_stack(watch, leaf) for leaf in leaves]
@@ -103,11 +104,11 @@ def _has_options(
     weight: Any,
     padding_idx: Any = None,
     max_norm: Any = None,
-    _: Any = 2.0,
-    by: Any = False,
-    sparse: Any = False,
+    norm_type: Any = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
 ) -> bool:
-    return padding_idx is not None or max_norm is not None or by or sparse
+    return padding_idx is not None or max_norm is not None or scale_grad_by_freq or sparse
 
 
 def _joined(results: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:

@@ -6,11 +6,10 @@ section 4.1; Andriushchenko & Flammarion 2022, equation 3). The first pass takes
 layers, from which g_j follows; the second calls the layers with what e_j adds to their outputs.
 """
 
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +18,14 @@ from torch import Tensor, nn
 
 from lowland.optim import amp, grouped, parallel
 from lowland.optim.ascent import Adaptive
-from lowland.optim.batch_norm import SavedStatistics, statistics
+from lowland.optim.batch_norm import SavedStatistics, statistics, statistics_kept
 from lowland.optim.per_group import report
 from lowland.optim.per_group.audit import Audit
+from lowland.optim.per_group.batch_norm import by_group
 from lowland.optim.per_group.climb import climb, mean, norms_at, of_means, unsupported
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.passes import FirstPass, Perturbation, SecondPass, TooLarge
-from lowland.optim.per_group.watch import NotCovered, watching
+from lowland.optim.per_group.watch import Derived, NotCovered, uncompiled, watching
 from lowland.optim.randomness import random_states, replay
 
 Closure = Callable[[], Tensor]
@@ -38,7 +38,8 @@ class Engine:
         self.optimizer = optimizer
         #: Why the loop is taken, once that is known.
         self.reason: str | None = None
-        self.audited = False
+        #: Sizes of batches that were audited.
+        self.audited: set[int] = set()
         #: What the audit took, in words.
         self.audit_cost = ""
         #: Of the last batch; None before, and where the loop was taken.
@@ -53,7 +54,6 @@ class Engine:
     def backward(self, closure: Closure, scaler: Any = None) -> Tensor:
         """See `SAM.backward`."""
         optimizer = self.optimizer
-        grouped.refuse_coupling(optimizer.model)
         if self.reason is None:
             self.reason = unsupported(optimizer)
             if self.reason is None:
@@ -63,7 +63,7 @@ class Engine:
                         "m-SAM runs what torch.compile compiled as it was written, for weights that differ by group"
                     )
                 try:
-                    with _uncompiled():
+                    with uncompiled(), statistics_kept(optimizer.model, only_after_errors=True):
                         return self._backward(closure, scaler, states)
                 except NotCovered as stop:
                     self.reason = str(stop)
@@ -104,7 +104,13 @@ class Engine:
         def losses() -> Tensor:
             replay(states)
             torch.clear_autocast_cache()
-            return grouped.per_example(closure)
+            return grouped.per_example(watched)
+
+        def watched() -> Tensor:
+            value = closure()
+            if isinstance(value, Derived):
+                raise NotCovered("the losses depend on no input that was there before the closure, as a plain tensor")
+            return value
 
         step = _Step(params, dict(zip(params, rhos, strict=True)), names, members, losses, scaler)
         parts: list[_Part] = []
@@ -162,8 +168,8 @@ class Engine:
             found, norms = climb(optimizer, pieces, step.rhos, step.members, groups, step.scaler)
         first.check_inputs()
         second = SecondPass(groups, step.names, found, self.warn)
-        if optimizer.audit and not self.audited:
-            with alone(), _statistics_kept(optimizer.model):
+        if optimizer.audit and groups.whole not in self.audited:
+            with alone(), statistics_kept(optimizer.model):
                 self._audit(Audit(optimizer, params, step.names, step.losses, first.autocast), groups, found, second)
         if optimizer.perturbed_norms:
             second.members = step.members
@@ -172,8 +178,8 @@ class Engine:
         try:
             optimizer._pass = "perturbed"
             together = nullcontext() if last else alone()
-            with torch.enable_grad(), _statistics_kept(optimizer.model), together:
-                with watching(params, optimizer.model, second):
+            with torch.enable_grad(), statistics_kept(optimizer.model), together:
+                with by_group(optimizer.model, groups), watching(params, optimizer.model, second):
                     value = step.losses()
                     if len(value) != groups.whole:
                         raise NotCovered("the closure doesn't return the losses of the same batch each time")
@@ -193,33 +199,33 @@ class Engine:
 
     def _audit(self, audit: Audit, groups: Groups, found: dict[Tensor, Perturbation], second: SecondPass) -> None:
         started = time.perf_counter()
-        self.audited = audit.run(groups, found, second)
-        self.audit_cost = (
-            f"check of one group by its definition, at the first step: {audit.evaluations} evaluations of the batch, "
-            f"{time.perf_counter() - started:.2g} s; SAM(..., audit=False) leaves it out"
-        )
+        if audit.run(groups, found, second):
+            self.audited.add(groups.whole)
+            self.audit_cost = (
+                f"check of two groups by their definition, at the first batch of {groups.whole}: {audit.evaluations} "
+                f"evaluations of it, {time.perf_counter() - started:.2g} s; SAM(..., audit=False) leaves it out"
+            )
 
     def _first(self, step: "_Step", start: int) -> tuple[FirstPass, Tensor]:
         """The first pass over the groups from ``start`` on; their losses."""
         optimizer, params = self.optimizer, step.params
         factors = type(optimizer.ascent_rule) is not Adaptive
         if self._size is None:
-            with _statistics_kept(optimizer.model):
-                self._size = len(step.losses())
+            self._size = self._learn(step)
             if any(p.grad is not None for p in params):
                 raise ValueError("the closure ran backward: with m it returns the loss of each example, no more")
+        saved = SavedStatistics(statistics(optimizer.model))
+        sizes: list[int] = []
         while True:
             stop = self._size if self._at_once is None else min(self._size, start + self._at_once * optimizer.m)
             groups = Groups(stop - start, optimizer.m, start, self._size)
             first = FirstPass(groups, step.names, step.members, factors, self.warn, optimizer.memory_limit)
-            saved = SavedStatistics(buffers) if (buffers := statistics(optimizer.model)) else None
             try:
-                with watching(params, optimizer.model, first):
+                with by_group(optimizer.model, groups), watching(params, optimizer.model, first):
                     value = step.losses()
                     if len(value) == self._size:
+                        first.recording = True
                         amp.scaled(step.scaler, value[groups.chosen].sum() / groups.m).backward()
-                        if start and saved is not None:
-                            saved.restore()  # they have counted this batch
                         return first, value.detach()[groups.chosen]
                 size = len(value)
             except TooLarge:
@@ -227,15 +233,19 @@ class Engine:
                 for p in params:
                     p.grad = None
             except NotCovered:
-                with _statistics_kept(optimizer.model):
-                    size = len(step.losses())
+                size = self._learn(step)
                 if size == self._size:
                     raise
-            if saved is not None:
-                saved.restore()
-            if start and size != self._size:
-                raise NotCovered("the closure doesn't return the losses of the same batch each time")
+            saved.restore()
+            sizes.append(size)
+            if (start and size != self._size) or (size != self._size and size in sizes[:-1]):
+                raise NotCovered("the closure doesn't return as many losses each time")
             self._size = size
+
+    def _learn(self, step: "_Step") -> int:
+        """The batch's size."""
+        with statistics_kept(self.optimizer.model), by_group(self.optimizer.model, None):
+            return len(step.losses())
 
     def _means(self, params: list[Tensor], second: SecondPass) -> list[Tensor]:
         shares = (second.groups.sizes / second.groups.whole).to(params[0].device)
@@ -282,23 +292,5 @@ class _Part:
     gradients: list[Tensor | None]
 
 
-@contextmanager
-def _statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Running statistics belong to w, and count each batch once."""
-    saved = SavedStatistics(buffers) if (buffers := statistics(model)) else None
-    try:
-        yield
-    finally:
-        if saved is not None:
-            saved.restore()
-
-
 def _is_compiled(module: nn.Module) -> bool:
     return "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
-
-
-def _uncompiled() -> AbstractContextManager[Any]:
-    """Inside, compiled functions run as they were written."""
-    if "torch._dynamo" not in sys.modules:  # which takes its time to load
-        return nullcontext()
-    return torch.compiler.set_stance("force_eager")

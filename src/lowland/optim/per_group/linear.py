@@ -114,7 +114,7 @@ def pairwise(
     shift = moved = None
     if bias is not None:
         its = watch.perturbations[bias]
-        if its.terms is factors.d and its.c is not None and keeps is None:
+        if its.terms is factors.d and its.c is not None and keeps is None and x.dtype.itemsize > 2:
             shift = its.c.to(x.dtype)
         else:
             moved = watch.moved(bias, x.dtype)

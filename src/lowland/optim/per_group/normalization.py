@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lowland.optim.per_group.batch_norm import batch_norm
 from lowland.optim.per_group.registry import Rule, Use, autocasts, laid_out, rule
 
 if TYPE_CHECKING:
@@ -133,16 +134,31 @@ class GroupNorm(_Normalization):
 
 @rule(F.batch_norm)
 class BatchNorm(_Normalization):
-    """In evaluation mode, where it is a scale and a shift; in training mode it mixes examples."""
+    """In evaluation mode a scale and a shift of each row; in training mode each group by itself."""
 
     arguments: ClassVar[tuple[str, ...]] = (
         "input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps",
     )  # fmt: skip
     defaults: ClassVar = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5}
 
-    def refuses(self, use: Use) -> str | None:
-        """See there."""
-        return "batch statistics" if use.training else None
+    def first(self, use: Use, watch: "FirstPass") -> Tensor:
+        """In training mode with a copy of the parameters for each group."""
+        return self._by_group(use, watch) if use.training else super().first(use, watch)
+
+    def perturbed(self, use: Use, watch: "SecondPass") -> Tensor:
+        """The same."""
+        return self._by_group(use, watch) if use.training else super().perturbed(use, watch)
+
+    def unmoved(self, use: Use, watch: "SecondPass") -> Tensor:
+        """Statistics are those of the groups all the same."""
+        return self._by_group(use, watch) if use.training else super().unmoved(use, watch)
+
+    def _by_group(self, use: Use, watch: Any) -> Tensor:
+        given = ((name, use.arguments[name]) for name in ("weight", "bias"))
+        weight, bias = (watch.stack(p) if name in use.owners else p for name, p in given)
+        what = f"batch norm ({watch.names[next(iter(use.owners.values()))]})"
+        running = (use.running_mean, use.running_var)
+        return batch_norm(use.input, *running, weight, bias, use.momentum, use.eps, groups=watch.groups, what=what)
 
     def with_rows(self, use: Use, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         """Channels are the second dimension."""

@@ -12,7 +12,7 @@ from lowland.optim.per_group import direct
 from lowland.optim.per_group.gradients import Built, Factors, Piece, add
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.registry import COMPOSED, RULES, Rule, Use, laid_out, rows_of
-from lowland.optim.per_group.watch import NotCovered, is_constant
+from lowland.optim.per_group.watch import NotCovered, in_order, is_constant
 
 
 class TooLarge(Exception):
@@ -34,6 +34,8 @@ class Pass:
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See `watch.Handler`."""
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            raise NotCovered("the closure uses torch.func")
         self.autocast |= torch.is_autocast_enabled(next(iter(self.names)).device.type)
         if func in COMPOSED:
             return COMPOSED[func](self, func, args, kwargs)
@@ -51,15 +53,25 @@ class Pass:
             return self._covered(RULES[type(module)].bind_layer(module, args))
 
     def _covered(self, use: Use) -> Any:
+        if not use.owners:
+            return use.run()
         groups = self._groups
         first, *others = use.inputs
-        rows_of(use.arguments[first], groups.whole, self.names[next(iter(use.owners.values()))])
+        if not use.arguments[first].numel():
+            return self.without_rows(use)
+        where = self.names[next(iter(use.owners.values()))]
+        in_order(use.arguments[first], where)
+        rows_of(use.arguments[first], groups.whole, where)
         if groups.size == groups.whole:
             return self.covered(use)
         rows = [name for name in others if not is_constant(x := use.arguments[name]) and len(x) % groups.whole == 0]
         use.arguments |= {name: groups.own(use.arguments[name]) for name in (first, *rows)}
         out = self.covered(use)
         return laid_out(groups.among(out), out)
+
+    def without_rows(self, use: Use) -> Any:
+        """A call on no rows, which has zero gradients."""
+        return use.run()
 
     def covered(self, use: Use) -> Any:
         """What becomes of a call that has a rule."""
@@ -98,12 +110,17 @@ class FirstPass(Pass):
         self.members, self.factors, self.limit = members, factors, limit
         self.pieces: dict[Tensor, Piece] = {}
         self.inputs: list[tuple[Tensor, int, str]] = []
-        self.recording = True
+        #: Whether the losses are there, and their gradients are taken.
+        self.recording = False
         self._anchor = torch.zeros((), requires_grad=True)
 
     def covered(self, use: Use) -> Any:
         """The function of detached parameters, tapped."""
         return use.rule.first(use, self)
+
+    def without_rows(self, use: Use) -> Any:
+        """Untapped: there is nothing to take up."""
+        return use.run(**use.at_w())
 
     def counts(self, use: Use) -> bool:
         """Whether any gradient of this use is asked for."""
@@ -166,6 +183,11 @@ class FirstPass(Pass):
             raise TooLarge
         self.warn(f"m-SAM: one group takes {held / 1e6:.1f} MB, above memory_limit: it can't be split any further")
 
+    def expect(self) -> None:
+        """Raise NotCovered for gradients that the closure takes for itself."""
+        if not self.recording:
+            raise NotCovered("the closure takes gradients of its own (to penalize them, say)")
+
     def check_inputs(self) -> None:
         """Raise NotCovered if what was kept for the second pass was written to."""
         for a, version, where in self.inputs:
@@ -186,8 +208,8 @@ class _Tap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
         (a,) = ctx.saved_tensors
-        if ctx.watch.recording:
-            ctx.record(a.detach(), d.detach())
+        ctx.watch.expect()
+        ctx.record(a.detach(), d.detach())
         return None, d, None, None, None
 
 
@@ -201,8 +223,8 @@ class _Copies(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
-        if ctx.watch.recording:
-            ctx.record(d.detach())
+        ctx.watch.expect()
+        ctx.record(d.detach())
         return None, None, None, None, None
 
 
@@ -269,7 +291,7 @@ class SecondPass(Pass):
 
     def _perturbed(self, use: Use) -> Any:
         if not any(p in self.perturbations for p in use.owners.values()):
-            return use.run()
+            return use.rule.unmoved(use, self)
         return use.rule.perturbed(use, self)
 
     def _record(self, use: Use, a: Tensor, d: Tensor) -> None:

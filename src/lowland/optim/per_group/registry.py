@@ -93,6 +93,10 @@ class Rule:
         """The output with each group's own weights, differentiable by input and parameters."""
         raise NotImplementedError
 
+    def unmoved(self, use: Use, watch: "SecondPass") -> Tensor:
+        """The output where none of the parameters is perturbed."""
+        return use.run()
+
     def bind(self, func: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any]) -> Use | None:
         """The call as a `Use`; None where the rule isn't for it."""
         if len(args) > len(self.arguments) or any(name not in self.arguments for name in kwargs):

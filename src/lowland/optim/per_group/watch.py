@@ -1,7 +1,10 @@
 """How every use of a parameter is seen, whoever refers to it: its class is another one for the time being."""
 
+import inspect
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
@@ -29,6 +32,7 @@ class Handler(Protocol):
 
 # Not one for each thread: activation checkpointing calls layers again from autograd's.
 _handler: Handler | None = None
+_one_at_a_time = threading.RLock()
 
 
 def _torch_function(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -100,6 +104,12 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
     for param in params:
         if type(param) is not nn.Parameter:
             raise NotCovered(f"a parameter is of the class {type(param).__name__}")
+        if param.is_complex():
+            raise NotCovered("a parameter is complex")
+    if any("forward" in vars(layer) for layer in layers):
+        raise NotCovered("a layer that has a rule has a forward of its own, set from outside")
+    _one_at_a_time.acquire()
+    before = _handler
     try:
         for param in params:
             param.__class__ = Watched
@@ -111,13 +121,21 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
         with _Constants():
             yield
     finally:
-        _handler = None
+        _handler = before
         for param in params:
             param.__class__ = nn.Parameter
         for layer in layers:
             layer.__dict__.pop("forward", None)
         for constant in constants:
             constant.__dict__.pop("_lowland_constant", None)
+        _one_at_a_time.release()
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Inside, compiled functions run as they were written."""
+    if "torch._dynamo" not in sys.modules:  # which takes its time to load
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def _kept(module: nn.Module) -> list[Tensor]:
@@ -125,8 +143,11 @@ def _kept(module: nn.Module) -> list[Tensor]:
     return [value for value in own if type(value) is Tensor]
 
 
-def _forward(layer: nn.Module, handler: Handler, *args: Any) -> Any:
-    return handler.layer(layer, args)
+def _forward(layer: nn.Module, handler: Handler, *args: Any, **kwargs: Any) -> Any:
+    bound = inspect.signature(type(layer).forward).bind(layer, *args, **kwargs)
+    if bound.kwargs:
+        raise NotCovered(f"{type(layer).__name__} is called with arguments that go by name alone")
+    return handler.layer(layer, bound.args[1:])
 
 
 class _Constants(TorchFunctionMode):
@@ -135,6 +156,8 @@ class _Constants(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if type(out) is Tensor:
+            if _picks_rows(func, args) or any(getattr(arg, "_lowland_picked", False) for arg in args):
+                out._lowland_picked = True  # type: ignore[attr-defined]
             constant = getattr(func, "__name__", "") in ("new_zeros", "new_ones", "new_full")
             constant |= _all_constant(args) and (not kwargs or _all_constant(tuple(kwargs.values())))
             if constant or is_constant(out):
@@ -142,6 +165,23 @@ class _Constants(TorchFunctionMode):
         elif args and getattr(func, "__name__", "") == "__setitem__" and is_constant(args[0]):
             args[0]._lowland_constant = _all_constant(args)
         return out
+
+
+def _picks_rows(func: Any, args: Any) -> bool:
+    """Whether which rows the result has depends on values: then whose they are can't be told."""
+    name = getattr(func, "__name__", "")
+    if name != "__getitem__":
+        return name in ("masked_select", "nonzero", "unique")
+    index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    return any(isinstance(t, Tensor) and t.dtype in (torch.bool, torch.uint8) for t in index) and not is_constant(
+        args[0]
+    )
+
+
+def in_order(value: Tensor, what: str) -> None:
+    """Raise NotCovered for rows that were picked by a mask."""
+    if getattr(value, "_lowland_picked", False):
+        raise NotCovered(f"{what} sees rows that were picked by a mask")
 
 
 def is_constant(value: Any) -> bool:
