@@ -70,7 +70,7 @@ def backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any = None) 
 def per_example(closure: Callable[[], Tensor]) -> Tensor:
     """What ``closure`` returns; raises ValueError unless that is one loss for each example."""
     value = closure()
-    if not isinstance(value, Tensor) or value.ndim != 1 or not value.requires_grad:
+    if not isinstance(value, Tensor) or value.ndim != 1 or not len(value) or not value.requires_grad:
         raise ValueError(
             "the closure returns the loss of each example, shape (batch,), without calling backward: "
             'F.cross_entropy(model(x), y, reduction="none"), say'

@@ -93,6 +93,10 @@ class SAM(Passes):
             leave room for one more copy. The weights come back bit for bit either way.
         audit: with ``m``, whether the first step computes one group by its definition, too, and compares: three
             evaluations of the batch more. A model that the one pass is wrong for goes by the loop then.
+        memory_limit: with ``m``, how many bytes the groups' gradients may take between the passes; a batch that takes
+            more goes in several parts, each with two passes of its own. None for no limit.
+        perturbed_norms: with ``m``, whether `last` has the norms of the groups' gradients at w + e, too: about another
+            weight gradient.
 
     A gradient that is zero or not finite gives a zero perturbation, without waiting for the device. Memory
     beyond the base optimizer's: one copy of the perturbed parameters (the process's own part of sharded ones), and what
@@ -131,6 +135,8 @@ class SAM(Passes):
         freeze: bool = False,
         keep_on: str = "device",
         audit: bool = True,
+        memory_limit: float | None = None,
+        perturbed_norms: bool = False,
     ):
         if not isinstance(base, Optimizer):
             raise TypeError("SAM goes around an optimizer: SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)")
@@ -145,6 +151,8 @@ class SAM(Passes):
         if not isinstance(eps, int | float) or not 0 <= eps < float("inf"):
             raise ValueError(f"eps is added to the gradient norm: it must be finite and at least 0, not {eps!r}")
         number("l2", l2, 0, 1e30)
+        if memory_limit is not None:
+            number("memory_limit", memory_limit, 1, 1e30)
         if l2 and isinstance(base, torch.optim.SparseAdam):
             raise ValueError("with l2 every gradient is dense: not for SparseAdam")
         if l2 and any("l2" in group for group in base.param_groups):
@@ -166,6 +174,7 @@ class SAM(Passes):
         self.scope, self._scope = scope, resolve(scope, model, params)
         self.model, self.m, self.l2, self.eps = model, m, float(l2), eps
         self.same_masks, self.freeze, self.audit = same_masks, freeze, audit
+        self.memory_limit, self.perturbed_norms = memory_limit, perturbed_norms
         self._schedule = rho if callable(rho) else None
         self._rho = _radius(rho(0) if callable(rho) else rho)
         if any(STEPS in group and _radius(group["rho"]) != self._rho for group in base.param_groups):
@@ -431,7 +440,7 @@ class SAM(Passes):
         """For copying and pickling: as torch's optimizers, without hooks and without a pass under way."""
         own = (
             "base", "model", "m", "l2", "ascent_rule", "descent_rule", "eps", "same_masks", "freeze", "audit",
-            "_memory", "_rho", "_schedule", "_scheduled", "_scope", "scope",
+            "memory_limit", "perturbed_norms", "_memory", "_rho", "_schedule", "_scheduled", "_scope", "scope",
         )  # fmt: skip
         return {name: getattr(self, name) for name in own} | {"keep_on": self._displacement.keep_on}
 

@@ -70,7 +70,8 @@ class Audit:
 
     def _wrong(self, j: int, groups: Groups, found: dict[Tensor, Perturbation], second: Any) -> str | None:
         """What is wrong, "" if nothing; None where gradients aren't finite."""
-        chosen = slice(j * groups.m, min((j + 1) * groups.m, groups.size))
+        start = groups.start + j * groups.m
+        chosen = slice(start, min(start + groups.m, groups.chosen.stop))
         at_w = self._gradients(lambda value: value[chosen].mean())
         if not all(g is None or bool(g.isfinite().all()) for g in at_w):
             return None
@@ -132,6 +133,7 @@ class Audit:
 
     def _couples(self, groups: Groups) -> bool:
         """Whether the losses of the first group reach other examples in every layer, along whatever dimension."""
+        groups = Groups(groups.whole, groups.m)
         if groups.count == 1:
             return False
         watch = _Reached(groups, self.names, set(self.params), False, lambda _: None)

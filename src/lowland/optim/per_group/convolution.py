@@ -116,6 +116,11 @@ class Convolution(Rule):
         )
         return watch.tap(use, geometry.run(x, w, b), x)
 
+    def prepared(self, use: Use) -> Tensor:
+        """See `Rule`."""
+        x: Tensor = autocast(_Geometry(use).prepared(use.input))[0]
+        return x
+
     def pieces(self, use: Use, a: Tensor, d: Tensor, groups: Groups) -> dict[str, Piece]:
         """Factors where pairs of positions are cheaper."""
         geometry, shape = _Geometry(use), use.weight.shape

@@ -49,7 +49,8 @@ def apply(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, 
     batched = [type(t) is Tensor and t.ndim > 0 and not is_constant(t) for t in leaves]
     for leaf, is_batched in zip(leaves, batched, strict=True):
         if is_batched:
-            rows_of(leaf, groups, what)
+            rows_of(leaf, groups.whole, what)
+    leaves = [groups.own(leaf) if is_batched else leaf for leaf, is_batched in zip(leaves, batched, strict=True)]
     stacks = [_stack(watch, leaf) for leaf in leaves]
     if name not in _ORDINARY:
         taken = sum(stack.numel() * stack.element_size() for stack in stacks if stack is not None)
@@ -58,7 +59,7 @@ def apply(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, 
             f"and takes {taken / 1e6:.1f} MB more (lowland.optim.per_group.rule registers one)"
         )
     ndim = max((t.ndim for t, is_batched in zip(leaves, batched, strict=True) if is_batched), default=0)
-    repeats = name in _REPEATING and not any(batched) and _repeats(func, args, kwargs, groups.size)
+    repeats = name in _REPEATING and not any(batched) and _repeats(func, args, kwargs, groups.whole)
 
     def of_part(index: int) -> list[Any]:
         chosen, _, n = groups.parts[index]
@@ -68,8 +69,8 @@ def apply(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, 
                 given.append(groups.split(leaf)[index])
             elif stack is None:
                 given.append(leaf)
-            elif name in _ENTRYWISE and 0 < ndim == leaf.ndim and len(leaf) == groups.size > 1:
-                own = torch.arange(chosen.start * groups.m, groups.size, device=stack.device)
+            elif name in _ENTRYWISE and 0 < ndim == leaf.ndim and len(leaf) == groups.whole > 1:
+                own = groups.start + torch.arange(chosen.start * groups.m, groups.size, device=stack.device)
                 of = torch.arange(chosen.start, chosen.stop, device=stack.device)
                 given.append(stack[of[:, None], own[: len(of) * n].view(-1, n)])
             else:
@@ -89,7 +90,7 @@ def apply(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, 
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise NotCovered(f"{what} doesn't go by vmap: {str(error).splitlines()[0]}") from error
     if any(batched):
-        return _joined(results, groups.join)
+        return _joined(results, lambda parts: groups.among(groups.join(parts)))
     value = called(*(leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves))
     stack = _joined(results, lambda parts: parts[0] if len(parts) == 1 else torch.cat(parts))
     return pytree.tree_map(lambda v, s: Derived.of(v, s), value, stack)
@@ -128,4 +129,4 @@ def _repeated(watch: Any, func: Any, leaves: Any, stacks: Any, spec: Any, dims: 
         return func(*args, **kwargs)[0]  # the rows are all alike
 
     stack = torch.vmap(first, tuple(dims))(*(leaf if s is None else s for leaf, s in zip(leaves, stacks, strict=True)))
-    return groups.spread(stack, groups.size)
+    return groups.among(groups.spread(stack, groups.size))

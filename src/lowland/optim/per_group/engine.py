@@ -11,19 +11,20 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowland.optim import amp, grouped, parallel
-from lowland.optim.ascent import Adaptive, Ascent, LossBudget, Slope, Unnormalized
+from lowland.optim.ascent import Adaptive
 from lowland.optim.batch_norm import SavedStatistics, statistics
 from lowland.optim.per_group import report
 from lowland.optim.per_group.audit import Audit
-from lowland.optim.per_group.gradients import Built, Factors, Piece, squared_norms
+from lowland.optim.per_group.climb import climb, mean, norms_at, of_means, unsupported
 from lowland.optim.per_group.groups import Groups
-from lowland.optim.per_group.passes import FirstPass, Perturbation, SecondPass, written_out
+from lowland.optim.per_group.passes import FirstPass, Perturbation, SecondPass, TooLarge
 from lowland.optim.per_group.watch import NotCovered, watching
 from lowland.optim.randomness import random_states, replay
 
@@ -43,8 +44,10 @@ class Engine:
         #: Of the last batch; None before, and where the loop was taken.
         self.last: report.Last | None = None
         self._plan: list[report.Row] = []
-        self._groups: Groups | None = None
+        self._parts: list[Groups] = []
         self._size: int | None = None
+        #: Groups in one part of a batch; None for all.
+        self._at_once: int | None = None
         self._said: set[str] = set()
 
     def backward(self, closure: Closure, scaler: Any = None) -> Tensor:
@@ -52,7 +55,7 @@ class Engine:
         optimizer = self.optimizer
         grouped.refuse_coupling(optimizer.model)
         if self.reason is None:
-            self.reason = _unsupported(optimizer)
+            self.reason = unsupported(optimizer)
             if self.reason is None:
                 states = random_states(optimizer._params())
                 if any(map(_is_compiled, optimizer.model.modules())):
@@ -76,10 +79,12 @@ class Engine:
         """A table of how the last step held the groups' gradients."""
         if self.reason is not None:
             return f"m-SAM goes group by group: {self.reason}"
-        if self._groups is None:
+        if not self._parts:
             return "m-SAM: no step was made yet"
-        groups = self._groups
-        head = f"m-SAM of {groups.size} examples in {groups.count} groups of {groups.m}"
+        groups, count = self._parts[0], sum(part.count for part in self._parts)
+        head = f"m-SAM of {groups.whole} examples in {count} groups of {groups.m}"
+        if len(self._parts) > 1:
+            head += f", in {len(self._parts)} parts for memory; the first, of {groups.count} groups:"
         return report.table(self._plan, head, self.audit_cost)
 
     def warn(self, line: str) -> None:
@@ -95,13 +100,41 @@ class Engine:
         params, rhos = optimizer._trainable()
         names = {p: name for name, p in optimizer.model.named_parameters()}
         members = {p for p in params if optimizer._scope is None or p in optimizer._scope}
-        held = [parallel.set_aside(p.grad) for p in params]
 
         def losses() -> Tensor:
             replay(states)
             torch.clear_autocast_cache()
             return grouped.per_example(closure)
 
+        step = _Step(params, dict(zip(params, rhos, strict=True)), names, members, losses, scaler)
+        parts: list[_Part] = []
+        start = 0
+        before: list[Tensor | None] | None = None
+        while start == 0 or start < parts[-1].groups.whole:
+            try:
+                parts.append(self._part(step, start))
+            except BaseException:
+                if before is not None:  # no part of a batch may stay
+                    for p, gradient in zip(params, before, strict=True):
+                        p.grad = gradient
+                raise
+            start = parts[-1].groups.chosen.stop
+            if before is None:
+                before = parts[-1].gradients
+        self._penalize(params, parts, scaler)
+        if scaler is not None:
+            finite = torch.stack([torch.isfinite(part.norms).all() for part in parts]).all()
+            overflow = parallel.anywhere(~finite, optimizer.model)
+            amp.pass_on_overflow(overflow, [p.grad for p in params if p.grad is not None])
+        optimizer._evaluated += 1
+        self._plan, self._parts = parts[0].plan, [part.groups for part in parts]
+        self.last = report.last([part.last for part in parts])
+        return torch.cat([part.losses for part in parts]).mean()
+
+    def _part(self, step: "_Step", start: int) -> "_Part":
+        """Both passes for the groups from ``start`` on, as many as memory allows; their gradients are accumulated."""
+        optimizer, params = self.optimizer, step.params
+        held = [parallel.set_aside(p.grad) for p in params]
         wrapper = parallel.ddp(optimizer.model)
 
         def alone() -> AbstractContextManager[Any]:
@@ -110,8 +143,8 @@ class Engine:
         try:
             optimizer._begin("ascent", params)
             with torch.enable_grad(), alone():
-                first, before = self._first(losses, params, names, members, scaler)
-            left = [names[p] for p in params if p.grad is not None]
+                first, before = self._first(step, start)
+            left = [step.names[p] for p in params if p.grad is not None]
         finally:
             optimizer._end(params, held)
             torch.clear_autocast_cache()
@@ -120,36 +153,43 @@ class Engine:
                 f"{left[0]} has a gradient that came by a way nobody watches (a function of autograd's own, say, or "
                 "a copy made before the step)"
             )
-        if not members & first.pieces.keys() and not optimizer.l2:
+        if not step.members & first.pieces.keys() and not optimizer.l2:
             raise RuntimeError("no parameter that climbs received a gradient: do the losses depend on them?")
+        groups = first.groups
+        pieces = {p: piece for p, piece in first.pieces.items() if p in step.members}
+        plan = report.rows(pieces, step.names, groups)
         with torch.no_grad():
-            perturbations = self._climb(first, dict(zip(params, rhos, strict=True)), members, scaler)
+            found, norms = climb(optimizer, pieces, step.rhos, step.members, groups, step.scaler)
         first.check_inputs()
-        second = SecondPass(first.groups, names, perturbations, self.warn)
+        second = SecondPass(groups, step.names, found, self.warn)
         if optimizer.audit and not self.audited:
             with alone(), _statistics_kept(optimizer.model):
-                self._audit(
-                    Audit(optimizer, params, names, losses, first.autocast), first.groups, perturbations, second
-                )
+                self._audit(Audit(optimizer, params, step.names, step.losses, first.autocast), groups, found, second)
+        if optimizer.perturbed_norms:
+            second.members = step.members
+        last = groups.chosen.stop == groups.whole
+        gradients = [p.grad if last or p.grad is None else p.grad.clone() for p in params] if start == 0 else []
         try:
             optimizer._pass = "perturbed"
-            with torch.enable_grad(), _statistics_kept(optimizer.model), watching(params, optimizer.model, second):
-                value = losses()
-                if len(value) != first.groups.size:
-                    raise NotCovered("the closure doesn't return the losses of the same batch each time")
-                amp.scaled(scaler, value.mean()).backward()
-            self._penalize(params, second, scaler)
+            together = nullcontext() if last else alone()
+            with torch.enable_grad(), _statistics_kept(optimizer.model), together:
+                with watching(params, optimizer.model, second):
+                    value = step.losses()
+                    if len(value) != groups.whole:
+                        raise NotCovered("the closure doesn't return the losses of the same batch each time")
+                    value = value[groups.chosen]
+                    amp.scaled(step.scaler, value.sum() / groups.whole).backward()
         finally:
             optimizer._pass = None
             torch.clear_autocast_cache()
-        if scaler is not None:
-            overflow = parallel.anywhere(~torch.isfinite(self._norms).all(), optimizer.model)
-            amp.pass_on_overflow(overflow, [p.grad for p in params if p.grad is not None])
-        optimizer._evaluated += 1
-        self._groups, norms = first.groups, self._norms
-        after = report.means(value, first.groups)
-        self.last = report.Last(report.means(before, first.groups), after, norms)
-        return before.mean()
+        at_moved = None
+        with torch.no_grad():
+            if optimizer.perturbed_norms:
+                per = of_means(groups, params[0], step.scaler, groups.whole)
+                at_moved = norms_at(second, [p for p in params if p in step.members], per, optimizer.l2)
+            means = self._means(params, second) if optimizer.l2 else []
+        seen = report.Last(report.means(before, groups), report.means(value, groups), norms, at_moved)
+        return _Part(groups, before, norms, plan, seen, means, gradients)
 
     def _audit(self, audit: Audit, groups: Groups, found: dict[Tensor, Perturbation], second: SecondPass) -> None:
         started = time.perf_counter()
@@ -159,107 +199,87 @@ class Engine:
             f"{time.perf_counter() - started:.2g} s; SAM(..., audit=False) leaves it out"
         )
 
-    def _first(
-        self, losses: Closure, params: list[Tensor], names: dict[Tensor, str], members: set[Tensor], scaler: Any
-    ) -> tuple[FirstPass, Tensor]:
-        m, factors = self.optimizer.m, type(self.optimizer.ascent_rule) is not Adaptive
+    def _first(self, step: "_Step", start: int) -> tuple[FirstPass, Tensor]:
+        """The first pass over the groups from ``start`` on; their losses."""
+        optimizer, params = self.optimizer, step.params
+        factors = type(optimizer.ascent_rule) is not Adaptive
         if self._size is None:
-            with _statistics_kept(self.optimizer.model):
-                self._size = len(losses())
+            with _statistics_kept(optimizer.model):
+                self._size = len(step.losses())
             if any(p.grad is not None for p in params):
                 raise ValueError("the closure ran backward: with m it returns the loss of each example, no more")
         while True:
-            first = FirstPass(Groups(self._size, m), names, members, factors, self.warn)
+            stop = self._size if self._at_once is None else min(self._size, start + self._at_once * optimizer.m)
+            groups = Groups(stop - start, optimizer.m, start, self._size)
+            first = FirstPass(groups, step.names, step.members, factors, self.warn, optimizer.memory_limit)
+            saved = SavedStatistics(buffers) if (buffers := statistics(optimizer.model)) else None
             try:
-                with watching(params, self.optimizer.model, first):
-                    value = losses()
+                with watching(params, optimizer.model, first):
+                    value = step.losses()
                     if len(value) == self._size:
-                        amp.scaled(scaler, value.sum() / first.groups.m).backward()
-                        return first, value.detach()
-                self._size = len(value)
+                        amp.scaled(step.scaler, value[groups.chosen].sum() / groups.m).backward()
+                        if start and saved is not None:
+                            saved.restore()  # they have counted this batch
+                        return first, value.detach()[groups.chosen]
+                size = len(value)
+            except TooLarge:
+                size, self._at_once = self._size, max(1, groups.count // 2)
+                for p in params:
+                    p.grad = None
             except NotCovered:
-                with _statistics_kept(self.optimizer.model):
-                    size, self._size = self._size, len(losses())
+                with _statistics_kept(optimizer.model):
+                    size = len(step.losses())
                 if size == self._size:
                     raise
+            if saved is not None:
+                saved.restore()
+            if start and size != self._size:
+                raise NotCovered("the closure doesn't return the losses of the same batch each time")
+            self._size = size
 
-    def _climb(
-        self, first: FirstPass, rhos: dict[Tensor, float], members: set[Tensor], scaler: Any
-    ) -> dict[Tensor, Perturbation]:
-        """What to add to each parameter."""
-        optimizer, groups = self.optimizer, first.groups
-        rule, l2 = optimizer.ascent_rule, optimizer.l2
-        pieces: dict[Tensor, Piece] = {p: piece for p, piece in first.pieces.items() if p in members}
-        self._plan = report.rows(pieces, first.names, groups)
-        device = next(iter(rhos)).device
-        sizes = groups.sizes.to(device)
-        scale = amp.loss_scale(scaler, next(iter(rhos)))
-        per = groups.m / (sizes * (scale.double() if isinstance(scale, Tensor) else scale))  # of a group's mean loss
-        if l2:
-            for p in members - pieces.keys():
-                pieces[p] = Built(p.new_zeros(()).expand(groups.count, *p.shape))
-        if type(rule) is Adaptive:
-            return self._adapt(pieces, rhos, groups, per)
-        squares = squared_norms(pieces.values(), groups) * per.square()
-        if l2:
-            for p, piece in pieces.items():
-                w = p.detach()
-                squares += 2 * l2 * piece.dot(w, groups) * per
-                squares += l2**2 * torch.linalg.vector_norm(w).double().square()
-        self._norms = squares.clamp_(min=0).sqrt_()
-        s = self._reach(self._norms, max((rhos[p] for p in members), default=0.0))
-        reach = {rho: rho * s * per for rho in set(rhos.values()) if rho}
-        keeps = {rho: 1 + rho * s * l2 if l2 else None for rho in reach}
-        return {p: _perturbation(piece, reach[rhos[p]], keeps[rhos[p]]) for p, piece in pieces.items() if rhos[p]}
-
-    def _reach(self, norms: Tensor, rho: float) -> Tensor:
-        """How far each group climbs, for rho 1, relative to its gradient."""
-        rule, eps = self.optimizer.ascent_rule, self.optimizer.eps
-        usable = torch.isfinite(norms) & (norms > 0)
-        if type(rule) is Unnormalized:
-            return usable.double()
-        factor = torch.where(usable, 1 / (norms + eps), 0)
-        if type(rule) is LossBudget:
-            return factor * factor.clamp(max=rule.longest / rho if rho else 0.0)
-        return factor
-
-    def _adapt(
-        self, pieces: dict[Tensor, Piece], rhos: dict[Tensor, float], groups: Groups, per: Tensor
-    ) -> dict[Tensor, Perturbation]:
-        rule, l2 = self.optimizer.ascent_rule, self.optimizer.l2
-        slope: Any = Slope([], [], [], lambda _: 0.0, 0.0, 1.0, 0, None, 0.0, self.optimizer._name, lambda _: [], None)  # type: ignore[arg-type]
-        squares, own, directions = torch.zeros_like(per), torch.zeros_like(per), {}
-        for p, piece in pieces.items():
-            assert isinstance(piece, Built)
-            g = piece.stack * _like(per, piece.stack) + l2 * p.detach()
-            own += Built(g).squares(groups)
-            t = p.detach().abs() + rule.eta if rule.adapts(p, slope) else torch.ones_like(p)
-            g *= t
-            squares += Built(g).squares(groups)
-            directions[p] = g.mul_(t)
-        self._norms = own.sqrt_()
-        s = self._reach(squares.sqrt(), max(rhos[p] for p in directions))
-        return {
-            p: Perturbation(stack=direction.mul_(_like(rhos[p] * s, direction)).add_(p.detach()))
-            for p, direction in directions.items()
-            if rhos[p]
-        }
+    def _means(self, params: list[Tensor], second: SecondPass) -> list[Tensor]:
+        shares = (second.groups.sizes / second.groups.whole).to(params[0].device)
+        return [mean(p, second.perturbations.get(p), shares, second.groups) for p in params]
 
     @torch.no_grad()
-    def _penalize(self, params: list[Tensor], second: SecondPass, scaler: Any) -> None:
+    def _penalize(self, params: list[Tensor], parts: "list[_Part]", scaler: Any) -> None:
         """Add λ(w + mean of the groups' e), the gradient of ½λ‖w + e‖²."""
-        optimizer, groups = self.optimizer, second.groups
+        optimizer = self.optimizer
         if not optimizer.l2:
             return
-        shares = (groups.sizes / groups.size).to(params[0].device)
-        means = [_mean(p, second.perturbations.get(p), shares, groups) for p in params]
+        means = [torch.stack(of_parts).sum(0) for of_parts in zip(*(part.means for part in parts), strict=True)]
         average = parallel.averaging(optimizer.model)
         if average is not None:
             means = average(means)
         scale = amp.loss_scale(scaler, params[0])
-        for p, mean in zip(params, means, strict=True):
-            mean = mean.mul_(optimizer.l2).mul_(scale)
-            p.grad = mean if p.grad is None else p.grad.add_(mean)
+        for p, moved in zip(params, means, strict=True):
+            moved = moved.mul_(optimizer.l2).mul_(scale)
+            p.grad = moved if p.grad is None else p.grad.add_(moved)
+
+
+@dataclass
+class _Step:
+    """What all parts of a batch share."""
+
+    params: list[Tensor]
+    rhos: dict[Tensor, float]
+    names: dict[Tensor, str]
+    members: set[Tensor]
+    losses: Closure
+    scaler: Any
+
+
+@dataclass
+class _Part:
+    """What is kept of a part of a batch: see `Engine._part`; ``gradients`` are those before the first part."""
+
+    groups: Groups
+    losses: Tensor
+    norms: Tensor
+    plan: list[report.Row]
+    last: report.Last
+    means: list[Tensor]
+    gradients: list[Tensor | None]
 
 
 @contextmanager
@@ -282,33 +302,3 @@ def _uncompiled() -> AbstractContextManager[Any]:
     if "torch._dynamo" not in sys.modules:  # which takes its time to load
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
-
-
-def _unsupported(optimizer: Any) -> str | None:
-    rule = optimizer.ascent_rule
-    if type(rule) not in (Ascent, Unnormalized, LossBudget, Adaptive):
-        return f"the ascent rule {type(rule).__name__} has no form for all groups at once"
-    return None
-
-
-def _like(values: Tensor, stack: Tensor) -> Tensor:
-    """``(groups,)`` to go along with ``(groups, *shape)``."""
-    return values.to(stack.dtype).view(-1, *[1] * (stack.ndim - 1))
-
-
-def _perturbation(piece: Piece, c: Tensor, keeps: Tensor | None) -> Perturbation:
-    if isinstance(piece, Factors):
-        return Perturbation(piece, c, keeps)
-    return Perturbation(c=c, keeps=keeps, raw=piece.stack, owned=piece.owned, terms=piece.terms)
-
-
-def _mean(p: Tensor, found: Perturbation | None, shares: Tensor, groups: Groups) -> Tensor:
-    """Of the groups' weights, weighted by size."""
-    if found is None:
-        return p.detach().clone()
-    if found.stack is not None or found.raw is not None:
-        return torch.tensordot(shares.to(p.dtype), written_out(p, found, groups), 1)
-    assert found.factors is not None
-    assert found.c is not None
-    kept = 1.0 if found.keeps is None else (shares * found.keeps).sum().to(p.dtype)
-    return found.factors.weighted(groups.spread(found.c * shares, groups.size), p.shape).add_(p.detach() * kept)

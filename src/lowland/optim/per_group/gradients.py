@@ -141,6 +141,11 @@ class Built:
     terms: Tensor | None = None
     _squares: Tensor | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def held(self) -> int:
+        """Bytes."""
+        return self.stack.numel() * self.stack.element_size()
+
     def __add__(self, other: "Built") -> "Built":
         return Built(self.stack + other.stack, owned=True)
 
@@ -148,8 +153,7 @@ class Built:
         """Squared norm for each group, shape (groups,), float64."""
         if self._squares is None:
             wide = torch.promote_types(self.stack.dtype, torch.float32)
-            norms = torch.linalg.vector_norm(self.stack.reshape(len(self.stack), -1), dim=1, dtype=wide)
-            self._squares = norms.double().square()
+            self._squares = _lengths(self.stack.reshape(len(self.stack), -1).to(wide)).square()
         return self._squares
 
     def dot(self, weight: Tensor, groups: Groups) -> Tensor:

@@ -1,4 +1,4 @@
-"""A batch in groups of consecutive examples, the last maybe smaller."""
+"""A batch, or a part of it, in groups of consecutive examples, the last maybe smaller."""
 
 from functools import cached_property
 
@@ -11,10 +11,16 @@ class Groups:
 
     A layer may see several rows (words, say) of an example as separate ones: tensors have ``k · size`` rows, those of
     an example together.
+
+    Args:
+        size: how many examples.
+        m: to a group.
+        start: where they begin in the batch.
+        whole: how many the batch has; None for ``size``.
     """
 
-    def __init__(self, size: int, m: int):
-        self.size, self.m = size, min(m, size)
+    def __init__(self, size: int, m: int, start: int = 0, whole: int | None = None):
+        self.size, self.m, self.start, self.whole = size, min(m, size), start, whole or size
         self.count = -(-size // self.m)
         last = size - (self.count - 1) * self.m
         #: Groups alike, as (slice of groups, how many, examples in each).
@@ -27,6 +33,23 @@ class Groups:
     def sizes(self) -> Tensor:
         """Examples in each group, shape (groups,), float64, on the CPU."""
         return torch.tensor([float(n) for _, count, n in self.parts for _ in range(count)], dtype=torch.float64)
+
+    @property
+    def chosen(self) -> slice:
+        """These examples, among those of the batch."""
+        return slice(self.start, self.start + self.size)
+
+    def own(self, rows: Tensor) -> Tensor:
+        """Of all ``(k · whole, ...)`` rows those of these examples: a view."""
+        k = len(rows) // self.whole
+        return rows if self.size == self.whole else rows[k * self.start : k * (self.start + self.size)]
+
+    def among(self, rows: Tensor) -> Tensor:
+        """``(k · size, ...)`` rows where they belong among ``(k · whole, ...)``; copies of them in all other places."""
+        if self.size == self.whole:
+            return rows
+        k = len(rows) // self.size
+        return rows[(torch.arange(k * self.whole, device=rows.device) - k * self.start) % len(rows)]
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """``(rows, ...)`` as ``(groups, rows of a group, ...)`` for each of `parts`: views."""

@@ -29,6 +29,11 @@ class Linear(Rule):
         use.leading = x.shape[:-1]
         return watch.tap(use, F.linear(flat, w, b), flat).view(*x.shape[:-1], -1)
 
+    def prepared(self, use: Use) -> Tensor:
+        """See `Rule`."""
+        x: Tensor = autocast(use.input)[0]
+        return x
+
     def pieces(self, use: Use, a: Tensor, d: Tensor, groups: Groups) -> dict[str, Piece]:
         """Factors where pairs of positions are cheaper."""
         return pieces(by_example(a, groups), by_example(d, groups), use, groups)

@@ -1,6 +1,6 @@
 """What the two passes do with a function of parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,8 +11,12 @@ from torch import Tensor, nn
 from lowland.optim.per_group import direct
 from lowland.optim.per_group.gradients import Built, Factors, Piece, add
 from lowland.optim.per_group.groups import Groups
-from lowland.optim.per_group.registry import COMPOSED, RULES, Use, rows_of
-from lowland.optim.per_group.watch import NotCovered
+from lowland.optim.per_group.registry import COMPOSED, RULES, Rule, Use, laid_out, rows_of
+from lowland.optim.per_group.watch import NotCovered, is_constant
+
+
+class TooLarge(Exception):
+    """The groups' gradients take more memory than they may."""
 
 
 class Pass:
@@ -35,7 +39,7 @@ class Pass:
             return COMPOSED[func](self, func, args, kwargs)
         rule = RULES.get(func)
         use = None if rule is None else rule.bind(func, args, kwargs)
-        return direct.apply(self, func, args, kwargs) if use is None else self.covered(use)
+        return direct.apply(self, func, args, kwargs) if use is None else self._covered(use)
 
     def has_rule(self, module: nn.Module) -> bool:
         """See `watch.Handler`."""
@@ -44,7 +48,18 @@ class Pass:
     def layer(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
         """See `watch.Handler`."""
         with torch._C.DisableTorchFunctionSubclass():
-            return self.covered(RULES[type(module)].bind_layer(module, args))
+            return self._covered(RULES[type(module)].bind_layer(module, args))
+
+    def _covered(self, use: Use) -> Any:
+        groups = self._groups
+        first, *others = use.inputs
+        rows_of(use.arguments[first], groups.whole, self.names[next(iter(use.owners.values()))])
+        if groups.size == groups.whole:
+            return self.covered(use)
+        rows = [name for name in others if not is_constant(x := use.arguments[name]) and len(x) % groups.whole == 0]
+        use.arguments |= {name: groups.own(use.arguments[name]) for name in (first, *rows)}
+        out = self.covered(use)
+        return laid_out(groups.among(out), out)
 
     def covered(self, use: Use) -> Any:
         """What becomes of a call that has a rule."""
@@ -64,6 +79,10 @@ class FirstPass(Pass):
         members: those whose gradients count.
         factors: whether products may stay unbuilt.
         warn: of what is slow.
+        limit: bytes that pieces may take.
+
+    Raises:
+        TooLarge: from backward, if they take more and there are several groups.
     """
 
     def __init__(
@@ -73,9 +92,10 @@ class FirstPass(Pass):
         members: set[Tensor],
         factors: bool,
         warn: Callable[[str], None],
+        limit: int | None = None,
     ):
         super().__init__(groups, names, warn)
-        self.members, self.factors = members, factors
+        self.members, self.factors, self.limit = members, factors, limit
         self.pieces: dict[Tensor, Piece] = {}
         self.inputs: list[tuple[Tensor, int, str]] = []
         self.recording = True
@@ -102,8 +122,8 @@ class FirstPass(Pass):
     def record(self, use: Use, a: Tensor, d: Tensor) -> None:
         """Take up the gradient ``d`` at the output of a use whose input was ``a``."""
         where = self.names[next(iter(use.owners.values()))]
-        rows_of(a, self._groups, where)
-        rows_of(d, self._groups, where)
+        rows_of(a, self._groups.size, where)
+        rows_of(d, self._groups.size, where)
         for name, piece in use.rule.pieces(use, a, d, self._groups).items():
             if name in use.owners:  # others are frozen, or don't climb
                 self._add(use.owners[name], piece)
@@ -116,7 +136,7 @@ class FirstPass(Pass):
             return param.detach().expand(rows, *param.shape)
 
         def record(d: Tensor) -> None:
-            rows_of(d, self._groups, self.names[param])
+            rows_of(d, self._groups.size, self.names[param])
             self._add(param, Built(self._groups.sums(d)))
 
         return _Copies.apply(self._anchor, param.detach(), rows, self, record)
@@ -135,6 +155,16 @@ class FirstPass(Pass):
             if isinstance(piece, Built) and piece.owned and param not in self.pieces and param.numel() >= 10_000:
                 piece.squares(self._groups)  # while it is in the cache
             self.pieces[param] = add(self.pieces.get(param), piece, self._groups, param.shape)
+            if self.limit is not None:
+                self._keep_to(self.limit)
+
+    def _keep_to(self, limit: int) -> None:
+        held = sum(piece.held for piece in self.pieces.values())
+        if held <= limit:
+            return
+        if self._groups.count > 1:
+            raise TooLarge
+        self.warn(f"m-SAM: one group takes {held / 1e6:.1f} MB, above memory_limit: it can't be split any further")
 
     def check_inputs(self) -> None:
         """Raise NotCovered if what was kept for the second pass was written to."""
@@ -218,13 +248,38 @@ class SecondPass(Pass):
     ):
         super().__init__(groups, names, warn)
         self.perturbations = perturbations
+        #: Parameters whose gradients are recorded in `pieces`.
+        self.members: Set[Tensor] = frozenset()
+        #: Of the groups' summed losses at their own w + e.
+        self.pieces: dict[Tensor, Piece] = {}
+        self._tapped = False
 
     def covered(self, use: Use) -> Any:
         """With what was added to the weights."""
+        if not torch.is_grad_enabled() or self.members.isdisjoint(use.owners.values()):
+            return self._perturbed(use)
+        self._tapped = type(use.rule).pieces is not Rule.pieces
+        try:
+            out = self._perturbed(use)
+            if self._tapped and out.requires_grad:
+                out.register_hook(partial(self._record, use, use.rule.prepared(use).detach()))
+        finally:
+            self._tapped = False
+        return out
+
+    def _perturbed(self, use: Use) -> Any:
         if not any(p in self.perturbations for p in use.owners.values()):
             return use.run()
-        rows_of(use.arguments[use.rule.arguments[0]], self._groups, self.names[next(iter(use.owners.values()))])
         return use.rule.perturbed(use, self)
+
+    def _record(self, use: Use, a: Tensor, d: Tensor) -> None:
+        for name, piece in use.rule.pieces(use, a, d, self._groups).items():
+            if name in use.owners:
+                self._add(use.owners[name], piece)
+
+    def _add(self, param: Tensor, piece: Piece) -> None:
+        if param in self.members:
+            self.pieces[param] = add(self.pieces.get(param), piece, self._groups, param.shape)
 
     def factors(self, param: Tensor) -> Perturbation | None:
         """What is added to ``param``, if it is unbuilt."""
@@ -244,9 +299,10 @@ class SecondPass(Pass):
 
     def stack(self, param: Tensor) -> Tensor:
         """The same, differentiable."""
-        if param not in self.perturbations:
+        record = None if self._tapped or param not in self.members else lambda d: self._add(param, Built(d))
+        if param not in self.perturbations and record is None:
             return param.expand(self.groups.count, *param.shape)
-        return _Moved.apply(param, self.constant(param))
+        return _Moved.apply(param, self.constant(param), record)
 
     def rows(self, param: Tensor, rows: int) -> Tensor:
         """``(rows, *shape)``: for each row the weights of its group, differentiable."""
@@ -257,12 +313,15 @@ class _Moved(torch.autograd.Function):
     """A parameter, moved to where each group has it."""
 
     @staticmethod
-    def forward(ctx: Any, param: Tensor, stack: Tensor) -> Tensor:
+    def forward(ctx: Any, param: Tensor, stack: Tensor, record: Callable[[Tensor], None] | None) -> Tensor:
+        ctx.record = record
         return stack.view_as(stack)
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
-        return d.sum(0), None
+        if ctx.record is not None:
+            ctx.record(d.detach())
+        return d.sum(0), None, None
 
 
 def written_out(param: Tensor, found: Perturbation, groups: Groups) -> Tensor:

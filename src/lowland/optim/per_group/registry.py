@@ -25,6 +25,7 @@ class Use:
         arguments: by name; parameters are as the model has them.
         owners: those arguments that are watched parameters.
         leading: all dimensions of the output but the last, where the tapped one has them flattened.
+        inputs: those arguments that have rows.
     """
 
     rule: "Rule"
@@ -32,6 +33,7 @@ class Use:
     arguments: dict[str, Any]
     owners: dict[str, Tensor]
     leading: torch.Size | None = None
+    inputs: tuple[str, ...] = ()
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -68,6 +70,11 @@ class Rule:
         at_w = use.run(**{name: p.detach() for name, p in use.owners.items()})
         return watch.tap(use, at_w, use.arguments[self.arguments[0]])
 
+    def prepared(self, use: Use) -> Tensor:
+        """What `pieces` gets as the input."""
+        x: Tensor = use.arguments[self.arguments[0]]
+        return x
+
     def pieces(self, use: Use, a: Tensor, d: Tensor, groups: "Groups") -> dict[str, "Piece"]:
         """For each parameter the gradient of each group's summed loss.
 
@@ -90,7 +97,7 @@ class Rule:
         given = dict(zip(self.arguments, args))  # noqa: B905
         arguments = {n: (given | kwargs).get(n, self.defaults.get(n)) for n in self.arguments}
         owners: dict[str, Tensor] = {name: value for name, value in arguments.items() if type(value) is Watched}
-        use = Use(self, func, arguments, owners)
+        use = Use(self, func, arguments, owners, inputs=self.arguments[:1])
         x = arguments[self.arguments[0]]
         rows = type(x) is Tensor and x.ndim > 0 and not is_constant(x)
         others = [v for name, v in arguments.items() if name not in owners and name != self.arguments[0]]
@@ -119,7 +126,7 @@ class Rule:
             finally:
                 module.__dict__["forward"] = ours
 
-        return Use(self, call, arguments, owners)
+        return Use(self, call, arguments, owners, inputs=tuple(inputs))
 
 
 RULES: dict[Any, Rule] = {}
@@ -159,10 +166,9 @@ def laid_out(y: Tensor, x: Tensor) -> Tensor:
     return y.contiguous(memory_format=torch.channels_last) if last else y
 
 
-def rows_of(t: Tensor, groups: "Groups", what: str) -> None:
-    """Raise NotCovered unless the first dimension of ``t`` is that of the examples."""
-    if len(t) % groups.size:
+def rows_of(t: Tensor, size: int, what: str) -> None:
+    """Raise NotCovered unless the first dimension of ``t`` is that of ``size`` examples."""
+    if len(t) % size:
         raise NotCovered(
-            f"{what} sees a tensor of shape {tuple(t.shape)}, whose first dimension isn't that of the {groups.size} "
-            "examples"
+            f"{what} sees a tensor of shape {tuple(t.shape)}, whose first dimension isn't that of the {size} examples"
         )

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lowland.optim.per_group.gradients import Built, Factors, Piece
@@ -18,11 +19,24 @@ class Last:
         perturbed_losses: at the group's own w + e.
         gradient_norms: of the group's mean loss (with ``l2``, of its sum with the term) at w, over the parameters that
             climb; float64.
+        perturbed_gradient_norms: the same at the group's own w + e; None unless ``SAM(..., perturbed_norms=True)``.
     """
 
     losses: Tensor
     perturbed_losses: Tensor
     gradient_norms: Tensor
+    perturbed_gradient_norms: Tensor | None = None
+
+
+def last(parts: list[Last]) -> Last:
+    """Of the parts of a batch, joined."""
+    at_moved = [part.perturbed_gradient_norms for part in parts]
+    return Last(
+        torch.cat([part.losses for part in parts]),
+        torch.cat([part.perturbed_losses for part in parts]),
+        torch.cat([part.gradient_norms for part in parts]),
+        torch.cat([norms for norms in at_moved if norms is not None]) if at_moved[0] is not None else None,
+    )
 
 
 def means(losses: Tensor, groups: Groups) -> Tensor:
