@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import describe_machine, in_turns, median_ratio
+from counting import peak_flops
 from lowland import SAM
 from lowland.data import random_crop_flip
 from lowland.models import preact_resnet
@@ -46,14 +47,6 @@ def build(side, model, evaluate):
         base.step()
 
     return step
-
-
-def measured_peak(device, dtype):
-    """FLOP/s of a large product of two matrices, the best of ten, and its name."""
-    size = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = min(in_turns({"product": lambda: a @ b}, range(10), 1, device)["product"])
-    return 2 * size**3 / best, f"measured: a product of two {size:,} × {size:,} matrices"
 
 
 def main() -> None:
@@ -103,7 +96,7 @@ def main() -> None:
     in_turns(sides, range(1), 1, device)
     warm_up = time.perf_counter() - started
     times = in_turns(sides, range(arguments.rounds), arguments.steps, device)
-    peak, source = (arguments.peak * 1e12, "given") if arguments.peak else measured_peak(device, dtype)
+    peak, source = (arguments.peak * 1e12, "given") if arguments.peak else peak_flops(device, dtype)
 
     options = ["channels last"] * arguments.channels_last + ["compiled"] * arguments.compile
     where = torch.cuda.get_device_name(device) + "; " if device.type == "cuda" else ""

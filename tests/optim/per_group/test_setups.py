@@ -38,7 +38,8 @@ def per_example(model, x, y):
 
 @pytest.mark.parametrize("m", [1, 4])
 @pytest.mark.parametrize("make", [image_model, text_model])
-def test_autocast_is_as_good_as_plain_training_under_it(make, m):
+@pytest.mark.parametrize("l2", [0.0, 0.01])
+def test_autocast_is_as_good_as_plain_training_under_it(l2, make, m):
     torch.manual_seed(0)
     model, (x, y) = make()
     exact, wide = copy.deepcopy(model).double(), x.double() if x.is_floating_point() else x
@@ -47,9 +48,9 @@ def test_autocast_is_as_good_as_plain_training_under_it(make, m):
         with torch.autocast("cpu", torch.bfloat16):
             return per_example(model, x, y)
 
-    (ours, _), _, optimizer = by_both(model, cast, m, rho=0.1)
+    (ours, _), _, optimizer = by_both(model, cast, m, rho=0.1, l2=l2)
     assert optimizer._engine.reason is None
-    _, (expected, _), _ = by_both(exact, lambda: per_example(exact, wide, y), m, rho=0.1)
+    _, (expected, _), _ = by_both(exact, lambda: per_example(exact, wide, y), m, rho=0.1, l2=l2)
     for net, closure in ((model, cast), (exact, lambda: per_example(exact, wide, y))):
         net.zero_grad()
         closure().mean().backward()

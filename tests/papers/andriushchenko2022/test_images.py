@@ -12,6 +12,7 @@ from lowland.papers.andriushchenko2022.image_check import evaluating
 from lowland.papers.andriushchenko2022.image_figures import over_epochs
 from lowland.papers.andriushchenko2022.image_task import ImageBatches, _schedule
 from lowland.training import Arm
+from lowland.training.pace import Pace
 from lowland.training.randomness import seed_everything
 
 from .conftest import images
@@ -95,6 +96,39 @@ def test_a_step_is_the_textbook_one_with_the_l2_term_in_both_gradients(small, ar
                 p.copy_(w - settings.lr * v)
     for p, q in zip(task.model.parameters(), model.parameters(), strict=True):
         assert torch.allclose(p, q, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("m", [1, 2, 4, 16])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_groups_climb_in_one_pass(small, recwarn, name, m):
+    """As the loop over groups would, which would say so."""
+    task = task_of(configured({"norm": "group", "m": str(m), "batch_size": "18"}, name), name)
+    x, y = task.batch(0)
+    assert task.optimizer.l2 > 0
+    task.optimizer.step(lambda: task.losses_fn(task.model(x), y))
+    assert task.optimizer._engine.reason is None
+    assert len(task.optimizer.last.losses) == -(-18 // m)
+    assert not recwarn
+
+
+def test_groups_go_on_where_they_were_interrupted(small, quick, lowland, monkeypatch, tmp_path):
+    command = ["run", "andriushchenko2022/cifar10", "--scale", "smoke", "--set", "norm=group", "--set", "m=1"]
+    assert lowland(*command, "--out", tmp_path / "straight").code == 0
+    monkeypatch.setattr(Pace, "due", lambda self: True)
+    real, left = ImageBatches.__call__, iter(range(7))
+
+    def dying(self, step):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageBatches, "__call__", dying)
+        assert lowland(*command, "--out", tmp_path / "killed").code != 0
+    assert (tmp_path / "killed/metrics.jsonl").read_text().count("sam") == 1
+    assert lowland(*command, "--out", tmp_path / "killed").code == 0
+    paths = (tmp_path / name / "metrics.jsonl" for name in ("straight", "killed"))
+    assert next(paths).read_bytes() == next(paths).read_bytes()
 
 
 def test_a_check_measures_what_it_says(small):

@@ -139,4 +139,4 @@ def mean(p: Tensor, found: Perturbation | None, shares: Tensor, groups: Groups) 
     assert found.factors is not None
     assert found.c is not None
     kept = 1.0 if found.keeps is None else (shares * found.keeps).sum().to(p.dtype)
-    return found.factors.weighted(groups.spread(found.c * shares, groups.size), p.shape).add_(p.detach() * kept)
+    return (p.detach() * kept).add_(found.factors.weighted(groups.spread(found.c * shares, groups.size), p.shape))

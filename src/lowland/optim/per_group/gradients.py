@@ -118,13 +118,14 @@ class Factors:
 
     def dot(self, weight: Tensor, groups: Groups) -> Tensor:
         """⟨G_j, W⟩ = Σ d · (W a), shape (groups,), float64."""
-        products = (self.a @ weight.flatten(1).T).mul_(self.d).sum((1, 2), dtype=torch.float64)
+        products = (self.a @ weight.flatten(1).T.to(self.a.dtype)).mul_(self.d).sum((1, 2), dtype=torch.float64)
         return groups.sums(products)
 
     def weighted(self, weights: Tensor, shape: torch.Size) -> Tensor:
         """Σ_j weights_j G_j, like the parameter; ``weights`` one for each example."""
-        d = self.d * weights.to(self.d.dtype)[:, None, None]
-        return (d.flatten(0, 1).T @ self.a.flatten(0, 1)).view(shape)
+        wide = torch.promote_types(self.d.dtype, torch.float32)
+        d = self.d * weights.to(wide)[:, None, None]
+        return (d.flatten(0, 1).T @ self.a.flatten(0, 1).to(wide)).view(shape)
 
 
 def _lengths(rows: Tensor) -> Tensor:
@@ -168,7 +169,7 @@ class Built:
 
     def dot(self, weight: Tensor, groups: Groups) -> Tensor:
         """⟨G_j, W⟩, shape (groups,), float64."""
-        return (self.stack.reshape(len(self.stack), -1) @ weight.flatten()).double()
+        return (self.stack.reshape(len(self.stack), -1) @ weight.flatten().to(self.stack.dtype)).double()
 
 
 Piece = Factors | Built

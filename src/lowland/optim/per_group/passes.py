@@ -356,12 +356,13 @@ def written_out(param: Tensor, found: Perturbation, groups: Groups) -> Tensor:
         at_w = at_w * found.keeps.to(param.dtype).view(-1, *[1] * param.ndim)
     if found.raw is not None:
         c = found.c.to(param.dtype).view(-1, *[1] * param.ndim)
-        found.stack = torch.addcmul(at_w, found.raw, c, out=found.raw if found.owned else None)
+        into = found.raw if found.owned and found.raw.dtype == param.dtype else None  # in bfloat16 w + e is w
+        found.stack = torch.addcmul(at_w, found.raw, c, out=into)
         if found.owned:
             found.raw = None
     else:
         assert found.factors is not None
-        built = found.factors.build(groups, param.shape).stack
+        built = found.factors.build(groups, param.shape).stack.to(param.dtype)
         c = found.c.to(built.dtype).view(-1, *[1] * param.ndim)
         found.stack = torch.addcmul(at_w, built, c, out=built)
     return found.stack
