@@ -420,7 +420,18 @@ def data_status() -> None:
 
     _table(
         ["dataset", "state", "MB", "licence", "where"],
-        [[s.name, s.state, f"{s.bytes / 1e6:.1f}", s.licence, str(s.path or "")] for s in data.status()],
+        [
+            [
+                s.name,
+                s.state,
+                "" if s.bytes is None else f"{s.bytes / 1e6:.1f}",
+                s.licence,
+                str(s.path or "")
+                if s.fetchable or s.state == "ready"
+                else f"can't be fetched: place the publisher's files at {s.path}",
+            ]
+            for s in data.status()
+        ],
     )
 
 
@@ -450,13 +461,20 @@ def data_verify(name: DatasetName = None) -> None:
         typer.echo("\n".join(found) if found else f"{one}: fine")
     count = sum(map(len, problems.values()))
     if count:
-        raise LowlandError(f"{count} problem{'s' if count > 1 else ''}; fetch again with `lowland data fetch NAME`")
+        raise LowlandError(
+            f"{count} problem{'s' if count > 1 else ''}; fetch again with `lowland data fetch NAME`, or mend what you "
+            "placed there"
+        )
 
 
 def _datasets(name: str | None) -> list[str]:
-    from lowland.data.registry import DATASETS, source
+    from lowland import data
+    from lowland.data.registry import source
 
-    return [source(name).name] if name else list(DATASETS)
+    if name:
+        return [source(name).name]
+    # Who has not placed a dataset that can't be fetched doesn't want it.
+    return [status.name for status in data.status() if status.fetchable or status.state != "missing"]
 
 
 def _short(value: Any) -> str:

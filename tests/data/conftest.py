@@ -37,7 +37,7 @@ class Small:
 
     def __init__(self, root: Path):
         self.root = root
-        self.contents = {name: self._draw(name) for name in DATASETS if name != "digits"}
+        self.contents = {name: self._draw(name) for name, source in DATASETS.items() if source.parts}
 
     def _draw(self, name: str) -> dict[str, bytes]:
         source = DATASETS[name]

@@ -139,5 +139,5 @@ def test_registry_is_consistent(name):
 
 
 def test_importing_is_light():
-    code = "import sys, lowland.data; print([m for m in ('sklearn', 'rich', 'matplotlib') if m in sys.modules])"
+    code = "import sys, lowland.data; print([m for m in ('sklearn', 'rich', 'matplotlib', 'PIL') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -9,8 +9,8 @@ from torch import nn
 
 from lowland import training
 from lowland.errors import RunError, SettingError
-from lowland.models import preact_resnet, resnet
-from lowland.training.weights import load_weights, read_weights
+from lowland.models import bottleneck_resnet, preact_resnet, resnet
+from lowland.training.weights import load_pretrained, load_weights, read_weights
 
 from .toy import EXPERIMENT
 
@@ -210,3 +210,64 @@ def test_onto_and_from_a_gpu(tmp_path):
     assert all(t.device.type == "cpu" for t in weights.values())
     load_weights(model, weights, tmp_path)
     assert same({k: v.cpu() for k, v in model.state_dict().items()}, tensors())
+
+
+def backbone(**changes):
+    return bottleneck_resnet(**{"blocks": (1, 1, 1, 1), "width": 2, "classes": 10} | changes)
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    path = tmp_path / "resnet50.pth"
+    torch.save(backbone().state_dict(), path)
+    return path
+
+
+def test_pretrained_for_the_same_classes(pretrained):
+    model = backbone()
+    load_pretrained(model, pretrained)
+    assert same(model.state_dict(), torch.load(pretrained))
+
+
+@pytest.mark.parametrize("classes", [2, 100])
+def test_pretrained_for_other_classes_keeps_the_last_layer(pretrained, classes):
+    model, there = backbone(classes=classes), torch.load(pretrained)
+    own = model.fc.weight.detach().clone()
+    load_pretrained(model, pretrained)
+    assert model.fc.weight.equal(own)
+    here = model.state_dict()
+    assert all(torch.equal(here[name], there[name]) for name in there if not name.startswith("fc."))
+
+
+def test_pretrained_from_before_batches_were_counted(pretrained):
+    """Such files hold parameters, in the older format of torch.save, and no num_batches_tracked."""
+    there = torch.load(pretrained)
+    old = {name: nn.Parameter(t) for name, t in there.items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, pretrained, _use_new_zipfile_serialization=False)
+    model = backbone()
+    load_pretrained(model, str(pretrained))
+    assert same(model.state_dict(), there)
+
+
+def without(name):
+    return lambda weights: {other: tensor for other, tensor in weights.items() if other != name}
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (without("layer2.0.conv3.weight"), "1 missing, first layer2.0.conv3.weight"),
+        (without("layer2.0.bn3.running_var"), "1 missing, first layer2.0.bn3.running_var"),
+        (without("fc.bias"), "1 missing, first fc.bias"),
+        (lambda weights: weights | {"conv1.weight": torch.zeros(2, 3, 3, 3)}, "(2, 3, 3, 3) in the file, (2, 3, 7, 7)"),
+        (lambda weights: weights | {"fc.weight": torch.zeros(9, 63)}, "first fc.weight: (9, 63) in the file, (10, 64)"),
+        (lambda weights: weights | {"bn1.bias": torch.full((2,), torch.nan)}, "NaN or infinity in 1 tensors"),
+    ],
+)
+def test_wrong_pretrained(pretrained, damage, says):
+    torch.save(damage(torch.load(pretrained)), pretrained)
+    model = backbone()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    refused(RunError, says, load_pretrained, model, pretrained)
+    refused(RunError, str(pretrained), load_pretrained, model, pretrained)
+    assert same(model.state_dict(), before)

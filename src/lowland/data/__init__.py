@@ -1,19 +1,28 @@
 """Datasets as tensors: their publishers' files read and checked, fetched when missing, made into batches."""
 
 from lowland.data.batches import Shuffled, WholeBatch, seeded, shuffled_batches, text_windows
+from lowland.data.celeba import load_celeba
 from lowland.data.dataset import Dataset, load
+from lowland.data.domains import DOMAIN_FOLDERS, Domains, load_domains
 from lowland.data.download import fetch
+from lowland.data.grouped import GroupedDataset
 from lowland.data.inventory import Status, status, verify
+from lowland.data.mnist_domains import colored_mnist, rotated_mnist
 from lowland.data.noise import flip_labels
 from lowland.data.registry import DATASETS, Download, Part, Source
 from lowland.data.root import data_root
 from lowland.data.split import Split, split_validation
+from lowland.data.stacked import stacked_images
 from lowland.data.transforms import center, one_hot, random_crop_flip, scale
+from lowland.data.waterbirds import load_waterbirds
 
 __all__ = [
     "DATASETS",
+    "DOMAIN_FOLDERS",
     "Dataset",
+    "Domains",
     "Download",
+    "GroupedDataset",
     "Part",
     "Shuffled",
     "Source",
@@ -21,16 +30,22 @@ __all__ = [
     "Status",
     "WholeBatch",
     "center",
+    "colored_mnist",
     "data_root",
     "fetch",
     "flip_labels",
     "load",
+    "load_celeba",
+    "load_domains",
+    "load_waterbirds",
     "one_hot",
     "random_crop_flip",
+    "rotated_mnist",
     "scale",
     "seeded",
     "shuffled_batches",
     "split_validation",
+    "stacked_images",
     "status",
     "text_windows",
     "verify",

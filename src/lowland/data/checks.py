@@ -1,5 +1,7 @@
 """Checks that more than one format needs."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lowland.errors import DataError
@@ -19,3 +21,9 @@ def check_labels(labels: np.ndarray, classes: int, where: str) -> None:
     if wrong.size:
         first = wrong[0]
         raise DataError(f"{where} has label {labels[first]} at example {first}, outside 0 to {classes - 1}")
+
+
+def some(names: Sequence[str], limit: int = 3) -> str:
+    """The first ``limit`` of ``names``, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -11,7 +11,7 @@ from lowland.data.files import find
 from lowland.data.read import FORMATS, read
 from lowland.data.root import data_root
 from lowland.data.split import Split
-from lowland.errors import DataError
+from lowland.errors import DataError, SettingError
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +32,12 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
     """The dataset ``name`` from the data root, fetched there first if a file of it is missing.
 
     Raises `DataError` for an unknown name, for a file that is missing and can't be fetched, and for one that
-    is damaged; the message names the file and says what to do.
+    is damaged; the message names the file and says what to do. Raises `SettingError` for a dataset of image files,
+    which has a reader of its own.
     """
     source = registry.source(name)
+    if source.format == "images":
+        raise SettingError(f"{name} is made of image files: use load_celeba, load_waterbirds or load_domains.")
     if source.format == "scikit-learn":
         return Dataset(name, digits.read(), None, source.classes)
     folder = data_root(root) / name

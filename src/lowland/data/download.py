@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 from filelock import FileLock
 
 from lowland.data import registry
-from lowland.data.files import find
+from lowland.data.files import find, placed
 from lowland.data.progress import Advance, bars
 from lowland.data.registry import Download
 from lowland.data.root import data_root
@@ -39,8 +39,8 @@ def fetch(name: str, root: str | Path | None = None, progress: bool = True) -> l
 
     ``progress`` shows a bar on stderr if that is a terminal. Two processes may fetch the same dataset at
     once: the second waits and finds the files there. Without a network it gives up within 30 seconds.
-    Raises `DataError` for an unknown name, if no mirror gives a file with the right checksum, or if the
-    folder can't be written.
+    Raises `DataError` for an unknown name, if no mirror gives a file with the right checksum, if the folder
+    can't be written, or for a dataset of image files, which have to be placed by hand, if they aren't there.
     """
     source = registry.source(name)
     folder = data_root(root) / name
@@ -49,6 +49,7 @@ def fetch(name: str, root: str | Path | None = None, progress: bool = True) -> l
         places = {place for part in source.parts if find(part, folder) is None for place in part.places}
         return [download for download in source.downloads if download.filename in places]
 
+    placed(source, folder)
     # Without the lock first, so that a complete dataset in a folder we may not write to is no error.
     if not missing():
         return []

@@ -9,14 +9,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
-from lowland.data.registry import Part
+from lowland.data.registry import Part, Source
 from lowland.errors import DataError
 
 
 def find(part: Part, folder: Path) -> Path | None:
     """The file under ``folder`` that holds ``part``, unpacked before packed; None if there is none."""
-    candidates = (folder / place for place in part.places)
+    return first(part.places, folder)
+
+
+def first(places: Iterable[str], folder: Path) -> Path | None:
+    """The first of ``places`` under ``folder`` where something is; None if there is nothing."""
+    candidates = (folder / place for place in places)
     return next((path for path in candidates if os.path.exists(path)), None)
+
+
+def placed(source: Source, folder: Path) -> list[Path]:
+    """Where each of ``source.placed`` lies under ``folder``; a `DataError` that names what is not there."""
+    found = [first(places, folder) for places in source.placed]
+    missing = [places[0] for places, path in zip(source.placed, found, strict=True) if path is None]
+    if missing:
+        raise DataError(
+            f"{source.name} can't be fetched: place the publisher's files at {folder}; missing: {', '.join(missing)}"
+        )
+    return [path for path in found if path is not None]
 
 
 @contextmanager

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lowland.data import registry
+from lowland.data import celeba, domains, registry, waterbirds
 from lowland.data.download import md5, record
-from lowland.data.files import find, readable
+from lowland.data.files import find, first, readable
+from lowland.data.images import check_images
 from lowland.data.read import collected, read
 from lowland.data.root import data_root
 from lowland.errors import DataError
@@ -16,14 +17,16 @@ from lowland.errors import DataError
 class Status:
     """One dataset on this machine.
 
-    ``path`` is its folder, None for one that comes with scikit-learn; ``bytes`` what its files take there.
+    ``path`` is its folder, None for one that comes with scikit-learn; ``bytes`` what its files take there, None for
+    image files, which are too many to count. ``fetchable`` says whether it can be downloaded.
     """
 
     name: str
     state: Literal["ready", "missing", "incomplete"]
     path: Path | None
-    bytes: int
+    bytes: int | None
     licence: str
+    fetchable: bool = True
 
 
 def status(root: str | Path | None = None) -> list[Status]:
@@ -35,11 +38,16 @@ def status(root: str | Path | None = None) -> list[Status]:
 
 
 def _status(source: registry.Source, folder: Path) -> Status:
+    state: Literal["ready", "missing", "incomplete"]
     if source.format == "scikit-learn":
         return Status(source.name, "ready", None, 0, source.licence)
+    if source.format == "images":
+        places = [first(places, folder) for places in source.placed]
+        state = "ready" if all(places) else "incomplete" if any(places) else "missing"
+        return Status(source.name, state, folder, None, source.licence, fetchable=False)
     found = {part: find(part, folder) for part in source.parts}
     files = {path for path in found.values() if path is not None}
-    state: Literal["ready", "missing", "incomplete"] = "incomplete" if files else "missing"
+    state = "incomplete" if files else "missing"
     if all(_whole(part, path) for part, path in found.items()):
         state = "ready"
     taken = sum(path.stat().st_size for path in files if path.is_file())
@@ -57,11 +65,13 @@ def _whole(part: registry.Part, path: Path | None) -> bool:
 def verify(name: str, root: str | Path | None = None) -> list[str]:
     """Read all of dataset ``name`` and return every problem found, each naming its file; [] if it is sound.
 
-    Checksums are held against those files alone that were downloaded here. Raises `DataError` only for an
-    unknown name or a data root that is not a folder.
+    Checksums are held against those files alone that were downloaded here; image files are all decoded. Raises
+    `DataError` only for an unknown name or a data root that is not a folder.
     """
     source = registry.source(name)
     folder = data_root(root) / name
+    if source.format == "images":
+        return _verify_images(name, folder)
     _, problems = read(source, folder)
     for path in dict.fromkeys(find(part, folder) for part in source.parts):
         if path is not None and record(path).exists():
@@ -69,3 +79,16 @@ def verify(name: str, root: str | Path | None = None) -> list[str]:
                 if md5(path) not in record(path).read_text(errors="replace"):
                     raise DataError(f"{path} is not what was downloaded: {record(path).name} has another MD5")
     return [str(problem) for problem in problems]
+
+
+def _verify_images(name: str, folder: Path) -> list[str]:
+    problems: list[DataError] = []
+    groups: list[str] = []
+    with collected(problems):
+        if name in domains.DOMAIN_FOLDERS:
+            listed, _ = domains.listing(name, folder)
+        else:
+            listing = {"celeba": celeba.listing, "waterbirds": waterbirds.listing}[name](folder)
+            folder, listed, groups = listing.folder, listing.splits, listing.problems()
+        check_images(folder, listed)
+    return [*map(str, problems), *groups]

@@ -1,4 +1,4 @@
-"""Bars for downloads."""
+"""Bars for downloads and for images being decoded."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,3 +27,17 @@ def bars(show: bool) -> Iterator[Advance]:
             progress.update(tasks[download], completed=received)
 
         yield advance
+
+
+@contextmanager
+def counting(description: str, total: int, show: bool) -> Iterator[Callable[[], None]]:
+    """One bar on stderr that a call moves on by one of ``total``; none unless ``show``, nor without a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = not (show and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda: progress.advance(task)

@@ -51,13 +51,15 @@ class Download:
 class Source:
     """Everything known about a dataset before it is read.
 
-    ``shape`` is that of one example, channels first; empty for text. ``counts`` are the training and test
-    examples; for text, lines. ``coarse_classes`` are the groups of CIFAR-100's classes, else empty.
+    ``shape`` is that of one example, channels first; empty for text, and for image files, whose size is a setting.
+    ``counts`` are the training and test examples; for text, lines. ``classes`` are empty where folders or columns name
+    them. ``coarse_classes`` are the groups of CIFAR-100's classes, else empty. ``placed`` are the files and folders of
+    a dataset that can't be fetched, each with the places where it may lie in the dataset's folder, the usual one first.
     """
 
     name: str
     title: str
-    format: Literal["idx", "cifar", "text", "scikit-learn"]
+    format: Literal["idx", "cifar", "text", "scikit-learn", "images"]
     shape: tuple[int, ...]
     counts: tuple[int, int]
     classes: tuple[str, ...]
@@ -66,6 +68,7 @@ class Source:
     parts: tuple[Part, ...] = ()
     downloads: tuple[Download, ...] = ()
     coarse_classes: tuple[str, ...] = ()
+    placed: tuple[tuple[str, ...], ...] = ()
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -105,6 +108,14 @@ def _cifar_like(archive: str, size: int, md5: str, files: dict[str, int], label_
         parts=tuple(Part(file, archive, (n, label_bytes + 3 * 32 * 32)) for file, n in files.items()),
         downloads=(Download(archive, (f"https://www.cs.toronto.edu/~kriz/{archive}",), size, md5),),
     )
+
+
+def _domain_folders(name: str, title: str, count: int, domains: str, licence: str, citation: str) -> Source:
+    """A dataset of one folder a domain, with one folder a class inside; ``domains`` are separated by commas."""
+    return Source(
+        name, title, "images", (), (count, 0), (), licence, citation,
+        placed=tuple((domain,) for domain in domains.split(", ")),
+    )  # fmt: skip
 
 
 _SOURCES = (
@@ -214,6 +225,74 @@ _SOURCES = (
         classes=tuple("0123456789"),
         licence="CC BY 4.0",
         citation="Alpaydin and Kaynak, Optical recognition of handwritten digits, UCI repository, 1998",
+    ),
+    Source(
+        name="celeba",
+        title="CelebA: faces with 40 attributes",
+        format="images",
+        shape=(),
+        counts=(162_770, 19_962),
+        classes=(),
+        licence="non-commercial research",
+        citation="Liu, Luo, Wang and Tang, Deep learning face attributes in the wild, ICCV 2015",
+        placed=(
+            ("img_align_celeba", "Img/img_align_celeba"),
+            ("list_attr_celeba.txt", "Anno/list_attr_celeba.txt", "list_attr_celeba.csv"),
+            ("list_eval_partition.txt", "Eval/list_eval_partition.txt", "list_eval_partition.csv"),
+        ),
+    ),
+    Source(
+        name="waterbirds",
+        title="Waterbirds: birds of water and land before backgrounds of water and land",
+        format="images",
+        shape=(),
+        counts=(4_795, 5_794),
+        classes=("landbird", "waterbird"),
+        licence="non-commercial research",
+        citation="Sagawa, Koh, Hashimoto and Liang, Distributionally robust neural networks for group shifts, ICLR "
+        "2020",
+        placed=(("metadata.csv", "waterbird_complete95_forest2water2/metadata.csv"),),
+    ),
+    _domain_folders(
+        "pacs",
+        "PACS: photographs, paintings, cartoons and sketches",
+        9_991,
+        "art_painting, cartoon, photo, sketch",
+        "none stated",
+        "Li, Yang, Song and Hospedales, Deeper, broader and artier domain generalization, ICCV 2017",
+    ),
+    _domain_folders(
+        "vlcs",
+        "VLCS: the photographs of four datasets",
+        10_729,
+        "Caltech101, LabelMe, SUN09, VOC2007",
+        "none stated",
+        "Fang, Xu and Rockmore, Unbiased metric learning, ICCV 2013",
+    ),
+    _domain_folders(
+        "office-home",
+        "Office-Home: everyday objects in four styles",
+        15_588,
+        "Art, Clipart, Product, Real World",
+        "non-commercial research",
+        "Venkateswara, Eusebio, Chakraborty and Panchanathan, Deep hashing network for unsupervised domain adaptation, "
+        "CVPR 2017",
+    ),
+    _domain_folders(
+        "terra-incognita",
+        "TerraIncognita: animals before four camera traps",
+        24_788,
+        "location_38, location_43, location_46, location_100",
+        "CDLA Permissive 1.0",
+        "Beery, Van Horn and Perona, Recognition in terra incognita, ECCV 2018",
+    ),
+    _domain_folders(
+        "domain-net",
+        "DomainNet: 345 classes in six styles",
+        586_575,
+        "clipart, infograph, painting, quickdraw, real, sketch",
+        "non-commercial research",
+        "Peng, Bai, Xia, Huang, Saenko and Wang, Moment matching for multi-source domain adaptation, ICCV 2019",
     ),
 )
 

@@ -14,12 +14,14 @@ class Split:
     """Examples in order: a training set, a test set, or a part of one.
 
     ``inputs``: uint8 (n, channels, height, width), or (characters,) for text. ``targets``: int64 (n,), None
-    for text. ``coarse_targets``: int64 (n,), the groups of CIFAR-100's classes, else None.
+    for text. ``coarse_targets``: int64 (n,), the groups of CIFAR-100's classes, else None. ``attributes``: int64 (n,),
+    the class of a second feature (the digit above an image, the background, the colour), else None.
     """
 
     inputs: Tensor
     targets: Tensor | None = None
     coarse_targets: Tensor | None = None
+    attributes: Tensor | None = None
 
     def __len__(self) -> int:
         """The number of examples; for text, of characters."""
@@ -38,6 +40,7 @@ class Split:
             change(self.inputs),
             None if self.targets is None else change(self.targets),
             None if self.coarse_targets is None else change(self.coarse_targets),
+            None if self.attributes is None else change(self.attributes),
         )
 
 

@@ -81,6 +81,23 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str | P
     model.load_state_dict(weights)
 
 
+def load_pretrained(model: nn.Module, path: str | Path) -> None:
+    """Copy the weights in the file ``path`` into ``model``, to train it further: those of ImageNet, say.
+
+    A last layer of the model with another number of classes keeps its own weights; all others must be in the file. How
+    many batches a batch norm has seen may be missing there, as in files from before it was counted.
+
+    Raises:
+        RunError: if the file is missing or damaged, or its weights are another network's or not finite.
+    """
+    weights, network = read_weights(path), model.state_dict()
+    misshapen = [name for name in network if name in weights and weights[name].shape != network[name].shape]
+    if misshapen and _is_last_layer(misshapen, weights, network):
+        weights |= {name: network[name] for name in misshapen}
+    counts = {name: count for name, count in network.items() if name.endswith(".num_batches_tracked")}
+    load_weights(model, counts | weights, path)
+
+
 def _load(file: Path) -> Any:
     try:
         content = BytesIO(file.read_bytes())

@@ -1,0 +1,78 @@
+"""The residual networks of bottleneck blocks, ResNet-50 among them (He et al. 2016, *Deep residual learning*).
+
+Names and shapes in their ``state_dict`` are torchvision's, so that its files of ImageNet weights load.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lowland.models.init import he_normal_
+
+EXPANSION = 4  # of the channels, at the end of a block
+
+
+def bottleneck_resnet(blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64, classes: int = 1000) -> nn.Sequential:
+    """Residual network of bottleneck blocks, with batch norm; by default ResNet-50.
+
+    A 7×7 convolution and a 3×3 max pool, both with stride 2, four stages of ``blocks``, mean over the pixels, and a
+    linear layer. Weights of the convolutions are normal with variance 2 / fan_out, those of the linear layer as torch
+    draws them; its biases are zero. ImageNet weights expect images in [0, 1], minus (0.485, 0.456, 0.406) and over
+    (0.229, 0.224, 0.225), channel by channel.
+
+    Args:
+        blocks: of each stage.
+        width: channels inside the blocks of the first stage. The stages end in 4, 8, 16 and 32 times as many, and halve
+            height and width but for the first.
+        classes: the logits are ``(n, classes)`` for images ``(n, 3, height, width)``.
+
+    Raises:
+        ValueError: for other than four counts of blocks, or no channels or fewer than two classes.
+    """
+    if len(blocks) != 4 or min(blocks) < 1:
+        raise ValueError(f"blocks must be four counts of at least 1, like (3, 4, 6, 3), not {tuple(blocks)}")
+    if width < 1:
+        raise ValueError(f"width must be at least 1, not {width}")
+    if classes < 2:
+        raise ValueError(f"classes must be at least 2, not {classes}")
+    layers = OrderedDict[str, nn.Module](
+        conv1=nn.Conv2d(3, width, 7, 2, padding=3, bias=False),
+        bn1=nn.BatchNorm2d(width),
+        relu=nn.ReLU(),
+        maxpool=nn.MaxPool2d(3, 2, padding=1),
+    )
+    inputs = width
+    for stage, count in enumerate(blocks):
+        inner = width * 2**stage
+        outputs = EXPANSION * inner
+        first = Bottleneck(inputs, inner, 2 if stage else 1)
+        layers[f"layer{stage + 1}"] = nn.Sequential(first, *(Bottleneck(outputs, inner, 1) for _ in range(count - 1)))
+        inputs = outputs
+    layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(inputs, classes)}
+    return he_normal_(nn.Sequential(layers))
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3 and 1×1 convolution, each with batch norm, ReLUs between, beside a shortcut; ReLU of their sum.
+
+    The stride is that of the 3×3 convolution, as in torchvision, and not of the first, as in the paper. Where the shape
+    changes, the shortcut is a 1×1 convolution with batch norm.
+    """
+
+    def __init__(self, inputs: int, inner: int, stride: int):
+        super().__init__()
+        outputs = EXPANSION * inner
+        self.conv1, self.bn1 = nn.Conv2d(inputs, inner, 1, bias=False), nn.BatchNorm2d(inner)
+        self.conv2, self.bn2 = nn.Conv2d(inner, inner, 3, stride, padding=1, bias=False), nn.BatchNorm2d(inner)
+        self.conv3, self.bn3 = nn.Conv2d(inner, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.downsample = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.downsample.extend([nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(n, inputs, height, width)`` to ``(n, 4 inner, height / stride, width / stride)``."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.downsample(x) + self.bn3(self.conv3(y)))
