@@ -1,7 +1,7 @@
 """Sharpness-aware training: the optimizer, the instruments that measure what it does, three papers as commands.
 
-The optimizer is `lowland.SAM`, the instruments are in `lowland.curvature`, the datasets in `lowland.data`; the
-experiments are run by the command line, or from `lowland.papers` with `lowland.training`.
+The optimizer is `lowland.SAM`, the instruments are in `lowland.curvature` and `lowland.features`, the datasets in
+`lowland.data`; the experiments are run by the command line, or from `lowland.papers` with `lowland.training`.
 """
 
 from importlib import import_module
@@ -13,7 +13,7 @@ from lowland.optim import SAM
 __all__ = ["SAM", "__version__", "curvature", "optim"]
 __version__ = "0.1.0"
 
-_ON_DEMAND = ("adapters", "compat", "curvature", "data", "models", "papers", "report", "training")
+_ON_DEMAND = ("adapters", "compat", "curvature", "data", "features", "models", "papers", "report", "training")
 
 
 def __getattr__(name: str) -> Any:

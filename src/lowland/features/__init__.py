@@ -1,0 +1,23 @@
+"""What a network has learned: features and probes of them, groups of examples, and which examples pull."""
+
+from lowland.features.extraction import extract
+from lowland.features.groups import accuracy_by_group, group_balanced_accuracy, worst_group_accuracy
+from lowland.features.importance import ImportanceWeights, importance_weights
+from lowland.features.inequality import gini, lorenz
+from lowland.features.probing import Probe, probe, wilson
+from lowland.features.reweighting import deep_feature_reweighting
+
+__all__ = [
+    "ImportanceWeights",
+    "Probe",
+    "accuracy_by_group",
+    "deep_feature_reweighting",
+    "extract",
+    "gini",
+    "group_balanced_accuracy",
+    "importance_weights",
+    "lorenz",
+    "probe",
+    "wilson",
+    "worst_group_accuracy",
+]

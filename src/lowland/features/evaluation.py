@@ -1,0 +1,76 @@
+"""One pass over the data in evaluation mode, of which no trace stays."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowland.features.progress import watched
+
+Batch = tuple[Tensor, tuple[Any, ...]]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside what DDP, DataParallel and `torch.compile` put around it."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif (inner := model._modules.get("_orig_mod")) is not None:
+            model = inner
+        else:
+            return model
+
+
+def check_batches(batches: Iterable[Any]) -> None:
+    """Raise TypeError for batches that can be iterated only once, and for a tensor, whose rows aren't batches."""
+    if isinstance(batches, Iterator):
+        raise TypeError("batches must be iterable many times over, a list or a DataLoader: not a generator")
+    if isinstance(batches, Tensor):
+        raise TypeError("batches is a list of batches, [x] or [(x, y)] for a single one: not a tensor")
+
+
+@contextmanager
+def evaluated(model: nn.Module, batches: Iterable[Any], what: str, show_progress: bool) -> Iterator[Iterator[Batch]]:
+    """Hands each batch on as its inputs, on the model's device, and the rest of it, while the model is evaluated.
+
+    Modes and the global random state are as before afterwards, so that a loader that shuffles with torch's global
+    generator gives the same order at every pass. Compiled code doesn't run: it would pass by the hooks.
+
+    Raises:
+        TypeError: for a batch whose inputs aren't a tensor.
+        ValueError: after a pass over no examples.
+    """
+    tensor = next(chain(model.parameters(), model.buffers()), None)
+    device = None if tensor is None else tensor.device
+    modes = [(module, module.training) for module in model.modules()]
+    forked = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=forked), _uncompiled():
+        try:
+            model.eval()
+            with watched(batches, what, show_progress) as each:
+                yield _pairs(each, device)
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    if "torch._dynamo" not in sys.modules:  # which takes its time to load
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+def _pairs(batches: Iterator[Any], device: torch.device | None) -> Iterator[Batch]:
+    examples = 0
+    for batch in batches:
+        x, *others = batch if isinstance(batch, tuple | list) else (batch,)
+        if not isinstance(x, Tensor):
+            raise TypeError(f"a batch is x, (x, y) or (x, y, groups) with a tensor x, not {type(x).__name__}")
+        examples += len(x)
+        yield x.to(device), tuple(others)
+    if not examples:
+        raise ValueError("there are no examples in the batches")

@@ -1,0 +1,91 @@
+"""Accuracy within groups of examples: the worst, and all groups counting the same."""
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+
+def accuracy_by_group(predictions: Any, targets: Any, groups: Any, n_groups: int | None = None) -> dict[int, float]:
+    """The accuracy within each group.
+
+    Args:
+        predictions: predicted classes ``(n,)``, integers; of logits, their argmax.
+        targets: true classes ``(n,)``.
+        groups: of each example, ``(n,)``: any integers (class and background together, a domain, ...).
+        n_groups: if given, the groups are 0, …, ``n_groups`` − 1, and each must have examples; otherwise they are
+            those that occur. All of these may be tensors, arrays or lists.
+
+    Returns:
+        Group → share of its examples that are predicted right, in ascending order of the groups.
+
+    Raises:
+        ValueError: for what isn't integers ``(n,)`` of the same length, n > 0; with ``n_groups``, for a group without
+            examples, by its name, or beyond them.
+
+    Example:
+        >>> accuracy_by_group([0, 1, 1], [0, 1, 0], [7, 7, 9])
+        {7: 1.0, 9: 0.0}
+    """
+    given = {"predictions": predictions, "targets": targets, "groups": groups}
+    predicted, true, group = (integers(name, values) for name, values in given.items())
+    lengths = len(predicted), len(true), len(group)
+    if len(set(lengths)) > 1 or not lengths[0]:
+        raise ValueError(f"predictions, targets and groups must be as many, and some: not {lengths}")
+    if n_groups is not None:
+        check_groups("the examples", group, range(n_groups))
+    return shares(predicted == true, group)
+
+
+def worst_group_accuracy(predictions: Any, targets: Any, groups: Any, n_groups: int | None = None) -> float:
+    """The lowest `accuracy_by_group` (Sagawa et al. 2020, *Distributionally Robust Neural Networks*).
+
+    Args:
+        predictions: see `accuracy_by_group`, as for the others.
+        targets: true classes.
+        groups: of each example.
+        n_groups: how many groups there must be.
+
+    Raises:
+        ValueError: as `accuracy_by_group`.
+    """
+    return min(accuracy_by_group(predictions, targets, groups, n_groups).values())
+
+
+def group_balanced_accuracy(predictions: Any, targets: Any, groups: Any, n_groups: int | None = None) -> float:
+    """The plain mean of `accuracy_by_group`: each group counts the same, however many examples it has.
+
+    Args:
+        predictions: see `accuracy_by_group`, as for the others.
+        targets: true classes.
+        groups: of each example.
+        n_groups: how many groups there must be.
+
+    Raises:
+        ValueError: as `accuracy_by_group`.
+    """
+    return float(np.mean(list(accuracy_by_group(predictions, targets, groups, n_groups).values())))
+
+
+def shares(which: np.ndarray, groups: np.ndarray) -> dict[int, float]:
+    """Of each group, in ascending order, the share of examples for which ``which`` ``(n,)`` is true."""
+    return {int(group): float(which[groups == group].mean()) for group in np.unique(groups)}
+
+
+def integers(name: str, values: Any) -> np.ndarray:
+    """A tensor, array or list of integers (or truth values) as int64 ``(n,)``; ValueError for anything else."""
+    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    if array.ndim != 1 or (array.dtype.kind not in "iub" and array.size):
+        raise ValueError(f"{name} must be integers (n,), not {array.dtype} {array.shape}")
+    return array.astype(np.int64)
+
+
+def check_groups(where: str, groups: np.ndarray, expected: Collection[int]) -> None:
+    """Raise ValueError unless all of the ``expected`` groups have examples, and no others."""
+    found = set(groups.tolist())
+    if missing := sorted(set(expected) - found):
+        plural = "groups" if len(missing) > 1 else "group"
+        raise ValueError(f"no examples of {plural} {', '.join(map(str, missing))} in {where}")
+    if others := sorted(found - set(expected)):
+        raise ValueError(f"group {others[0]} in {where} is none of the {len(expected)}, from 0 up")

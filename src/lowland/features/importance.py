@@ -1,0 +1,179 @@
+"""How hard each example pulls, at the weights and at those that SAM looks at."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lowland.features.evaluation import check_batches, evaluated, unwrapped
+from lowland.optim.functional import check_rho, perturbation
+
+#: What climbs, as for `lowland.SAM`: a function of the model that gives parameters, a module of it, or parameters.
+Scope = Callable[[nn.Module], Iterable[Tensor]] | nn.Module | Iterable[Tensor] | None
+
+
+@dataclass(frozen=True, eq=False)
+class ImportanceWeights:
+    """Of each example, in the order of the batches; each sums to 1.
+
+    Attributes:
+        real: at w, float64 ``(n,)``.
+        phantom: at w + e, the same.
+    """
+
+    real: Tensor
+    phantom: Tensor
+
+
+def importance_weights(
+    model: nn.Module,
+    batches: Iterable[Any],
+    rho: float,
+    *,
+    scope: Scope = None,
+    per_batch: bool = False,
+    show_progress: bool = True,
+) -> ImportanceWeights:
+    """How much each example pulls on the network, at w and at SAM's phantom parameters w + e.
+
+    Springer, Nagarajan & Raghunathan 2024, *Sharpness-Aware Minimization Enhances Feature Quality via Balanced
+    Learning*. The gradient of the logistic loss log(1 + exp(−y f(x))), y = ±1, is −y λ ∇f(x) with
+    λ = sigmoid(−y f(x)); the weights are these λ, normalized to sum 1.
+
+    For more classes (ours) λ is the norm of the gradient by the logits, ‖p − onehot(y)‖, p their softmax. That is the
+    same thing where both are defined. With one logit, f, the gradient by it has the norm sigmoid(−y f). With two, it
+    is (1 − p_y) (1, −1) up to sign and of norm √2 (1 − p_y), where 1 − p_y = sigmoid(−y (f₂ − f₁)); the factor √2 goes
+    with the normalization.
+
+    e = ρ g/‖g‖ where g is the gradient of the mean loss over **all examples** together, so that all are weighed at
+    the same phantom parameters; training takes that of the minibatch at hand, for which there is ``per_batch``. All
+    is at fixed parameters in evaluation mode. Weights, gradients, buffers, modes and the global random state are the
+    same bits afterwards.
+
+    Args:
+        model: gives logits: one, ``(n,)`` or ``(n, 1)``, of the second of two classes; or ``(n, classes)``.
+        batches: ``(x, y)`` or ``(x, y, groups)``, of which the third isn't used; ``x`` and ``y`` are brought to the
+            model's device. ``y`` are classes, ``(n,)`` integers; for one logit 0 and 1, or −1 and 1, also as floats
+            and ``(n, 1)``. Iterated twice, in the same order, so a generator is refused.
+        rho: radius ρ ≥ 0 of the perturbation, in the units of the parameters.
+        scope: the parameters that are perturbed, as for `lowland.SAM`; by default all that require gradients. The
+            others don't count in the norm. ``lowland.optim.scope.last_layer`` is LSAM.
+        per_batch: take for each batch the e of its own mean loss.
+        show_progress: whether there is a bar, on a terminal, after two seconds.
+
+    Returns:
+        Both weights, on the model's device. For a zero gradient, and for ρ = 0, they are equal.
+
+    Raises:
+        TypeError: for batches that are a generator or a tensor, or not of (x, y); for a scope that gives no parameters.
+        ValueError: for ρ out of range; logits of another shape, or not finite at w or w + e; targets that aren't
+            classes; a scope without a parameter to perturb; batches in another order the second time; no example.
+
+    Example:
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.zeros_(model.weight)
+        >>> found = importance_weights(model, [(torch.tensor([[1.0], [3.0]]), torch.tensor([1, 1]))], rho=1.0)
+        >>> found.real.tolist()
+        [0.5, 0.5]
+        >>> [round(weight, 3) for weight in found.phantom.tolist()]  # e = −1: sigmoid(1) and sigmoid(3)
+        [0.434, 0.566]
+    """
+    check_rho(rho)
+    check_batches(batches)
+    model = unwrapped(model)
+    params = _perturbed(scope, model)
+    total = [torch.zeros_like(p) for p in params]
+    real, phantom, targets = [], [], []
+    with evaluated(model, batches, "weights at w", show_progress) as pairs:
+        for x, others in pairs:
+            with torch.enable_grad():
+                logits, y = _logits_and_classes(model(x), others)
+                loss = F.cross_entropy(logits, y, reduction="sum")
+                gradient = torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
+            real.append(_log_pulls(logits.detach(), y))
+            targets.append(y)
+            if per_batch:
+                with torch.no_grad(), _moved(params, perturbation([g / len(y) for g in gradient], rho)):
+                    phantom.append(_log_pulls(*_logits_and_classes(model(x), others)))
+            else:
+                torch._foreach_add_(total, gradient)
+    n = sum(map(len, targets))
+    if not per_batch:
+        with (
+            torch.no_grad(),
+            _moved(params, perturbation([g / n for g in total], rho)),
+            evaluated(model, batches, "weights at w + e", show_progress) as pairs,
+        ):
+            again = []
+            for x, others in pairs:
+                logits, y = _logits_and_classes(model(x), others)
+                phantom.append(_log_pulls(logits, y))
+                again.append(y)
+        if not torch.equal(torch.cat(again), torch.cat(targets)):
+            raise ValueError("the batches come in another order the second time: give a list of fixed batches")
+    return ImportanceWeights(_normalized(real, "w"), _normalized(phantom, "w + e"))
+
+
+def _logits_and_classes(output: Any, others: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    """Logits (n, classes), two at least, and classes (n,). One logit f is the two logits 0 and f."""
+    if not others or not isinstance(others[0], Tensor):
+        raise TypeError("batches is a list of pairs (x, y) of tensors, [(x, y)] for a single one")
+    if not isinstance(output, Tensor) or output.dim() not in (1, 2):
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"the model must give logits (n,) or (n, classes), not {shape}")
+    y = others[0].to(output.device)
+    # In float64: of an example that is fitted well, 1 − p would be 0 in float32.
+    logits = output.double() if output.dim() == 2 else output.double()[:, None]
+    if logits.shape[1] == 1:
+        y = y.flatten()
+        if not (((y == 0) | (y == 1)).all() or (y.abs() == 1).all()):
+            raise ValueError("with one logit, targets must be 0 and 1, or -1 and 1")
+        logits, y = torch.cat([torch.zeros_like(logits), logits], 1), (y > 0).long()
+    if y.dim() != 1 or y.is_floating_point() or len(y) != len(logits):
+        raise ValueError(f"targets must be classes, integers ({len(logits)},): not {y.dtype} {tuple(y.shape)}")
+    if len(y) and not 0 <= y.min() <= y.max() < logits.shape[1]:
+        raise ValueError(f"targets must be classes from 0 to {logits.shape[1] - 1}, not {y.min()} to {y.max()}")
+    return logits, y.long()
+
+
+def _log_pulls(logits: Tensor, y: Tensor) -> Tensor:
+    """Log ‖softmax(logits) − onehot(y)‖, (n,): by logarithms, because 1 − p_y may be far below rounding."""
+    others = logits.log_softmax(1).scatter(1, y[:, None], -torch.inf)
+    return torch.cat([others, others.logsumexp(1, keepdim=True)], 1).mul(2).logsumexp(1) / 2
+
+
+def _normalized(log_pulls: list[Tensor], where: str) -> Tensor:
+    every = torch.cat(log_pulls)
+    if not torch.isfinite(every).all():
+        raise ValueError(f"the logits at {where} are not finite: the network has diverged, or rho is too large")
+    return every.softmax(0)
+
+
+@contextmanager
+def _moved(params: list[Tensor], steps: list[Tensor]) -> Iterator[None]:
+    """Other tensors in the place of the weights, which themselves aren't touched."""
+    kept = [p.data for p in params]
+    try:
+        for p, step in zip(params, steps, strict=True):
+            p.data = p.data + step
+        yield
+    finally:
+        for p, w in zip(params, kept, strict=True):
+            p.data = w
+
+
+def _perturbed(scope: Scope, model: nn.Module) -> list[Tensor]:
+    trainable: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+    if scope is not None:
+        chosen: Any = scope.parameters() if isinstance(scope, nn.Module) else scope(model) if callable(scope) else scope
+        wanted = set(chosen) if isinstance(chosen, Iterable) else {chosen}
+        if not all(isinstance(p, Tensor) for p in wanted):
+            raise TypeError("scope= is a function of the model that gives parameters, a module of it, or parameters")
+        trainable = [p for p in trainable if p in wanted]
+    if not trainable:
+        raise ValueError("there is nothing to perturb: no parameter of the model in scope requires a gradient")
+    return trainable

@@ -1,0 +1,40 @@
+"""The bar comes after a while, on a terminal, and importing the package loads nothing heavy."""
+
+import subprocess
+import sys
+
+import pytest
+import rich.console
+
+from lowland.features import progress
+from lowland.features.progress import watched
+
+
+@pytest.mark.parametrize(
+    ("show", "terminal", "patience", "seen"),
+    [(True, True, -1, True), (False, True, -1, False), (True, False, -1, False), (True, True, 60, False)],
+)
+def test_bar(monkeypatch, capfd, show, terminal, patience, seen):
+    monkeypatch.setattr(progress, "_PATIENCE", patience)
+    monkeypatch.setattr(rich.console.Console, "is_terminal", terminal)
+    with watched([3, 4], "extracting", show) as items:
+        assert list(items) == [3, 4]
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert ("extracting" in err) == seen
+
+
+def test_bar_of_unknown_length(monkeypatch, capfd):
+    monkeypatch.setattr(progress, "_PATIENCE", -1)
+    monkeypatch.setattr(rich.console.Console, "is_terminal", True)
+    with watched(iter("ab"), "probing", True) as items:
+        assert list(items) == ["a", "b"]
+    assert "probing" in capfd.readouterr().err
+
+
+def test_importing_is_light():
+    code = (
+        "import sys, torch; before = set(sys.modules); import lowland; lowland.features;"
+        "print([m for m in ('sklearn', 'scipy', 'rich', 'matplotlib') if m in sys.modules and m not in before])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
