@@ -3,7 +3,7 @@
 from lowland.training.arm import Arm, Record
 from lowland.training.drawing import Curve, Figure, Line, Panel, Plot
 from lowland.training.environment import choose_device
-from lowland.training.experiment import Claim, Experiment, Selection, Verdict
+from lowland.training.experiment import Claim, Experiment, Row, Selection, Verdict
 from lowland.training.loop import train
 from lowland.training.parallel import Alone, world
 from lowland.training.run_directory import RunDirectory, read_json, read_records
@@ -22,6 +22,7 @@ __all__ = [
     "Panel",
     "Plot",
     "Record",
+    "Row",
     "RunDirectory",
     "Selection",
     "Settings",
