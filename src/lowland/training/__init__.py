@@ -1,7 +1,7 @@
 """One loop, its run directory, and what an experiment has to say to be run by it."""
 
 from lowland.training.arm import Arm, Record
-from lowland.training.drawing import Curve, Figure, Line, Panel, Plot
+from lowland.training.drawing import Bars, Curve, Figure, Line, Panel, Plot
 from lowland.training.environment import choose_device
 from lowland.training.experiment import Claim, Experiment, Row, Selection, Verdict
 from lowland.training.loop import train
@@ -14,6 +14,7 @@ from lowland.training.task import Stack, Task, Together
 __all__ = [
     "Alone",
     "Arm",
+    "Bars",
     "Claim",
     "Curve",
     "Experiment",

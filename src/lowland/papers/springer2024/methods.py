@@ -77,11 +77,11 @@ def values(arms: Mapping[str, Arm], runs: Mapping[int, str], column: str) -> dic
     return {seed: float(value) for seed, value in found.items() if value is not None and math.isfinite(value)}
 
 
-def table(arms: Mapping[str, Arm]) -> Sequence[Row]:
+def table(arms: Mapping[str, Arm], measures: Mapping[str, str] = MEASURES) -> Sequence[Row]:
     """A row for each method, of the runs that are `selected`; none over a grid of other settings than those."""
     if not arms or varied(arms):
         return []
     return [
-        Row(name, runs, {title: values(arms, runs, column) for column, title in MEASURES.items()})
+        Row(name, runs, {title: values(arms, runs, column) for column, title in measures.items()})
         for name, runs in selected(arms).items()
     ]
