@@ -35,9 +35,9 @@ class DomainSets:
     classes: tuple[str, ...]
 
     @property
-    def channels(self) -> int:
-        """Of the images."""
-        return self.test.split.inputs.shape[1]
+    def shape(self) -> torch.Size:
+        """Of the images, ``(n, channels, height, width)``."""
+        return self.test.split.inputs.shape
 
 
 def domain_sets(settings: Any, device: torch.device) -> DomainSets:

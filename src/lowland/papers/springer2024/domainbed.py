@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lowland.errors import SettingError
+from lowland.models import freeze_batch_norm
 from lowland.optim import SAM
 from lowland.papers.evaluating import evaluating
 from lowland.papers.springer2024 import PAPER
@@ -81,9 +82,8 @@ def prepare(settings: Settings, device: torch.device) -> Task:
         sets.train, settings.batch_size, settings.seed, device,
         augment=settings.is_augmented, channels_last=device.type == "cuda",
     )  # fmt: skip
-    model = network(
-        settings.network, settings.width, len(sets.classes), sets.channels, settings.weights, settings.is_frozen
-    ).to(device)
+    model = network(settings.network, settings.width, len(sets.classes), sets.shape, settings.weights)
+    model = (freeze_batch_norm(model) if settings.is_frozen else model).to(device)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     base = torch.optim.Adam(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)

@@ -45,8 +45,8 @@ class GroupedSettings(FeatureSettings):
         f"validation images, and test images, at least {LEAST_IN_GROUP} of each group; 0: all of the split", low=0
     )
     size: int = setting("height and width that images are decoded at", low=8, high=1024)
-    network: str = setting("resnet-50, or cnn, a small one without batch norm", choices=NETWORKS)
-    width: int = setting("channels of the first convolution", low=1, high=1024)
+    network: str = setting("resnet-50; small: three strided convolutions; cnn: four with group norm", choices=NETWORKS)
+    width: int = setting("channels of the first convolution; small has its own", low=1, high=1024)
     weights: str = setting("file of ImageNet weights for the ResNet-50, in torchvision's naming; none")
     amp: str = setting("bfloat16 in training: auto is on for CUDA", choices=SWITCH)
 
@@ -64,7 +64,7 @@ class GroupedSettings(FeatureSettings):
 def grouped_task(name: str, settings: GroupedSettings, device: torch.device) -> Task:
     """One run on CelebA or Waterbirds; ``name`` says which."""
     sets = grouped_sets(name, settings, device)
-    model = network(settings.network, settings.width, 2, 3, settings.weights).to(device)
+    model = network(settings.network, settings.width, 2, sets.train.inputs.shape, settings.weights).to(device)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return feature_task(
@@ -190,8 +190,7 @@ LAPTOP: Mapping[str, Value] = {
     "batch_size": ours(50, "runs are short"),
     "held_out_examples": ours(600),
     "size": ours(32),
-    "network": ours("cnn", "without weights a ResNet-50 learns nothing in two minutes"),
-    "width": ours(8),
+    "network": ours("small", "without weights a ResNet-50 learns nothing in two minutes"),
     "lr": ours(0.01, "of the grid; the network starts from nothing"),
     "phantom_examples": ours(400),
 }
@@ -203,7 +202,6 @@ SMOKE: Mapping[str, Value] = {
     "batch_size": ours(5),
     "held_out_examples": ours(20),
     "size": ours(16),
-    "network": ours("cnn"),
-    "width": ours(8),
+    "network": ours("small"),
     "phantom_examples": ours(10),
 }

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from lowland.data import Shuffled, Split, random_view, scale, seeded
 from lowland.errors import SettingError
-from lowland.models import bottleneck_resnet, freeze_batch_norm, group_norm_cnn
+from lowland.models import bottleneck_resnet, group_norm_cnn, strided_cnn
 from lowland.training.weights import load_pretrained
 
-NETWORKS = ("cnn", "resnet-50")
+NETWORKS = ("small", "cnn", "resnet-50")
 SWITCH = ("auto", "on", "off")
 # Of ImageNet's pixels in [0, 1], by channel; what its weights expect.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -112,27 +112,34 @@ def normalized(images: Tensor) -> Tensor:
     return (images - images.new_tensor(MEAN).view(3, 1, 1)) / images.new_tensor(DEVIATION).view(3, 1, 1)
 
 
-def network(
-    name: str, width: int, classes: int, channels: int, weights: str = "none", freeze: bool = False
-) -> nn.Module:
-    """One of `NETWORKS`, with ``weights`` from a file in torchvision's naming, and with frozen batch norm if asked for.
+def network(name: str, width: int, classes: int, shape: torch.Size, weights: str = "none") -> nn.Module:
+    """One of `NETWORKS`: that of the stacked images, that of the domain benchmark for MNIST, or a ResNet-50.
+
+    Args:
+        name: which.
+        width: channels of the first convolution; small has its own.
+        classes: outputs.
+        shape: of the images, ``(..., channels, height, width)``.
+        weights: a file in torchvision's naming for the ResNet-50, or none.
 
     Raises:
         RunError: if the weights can't be read, or are another network's.
     """
+    if name == "small":
+        return strided_cnn(shape[-2], shape[-1], classes, shape[-3])
     if name == "cnn":
-        return group_norm_cnn(classes, channels, width)
+        return group_norm_cnn(classes, shape[-3], width)
     model = bottleneck_resnet(width=width, classes=classes)
     if weights != "none":
         load_pretrained(model, weights)
-    return freeze_batch_norm(model) if freeze else model
+    return model
 
 
 def check_network(name: str, width: int, weights: str) -> None:
     """Raise a SettingError for settings of a network that don't go together."""
     if name == "cnn" and width % 8:
         raise SettingError(f"network=cnn has 8 groups in its group norm: width must be a multiple of 8, not {width}")
-    if name == "cnn" and weights != "none":
+    if name != "resnet-50" and weights != "none":
         raise SettingError("weights are a ResNet-50's: set network=resnet-50, or leave them out")
 
 
