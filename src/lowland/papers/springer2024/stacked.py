@@ -150,7 +150,7 @@ LAPTOP: Mapping[str, Value] = {
 SMOKE: Mapping[str, Value] = {
     "seeds": ours(1),
     "epochs": ours(2),
-    "check_epochs": ours(1),
+    "check_epochs": ours(2),
     "batch_size": ours(20),
     "phantom_examples": ours(20),
 }
