@@ -145,7 +145,7 @@ LAPTOP: Mapping[str, Value] = {
     "validation_examples": ours(400),
     "test_examples": ours(1000),
     "probe_examples": ours(400),
-    "phantom_examples": ours(600),
+    "phantom_examples": ours(300),
 }
 SMOKE: Mapping[str, Value] = {
     "seeds": ours(1),
