@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lowland.features import gini, inequality, lorenz
 
-weights = st.lists(st.floats(0, 1e6), min_size=1, max_size=30).filter(lambda values: max(values) > 0)
+weights = st.lists(st.just(0.0) | st.floats(1e-6, 1e6), min_size=1, max_size=30).filter(lambda values: max(values) > 0)
 
 
 def mean_difference(values):

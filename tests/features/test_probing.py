@@ -135,6 +135,20 @@ def test_balanced_is_each_group_as_often():
     assert part("", x, y, g).balanced_weights() == pytest.approx(np.where((g == 1) | (g == 2), 1.5, 0.75))
 
 
+def test_balanced_choice():
+    """C is chosen by the error with balanced groups, which is another than the lowest plain one."""
+    train, validation = spurious((300, 20, 20, 300), 0), spurious((3000, 50, 50, 3000), 2)
+    chosen = {}
+    Cs = (1e-4, 1e-2, 10.0)
+    for C in Cs:
+        found = probe(*train, test=validation, validation=validation, balanced=True, Cs=[C])
+        assert found.validation_error == pytest.approx(found.group_balanced_error)
+        chosen[C] = found
+    best = probe(*train, test=validation, validation=validation, balanced=True, Cs=Cs)
+    assert best == min(chosen.values(), key=lambda found: found.group_balanced_error)
+    assert best != min(chosen.values(), key=lambda found: found.error)
+
+
 def test_constant_features_are_harmless():
     x, y = gaussians(300, 1.5, 0)
     x_test, y_test = gaussians(300, 1.5, 1)
@@ -186,6 +200,8 @@ def test_log_losses():
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2, 2, 0, 1, 1]), reduction="none")
     assert three.log_losses(part("", x, y)) == pytest.approx(expected.numpy())
     assert (three.predict(part("", x, y)) == np.array([2, 4, 7])[logits.argmax(1)]).all()
+    far = Classifier(np.array([2, 4, 7]), 0 * weight, np.array([0.0, 5000.0, 5001.0]), True)
+    assert far.log_losses(part("", x[:1], [2])) == pytest.approx([5001 + math.log1p(math.exp(-1))])
     two = Classifier(np.array([2, 7]), weight[:1], bias[:1], True)
     z = x @ weight[0] + bias[0]
     assert two.log_losses(part("", x, np.full(6, 7))) == pytest.approx(np.log1p(np.exp(-z)))

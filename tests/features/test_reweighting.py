@@ -10,15 +10,15 @@ from sklearn.linear_model import LogisticRegression
 
 from lowland.features import deep_feature_reweighting, probe
 from lowland.features.linear import Classifier, mean, regularization_path
-from lowland.features.parts import part
+from lowland.features.parts import part, split
 
 
-def spurious(sizes, seed, classes=2):
+def spurious(sizes, seed, classes=2, distance=3.0):
     """Groups 2·class + background: weak evidence of the class in a coordinate of its own, strong one of the other."""
     random = np.random.default_rng(seed)
     g = np.repeat(np.arange(2 * classes), sizes)
     y, background = g // 2, g % 2
-    signal = np.eye(classes)[y] * 3.0
+    signal = np.eye(classes)[y] * distance
     x = random.standard_normal((len(g), classes + 1)) + np.hstack([signal, 4.0 * (2 * background[:, None] - 1)])
     return x, y, g
 
@@ -33,6 +33,44 @@ def test_what_is_spurious_is_not_used(penalty):
     assert found.worst_group_error < probe(*held_out, test=test).worst_group_error / 2
     assert found.converged
     assert found == deep_feature_reweighting(*held_out, test=test, penalty=penalty)
+
+
+def test_is_the_procedure_of_the_paper():
+    """Written out with scikit-learn; the draws are those that are tested by themselves."""
+    Cs = (0.001, 0.03, 1.0)
+    (x, y, g), (x_test, y_test, g_test) = (
+        spurious(sizes, seed, distance=1.5) for seed, sizes in enumerate([(100, 30, 30, 100), (200,) * 4])
+    )
+    random = np.random.default_rng(4)
+    x, x_test = (np.hstack([a, random.standard_normal((len(a), 37))]) * np.arange(1, 41) + 5 for a in (x, x_test))
+    random = np.random.default_rng(4)
+    first, second = split(part("", x, y, g), 0.5, random, ("", ""))
+
+    def worst(wrong, groups):
+        return max(wrong[groups == group].mean() for group in range(4))
+
+    mean_x, std = first.features.mean(0), first.features.std(0)
+    subset = first.balanced_subset(random)
+    errors = {}
+    for C in Cs:
+        model = LogisticRegression(C=C, tol=1e-8).fit((subset.features - mean_x) / std, subset.targets)
+        errors[C] = worst(model.predict((second.features - mean_x) / std) != second.targets, second.groups)
+    assert len({*errors.values()}) == 3  # no ties
+    C = min(Cs, key=lambda C: errors[C])
+    mean_x, std = x.mean(0), x.std(0)
+    w, b = np.zeros(40), 0.0
+    for _ in range(4):
+        subset = part("", x, y, g).balanced_subset(random)
+        model = LogisticRegression(C=C, tol=1e-8).fit((subset.features - mean_x) / std, subset.targets)
+        w, b = w + model.coef_[0] / 4, b + model.intercept_[0] / 4
+    wrong = ((x_test - mean_x) / std @ w + b > 0) != y_test
+    found = deep_feature_reweighting(
+        x, y, g, test=(x_test, y_test, g_test), penalty="l2", Cs=Cs, resamples=4, seed=4
+    )  # fmt: skip
+    assert found.C == C
+    assert found.validation_error == pytest.approx(errors[C])
+    assert found.error == pytest.approx(wrong.mean(), abs=0.002)
+    assert found.worst_group_error == pytest.approx(worst(wrong, g_test), abs=0.006)
 
 
 @pytest.mark.parametrize("penalty", ["l1", "l2"])

@@ -13,6 +13,7 @@ from lowland.data import Split
 from lowland.features import extract, gini, importance_weights, lorenz, probe, worst_group_accuracy
 from lowland.optim.scope import last_layer
 from lowland.papers.evaluating import evaluating
+from lowland.papers.springer2024.mechanism import last_linear
 from lowland.papers.springer2024.settings import FeatureSettings
 
 _AT_ONCE = 500  # images evaluated at a time
@@ -108,26 +109,22 @@ class FeatureCheck:
 
     def _probes(self) -> dict[str, float]:
         sets, groups = self.sets, groups_of(self.sets.probe_test)
-        features = {
-            name: extract(self.model, sets.batches(split), show_progress=False).cpu()
-            for name, split in (("train", sets.probe_train), ("test", sets.probe_test))
-        }
-        record = {"worst_group_error": self._worst_group_error(groups)}
+        train, test = (
+            extract(self.model, sets.batches(split), show_progress=False)
+            for split in (sets.probe_train, sets.probe_test)
+        )
+        with torch.no_grad():
+            predicted = last_linear(self.model)(test).argmax(1)
+        record = {"worst_group_error": 1 - worst_group_accuracy(predicted, sets.probe_test.targets, groups)}
+        train, test = train.cpu(), test.cpu()
         for name, where in (("easy", sets.easy), ("hard", sets.hard)):
             found = probe(
-                features["train"], getattr(sets.probe_train, where),
-                test=(features["test"], getattr(sets.probe_test, where), groups),
+                train, getattr(sets.probe_train, where), test=(test, getattr(sets.probe_test, where), groups),
                 Cs=PROBE_CS, seed=self.settings.seed, show_progress=False,
             )  # fmt: skip
             assert found.worst_group_error is not None
             record |= {f"{name}_error": found.error, f"{name}_worst_group_error": found.worst_group_error}
         return record
-
-    def _worst_group_error(self, groups: Tensor) -> float:
-        split = self.sets.probe_test
-        with torch.no_grad(), evaluating(self.model):
-            predicted = torch.cat([self.model(x).argmax(1) for x, _ in self.sets.batches(split)])
-        return 1 - worst_group_accuracy(predicted, split.targets, groups)
 
     def _weights(self, last: bool) -> dict[str, Any]:
         train = self.sets.train

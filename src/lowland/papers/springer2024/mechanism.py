@@ -67,10 +67,7 @@ class Mechanism:
         scope: Scope = None,
     ):
         check_rho(rho)
-        linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-        if not linear:
-            raise ValueError("the network has no linear layer, whose phantom would scale the gradients before it")
-        self.base, self.rho, self.model, self.last = base, rho, model, linear[-1]
+        self.base, self.rho, self.model, self.last = base, rho, model, last_linear(model)
         self.weights, self.scaling = weights, scaling
         wanted = resolve(scope, model, list(model.parameters()))
         self.perturbed = {
@@ -158,3 +155,11 @@ class Mechanism:
             yield
         finally:
             handle.remove()
+
+
+def last_linear(model: nn.Module) -> nn.Linear:
+    """The last linear layer in the order of registration, which gives the logits; ValueError if there is none."""
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError("the network has no linear layer that would give its logits")
+    return linear[-1]

@@ -145,12 +145,12 @@ LAPTOP: Mapping[str, Value] = {
     "validation_examples": ours(400),
     "test_examples": ours(1000),
     "probe_examples": ours(400),
-    "phantom_examples": ours(600),
+    "phantom_examples": ours(300),
 }
 SMOKE: Mapping[str, Value] = {
     "seeds": ours(1),
     "epochs": ours(2),
-    "check_epochs": ours(1),
+    "check_epochs": ours(2),
     "batch_size": ours(20),
     "phantom_examples": ours(20),
 }
