@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from lowland.data import Dataset, Split
 from lowland.papers.evaluating import evaluating
 from lowland.papers.springer2024 import domain_data
-from lowland.papers.springer2024.domain_data import domain_names, domain_sets
+from lowland.papers.springer2024.domain_data import domain_sets
 from lowland.papers.springer2024.domain_figures import bars
-from lowland.papers.springer2024.domain_settings import DATASETS
+from lowland.papers.springer2024.domain_settings import DATASETS, domain_names
 from lowland.papers.springer2024.domain_table import sam_below_erm, table
 from lowland.papers.springer2024.domainbed import EXPERIMENT, DomainCheck
 from lowland.training import Arm
@@ -269,6 +269,7 @@ def test_it_runs_on_mnist(data_root, undrawn, lowland, tmp_path, dataset):
         (("held_out=phot", "dataset=pacs"), "photo?"),
         (("dataset=packs",), "pacs"),
         (("network=resnet-50",), ("three channels", "network=cnn")),
+        (("augment=on",), ("photographs", "augment=off")),
         (("network=cnn", "width=12"), "multiple of 8"),
         (("weights=there.pth",), "resnet-50"),
         (("batch_size=9",), ("batch_size is 9", "10 images")),

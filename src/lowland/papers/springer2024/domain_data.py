@@ -3,26 +3,12 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lowland.data import Domains, colored_mnist, data_root, load, load_domains, rotated_mnist, seeded
-from lowland.data.mnist_domains import ANGLES, COLOURS
-from lowland.data.registry import DATASETS
+from lowland.papers.springer2024.domain_settings import HELD_OUT, MADE_OF_MNIST, Settings
 from lowland.papers.springer2024.photographs import Portion
-
-HELD_OUT = 0.2  # of each domain, for validation
-MADE_OF_MNIST = ("rotated-mnist", "colored-mnist")
-
-
-def domain_names(dataset: str) -> tuple[str, ...]:
-    """The domains of ``dataset``, in its order."""
-    if dataset == "rotated-mnist":
-        return tuple(map(str, ANGLES))
-    if dataset == "colored-mnist":
-        return tuple(COLOURS)
-    return tuple(places[0] for places in DATASETS[dataset].placed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +26,14 @@ class DomainSets:
         return self.test.split.inputs.shape
 
 
-def domain_sets(settings: Any, device: torch.device) -> DomainSets:
+def domain_sets(settings: Settings, device: torch.device) -> DomainSets:
     """All domains cut at random, alike whichever of them is held out.
 
     As in the benchmark, the test part is what would be trained on of that domain. Photographs stay on disk; what is
     made of MNIST lies on ``device``.
 
     Args:
-        settings: of `domainbed`.
+        settings: which data, cut how.
         device: to train on.
 
     Raises:

@@ -5,13 +5,25 @@ from dataclasses import dataclass
 
 import lowland.training as training
 from lowland.data import DOMAIN_FOLDERS
+from lowland.data.mnist_domains import ANGLES, COLOURS
+from lowland.data.registry import source
 from lowland.errors import SettingError, suggestion
-from lowland.papers.springer2024.domain_data import HELD_OUT, MADE_OF_MNIST, domain_names
 from lowland.papers.springer2024.photographs import NETWORKS, SWITCH, check_network
 from lowland.training import ours, paper, setting
 from lowland.training.settings import Value
 
+HELD_OUT = 0.2  # of each domain, for validation
+MADE_OF_MNIST = ("rotated-mnist", "colored-mnist")
 DATASETS = (*MADE_OF_MNIST, *DOMAIN_FOLDERS)
+
+
+def domain_names(dataset: str) -> tuple[str, ...]:
+    """The domains of ``dataset``, in its order."""
+    if dataset == "rotated-mnist":
+        return tuple(map(str, ANGLES))
+    if dataset == "colored-mnist":
+        return tuple(COLOURS)
+    return tuple(places[0] for places in source(dataset).placed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +37,9 @@ class Settings(training.Settings):
     batch_size: int = setting("images of each training domain in a batch; 0: the benchmark's", low=0)
     weight_decay: float = setting("of Adam", low=0, high=1e6)
     seeds: int = setting("runs of each arm, with seed, seed + 1, ...", low=1, high=1000)
-    examples: int = setting("images of each domain, drawn at random, a fifth of them held out; 0: all", low=0)
+    examples: int = setting(
+        "at most so many images of each domain, drawn at random, a fifth of them held out; 0: all", low=0
+    )
     size: int = setting("height and width that photographs are decoded at", low=8, high=1024)
     network: str = setting(
         "cnn: the benchmark's for MNIST; resnet-50; small: three strided convolutions; auto: the benchmark's",
@@ -60,6 +74,8 @@ class Settings(training.Settings):
             )
         if self.network == "resnet-50" and digits:
             raise SettingError(f"a ResNet takes images of three channels, which {self.dataset} has not: network=cnn")
+        if self.augment == "on" and digits:
+            raise SettingError(f"random views are of photographs, which {self.dataset} has not: augment=off, or auto")
         check_network(self.network, self.width, self.weights)
 
     @property

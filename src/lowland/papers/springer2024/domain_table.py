@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from lowland.papers.paired import Unfit, below_zero, judged
-from lowland.papers.springer2024.domain_data import domain_names
+from lowland.papers.springer2024.domain_settings import domain_names
 from lowland.training import Arm, Row, Verdict
 from lowland.training.statistics import paired_difference
 

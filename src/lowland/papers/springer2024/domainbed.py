@@ -19,7 +19,7 @@ from lowland.models import freeze_batch_norm
 from lowland.optim import SAM
 from lowland.papers.evaluating import evaluating
 from lowland.papers.springer2024 import PAPER
-from lowland.papers.springer2024.domain_data import DomainSets, domain_names, domain_sets
+from lowland.papers.springer2024.domain_data import DomainSets, domain_sets
 from lowland.papers.springer2024.domain_figures import bars, over_training
 from lowland.papers.springer2024.domain_settings import (
     DATASETS,
@@ -27,6 +27,7 @@ from lowland.papers.springer2024.domain_settings import (
     PAPER_VALUES,
     SMOKE_VALUES,
     Settings,
+    domain_names,
 )
 from lowland.papers.springer2024.domain_table import LEAST, sam_below_erm, table
 from lowland.papers.springer2024.photographs import Batches, error_and_loss, network, switched

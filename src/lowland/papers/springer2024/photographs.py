@@ -40,12 +40,6 @@ class Portion:
         assert self.split.targets is not None
         return self.split.targets[self.indices.to(self.split.targets.device)]
 
-    @property
-    def attributes(self) -> Tensor:
-        """int64 ``(n,)``, where the split has them."""
-        assert self.split.attributes is not None
-        return self.split.attributes[self.indices.to(self.split.attributes.device)]
-
     def images(self, indices: Tensor, device: torch.device) -> Tensor:
         """Those of the split at ``indices``, float32 ``(k, channels, height, width)`` in [0, 1] on ``device``."""
         return scale(self.split.inputs[indices.to(self.split.inputs.device)].to(device), 255)
