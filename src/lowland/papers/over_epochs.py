@@ -9,8 +9,11 @@ from lowland.training import Arm, Line, Panel, Plot, repeats
 PanelOf = tuple[str, str, str, bool]
 
 
+_MOST = 20  # seeds that are drawn one by one: more would hide the mean
+
+
 def over_epochs(name: str, title: str, kinds: Sequence[str], columns: Sequence[PanelOf]) -> Plot:
-    """A panel for each of ``columns``: of each kind of arm the mean over seeds, and every seed thinly."""
+    """A panel for each of ``columns``: of each kind of arm the mean over seeds, and every seed thinly, if few."""
     return Plot(name, title, _panels(kinds, columns))
 
 
@@ -32,6 +35,6 @@ def _lines(arms: Mapping[str, Arm], kind: str, column: str) -> list[Line]:
         return []
     shared = [epoch for epoch in curves[0] if all(epoch in curve for curve in curves)]
     mean = Line(shared, [fmean(curve[epoch] for curve in curves) for epoch in shared], kind)
-    if len(curves) == 1:
+    if len(curves) == 1 or len(curves) > _MOST:
         return [mean]
     return [*(Line(list(curve), list(curve.values()), beside=kind) for curve in curves), mean]
