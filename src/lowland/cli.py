@@ -319,6 +319,7 @@ def _report_sweep(directory: Any, summary: dict[str, Any]) -> None:
         rows.append([*map(_short, entry["settings"].values()), _estimate(estimate), _counts(entry), mark])
     if rows:
         _table([*summary["settings"][0]["settings"], metric or "", "runs", ""], rows)
+    _print_table(summary)
     if summary["scale"] == "smoke":
         typer.echo("a smoke sweep judges no claims")
     else:
@@ -390,7 +391,22 @@ def _print_claims(summary: dict[str, Any]) -> None:
     _table(["claim", "what it says", "measured", "holds if", "verdict", "reason"], rows)
 
 
+def _print_table(summary: dict[str, Any]) -> None:
+    """The experiment's table, if it has one: mean and standard error over seeds, and how many there are."""
+    rows = [row for row in summary.get("table", []) if row["measures"]]
+    columns = dict.fromkeys(name for row in rows for name in row["measures"])
+    if rows:
+        _table(
+            ["", "seeds", *columns],
+            [
+                [row["name"], str(len(row["runs"])), *(_estimate(row["measures"].get(name)) for name in columns)]
+                for row in rows
+            ],
+        )
+
+
 def _report(directory: Any, experiment: Any, summary: dict[str, Any]) -> None:
+    _print_table(summary)
     _print_claims(summary)
     if divergences := _divergences(summary):
         typer.echo(f"diverged: {divergences}")

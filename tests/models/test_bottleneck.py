@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lowland.models import bottleneck_resnet
+from lowland.models import bottleneck_resnet, freeze_batch_norm
 from lowland.models.bottleneck import Bottleneck
 
 
@@ -88,3 +88,20 @@ def test_initialization():
 def test_bad_arguments(arguments, says):
     with pytest.raises(ValueError, match=says):
         bottleneck_resnet(**arguments)
+
+
+def test_frozen_batch_norm_stays_in_evaluation_and_is_trained():
+    model = bottleneck_resnet((1, 1, 1, 1), width=2, classes=3)
+    x = torch.randn(4, 3, 32, 32)
+    model(x)  # moves the statistics
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    expected = model.eval()(x)
+    frozen = freeze_batch_norm(model).train()
+    assert frozen is model
+    assert frozen.training
+    output = frozen(x)
+    assert torch.equal(output, expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in frozen.state_dict().items())
+    output.sum().backward()
+    norms = [m for m in frozen.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all(m.weight.grad is not None and not m.training for m in norms)

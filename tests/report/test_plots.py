@@ -3,7 +3,7 @@
 import pytest
 
 from lowland.report import plots
-from lowland.training import Line, Panel, Plot
+from lowland.training import Bars, Line, Panel, Plot
 
 
 @pytest.fixture
@@ -49,3 +49,19 @@ def test_panels_without_lines_are_left_out(drawn):
     axes, _ = drawn(*(Panel(str(k), "x", "y", [Line([0], [1])] if k % 2 else []) for k in range(9)))
     assert [axis.get_title() for axis in axes] == ["1", "3", "5", "7"]
     assert drawn(Panel("one", "x", "y", [])) is None
+
+
+def test_bars_stand_beside_each_other_with_their_errors(drawn):
+    heights = {"a": [1.0, None, 2.0], "b": [0.5, 0.25, 0.0]}
+    errors = {"a": [0.1, None, None], "b": [0.0, 0.2, None]}
+    line = Panel("lines", "x", "y", [Line([0, 1], [0, 1], "b")])
+    (bars, lines), legend = drawn(Bars("", "domain", "error", ["one", "two", "three"], heights, errors), line)
+    assert legend == ["a", "b"]
+    a, b = (each for each in bars.containers if each.get_label() in ("a", "b"))
+    assert [bar.get_height() for bar in b] == [0.5, 0.25, 0.0]
+    assert a[0].get_height() == 1.0
+    assert a[1].get_height() != a[1].get_height()  # nothing there
+    assert [bar.get_x() + bar.get_width() for bar in a] == pytest.approx([bar.get_x() for bar in b])
+    assert [text.get_text() for text in bars.get_xticklabels()] == ["one", "two", "three"]
+    assert b[0].get_facecolor() != a[0].get_facecolor()
+    assert lines.lines[0].get_color() == "#D55E00"

@@ -1,5 +1,6 @@
 """Datasets as tensors: their publishers' files read and checked, fetched when missing, made into batches."""
 
+from lowland.data.augment import random_view
 from lowland.data.batches import Shuffled, WholeBatch, seeded, shuffled_batches, text_windows
 from lowland.data.celeba import load_celeba
 from lowland.data.dataset import Dataset, load
@@ -40,6 +41,7 @@ __all__ = [
     "load_waterbirds",
     "one_hot",
     "random_crop_flip",
+    "random_view",
     "rotated_mnist",
     "scale",
     "seeded",

@@ -5,12 +5,14 @@ Names and shapes in their ``state_dict`` are torchvision's, so that its files of
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Self, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowland.models.init import he_normal_
 
+M = TypeVar("M", bound=nn.Module)
 EXPANSION = 4  # of the channels, at the end of a block
 
 
@@ -76,3 +78,20 @@ class Bottleneck(nn.Module):
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         return F.relu(self.downsample(x) + self.bn3(self.conv3(y)))
+
+
+class FrozenBatchNorm(nn.BatchNorm2d):
+    """Batch norm that runs on its running statistics in training, too; its scale and shift are trained."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+
+def freeze_batch_norm(model: M) -> M:
+    """Make every batch norm of images in ``model`` a `FrozenBatchNorm`, in place; names and values stay."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = FrozenBatchNorm
+            module.eval()
+    return model

@@ -54,3 +54,26 @@ def strided_cnn(height: int, width: int, classes: int, inputs: int = 3) -> nn.Se
         layers += [nn.Conv2d(inputs, outputs, kernel, stride=2, padding=kernel // 2), nn.ReLU()]
         inputs, height, width = outputs, -(-height // 2), -(-width // 2)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * height * width, classes))
+
+
+def group_norm_cnn(classes: int, inputs: int = 1, width: int = 64) -> nn.Sequential:
+    """Four 3×3 convolutions, the second with stride 2, each with ReLU, then group norm; mean over pixels; linear.
+
+    The network of Gulrajani & Lopez-Paz 2021, *In search of lost domain generalization*, for MNIST: 64, 128, 128 and
+    128 channels, 8 groups. Weights as torch draws them.
+
+    Args:
+        classes: outputs.
+        inputs: channels of the images, ``(n, inputs, height, width)`` of any size.
+        width: channels of the first convolution; the others have twice as many.
+
+    Raises:
+        ValueError: for a width that 8 groups don't divide.
+    """
+    if width < 1 or width % 8:
+        raise ValueError(f"width must be a multiple of 8, as there are 8 groups: not {width}")
+    layers: list[nn.Module] = []
+    for outputs, stride in ((width, 1), (2 * width, 2), (2 * width, 1), (2 * width, 1)):
+        layers += [nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.ReLU(), nn.GroupNorm(8, outputs)]
+        inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowland.report.canvas import COLOURS, legend_below, plain_logarithm, save, style
-from lowland.training import Arm, Panel, Plot
+from lowland.report.canvas import COLOURS, label_positions, legend_below, plain_logarithm, save, style
+from lowland.training import Arm, Bars, Panel, Plot
 
 _COLUMNS = 3
 _GREY = "#999999"
@@ -20,10 +20,10 @@ def draw_plot(directory: Path, plot: Plot, arms: Mapping[str, Arm], title: str) 
     """
     from matplotlib.figure import Figure as Canvas
 
-    panels = [panel for panel in plot.panels(arms) if panel.lines]
+    panels = [panel for panel in plot.panels(arms) if isinstance(panel, Bars) or panel.lines]
     if not panels:
         return None
-    labels = dict.fromkeys(line.label for panel in panels for line in panel.lines if line.label)
+    labels = dict.fromkeys(label for panel in panels for label in panel.labels)
     colours = dict(zip(labels, COLOURS, strict=False))
     columns = min(len(panels), _COLUMNS)
     rows = -(-len(panels) // columns)
@@ -32,7 +32,7 @@ def draw_plot(directory: Path, plot: Plot, arms: Mapping[str, Arm], title: str) 
         axes = list(canvas.subplots(rows, columns, squeeze=False).flat)
         handles: dict[str, Any] = {}
         for axis, panel in zip(axes, panels, strict=False):
-            handles |= _draw(axis, panel, colours)
+            handles |= _draw_bars(axis, panel, colours) if isinstance(panel, Bars) else _draw(axis, panel, colours)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
         legend_below(canvas, list(handles.values()))
@@ -59,6 +59,25 @@ def _draw(axis: Any, panel: Panel, colours: Mapping[str, str]) -> dict[str, Any]
             low, high = getattr(axis, f"get_{which}lim")()
             if high < 1e3 * low:  # over more decades powers of ten read better
                 plain_logarithm(getattr(axis, f"{which}axis"))
+    return handles
+
+
+def _draw_bars(axis: Any, panel: Bars, colours: Mapping[str, str]) -> dict[str, Any]:
+    """Draw one panel of bars; its legend entries by label."""
+    handles = {}
+    width = 0.8 / len(panel.labels)
+    for number, label in enumerate(panel.labels):
+        shift = (number - (len(panel.labels) - 1) / 2) * width
+        positions = [index + shift for index in range(len(panel.names))]
+        handles[label] = axis.bar(
+            positions, _numbers(panel.heights[label], False), width, yerr=_numbers(panel.errors[label], False),
+            color=colours.get(label, _GREY), label=label, error_kw={"elinewidth": 0.8, "capsize": 2},
+        )  # fmt: skip
+    axis.grid(False, axis="x")
+    label_positions(axis.xaxis, panel.names, 3.4)
+    axis.set_title(panel.title, fontsize=9)
+    axis.set_xlabel(panel.xlabel)
+    axis.set_ylabel(panel.ylabel)
     return handles
 
 

@@ -1,9 +1,9 @@
 """One loop, its run directory, and what an experiment has to say to be run by it."""
 
 from lowland.training.arm import Arm, Record
-from lowland.training.drawing import Curve, Figure, Line, Panel, Plot
+from lowland.training.drawing import Bars, Curve, Figure, Line, Panel, Plot
 from lowland.training.environment import choose_device
-from lowland.training.experiment import Claim, Experiment, Selection, Verdict
+from lowland.training.experiment import Claim, Experiment, Row, Selection, Verdict
 from lowland.training.loop import train
 from lowland.training.parallel import Alone, world
 from lowland.training.run_directory import RunDirectory, read_json, read_records
@@ -14,6 +14,7 @@ from lowland.training.task import Stack, Task, Together
 __all__ = [
     "Alone",
     "Arm",
+    "Bars",
     "Claim",
     "Curve",
     "Experiment",
@@ -22,6 +23,7 @@ __all__ = [
     "Panel",
     "Plot",
     "Record",
+    "Row",
     "RunDirectory",
     "Selection",
     "Settings",

@@ -64,6 +64,37 @@ class Panel:
     logx: bool = False
     logy: bool = False
 
+    @property
+    def labels(self) -> list[str]:
+        """For the legend."""
+        return [line.label for line in self.lines if line.label]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One pair of axes with bars beside each other, and whiskers of one standard error.
+
+    Attributes:
+        title: above.
+        xlabel: what the groups of bars are.
+        ylabel: what their height is.
+        names: of the groups.
+        heights: label for the legend → height in each group, None where there is none.
+        errors: label → standard error in each group, None likewise.
+    """
+
+    title: str
+    xlabel: str
+    ylabel: str
+    names: Sequence[str]
+    heights: Mapping[str, Sequence[float | None]]
+    errors: Mapping[str, Sequence[float | None]]
+
+    @property
+    def labels(self) -> list[str]:
+        """For the legend."""
+        return list(self.heights)
+
 
 @dataclass(frozen=True)
 class Plot:
@@ -77,4 +108,4 @@ class Plot:
 
     name: str
     title: str
-    panels: Callable[[Mapping[str, Arm]], Sequence[Panel]]
+    panels: Callable[[Mapping[str, Arm]], Sequence[Panel | Bars]]

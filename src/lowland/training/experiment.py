@@ -11,6 +11,7 @@ from lowland.errors import SettingError, suggestion
 from lowland.training.arm import Arm
 from lowland.training.drawing import Curve, Figure, Plot
 from lowland.training.settings import Settings, Value, repeated, resolve_arms
+from lowland.training.statistics import estimate
 from lowland.training.task import Task, Together
 
 SCALES = ("smoke", "laptop", "paper")
@@ -47,6 +48,33 @@ class Claim:
     judge: Callable[[Mapping[str, Arm]], Verdict]
     over_seeds: bool = False
     whole_grid: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of an experiment's table: runs of one kind over several seeds.
+
+    Attributes:
+        name: of the kind.
+        runs: seed → label of the run.
+        measures: name → seed → value; a seed without a finite value is left out.
+    """
+
+    name: str
+    runs: Mapping[int, str]
+    measures: Mapping[str, Mapping[int, float]]
+
+    def entry(self) -> dict[str, Any]:
+        """For a summary: of each measure the mean, its standard error, n, and the value of each seed."""
+        return {
+            "name": self.name,
+            "runs": dict(self.runs),
+            "measures": {
+                name: {**found.entry(), "by_seed": dict(values)}
+                for name, values in self.measures.items()
+                if (found := estimate(list(values.values()))) is not None
+            },
+        }
 
 
 @dataclass(frozen=True)
@@ -101,6 +129,8 @@ class Experiment:
         prepare: builds the task of one arm on a device.
         together: in place of ``prepare``: builds all arms as one program.
         digest: further entries for the metrics of a summary, from all arms.
+        table: what a summary says beside its claims, of a run and of a sweep, and what is printed above them: rows of
+            means over seeds, from all arms.
         selection: how a sweep chooses among the points of a grid.
         outcomes: what a sweep draws of its runs' last records.
     """
@@ -119,6 +149,7 @@ class Experiment:
     prepare: Callable[[Any, torch.device], Task] | None = None
     together: Callable[[Mapping[str, Any], torch.device], Together] | None = None
     digest: Callable[[Mapping[str, Arm]], Mapping[str, Any]] | None = None
+    table: Callable[[Mapping[str, Arm]], Sequence["Row"]] | None = None
     selection: Selection | None = None
     outcomes: tuple[Curve, ...] = ()
     more_grids: Mapping[str, Sequence[Mapping[str, tuple[Any, ...]]]] = field(default_factory=dict)

@@ -41,6 +41,7 @@ def summarize(
         "config": dict(config),
         "metrics": {name: final(arm) for name, arm in arms.items()} | dict(digest),
         "claims": [_judged(claim, config["scale"], arms) for claim in experiment.claims],
+        **table_entry(experiment, arms),
         "environment": environment(device) | {key: config[key] for key in ("processes",) if key in config},
     }
 
@@ -54,6 +55,11 @@ def final(arm: Arm) -> dict[str, Any]:
     if arm.error:
         ended["error"] = arm.error
     return {**ended, **last, **arm.seconds}
+
+
+def table_entry(experiment: Experiment, arms: Mapping[str, Arm]) -> dict[str, Any]:
+    """The experiment's table, under ``table``; nothing where it has none."""
+    return {} if experiment.table is None else {"table": [row.entry() for row in experiment.table(arms)]}
 
 
 def _judged(claim: Claim, scale: str, arms: Mapping[str, Arm]) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from lowland.data import scale
 from lowland.papers import find
-from lowland.papers.andriushchenko2022.image_check import evaluating
-from lowland.papers.andriushchenko2022.image_figures import over_epochs
 from lowland.papers.andriushchenko2022.image_task import ImageBatches, _schedule
+from lowland.papers.evaluating import evaluating
+from lowland.papers.over_epochs import over_epochs
 from lowland.training import Arm
 from lowland.training.pace import Pace
 from lowland.training.randomness import seed_everything

@@ -4,9 +4,9 @@ import torch
 
 from lowland.papers.andriushchenko2022 import cifar10 as clean
 from lowland.papers.andriushchenko2022.image_experiment import ARMS, image_experiment
-from lowland.papers.andriushchenko2022.image_figures import over_epochs
 from lowland.papers.andriushchenko2022.image_settings import ImageSettings, scales
-from lowland.papers.andriushchenko2022.paired import Unfit, at_most, last
+from lowland.papers.over_epochs import over_epochs
+from lowland.papers.paired import Unfit, at_most, last
 from lowland.training import Arm, Claim, Task, ours
 
 ZERO = 0.01  # training loss that counts as zero; guessing has 2.3

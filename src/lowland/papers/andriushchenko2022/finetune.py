@@ -15,7 +15,7 @@ from lowland.papers.andriushchenko2022 import cifar10 as clean
 from lowland.papers.andriushchenko2022.image_check import ImageCheck, batches_of, error
 from lowland.papers.andriushchenko2022.image_experiment import image_experiment
 from lowland.papers.andriushchenko2022.image_settings import ImageSettings, scales
-from lowland.papers.andriushchenko2022.paired import ONE_SEED, Unfit, by_seed, difference, judged, last, shown
+from lowland.papers.paired import ONE_SEED, Unfit, by_seed, difference, judged, last, shown
 from lowland.training import Arm, Claim, Line, Panel, Plot, Task, Verdict, ours, read_json, repeats, setting
 from lowland.training.weights import load_weights, read_weights
 

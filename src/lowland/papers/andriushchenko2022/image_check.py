@@ -1,7 +1,6 @@
 """What is measured of a network on images: errors, losses, sharpness, and how the two gradients of SAM agree."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from lowland.curvature import Objective, sharpness
 from lowland.data import Split, scale
 from lowland.optim.functional import perturbation
 from lowland.papers.andriushchenko2022.image_settings import ImageSettings
+from lowland.papers.evaluating import evaluating
 
 _AT_ONCE = 500  # images evaluated at a time
 MANY = 20  # steps of the longer ascent
@@ -114,14 +114,3 @@ def batches_of(split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     assert split.targets is not None
     for images, targets in zip(split.inputs.split(size), split.targets.split(size), strict=True):
         yield scale(images, 255), targets
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """``model`` in evaluation mode; afterwards in the mode it was in."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from lowland.papers.andriushchenko2022.paired import Unfit, below_zero, judged, last, shown, smaller
+from lowland.papers.paired import Unfit, below_zero, judged, last, shown, smaller
 from lowland.training import Arm, Claim, Verdict
-from lowland.training.sweep.statistics import paired_difference
+from lowland.training.statistics import paired_difference
 
 TEST_ERROR = last("test_error")
 SMALL, LARGE = 16, 128  # the paper: with group norm, m below 16 is best; 128 is the whole batch

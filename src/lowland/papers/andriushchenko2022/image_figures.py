@@ -1,40 +1,9 @@
-"""The figures of the paper's experiments on images: measures over epochs, a line for each kind of arm."""
+"""The figures of the paper's experiments on images."""
 
-from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
+from collections.abc import Sequence
 
-from lowland.training import Arm, Line, Panel, Plot, repeats
-
-# A column of the records and how its panel is drawn: heading, label of the vertical axis, whether logarithmic.
-PanelOf = tuple[str, str, str, bool]
-
-
-def over_epochs(name: str, title: str, kinds: Sequence[str], columns: Sequence[PanelOf]) -> Plot:
-    """A panel for each of ``columns``: of each kind of arm the mean over seeds, and every seed thinly."""
-    return Plot(name, title, _panels(kinds, columns))
-
-
-def _panels(kinds: Sequence[str], columns: Sequence[PanelOf]) -> Callable[[Mapping[str, Arm]], Sequence[Panel]]:
-    def panels(arms: Mapping[str, Arm]) -> Sequence[Panel]:
-        return [
-            Panel(heading, "epoch", label, [line for kind in kinds for line in _lines(arms, kind, column)], logy=log)
-            for column, heading, label, log in columns
-        ]
-
-    return panels
-
-
-def _lines(arms: Mapping[str, Arm], kind: str, column: str) -> list[Line]:
-    found = [arm for label, arm in arms.items() if repeats(label, kind) and arm.records]
-    # A value that was not finite is None in the records.
-    curves = [{r["epoch"]: r[column] for r in arm.records if r.get(column) is not None} for arm in found]
-    if not any(curves):
-        return []
-    shared = [epoch for epoch in curves[0] if all(epoch in curve for curve in curves)]
-    mean = Line(shared, [fmean(curve[epoch] for curve in curves) for epoch in shared], kind)
-    if len(curves) == 1:
-        return [mean]
-    return [*(Line(list(curve), list(curve.values()), beside=kind) for curve in curves), mean]
+from lowland.papers.over_epochs import over_epochs
+from lowland.training import Plot
 
 
 def network_figures(kinds: Sequence[str]) -> tuple[Plot, ...]:

@@ -7,10 +7,10 @@ import torch
 from lowland.data import Split, flip_labels
 from lowland.papers.andriushchenko2022 import cifar10 as clean
 from lowland.papers.andriushchenko2022.image_experiment import ARMS, image_experiment
-from lowland.papers.andriushchenko2022.image_figures import over_epochs
 from lowland.papers.andriushchenko2022.image_settings import ImageSettings, scales
 from lowland.papers.andriushchenko2022.image_task import image_task
-from lowland.papers.andriushchenko2022.paired import at_most, last, smaller
+from lowland.papers.over_epochs import over_epochs
+from lowland.papers.paired import at_most, last, smaller
 from lowland.training import Arm, Claim, Task, ours, setting
 
 INTERPOLATED = 0.05  # training error, on the labels as they are given

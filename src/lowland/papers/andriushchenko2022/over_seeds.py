@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lowland.training import Arm, repeats
-from lowland.training.sweep.statistics import estimate
+from lowland.training.statistics import estimate
 
 
 def over_seeds(kinds: Sequence[str]) -> Callable[[Mapping[str, Arm]], dict[str, Any]]:

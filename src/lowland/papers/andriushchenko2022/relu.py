@@ -15,7 +15,6 @@ from torch import Tensor
 import lowland.training as training
 from lowland.papers.andriushchenko2022 import PAPER
 from lowland.papers.andriushchenko2022.kinks import relu_function
-from lowland.papers.andriushchenko2022.paired import last, smaller
 from lowland.papers.andriushchenko2022.relu_network import (
     Constants,
     Program,
@@ -24,6 +23,7 @@ from lowland.papers.andriushchenko2022.relu_network import (
     loss_and_gradient,
     points,
 )
+from lowland.papers.paired import last, smaller
 from lowland.training import Arm, Claim, Curve, Experiment, Line, Panel, Plot, Record, ours, paper, setting
 
 _MARGIN = 0.05  # by which the drawn interval exceeds the data

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lowland.training.arm import Arm
-from lowland.training.sweep.statistics import Estimate, estimate
+from lowland.training.statistics import Estimate, estimate
 
 SEED = "seed"
 _NOT_METRICS = ("arm", "step")

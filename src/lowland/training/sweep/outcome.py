@@ -9,7 +9,7 @@ import torch
 from lowland.training.arm import Arm
 from lowland.training.environment import environment
 from lowland.training.experiment import Experiment
-from lowland.training.summary import final
+from lowland.training.summary import final, table_entry
 from lowland.training.sweep.cells import Cell, cells_of
 from lowland.training.sweep.claims import judge_claims
 from lowland.training.sweep.selection import summarize_selection
@@ -44,6 +44,7 @@ def summarize_sweep(
         "totals": _totals(arms, seconds),
         "selection": summarize_selection(cells, experiment.selection),
         "claims": judge_claims(experiment, config["scale"], arms, varied),
+        **table_entry(experiment, arms),
         "settings": [_over_seeds(cell) for cell in cells],
         "metrics": {label: final(arm) for label, arm in arms.items()},
         "environment": environment(device),

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lowland.training.experiment import Selection
+from lowland.training.statistics import paired_difference
 from lowland.training.sweep.cells import Cell
-from lowland.training.sweep.statistics import paired_difference
 
 
 def rule(selection: Selection) -> str:

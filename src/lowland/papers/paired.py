@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 
 from lowland.training import Arm, Verdict, repeats
-from lowland.training.sweep.statistics import Estimate, paired_difference
+from lowland.training.statistics import Estimate, paired_difference
 
 Measure = Callable[[Arm], float]
 Judge = Callable[[Mapping[str, Arm]], Verdict]
@@ -89,10 +89,12 @@ def at_most(threshold: float, measure: Measure, neither: str) -> Judge:
     return judge
 
 
-def below_zero(found: Estimate) -> Verdict:
-    """As `smaller` says, of the mean difference ``found``."""
+def below_zero(found: Estimate, least: int = 2) -> Verdict:
+    """As `smaller` says, of the mean difference ``found``; null of fewer seeds than ``least``, too."""
     if found.interval is None:
         return Verdict(found.mean, None, ONE_SEED)
+    if found.n < least:
+        return Verdict(found.mean, None, f"it takes {least} seeds, and these are {found.n}: {shown(found)}")
     if found.mean >= 0:
         return Verdict(found.mean, False, f"over {found.n} seeds: {shown(found)}")
     if found.interval[1] >= 0:

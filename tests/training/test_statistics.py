@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowland.training.sweep.statistics import Estimate, estimate, paired_difference
+from lowland.training.statistics import Estimate, estimate, paired_difference
 
 # Of a size whose square a float64 holds; ours needs none, but numpy's does.
 sizes = st.floats(min_value=1e-100, max_value=1e150)

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from lowland.papers.andriushchenko2022.image_claims import m_claims
-from lowland.papers.andriushchenko2022.paired import last, smaller
+from lowland.papers.paired import last, smaller
 from lowland.training import Arm
 
 

@@ -1,0 +1,40 @@
+"""Figures of measures over epochs, a line for each kind of arm."""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+
+from lowland.training import Arm, Line, Panel, Plot, repeats
+
+# A column of the records and how its panel is drawn: heading, label of the vertical axis, whether logarithmic.
+PanelOf = tuple[str, str, str, bool]
+
+
+_MOST = 20  # seeds that are drawn one by one: more would hide the mean
+
+
+def over_epochs(name: str, title: str, kinds: Sequence[str], columns: Sequence[PanelOf]) -> Plot:
+    """A panel for each of ``columns``: of each kind of arm the mean over seeds, and every seed thinly, if few."""
+    return Plot(name, title, _panels(kinds, columns))
+
+
+def _panels(kinds: Sequence[str], columns: Sequence[PanelOf]) -> Callable[[Mapping[str, Arm]], Sequence[Panel]]:
+    def panels(arms: Mapping[str, Arm]) -> Sequence[Panel]:
+        return [
+            Panel(heading, "epoch", label, [line for kind in kinds for line in _lines(arms, kind, column)], logy=log)
+            for column, heading, label, log in columns
+        ]
+
+    return panels
+
+
+def _lines(arms: Mapping[str, Arm], kind: str, column: str) -> list[Line]:
+    found = [arm for label, arm in arms.items() if repeats(label, kind) and arm.records]
+    # A value that was not finite is None in the records.
+    curves = [{r["epoch"]: r[column] for r in arm.records if r.get(column) is not None} for arm in found]
+    if not any(curves):
+        return []
+    shared = [epoch for epoch in curves[0] if all(epoch in curve for curve in curves)]
+    mean = Line(shared, [fmean(curve[epoch] for curve in curves) for epoch in shared], kind)
+    if len(curves) == 1 or len(curves) > _MOST:
+        return [mean]
+    return [*(Line(list(curve), list(curve.values()), beside=kind) for curve in curves), mean]

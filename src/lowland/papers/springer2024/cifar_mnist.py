@@ -1,0 +1,31 @@
+"""MNIST's 0 and 1 above CIFAR-10's automobiles and trucks (Springer et al. 2024)."""
+
+import torch
+
+from lowland.papers.springer2024.stacked import StackedSettings, stacked_experiment, stacked_task
+from lowland.training import Task, ours, paper
+
+
+def prepare(settings: StackedSettings, device: torch.device) -> Task:
+    """One run."""
+    return stacked_task("cifar-mnist", settings, device)
+
+
+EXPERIMENT = stacked_experiment(
+    "cifar-mnist",
+    "MNIST above CIFAR-10: does SAM learn the harder feature better than SGD?",
+    prepare,
+    paper_values={
+        "examples": paper(9_000, "all but the tenth that is held out"),
+        "validation_examples": paper(1_000),
+        "test_examples": paper(2_000),
+        "probe_examples": ours(1_000, "all of the images held out: the network knows those it was trained on"),
+    },
+    smoke={
+        "examples": ours(40),
+        "validation_examples": ours(20),
+        "test_examples": ours(50),
+        "probe_examples": ours(50),
+    },
+    cost="an hour, one H100 (estimated)",
+)

@@ -1,0 +1,81 @@
+"""The paper's claims, each on the selected run of each method and seed."""
+
+from collections.abc import Callable, Mapping
+
+from lowland.papers.paired import Unfit, below_zero, judged, shown
+from lowland.papers.springer2024.methods import SGD, selected, values, varied
+from lowland.training import Arm, Claim, Verdict
+from lowland.training.statistics import Estimate, paired_difference
+
+LEAST_SEEDS = 5
+MARGIN = 0.01  # by which the easy feature's error may rise before SAM counts as paying for it (ours)
+_SELECTED = "of the runs with the lowest validation error of each method and seed"
+
+
+def difference(arms: Mapping[str, Arm], first: tuple[str, str], second: tuple[str, str]) -> Estimate:
+    """The mean over seeds of ``first`` − ``second``, each a method and a column; raises Unfit if there is none."""
+    if others := varied(arms):
+        raise Unfit(f"more varies than what is selected among: {', '.join(sorted(others))}")
+    runs = selected(arms)
+    for method, _ in (first, second):
+        if method not in runs:
+            raise Unfit(f"no run of {method} was trained to its end")
+    columns = [values(arms, runs[method], column) for method, column in (first, second)]
+    found = paired_difference(*columns)
+    if found is None:
+        raise Unfit(f"no seed has runs of both {first[0]} and {second[0]}")
+    return found
+
+
+def smaller(first: tuple[str, str], second: tuple[str, str]) -> Callable[[Mapping[str, Arm]], Verdict]:
+    """Judges as `lowland.papers.paired.below_zero` does, of `LEAST_SEEDS` seeds."""
+    return judged(lambda arms: below_zero(difference(arms, first, second), LEAST_SEEDS))
+
+
+@judged
+def no_price(arms: Mapping[str, Arm]) -> Verdict:
+    """Whether SAM's error of the easy feature is at most `MARGIN` above SGD's.
+
+    True if the 95 % interval of the difference lies below `MARGIN` and not above 0; false if it lies above 0 or its
+    mean is not below `MARGIN`; else null.
+    """
+    found = difference(arms, ("sam", "easy_error"), (SGD, "easy_error"))
+    against = below_zero(Estimate(found.mean - MARGIN, found.standard_error, found.n), LEAST_SEEDS)
+    if found.n < LEAST_SEEDS or found.interval is None:
+        return Verdict(found.mean, None, against.reason)
+    pays = found.interval[0] > 0
+    return Verdict(found.mean, False if pays else against.passed, f"over {found.n} seeds: {shown(found)}")
+
+
+CLAIMS = (
+    Claim(
+        "hard-feature",
+        f"SAM's probing error of the hard feature is below SGD's: mean difference, paired by seed, {_SELECTED}",
+        "the experiments on feature quality", "interval < 0",
+        smaller(("sam", "hard_error"), (SGD, "hard_error")), whole_grid=True,
+    ),
+    Claim(
+        "easy-feature",
+        f"It doesn't pay for it on the easy one: its probing error is less than {MARGIN:g} above SGD's (margin ours)",
+        "the experiments on feature quality", f"interval < {MARGIN:g}, not above 0", no_price, whole_grid=True,
+    ),
+    Claim(
+        "phantom-more-even",
+        "The phantom importance weights are more evenly spread than the real ones: difference of their Gini "
+        "coefficients on SGD's networks, paired by seed",
+        "the section on importance weights", "interval < 0",
+        smaller((SGD, "gini_phantom"), (SGD, "gini_real")), whole_grid=True,
+    ),
+    Claim(
+        "phantom-more-even-sam",
+        "The same on SAM's networks",
+        "the section on importance weights", "interval < 0",
+        smaller(("sam", "gini_phantom"), ("sam", "gini_real")), whole_grid=True,
+    ),
+    Claim(
+        "last-layer",
+        "LSAM alone already balances: its probing error of the hard feature is below SGD's, paired by seed",
+        "the section on the last layer", "interval < 0",
+        smaller(("lsam", "hard_error"), (SGD, "hard_error")), whole_grid=True,
+    ),
+)  # fmt: skip

@@ -1,0 +1,74 @@
+"""The paper's figures: probing error against ρ, Lorenz curves, feature quality over training."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+import numpy as np
+
+from lowland.papers.over_epochs import over_epochs
+from lowland.papers.springer2024.methods import SGD, method_of, selected, values
+from lowland.training import Arm, Line, Panel, Plot
+
+_PROBES = (("easy_error", "easy feature"), ("hard_error", "hard feature"))
+_LORENZ = (SGD, "lsam", "sam")
+
+
+def _against_rho(arms: Mapping[str, Arm]) -> Sequence[Panel]:
+    by_rho: dict[float, dict[str, Arm]] = defaultdict(dict)
+    for label, arm in arms.items():
+        by_rho[arm.settings.rho][label] = arm
+    chosen = {rho: selected(by_rho[rho]) for rho in sorted(by_rho)}
+    methods = dict.fromkeys(method_of(arm.settings) for arm in arms.values())
+    panels = []
+    for column, title in _PROBES:
+        lines = []
+        for method in methods:
+            points = [
+                (rho, fmean(found))
+                for rho, runs in chosen.items()
+                # SGD is every method's point at ρ = 0.
+                if (of := runs.get(SGD if rho == 0 else method)) and (found := values(by_rho[rho], of, column).values())
+            ]
+            if points:
+                rhos, errors = zip(*points, strict=True)
+                lines.append(Line(rhos, errors, method, "o" if len(points) == 1 else "o-"))
+        panels.append(Panel(title, "ρ", "probing error", lines))
+    return panels
+
+
+def _lorenz(arms: Mapping[str, Arm]) -> Sequence[Panel]:
+    runs, panels = selected(arms), []
+    for method in _LORENZ:
+        ends = [arms[label].records[-1] for label in runs.get(method, {}).values()]
+        ends = [end for end in ends if "lorenz_real" in end]
+        if not ends:
+            continue
+        fractions = np.linspace(0, 1, len(ends[0]["lorenz_real"])).tolist()
+        lines = [
+            Line(fractions, np.mean([end[f"lorenz_{name}"] for end in ends], 0).tolist(), label)
+            for name, label in (("real", "real parameters"), ("phantom", "phantom parameters"))
+        ]
+        even = Line([0, 1], [0, 1], "even", "--")
+        panels.append(Panel(method, "fraction of the examples", "share of the weight", [*lines, even]))
+    return panels
+
+
+def feature_figures(kinds: Sequence[str]) -> tuple[Plot, ...]:
+    """What every experiment draws; ``kinds`` of arms are those that are drawn over epochs."""
+    return (
+        Plot("probing", "Probing error against ρ, mean over seeds", _against_rho),
+        Plot("lorenz", "Importance weights of the training examples, mean over seeds", _lorenz),
+        over_epochs(
+            "quality", "Feature quality over training", kinds,
+            (("easy_error", "easy feature", "probing error", False),
+             ("hard_error", "hard feature", "probing error", False),
+             ("worst_group_error", "worst group", "error", False)),
+        ),
+        over_epochs(
+            "training", "Training", kinds,
+            (("train_loss", "training", "loss", True), ("validation_error", "validation", "error", False),
+             ("gini_real", "importance weights, real", "Gini coefficient", False),
+             ("gini_phantom", "importance weights, phantom", "Gini coefficient", False)),
+        ),
+    )  # fmt: skip

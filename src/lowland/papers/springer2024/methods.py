@@ -1,0 +1,87 @@
+"""The methods that are compared, which of their runs are, and the table of what came out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from lowland.optim import SAM
+from lowland.optim.scope import last_layer
+from lowland.papers.springer2024.mechanism import Mechanism
+from lowland.training import Arm, Row, Settings
+
+METHODS = ("sam", "lsam", "phantom-weights", "phantom-scaling")
+SGD = "sgd"  # whatever the method, if ρ is 0
+ARMS: Mapping[str, Mapping[str, Any]] = {SGD: {"rho": 0.0}, **{name: {"method": name} for name in METHODS}}
+# Settings in which the runs may differ among which one is selected.
+CHOSEN = ("lr", "rho")
+
+# What the table says, by column of the records.
+MEASURES = {
+    "hard_error": "hard feature",
+    "easy_error": "easy feature",
+    "worst_group_error": "worst group",
+    "test_error": "test error",
+    "gini_real": "Gini, real",
+    "gini_phantom": "Gini, phantom",
+}
+
+
+def make_optimizer(method: str, base: torch.optim.Optimizer, rho: float, model: nn.Module) -> SAM | Mechanism:
+    """The optimizer of one of `METHODS` around ``base``; with ``rho`` 0 it is SGD for each."""
+    if rho == 0 or method == "sam":
+        return SAM(base, rho=rho, model=model)
+    if method == "lsam":
+        return SAM(base, rho=rho, model=model, scope=last_layer, freeze=True)
+    return Mechanism(base, rho, model, weights=method == "phantom-weights", scaling=method == "phantom-scaling")
+
+
+def method_of(settings: Settings) -> str:
+    """`SGD`, or one of `METHODS`."""
+    return SGD if settings.rho == 0 else str(settings.method)  # type: ignore[attr-defined]
+
+
+def varied(arms: Mapping[str, Arm]) -> set[str]:
+    """The settings, other than method and seed and those to choose from, in which the runs differ."""
+    first, *others = [vars(arm.settings) for arm in arms.values()]
+    names = {name for other in others for name, value in other.items() if value != first[name]}
+    return names - {"method", "seed", *CHOSEN}
+
+
+def selected(arms: Mapping[str, Arm]) -> dict[str, dict[int, str]]:
+    """Method → seed → label of its run with the lowest final validation error.
+
+    Of equals the one with the lower validation loss, then the earlier. Runs that have not ended, or have diverged, are
+    no candidates.
+    """
+    best: dict[str, dict[int, str]] = {}
+    scores: dict[str, tuple[float, float]] = {}
+    for label, arm in arms.items():
+        if arm.status != "done" or not arm.records:
+            continue
+        error, loss = (arm.records[-1].get(f"validation_{column}") for column in ("error", "loss"))
+        if error is None or loss is None or not (math.isfinite(error) and math.isfinite(loss)):
+            continue
+        scores[label] = score = float(error), float(loss)
+        of_method = best.setdefault(method_of(arm.settings), {})
+        if (seed := arm.settings.seed) not in of_method or score < scores[of_method[seed]]:
+            of_method[seed] = label
+    return {name: best[name] for name in (SGD, *METHODS) if name in best}
+
+
+def values(arms: Mapping[str, Arm], runs: Mapping[int, str], column: str) -> dict[int, float]:
+    """Seed → finite entry of the last record of its run."""
+    found = {seed: arms[label].records[-1].get(column) for seed, label in runs.items()}
+    return {seed: float(value) for seed, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def table(arms: Mapping[str, Arm], measures: Mapping[str, str] = MEASURES) -> Sequence[Row]:
+    """A row for each method, of the runs that are `selected`; none over a grid of other settings than those."""
+    if not arms or varied(arms):
+        return []
+    return [
+        Row(name, runs, {title: values(arms, runs, column) for column, title in measures.items()})
+        for name, runs in selected(arms).items()
+    ]
