@@ -10,8 +10,8 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## a real experiment, start to figure: handwritten digits, no download
 	$(BIN)/lowland run long2024/digits --out runs/demo
 
-test: check  ## every check and test
-	$(BIN)/python -m pytest
+test: check  ## every check and test, a file at a time on each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(READY)  ## formatter, linter, types, import rules
 	$(BIN)/ruff format --check .
