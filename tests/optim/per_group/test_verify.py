@@ -23,7 +23,7 @@ EXAMPLES = {
 
 
 def test_every_rule_has_an_example():
-    assert set(EXAMPLES) == set(per_group.RULES)
+    assert set(EXAMPLES) == {function for function in per_group.RULES if not isinstance(function, type)}
 
 
 @pytest.mark.parametrize("function", EXAMPLES, ids=lambda f: f.__name__)
