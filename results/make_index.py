@@ -22,8 +22,8 @@ versions) and its figures. Claims that failed stand here as failed, with a note 
 known. This page is written by `python results/make_index.py`; with a run directory as argument that records a run.
 
 Beside the experiments: [the SAM family on Fashion-MNIST](family-fashion-mnist/README.md), made by
-`python benchmarks/compare_family.py`; and [error against m](andriushchenko2022-cifar10-m/README.md), down to m = 1, made by
-`lowland sweep andriushchenko2022/cifar10 --grid m --scale laptop`.
+`python benchmarks/compare_family.py`; and [error against m](andriushchenko2022-cifar10-m/README.md), down to m = 1,
+made by `lowland sweep andriushchenko2022/cifar10 --grid m --scale laptop`.
 
 | command | expected cost | state | claims | record |
 |---|---|---|---|---|

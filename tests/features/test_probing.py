@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from lowland.features import probe, probing, wilson
-from lowland.features.linear import Classifier
+from lowland.features.linear import Classifier, in_their_span, regularization_path
 from lowland.features.parts import part, split
 
 
@@ -75,6 +75,23 @@ def test_more_than_two_classes():
     found = probe(x[:3000], y[:3000], test=(x[3000:], y[3000:]))
     assert found.interval[0] < best < found.interval[1]
     assert found.error == pytest.approx(best, abs=0.01)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_more_features_than_examples(classes):
+    random = np.random.default_rng(0)
+    x, y = random.standard_normal((90, 400)), np.arange(90) % classes
+    x[:, 0] += y
+    sets = [part("part", x[i : i + 30], y[i : i + 30], None) for i in (0, 30, 60)]
+    reduced = in_their_span(*sets)
+    assert reduced[0].features.shape == (30, 30)
+    path = {"penalty": "l2", "max_iter": 10_000, "seed": 0}
+    for C, whole in regularization_path(sets[0], [0.01, 1.0], **path):
+        ((_, ours),) = regularization_path(reduced[0], [C], **path)
+        for full, small in zip(sets, reduced, strict=True):
+            np.testing.assert_allclose(
+                ours._scores(small), whole._scores(full), rtol=0.02, atol=0.02
+            )  # as far as L-BFGS goes
 
 
 def test_is_scikit_learn_on_standardized_features():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lowland.features.groups import shares
-from lowland.features.linear import Classifier, regularization_path, standardized
+from lowland.features.linear import Classifier, in_their_span, regularization_path, standardized
 from lowland.features.parts import Part, check_classes, given, part, require_groups, split
 from lowland.features.progress import watched
 
@@ -113,7 +113,7 @@ def probe(
     needed = [each for each in (fitted, chosen_by) if balanced] + [test_part] * (test_part.groups is not None)
     require_groups(needed, n_groups, others=[train])
 
-    fitted, chosen_by, test_part = standardized(fitted, chosen_by, test_part)
+    fitted, chosen_by, test_part = in_their_span(*standardized(fitted, chosen_by, test_part))
     weights = fitted.balanced_weights() if balanced else None
     counting = chosen_by.balanced_weights() if balanced else None
     best: tuple[tuple[float, float], float, Classifier] | None = None
