@@ -50,7 +50,7 @@ def feature_experiment(
         "more_grids": {"mechanism": ({"method": ("sam",), "lr": lrs, "rho": (0.0,), "seed": SEEDS}, climbing)},
         "claims": CLAIMS,
         "figures": feature_figures(list(ARMS)),
-        "cost": {"paper": cost, "laptop": "two minutes, 2 cores", "smoke": "seconds"},
+        "cost": {"paper": cost, "laptop": "two to three minutes, 2 cores", "smoke": "seconds"},
         "table": table,
         "selection": Selection("validation_error", "validation", ties="validation_loss", test="test_error"),
         "outcomes": (
