@@ -40,7 +40,9 @@ def record(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     target = folder(summary["experiment"], summary["scale"])
     target.mkdir(exist_ok=True)
-    shutil.copy(run / "summary.json", target)
+    for arm, metrics in summary["metrics"].items():  # whole curves are in the figures, and are too long to keep
+        summary["metrics"][arm] = {key: value for key, value in metrics.items() if not isinstance(value, list)}
+    (target / "summary.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
     for figure in sorted((run / "figures").glob("*.png")):
         shutil.copy(figure, target)
 
