@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from lowland import SAM
 from lowland.curvature import Hessian, Monitor, stability
+from lowland.models import Transformer, preact_resnet
 from lowland.optim import compiled_step, presets
 from lowland.training import RunDirectory, configuration
 from lowland.training import train as train_alone
@@ -257,3 +258,31 @@ def test_a_stack_is_each_run_alone(tmp_path):
         with RunDirectory(tmp_path / function.__name__, configuration(STACKED, "paper", arms, device)) as directory:
             trained.append(function(STACKED, arms, directory, device, show_progress=False))
     same(*trained)
+
+
+def m_sam(device, network, m, **options):
+    """The gradient of m-SAM in one pass."""
+    torch.manual_seed(0)
+    if network == "transformer":
+        model = Transformer(symbols=7, length=5, layers=1, width=8, heads=2, key_size=4).double()
+        x, y = torch.randint(7, (2, 7, 5))
+    else:
+        model = preact_resnet(width=4, norm=network).double()
+        x, y = torch.randn(7, 3, 16, 16).double(), torch.arange(7)
+    model, x, y = model.to(device), x.to(device), y.to(device)
+
+    def closure():
+        return F.cross_entropy(model(x).movedim(-1, 1), y, reduction="none").view(7, -1).mean(1)
+
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.3, model=model, m=m, **options)
+    optimizer.backward(closure)
+    assert optimizer._engine.reason is None
+    return [p.grad.cpu() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("options", [{}, {"memory_limit": 1}, {"l2": 0.1, "perturbed_norms": True}])
+@pytest.mark.parametrize("m", [2, 5])
+@pytest.mark.parametrize("network", ["group", "batch", "transformer"])
+def test_exact_m_sam_is_that_of_the_cpu(network, m, options):
+    for ours, theirs in zip(m_sam("cuda", network, m, **options), m_sam("cpu", network, m, **options), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)

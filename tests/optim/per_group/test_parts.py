@@ -20,6 +20,10 @@ def parts(optimizer):
 MODELS = {
     "convolutions": lambda: (Net(preact_resnet(width=2, norm="group")), rand(N, 3, 8, 8)),
     "dropout": lambda: (Net(nn.Conv1d(3, 4, 3), nn.Dropout(0.5), nn.Conv1d(4, 2, 2)), rand(N, 3, 6)),
+    "batch norm": lambda: (
+        Net(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, 3, 2), nn.BatchNorm2d(3, affine=False)),
+        rand(N, 3, 6, 6),
+    ),
     "parameters used directly": lambda: (Own(), rand(N, 5, 4)),
 }
 
@@ -31,6 +35,19 @@ def test_parts_of_one_group_give_the_same(name, m):
     model, x = MODELS[name]()
     optimizer = assert_exact(model, lambda: model(x), m, memory_limit=1)
     assert parts(optimizer) == [1] * -(-N // m)
+
+
+@pytest.mark.parametrize("limit", [1, None])
+def test_running_statistics_are_those_of_the_whole_batch(limit):
+    torch.manual_seed(0)
+    model, x = MODELS["batch norm"]()
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.5, model=model, m=3, memory_limit=limit)
+    optimizer.backward(lambda: model(x))
+    body = model.body
+    means = torch.stack([body[0](rows).mean((0, 2, 3)) * len(rows) / N for rows in x.split(3)]).sum(0)
+    torch.testing.assert_close(body[1].running_mean, 0.1 * means.detach())
+    assert body[1].num_batches_tracked == body[4].num_batches_tracked == 1
+    assert parts(optimizer) == ([3] if limit is None else [1, 1, 1])
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.1])

@@ -112,7 +112,8 @@ class Engine:
                 raise NotCovered("the losses depend on no input that was there before the closure, as a plain tensor")
             return value
 
-        step = _Step(params, dict(zip(params, rhos, strict=True)), names, members, losses, scaler)
+        counters = [(b, b.clone()) for b in statistics(optimizer.model) if not b.is_floating_point()]
+        step = _Step(params, dict(zip(params, rhos, strict=True)), names, members, losses, scaler, counters)
         parts: list[_Part] = []
         start = 0
         before: list[Tensor | None] | None = None
@@ -219,6 +220,8 @@ class Engine:
         while True:
             stop = self._size if self._at_once is None else min(self._size, start + self._at_once * optimizer.m)
             groups = Groups(stop - start, optimizer.m, start, self._size)
+            for counter, before in step.counters if start else ():
+                counter.copy_(before)  # of batches, not of their parts
             first = FirstPass(groups, step.names, step.members, factors, self.warn, optimizer.memory_limit)
             try:
                 with by_group(optimizer.model, groups), watching(params, optimizer.model, first):
@@ -277,6 +280,7 @@ class _Step:
     members: set[Tensor]
     losses: Closure
     scaler: Any
+    counters: list[tuple[Tensor, Tensor]]
 
 
 @dataclass
