@@ -1,6 +1,5 @@
 """Convolutions of one, two and three dimensions: fully connected layers of patches."""
 
-import math
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -8,93 +7,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lowland.optim.per_group.geometry import Geometry
 from lowland.optim.per_group.gradients import Built, Factors, Piece
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.linear import autocast
+from lowland.optim.per_group.patches import Patches, flat, pixel_products, products_of_patches, sums_of_positions
 from lowland.optim.per_group.registry import Rule, Use, laid_out, rule
 
 if TYPE_CHECKING:
     from lowland.optim.per_group.passes import FirstPass, SecondPass
-
-_DERIVATIVES = torch.ops.aten.convolution_backward.default
-
-
-class _Geometry:
-    """Stride, padding and dilation, one for each dimension, and groups of channels."""
-
-    def __init__(self, use: Use):
-        size = use.weight.shape[2:]
-        self.size = tuple(size)
-        self.stride, self.dilation = (_each(value, len(size)) for value in (use.stride, use.dilation))
-        self.groups = use.groups
-        #: Both sides of each dimension; `before` is what must be padded by hand.
-        self.before: list[int] = []
-        if use.padding == "same":
-            whole = [d * (k - 1) for d, k in zip(self.dilation, size, strict=True)]
-            self.padding = [p // 2 for p in whole]
-            if any(p % 2 for p in whole):
-                self.before = [p % 2 * i for p in reversed(whole) for i in (0, 1)]
-        else:
-            self.padding = [0] * len(size) if use.padding == "valid" else _each(use.padding, len(size))
-        #: Of pixels that no patch looks at.
-        self.skips = [1] * len(size)
-        if self.is_product:
-            self.skips, self.stride = self.stride, self.skips
-
-    def prepared(self, x: Tensor) -> Tensor:
-        """What the convolution is of: all that is needed of the input, and what is padded by hand."""
-        if max(self.skips) > 1:
-            x = x[(slice(None), slice(None), *(slice(None, None, s) for s in self.skips))].contiguous()
-        return F.pad(x, self.before) if self.before else x
-
-    @property
-    def is_product(self) -> bool:
-        """Whether a patch is a pixel."""
-        return self.groups == 1 and set(self.size) == {1} and not any(self.padding)
-
-    def patches(self, x: Tensor) -> Tensor:
-        """``(rows, channels, *pixels)`` to ``(rows, positions, channels · kernel)``."""
-        if len(self.size) == 1:
-            sizes = [(before, *given) for before, given in zip((1, 1, 0, 1), self._sizes, strict=True)]
-            return F.unfold(x.unsqueeze(2), *sizes).mT
-        return F.unfold(x, *self._sizes).mT
-
-    def lengths(self, i: int, pixels: int) -> tuple[int, int]:
-        """Along dimension ``i``: of the padded input, and of the output."""
-        padded = pixels + 2 * self.padding[i]
-        return padded, (padded - self.dilation[i] * (self.size[i] - 1) - 1) // self.stride[i] + 1
-
-    def steps(self, i: int, offset: int, positions: int) -> slice:
-        """The pixels at one offset in the kernel, for all positions along dimension ``i``."""
-        start = offset * self.dilation[i]
-        return slice(start, start + (positions - 1) * self.stride[i] + 1, self.stride[i])
-
-    @property
-    def _sizes(self) -> tuple[tuple[int, ...], ...]:
-        return self.size, tuple(self.dilation), tuple(self.padding), tuple(self.stride)
-
-    def run(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, copies: int = 1) -> Tensor:
-        """The convolution, ``copies`` of it side by side."""
-        zeros = [0] * len(self.size)
-        return torch.convolution(
-            x, weight, bias, self.stride, self.padding, self.dilation, False, zeros, copies * self.groups
-        )
-
-    def derivatives(
-        self, d: Tensor, x: Tensor, weight: Tensor, which: tuple[bool, bool], copies: int = 1
-    ) -> tuple[Tensor, Tensor]:
-        """Of input and weight."""
-        zeros = [0] * len(self.size)
-        dx, dw, _ = _DERIVATIVES(
-            d, x, weight, None, self.stride, self.padding, self.dilation, False, zeros, copies * self.groups,
-            [*which, False],
-        )  # fmt: skip
-        return dx, dw
-
-
-def _each(value: Any, count: int) -> list[int]:
-    values = [value] if isinstance(value, int) else list(value)
-    return values * count if len(values) == 1 else values
 
 
 @rule(F.conv1d, F.conv2d, F.conv3d)
@@ -110,19 +31,19 @@ class Convolution(Rule):
 
     def first(self, use: Use, watch: "FirstPass") -> Tensor:
         """Plain, tapped."""
-        geometry = _Geometry(use)
+        geometry = Geometry(use)
         at_w = use.at_w()
         x, w, b = autocast(geometry.prepared(use.input), at_w["weight"], at_w["bias"])
         return watch.tap(use, geometry.run(x, w, b), x)
 
     def prepared(self, use: Use) -> Tensor:
         """See `Rule`."""
-        x: Tensor = autocast(_Geometry(use).prepared(use.input))[0]
+        x: Tensor = autocast(Geometry(use).prepared(use.input))[0]
         return x
 
     def pieces(self, use: Use, a: Tensor, d: Tensor, groups: Groups) -> dict[str, Piece]:
         """Factors where pairs of positions are cheaper."""
-        geometry, shape = _Geometry(use), use.weight.shape
+        geometry, shape = Geometry(use), use.weight.shape
         bias: dict[str, Piece] = {"bias": Built(groups.sums(d.flatten(2).sum(2)))} if "bias" in use.owners else {}
         if "weight" not in use.owners:
             return bias
@@ -139,7 +60,7 @@ class Convolution(Rule):
 
     def perturbed(self, use: Use, watch: "SecondPass") -> Tensor:
         """Plain and what is added, or each group with its own weights."""
-        geometry = _Geometry(use)
+        geometry = Geometry(use)
         x, w, b = autocast(geometry.prepared(use.input), use.weight, use.bias)
         groups = watch.groups
         found = watch.factors(use.weight)
@@ -164,145 +85,6 @@ class Convolution(Rule):
         return z + rows.view(*rows.shape, *[1] * len(geometry.size))
 
 
-class Patches(Factors):
-    """Those of a convolution: products of patches are sums of products of pixels, so that no patches are taken out.
-
-    Args:
-        x: input, ``(rows, channels, *pixels)``.
-        d: gradient at the output, ``(rows, channels, *pixels)``.
-        geometry: of the convolution.
-        size: examples.
-    """
-
-    def __init__(self, x: Tensor, d: Tensor, geometry: _Geometry, size: int):
-        self.x, self.geometry = x, geometry
-        self.d = d.flatten(2).mT.reshape(size, -1, d.shape[1])
-
-    @property
-    def a(self) -> Tensor:  # type: ignore[override]
-        """The patches, for what is rarely asked for."""
-        return self.geometry.patches(self.x).reshape(*self.d.shape[:2], -1)
-
-    @property
-    def inputs(self) -> int:
-        """See `Factors`."""
-        return self.x.shape[1] * math.prod(self.geometry.size)
-
-    @property
-    def kept(self) -> Tensor:
-        """See `Factors`."""
-        return self.x
-
-    @property
-    def rate(self) -> float:  # type: ignore[override]
-        """See `Factors`: convolutions side by side have few channels each, and are copied to and fro."""
-        return 1 if self.geometry.is_product else 4
-
-    def gram(self, rows: Tensor, others: Tensor) -> Tensor:
-        """See `Factors`."""
-        return products_of_patches(rows, others, self.geometry)
-
-    def cost(self, groups: Groups, memory: bool = True) -> float:
-        """See `Factors`: three times the products of pixels and of gradients, and the sums between."""
-        pixels = math.prod(self.x.shape[2:]) * len(self.x) // groups.size * groups.m
-        r, channels, outputs = self.positions * groups.m, self.x.shape[1], self.d.shape[2]
-        numbers = r * r if self.geometry.is_product else _numbers(self.x, self.geometry) * groups.m**2
-        flops = 6 * (pixels**2 * channels + r * r * outputs) + memory * 3 * FLOPS_PER_SUM * numbers
-        return float(groups.count * flops)
-
-
-# A number in sums over short rows takes as long as this many multiplications.
-FLOPS_PER_SUM = 60
-
-
-def _numbers(x: Tensor, geometry: _Geometry) -> int:
-    """Additions in `products_of_patches` for one image with itself."""
-    sizes, found = list(x.shape[2:]), 0
-    for i in reversed(range(len(sizes))):
-        padded, out = geometry.lengths(i, sizes[i])
-        sizes[i] = padded
-        found += math.prod(sizes) ** 2
-        sizes[i] = out
-        found += geometry.size[i] * math.prod(sizes) ** 2
-    return found
-
-
-def flat(rows: Tensor) -> Tensor:
-    """``(groups, rows, channels, *pixels)`` to ``(groups, channels, rows · pixels)``."""
-    return rows.transpose(1, 2).flatten(2)
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """In float32 at least: sums over offsets follow."""
-    return torch.bmm(a, b).to(torch.promote_types(a.dtype, torch.float32))
-
-
-def products_of_patches(rows: Tensor, others: Tensor, geometry: _Geometry) -> Tensor:
-    """Of all pairs of patches: sums over offsets in the kernel of the products of the pixels there.
-
-    Args:
-        rows: whose patches come first, ``(groups, rows, channels, *pixels)``.
-        others: the same.
-        geometry: of the convolution.
-
-    Returns:
-        ``(groups, rows · positions, rows · positions)``.
-    """
-    found = _product(flat(rows).mT, flat(others))
-    found = found.view(len(rows), rows.shape[1], *rows.shape[3:], others.shape[1], *others.shape[3:])
-    dims = len(geometry.size)
-    for i in reversed(range(dims)):  # dimension by dimension
-        at = (2 + i, 3 + dims + i)
-        padded = _padded(found, at, geometry.padding[i])
-        _, out = geometry.lengths(i, found.shape[at[0]])
-        total = None
-        for o in range(geometry.size[i]):
-            chosen = padded[_at(at, geometry.steps(i, o, out))]
-            total = chosen.clone() if total is None else total.add_(chosen)
-        assert total is not None
-        found = total
-    return found.flatten(1, 1 + dims).flatten(2)
-
-
-def sums_of_positions(products: Tensor, pixels: tuple[int, ...], geometry: _Geometry) -> Tensor:
-    """The transpose of `products_of_patches`, for products of one group's positions with themselves.
-
-    Args:
-        products: ``(groups, rows · positions, rows · positions)``.
-        pixels: their numbers.
-        geometry: of the convolution.
-
-    Returns:
-        ``(groups, rows · pixels, rows · pixels)``.
-    """
-    dims = len(pixels)
-    outs = [geometry.lengths(i, n)[1] for i, n in enumerate(pixels)]
-    found = products.view(len(products), -1, *outs, products.shape[2] // math.prod(outs), *outs)
-    for i in range(dims):
-        at, (padded, out) = (2 + i, 3 + dims + i), geometry.lengths(i, pixels[i])
-        shape = list(found.shape)
-        shape[at[0]] = shape[at[1]] = padded
-        total = found.new_zeros(shape)
-        for o in range(geometry.size[i]):
-            total[_at(at, geometry.steps(i, o, out))] += found
-        p = geometry.padding[i]
-        found = total[_at(at, slice(p, p + pixels[i]))]
-    return found.flatten(1, 1 + dims).flatten(2)
-
-
-def _at(dims: tuple[int, int], chosen: slice) -> tuple[slice, ...]:
-    return tuple(chosen if i in dims else slice(None) for i in range(dims[1] + 1))
-
-
-def _padded(t: Tensor, dims: tuple[int, int], by: int) -> Tensor:
-    if not by:
-        return t
-    sizes = [n + 2 * by * (i in dims) for i, n in enumerate(t.shape)]
-    padded = t.new_zeros(sizes)
-    padded[_at(dims, slice(by, -by))] = t
-    return padded
-
-
 class _Pairwise(torch.autograd.Function):
     """The convolution with W + Σ_i c d_i a_iᵀ for each group, never built; the gradient of W is the plain one."""
 
@@ -316,7 +98,7 @@ class _Pairwise(torch.autograd.Function):
         c: Tensor,
         keeps: Tensor | None,
         groups: Groups,
-        geometry: _Geometry,
+        geometry: Geometry,
     ) -> Tensor:
         w = w.detach()
         ctx.save_for_backward(x, w, a, d, c)
@@ -343,7 +125,7 @@ class _Pairwise(torch.autograd.Function):
         if needed[0]:
             parts = (groups.split(t) for t in (dx, dz, a, d))
             for dx_, dz_, a_, d_, c_ in zip(*parts, groups.of_groups(c), strict=True):
-                pairs = _product(d_.flatten(1, 2), flat(dz_)).mul_(c_[:, None, None])
+                pairs = pixel_products(d_.flatten(1, 2), flat(dz_)).mul_(c_[:, None, None])
                 pairs = sums_of_positions(pairs, tuple(x.shape[2:]), geometry).to(x.dtype)
                 dx_ += _maps(torch.bmm(flat(a_), pairs), dx_)
         return dx, dw, None, None, None, None, None, None
@@ -363,7 +145,7 @@ def _each_row(weights: Tensor, rows: Tensor) -> Tensor:
 FEW = 2
 
 
-def _weight_gradients(geometry: _Geometry, x: Tensor, d: Tensor, count: int, shape: torch.Size) -> Tensor:
+def _weight_gradients(geometry: Geometry, x: Tensor, d: Tensor, count: int, shape: torch.Size) -> Tensor:
     rows = x.shape[1]
     if rows > FEW:  # side by side they would have to be copied
         like = x.new_empty(shape)
@@ -387,7 +169,7 @@ class _Grouped(torch.autograd.Function):
     """Each group of rows with its own weights; the gradient of the weight is that of one convolution of all rows."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stack: Tensor, groups: Groups, geometry: _Geometry) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stack: Tensor, groups: Groups, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(x, stack)
         ctx.groups, ctx.geometry = groups, geometry
 
