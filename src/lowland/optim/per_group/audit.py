@@ -57,7 +57,8 @@ class Audit:
             ValueError: if the losses couple examples.
             NotCovered: if else something is wrong.
         """
-        if groups.count == groups.whole // self.optimizer.m == 1:
+        whole = Groups(groups.whole, self.optimizer.m)
+        if whole.count == 1:
             return False
         verdicts = [self._wrong(j, groups, found, second) for j in dict.fromkeys((groups.count - 1, 0))]
         if None in verdicts:
@@ -67,10 +68,9 @@ class Audit:
             others = {groups.count // 2, groups.count // 3, groups.count // 4} - {0, groups.count - 1}
             wrong += [verdict for j in others if (verdict := self._wrong(j, groups, found, second))]
             wrong = wrong if len(wrong) > 1 or not others else []
-        reach = self._reach(groups, Groups(groups.whole, self.optimizer.m).count // 2)
-        if not wrong and not reach.beyond:
+        if not wrong and not self._reach(whole, whole.count // 2).beyond:
             return True
-        if self._reach(groups, 1).everywhere:
+        if self._reach(whole, 1).everywhere:
             raise ValueError(COUPLED)
         if not wrong:
             raise NotCovered("some losses reach rows of other groups, in layers: maybe they depend on their examples")
@@ -146,8 +146,7 @@ class Audit:
             return [p.grad for p in self.params]
 
     def _reach(self, groups: Groups, count: int) -> "_Reached":
-        """Where the losses of some groups reach in layers."""
-        groups = Groups(groups.whole, self.optimizer.m)
+        """Where the losses of ``count`` of all groups reach in layers."""
         chosen = torch.randperm(groups.count, generator=torch.Generator().manual_seed(0))[:count]
         examples = torch.isin(torch.arange(groups.size) // groups.m, chosen)
         watch = _Reached(groups, self.names, set(self.params), int(examples.sum()))

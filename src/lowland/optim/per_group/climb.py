@@ -32,7 +32,7 @@ def climb(
 
     Args:
         optimizer: the SAM.
-        found: gradients of each group's summed loss over ``groups.m``, scaled by ``scaler``.
+        found: of ``members``, gradients of each group's summed loss over ``groups.m``, scaled by ``scaler``.
         rhos: of all parameters.
         members: that climb.
         groups: of the examples.
@@ -42,7 +42,7 @@ def climb(
         What to add to each parameter; norms, shape (groups,), float64.
     """
     rule, l2 = optimizer.ascent_rule, optimizer.l2
-    pieces: dict[Tensor, Piece] = {p: piece for p, piece in found.items() if p in members}
+    pieces = dict(found)
     per = of_means(groups, next(iter(rhos)), scaler)
     if l2:
         for p in members - pieces.keys():
