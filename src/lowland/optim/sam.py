@@ -93,8 +93,9 @@ class SAM(Passes):
             frozen where there are several processes.
         keep_on: where w lies during the perturbed pass: ``"device"``, or ``"cpu"`` (pinned) for models that don't
             leave room for one more copy. The weights come back bit for bit either way.
-        audit: with ``m``, whether the first batch of each size is checked against the definition, for two groups: seven
-            evaluations of the batch more. A model that the one pass is wrong for goes by the loop then.
+        audit: with ``m``, whether two groups are checked against the definition, in the first step, wherever parameters
+            are used in a new way, and at batches 10, 100, 1,000, ...: seven evaluations of the batch more. A model that
+            the one pass is wrong for goes by the loop then.
         memory_limit: with ``m``, how many bytes the groups' gradients may take between the passes; a batch that takes
             more goes in several parts, each with two passes of its own. None for no limit.
         perturbed_norms: with ``m``, whether `last` has the norms of the groups' gradients at w + e, too: about another

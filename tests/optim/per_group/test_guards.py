@@ -60,9 +60,9 @@ def lstm():
 BY_THE_LOOP = {
     "a function of autograd's": (lambda: Layer(Square.apply, 4), "a way nobody watches"),
     "recurrent": (lambda: lstm(), "lstm of"),
-    "sequence first": (SequenceFirst, "computed by its definition, too"),
+    "sequence first": (SequenceFirst, "examples aren't along the first dimension"),
     "sequence of another length": (lambda: SequenceFirst(), "first dimension"),
-    "data": (lambda: Layer(lambda x, w: x * w.data * w, 4), "data of a parameter"),
+    "data": (lambda: Layer(lambda x, w: x * w.data * w, 4), "data of 1.w"),
     "in place": (lambda: Layer(in_place, 4), "writes in place"),
     "its value": (lambda: Layer(lambda x, w: x * w * float(w[0]), 4), "item|float"),
     "list": (lambda: Layer(lambda x, w: x * w * w.tolist()[0], 4), "tolist"),

@@ -82,9 +82,16 @@ class Experts(nn.Module):
         return y.pow(3).sum(1)
 
 
+@pytest.mark.parametrize("chosen", [[0] * 8, [0, 1] * 4, [1, 1, 1, 0, 0, 1, 0, 1]])
+def test_rows_that_go_to_different_layers_go_by_the_loop(chosen):
+    model, x = Experts().double(), rand(8, 4)
+    by_the_loop(model, lambda: model(x, chosen), 2, "index_add")
+
+
 def test_a_layer_without_rows():
     model, x = Experts().double(), rand(8, 4)
-    assert_exact(model, lambda: model(x, [0] * 8), 2)
+    first, second = model.layers
+    assert_exact(model, lambda: (first(x) + second(x[:0]).sum() + second(x)).pow(3).sum(1), 2)
 
 
 def test_rows_picked_by_a_mask_go_by_the_loop():
@@ -99,7 +106,7 @@ def test_rows_picked_by_a_mask_go_by_the_loop():
             return torch.stack([part.sum() for part in rows.split(lengths)])
 
     model, x = Masked().double(), rand(4, 5, 3)
-    optimizer = by_the_loop(model, lambda: model(x, [3, 3, 3, 3]), 1, "picked by a mask")
+    optimizer = by_the_loop(model, lambda: model(x, [3, 3, 3, 3]), 1, "one example alone")
     optimizer.zero_grad()
     optimizer.backward(lambda: model(x, [5, 3, 1, 3]))
 
@@ -164,7 +171,7 @@ def test_uncoupled_rows_in_another_order_go_by_the_loop():
     by_the_loop(model, lambda: model(x[order])[order.argsort()].square().sum(1), 1, "group by group")
 
 
-def test_coupling_before_the_last_layer_is_refused():
+def test_coupling_before_the_last_layer_goes_by_the_loop():
     class Centred(nn.Module):
         def __init__(self):
             super().__init__()
@@ -175,8 +182,7 @@ def test_coupling_before_the_last_layer_is_refused():
             return self.b(h - h.mean(0)).square().sum(1)
 
     model, x = Centred().double(), rand(6, 4)
-    with pytest.raises(ValueError, match="depends on other examples"):
-        SAM(torch.optim.SGD(model.parameters(), lr=0.1), model=model, m=2).backward(lambda: model(x))
+    by_the_loop(model, lambda: model(x), 2, r"b.weight sees what depends on mean \(test_odd_cases.py:\d+\)")
 
 
 CLOSURES = {

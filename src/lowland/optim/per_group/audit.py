@@ -13,7 +13,7 @@ from lowland.optim.per_group.batch_norm import by_group
 from lowland.optim.per_group.gradients import Factors
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.passes import FirstPass, Perturbation
-from lowland.optim.per_group.watch import NotCovered, watching
+from lowland.optim.per_group.watch import NotCovered, Refused, watching
 
 COUPLED = (
     "the loss of a group of examples depends on other examples of the batch, so that no group has a gradient of its "
@@ -32,6 +32,7 @@ class Audit:
         names: what the model calls them.
         losses: the closure, on the same random numbers each time.
         autocast: whether autocast was on.
+        seed: of the choice of groups.
         evaluations: how many evaluations of the batch it has taken.
     """
 
@@ -40,6 +41,7 @@ class Audit:
     names: dict[Tensor, str]
     losses: Callable[[], Tensor]
     autocast: bool = False
+    seed: int = 0
     evaluations: int = field(default=0)
 
     def run(self, groups: Groups, found: dict[Tensor, Perturbation], second: Any) -> bool:
@@ -54,7 +56,7 @@ class Audit:
             Whether there was something to compare: several groups, with gradients that are finite.
 
         Raises:
-            ValueError: if the losses couple examples.
+            Refused: if the losses couple examples.
             NotCovered: if else something is wrong.
         """
         whole = Groups(groups.whole, self.optimizer.m)
@@ -68,16 +70,22 @@ class Audit:
             others = {groups.count // 2, groups.count // 3, groups.count // 4} - {0, groups.count - 1}
             wrong += [verdict for j in others if (verdict := self._wrong(j, groups, found, second))]
             wrong = wrong if len(wrong) > 1 or not others else []
-        if not wrong and not self._reach(whole, whole.count // 2).beyond:
+        beyond = self._reach(whole, whole.count // 2).beyond
+        if not wrong and not beyond:
             return True
-        if self._reach(whole, 1).everywhere:
-            raise ValueError(COUPLED)
+        if self.couples(groups.whole):
+            raise Refused(COUPLED)
         if not wrong:
-            raise NotCovered("some losses reach rows of other groups, in layers: maybe they depend on their examples")
+            raise NotCovered(f"some losses reach rows of other groups at {beyond}: maybe they depend on their examples")
         raise NotCovered(
             f"one group was computed by its definition, too, and {wrong[0]}: maybe the examples are not along the "
             "first dimension of everything in the model, or depend on each other"
         )
+
+    def couples(self, size: int) -> bool:
+        """Whether the losses of one group reach the rows of all examples, at each parameter."""
+        reached = self._reach(Groups(size, self.optimizer.m), 1)
+        return bool(reached.everywhere) and all(reached.everywhere.values())
 
     def _wrong(self, j: int, groups: Groups, found: dict[Tensor, Perturbation], second: Any) -> str | None:
         """What is wrong, "" if nothing; None where gradients aren't finite."""
@@ -139,7 +147,7 @@ class Audit:
         chosen = slice(start, min(start + groups.m, groups.chosen.stop))
         whole = Groups(groups.whole, self.optimizer.m)
         normalized = by_group(self.optimizer.model, *((groups,) if watched else (whole, start // whole.m)))
-        with _gradients_aside(self.params), torch.enable_grad(), normalized:
+        with gradients_aside(self.params), torch.enable_grad(), normalized:
             self.losses()[chosen].mean().backward()
             if penalize and self.optimizer.l2:
                 penalty.add(self.params, self.optimizer.l2)
@@ -147,42 +155,60 @@ class Audit:
 
     def _reach(self, groups: Groups, count: int) -> "_Reached":
         """Where the losses of ``count`` of all groups reach in layers."""
-        chosen = torch.randperm(groups.count, generator=torch.Generator().manual_seed(0))[:count]
+        chosen = torch.randperm(groups.count, generator=torch.Generator().manual_seed(self.seed))[:count]
         examples = torch.isin(torch.arange(groups.size) // groups.m, chosen)
-        watch = _Reached(groups, self.names, set(self.params), int(examples.sum()))
+        watch = _Reached(groups, self.names, set(self.params), examples)
         model = self.optimizer.model
         self.evaluations += 1
-        with by_group(model, groups), watching(self.params, model, watch), _gradients_aside(self.params):
+        with by_group(model, groups), watching(self.params, model, watch), gradients_aside(self.params):
             with torch.enable_grad():
                 value = self.losses()
-                watch.recording = True
+                watch.recording = bool(value.isfinite().all())
                 value[examples.to(value.device)].sum().backward()
         return watch
 
 
 class _Reached(FirstPass):
-    """Looks how far gradients of some examples reach: not beyond their share of the rows, along some dimension."""
+    """Looks where gradients of some examples' losses are zero: in all rows of the others, in whatever precision."""
 
-    def __init__(self, groups: Groups, names: dict[Tensor, str], members: set[Tensor], examples: int):
+    def __init__(self, groups: Groups, names: dict[Tensor, str], members: set[Tensor], examples: Tensor):
         super().__init__(groups, names, members, False, lambda _: None)
+        self.parted = False  # what can't be followed is looked at, too
         self.examples = examples
-        #: Whether there are layers in which they reach farther; whether there are some in which they reach all rows.
-        self.beyond = self.everywhere = False
+        #: The parameter of a layer where they aren't; "" if there is none.
+        self.beyond = ""
+        #: For each parameter of layers, whether they reach the rows of all examples in one of its uses.
+        self.everywhere: dict[str, bool] = {}
 
     def record(self, use: Any, a: Tensor, d: Tensor) -> None:
-        """Look at it."""
+        """Look at the rows of a layer."""
         d = d if use.leading is None else d.unflatten(0, use.leading)
-        size = self._groups.size
-        if len(d) % size:
-            return  # the examples may be hidden in any dimension
+        where = self.names[next(iter(use.owners.values()))]
+        size, k = self._groups.size, len(d) // self._groups.size
+        if k * size != len(d):
+            return
+        self._look(d.flatten(1), self.examples.repeat_interleave(k).to(d.device), where)
+        # Examples may be along any dimension.
         whole = [d.movedim(dim, 0).flatten(1) for dim, n in enumerate(d.shape) if n % size == 0]
-        reached = [(int((rows != 0).any(1).sum()), len(rows)) for rows in whole]
-        self.beyond |= all(found * size > rows * self.examples for found, rows in reached)
-        self.everywhere |= all(found == rows for found, rows in reached) and self.examples < size
+        reached = k == 1 and all(bool((rows != 0).any(1).all()) for rows in whole)
+        self.everywhere[where] = self.everywhere.get(where, False) or reached
+
+    def _add(self, param: Tensor, piece: Any) -> None:
+        """Look at a parameter's gradients of groups."""
+        chosen = self.examples[:: self._groups.m].to(piece.stack.device)
+        self._look(piece.stack.reshape(len(chosen), -1), chosen, self.names[param])
+
+    def _look(self, rows: Tensor, chosen: Tensor, where: str) -> None:
+        if self.recording and bool((rows[~chosen] != 0).any()):
+            self.beyond = self.beyond or where
+
+    def expect(self) -> None:
+        """Losses that aren't finite say nothing, and nothing is looked at."""
 
 
 @contextmanager
-def _gradients_aside(params: list[Tensor]) -> Iterator[None]:
+def gradients_aside(params: list[Tensor]) -> Iterator[None]:
+    """Inside, ``p.grad`` is None to begin with; afterwards it is what it was."""
     held = [p.grad for p in params]
     try:
         for p in params:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.registry import laid_out, rows_of
-from lowland.optim.per_group.watch import Derived, Watched, uncompiled
+from lowland.optim.per_group.watch import Derived, Refused, Watched, by_rows, mixed, uncompiled
 
 _SIGNATURE = inspect.signature(F.batch_norm)
 
@@ -54,7 +54,7 @@ def batch_norm(
     rows_of(x, groups.size, what)
     channels, (_, _, smallest) = x.shape[1], groups.parts[-1]
     if len(x) // groups.size * smallest * x.shape[2:].numel() == 1:
-        raise ValueError(
+        raise Refused(
             f"{what} has one value a channel in a group of one example, so that there is no variance: take m of at "
             "least 2 and batches that leave no example over, or group or layer norm, or batch norm in evaluation mode"
         )
@@ -69,6 +69,7 @@ def batch_norm(
         with torch.no_grad():
             for running, found in ((running_mean, mean), (running_var, var)):
                 if running is not None and found is not None:
+                    mixed(running, f"the running statistics of {what}")
                     running.mul_(1.0 if index or groups.start else 1 - momentum)
                     running.add_(found.view(count, channels).mean(0), alpha=momentum * count * n / groups.whole)
     return laid_out(groups.join(parts), x)
@@ -87,7 +88,7 @@ def in_training(model: nn.Module) -> dict[str, _BatchNorm]:
     }
     for name, module in found.items():
         if isinstance(module, nn.SyncBatchNorm):
-            raise ValueError(
+            raise Refused(
                 f"SyncBatchNorm ({name}) mixes the examples of all processes, so that no group has a gradient of its "
                 "own: with m use BatchNorm, group or layer norm, or SyncBatchNorm in evaluation mode"
             )
@@ -150,9 +151,11 @@ class _ByGroup(TorchFunctionMode):
         x = given.pop("input")
         groups = self.groups or Groups(len(x), len(x))
         if self.group is not None and len(x) % groups.whole:
-            raise ValueError(self._misplaced)
+            raise Refused(self._misplaced)
         rows_of(x, groups.whole, self.what)
-        y = groups.among(batch_norm(groups.own(x), **given, groups=groups, what=self.what))
+        y = by_rows(
+            x, self.what, lambda: groups.among(batch_norm(groups.own(x), **given, groups=groups, what=self.what))
+        )
         return y if self.group is None else self._checked(y, groups, self.group)
 
     def _checked(self, y: Tensor, groups: Groups, group: int) -> Tensor:
@@ -166,7 +169,7 @@ class _ByGroup(TorchFunctionMode):
         def check(d: Tensor) -> None:
             for others in (d[: group * n], d[(group + 1) * n :]):
                 if (others.isfinite() & (others != 0)).any():
-                    raise ValueError(self._misplaced)
+                    raise Refused(self._misplaced)
 
         y.register_hook(check)
         return y

@@ -1,5 +1,6 @@
 """Any function of parameters, by `torch.vmap` over the groups: each group calls it with its own."""
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -7,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from lowland.optim.per_group.registry import rows_of
-from lowland.optim.per_group.watch import Derived, NotCovered, Watched, in_order, is_constant
+from lowland.optim.per_group.dependence import Dependence
+from lowland.optim.per_group.places import Along
+from lowland.optim.per_group.watch import Derived, NotCovered, Unordered, Watched
 
 if TYPE_CHECKING:
     from lowland.optim.per_group.passes import Pass
@@ -23,6 +25,12 @@ split unbind index_select clone contiguous detach float double to type_as matmul
 einsum linear layer_norm rms_norm group_norm embedding conv1d conv2d cat concat stack neg __neg__ exp log sqrt
 rsqrt square abs tanh sigmoid softplus softmax relu norm sum mean clamp prelu scaled_dot_product_attention
 """
+_VIEWS_NAMES = """
+t T mT H mH transpose permute view reshape flatten unflatten unsqueeze squeeze __getitem__ select narrow chunk split
+unbind contiguous detach float double to type_as expand expand_as broadcast_to swapaxes movedim view_as real imag
+"""
+#: What these give may lie in the same memory.
+_VIEWS = frozenset(_VIEWS_NAMES.split())
 #: In these, entry stands beside entry: arguments with a row for each example go with the rows of their group.
 _ENTRYWISE = frozenset(_ENTRYWISE_NAMES.split())
 #: These repeat what they are given, for every example if the first size is theirs.
@@ -38,21 +46,40 @@ def apply(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, 
     Raises:
         NotCovered: where that can't be told, or can't be done.
     """
-    groups, name = watch.groups, _name(func)
-    if name in ("data", "requires_grad_"):
-        raise NotCovered(f"{name} of a parameter is used")
-    if (name.endswith("_") and not name.endswith("__")) or name[:3] == "__i" or name in ("__setitem__", "__set__"):
-        raise NotCovered(f"{name} writes in place, with a parameter")
-    if name == "embedding" and _has_options(*args, **kwargs):
-        raise NotCovered("an embedding's table is computed, and it has options (padding_idx, say)")
+    name = _name(func)
     leaves, spec = pytree.tree_flatten((args, kwargs))
     owners = [watch.names[leaf] for leaf in leaves if type(leaf) is Watched]
     what = f"{name} of {' and '.join(owners)}" if owners else f"{name} of what parameters give"
-    batched = [type(t) is Tensor and t.ndim > 0 and not is_constant(t) for t in leaves]
-    for leaf, is_batched in zip(leaves, batched, strict=True):
-        if is_batched:
-            in_order(leaf, what)
-            rows_of(leaf, groups.whole, what)
+    watch.where = owners[0] if owners else watch.where
+    watch.uses |= {(name, owner) for owner in owners}
+    if name in ("data", "requires_grad_"):
+        raise NotCovered(f"{what} is used")
+    if (name.endswith("_") and not name.endswith("__")) or name[:3] == "__i" or name in ("__setitem__", "__set__"):
+        raise NotCovered(f"{what} writes in place")
+    if name == "embedding" and _has_options(*args, **kwargs):
+        raise NotCovered("an embedding's table is computed, and it has options (padding_idx, say)")
+    in_place = _in_place(func, args, kwargs)
+    if in_place is not None:
+        leaves, spec = pytree.tree_flatten(in_place[1])
+    batched = [type(t) is Tensor and watch.has_rows(t, what) for t in leaves]
+    inner = _inner(watch, func, leaves, spec, batched, what) if any(batched) else 0
+    with watch.dependence.paused():
+        result = _by_group(watch, func, leaves, spec, batched, name, what, inner)
+        if in_place is not None:
+            return _written(in_place[0], result, what)
+    if any(batched):
+        return pytree.tree_map(watch.own, result)
+    if type(result) is Tensor:  # repeated for the examples
+        return watch.own(result)
+    _share(leaves, name)
+    return result
+
+
+def _by_group(
+    watch: "Pass", func: Any, leaves: list[Any], spec: Any, batched: list[bool], name: str, what: str, inner: int
+) -> Any:
+    groups = watch.groups
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
     leaves = [groups.own(leaf) if is_batched else leaf for leaf, is_batched in zip(leaves, batched, strict=True)]
     stacks = [_stack(watch, leaf) for leaf in leaves]
     if name not in _ORDINARY:
@@ -93,10 +120,81 @@ def apply(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, 
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise NotCovered(f"{what} doesn't go by vmap: {str(error).splitlines()[0]}") from error
     if any(batched):
+        for (_, _, n), result in zip(groups.parts, results, strict=True):
+            if any(t.shape[1] != n * inner for t in pytree.tree_leaves(result)):
+                raise NotCovered(f"{what} meets rows of examples in a parameter's own dimension")
         return _joined(results, lambda parts: groups.among(groups.join(parts)))
     value = called(*(leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves))
     stack = _joined(results, lambda parts: parts[0] if len(parts) == 1 else torch.cat(parts))
-    return pytree.tree_map(lambda v, s: Derived.of(v, s), value, stack)
+    return pytree.tree_map(lambda v, s: Derived.of(v, s, shared=name in _VIEWS), value, stack)
+
+
+def _inner(watch: "Pass", func: Any, leaves: list[Any], spec: Any, batched: list[bool], what: str) -> int:
+    """How many rows of the result belong to an example.
+
+    Found by calling ``func`` on tensors without values, whose rows are followed.
+
+    Raises:
+        NotCovered: if ``func`` doesn't keep rows apart, in order, along the first dimension.
+    """
+    plain = [leaf if not isinstance(leaf, Tensor) else (leaf.shape, leaf.dtype) for leaf in leaves]
+    key = (func, str(plain), spec, tuple(batched), watch.groups.whole)
+    if len(watch.inner) > 4096:  # numbers among the arguments may be others each time
+        watch.inner.clear()
+    if key not in watch.inner:
+        follow = Dependence(watch.groups.whole)
+        forms = [torch.empty(t.shape, dtype=t.dtype, device="meta") if isinstance(t, Tensor) else t for t in leaves]
+        try:
+            with watch.dependence.paused(), torch.no_grad(), follow:
+                for form, is_batched in zip(forms, batched, strict=True):
+                    if is_batched:
+                        follow.own(form, len(form) // watch.groups.whole)
+                    elif isinstance(form, Tensor):
+                        follow.set_by_group(form)
+                args, kwargs = pytree.tree_unflatten(forms, spec)
+                results = pytree.tree_leaves(func(*args, **kwargs))
+                places = [follow.at(t) for t in results]
+        except Exception as error:
+            raise NotCovered(f"{what} can't be followed: {str(error).splitlines()[0]}") from error
+        if watch.parted and (
+            len(set(places)) != 1
+            or not isinstance(places[0], Along)
+            or places[0].dim
+            or len({len(t) for t in results}) > 1
+        ):
+            raise Unordered(f"{what} doesn't keep the rows of examples apart, along the first dimension")
+        watch.inner[key] = len(results[0]) // watch.groups.whole
+    return watch.inner[key]
+
+
+def _in_place(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Derived, Any] | None:
+    """The argument that an activation with ``inplace=True`` writes to, and its arguments without that."""
+    code = getattr(func, "__code__", None)
+    if code is None or "inplace" not in code.co_varnames:
+        return None
+    bound = inspect.signature(func).bind(*args, **kwargs)
+    if bound.arguments.get("inplace") is not True:
+        return None
+    bound.arguments["inplace"] = False
+    return args[0], (bound.args, bound.kwargs)
+
+
+def _written(target: Any, result: Any, what: str) -> Any:
+    """``target``, with ``result`` written to it."""
+    if type(target) is not Derived or type(result) is not Derived or getattr(target, "shared", True):
+        raise NotCovered(f"{what} writes in place")
+    target.stack = result.stack
+    with torch.no_grad():
+        target.as_subclass(Tensor).copy_(result.as_subclass(Tensor))
+    return target
+
+
+def _share(leaves: list[Any], name: str) -> None:
+    """What may be seen under another name isn't written to."""
+    if name in _VIEWS:
+        for leaf in leaves:
+            if type(leaf) is Derived:
+                leaf.shared = True
 
 
 def _has_options(

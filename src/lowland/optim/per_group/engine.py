@@ -20,15 +20,19 @@ from lowland.optim import amp, grouped, parallel
 from lowland.optim.ascent import Adaptive
 from lowland.optim.batch_norm import SavedStatistics, statistics, statistics_kept
 from lowland.optim.per_group import report
-from lowland.optim.per_group.audit import Audit
+from lowland.optim.per_group.audit import COUPLED, Audit, gradients_aside
 from lowland.optim.per_group.batch_norm import by_group
 from lowland.optim.per_group.climb import climb, mean, norms_at, of_means, unsupported
+from lowland.optim.per_group.dependence import line_of
 from lowland.optim.per_group.groups import Groups
-from lowland.optim.per_group.passes import FirstPass, Perturbation, SecondPass, TooLarge
-from lowland.optim.per_group.watch import Derived, NotCovered, uncompiled, watching
+from lowland.optim.per_group.passes import FirstPass, Pass, Perturbation, SecondPass, TooLarge
+from lowland.optim.per_group.watch import Derived, NotCovered, Refused, Unordered, followed, uncompiled, watching
 from lowland.optim.randomness import random_states, replay
 
 Closure = Callable[[], Tensor]
+
+#: Batches whose number is a power of this are audited again.
+AGAIN = 10
 
 
 class Engine:
@@ -38,8 +42,10 @@ class Engine:
         self.optimizer = optimizer
         #: Why the loop is taken, once that is known.
         self.reason: str | None = None
-        #: Sizes of batches that were audited.
-        self.audited: set[int] = set()
+        #: Uses of parameters that were audited.
+        self.audited: set[tuple[str, str]] = set()
+        #: Batches so far, and the number of that which is audited whatever it uses.
+        self.batches, self.next_audit = 0, AGAIN
         #: What the audit took, in words.
         self.audit_cost = ""
         #: Of the last batch; None before, and where the loop was taken.
@@ -50,6 +56,10 @@ class Engine:
         #: Groups in one part of a batch; None for all.
         self._at_once: int | None = None
         self._said: set[str] = set()
+        self._inner: dict[Any, int] = {}
+        #: Whether there are inputs without rows that come from outside: then they don't hint at another size of batch.
+        self._odd_inputs = False
+        self._watch: Pass | None = None
 
     def backward(self, closure: Closure, scaler: Any = None) -> Tensor:
         """See `SAM.backward`."""
@@ -62,12 +72,19 @@ class Engine:
                     self.warn(
                         "m-SAM runs what torch.compile compiled as it was written, for weights that differ by group"
                     )
+                self.batches += 1
                 try:
                     with uncompiled(), statistics_kept(optimizer.model, only_after_errors=True):
                         return self._backward(closure, scaler, states)
                 except NotCovered as stop:
                     self.reason = str(stop)
-                    replay(states)
+                    if isinstance(stop, Unordered) and optimizer.audit:
+                        self._refuse_coupled(closure, states)
+                except (Refused, torch.OutOfMemoryError):
+                    raise
+                except Exception as error:
+                    self.reason = self._only_here(error, closure, scaler, states)
+                replay(states)
             self.warn(
                 f"m-SAM goes group by group, two evaluations of the batch for each: {self.reason}. The result is "
                 "the same."
@@ -93,6 +110,56 @@ class Engine:
             self._said.add(line)
             warnings.warn(line, stacklevel=4)
 
+    def _only_here(self, error: Exception, closure: Closure, scaler: Any, states: Any) -> str:
+        """``error`` in words, if the passes raise it each time and the plain closure doesn't; else it is raised."""
+        optimizer = self.optimizer
+        optimizer._back_to_w()
+        evaluated = optimizer._evaluated
+        with statistics_kept(optimizer.model), gradients_aside(list(optimizer._params())):
+            replay(states)
+            try:
+                with torch.enable_grad():
+                    grouped.per_example(closure).mean().backward()
+            except Exception:
+                raise error from None
+            try:
+                with uncompiled():
+                    self._backward(closure, scaler, states)
+            except Exception:
+                pass
+            else:  # once, and not again: maybe what it reads wasn't there
+                raise error
+            finally:
+                optimizer._evaluated = evaluated
+                torch.clear_autocast_cache()
+        where = self._watch.where if self._watch is not None else ""
+        return (
+            f"its passes raise {type(error).__name__} at {line_of(error)} after a use of {where or 'no parameter'} "
+            f"({(str(error).splitlines() or [''])[0]})"
+        )
+
+    def _refuse_coupled(self, closure: Closure, states: Any) -> None:
+        """Raise Refused if the losses of one group reach all rows of each layer."""
+        optimizer = self.optimizer
+        params, _ = optimizer._trainable()
+        names = {p: name for name, p in optimizer.model.named_parameters()}
+
+        def losses() -> Tensor:
+            replay(states)
+            torch.clear_autocast_cache()
+            return grouped.per_example(lambda: followed(closure))
+
+        try:
+            with statistics_kept(optimizer.model), uncompiled():
+                coupled = self._size is not None and Audit(optimizer, params, names, losses).couples(self._size)
+        except Exception:  # nothing can be told; the loop is right all the same
+            return
+        finally:
+            torch.clear_autocast_cache()
+        if coupled:
+            self.reason = None
+            raise Refused(COUPLED)
+
     def _backward(self, closure: Closure, scaler: Any, states: Any) -> Tensor:
         optimizer = self.optimizer
         optimizer._ready("m-SAM pass")
@@ -107,7 +174,7 @@ class Engine:
             return grouped.per_example(watched)
 
         def watched() -> Tensor:
-            value = closure()
+            value = followed(closure)
             if isinstance(value, Derived):
                 raise NotCovered("the losses depend on no input that was there before the closure, as a plain tensor")
             return value
@@ -169,13 +236,16 @@ class Engine:
             found, norms = climb(optimizer, pieces, step.rhos, step.members, groups, step.scaler)
         first.check_inputs()
         second = SecondPass(groups, step.names, found, self.warn)
-        if optimizer.audit and groups.whole not in self.audited:
+        second.inner = self._inner
+        if optimizer.audit and (self.batches >= self.next_audit or not first.uses <= self.audited):
             with alone(), statistics_kept(optimizer.model):
-                self._audit(Audit(optimizer, params, step.names, step.losses, first.autocast), groups, found, second)
+                audit = Audit(optimizer, params, step.names, step.losses, first.autocast, self.batches)
+                self._audit(audit, groups, found, second, first.uses)
         if optimizer.perturbed_norms:
             second.members = step.members
         last = groups.chosen.stop == groups.whole
         gradients = [p.grad if last or p.grad is None else p.grad.clone() for p in params] if start == 0 else []
+        self._watch = second
         try:
             optimizer._pass = "perturbed"
             together = nullcontext() if last else alone()
@@ -198,13 +268,18 @@ class Engine:
         seen = report.Last(report.means(before, groups), report.means(value, groups), norms, at_moved)
         return _Part(groups, before, norms, plan, seen, means, gradients)
 
-    def _audit(self, audit: Audit, groups: Groups, found: dict[Tensor, Perturbation], second: SecondPass) -> None:
+    def _audit(
+        self, audit: Audit, groups: Groups, found: dict[Tensor, Perturbation], second: SecondPass, uses: Any
+    ) -> None:
         started = time.perf_counter()
         if audit.run(groups, found, second):
-            self.audited.add(groups.whole)
+            self.audited |= uses
+            while self.next_audit <= self.batches:
+                self.next_audit *= AGAIN
             self.audit_cost = (
-                f"check of two groups by their definition, at the first batch of {groups.whole}: {audit.evaluations} "
-                f"evaluations of it, {time.perf_counter() - started:.2g} s; SAM(..., audit=False) leaves it out"
+                f"check of two groups by their definition, at batch {self.batches}: {audit.evaluations} evaluations "
+                f"of it, {time.perf_counter() - started:.2g} s; again where parameters are used in a new way, and at "
+                f"batch {self.next_audit}; SAM(..., audit=False) leaves it out"
             )
 
     def _first(self, step: "_Step", start: int) -> tuple[FirstPass, Tensor]:
@@ -214,7 +289,10 @@ class Engine:
         if self._size is None:
             self._size = self._learn(step)
             if any(p.grad is not None for p in params):
-                raise ValueError("the closure ran backward: with m it returns the loss of each example, no more")
+                raise Refused("the closure ran backward: with m it returns the loss of each example, no more")
+            sure = True
+        else:
+            sure = self._odd_inputs or start > 0
         saved = SavedStatistics(statistics(optimizer.model))
         sizes: list[int] = []
         while True:
@@ -223,6 +301,8 @@ class Engine:
             for counter, before in step.counters if start else ():
                 counter.copy_(before)  # of batches, not of their parts
             first = FirstPass(groups, step.names, step.members, factors, self.warn, optimizer.memory_limit)
+            first.inner, first.sure = self._inner, sure
+            self._watch = first
             try:
                 with by_group(optimizer.model, groups), watching(params, optimizer.model, first):
                     value = step.losses()
@@ -238,7 +318,12 @@ class Engine:
             except NotCovered:
                 size = self._learn(step)
                 if size == self._size:
-                    raise
+                    if sure:
+                        raise
+                    sure = self._odd_inputs = True
+                    saved.restore()
+                    continue
+                sure = True
             saved.restore()
             sizes.append(size)
             if (start and size != self._size) or (size != self._size and size in sizes[:-1]):

@@ -141,6 +141,10 @@ class BatchNorm(_Normalization):
     )  # fmt: skip
     defaults: ClassVar = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5}
 
+    def unread(self, use: Use) -> tuple[str, ...]:
+        """In training mode running statistics are written to, no more."""
+        return ("running_mean", "running_var") if use.training else ()
+
     def first(self, use: Use, watch: "FirstPass") -> Tensor:
         """In training mode with a copy of the parameters for each group."""
         return self._by_group(use, watch) if use.training else super().first(use, watch)

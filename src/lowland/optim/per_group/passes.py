@@ -9,10 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from lowland.optim.per_group import direct
+from lowland.optim.per_group.dependence import Dependence
 from lowland.optim.per_group.gradients import Built, Factors, Piece, add
 from lowland.optim.per_group.groups import Groups
+from lowland.optim.per_group.places import Along, Mixed
 from lowland.optim.per_group.registry import COMPOSED, RULES, Rule, Use, laid_out, rows_of
-from lowland.optim.per_group.watch import NotCovered, in_order, is_constant
+from lowland.optim.per_group.watch import NotCovered, Unordered
+
+
+def _forms(values: list[Any]) -> tuple[Any, ...]:
+    return tuple((t.shape, t.dtype) if isinstance(t, Tensor) else None for t in values)
 
 
 class TooLarge(Exception):
@@ -26,6 +32,19 @@ class Pass:
         self._groups, self.names, self.warn = groups, names, warn
         #: Whether autocast was on in the closure.
         self.autocast = False
+        #: Where the examples are in what depends on parameters.
+        self.dependence = Dependence(groups.whole)
+        #: Whether it matters: one group alone may have its rows anywhere.
+        self.parted = groups.m < groups.whole
+        #: Whether the batch is known to have so many examples.
+        self.sure = True
+        #: What parameters were used in: (function, names).
+        self.uses: set[tuple[str, str]] = set()
+        #: The parameters that were used last, in words.
+        self.where = ""
+        #: Of functions without a rule, how many rows an example has in their results; see `direct`.
+        self.inner: dict[Any, int] = {}
+        self._decisions: dict[Any, Any] = {}
 
     @property
     def groups(self) -> Groups:
@@ -41,7 +60,86 @@ class Pass:
             return COMPOSED[func](self, func, args, kwargs)
         rule = RULES.get(func)
         use = None if rule is None else rule.bind(func, args, kwargs)
-        return direct.apply(self, func, args, kwargs) if use is None else self._covered(use)
+        if use is not None and self._goes_by_rule(use):
+            return self._covered(use)
+        return direct.apply(self, func, args, kwargs)
+
+    def _goes_by_rule(self, use: Use) -> bool:
+        """Whether the input has rows, and nothing else depends on examples."""
+        x = use.arguments[use.inputs[0]]
+        if not x.numel():
+            return True
+        known = {*use.owners, *use.inputs, *use.rule.unread(use)}
+        others = [t for n, t in use.arguments.items() if n not in known]
+
+        def decide() -> bool:
+            return all(self.dependence.at(t) is None for t in others)
+
+        what = self.names[next(iter(use.owners.values()))] if use.owners else type(use.rule).__name__
+        return self.has_rows(x, what) and self._remembered(("alone", what, _forms(others)), decide)
+
+    def has_rows(self, x: Tensor, what: str) -> bool:
+        """Whether ``x`` has rows of the examples: else each group sees it as it is.
+
+        What doesn't depend on parameters is taken to have them where their number fits. If that is wrong the losses
+        come out `Mixed`.
+
+        Raises:
+            NotCovered: if its examples aren't along the first dimension, in order.
+        """
+
+        def decide() -> bool:
+            place, whole = self.dependence.at(x), self._groups.whole
+            if place is None:
+                if self.dependence.is_constant(x):
+                    return False
+                if not self.sure:
+                    rows_of(x, whole, what)
+                return len(x) % whole == 0
+            if not self.parted:
+                rows_of(x, whole, what)
+            elif isinstance(place, Mixed):
+                raise Unordered(f"{what} sees what depends on {place.why}")
+            elif place.dim or place.inner * whole != len(x):
+                raise Unordered(
+                    f"{what} sees a tensor of shape {tuple(x.shape)} whose examples aren't along the first dimension"
+                )
+            return True
+
+        return x.ndim > 0 and self._remembered(("rows", what, _forms([x])), decide)
+
+    def _remembered(self, key: Any, decide: Callable[[], bool]) -> bool:
+        """A decision; where activation checkpointing calls a layer again, nothing is followed, the one before."""
+        if self.dependence.active:
+            decision = decide()
+            self._decisions[key] = decision if self._decisions.get(key, decision) == decision else None
+            return decision
+        if (before := self._decisions.get(key)) is None:
+            raise NotCovered(
+                f"{key[1]} is used in backward by a way nobody watches (a function of autograd's own, say)"
+            )
+        return bool(before)
+
+    def by_rows(self, x: Tensor, what: str, call: Callable[[], Tensor]) -> Tensor:
+        """See `watch.Handler`."""
+        if not self.dependence.active or (place := self.dependence.at(x)) is None:
+            return call()
+        with self.dependence.paused():
+            y = call()
+        if place == Along(0, len(x) // self._groups.whole):
+            return self.dependence.own(y, len(y) // self._groups.whole)
+        self.dependence.set_mixed(y, what)
+        return y
+
+    def check_losses(self, losses: Any) -> None:
+        """See `watch.Handler`."""
+        if not self.parted or type(losses) is not Tensor or losses.shape != (self._groups.whole,):
+            return
+        place = self.dependence.at(losses)
+        if isinstance(place, Mixed):
+            raise Unordered(f"the losses depend on {place.why}")
+        if place not in (None, Along(0, 1)):
+            raise Unordered("the losses aren't those of the examples in order")
 
     def has_rule(self, module: nn.Module) -> bool:
         """See `watch.Handler`."""
@@ -50,7 +148,12 @@ class Pass:
     def layer(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
         """See `watch.Handler`."""
         with torch._C.DisableTorchFunctionSubclass():
-            return self._covered(RULES[type(module)].bind_layer(module, args))
+            use = RULES[type(module)].bind_layer(module, args)
+            if use.owners:
+                for name in use.inputs:
+                    if isinstance(use.arguments[name], Tensor):
+                        self.has_rows(use.arguments[name], f"{type(module).__name__}")
+            return self._covered(use)
 
     def _covered(self, use: Use) -> Any:
         if not use.owners:
@@ -59,15 +162,22 @@ class Pass:
         first, *others = use.inputs
         if not use.arguments[first].numel():
             return self.without_rows(use)
-        where = self.names[next(iter(use.owners.values()))]
-        in_order(use.arguments[first], where)
-        rows_of(use.arguments[first], groups.whole, where)
-        if groups.size == groups.whole:
-            return self.covered(use)
-        rows = [name for name in others if not is_constant(x := use.arguments[name]) and len(x) % groups.whole == 0]
-        use.arguments |= {name: groups.own(use.arguments[name]) for name in (first, *rows)}
-        out = self.covered(use)
-        return laid_out(groups.among(out), out)
+        self.where = self.names[next(iter(use.owners.values()))]
+        self.uses |= {(type(use.rule).__name__, self.names[p]) for p in use.owners.values()}
+        rows_of(use.arguments[first], groups.whole, self.where)
+        with self.dependence.paused():
+            if groups.size == groups.whole:
+                out = self.covered(use)
+            else:
+                rows = [n for n in others if self.has_rows(use.arguments[n], self.where)]
+                use.arguments |= {name: groups.own(use.arguments[name]) for name in (first, *rows)}
+                out = self.covered(use)
+                out = laid_out(groups.among(out), out)
+        return self.own(out)
+
+    def own(self, out: Tensor) -> Tensor:
+        """``out``, whose rows are those of the examples."""
+        return self.dependence.own(out, len(out) // self._groups.whole) if self.dependence.active else out
 
     def without_rows(self, use: Use) -> Any:
         """A call on no rows, which has zero gradients."""

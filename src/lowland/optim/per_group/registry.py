@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lowland.optim.per_group.watch import NotCovered, Watched, is_constant
+from lowland.optim.per_group.watch import NotCovered, Watched
 
 if TYPE_CHECKING:
     from lowland.optim.per_group.gradients import Piece
@@ -69,6 +69,10 @@ class Rule:
         """Why this call isn't covered, if it isn't."""
         return None
 
+    def unread(self, use: Use) -> tuple[str, ...]:
+        """Arguments whose values don't count: they are written to, say."""
+        return ()
+
     def first(self, use: Use, watch: "FirstPass") -> Tensor:
         """The output at w; ``watch`` is to learn of the gradient there."""
         return watch.tap(use, use.run(**use.at_w()), use.arguments[self.arguments[0]])
@@ -98,7 +102,7 @@ class Rule:
         return use.run()
 
     def bind(self, func: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any]) -> Use | None:
-        """The call as a `Use`; None where the rule isn't for it."""
+        """The call as a `Use`; None where the rule isn't for it, whatever the input is."""
         if len(args) > len(self.arguments) or any(name not in self.arguments for name in kwargs):
             return None
         given = dict(zip(self.arguments, args))  # noqa: B905
@@ -106,7 +110,7 @@ class Rule:
         owners: dict[str, Tensor] = {name: value for name, value in arguments.items() if type(value) is Watched}
         use = Use(self, func, arguments, owners, inputs=self.arguments[:1])
         x = arguments[self.arguments[0]]
-        rows = type(x) is Tensor and x.ndim > 0 and not is_constant(x)
+        rows = type(x) is Tensor and x.ndim > 0
         others = [v for name, v in arguments.items() if name not in owners and name != self.arguments[0]]
         derived = any(isinstance(v, Tensor) and type(v) not in (Tensor, nn.Parameter) for v in others)
         misplaced = any(name not in self.parameters for name in owners)

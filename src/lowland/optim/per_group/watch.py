@@ -17,8 +17,19 @@ class NotCovered(Exception):
     """The one pass can't be taken; says why. The loop over groups is right all the same."""
 
 
+class Unordered(NotCovered):
+    """The losses depend on what can't be given to examples: on rows in another order, or on each other."""
+
+
+class Refused(ValueError):
+    """There is no m-SAM gradient, by whatever way; says what to change."""
+
+
 class Handler(Protocol):
     """What becomes of a function that is called with watched parameters."""
+
+    #: Follows what depends on watched parameters; a `dependence.Dependence`, which knows this module.
+    dependence: Any
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Its result, with weights of their own for each group."""
@@ -29,9 +40,17 @@ class Handler(Protocol):
     def layer(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
         """The result of a module that has a rule of its own."""
 
+    def by_rows(self, x: Tensor, what: str, call: Callable[[], Tensor]) -> Tensor:
+        """``call()``, which computes the rows of ``x`` that belong to a group by themselves."""
+
+    def check_losses(self, losses: Any) -> None:
+        """Raise Unordered unless each of ``losses`` depends on one example, in order."""
+
 
 # Not one for each thread: activation checkpointing calls layers again from autograd's.
 _handler: Handler | None = None
+_thread = 0  # which watches
+_constants: list[Tensor] = []
 _one_at_a_time = threading.RLock()
 
 
@@ -55,13 +74,15 @@ class Derived(torch.Tensor):
     """
 
     stack: Tensor
+    #: Whether others may lie in the same memory.
+    shared: bool
     __torch_function__ = classmethod(_torch_function)
 
     @classmethod
-    def of(cls, value: Tensor, stack: Tensor) -> "Derived":
+    def of(cls, value: Tensor, stack: Tensor, shared: bool = True) -> "Derived":
         """``value`` at w, ``stack`` for the groups."""
         derived = value.detach().as_subclass(cls)
-        derived.stack = stack
+        derived.stack, derived.shared = stack, shared
         return derived
 
 
@@ -92,14 +113,15 @@ def _asks_only_about_form(func: Any) -> bool:
 def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> Iterator[None]:
     """Inside, functions of ``params`` go to ``handler``, and so do layers of ``model`` that have a rule.
 
-    Its buffers, and other tensors that its modules have, are no rows of the batch.
+    Its buffers, frozen parameters, and other tensors that its modules have, are no rows of the batch.
 
     Raises:
         NotCovered: for parameters of a class of their own.
     """
-    global _handler
+    global _handler, _thread, _constants
     params, modules = list(params), list(model.modules())
-    constants = [t for module in modules for t in _kept(module)]
+    watched = set(params)
+    constants = [t for module in modules for t in _kept(module) if t not in watched]
     layers = [module for module in modules if handler.has_rule(module)]
     for param in params:
         if type(param) is not nn.Parameter:
@@ -109,25 +131,20 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
     if any("forward" in vars(layer) for layer in layers):
         raise NotCovered("a layer that has a rule has a forward of its own, set from outside")
     _one_at_a_time.acquire()
-    before = _handler
+    before, constants_before = _handler, _constants
     try:
         for param in params:
             param.__class__ = Watched
-        for constant in constants:
-            constant._lowland_constant = True  # type: ignore[attr-defined]
         for layer in layers:
             layer.__dict__["forward"] = partial(_forward, layer, handler)
-        _handler = handler
-        with _Constants():
-            yield
+        _handler, _thread, _constants = handler, threading.get_ident(), constants
+        yield
     finally:
-        _handler = before
+        _handler, _constants = before, constants_before
         for param in params:
             param.__class__ = nn.Parameter
         for layer in layers:
             layer.__dict__.pop("forward", None)
-        for constant in constants:
-            constant.__dict__.pop("_lowland_constant", None)
         _one_at_a_time.release()
 
 
@@ -139,8 +156,44 @@ def uncompiled() -> AbstractContextManager[Any]:
 
 
 def _kept(module: nn.Module) -> list[Tensor]:
-    own = (*module._buffers.values(), *vars(module).values())
-    return [value for value in own if type(value) is Tensor]
+    own = (*module._buffers.values(), *module._parameters.values(), *vars(module).values())
+    return [value for value in own if isinstance(value, Tensor)]
+
+
+def _of_this_thread() -> Handler | None:
+    return _handler if _thread == threading.get_ident() else None
+
+
+def followed(closure: Callable[[], Any]) -> Any:
+    """What ``closure`` returns; what it does with watched parameters, if some are watched, is followed.
+
+    Raises:
+        NotCovered: if it can't be.
+    """
+    handler = _of_this_thread()
+    if handler is None:
+        return closure()
+    dependence = handler.dependence
+    with _Reads(dependence), dependence:
+        dependence.set_constant(_constants)
+        value = closure()
+        if dependence.stopped is not None:  # and the closure went on
+            raise dependence.stopped
+        handler.check_losses(value)
+    return value
+
+
+def by_rows(x: Tensor, what: str, call: Callable[[], Tensor]) -> Tensor:
+    """``call()``, which computes the rows of ``x`` that belong to a group by themselves; see `Handler.by_rows`."""
+    handler = _of_this_thread()
+    return call() if handler is None else handler.by_rows(x, what, call)
+
+
+def mixed(value: Tensor, what: str) -> None:
+    """``value`` depends on examples that can't be told apart, for whoever follows."""
+    handler = _of_this_thread()
+    if handler is not None and handler.dependence.active:
+        handler.dependence.set_mixed(value, what)
 
 
 def _forward(layer: nn.Module, handler: Handler, *args: Any, **kwargs: Any) -> Any:
@@ -150,50 +203,18 @@ def _forward(layer: nn.Module, handler: Handler, *args: Any, **kwargs: Any) -> A
     return handler.layer(layer, bound.args[1:])
 
 
-class _Constants(TorchFunctionMode):
-    """Marks what a closure computes from nothing: positions and masks are no rows of a batch, whatever their shape."""
+class _Reads(TorchFunctionMode):
+    """Sees values that Python takes out of tensors without an operation."""
+
+    def __init__(self, dependence: Any):
+        super().__init__()
+        self.dependence = dependence
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if type(out) is Tensor:
-            if _picks_rows(func, args) or any(getattr(arg, "_lowland_picked", False) for arg in args):
-                out._lowland_picked = True  # type: ignore[attr-defined]
-            constant = getattr(func, "__name__", "") in ("new_zeros", "new_ones", "new_full")
-            constant |= _all_constant(args) and (not kwargs or _all_constant(tuple(kwargs.values())))
-            if constant or is_constant(out):
-                out._lowland_constant = constant  # type: ignore[attr-defined]
-        elif args and getattr(func, "__name__", "") == "__setitem__" and is_constant(args[0]):
-            args[0]._lowland_constant = _all_constant(args)
-        return out
+        name = getattr(func, "__name__", "")
+        if name in _TAKEN_OUT and args:
+            self.dependence.read(args[0], name)
+        return func(*args, **(kwargs or {}))
 
 
-def _picks_rows(func: Any, args: Any) -> bool:
-    """Whether which rows the result has depends on values: then whose they are can't be told."""
-    name = getattr(func, "__name__", "")
-    if name != "__getitem__":
-        return name in ("masked_select", "nonzero", "unique")
-    index = args[1] if isinstance(args[1], tuple) else (args[1],)
-    return any(isinstance(t, Tensor) and t.dtype in (torch.bool, torch.uint8) for t in index) and not is_constant(
-        args[0]
-    )
-
-
-def in_order(value: Tensor, what: str) -> None:
-    """Raise NotCovered for rows that were picked by a mask."""
-    if getattr(value, "_lowland_picked", False):
-        raise NotCovered(f"{what} sees rows that were picked by a mask")
-
-
-def is_constant(value: Any) -> bool:
-    """Whether ``value`` doesn't depend on the batch, for all that was seen of it."""
-    return getattr(value, "_lowland_constant", False)
-
-
-def _all_constant(values: Any) -> bool:
-    for value in values:
-        if isinstance(value, Tensor):
-            if not is_constant(value):
-                return False
-        elif isinstance(value, list | tuple) and not _all_constant(value):
-            return False
-    return True
+_TAKEN_OUT = frozenset(["numpy", "tolist", "__array__", "__dlpack__", "data_ptr"])

@@ -1,0 +1,344 @@
+"""Which examples a tensor depends on, followed through a closure operation by operation.
+
+Exact m-SAM gives each row of a layer's output to one group of examples. That is right if, from there on, the row
+reaches the losses of that group alone, and it is wrong else. So every tensor that depends on watched parameters is
+followed, from the outputs of layers to the losses. What is known of it is where its examples lie: what is at
+``offset`` in its memory is example (offset // unit) mod B's. Views then need no rule: they read the same memory in
+another order. Operations that compute have a rule in `operations`. One without a rule, one that mixes examples, or
+one that picks among them by data ends the knowledge: its result is `Mixed`. Losses that depend on such a result are
+refused. Nothing is inferred from values, so that what holds for one batch holds for all.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lowland.optim.per_group.operations import Call, Rule, rule_for
+from lowland.optim.per_group.places import Along, Mixed, Place
+from lowland.optim.per_group.watch import NotCovered
+
+
+@dataclass(frozen=True)
+class _Free:
+    """Memory that depends on no watched parameter.
+
+    Attributes:
+        constant: whether it doesn't depend on data either, as far as that was seen: positions, masks, buffers.
+        counts: whether it holds 0, 1, 2, ...
+        by_group: whether each group has its own.
+    """
+
+    constant: bool = False
+    counts: bool = False
+    by_group: bool = False
+
+
+_FORM_ONLY_NAMES = """
+new_zeros new_ones new_full new_empty new_empty_strided zeros_like ones_like full_like empty_like
+"""
+#: What these give has the form of their argument and not its values.
+_FORM_ONLY = frozenset(_FORM_ONLY_NAMES.split())
+_RANDOM = frozenset(["rand", "randn", "randint", "randperm", "normal", "rand_like", "randn_like", "randint_like"])
+#: The form of what these give depends on arguments of whole numbers, which mustn't depend on parameters.
+_BY_DATA = frozenset(["index", "_ctc_loss"])
+_RANDOM_LIKE = frozenset(["rand_like", "randn_like", "randint_like"])
+_DRAWS = frozenset("bernoulli_ uniform_ normal_ random_ exponential_ geometric_ cauchy_ log_normal_".split())  # noqa: SIM905
+
+
+@dataclass(frozen=True)
+class _Operation:
+    name: str
+    rule: Rule | None
+    #: Arguments that are written to, by position and by name.
+    written: tuple[tuple[int, str], ...]
+
+
+@cache
+def _operation(func: Any) -> _Operation:
+    schema = func._schema
+    written = tuple((i, a.name) for i, a in enumerate(schema.arguments) if a.alias_info and a.alias_info.is_write)
+    return _Operation(schema.name.partition("::")[2], rule_for(func), written)
+
+
+class Dependence(TorchDispatchMode):
+    """Follows what depends on watched parameters while it is entered.
+
+    Args:
+        examples: how many the batch has.
+    """
+
+    def __init__(self, examples: int):
+        super().__init__()
+        self.examples = examples
+        #: Whether operations are being followed.
+        self.active = False
+        #: Why the closure can't be followed any further, if so.
+        self.stopped: NotCovered | None = None
+        self._labels: dict[int, tuple[StorageWeakRef, int | Mixed | _Free]] = {}
+        self._paused = 0
+
+    def __enter__(self) -> "Dependence":
+        self._labels.clear()
+        self.active, self.stopped = True, None
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.active = False
+        super().__exit__(*error)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, operations aren't followed; afterwards `own` says what became of their result."""
+        self._paused += 1
+        try:
+            yield
+        finally:
+            self._paused -= 1
+
+    # What is known.
+
+    def at(self, value: Any) -> Place | None:
+        """Where the examples are in ``value``; None if it depends on no watched parameter."""
+        if not isinstance(value, Tensor):
+            return None
+        label = self._label(value)
+        if type(label) is int:
+            return self._along(value, label)
+        if isinstance(label, Mixed):
+            return label
+        if label is None and value.requires_grad and not value.is_leaf:
+            return Mixed(f"a tensor made where nothing is seen (by a function of autograd's own, say; {line()})")
+        return None
+
+    def is_constant(self, value: Any) -> bool:
+        """Whether ``value`` depends neither on watched parameters nor on data, as far as that was seen."""
+        label = self._label(value)
+        return isinstance(label, _Free) and label.constant
+
+    def counts(self, value: Tensor) -> bool:
+        """Whether the memory of ``value`` holds 0, 1, 2, ..., from its beginning on."""
+        label = self._label(value)
+        return isinstance(label, _Free) and label.counts and value.storage_offset() == 0
+
+    def by_group(self, value: Any) -> bool:
+        """Whether each group has its own ``value``."""
+        label = self._label(value) if isinstance(value, Tensor) else None
+        return isinstance(label, _Free) and label.by_group
+
+    # What others say.
+
+    def set_constant(self, values: Iterable[Tensor]) -> None:
+        """They depend on nothing."""
+        for value in values:
+            self._put(value, _Free(constant=True))
+
+    def set_by_group(self, value: Tensor) -> None:
+        """Each group has its own."""
+        self._put(value, _Free(by_group=True))
+
+    def set_mixed(self, value: Tensor, why: str) -> None:
+        """``value`` depends on examples that can't be told apart."""
+        self._put(value, Mixed(f"{why} ({line()})"))
+
+    def own(self, value: Tensor, inner: int) -> Tensor:
+        """Each ``inner`` rows of ``value`` belong to an example, in order. Returns ``value``, or a copy if need be."""
+        if not value.numel() or self._assign(value, Along(0, inner)):
+            return value
+        with self.paused():
+            value = value.clone(memory_format=torch.contiguous_format)
+        if not self._assign(value, Along(0, inner)):
+            self._put(value, Mixed(f"rows that can't be laid out by example ({line()})"))
+        return value
+
+    def read(self, value: Any, how: str) -> None:
+        """Raise NotCovered if Python reads a ``value`` that depends on watched parameters."""
+        if self.active and not self._paused and self.at(value) is not None:
+            self._stop(f"{how} ({line()}) reads a value that depends on the parameters")
+
+    def _stop(self, why: str) -> None:
+        self.stopped = NotCovered(why)
+        raise self.stopped
+
+    # Memory and its labels.
+
+    def _label(self, value: Tensor) -> "int | Mixed | _Free | None":
+        found = self._labels.get(_memory(value))
+        return None if found is None else found[1]
+
+    def _put(self, value: Tensor, label: "int | Mixed | _Free") -> None:
+        if (key := _memory(value)) == 0:
+            if not isinstance(label, _Free):
+                self._stop(f"a tensor of layout {value.layout} ({line()}) depends on the parameters")
+            return
+        # As long as the reference is kept the key isn't given to other memory.
+        self._labels[key] = StorageWeakRef(value.untyped_storage()), label
+
+    def _assign(self, value: Tensor, place: Along) -> bool:
+        """Say where the examples are in ``value``; False if its memory can't hold them so."""
+        if not 0 <= place.dim < value.ndim:
+            return False
+        unit = value.stride(place.dim) * value.element_size() * place.inner
+        before = self._label(value)
+        if unit <= 0 or isinstance(before, Mixed) or (type(before) is int and before != unit):
+            return False
+        if self._along(value, unit) != place:
+            return False
+        if before != unit:
+            self._put(value, unit)
+        return True
+
+    def _along(self, value: Tensor, unit: int) -> Place | None:
+        """Where the examples are in a tensor whose memory changes example every ``unit`` bytes."""
+        if not value.numel():
+            return None
+        item, period = value.element_size(), unit * self.examples
+        example, reach = divmod(int(value.storage_offset()) * item % period, unit)
+        found: Along | None = None
+        steps = zip(value.stride(), value.shape, range(value.ndim), strict=True)
+        for step, n, dim in sorted(steps):
+            step *= item
+            if n == 1 or step % period == 0:
+                continue
+            if found is None and reach + (n - 1) * step < unit:
+                reach += (n - 1) * step
+            elif found is None and unit % step == 0 and reach < step and not example and n % (period // step) == 0:
+                found = Along(dim, unit // step)
+            else:
+                return Mixed(f"rows of some of the examples ({line()})")
+        return found if found is not None else Mixed(f"rows of one example alone ({line()})")
+
+    # Operations.
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not self._paused:
+            self._follow(func, args, kwargs or {}, out)
+        return out
+
+    def _follow(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        operation = _operation(func)
+        tensors = list(_tensors(args))
+        if kwargs:
+            tensors += _tensors(kwargs.values())
+        dependent = [(t, place) for t in tensors if (place := self.at(t)) is not None]
+        results = list(_tensors((out,)))
+        if not dependent or operation.name in _FORM_ONLY | _RANDOM_LIKE:
+            self._free(operation, args, kwargs, tensors, results)
+            return
+        if torch.Tag.data_dependent_output in func.tags:
+            self._stop(f"{operation.name} ({line()}) reads a value that depends on the parameters")
+        if torch.Tag.dynamic_output_shape in func.tags and operation.name not in _BY_DATA:
+            self._stop(f"{operation.name} ({line()}) gives as many rows as values say that depend on the parameters")
+        if torch.Tag.inplace_view in func.tags:
+            return
+        places = self._places(func, operation, args, kwargs, dependent, results)
+        # What lies in an argument's memory is a view of it.
+        seen = {_memory(t) for t in tensors} - {0}
+        targets = [(t, places[min(i, len(places) - 1)]) for i, t in enumerate(results) if _memory(t) not in seen]
+        written = list(_tensors(_written(operation, args, kwargs)))
+        if func.namespace != "aten":
+            written = tensors  # nobody knows what it writes to
+        if written:
+            place = places[0] if len(places) == 1 else Mixed(f"{operation.name} ({line()}), which writes in place")
+            targets += [(t, place) for t in written]
+        for t, place in targets:
+            if isinstance(place, Mixed):
+                self._put(t, place)
+            elif place is not None and not self._assign(t, place):
+                self._put(t, Mixed(f"{operation.name} ({line()}), whose result lies otherwise in memory"))
+
+    def _places(
+        self, func: Any, operation: _Operation, args: Any, kwargs: dict[str, Any], dependent: Any, results: list[Tensor]
+    ) -> list[Place | None]:
+        """Where the examples are in what an operation gives."""
+        for _, place in dependent:
+            if isinstance(place, Mixed):
+                return [place]
+        if operation.rule is None:
+            return [Mixed(f"{operation.name} ({line()}), of which isn't known what it does with examples")]
+        found = operation.rule(Call(func, args, kwargs, results, dependent, self))
+        if found is None:
+            return [Mixed(f"{operation.name} ({line()}), which mixes the examples or picks among them")]
+        return found if isinstance(found, list) else [found]
+
+    def _free(
+        self, operation: _Operation, args: Any, kwargs: dict[str, Any], tensors: list[Tensor], results: list[Tensor]
+    ) -> None:
+        """What comes of tensors that depend on no watched parameter."""
+        name = operation.name
+        constant = name in _FORM_ONLY or name == "lift_fresh" or all(map(self.is_constant, tensors))
+        if operation.written:
+            if not constant or name in _DRAWS:
+                for t in _tensors(_written(operation, args, kwargs)):
+                    if self.is_constant(t):
+                        self._put(t, _Free())
+            return
+        fresh = [t for t in results if self._label(t) is None]
+        if name in _RANDOM:  # rows for the examples, if there are as many
+            constant = not any(t.ndim > 0 and len(t) % self.examples == 0 for t in fresh)
+        if constant:
+            counts = name == "arange" and not tensors and _from_zero(args)
+            for t in fresh:
+                self._put(t, _Free(constant=True, counts=counts))
+        elif any(t.requires_grad for t in tensors):  # of parameters that nobody watches
+            for t in fresh:
+                self._put(t, _Free())
+
+
+def _from_zero(args: Any) -> bool:
+    return len(args) == 1 or (args[0] == 0 and (len(args) == 2 or args[2] == 1))
+
+
+def _written(operation: _Operation, args: Any, kwargs: dict[str, Any]) -> list[Any]:
+    return [args[i] if i < len(args) else kwargs.get(name) for i, name in operation.written]
+
+
+def _memory(value: Tensor) -> int:
+    """Which memory ``value`` lies in; 0 if it has none of its own, as sparse tensors."""
+    try:
+        return value.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):
+        return 0
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def line() -> str:
+    """Where the closure is, as file:line."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith(_NOT_THEIRS) and not name.startswith("<"):
+            return f"{Path(name).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "line unknown"
+
+
+def line_of(error: BaseException) -> str:
+    """The last line of the closure that ``error`` came through, as file:line."""
+    found, trace = "line unknown", error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if not name.startswith(_NOT_THEIRS) and not name.startswith("<"):
+            found = f"{Path(name).name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
+
+
+_NOT_THEIRS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
