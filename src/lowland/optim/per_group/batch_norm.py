@@ -62,9 +62,11 @@ def batch_norm(
     for index, (part, (chosen, count, n)) in enumerate(zip(groups.split(x), groups.parts, strict=True)):
         w, b = (t if t is None else t.expand(groups.count, channels)[chosen].flatten() for t in (weight, bias))
         mean, var = (t if t is None else t.new_zeros(count * channels) for t in (running_mean, running_var))
-        # One group as it is: torch's backward is wrong for a single image with channels last in an odd view.
+        # One group as it is: torch's backward is wrong for a single image with channels last in an odd view ...
         side_by_side = part[0] if count == 1 else part.transpose(0, 1).flatten(1, 2)
         y = F.batch_norm(side_by_side, mean, var, w, b, True, 1.0, eps)
+        if len(side_by_side) == 1 and y.requires_grad:  # nor for a gradient with channels last
+            y.register_hook(lambda d: d.contiguous())
         parts.append(y[None] if count == 1 else y.unflatten(1, (count, channels)).transpose(0, 1))
         with torch.no_grad():
             for running, found in ((running_mean, mean), (running_var, var)):
