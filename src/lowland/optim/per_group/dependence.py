@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, _pop_mode, _push_mode
 
-from lowland.optim.per_group.operations import Call, Rule, rule_for
+from lowland.optim.per_group.operations import Call, Rule, entrywise, rule_for
 from lowland.optim.per_group.places import Along, Mixed, Place
 from lowland.optim.per_group.watch import NotCovered
 
@@ -48,9 +48,12 @@ new_zeros new_ones new_full new_empty new_empty_strided zeros_like ones_like ful
 #: What these give has the form of their argument and not its values.
 _FORM_ONLY = frozenset(_FORM_ONLY_NAMES.split())
 _RANDOM = frozenset(["rand", "randn", "randint", "randperm", "normal", "rand_like", "randn_like", "randint_like"])
+#: These give a view, or a copy.
+_MAY_COPY = frozenset(["contiguous", "to", "reshape", "lift_fresh"])
 #: The form of what these give depends on arguments of whole numbers, which mustn't depend on parameters.
 _BY_DATA = frozenset(["index", "_ctc_loss"])
-_RANDOM_LIKE = frozenset(["rand_like", "randn_like", "randint_like"])
+#: What these give has no values of their arguments.
+_NO_VALUES = _FORM_ONLY | frozenset(["rand_like", "randn_like", "randint_like"])
 _DRAWS = frozenset("bernoulli_ uniform_ normal_ random_ exponential_ geometric_ cauchy_ log_normal_".split())  # noqa: SIM905
 
 
@@ -60,13 +63,26 @@ class _Operation:
     rule: Rule | None
     #: Arguments that are written to, by position and by name.
     written: tuple[tuple[int, str], ...]
+    #: Whether all that it does is to look at the same memory.
+    is_view: bool
 
 
 @cache
 def _operation(func: Any) -> _Operation:
     schema = func._schema
     written = tuple((i, a.name) for i, a in enumerate(schema.arguments) if a.alias_info and a.alias_info.is_write)
-    return _Operation(schema.name.partition("::")[2], rule_for(func), written)
+    name = schema.name.partition("::")[2]
+    is_view = (
+        bool(schema.returns)
+        and name not in _MAY_COPY
+        and all(a.alias_info and not a.alias_info.is_write for a in schema.returns)
+    )
+    return _Operation(
+        name,
+        rule_for(func),
+        written,
+        is_view or torch.Tag.inplace_view in func.tags,
+    )
 
 
 class Dependence(TorchDispatchMode):
@@ -99,11 +115,20 @@ class Dependence(TorchDispatchMode):
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Inside, operations aren't followed; afterwards `own` says what became of their result."""
+        alone = self.active and not self._paused and _get_current_dispatch_mode() is self
         self._paused += 1
         try:
+            if alone:  # not to be called is quicker than to do nothing
+                _pop_mode()
             yield
         finally:
             self._paused -= 1
+            if alone:
+                _push_mode(self)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # compiled functions run as they were written, and each call here would take longer
 
     # What is known.
 
@@ -227,27 +252,32 @@ class Dependence(TorchDispatchMode):
 
     def _follow(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
         operation = _operation(func)
+        if operation.is_view:
+            return
         tensors = list(_tensors(args))
         if kwargs:
             tensors += _tensors(kwargs.values())
         dependent = [(t, place) for t in tensors if (place := self.at(t)) is not None]
         results = list(_tensors((out,)))
-        if not dependent or operation.name in _FORM_ONLY | _RANDOM_LIKE:
+        if not dependent or operation.name in _NO_VALUES:
             self._free(operation, args, kwargs, tensors, results)
             return
         if torch.Tag.data_dependent_output in func.tags:
             self._stop(f"{operation.name} ({line()}) reads a value that depends on the parameters")
         if torch.Tag.dynamic_output_shape in func.tags and operation.name not in _BY_DATA:
             self._stop(f"{operation.name} ({line()}) gives as many rows as values say that depend on the parameters")
-        if torch.Tag.inplace_view in func.tags:
-            return
-        places = self._places(func, operation, args, kwargs, dependent, results)
         # What lies in an argument's memory is a view of it.
         seen = {_memory(t) for t in tensors} - {0}
-        targets = [(t, places[min(i, len(places) - 1)]) for i, t in enumerate(results) if _memory(t) not in seen]
-        written = list(_tensors(_written(operation, args, kwargs)))
+        fresh = [(i, t) for i, t in enumerate(results) if _memory(t) not in seen]
+        written = list(_tensors(_written(operation, args, kwargs))) if operation.written else []
         if func.namespace != "aten":
             written = tensors  # nobody knows what it writes to
+        if not fresh and not written:
+            return
+        if operation.rule is entrywise and len(dependent) == 1 and self._alike(*dependent[0], fresh, written):
+            return
+        places = self._places(func, operation, args, kwargs, dependent, results)
+        targets = [(t, places[min(i, len(places) - 1)]) for i, t in fresh]
         if written:
             place = places[0] if len(places) == 1 else Mixed(f"{operation.name} ({line()}), which writes in place")
             targets += [(t, place) for t in written]
@@ -256,6 +286,19 @@ class Dependence(TorchDispatchMode):
                 self._put(t, place)
             elif place is not None and not self._assign(t, place):
                 self._put(t, Mixed(f"{operation.name} ({line()}), whose result lies otherwise in memory"))
+
+    def _alike(self, value: Tensor, place: Place, fresh: list[tuple[int, Tensor]], written: list[Tensor]) -> bool:
+        """For speed: whether one result lies in memory as the only argument that counts does, and is labelled so."""
+        if isinstance(place, Mixed) or len(fresh) + len(written) != 1:
+            return False
+        if written:
+            return written[0] is value
+        ((_, out),) = fresh
+        same = out.shape == value.shape and out.stride() == value.stride() and value.storage_offset() == 0
+        if same and out.element_size() == value.element_size() and type(label := self._label(value)) is int:
+            self._put(out, label)
+            return True
+        return False
 
     def _places(
         self, func: Any, operation: _Operation, args: Any, kwargs: dict[str, Any], dependent: Any, results: list[Tensor]
@@ -315,7 +358,7 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
             yield value
-        elif isinstance(value, list | tuple):
+        elif type(value) in (list, tuple):
             yield from _tensors(value)
 
 

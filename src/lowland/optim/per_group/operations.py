@@ -63,7 +63,7 @@ def rule_for(func: Any) -> Rule | None:
     name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
     if name in _RULES:
         return _RULES[name]
-    return _entrywise if torch.Tag.pointwise in func.tags else None
+    return entrywise if torch.Tag.pointwise in func.tags else None
 
 
 def _rule(names: str) -> Callable[[Rule], Rule]:
@@ -108,7 +108,8 @@ def _listed(dims: Any, ndim: int) -> set[int] | None:
     "_to_copy copy clone fill zero where native_dropout _prelu_kernel hardswish polar complex ldexp "
     "log_sigmoid_forward rrelu_with_noise bernoulli normal real imag angle special_expit floor_divide"
 )
-def _entrywise(call: Call) -> Place | list[Place | None] | None:
+def entrywise(call: Call) -> Place | None:
+    """Where its arguments have them, which must meet after broadcasting."""
     out = call.results[0] if call.results else call.args[0]
     return _aligned(call.dependent, out)
 
