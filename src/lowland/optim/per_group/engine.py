@@ -235,8 +235,7 @@ class Engine:
         with torch.no_grad():
             found, norms = climb(optimizer, pieces, step.rhos, step.members, groups, step.scaler)
         first.check_inputs()
-        second = SecondPass(groups, step.names, found, self.warn)
-        second.inner = self._inner
+        second = SecondPass(groups, step.names, found, self.warn, first)
         if optimizer.audit and (self.batches >= self.next_audit or not first.uses <= self.audited):
             with alone(), statistics_kept(optimizer.model):
                 audit = Audit(optimizer, params, step.names, step.losses, first.autocast, self.batches)

@@ -1,6 +1,7 @@
 """What the two passes do with a function of parameters."""
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +20,9 @@ from lowland.optim.per_group.watch import NotCovered, Unordered
 
 def _forms(values: list[Any]) -> tuple[Any, ...]:
     return tuple((t.shape, t.dtype) if isinstance(t, Tensor) else None for t in values)
+
+
+_CHANGED = "the closure does something else in the second pass than in the first"
 
 
 class TooLarge(Exception):
@@ -44,7 +48,9 @@ class Pass:
         self.where = ""
         #: Of functions without a rule, how many rows an example has in their results; see `direct`.
         self.inner: dict[Any, int] = {}
-        self._decisions: dict[Any, Any] = {}
+        #: What was decided of inputs, in order.
+        self.decided: list[tuple[Any, bool]] = []
+        self._decisions: dict[Any, bool | None] = {}
 
     @property
     def groups(self) -> Groups:
@@ -112,13 +118,23 @@ class Pass:
         """A decision; where activation checkpointing calls a layer again, nothing is followed, the one before."""
         if self.dependence.active:
             decision = decide()
+            self.decided.append((key, decision))
             self._decisions[key] = decision if self._decisions.get(key, decision) == decision else None
             return decision
         if (before := self._decisions.get(key)) is None:
             raise NotCovered(
                 f"{key[1]} is used in backward by a way nobody watches (a function of autograd's own, say)"
             )
-        return bool(before)
+        return before
+
+    @contextmanager
+    def following(self, constants: list[Tensor]) -> Iterator[None]:
+        """See `watch.Handler`."""
+        with self.dependence:
+            self.dependence.set_constant(constants)
+            yield
+            if self.dependence.stopped is not None:  # and the closure went on
+                raise self.dependence.stopped
 
     def by_rows(self, x: Tensor, what: str, call: Callable[[], Tensor]) -> Tensor:
         """See `watch.Handler`."""
@@ -369,6 +385,7 @@ class SecondPass(Pass):
         names: of all parameters that are watched.
         perturbations: of those that are perturbed.
         warn: of what is slow.
+        first: the pass before. What it found of the closure's tensors holds here, as the closure does the same.
     """
 
     def __init__(
@@ -377,14 +394,39 @@ class SecondPass(Pass):
         names: dict[Tensor, str],
         perturbations: dict[Tensor, Perturbation],
         warn: Callable[[str], None],
+        first: FirstPass,
     ):
         super().__init__(groups, names, warn)
+        self.decided, self._decisions, self.inner = first.decided, first._decisions, first.inner
+        self._replayed: Iterator[tuple[Any, bool]] | None = None
         self.perturbations = perturbations
         #: Parameters whose gradients are recorded in `pieces`.
         self.members: Set[Tensor] = frozenset()
         #: Of the groups' summed losses at their own w + e.
         self.pieces: dict[Tensor, Piece] = {}
         self._tapped = False
+
+    @contextmanager
+    def following(self, constants: list[Tensor]) -> Iterator[None]:
+        """Nothing is followed twice; raises NotCovered if the closure does something else."""
+        self._replayed = iter(self.decided)
+        try:
+            yield
+            if next(self._replayed, None) is not None:
+                raise NotCovered(_CHANGED)
+        finally:
+            self._replayed = None
+
+    def _remembered(self, key: Any, decide: Callable[[], bool]) -> bool:
+        if self._replayed is None:
+            return super()._remembered(key, decide)
+        before, decision = next(self._replayed, (None, False))
+        if before != key:
+            raise NotCovered(_CHANGED)
+        return decision
+
+    def check_losses(self, losses: Any) -> None:
+        """The first pass did."""
 
     def covered(self, use: Use) -> Any:
         """With what was added to the weights."""

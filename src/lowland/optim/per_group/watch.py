@@ -43,6 +43,9 @@ class Handler(Protocol):
     def by_rows(self, x: Tensor, what: str, call: Callable[[], Tensor]) -> Tensor:
         """``call()``, which computes the rows of ``x`` that belong to a group by themselves."""
 
+    def following(self, constants: list[Tensor]) -> AbstractContextManager[None]:
+        """Inside, operations are followed; ``constants`` have no rows. Raises NotCovered if they can't be."""
+
     def check_losses(self, losses: Any) -> None:
         """Raise Unordered unless each of ``losses`` depends on one example, in order."""
 
@@ -173,12 +176,8 @@ def followed(closure: Callable[[], Any]) -> Any:
     handler = _of_this_thread()
     if handler is None:
         return closure()
-    dependence = handler.dependence
-    with _Reads(dependence), dependence:
-        dependence.set_constant(_constants)
+    with _Reads(handler.dependence), handler.following(_constants):
         value = closure()
-        if dependence.stopped is not None:  # and the closure went on
-            raise dependence.stopped
         handler.check_losses(value)
     return value
 
