@@ -1,5 +1,7 @@
 """The same random numbers in both passes, so that dropout leaves out the same units."""
 
+import random
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,19 +9,27 @@ import torch
 from torch import Tensor
 
 
-def random_states(params: Iterable[Tensor]) -> list[tuple[Any, Tensor]]:
-    """The states of torch's default generators, on the CPU and wherever ``params`` are."""
+def random_states(params: Iterable[Tensor]) -> list[tuple[Any, Any]]:
+    """The states of torch's default generators, on the CPU and wherever ``params`` are, of Python's and NumPy's."""
     devices = {param.device for param in params if param.device.type != "cpu"}
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # parameters may be offloaded
         devices.add(torch.device("cuda", torch.cuda.current_device()))
-    states: list[tuple[Any, Tensor]] = [(None, torch.random.get_rng_state())]
-    return states + [(device, torch.get_device_module(device).get_rng_state(device)) for device in devices]
+    states: list[tuple[Any, Any]] = [(None, torch.random.get_rng_state())]
+    states += [(device, torch.get_device_module(device).get_rng_state(device)) for device in devices]
+    states.append(("python", random.getstate()))
+    if "numpy.random" in sys.modules:
+        states.append(("numpy", sys.modules["numpy.random"].get_state()))
+    return states
 
 
-def replay(states: list[tuple[Any, Tensor]]) -> None:
+def replay(states: list[tuple[Any, Any]]) -> None:
     """Set the generators to what `random_states` found."""
     for device, state in states:
         if device is None:
             torch.random.set_rng_state(state)
+        elif device == "python":
+            random.setstate(state)
+        elif device == "numpy":
+            sys.modules["numpy.random"].set_state(state)
         else:
             torch.get_device_module(device).set_rng_state(state, device)

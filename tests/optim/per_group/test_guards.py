@@ -58,7 +58,7 @@ def lstm():
 
 
 BY_THE_LOOP = {
-    "a function of autograd's": (lambda: Layer(Square.apply, 4), "a way nobody watches"),
+    "a function of autograd's": (lambda: Layer(Square.apply, 4), "the gradients of Square"),
     "recurrent": (lambda: lstm(), "lstm of"),
     "sequence first": (SequenceFirst, "examples aren't along the first dimension"),
     "sequence of another length": (lambda: SequenceFirst(), "first dimension"),

@@ -1,13 +1,17 @@
 """What holds for the first batch need not hold for the next: the gradient is right all the same, or refused."""
 
+import pickle
+import random
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from lowland.optim import SAM
+from lowland.optim.per_group import passes, row_wise
 
 from .against_the_loop import relative_error
 from .test_layers import rand
@@ -299,3 +303,114 @@ def test_the_audit_comes_again(monkeypatch):
         counts.append(len(calls))
     assert [i + 1 for i, n in enumerate(counts) if n > 3] == [1, 4, 10]
     assert counts[1] == 2
+
+
+class Reversed(torch.autograd.Function):
+    """Row by row in both directions, which nobody can know."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, d):
+        return -d
+
+
+class Centring(torch.autograd.Function):
+    """Row by row in forward alone."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, d):
+        return d - d.mean(0)
+
+
+@pytest.mark.parametrize("audit", [True, False])
+def test_gradients_that_are_changed_on_the_way_go_by_the_loop(audit):
+    def net():
+        return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+    def hooked(model, x):
+        h = model[:2](x)
+        h.register_hook(lambda d: d / d.norm())
+        return model[2](h)
+
+    x = rand(8, 4)
+    for function in (Reversed, Centring):
+        model = net()
+        forward = lambda: model[2](function.apply(model[:2](x)))  # noqa: B023, E731
+        losses = lambda: F.cross_entropy(forward(), Y, reduction="none")  # noqa: B023, E731
+        assert function.__name__ in check(model, optimizer_of(model, audit=audit), losses)[0]
+    model = net()
+    said = check(
+        model, optimizer_of(model, audit=audit), lambda: F.cross_entropy(hooked(model, x), Y, reduction="none")
+    )
+    assert "a gradient hook is set (test_later_batches.py:" in said[0]
+    model = net()
+    model[0].register_full_backward_hook(lambda module, inputs, outputs: None)
+    assert "backward hook" in check(model, optimizer_of(model), lambda: model(x).square().sum(1))[0]
+    model = net()
+    model[0].weight.register_hook(lambda d: d.clamp(-0.01, 0.01))
+    optimizer = optimizer_of(model)
+    with pytest.warns(UserWarning, match="has a gradient hook"):
+        optimizer.backward(lambda: model(x).square().sum(1))
+
+
+def test_a_function_of_autograds_own_that_is_vouched_for():
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double(), rand(8, 4)
+    row_wise(Reversed)
+    try:
+        assert not check(model, optimizer_of(model), lambda: model[2](Reversed.apply(model[:2](x))).square().sum(1))
+    finally:
+        passes.ROW_WISE.remove(Reversed)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand])
+def test_random_numbers_of_other_kinds(draw):
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double(), rand(8, 4)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    factor = draw()
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    optimizer = optimizer_of(model)
+    optimizer.backward(lambda: F.cross_entropy(model(x) * draw(), Y, reduction="none"))
+    ours = [p.grad.clone() for p in model.parameters()]
+    expected = textbook(model, lambda: F.cross_entropy(model(x) * factor, Y, reduction="none"), 1)
+    assert relative_error(ours, expected) < 1e-9
+    assert optimizer._engine.reason is None
+
+
+def test_a_generator_of_its_own_is_refused():
+    model, x = nn.Linear(4, 3).double(), rand(8, 4)
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(ValueError, match=r"rand \(test_later_batches.py:\d+\) draws from a torch.Generator of its own"):
+        optimizer_of(model).backward(lambda: (model(x) * torch.rand(8, 1, generator=generator)).square().sum(1))
+
+
+def test_what_is_pickled_is_read():
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double(), rand(8, 4)
+
+    def losses():
+        h = model[:2](x)
+        return model[2](h * pickle.loads(pickle.dumps(h.detach()))).square().sum(1)
+
+    assert "reads a value" in check(model, optimizer_of(model, audit=False), losses)[0]
+
+
+@pytest.mark.parametrize("kind", ["buffer", "outside"])
+def test_a_table_with_as_many_rows_as_the_batch(kind):
+    table = rand(8, 4)
+    model, x = nn.Linear(4, 8).double(), rand(8, 8)
+    if kind == "buffer":
+        model.register_buffer("table", table)
+        assert not check(
+            model, optimizer_of(model), lambda: F.cross_entropy(x @ model(model.table), Y, reduction="none")
+        )
+    else:
+        with pytest.raises(ValueError, match="make it a buffer"):
+            check(model, optimizer_of(model), lambda: F.cross_entropy(x @ model(table), Y, reduction="none"))

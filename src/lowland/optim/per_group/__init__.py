@@ -18,7 +18,7 @@ from lowland.optim.per_group import attention, convolution, embedding, linear, n
 from lowland.optim.per_group.engine import Engine
 from lowland.optim.per_group.gradients import Built, Factors
 from lowland.optim.per_group.groups import Groups
-from lowland.optim.per_group.registry import RULES, Rule, Use, rule
+from lowland.optim.per_group.registry import RULES, Rule, Use, row_wise, rule
 from lowland.optim.per_group.report import Last, Row
 from lowland.optim.per_group.verify import verify
 
@@ -37,6 +37,7 @@ __all__ = [
     "embedding",
     "linear",
     "normalization",
+    "row_wise",
     "rule",
     "verify",
 ]

@@ -18,7 +18,8 @@ from lowland.optim.per_group.watch import NotCovered, Refused, watching
 COUPLED = (
     "the loss of a group of examples depends on other examples of the batch, so that no group has a gradient of its "
     "own: with m each loss must be that of one example alone (no contrastive losses, no balancing over the batch); or "
-    "leave m out"
+    "leave m out. (A table from outside that has as many rows as the batch is taken for examples: make it a buffer of "
+    "the model.)"
 )
 
 

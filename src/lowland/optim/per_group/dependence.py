@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 from lowland.optim.per_group.operations import Call, Rule, entrywise, rule_for
 from lowland.optim.per_group.places import Along, Mixed, Place
-from lowland.optim.per_group.watch import NotCovered
+from lowland.optim.per_group.watch import NotCovered, Refused
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,11 @@ class Dependence(TorchDispatchMode):
         if self.active and not self._paused and self.at(value) is not None:
             self._stop(f"{how} ({line()}) reads a value that depends on the parameters")
 
+    def hook(self, value: Any) -> None:
+        """Raise NotCovered for a gradient hook of a ``value`` that depends on watched parameters."""
+        if self.active and not self._paused and self.at(value) is not None:
+            self._stop(f"a gradient hook is set ({line()}), which may mix the examples")
+
     def _stop(self, why: str) -> None:
         self.stopped = NotCovered(why)
         raise self.stopped
@@ -245,6 +250,12 @@ class Dependence(TorchDispatchMode):
     # Operations.
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if kwargs and kwargs.get("generator") is not None and not self._paused:
+            raise Refused(
+                f"{func._schema.name.partition('::')[2]} ({line()}) draws from a torch.Generator of its own: with m "
+                "each evaluation of a step needs the same random numbers, so draw from torch's default generator, or "
+                "before the closure"
+            )
         out = func(*args, **(kwargs or {}))
         if not self._paused:
             self._follow(func, args, kwargs or {}, out)

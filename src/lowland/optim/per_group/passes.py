@@ -14,8 +14,23 @@ from lowland.optim.per_group.dependence import Dependence
 from lowland.optim.per_group.gradients import Built, Factors, Piece, add
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.places import Along, Mixed
-from lowland.optim.per_group.registry import COMPOSED, RULES, Rule, Use, laid_out, rows_of
+from lowland.optim.per_group.registry import COMPOSED, ROW_WISE, RULES, Rule, Use, laid_out, rows_of
 from lowland.optim.per_group.watch import NotCovered, Unordered
+
+
+def _own_functions(node: Any) -> set[Any]:
+    """Functions with a backward of their own on the way back from ``node``; torch's and those of rules left out."""
+    found, seen, left = set(), {node}, [node]
+    while left:
+        node = left.pop()
+        function = getattr(node, "_forward_cls", None)
+        if function is not None and not function.__module__.startswith(("torch.", "lowland.optim.per_group.")):
+            found.add(function)
+        for after, _ in getattr(node, "next_functions", ()):
+            if after is not None and after not in seen:
+                seen.add(after)
+                left.append(after)
+    return found
 
 
 def _forms(values: list[Any]) -> tuple[Any, ...]:
@@ -151,6 +166,12 @@ class Pass:
         """See `watch.Handler`."""
         if not self.parted or type(losses) is not Tensor or losses.shape != (self._groups.whole,):
             return
+        for function in _own_functions(losses.grad_fn):
+            if function not in ROW_WISE:
+                raise NotCovered(
+                    f"the gradients of {function.__name__}, a function of autograd's own, may mix the examples (if "
+                    "they don't, say so by lowland.optim.per_group.row_wise)"
+                )
         place = self.dependence.at(losses)
         if isinstance(place, Mixed):
             raise Unordered(f"the losses depend on {place.why}")

@@ -157,6 +157,22 @@ def rule(*functions: Any) -> Callable[[type[Rule]], type[Rule]]:
     return register
 
 
+#: Functions of autograd's own whose gradients keep examples apart.
+ROW_WISE: set[type[torch.autograd.Function]] = set()
+
+
+def row_wise(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+    """Say that the backward of a ``torch.autograd.Function`` keeps the rows of examples apart, as its forward does.
+
+    What operations of torch do in forward is followed; what a function does in backward can't be seen. A decorator::
+
+        @lowland.optim.per_group.row_wise
+        class ReverseGradient(torch.autograd.Function): ...
+    """
+    ROW_WISE.add(function)
+    return function
+
+
 #: Functions of torch's that are several layers: what to call instead, with the pass before their own arguments.
 COMPOSED: dict[Any, Callable[..., Any]] = {}
 

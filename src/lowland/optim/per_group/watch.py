@@ -131,6 +131,11 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
             raise NotCovered(f"a parameter is of the class {type(param).__name__}")
         if param.is_complex():
             raise NotCovered("a parameter is complex")
+        if param._backward_hooks:
+            raise NotCovered("a parameter has a gradient hook")
+    for module in modules:
+        if module._backward_hooks or module._backward_pre_hooks:
+            raise NotCovered(f"a {type(module).__name__} has a backward hook")
     if any("forward" in vars(layer) for layer in layers):
         raise NotCovered("a layer that has a rule has a forward of its own, set from outside")
     _one_at_a_time.acquire()
@@ -211,9 +216,12 @@ class _Reads(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
-        if name in _TAKEN_OUT and args:
+        if name in _TAKEN_OUT and args and sys._getframe(1).f_globals.get("__package__") != __package__:
             self.dependence.read(args[0], name)
+        elif name == "register_hook":
+            self.dependence.hook(args[0])
         return func(*args, **(kwargs or {}))
 
 
-_TAKEN_OUT = frozenset(["numpy", "tolist", "__array__", "__dlpack__", "data_ptr"])
+#: Of tensors; who has the storage may look into it.
+_TAKEN_OUT = frozenset(["numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage"])
