@@ -1,5 +1,6 @@
 """One architecture through m-SAM: which way it goes, and how far from the definition it is."""
 
+import math
 import re
 import time
 import warnings
@@ -38,9 +39,9 @@ def measure(case: Case, m: int, size: int) -> Found:
     """Two batches of ``size`` examples in turn: what one optimizer learns from the first must hold for the second."""
     started = time.perf_counter()
     model, reference = built(case), built(case)
-    params, said = [p for p in model.parameters() if p.requires_grad], []
+    params = [p for p in model.parameters() if p.requires_grad]
     optimizer = lowland.SAM(torch.optim.SGD(params, lr=1.0), rho=RHO, model=model, m=m)
-    error = 0.0
+    errors = []
     with in_float64(model), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for number in (0, 1):
@@ -54,9 +55,9 @@ def measure(case: Case, m: int, size: int) -> Found:
                 said = f"{type(stop).__name__}: {str(stop).splitlines()[0]}"
                 return Found("refused" if refused else "raised", said, None, time.perf_counter() - started)
             ours = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in params])
-            error = max(error, relative(ours, by_definition(case, reference, batch, m)))
+            errors.append(relative(ours, by_definition(case, reference, batch, m)))
     way, why = way_taken([str(warning.message) for warning in caught])
-    return Found(way, why, error, time.perf_counter() - started)
+    return Found(way, why, max(errors, key=lambda error: (math.isnan(error), error)), time.perf_counter() - started)
 
 
 def built(case: Case) -> nn.Module:

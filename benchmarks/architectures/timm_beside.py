@@ -2,8 +2,8 @@
 
 timm takes a few classes of torchvision that are written in Python alone. But importing torchvision registers shapes
 for operators of its compiled part, and fails where that part doesn't load: with a torch without CUDA, say, for which
-the usual index has no build. The operators that it misses are declared here, without any code: to call one is an error, as
-before.
+the usual index has no build. The operators that it misses are declared here, without any code: to call one is an
+error, as before.
 """
 
 import re
