@@ -80,7 +80,7 @@ def main():
         page.write(
             f"Batches of {asked.batch}, m = {sizes}; {versions.replace('+cpu', '')}.\n\n"
             + page.table(rows, ms, f"way | relative error at m = {sizes}")
-            + "\n\nRefused, since the loss of one example depends on others:\n\n"
+            + "\n\nTo be refused, since groups have no losses of their own:\n\n"
             + page.table(refused, ms[:1], "words | error")
             + "\n"
         )

@@ -94,6 +94,8 @@ def way_taken(warned: list[str]) -> tuple[str, str]:
     reasons = [found[1] for line in ours if (found := LOOP.match(line))]
     if reasons:
         return "loop", "; ".join(reasons)
-    return (
-        ("exact, with a warning", "; ".join(line.removeprefix("m-SAM: ") for line in ours)) if ours else ("exact", "")
-    )
+    if ours:
+        return "exact, with a warning", "; ".join(
+            line.removeprefix("m-SAM: ").partition(" has no rule")[0] for line in ours
+        )
+    return "exact", ""
