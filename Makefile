@@ -5,8 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Rebuilt when what it is made from changes.
 READY := $(VENV)/.ready
+# timm and torchvision, seen by benchmarks/real_models.py alone: where torchvision's compiled part doesn't load (beside a
+# torch without CUDA, say), other libraries fail as soon as they find it.
+MODELS := $(VENV)/models
 
-.PHONY: demo test check format benchmarks clean
+.PHONY: demo test check models format benchmarks clean
 demo: $(READY)  ## a real experiment, start to figure: handwritten digits, no download
 	$(BIN)/lowland run long2024/digits --out runs/demo
 
@@ -19,6 +22,9 @@ check: $(READY)  ## formatter, linter, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+models: $(MODELS)/.ready  ## real architectures through exact m-SAM, against its definition
+	$(BIN)/python benchmarks/real_models.py
+
 format: $(READY)  ## rewrite what the formatter and the linter can mend by themselves
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -27,6 +33,13 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; say where it is: make PYTHON=/path/to/python"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# All that they need but themselves is in the environment.
+$(MODELS)/.ready: $(READY)
+	rm -rf $(MODELS)
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["models"])' \
+		| xargs $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --target $(MODELS)
 	touch $@
 
 clean:

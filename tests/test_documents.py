@@ -60,7 +60,7 @@ def test_nothing_names_a_place_of_one_machine():
         *ROOT.glob("*.md"),
         *ROOT.glob("results/**/*.*"),
         *ROOT.glob("src/**/*.py"),
-        *ROOT.glob("benchmarks/*.py"),
+        *ROOT.glob("benchmarks/**/*.py"),
         *ROOT.glob("examples/*.*"),
         *ROOT.glob("docs/*.md"),
     ]

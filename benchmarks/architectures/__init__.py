@@ -1,0 +1,16 @@
+"""Real architectures of other libraries, small and randomly initialised, with a loss for each example."""
+
+from architectures import clip, decoders, encoders, images, refused, series, sound, translation, vision
+from architectures.case import Case
+
+CASES: tuple[Case, ...] = (
+    *images.CASES,
+    *vision.CASES,
+    *encoders.CASES,
+    *decoders.CASES,
+    *translation.CASES,
+    *sound.CASES,
+    *clip.CASES,
+    *series.CASES,
+)
+REFUSED: tuple[Case, ...] = refused.CASES
