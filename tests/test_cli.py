@@ -238,7 +238,7 @@ def test_data_commands(lowland, tmp_path, monkeypatch):
 
 def test_importing_the_package_loads_torch_and_nothing_heavier():
     code = (
-        "import sys, torch; before = set(sys.modules); import lowland;"
+        "import sys, torch; before = set(sys.modules); import lowland; lowland.SAM;"
         "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
