@@ -119,6 +119,20 @@ def test_no_cuda(refused, monkeypatch):
     refused(*SMOKE, "--device", "cuda", says="no CUDA device")
 
 
+def test_no_apple_gpu(refused, monkeypatch):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    refused(*SMOKE, "--device", "mps", says=("torch sees no Apple GPU here", "--device cpu"))
+
+
+def test_what_an_apple_gpu_cannot_do(refused, monkeypatch):
+    def draw(*_, **__):
+        raise NotImplementedError("The operator 'aten::x' is not currently implemented for the MPS device.\nIf you")
+
+    monkeypatch.setattr("lowland.training.train", draw)
+    monkeypatch.setattr("lowland.commands.run.place", lambda *_: None)
+    refused(*SMOKE, says=("an Apple GPU (mps) can't do this", "aten::x", "--device cpu"))
+
+
 def test_output_paths_that_cannot_be_used(lowland, refused, tmp_path):
     (tmp_path / "file").write_text("")
     refused(*SMOKE, "--out", "file", says="file in its place")

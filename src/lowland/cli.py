@@ -16,65 +16,64 @@ def main() -> None:
     try:
         watched.watch()
         code = _watched_main(watched)
-    except KeyboardInterrupt:  # between two of the places below
-        code = interrupts.CODE
+    except KeyboardInterrupt:  # while what came before was being said
+        code = _interrupted()
     watched.end(code)
     sys.exit(code)
 
 
 def _watched_main(watched: interrupts.Interrupts) -> int:
-    from lowland import streams
+    from lowland import commands, streams
 
     streams.prepare()
     try:
-        code = _run()
+        code = commands.call(sys.argv[1:])
+    except SystemExit:
+        raise
     except BaseException as error:
         # Whatever comes after Ctrl-C comes of it: libraries turn KeyboardInterrupt into exceptions of their own.
-        if isinstance(error, KeyboardInterrupt) or (watched.seen and not isinstance(error, SystemExit)):
-            code = _interrupted()
-        elif isinstance(error, BrokenPipeError) and streams.reader_gone():
-            code = _READER_GONE
-        else:
+        interrupted = watched.seen or isinstance(error, KeyboardInterrupt)
+        ending = _interrupted() if interrupted else _explained(error)
+        if ending is None:
             raise
+        code = ending
     failure = streams.finish()
+    return code if failure is None else _unwritten(failure)
+
+
+def _explained(error: BaseException) -> int | None:
+    """Say what the user can do about it; None for a bug of ours, which keeps its traceback."""
+    from lowland import commands, errors, launched, streams
+
+    first = next(iter(str(error).splitlines()), "")
+    text = f"{type(error).__name__} {error}"
+    match error:
+        case errors.ElsewhereError():
+            return 2
+        case errors.LowlandError():
+            return _fail(str(error))
+        case commands.UsageError():  # what each process of a run would say: the first does
+            return 2 if launched.quiet() else _fail(str(error))
+        case BrokenPipeError() if streams.reader_gone():
+            return _READER_GONE
+        case OSError():
+            where = f" ({error.filename})" if error.filename else ""
+            what = f"{error.strerror or error}{where}"
+            return _fail(f"{what}: mend that and run the same command; it goes on where it stopped")
+        case UnicodeEncodeError():
+            return _fail(f"{error.object!r} is no text that can be written: choose a name in UTF-8")
+        case MemoryError() | RuntimeError() if "memory" in text.lower():
+            return _fail(f"out of memory ({first}): try a smaller scale or settings")
+        case RuntimeError() | TypeError() if "MPS" in text:
+            return _fail(f"an Apple GPU (mps) can't do this ({first}): use --device cpu")
+    return None
+
+
+def _unwritten(failure: OSError) -> int:
+    """What came out is not all there was to say."""
     if isinstance(failure, BrokenPipeError):
         return _READER_GONE
-    if failure is not None:
-        code = _fail(f"the output can't be written: {failure.strerror or failure}")
-        streams.finish()
-    return code
-
-
-def _run() -> int:
-    from lowland import commands
-    from lowland.errors import ElsewhereError, LowlandError
-    from lowland.launched import quiet
-
-    try:
-        return commands.call(sys.argv[1:])
-    except ElsewhereError:
-        return 2
-    except LowlandError as error:
-        return _fail(str(error))
-    except commands.UsageError as error:  # what each process of a run would say: the first does
-        return 2 if quiet() else _fail(str(error))
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        return _fail(
-            f"{error.strerror or error}{where}: mend that and run the same command; it goes on where it stopped"
-        )
-    except UnicodeEncodeError as error:
-        return _fail(f"{error.object!r} is no text that can be written: choose a name in UTF-8")
-    except (MemoryError, RuntimeError, TypeError) as error:
-        text = f"{type(error).__name__} {error}"
-        first = next(iter(str(error).splitlines()), "")
-        if isinstance(error, MemoryError | RuntimeError) and "memory" in text.lower():
-            return _fail(f"out of memory ({first}): try a smaller scale or settings")
-        if "MPS" in text:
-            return _fail(f"an Apple GPU (mps) can't do this ({first}): use --device cpu")
-        raise
+    return _fail(f"the output can't be written ({failure.strerror or failure}): make room, or send it elsewhere")
 
 
 def _interrupted() -> int:

@@ -8,24 +8,22 @@ import sys
 from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_POLICY = "lowland"
 
 
 def prepare() -> None:
     """Make stdout and stderr take any text.
 
-    A letter that their encoding lacks becomes a question mark; a byte of a path that is no text goes out as it came in.
+    A letter that their encoding lacks becomes a question mark, and so does a byte of a path that is no text.
     One that is closed is replaced by one that swallows everything, so that no file is opened in its place.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             _occupy({"stdin": 0, "stdout": 1, "stderr": 2}[name])
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the whole process
-    codecs.register_error(_POLICY, _replace)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors=_POLICY)
+            reconfigure(errors="replace")
 
 
 def _occupy(descriptor: int) -> None:
@@ -33,15 +31,6 @@ def _occupy(descriptor: int) -> None:
     if nowhere != descriptor:
         os.dup2(nowhere, descriptor)
         os.close(nowhere)
-
-
-def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    letter = error.object[error.start]
-    if "\udc80" <= letter <= "\udcff":  # how Python hands over a byte of an argument that it can't decode
-        return bytes([ord(letter) - 0xDC00]), error.start + 1
-    return "?", error.start + 1
 
 
 def speaks_utf8(stream: Any) -> bool:

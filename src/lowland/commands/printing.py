@@ -35,7 +35,7 @@ def say(text: str) -> None:
 
 def place(kind: str, path: Path) -> None:
     """Where something is, on stdout: a path that doesn't fit beside its kind has a line of its own."""
-    width, line = _width(), f"{kind + ':':9}{path}"
+    width, line = _width(), f"{kind + ':':8} {path}"
     typer.echo(line if width is None or len(line) <= width else f"{kind}:\n{path}")
 
 
