@@ -146,6 +146,15 @@ def test_missing_data_without_a_network(refused, monkeypatch, tmp_path):
     refused("run", "long2024/mnist", "--scale", "smoke", says=("mnist", str(tmp_path / "none"), "long2024/digits"))
 
 
+def test_fetching_says_at_once_where_to(lowland, monkeypatch, tmp_path):
+    monkeypatch.setenv("LOWLAND_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", _no_network)
+    outcome = lowland("data", "fetch", "mnist")
+    assert outcome.code == 2
+    assert outcome.out == f"mnist, fetching into: {tmp_path / 'data/mnist'}\n"
+    assert len(outcome.err.splitlines()) == 1
+
+
 def _no_network(*_, **__):
     raise OSError("Network is unreachable")
 

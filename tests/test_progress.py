@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,7 @@ from lowland import progress
 from lowland.data.progress import bars, counting
 from lowland.data.registry import DATASETS
 from lowland.progress import left, lines
-from lowland.training.progress import bar, waiting
+from lowland.training.progress import bar, fitting, waiting
 
 
 @pytest.fixture
@@ -45,6 +46,12 @@ def test_what_is_not_to_be_seen_is_silent(monkeypatch, capsys):
         shown.update(3, "sam")
         time.sleep(0.1)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(200, "loss 0.1  edge 2"), (62, "loss 0.1"), (40, "")])
+def test_a_bar_shows_what_fits_whole(columns, shown):
+    terminal = SimpleNamespace(console=SimpleNamespace(width=columns))
+    assert fitting(["loss 0.1", "edge 2"], terminal, taken=50) == shown
 
 
 def test_a_download(said):

@@ -14,12 +14,21 @@ import time
 
 import pytest
 
-from tests.conftest import start
+from tests.conftest import start as start_
 
 LINE = "lowland: interrupted; the same command goes on where it stopped"
 RUN = ("run", "long2024/digits", "--device", "cpu", "--set", "steps=20000", "--set", "tol=0.1")
 SWEEP = ("sweep", *RUN[1:])
 OFTEN = "import lowland.progress as progress; progress.EVERY = 0.1"
+
+HEARING = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs are deaf
+)
+
+
+def start(*arguments, setup="", cwd):
+    return start_(*arguments, setup=f"{HEARING}\n{setup}", cwd=cwd)
+
 
 # Says so when torch begins to be loaded.
 LOADING = """
@@ -143,7 +152,7 @@ def on_a_terminal(command, cwd, keys=b"", after=None, columns=80, setup=""):
     environment = {**os.environ, "TERM": "xterm"}
     environment.pop("COLUMNS", None)
     process = subprocess.Popen(
-        [sys.executable, "-c", f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{setup}\n"
+        [sys.executable, "-c", f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{HEARING}\n{setup}\n"
          "from lowland.cli import main\nmain()", *command],
         stdin=other, stdout=other, stderr=other, cwd=cwd, env=environment, start_new_session=True,
     )  # fmt: skip

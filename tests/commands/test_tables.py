@@ -82,3 +82,10 @@ def test_sweep(capsys, width, tmp_path):
 
 def test_lists_are_counted_in_tables():
     assert printing.short([0.0, 0.5, 1.0]) == "3 values"
+
+
+def test_what_evaluate_measures(capsys, width):
+    path = Path("a folder with spaces/andriushchenko2022/cifar10/laptop")
+    printing.heading(path, "arm erm")
+    whole = str(path)
+    check(capsys.readouterr().out, width, [whole, "arm erm"])

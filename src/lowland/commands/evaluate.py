@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lowland.commands.options import Device, Json, Name
-from lowland.commands.printing import place, print_json, say, short, table
+from lowland.commands.printing import heading, print_json, say, short, table
 
 
 def evaluate(
@@ -37,9 +37,7 @@ def evaluate(
     if json_:
         print_json(record)
         return
-    place("weights", weights)
-    if label:
-        say(f"arm:     {label}")
+    heading(weights, f"arm {label}" if label else "")
     table(["measure", "value"], [[column, short(value)] for column, value in record.items()])
     if any(isinstance(value, list) for value in record.values()):
         say("--json prints all values")

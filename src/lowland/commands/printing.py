@@ -39,6 +39,12 @@ def place(kind: str, path: Path) -> None:
     typer.echo(line if width is None or len(line) <= width else f"{kind}:\n{path}")
 
 
+def heading(path: Path, text: str) -> None:
+    """A path, and beside or below it what of it is meant, on stdout."""
+    width, line = _width(), f"{path}, {text}" if text else str(path)
+    typer.echo(line if width is None or len(line) <= width or not text else f"{path}\n{text}")
+
+
 def _width() -> int | None:
     """Of the terminal; None where stdout is none."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
