@@ -65,7 +65,8 @@ class SAM(Passes):
             where no function sets it, ``group["rho"]`` may be changed at any time, as ``lr`` may; where one does,
             it is that of the last pass. Where every group has rho 0, a step takes a single pass and is the base
             optimizer's own.
-        model: if given, its batch-norm statistics are left alone by the perturbed pass. Under DDP give the
+        model: if given, its buffers (batch-norm statistics, spectral norm's vectors, codebooks, counters) move once a
+            step, in the evaluation at w, and every evaluation begins with them as they were before. Under DDP give the
             wrapper: then the ascent is synchronized also in the middle of ``no_sync``, and ``sync=False`` works.
         m: how many examples share a perturbation (m-SAM). Then ``step`` takes a closure that returns the loss of
             each example and calls no ``backward``; `backward` does the same for accumulation. Needs ``model``.

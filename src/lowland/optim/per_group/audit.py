@@ -30,7 +30,8 @@ class Audit:
         optimizer: the SAM.
         params: its trainable parameters.
         names: what the model calls them.
-        losses: the closure, on the same random numbers each time.
+        losses: the closure, on the same random numbers each time, from the same buffers.
+        rewind: puts the buffers there; before watching, which looks for them.
         autocast: whether autocast was on.
         evaluations: how many evaluations of the batch it has taken.
     """
@@ -39,6 +40,7 @@ class Audit:
     params: list[Tensor]
     names: dict[Tensor, str]
     losses: Callable[[], Tensor]
+    rewind: Callable[[], None]
     autocast: bool = False
     evaluations: int = field(default=0)
 
@@ -98,6 +100,7 @@ class Audit:
         finally:
             with torch.no_grad():
                 torch._foreach_copy_(self.params, kept)
+        self.rewind()
         with watching(self.params, self.optimizer.model, second):
             ours = self._gradients(j, groups, penalize=False, watched=True)
         name = self._apart(ours, by_hand)
@@ -152,6 +155,7 @@ class Audit:
         watch = _Reached(groups, self.names, set(self.params), int(examples.sum()))
         model = self.optimizer.model
         self.evaluations += 1
+        self.rewind()
         with by_group(model, groups), watching(self.params, model, watch), _gradients_aside(self.params):
             with torch.enable_grad():
                 value = self.losses()

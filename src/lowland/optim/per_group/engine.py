@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from lowland.optim import amp, grouped, parallel
 from lowland.optim.ascent import Adaptive
-from lowland.optim.batch_norm import SavedStatistics, statistics, statistics_kept
+from lowland.optim.buffers import Buffers
 from lowland.optim.per_group import report
 from lowland.optim.per_group.audit import Audit
-from lowland.optim.per_group.batch_norm import by_group
+from lowland.optim.per_group.batch_norm import by_group, has_others, running_statistics
 from lowland.optim.per_group.climb import climb, mean, norms_at, of_means, unsupported
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.passes import FirstPass, Perturbation, SecondPass, TooLarge
@@ -62,12 +62,22 @@ class Engine:
                     self.warn(
                         "m-SAM runs what torch.compile compiled as it was written, for weights that differ by group"
                     )
+                optimizer._ready("m-SAM pass")
+                # Running statistics by group are the sum of what the parts of a batch give.
+                carried = running_statistics(optimizer.model)
+                buffers = Buffers(optimizer.model, optimizer._constants, carried)
                 try:
-                    with uncompiled(), statistics_kept(optimizer.model, only_after_errors=True):
-                        return self._backward(closure, scaler, states)
+                    with uncompiled():
+                        mean = self._backward(closure, scaler, states, buffers)
+                    buffers.finish()
+                    return mean
                 except NotCovered as stop:
+                    buffers.undo()
                     self.reason = str(stop)
                     replay(states)
+                except BaseException:
+                    buffers.undo()
+                    raise
             self.warn(
                 f"m-SAM goes group by group, two evaluations of the batch for each: {self.reason}. The result is "
                 "the same."
@@ -93,9 +103,8 @@ class Engine:
             self._said.add(line)
             warnings.warn(line, stacklevel=4)
 
-    def _backward(self, closure: Closure, scaler: Any, states: Any) -> Tensor:
+    def _backward(self, closure: Closure, scaler: Any, states: Any, buffers: Buffers) -> Tensor:
         optimizer = self.optimizer
-        optimizer._ready("m-SAM pass")
         optimizer._start()
         params, rhos = optimizer._trainable()
         names = {p: name for name, p in optimizer.model.named_parameters()}
@@ -103,6 +112,7 @@ class Engine:
 
         def losses() -> Tensor:
             replay(states)
+            buffers.rewind()
             torch.clear_autocast_cache()
             return grouped.per_example(watched)
 
@@ -112,8 +122,7 @@ class Engine:
                 raise NotCovered("the losses depend on no input that was there before the closure, as a plain tensor")
             return value
 
-        counters = [(b, b.clone()) for b in statistics(optimizer.model) if not b.is_floating_point()]
-        step = _Step(params, dict(zip(params, rhos, strict=True)), names, members, losses, scaler, counters)
+        step = _Step(params, dict(zip(params, rhos, strict=True)), names, members, losses, scaler, buffers)
         parts: list[_Part] = []
         start = 0
         before: list[Tensor | None] | None = None
@@ -129,6 +138,11 @@ class Engine:
             if before is None:
                 before = parts[-1].gradients
         self._penalize(params, parts, scaler)
+        if len(parts) > 1 and has_others(optimizer.model):
+            buffers.restart()  # each part had only its own examples
+            with torch.enable_grad(), by_group(optimizer.model, Groups(parts[0].groups.whole, optimizer.m)):
+                losses()
+            buffers.settle()
         if scaler is not None:
             finite = torch.stack([torch.isfinite(part.norms).all() for part in parts]).all()
             overflow = parallel.anywhere(~finite, optimizer.model)
@@ -170,8 +184,13 @@ class Engine:
         first.check_inputs()
         second = SecondPass(groups, step.names, found, self.warn)
         if optimizer.audit and groups.whole not in self.audited:
-            with alone(), statistics_kept(optimizer.model):
-                self._audit(Audit(optimizer, params, step.names, step.losses, first.autocast), groups, found, second)
+            with alone():
+                self._audit(
+                    Audit(optimizer, params, step.names, step.losses, step.buffers.rewind, first.autocast),
+                    groups,
+                    found,
+                    second,
+                )
         if optimizer.perturbed_norms:
             second.members = step.members
         last = groups.chosen.stop == groups.whole
@@ -179,7 +198,8 @@ class Engine:
         try:
             optimizer._pass = "perturbed"
             together = nullcontext() if last else alone()
-            with torch.enable_grad(), statistics_kept(optimizer.model), together:
+            step.buffers.rewind()  # before they are looked for
+            with torch.enable_grad(), together:
                 with by_group(optimizer.model, groups), watching(params, optimizer.model, second):
                     value = step.losses()
                     if len(value) != groups.whole:
@@ -215,13 +235,11 @@ class Engine:
             self._size = self._learn(step)
             if any(p.grad is not None for p in params):
                 raise ValueError("the closure ran backward: with m it returns the loss of each example, no more")
-        saved = SavedStatistics(statistics(optimizer.model))
         sizes: list[int] = []
         while True:
             stop = self._size if self._at_once is None else min(self._size, start + self._at_once * optimizer.m)
             groups = Groups(stop - start, optimizer.m, start, self._size)
-            for counter, before in step.counters if start else ():
-                counter.copy_(before)  # of batches, not of their parts
+            step.buffers.rewind()
             first = FirstPass(groups, step.names, step.members, factors, self.warn, optimizer.memory_limit)
             try:
                 with by_group(optimizer.model, groups), watching(params, optimizer.model, first):
@@ -229,6 +247,7 @@ class Engine:
                     if len(value) == self._size:
                         first.recording = True
                         amp.scaled(step.scaler, value[groups.chosen].sum() / groups.m).backward()
+                        step.buffers.settle()
                         return first, value.detach()[groups.chosen]
                 size = len(value)
             except TooLarge:
@@ -239,7 +258,6 @@ class Engine:
                 size = self._learn(step)
                 if size == self._size:
                     raise
-            saved.restore()
             sizes.append(size)
             if (start and size != self._size) or (size != self._size and size in sizes[:-1]):
                 raise NotCovered("the closure doesn't return as many losses each time")
@@ -247,7 +265,7 @@ class Engine:
 
     def _learn(self, step: "_Step") -> int:
         """The batch's size."""
-        with statistics_kept(self.optimizer.model), by_group(self.optimizer.model, None):
+        with by_group(self.optimizer.model, None):
             return len(step.losses())
 
     def _means(self, params: list[Tensor], second: SecondPass) -> list[Tensor]:
@@ -280,7 +298,7 @@ class _Step:
     members: set[Tensor]
     losses: Closure
     scaler: Any
-    counters: list[tuple[Tensor, Tensor]]
+    buffers: Buffers
 
 
 @dataclass
