@@ -13,8 +13,6 @@ from torch.nn.parameter import is_lazy
 
 from lowland.optim.constants import Constants, Place
 
-_MISSING = object()
-
 
 def places(model: nn.Module) -> list[Place]:
     """Each buffer of ``model``, behind its module and its name there; those that no checkpoint has, too.
@@ -108,8 +106,9 @@ class Buffers:
     @staticmethod
     def _put_back(bindings: list[Place], contents: "_Contents") -> None:
         for module, name, b in bindings:
-            if module._buffers.get(name, _MISSING) is not b:
-                module._buffers[name] = b
+            own = module._buffers
+            if name not in own or own[name] is not b:  # no get(): a script's has none
+                own[name] = b
         contents.put_back()
 
 

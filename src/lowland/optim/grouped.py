@@ -63,7 +63,7 @@ def _backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any, buffer
     def losses() -> Tensor:
         replay(states)
         buffers.rewind()
-        return per_example(closure)
+        return per_example(closure, optimizer)
 
     def synchronized(when: bool) -> AbstractContextManager[Any]:
         return nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, when)
@@ -94,9 +94,11 @@ def _backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any, buffer
     return mean
 
 
-def per_example(closure: Callable[[], Tensor]) -> Tensor:
+def per_example(closure: Callable[[], Tensor], optimizer: Any) -> Tensor:
     """What ``closure`` returns; raises ValueError unless that is one loss for each example."""
     value = closure()
+    if isinstance(value, Tensor) and value.ndim == 1 and not value.requires_grad and optimizer._scope is not None:
+        raise RuntimeError(optimizer._out_of_reach)
     if not isinstance(value, Tensor) or value.ndim != 1 or not len(value) or not value.requires_grad:
         raise ValueError(
             "the closure returns the loss of each example, shape (batch,), without calling backward: "

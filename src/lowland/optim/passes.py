@@ -19,6 +19,7 @@ from lowland.optim.descent import Descent, Pair
 from lowland.optim.displacement import Displacement
 from lowland.optim.memory import Memory
 from lowland.optim.randomness import random_states, replay
+from lowland.optim.scope import Scope, describe
 from lowland.optim.sharding import global_dot, global_norm, local, local_pair, settled
 from lowland.optim.wrapper import Wrapper
 
@@ -64,6 +65,7 @@ class Passes(Wrapper):
     freeze: bool
     ascent_rule: Ascent
     descent_rule: Descent | None
+    scope: Scope
     _scope: set[Tensor] | None
     _memory: Memory
     _displacement: Displacement
@@ -229,8 +231,20 @@ class Passes(Wrapper):
             for param in self._frozen:
                 param.requires_grad_(False)
             yield
+        except RuntimeError as error:
+            if self._frozen and "does not require grad" in str(error):  # torch's, of a loss that is a constant
+                raise RuntimeError(self._out_of_reach) from error
+            raise
         finally:
             self._thaw()
+
+    @property
+    def _out_of_reach(self) -> str:
+        chosen = describe(self.scope, self._scope or (), self.model)
+        return (
+            f"the loss of this pass depends on none of the parameters in scope: {chosen}. Hand scope= the layer that "
+            "is meant, scope=model.classifier say."
+        )
 
     def _thaw(self) -> None:
         for param in self._frozen:
@@ -295,7 +309,7 @@ class Passes(Wrapper):
             weights.append(weight)
             radii.append(rho)
         if not owners:
-            raise RuntimeError(_NO_GRADIENT)
+            raise RuntimeError(_NO_GRADIENT if self._scope is None else f"{self._out_of_reach} {_NO_GRADIENT}")
         scale = amp.loss_scale(scaler, pieces[0]) if pieces else 1.0
         if foret:
             climb = l2(global_norm(params, owners, pieces), self.eps, scale)

@@ -114,7 +114,7 @@ class Engine:
             replay(states)
             buffers.rewind()
             torch.clear_autocast_cache()
-            return grouped.per_example(watched)
+            return grouped.per_example(watched, optimizer)
 
         def watched() -> Tensor:
             value = closure()
@@ -175,7 +175,11 @@ class Engine:
                 "a copy made before the step)"
             )
         if not step.members & first.pieces.keys() and not optimizer.l2:
-            raise RuntimeError("no parameter that climbs received a gradient: do the losses depend on them?")
+            raise RuntimeError(
+                "no parameter that climbs received a gradient: do the losses depend on them?"
+                if optimizer._scope is None
+                else optimizer._out_of_reach
+            )
         groups = first.groups
         pieces = {p: piece for p, piece in first.pieces.items() if p in step.members}
         plan = report.rows(pieces, step.names, groups)
