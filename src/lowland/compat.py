@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.optim import parallel, sam
+from lowland.optim import layout, parallel, sam
 from lowland.optim.ascent import Adaptive, Ascent, Slope
 from lowland.optim.buffers import Buffers
 from lowland.optim.functional import EPS
@@ -191,11 +191,13 @@ class SAM(sam.SAM):
 
         Those keep perturbed or unperturbed weights in the optimizer's state, and often nothing of the base's.
         """
-        state = {
-            key: {name: value for name, value in of.items() if name not in _THEIR_STATE}
-            for key, of in state_dict["state"].items()
-        }
-        super().load_state_dict({**state_dict, "state": {key: of for key, of in state.items() if of}})
+        if layout.is_torchs(state_dict, list(self._params())):
+            state = {
+                key: {name: value for name, value in of.items() if name not in _THEIR_STATE}
+                for key, of in state_dict["state"].items()
+            }
+            state_dict = {**state_dict, "state": {key: of for key, of in state.items() if of}}
+        super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_adaptive": self._adaptive}
