@@ -109,9 +109,9 @@ class SAM(Passes):
         TypeError: if ``base`` is no torch optimizer, ``model`` no module, or a rule no rule.
         ValueError: for a negative or non-finite rho or l2; a ``base`` that already is a SAM, LBFGS or Adadelta, whose
             step needs more than gradients (a closure, or their derivatives, as AdaHessian's does, as far as its source
-            shows it), or with l2 SparseAdam or one that has l2 in its groups; ``m`` without ``model``, or with parameters
-            that are not the model's; rules that don't go together, with ``m`` or with ``base``; a scope that has none of
-            the parameters.
+            shows it), or with l2 SparseAdam or one that has l2 in its groups; ``m`` without ``model``, or with
+            parameters that are not the model's; rules that don't go together, with ``m`` or with ``base``; a scope that
+            has none of the parameters.
         RuntimeError: for passes out of order, or a pass in which no parameter received a gradient.
 
     Example:
