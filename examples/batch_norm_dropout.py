@@ -18,7 +18,7 @@ model = nn.Sequential(
 optimizer = SAM(
     torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
     rho=0.05,
-    model=model,  # its batch-norm statistics are those of w: the pass at w + e leaves them alone
+    model=model,  # its batch-norm statistics, and other buffers, are those of w: the pass at w + e leaves them alone
     same_masks=True,  # both passes drop the same units; by default each draws its own
 )
 report("before", model)

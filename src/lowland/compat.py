@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.optim import parallel, sam
+from lowland.optim import layout, parallel, sam
 from lowland.optim.ascent import Adaptive, Ascent, Slope
+from lowland.optim.buffers import Buffers
 from lowland.optim.functional import EPS
 
 _THEIR_STATE = ("old_p", "e_w")  # what these libraries keep in the state of a parameter, and save with it
@@ -43,7 +44,8 @@ class SAM(sam.SAM):
     What is mended that way: a gradient that is zero or not finite doesn't destroy the weights; weights come back bit
     for bit, in their own memory; casts cached by autocast don't serve the second pass; the norm is global under FSDP2
     and tensor parallelism; schedulers and step hooks see the step; ``state_dict()`` is complete; copies work; with
-    ``model``, batch-norm statistics move once. What can't be: after an exception between the two calls the weights
+    ``model``, its buffers (batch-norm statistics, say) move once. What can't be: the second evaluation begins with the
+    buffers as the first left them, not as they were before it; after an exception between the two calls the weights
     are perturbed until the next `first_step`, `second_step`, `state_dict` or `restore`; a ``GradScaler`` allows one
     unscaling a step, so mixed precision with it needs `passes`.
 
@@ -130,6 +132,7 @@ class SAM(sam.SAM):
             )
         plan = self._plan(params, gradients, rhos, None, True)
         self._fsdp = parallel.Fsdp(self.model, self._params())
+        self._buffers = None if self.model is None else Buffers(self.model, self._constants)
         self._leave_w(plan)
         if zero_grad:
             self.zero_grad()
@@ -178,6 +181,8 @@ class SAM(sam.SAM):
     def _return(self) -> None:
         if not self._displacement.displaced:
             raise RuntimeError("second_step() needs a first_step() before it")
+        if self._buffers is not None:
+            self._buffers.look()
         self.restore()
         self._evaluated += 1
 
@@ -186,11 +191,13 @@ class SAM(sam.SAM):
 
         Those keep perturbed or unperturbed weights in the optimizer's state, and often nothing of the base's.
         """
-        state = {
-            key: {name: value for name, value in of.items() if name not in _THEIR_STATE}
-            for key, of in state_dict["state"].items()
-        }
-        super().load_state_dict({**state_dict, "state": {key: of for key, of in state.items() if of}})
+        if layout.is_torchs(state_dict, list(self._params())):
+            state = {
+                key: {name: value for name, value in of.items() if name not in _THEIR_STATE}
+                for key, of in state_dict["state"].items()
+            }
+            state_dict = {**state_dict, "state": {key: of for key, of in state.items() if of}}
+        super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_adaptive": self._adaptive}

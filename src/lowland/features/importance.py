@@ -71,7 +71,8 @@ def importance_weights(
     Raises:
         TypeError: for batches that are a generator or a tensor, or not of (x, y); for a scope that gives no parameters.
         ValueError: for ρ out of range; logits of another shape, or not finite at w or w + e; targets that aren't
-            classes; a scope without a parameter to perturb; batches in another order the second time; no example.
+            classes; a scope without a parameter to perturb, or without one that the logits depend on; batches in
+            another order the second time; no example.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -87,13 +88,16 @@ def importance_weights(
     model = unwrapped(model)
     params = _perturbed(scope, model)
     total = [torch.zeros_like(p) for p in params]
+    reached = False
     real, phantom, targets = [], [], []
     with evaluated(model, batches, "weights at w", show_progress) as pairs:
         for x, others in pairs:
             with torch.enable_grad():
                 logits, y = _logits_and_classes(model(x), others)
                 loss = F.cross_entropy(logits, y, reduction="sum")
-                gradient = torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
+                found = torch.autograd.grad(loss, params, allow_unused=True)
+            reached |= any(g is not None for g in found)
+            gradient = [torch.zeros_like(p) if g is None else g for p, g in zip(params, found, strict=True)]
             real.append(_log_pulls(logits.detach(), y))
             targets.append(y)
             if per_batch:
@@ -101,6 +105,11 @@ def importance_weights(
                     phantom.append(_log_pulls(*_logits_and_classes(model(x), others)))
             else:
                 torch._foreach_add_(total, gradient)
+    if not reached:
+        names = ", ".join(name for name, p in model.named_parameters() if any(p is own for own in params[:8]))
+        raise ValueError(
+            f"the logits depend on none of the parameters in scope, {names}: hand scope= the layer that is meant"
+        )
     n = sum(map(len, targets))
     if not per_batch:
         with (

@@ -281,7 +281,7 @@ class Momentum(Ascent):
 
     def direction(self, slope: Slope) -> list[Tensor]:
         """SGD's momentum buffer or Adam's first moment, backwards."""
-        states = [slope.base.state.get(owner, {}) for owner in slope.owners]
+        states = [getattr(slope.base, "state", {}).get(owner, {}) for owner in slope.owners]
         if slope.step and not any(key in state for state in states for key in _MOMENTA):
             kind = type(slope.base).__name__
             raise RuntimeError(f"{kind} keeps no momentum to climb along: its state has no {' or '.join(_MOMENTA)}")

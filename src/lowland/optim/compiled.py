@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from lowland.optim import parallel
-from lowland.optim.batch_norm import statistics
 from lowland.optim.functional import perturbation
 from lowland.optim.sam import SAM, STEPS
 from lowland.optim.sharding import is_distributed
@@ -185,7 +184,7 @@ class _CompiledStep:
         self.numbers = [{key: _Scalar(device) for key in _NUMBERS} for _ in self.groups]
         self.gradients = [(p, None if p.grad is None else _static(torch.zeros_like(p))) for p, _ in named.values()]
         radii = {name: self.numbers[index]["rho"].tensor for name, (p, index) in named.items() if p.grad is not None}
-        frozen = {id(buffer) for buffer in statistics(model)} if model is not None else set()
+        frozen = {id(buffer) for buffer in model.buffers()} if model is not None else set()
         kept = [name for name, buffer in objective.named_buffers() if id(buffer) in frozen]
         update = inspect.unwrap(type(base).step)  # without the hooks and graph breaks around it
 
@@ -200,13 +199,13 @@ class _CompiledStep:
                 return {name: g.add(w[name], alpha=l2) for name, g in gradient.items()} if l2 else gradient
 
             w = {name: params[name] for name in radii}
+            before = buffers | {name: buffers[name].clone() for name in kept} if climbs else buffers
             gradient, value = torch.func.grad_and_value(loss)(w, buffers)
             gradient = penalized(gradient, w)
             if climbs:
                 direction = perturbation(gradient, 1.0, eps)
                 w = {name: p + radii[name] * direction[name] for name, p in w.items()}
-                buffers = buffers | {name: buffers[name].clone() for name in kept}
-                gradient = penalized(torch.func.grad(loss)(w, buffers), w)
+                gradient = penalized(torch.func.grad(loss)(w, before), w)
             for name, g in gradient.items():
                 params[name].grad.copy_(g)
             update(base)

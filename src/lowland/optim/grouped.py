@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.optim import amp, parallel
-from lowland.optim.batch_norm import statistics_kept
+from lowland.optim.buffers import Buffers
 from lowland.optim.checks import is_count
 from lowland.optim.randomness import random_states, replay
 from lowland.optim.sharding import is_distributed
@@ -34,17 +34,25 @@ def check(m: Any, model: nn.Module | None, params: list[Tensor]) -> None:
 def backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any = None) -> Tensor:
     """Add the m-SAM gradient of the mean of ``closure()`` to ``p.grad``; the mean at w, detached.
 
-    Dropout leaves out the same units in every evaluation: the groups are parts of one batch. Batch norm in training
-    mode takes the statistics of each group; running ones count the batch once, in the first evaluation.
+    Dropout leaves out the same units in every evaluation, and each begins with the buffers as they were before the
+    step: the groups are parts of one batch. The first evaluation, at w, is the one that moves buffers. Batch norm in
+    training mode takes the statistics of each group.
 
     Raises:
         ValueError: if what ``closure`` returns isn't one loss for each example, or if batch norm couples the groups.
     """
-    with statistics_kept(optimizer.model, only_after_errors=True):
-        return _backward(optimizer, closure, scaler)
+    optimizer._ready("m-SAM pass")
+    buffers = Buffers(optimizer.model, optimizer._constants)
+    try:
+        mean = _backward(optimizer, closure, scaler, buffers)
+    except BaseException:
+        buffers.undo()
+        raise
+    buffers.finish()
+    return mean
 
 
-def _backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any) -> Tensor:
+def _backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any, buffers: Buffers) -> Tensor:
     from lowland.optim.per_group.batch_norm import by_group, in_training  # a package that imports this module
     from lowland.optim.per_group.groups import Groups
 
@@ -54,26 +62,27 @@ def _backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any) -> Ten
 
     def losses() -> Tensor:
         replay(states)
-        return per_example(closure)
+        buffers.rewind()
+        return per_example(closure, optimizer)
 
     def synchronized(when: bool) -> AbstractContextManager[Any]:
         return nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, when)
 
     known = None
     if in_training(model):
-        optimizer._ready("m-SAM pass")
-        with torch.enable_grad(), synchronized(False), statistics_kept(model), by_group(model, None):
+        with torch.enable_grad(), synchronized(False), by_group(model, None):
             known = Groups(len(losses()), optimizer.m)
 
     mean, group, groups = None, 0, 1
     while group < groups:
         with torch.enable_grad(), by_group(model, known, group):
             for evaluation in range(optimizer.ascent_rule.evaluations):
-                kept = nullcontext() if mean is None else statistics_kept(model)
-                with kept, optimizer._ascent(scaler, sync=wrapper is None, onward=evaluation > 0):
+                with optimizer._ascent(scaler, sync=wrapper is None, onward=evaluation > 0):
                     value = losses()
-                    mean = value.detach().mean() if mean is None else mean
                     amp.scaled(scaler, value.split(optimizer.m)[group].mean()).backward()
+                    if mean is None:
+                        mean = value.detach().mean()
+                        buffers.settle()
             groups = len(value.split(optimizer.m))
             # Averaged once: other processes may have other numbers of groups.
             share = len(value.split(optimizer.m)[group]) / len(value)
@@ -85,9 +94,11 @@ def _backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any) -> Ten
     return mean
 
 
-def per_example(closure: Callable[[], Tensor]) -> Tensor:
+def per_example(closure: Callable[[], Tensor], optimizer: Any) -> Tensor:
     """What ``closure`` returns; raises ValueError unless that is one loss for each example."""
     value = closure()
+    if isinstance(value, Tensor) and value.ndim == 1 and not value.requires_grad and optimizer._scope is not None:
+        raise RuntimeError(optimizer._out_of_reach)
     if not isinstance(value, Tensor) or value.ndim != 1 or not len(value) or not value.requires_grad:
         raise ValueError(
             "the closure returns the loss of each example, shape (batch,), without calling backward: "

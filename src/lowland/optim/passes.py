@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from lowland.optim import amp, parallel, penalty, rules
 from lowland.optim.ascent import Ascent, Climb, Slope, l2
-from lowland.optim.batch_norm import SavedStatistics, statistics
 from lowland.optim.beside import Beside
+from lowland.optim.buffers import Buffers
+from lowland.optim.constants import Constants
 from lowland.optim.descent import Descent, Pair
 from lowland.optim.displacement import Displacement
 from lowland.optim.memory import Memory
 from lowland.optim.randomness import random_states, replay
+from lowland.optim.scope import Scope, describe
 from lowland.optim.sharding import global_dot, global_norm, local, local_pair, settled
 from lowland.optim.wrapper import Wrapper
 
@@ -63,6 +65,7 @@ class Passes(Wrapper):
     freeze: bool
     ascent_rule: Ascent
     descent_rule: Descent | None
+    scope: Scope
     _scope: set[Tensor] | None
     _memory: Memory
     _displacement: Displacement
@@ -87,7 +90,8 @@ class Passes(Wrapper):
         self._pass: str | None = None
         self._climb: _Plan | None = None
         self._states: list[Any] | None = None
-        self._statistics: SavedStatistics | None = None
+        self._buffers: Buffers | None = None
+        self._constants = Constants()
         self._fsdp = parallel.Fsdp(None, ())
         self._names: dict[Tensor, str] = {}
         self._beside = Beside()
@@ -175,6 +179,7 @@ class Passes(Wrapper):
         params, rhos = self._trainable()
         if not onward:
             self._start()
+            self._buffers = None if self.model is None else Buffers(self.model, self._constants)
         held = [parallel.set_aside(param.grad) for param in params]
         try:  # as in `_apart`, without the price of one more context
             self._begin("ascent", params)
@@ -189,6 +194,12 @@ class Passes(Wrapper):
                         yield
                         self._penalize(scaler)
             gradients = [param.grad for param in params]
+            if self._buffers is not None and not onward:
+                self._buffers.settle()
+        except BaseException:
+            if self._buffers is not None and not onward:
+                self._buffers.undo()
+            raise
         finally:
             self._end(params, held)
         if self._combines and not onward:
@@ -220,8 +231,20 @@ class Passes(Wrapper):
             for param in self._frozen:
                 param.requires_grad_(False)
             yield
+        except RuntimeError as error:
+            if self._frozen and "does not require grad" in str(error):  # torch's, of a loss that is a constant
+                raise RuntimeError(self._out_of_reach) from error
+            raise
         finally:
             self._thaw()
+
+    @property
+    def _out_of_reach(self) -> str:
+        chosen = describe(self.scope, self._scope or (), self.model)
+        return (
+            f"the loss of this pass depends on none of the parameters in scope: {chosen}. Hand scope= the layer that "
+            "is meant, scope=model.classifier say."
+        )
 
     def _thaw(self) -> None:
         for param in self._frozen:
@@ -286,7 +309,7 @@ class Passes(Wrapper):
             weights.append(weight)
             radii.append(rho)
         if not owners:
-            raise RuntimeError(_NO_GRADIENT)
+            raise RuntimeError(_NO_GRADIENT if self._scope is None else f"{self._out_of_reach} {_NO_GRADIENT}")
         scale = amp.loss_scale(scaler, pieces[0]) if pieces else 1.0
         if foret:
             climb = l2(global_norm(params, owners, pieces), self.eps, scale)
@@ -337,8 +360,8 @@ class Passes(Wrapper):
     def perturbed(self) -> AbstractContextManager[None]:
         """The pass at w + ε: inside, the weights are w + ε, and ``backward`` adds to ``p.grad``.
 
-        On the way out the weights are w again, bit for bit, exception or not, and so are the batch-norm
-        statistics of ``model``.
+        On the way out the weights are w again, bit for bit, exception or not, and the buffers of ``model`` are what
+        the evaluation at w has made of them. Inside, they begin as they did there.
 
         Raises:
             RuntimeError: inside another pass, or without an `ascent` since the last time.
@@ -376,6 +399,8 @@ class Passes(Wrapper):
             self._evaluated += 1
         finally:
             self._pass = None
+            if self._buffers is not None and not self._buffers.away:  # else an interrupt fell into putting them back
+                self._buffers = None
 
     def _pass_on_overflow(self, plan: _Plan, params: list[Tensor]) -> None:
         """To whoever looks at the gradients: of the ascent to a scaler, of what goes beside the step to all."""
@@ -466,17 +491,16 @@ class Passes(Wrapper):
         self._forget_copies_of_weights()
         if self._states is not None:
             replay(self._states)
-        if plan.evaluated and self.model is not None and (buffers := statistics(self.model)):
-            self._statistics = SavedStatistics(buffers)
+        if plan.evaluated and self._buffers is not None:
+            self._buffers.rewind()
 
     def _back_to_w(self) -> None:
         """From wherever the weights are. What an interrupt of this leaves undone, the next call does."""
         if self._displacement.displaced:
             self._displacement.put_back()
             self._forget_copies_of_weights()
-        if self._statistics is not None:
-            self._statistics.restore()
-            self._statistics = None
+        if self._buffers is not None and self._buffers.away:
+            self._buffers.finish()
 
     def _forget_copies_of_weights(self) -> None:
         """Made elsewhere, and not of the weights that are there now."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowland.optim import amp, grouped, parallel, per_group, rules, selected
+from lowland.optim import amp, bases, grouped, layout, parallel, per_group, rules, selected
 from lowland.optim.ascent import Ascent
 from lowland.optim.checks import number
 from lowland.optim.descent import Descent
@@ -59,13 +59,14 @@ class SAM(Passes):
     shares.
 
     Args:
-        base: any torch optimizer; it makes the update.
+        base: makes the update: any torch optimizer whose step takes the gradients in ``p.grad``, and no more.
         rho: radius of the ascent, in the units of the parameters; or a function of the number of SAM steps made
             so far that gives it. A ``rho`` key in one of the base optimizer's groups wins over this argument;
             where no function sets it, ``group["rho"]`` may be changed at any time, as ``lr`` may; where one does,
             it is that of the last pass. Where every group has rho 0, a step takes a single pass and is the base
             optimizer's own.
-        model: if given, its batch-norm statistics are left alone by the perturbed pass. Under DDP give the
+        model: if given, its buffers (batch-norm statistics, spectral norm's vectors, codebooks, counters) move once a
+            step, in the evaluation at w, and every evaluation begins with them as they were before. Under DDP give the
             wrapper: then the ascent is synchronized also in the middle of ``no_sync``, and ``sync=False`` works.
         m: how many examples share a perturbation (m-SAM). Then ``step`` takes a closure that returns the loss of
             each example and calls no ``backward``; `backward` does the same for accumulation. Needs ``model``.
@@ -107,9 +108,11 @@ class SAM(Passes):
 
     Raises:
         TypeError: if ``base`` is no torch optimizer, ``model`` no module, or a rule no rule.
-        ValueError: for a negative or non-finite rho or l2; a ``base`` that already is a SAM, LBFGS or Adadelta, or with
-            l2 SparseAdam or one that has l2 in its groups; ``m`` without ``model``, or with parameters that are not the
-            model's; rules that don't go together, with ``m`` or with ``base``; a scope that has none of the parameters.
+        ValueError: for a negative or non-finite rho or l2; a ``base`` that already is a SAM, LBFGS or Adadelta, whose
+            step needs more than gradients (a closure, or their derivatives, as AdaHessian's does, as far as its source
+            shows it), or with l2 SparseAdam or one that has l2 in its groups; ``m`` without ``model``, or with
+            parameters that are not the model's; rules that don't go together, with ``m`` or with ``base``; a scope that
+            has none of the parameters.
         RuntimeError: for passes out of order, or a pass in which no parameter received a gradient.
 
     Example:
@@ -145,10 +148,11 @@ class SAM(Passes):
             raise TypeError("SAM goes around an optimizer: SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)")
         if isinstance(base, SAM):
             raise ValueError("the base optimizer already is a SAM: wrap the optimizer inside it")
-        if "rho" in base.defaults:
+        if "rho" in getattr(base, "defaults", {}):
             raise ValueError(f"{type(base).__name__} has a rho of its own in its groups, which is not SAM's radius")
         if isinstance(base, torch.optim.LBFGS):
             raise ValueError("LBFGS evaluates its closure at points of its own choosing: SAM can't go around it")
+        bases.check(base)
         if isinstance(rho, nn.Module):
             raise TypeError("the second argument is rho: hand the network over by its name, model=model")
         if not isinstance(eps, int | float) or not 0 <= eps < float("inf"):
@@ -338,7 +342,13 @@ class SAM(Passes):
             self._warn_of_a_plain_step()
             # torch.distributed.checkpoint makes such a step, of zeros, to see what state there will be.
             self._memory.make(param for param in self._params() if param.grad is not None)
-        self.base.step()
+        try:
+            self.base.step()
+        except Exception as error:
+            told = bases.explain(self.base, error)
+            if told is None:
+                raise
+            raise told from error
         if self._beside:
             self._beside.step(self.base)
         self._forget_copies_of_weights()
@@ -384,6 +394,8 @@ class SAM(Passes):
     def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
         """The base optimizer's state_dict, with ``rho`` and the number of steps in each group: all a resume needs.
 
+        If that has a layout of its own, it is the entry ``"base"``, and SAM's part the entry ``"sam"``.
+
         Raises:
             RuntimeError: between `ascent` and `perturbed`, whose perturbation is not part of it.
         """
@@ -393,7 +405,11 @@ class SAM(Passes):
         return self._hooked_state_dict()
 
     def _save(self) -> dict[str, Any]:
-        state_dict = self.base.state_dict()
+        state_dict, params = self.base.state_dict(), list(self._params())
+        if not layout.is_torchs(state_dict, params):
+            return layout.pack(
+                state_dict, self.param_groups, ("rho", STEPS), self._memory.save(dict(enumerate(params)), {})
+            )
         if self._memory:
             state_dict["state"] = self._memory.save(self._keyed(state_dict), state_dict["state"])
         return state_dict
@@ -401,8 +417,8 @@ class SAM(Passes):
     @property  # type: ignore[misc]
     def state(self) -> Any:
         """The base optimizer's, with what the rules remember beside it."""
-        memory = self.__dict__.get("_memory")
-        return memory.save({p: p for p in self._params()}, self.base.state) if memory else self.base.state
+        memory, of_base = self.__dict__.get("_memory"), getattr(self.base, "state", {})
+        return memory.save({p: p for p in self._params()}, of_base) if memory else of_base
 
     @state.setter
     def state(self, value: Any) -> None:
@@ -425,9 +441,20 @@ class SAM(Passes):
         self._back_to_w()
         self._complete_groups()
         own = [{key: group[key] for key in ("rho", STEPS)} for group in self.param_groups]
-        bare, remembered = split(state_dict["state"])
-        self.base.load_state_dict({**state_dict, "state": bare})
-        self._memory.load(self._keyed(state_dict), remembered)
+        params = list(self._params())
+        if layout.is_torchs(state_dict, params):
+            bare, remembered = split(state_dict["state"])
+            self.base.load_state_dict({**state_dict, "state": bare})
+            self._memory.load(self._keyed(state_dict), remembered)
+        elif layout.is_packed(state_dict):
+            saved: Any = state_dict[layout.OWN]
+            self.base.load_state_dict(state_dict[layout.BASE])
+            self._memory.load(dict(enumerate(params)), saved["memory"])
+            for group, values in zip(self.param_groups, saved["groups"], strict=True):
+                group.update(values)
+        else:  # the base optimizer's, in a layout of its own or one that it refuses
+            self.base.load_state_dict(state_dict)
+            self._memory.load({}, {})
         for group, values in zip(self.param_groups, own, strict=True):
             for key, value in values.items():
                 group.setdefault(key, value)

@@ -24,15 +24,15 @@ def backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any = None) 
     with torch.enable_grad():
         if optimizer._stays:  # there is no climb to choose by
             with optimizer._plain(scaler):
-                before = per_example(closure)
+                before = per_example(closure, optimizer)
                 amp.scaled(scaler, before.mean()).backward()
             return before.detach().mean()
         with optimizer._ascent(scaler):
-            before = per_example(closure)
+            before = per_example(closure, optimizer)
             amp.scaled(scaler, before.mean()).backward()
         before = before.detach()
         with optimizer.perturbed():
-            after = per_example(closure)
+            after = per_example(closure, optimizer)
             count = max(1, int(optimizer.descent_rule.keep * len(after) + 1e-9))  # 0.29 · 100 is 28.999…
             chosen = torch.topk(after.detach() - before, count).indices
             amp.scaled(scaler, after[chosen].mean()).backward()

@@ -38,6 +38,8 @@ class Wrapper(Optimizer):
 
     def __init__(self, base: Optimizer):
         self.base = base
+        if not hasattr(base, "defaults"):  # a container that never called Optimizer.__init__
+            base.defaults = {}
         # Not Optimizer.__init__, which would make groups and state of its own beside the base's; this sets up
         # hooks and profiling as unpickling does.
         super().__setstate__({})

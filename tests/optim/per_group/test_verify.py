@@ -41,6 +41,7 @@ class Gain(nn.Module):
         return Multiply.apply(x, self.gain)
 
 
+@per_group.row_wise
 class Multiply(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, gain):

@@ -31,7 +31,8 @@ class Audit:
         optimizer: the SAM.
         params: its trainable parameters.
         names: what the model calls them.
-        losses: the closure, on the same random numbers each time.
+        losses: the closure, on the same random numbers each time, from the same buffers.
+        rewind: puts the buffers there; before watching, which looks for them.
         autocast: whether autocast was on.
         seed: of the choice of groups.
         evaluations: how many evaluations of the batch it has taken.
@@ -41,6 +42,7 @@ class Audit:
     params: list[Tensor]
     names: dict[Tensor, str]
     losses: Callable[[], Tensor]
+    rewind: Callable[[], None]
     autocast: bool = False
     seed: int = 0
     evaluations: int = field(default=0)
@@ -107,6 +109,7 @@ class Audit:
         finally:
             with torch.no_grad():
                 torch._foreach_copy_(self.params, kept)
+        self.rewind()
         with watching(self.params, self.optimizer.model, second):
             ours = self._gradients(j, groups, penalize=False, watched=True)
         name = self._apart(ours, by_hand)
@@ -161,6 +164,7 @@ class Audit:
         watch = _Reached(groups, self.names, set(self.params), examples)
         model = self.optimizer.model
         self.evaluations += 1
+        self.rewind()
         with by_group(model, groups), watching(self.params, model, watch), gradients_aside(self.params):
             with torch.enable_grad():
                 value = self.losses()

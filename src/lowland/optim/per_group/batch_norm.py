@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from lowland.optim.per_group.groups import Groups
@@ -95,6 +96,22 @@ def in_training(model: nn.Module) -> dict[str, _BatchNorm]:
                 "own: with m use BatchNorm, group or layer norm, or SyncBatchNorm in evaluation mode"
             )
     return found
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """Means and variances of the batch norms of ``model`` that normalize by the batch, on which no output depends."""
+    layers = [layer for layer in model.modules() if _is_torchs(layer) and layer.training]
+    found = [b for layer in layers for b in (layer.running_mean, layer.running_var)]
+    return [b for b in found if isinstance(b, Tensor) and not is_lazy(b)]
+
+
+def has_others(model: nn.Module) -> bool:
+    """Whether ``model`` has other buffers than those of batch norm."""
+    return any(layer._buffers and not _is_torchs(layer) for layer in model.modules())
+
+
+def _is_torchs(layer: nn.Module) -> bool:
+    return isinstance(layer, _BatchNorm) and type(layer).forward is _BatchNorm.forward
 
 
 @contextmanager

@@ -18,15 +18,24 @@ from torch import Tensor, nn
 
 from lowland.optim import amp, grouped, parallel
 from lowland.optim.ascent import Adaptive
-from lowland.optim.batch_norm import SavedStatistics, statistics, statistics_kept
+from lowland.optim.buffers import Buffers, kept
 from lowland.optim.per_group import report
 from lowland.optim.per_group.audit import COUPLED, Audit, gradients_aside
-from lowland.optim.per_group.batch_norm import by_group
+from lowland.optim.per_group.batch_norm import by_group, has_others, running_statistics
 from lowland.optim.per_group.climb import climb, mean, norms_at, of_means, unsupported
 from lowland.optim.per_group.dependence import line_of
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.passes import FirstPass, Pass, Perturbation, SecondPass, TooLarge
-from lowland.optim.per_group.watch import Derived, NotCovered, Refused, Unordered, followed, uncompiled, watching
+from lowland.optim.per_group.watch import (
+    Derived,
+    NoGradient,
+    NotCovered,
+    Refused,
+    Unordered,
+    followed,
+    uncompiled,
+    watching,
+)
 from lowland.optim.randomness import random_states, replay
 
 Closure = Callable[[], Tensor]
@@ -73,17 +82,29 @@ class Engine:
                         "m-SAM runs what torch.compile compiled as it was written, for weights that differ by group"
                     )
                 self.batches += 1
+                optimizer._ready("m-SAM pass")
+                # Running statistics by group are the sum of what the parts of a batch give.
+                carried = running_statistics(optimizer.model)
+                buffers = Buffers(optimizer.model, optimizer._constants, carried)
                 try:
-                    with uncompiled(), statistics_kept(optimizer.model, only_after_errors=True):
-                        return self._backward(closure, scaler, states)
+                    with uncompiled():
+                        mean = self._backward(closure, scaler, states, buffers)
+                    buffers.finish()
+                    return mean
                 except NotCovered as stop:
+                    buffers.undo()
                     self.reason = str(stop)
                     if isinstance(stop, Unordered) and optimizer.audit:
                         self._refuse_coupled(closure, states)
-                except (Refused, torch.OutOfMemoryError):
+                except (Refused, NoGradient, torch.OutOfMemoryError):
+                    buffers.undo()
                     raise
                 except Exception as error:
+                    buffers.undo()
                     self.reason = self._only_here(error, closure, scaler, states)
+                except BaseException:
+                    buffers.undo()
+                    raise
                 replay(states)
             self.warn(
                 f"m-SAM goes group by group, two evaluations of the batch for each: {self.reason}. The result is "
@@ -115,16 +136,18 @@ class Engine:
         optimizer = self.optimizer
         optimizer._back_to_w()
         evaluated = optimizer._evaluated
-        with statistics_kept(optimizer.model), gradients_aside(list(optimizer._params())):
+        with kept(optimizer.model), gradients_aside(list(optimizer._params())):
             replay(states)
             try:
                 with torch.enable_grad():
-                    grouped.per_example(closure).mean().backward()
+                    grouped.per_example(closure, optimizer).mean().backward()
             except Exception:
                 raise error from None
+        with kept(optimizer.model), gradients_aside(list(optimizer._params())):
             try:
                 with uncompiled():
-                    self._backward(closure, scaler, states)
+                    carried = running_statistics(optimizer.model)
+                    self._backward(closure, scaler, states, Buffers(optimizer.model, carried=carried))
             except Exception:
                 pass
             else:  # once, and not again: maybe what it reads wasn't there
@@ -147,11 +170,12 @@ class Engine:
         def losses() -> Tensor:
             replay(states)
             torch.clear_autocast_cache()
-            return grouped.per_example(lambda: followed(closure))
+            return grouped.per_example(lambda: followed(closure), optimizer)
 
         try:
-            with statistics_kept(optimizer.model), uncompiled():
-                coupled = self._size is not None and Audit(optimizer, params, names, losses).couples(self._size)
+            with kept(optimizer.model), uncompiled():
+                audit = Audit(optimizer, params, names, losses, lambda: None)
+                coupled = self._size is not None and audit.couples(self._size)
         except Exception:  # nothing can be told; the loop is right all the same
             return
         finally:
@@ -160,9 +184,8 @@ class Engine:
             self.reason = None
             raise Refused(COUPLED)
 
-    def _backward(self, closure: Closure, scaler: Any, states: Any) -> Tensor:
+    def _backward(self, closure: Closure, scaler: Any, states: Any, buffers: Buffers) -> Tensor:
         optimizer = self.optimizer
-        optimizer._ready("m-SAM pass")
         optimizer._start()
         params, rhos = optimizer._trainable()
         names = {p: name for name, p in optimizer.model.named_parameters()}
@@ -170,8 +193,9 @@ class Engine:
 
         def losses() -> Tensor:
             replay(states)
+            buffers.rewind()
             torch.clear_autocast_cache()
-            return grouped.per_example(watched)
+            return grouped.per_example(watched, optimizer)
 
         def watched() -> Tensor:
             value = followed(closure)
@@ -179,8 +203,7 @@ class Engine:
                 raise NotCovered("the losses depend on no input that was there before the closure, as a plain tensor")
             return value
 
-        counters = [(b, b.clone()) for b in statistics(optimizer.model) if not b.is_floating_point()]
-        step = _Step(params, dict(zip(params, rhos, strict=True)), names, members, losses, scaler, counters)
+        step = _Step(params, dict(zip(params, rhos, strict=True)), names, members, losses, scaler, buffers)
         parts: list[_Part] = []
         start = 0
         before: list[Tensor | None] | None = None
@@ -196,6 +219,11 @@ class Engine:
             if before is None:
                 before = parts[-1].gradients
         self._penalize(params, parts, scaler)
+        if len(parts) > 1 and has_others(optimizer.model):
+            buffers.restart()  # each part had only its own examples
+            with torch.enable_grad(), by_group(optimizer.model, Groups(parts[0].groups.whole, optimizer.m)):
+                losses()
+            buffers.settle()
         if scaler is not None:
             finite = torch.stack([torch.isfinite(part.norms).all() for part in parts]).all()
             overflow = parallel.anywhere(~finite, optimizer.model)
@@ -228,7 +256,11 @@ class Engine:
                 "a copy made before the step)"
             )
         if not step.members & first.pieces.keys() and not optimizer.l2:
-            raise RuntimeError("no parameter that climbs received a gradient: do the losses depend on them?")
+            raise NoGradient(
+                "no parameter that climbs received a gradient: do the losses depend on them?"
+                if optimizer._scope is None
+                else optimizer._out_of_reach
+            )
         groups = first.groups
         pieces = {p: piece for p, piece in first.pieces.items() if p in step.members}
         plan = report.rows(pieces, step.names, groups)
@@ -237,8 +269,9 @@ class Engine:
         first.check_inputs()
         second = SecondPass(groups, step.names, found, self.warn, first)
         if optimizer.audit and (self.batches >= self.next_audit or not first.uses <= self.audited):
-            with alone(), statistics_kept(optimizer.model):
-                audit = Audit(optimizer, params, step.names, step.losses, first.autocast, self.batches)
+            rewind = step.buffers.rewind
+            with alone():
+                audit = Audit(optimizer, params, step.names, step.losses, rewind, first.autocast, self.batches)
                 self._audit(audit, groups, found, second, first.uses)
         if optimizer.perturbed_norms:
             second.members = step.members
@@ -248,7 +281,8 @@ class Engine:
         try:
             optimizer._pass = "perturbed"
             together = nullcontext() if last else alone()
-            with torch.enable_grad(), statistics_kept(optimizer.model), together:
+            step.buffers.rewind()  # before they are looked for
+            with torch.enable_grad(), together:
                 with by_group(optimizer.model, groups), watching(params, optimizer.model, second):
                     value = step.losses()
                     if len(value) != groups.whole:
@@ -292,13 +326,11 @@ class Engine:
             sure = True
         else:
             sure = self._odd_inputs or start > 0
-        saved = SavedStatistics(statistics(optimizer.model))
         sizes: list[int] = []
         while True:
             stop = self._size if self._at_once is None else min(self._size, start + self._at_once * optimizer.m)
             groups = Groups(stop - start, optimizer.m, start, self._size)
-            for counter, before in step.counters if start else ():
-                counter.copy_(before)  # of batches, not of their parts
+            step.buffers.rewind()
             first = FirstPass(groups, step.names, step.members, factors, self.warn, optimizer.memory_limit)
             first.inner, first.sure = self._inner, sure
             self._watch = first
@@ -308,6 +340,7 @@ class Engine:
                     if len(value) == self._size:
                         first.recording = True
                         amp.scaled(step.scaler, value[groups.chosen].sum() / groups.m).backward()
+                        step.buffers.settle()
                         return first, value.detach()[groups.chosen]
                 size = len(value)
             except TooLarge:
@@ -320,10 +353,8 @@ class Engine:
                     if sure:
                         raise
                     sure = self._odd_inputs = True
-                    saved.restore()
                     continue
                 sure = True
-            saved.restore()
             sizes.append(size)
             if (start and size != self._size) or (size != self._size and size in sizes[:-1]):
                 raise NotCovered("the closure doesn't return as many losses each time")
@@ -331,7 +362,7 @@ class Engine:
 
     def _learn(self, step: "_Step") -> int:
         """The batch's size."""
-        with statistics_kept(self.optimizer.model), by_group(self.optimizer.model, None):
+        with by_group(self.optimizer.model, None):
             return len(step.losses())
 
     def _means(self, params: list[Tensor], second: SecondPass) -> list[Tensor]:
@@ -364,7 +395,7 @@ class _Step:
     members: set[Tensor]
     losses: Closure
     scaler: Any
-    counters: list[tuple[Tensor, Tensor]]
+    buffers: Buffers
 
 
 @dataclass

@@ -25,6 +25,10 @@ class Refused(ValueError):
     """There is no m-SAM gradient, by whatever way; says what to change."""
 
 
+class NoGradient(RuntimeError):
+    """The losses depend on none of the parameters that climb."""
+
+
 class Handler(Protocol):
     """What becomes of a function that is called with watched parameters."""
 

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowland.optim.batch_norm import SavedStatistics, statistics
+from lowland.optim.buffers import Buffers
 from lowland.optim.functional import check_rho, perturbation
 from lowland.optim.scope import Scope, resolve
 
@@ -93,13 +93,13 @@ class Mechanism:
         with torch.enable_grad(), self._seen() as inputs:
             loss = closure()
         if self.rho > 0:
-            saved = SavedStatistics(statistics(self.model))
+            saved = Buffers(self.model)
             phantom = self._phantom()
             logits = self._logits(phantom, inputs[-1]) if self.weights else None
             self.base.zero_grad()
             with torch.enable_grad(), self._scaled(phantom), self._weighted(logits):
                 closure()
-            saved.restore()
+            saved.undo()
         self.base.step()
         return loss
 

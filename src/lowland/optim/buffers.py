@@ -1,0 +1,166 @@
+"""What a forward pass changes in its model: buffers. Every evaluation of a step begins with the same ones.
+
+Batch-norm statistics, the vectors of spectral norm, codebooks, queues, observers, counters: a step moves them once, at
+w, however many evaluations it takes; and all of these are of one function of the weights.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lowland.optim.constants import Constants, Place
+
+
+def places(model: nn.Module) -> list[Place]:
+    """Each buffer of ``model``, behind its module and its name there; those that no checkpoint has, too.
+
+    Looked for anew each time, as layers and buffers may be replaced, so without the detours of ``model.modules()``.
+    """
+    found: list[Place] = []
+    left, seen = [model], {model}
+    while left:
+        module = left.pop()
+        for child in module._modules.values():
+            if child is not None and child not in seen:
+                seen.add(child)
+                left.append(child)
+        if module._buffers:
+            found += [(module, name, b) for name, b in module._buffers.items() if b is None or not is_lazy(b)]
+    return found
+
+
+class Buffers:
+    """Those of a model in one step: as they were before it, and as its first evaluation left them.
+
+    They are put back bit for bit, and as the same tensors, whether they were written to or replaced.
+
+    Args:
+        model: has them.
+        constants: which large ones need no copy, as far as is known.
+        carried: buffers, which no output depends on, that go on moving from one `settle` to the next.
+    """
+
+    def __init__(self, model: nn.Module, constants: Constants | None = None, carried: Iterable[Tensor] = ()):
+        self._model, self._carried = model, list(carried)
+        self._constants = Constants() if constants is None else constants
+        self._places = places(model)
+        self._chosen = self._constants.choose(model, self._places)
+        copied, self._looks = self._chosen.copied, self._chosen.looks
+        apart = set(map(id, self._carried))
+        self._before = _Contents([b for b in copied if id(b) not in apart] if apart else copied)
+        self._carried_before = _Contents(self._carried)
+        self._settled: list[Place] | None = None
+        self._after = self._carried_after = self._new = _NONE
+        #: Whether they are not where `finish` leaves them.
+        self.away = False
+
+    def settle(self) -> None:
+        """The first time: what they are now, the step leaves behind. Later that goes for the carried ones alone."""
+        if self._settled is None:
+            self._settled = places(self._model)
+            copied, self._looks = self._constants.learn(self._model, self._chosen, self._settled)
+            self._after = _Contents(copied)
+            if copied:
+                known = {id(b) for _, _, b in self._places}
+                self._new = _Contents([b for b in copied if id(b) not in known])
+        self._carried_after = _Contents(self._carried)
+
+    def restart(self) -> None:
+        """As if there had been no evaluation yet."""
+        self._settled, self._new = None, _NONE
+
+    def look(self) -> None:
+        """Without a `settle`: see which large ones have moved since."""
+        self._constants.learn(self._model, self._chosen, places(self._model))
+
+    def rewind(self) -> None:
+        """Make them what they were before the step, for another evaluation of it."""
+        self.away = True
+        self._put_back(self._places, self._before)
+        for look in self._looks:
+            look.put_back()
+        if self._settled is None:
+            self._carried_before.put_back()
+        else:
+            self._new.put_back()  # they weren't there before
+            self._carried_after.put_back()
+
+    def finish(self) -> None:
+        """Make them what the step leaves behind; without a `settle`, what they were before."""
+        if self._settled is None:
+            self.rewind()
+        else:
+            self._put_back(self._settled, self._after)
+            self._carried_after.put_back()
+        self.away = False
+
+    def undo(self) -> None:
+        """Make them what they were before the step, which failed."""
+        self.rewind()
+        self._carried_before.put_back()
+        self.away = False
+
+    @staticmethod
+    def _put_back(bindings: list[Place], contents: "_Contents") -> None:
+        for module, name, b in bindings:
+            own = module._buffers
+            if name not in own or own[name] is not b:  # no get(): a script's has none
+                own[name] = b
+        contents.put_back()
+
+
+@contextmanager
+def kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards the buffers of ``model`` are what they were."""
+    before = Buffers(model)
+    try:
+        yield
+    finally:
+        before.undo()
+
+
+class _Contents:
+    """Of tensors, to be put back bit for bit."""
+
+    __slots__ = ("_kept",)
+
+    def __init__(self, tensors: Iterable[Tensor] = ()):
+        self._kept: list[tuple[list[Tensor], list[Tensor], list[int]]] = []
+        kinds: dict[object, list[Tensor]] = {}
+        for t in tensors:
+            plain = type(t) is Tensor and t.layout is torch.strided  # others would be copied one by one
+            kinds.setdefault((t.dtype, t.device) if plain else id(t), []).append(t)
+        if kinds:
+            with torch.no_grad():
+                for kind, members in kinds.items():
+                    self._kept.append((members, _copies(kind, members), [t._version for t in members]))
+
+    def put_back(self) -> None:
+        """Where nobody wrote, without a trace: a graph that has the tensor goes on being right."""
+        if not self._kept:
+            return
+        with torch.no_grad():
+            for members, values, versions in self._kept:
+                targets, sources = [], []
+                for t, value, version in zip(members, values, versions, strict=True):
+                    if t.shape != value.shape:  # it was resized
+                        t.data = value.clone()
+                    else:
+                        targets.append(t.data if t._version == version else t)
+                        sources.append(value)
+                if targets:
+                    torch._foreach_copy_(targets, sources)
+
+
+def _copies(kind: object, tensors: list[Tensor]) -> list[Tensor]:
+    if not isinstance(kind, tuple):
+        return [t.clone() for t in tensors]
+    values = [torch.empty_like(t) for t in tensors]
+    torch._foreach_copy_(values, tensors)
+    return values
+
+
+_NONE = _Contents()

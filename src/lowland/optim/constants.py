@@ -1,0 +1,159 @@
+"""Buffers that need no copy: large ones that nothing changes (masks, tables, quantized weights)."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from lowland.optim.sharding import local
+
+#: A buffer, behind its module and its name there.
+Place = tuple[nn.Module, str, Tensor | None]
+#: Bytes above which a buffer is copied only if it moves.
+LARGE = 1 << 20
+
+
+@dataclass(slots=True)
+class Look:
+    """A large buffer with a copy, on the CPU, to see whether a step changes it."""
+
+    module: nn.Module
+    name: str
+    buffer: Tensor
+    copy: Tensor
+    version: int
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """The contents."""
+        self.buffer.copy_(self.copy)
+
+
+@dataclass(slots=True)
+class _Known:
+    """What a look has shown; ``signed``: whether a new version number means another content."""
+
+    buffer: Tensor
+    training: bool
+    moves: bool
+    signed: bool
+
+
+@dataclass(slots=True)
+class Chosen:
+    """The buffers of a step: to be copied, looked at, and held to be constant, these with their versions."""
+
+    copied: list[Tensor]
+    looks: list[Look]
+    held: list[tuple[nn.Module, str, Tensor, int]]
+
+
+class Constants:
+    """Remembers which large buffers an evaluation leaves as they are.
+
+    One is looked at when it is new, when its module has gone into another mode, and in the second, fourth, eighth step
+    and so on; what has moved once counts as moving from then on.
+    """
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._known: WeakKeyDictionary[nn.Module, dict[str, _Known]] = WeakKeyDictionary()
+        self._seen: set[int] = set()
+        self._aliases: set[int] = set()
+
+    def choose(self, model: nn.Module, places: Sequence[Place]) -> Chosen:
+        """Before a step."""
+        copied: dict[int, Tensor] = {}
+        chosen = Chosen([], [], [])
+        if not places:
+            return chosen
+        self._steps += 1
+        again = self._steps & (self._steps - 1) == 0
+        self._find_aliases(model, places)
+        for module, name, b in places:
+            if b is None or id(b) in copied or not self._is_changeable(b):
+                continue
+            if b.numel() * b.element_size() <= LARGE:
+                copied[id(b)] = b
+                continue
+            known = self._known.get(module, {}).get(name)
+            if known is not None and known.moves:
+                copied[id(b)] = b
+            elif again or known is None or known.training != module.training or known.buffer is not b:
+                chosen.looks.append(Look(module, name, b, b.detach().to("cpu", copy=True), b._version))
+            else:
+                chosen.held.append((module, name, b, b._version))
+        chosen.copied = list(copied.values())
+        return chosen
+
+    def learn(self, model: nn.Module, chosen: Chosen, places: Sequence[Place]) -> tuple[list[Tensor], list[Look]]:
+        """After its first evaluation: which buffers are to be copied; which looks have seen a change.
+
+        Warns:
+            UserWarning: if a buffer was written to that was taken for constant.
+        """
+        if not places:
+            return [], []
+        self._find_aliases(model, places)
+        now = {(module, name): b for module, name, b in places}
+        constant: set[int] = set()
+        moved = []
+        for look in chosen.looks:
+            moves = now.get((look.module, look.name)) is not look.buffer or not _equal(look.buffer, look.copy)
+            of_module = self._known.setdefault(look.module, {})
+            known = of_module.get(look.name)
+            same = known is not None and known.buffer is look.buffer and known.training == look.module.training
+            if moves and same and not known.moves:  # type: ignore[union-attr]
+                _warn(look.module, look.name, "in earlier steps each evaluation may have moved it")
+            signed = moves or look.buffer._version == look.version
+            of_module[look.name] = _Known(look.buffer, look.module.training, moves, signed)
+            if moves:
+                moved.append(look)
+            else:
+                constant.add(id(look.buffer))
+        for module, name, b, version in chosen.held:
+            known = self._known[module][name]
+            replaced = now.get((module, name)) is not b
+            known.moves = replaced or (known.signed and b._version != version)
+            if not known.moves:
+                constant.add(id(b))
+            elif not replaced:
+                _warn(module, name, "in this step the later evaluations begin with what the first has made of it")
+        found = {id(b): b for b in now.values() if b is not None and id(b) not in constant and self._is_changeable(b)}
+        return list(found.values()), moved
+
+    def _find_aliases(self, model: nn.Module, places: Sequence[Place]) -> None:
+        """Buffers that lie in the memory of parameters: putting them back would move weights."""
+        ids = {id(b) for _, _, b in places}
+        if ids <= self._seen:
+            return
+        taken = {_memory(p) for p in model.parameters()} - {0}
+        self._seen = ids
+        self._aliases = {id(b) for _, _, b in places if b is not None and _memory(b) in taken}
+
+    def _is_changeable(self, b: Tensor) -> bool:
+        """Whether a forward pass may write to it."""
+        if b.is_inference() or id(b) in self._aliases:
+            return False
+        # Entries that share a place in memory: torch refuses to write to them.
+        return b.layout is not torch.strided or b.is_contiguous() or torch._debug_has_internal_overlap(b) != 1
+
+
+def _warn(module: nn.Module, name: str, what: str) -> None:
+    warnings.warn(
+        f"the buffer {name} of {type(module).__name__} moves, which it did not in earlier steps: {what}; from now on a "
+        "step moves it once",
+        stacklevel=5,
+    )
+
+
+def _memory(t: Tensor) -> int:
+    t = local(t)
+    return t.untyped_storage().data_ptr() if t.layout is torch.strided else 0
+
+
+def _equal(buffer: Tensor, copy: Tensor) -> bool:
+    return buffer.shape == copy.shape and torch.equal(local(buffer.detach()).cpu(), local(copy))
