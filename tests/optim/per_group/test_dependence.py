@@ -114,7 +114,9 @@ PLACES = {
         lambda x: [F.conv1d(x, W[:, :, None]), F.conv1d(x.transpose(0, 1), torch.ones(2, B, 1).double())],
         [Along(0), Mixed],
     ),
-    "convolved with an example": (lambda x: [F.conv1d(x, x[:, :, :1])], [Mixed]),
+    "convolved with an example": (lambda x: [F.conv1d(x[:, :B], x[:, :B, :1])], [Mixed]),
+    "with itself": (lambda x: [F.conv1d(x[:, :B], x[:, :B]), torch.mm(x[:, 0, :B], x[:, 0, :B])], [Mixed] * 2),
+    "convolved with itself": (lambda x: itself(x[:, :B, :B].contiguous(), F.conv1d, F.conv_transpose1d), [Mixed] * 2),
     "pooling": (
         lambda x: [F.avg_pool2d(x[:, None], 2), *F.max_pool1d(x, 2, return_indices=True), F.interpolate(x, 7)],
         [Along(0)] * 4,
@@ -165,6 +167,10 @@ PLACES = {
         [Along(0), Mixed, Along(0), Mixed],
     ),
 }
+
+
+def itself(x, *functions):
+    return [function(x, x) for function in functions]
 
 
 def put(x, index, rows=9):

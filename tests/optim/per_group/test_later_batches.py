@@ -414,3 +414,16 @@ def test_a_table_with_as_many_rows_as_the_batch(kind):
     else:
         with pytest.raises(ValueError, match="make it a buffer"):
             check(model, optimizer_of(model), lambda: F.cross_entropy(x @ model(table), Y, reduction="none"))
+
+
+def test_data_that_autograd_doesnt_see():
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double(), rand(8, 4)
+
+    def losses():
+        h = model[:2](x)
+        z = model[2](h * h)
+        h.data.copy_(h.data.mean(0).expand_as(h))
+        return z.square().sum(1)
+
+    said = check(model, optimizer_of(model, audit=False), losses)
+    assert "data of a tensor is taken (test_later_batches.py:" in said[0]

@@ -190,10 +190,10 @@ class Dependence(TorchDispatchMode):
         if self.active and not self._paused and self.at(value) is not None:
             self._stop(f"{how} ({line()}) reads a value that depends on the parameters")
 
-    def hook(self, value: Any) -> None:
-        """Raise NotCovered for a gradient hook of a ``value`` that depends on watched parameters."""
+    def refuse(self, value: Any, why: str) -> None:
+        """Raise NotCovered if ``value`` depends on watched parameters; ``why`` has a place for the line."""
         if self.active and not self._paused and self.at(value) is not None:
-            self._stop(f"a gradient hook is set ({line()}), which may mix the examples")
+            self._stop(why.format(line()))
 
     def _stop(self, why: str) -> None:
         self.stopped = NotCovered(why)

@@ -47,8 +47,14 @@ class Call:
         return next((place for t, place in self.dependent if t is value), None)
 
     def only(self, *allowed: Any) -> bool:
-        """Whether no other arguments depend on parameters."""
-        return all(any(t is value for value in allowed) for t, _ in self.dependent)
+        """Whether no other arguments depend on parameters; one that is given twice counts twice."""
+        left = [value for value in allowed if isinstance(value, Tensor)]
+        for t, _ in self.dependent:
+            found = [i for i, value in enumerate(left) if value is t]
+            if not found:
+                return False
+            del left[found[0]]
+        return True
 
 
 Rule = Callable[[Call], "Place | list[Place | None] | None"]

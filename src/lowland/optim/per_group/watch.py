@@ -223,7 +223,9 @@ class _Reads(TorchFunctionMode):
         if name in _TAKEN_OUT and args and sys._getframe(1).f_globals.get("__package__") != __package__:
             self.dependence.read(args[0], name)
         elif name == "register_hook":
-            self.dependence.hook(args[0])
+            self.dependence.refuse(args[0], "a gradient hook is set ({}), which may mix the examples")
+        elif name == "__get__" and getattr(func.__self__, "__name__", "") == "data":
+            self.dependence.refuse(args[0], "data of a tensor is taken ({}), which autograd doesn't see: take detach()")
         return func(*args, **(kwargs or {}))
 
 
