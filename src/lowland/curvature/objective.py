@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lowland.curvature.processes import Processes
-from lowland.curvature.vectors import as_real, entries, like, moved, real_type
+from lowland.curvature.vectors import Displacement, as_real, entries, like, real_type
 
 LossFn = Callable[[Any, Any], Tensor]
 Weight = Callable[[Any, Any], float]
@@ -74,6 +74,7 @@ class Objective:
         self.device = self.params[0].device
         self.size = sum(map(entries, self.params))
         self._double = False
+        self._displaced = Displacement()
         self._random_states = _random_states(self.device)
         if seed is not None:
             self._random_states = [_seeded(device, seed) for device in ("cpu", self.device)[: len(self._random_states)]]
@@ -166,7 +167,7 @@ class Objective:
         """
         params = self._values()
         if offset is not None:
-            params = moved(params, self.shaped(offset))
+            params = self._displaced(params, self.shaped(offset))
         return [p.requires_grad_() for p in params]
 
     def _values(self) -> list[Tensor]:

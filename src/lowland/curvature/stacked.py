@@ -19,7 +19,7 @@ from lowland.curvature.lockstep import principal_eigenpairs
 from lowland.curvature.objective import LossFn, Objective
 from lowland.curvature.second_order import differentiable_twice
 from lowland.curvature.stability import Stability
-from lowland.curvature.vectors import as_real, coarsest, entries, like, moved, real_type
+from lowland.curvature.vectors import Displacement, as_real, coarsest, entries, like, real_type
 from lowland.optim.functional import EPS, check_rho, perturbation
 
 _BUSY = 500_000  # parameters times examples: from about here on one run keeps a core busy, see `_Stack.several`
@@ -231,6 +231,7 @@ class _Stack:
         self.runs = len(self.params[0])
         self.size, self.device = objective.size, self.params[0].device
         self.dtype = real_type(self.params)
+        self._displaced = Displacement()
 
     def several(self) -> int:
         """How many runs at a time to measure, at least 1."""
@@ -242,7 +243,7 @@ class _Stack:
         """The parameters of ``runs``, or these plus ``offsets``, to differentiate by."""
         params = [self._of(runs, stacked) for stacked in self.params]
         if offsets is not None:
-            params = moved(params, self.shaped(offsets))
+            params = self._displaced(params, self.shaped(offsets))
         return [p.detach().requires_grad_() for p in params]
 
     def in_double(self) -> "_Stack":

@@ -7,7 +7,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-_LOST = 0.1  # share of an offset that rounding may take before it is said
+_LOST = 0.1  # share of an offset's length
 
 
 def real_type(tensors: Iterable[Tensor]) -> torch.dtype:
@@ -32,30 +32,44 @@ def like(piece: Tensor, tensor: Tensor, shape: Sequence[int] | None = None) -> T
     """A part of flat vectors in the place and type of ``tensor``, and in its shape unless another is given."""
     shape = tensor.shape if shape is None else shape
     if not tensor.is_complex():
-        return piece.reshape(tuple(shape)).to(tensor.device, tensor.dtype)
+        piece = piece.reshape(tuple(shape)).to(tensor.device, tensor.dtype)
+        # A model may view it as complex, which takes an even place in memory.
+        return piece.clone() if piece.storage_offset() % 2 else piece
     pairs = piece.reshape(*shape, 2).to(tensor.device, tensor.dtype.to_real())
-    return torch.view_as_complex(pairs.contiguous())
+    return torch.complex(pairs[..., 0], pairs[..., 1])
 
 
-def moved(params: Sequence[Tensor], offset: Sequence[Tensor]) -> list[Tensor]:
-    """``params`` + ``offset``, in the type of the parameters.
+class Displacement:
+    """Parameters plus offsets, in the type of the parameters: it warns once where that is too coarse for an offset."""
 
-    Warns:
-        UserWarning: where float16 or bfloat16 parameters are too coarse for the offset.
-    """
-    places = [p + e for p, e in zip(params, offset, strict=True)]
-    coarse = [(q - p, e) for q, p, e in zip(places, params, offset, strict=True) if _coarse(p)]
-    if coarse:
-        lost = _length([made.float() - wanted.float() for made, wanted in coarse])
-        length = _length([wanted for _, wanted in coarse])
-        if lost > _LOST * length:
-            warnings.warn(
-                f"parameters of {_names(params)} are too coarse for this displacement: rounding changes it by "
-                f"{lost / length:.0%} of its length, and the figure is that of the rounded one. Measure a copy in "
-                "single precision, copy.deepcopy(model).float()",
-                stacklevel=2,
-            )
-    return places
+    def __init__(self) -> None:
+        self._told = False
+
+    def __call__(self, params: Sequence[Tensor], offset: Sequence[Tensor]) -> list[Tensor]:
+        """``params`` + ``offset``.
+
+        Warns:
+            UserWarning: once, where rounding of float16 or bfloat16 takes more than a tenth of an offset's length.
+        """
+        places = [p + e for p, e in zip(params, offset, strict=True)]
+        if not self._told and any(map(_coarse, params)):
+            self._tell(params, offset, places)
+        return places
+
+    def _tell(self, params: Sequence[Tensor], offset: Sequence[Tensor], places: Sequence[Tensor]) -> None:
+        trios = [trio for trio in zip(params, offset, places, strict=True) if _coarse(trio[0])]
+        lost = _length(_wide(place) - _wide(p) - _wide(e) for p, e, place in trios)
+        length = _length(e for _, e, _ in trios)
+        if not lost > _LOST * length:
+            return
+        self._told = True
+        names = " and ".join(sorted({str(p.dtype).removeprefix("torch.") for p, _, _ in trios}))
+        warnings.warn(
+            f"parameters of {names} are too coarse for a displacement of {length:.2g}: rounding changes it by "
+            f"{lost / length:.0%}, and what is measured is at the rounded place. Measure a copy in single precision, "
+            "copy.deepcopy(model).float()",
+            stacklevel=2,
+        )
 
 
 def coarsest(tensors: Iterable[Tensor]) -> float:
@@ -71,5 +85,5 @@ def _length(tensors: Iterable[Tensor]) -> float:
     return sum(torch.linalg.vector_norm(as_real(t), dtype=torch.float32).item() ** 2 for t in tensors) ** 0.5
 
 
-def _names(tensors: Iterable[Tensor]) -> str:
-    return " and ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors if _coarse(t)}))
+def _wide(tensor: Tensor) -> Tensor:
+    return as_real(tensor).float()
