@@ -51,6 +51,7 @@ class Claims:
         scales: |λ₁|, ``(a,)``.
         gradients: at w, ``(a, n)``.
         coarse: whether the parameters are of a type coarser than float32, in which no difference makes sense.
+        kinks: whether a difference in float32 is likely to cross one.
     """
 
     vectors: Tensor
@@ -59,6 +60,7 @@ class Claims:
     scales: Tensor
     gradients: Tensor
     coarse: bool
+    kinks: bool
 
 
 Objection = tuple[float, str]
@@ -77,11 +79,11 @@ def objections(
     tol · |λ₁|, the rounding of the difference, 4u(‖w‖|λ₁| + ‖g‖)/h for a step h and the rounding unit u, and that of a
     product, 32u|λ₁|.
 
-    In float32 h is 1e-4 ‖w‖. That takes two gradients. Where it doesn't confirm (a difference across the kink of a ReLU
-    has a curvature that the Hessian has not), two are computed in float64, with an h of about 1e-11 ‖w‖; for float16
-    and bfloat16 these are the first. Differences that are too uncertain to contradict anything, by twice their change
-    from one side of w to the other, lead to the next step size; where none is left, the claim could not be checked. So
-    it takes eleven gradients at the most.
+    In float32 h is 1e-4 ‖w‖. Where that doesn't confirm (a difference across the kink of a ReLU has a curvature that
+    the Hessian has not), gradients are computed in float64, with an h of about 1e-11 ‖w‖; for float16, bfloat16 and
+    where a ReLU was seen that is the first. It takes two gradients. Differences that are too uncertain to contradict
+    anything, by twice their change from one side of w to the other, lead to the next step size; where none is left, the
+    claim could not be checked. That takes seven gradients at the most.
 
     Args:
         claims: what is claimed.
@@ -94,7 +96,7 @@ def objections(
     contradicted: dict[int, float] = {}
     left = list(range(len(claims.vectors)))
     precise = own if own.dtype == torch.float64 else None
-    for in_double, longest in _steps(own.dtype, claims.coarse):
+    for in_double, longest in _steps(own.dtype, claims):
         if not left:
             break
         try:
@@ -122,11 +124,11 @@ def objections(
         if row in contradicted:
             found[row] = contradicted[row], _denial(contradicted[row], claims, row)
         else:
-            found[row] = claims.residuals[row].item(), _UNCHECKED
+            found[row] = claims.residuals[row].item(), UNCHECKED
     return [found[row] for row in range(len(claims.vectors))]
 
 
-def contradiction(objective: Objective, vector: Tensor, image: Tensor, gradient: Tensor) -> str:
+def contradiction(objective: Objective, vector: Tensor, image: Tensor, gradient: Tensor, kinks: bool) -> str:
     """What differences of gradients say against Hv = ``image``, for v = ``vector``; empty where they say nothing."""
     length = torch.linalg.vector_norm(vector)
     if not (length > 0 and torch.isfinite(image).all() and torch.isfinite(gradient).all()):
@@ -134,14 +136,14 @@ def contradiction(objective: Objective, vector: Tensor, image: Tensor, gradient:
     unit, image = vector / length, image / length
     scale = torch.linalg.vector_norm(image).double().cpu()[None]
     coarse = coarsest(objective.params) > _SINGLE
-    claims = Claims(unit[None], image[None], torch.zeros_like(scale), scale, gradient[None], coarse)
+    claims = Claims(unit[None], image[None], torch.zeros_like(scale), scale, gradient[None], coarse, kinks)
     agree = bool if objective.processes is None else objective.processes.agree
     double = partial(_gradients, objective.in_double(), 1)
     (objection,) = objections(claims, _gradients(objective, 1), double, _RANDOM, agree)
-    return "" if objection is None or objection[1] == _UNCHECKED else objection[1]
+    return "" if objection is None else objection[1]
 
 
-def certified(objective: Objective, pairs: Eigenpairs, gradient: Tensor, tol: float) -> Eigenpairs:
+def certified(objective: Objective, pairs: Eigenpairs, gradient: Tensor, tol: float, kinks: bool) -> Eigenpairs:
     """``pairs`` as they are where differences of gradients confirm them, else not converged, with the reason.
 
     All are checked at once, by a combination of their vectors with random signs. Where that is not confirmed, each is
@@ -152,6 +154,7 @@ def certified(objective: Objective, pairs: Eigenpairs, gradient: Tensor, tol: fl
         pairs: of its Hessian.
         gradient: at w, ``(n,)``.
         tol: relative residual.
+        kinks: see `Claims`.
     """
     k = len(pairs.values)
     own = _gradients(objective, k)
@@ -161,7 +164,7 @@ def certified(objective: Objective, pairs: Eigenpairs, gradient: Tensor, tol: fl
         claims = Claims(
             vectors, images, residuals.double().cpu(),
             pairs.values.abs().max().double().cpu().expand(len(vectors)), gradient.expand_as(vectors),
-            coarsest(objective.params) > _SINGLE,
+            coarsest(objective.params) > _SINGLE, kinks,
         )  # fmt: skip
         return objections(claims, own, partial(_gradients, objective.in_double(), k), tol, agree)
 
@@ -193,12 +196,14 @@ def _gradients(objective: Objective, runs: int) -> Gradients:
     return Gradients(at, objective.dtype, torch.full((runs,), sum(squares) ** 0.5, dtype=torch.float64, device="cpu"))
 
 
-def _steps(dtype: torch.dtype, coarse: bool) -> list[tuple[bool, float]]:
+def _steps(dtype: torch.dtype, claims: Claims) -> list[tuple[bool, float]]:
     """Whether in float64, and the longest step over ‖w‖, in the order of trying."""
     if dtype == torch.float64:
         return [(True, _SHORT), (True, _LONG)]
-    precise = [(True, _SHORT)]
-    return precise if coarse else [(False, _LONG), *precise, (False, _LONGEST)]
+    precise, rough = (True, _SHORT), (False, _LONG)
+    if claims.coarse:
+        return [precise]
+    return [*([precise, rough] if claims.kinks else [rough, precise]), (False, _LONGEST)]
 
 
 def _compared(
@@ -246,7 +251,7 @@ def _denial(residual: float, claims: Claims, row: int) -> str:
     )
 
 
-_UNCHECKED = (
+UNCHECKED = (
     "the residual could not be checked: differences of gradients are too uncertain at these weights, by rounding or by "
     "kinks (a ReLU whose input is 0), also in float64 where the model runs in it"
 )

@@ -41,6 +41,13 @@ class Unchanging:
         else:
             self._refuse(loss, _difference(self.first[1], gradient))
 
+    @property
+    def gradient(self) -> Tensor:
+        """Of the first evaluation."""
+        assert self.first is not None
+        assert self.first[1] is not None
+        return self.first[1]
+
     def again(self, number: int, loss: Tensor) -> None:
         """The loss of one of the groups once more: relative to all, root mean square, if that is larger."""
         assert self.first is not None

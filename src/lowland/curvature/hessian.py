@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.curvature import lanczos
-from lowland.curvature.certify import certified, contradiction
+from lowland.curvature.certify import UNCHECKED, certified, contradiction
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.lanczos import Eigenpairs, Which
 from lowland.curvature.objective import LossFn, Objective, Weight
@@ -69,9 +69,9 @@ class Hessian:
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Hv for ``vectors`` of shape ``(n,)``, or ``(n, k)`` for k products at once.
 
-        The first product of a `Hessian` takes more than the others: one gradient, by which a loss that differs from one
-        evaluation to the next is found, and two to five for differences of gradients (see `eigenpairs`), which must
-        give the same within 1 %. Products that are wrong beyond that come with a warning.
+        The first product of a `Hessian` takes two gradients more, for differences of gradients (see `eigenpairs`),
+        which must give the same within 1 %: products that are wrong beyond that come with a warning. And where they
+        don't, one more, by which a loss that differs from one evaluation to the next is found.
 
         Raises:
             ValueError: for another shape; where two evaluations at the same weights differ.
@@ -84,18 +84,18 @@ class Hessian:
             raise ValueError(f"H is {self.shape}: H @ v needs v of shape (n,) or (n, k), not {tuple(vectors.shape)}")
         vectors = vectors.to(self.device, self.dtype)
         objective = self.objective
-        with differentiable_twice(objective.model):
+        with differentiable_twice(objective.model) as region:
             if not self._unseen:
                 return self._product(vectors, None)
             seen = self._unchanging()
-            loss, gradient = objective.loss_and_gradient()
-            seen(loss, gradient)
             result = self._product(vectors, seen)
             of_one = (vectors, result) if vectors.dim() == 1 else (vectors[:, 0], result[:, 0])
-            wrong = contradiction(objective, *of_one, gradient)
+            objection = contradiction(objective, *of_one, seen.gradient, region.kinks)
+            if objection:
+                seen(*objective.loss_and_gradient())
         self._unseen = False
-        if wrong:
-            warnings.warn(f"H @ v is wrong: {wrong}", stacklevel=2)
+        if objection and objection != UNCHECKED:
+            warnings.warn(f"H @ v is wrong: {objection}", stacklevel=2)
         return result
 
     def _product(self, vectors: Tensor, seen: Unchanging | None) -> Tensor:
@@ -133,12 +133,13 @@ class Hessian:
         that rests on the random start, so a warm ``start`` is mixed with a random vector, and there are at least 8
         products. Nor does it see what float32 products themselves got wrong, about 1e-6 of |λ₁|.
 
-        Three things are checked. The loss must be the same at two evaluations, but for rounding: one gradient. The
-        products must be those of a symmetric operator: no product more. And differences of gradients must give the same
-        residual to within tol · |λ₁| and their rounding (`lowland.curvature.certify.objections` has the bound): two
-        gradients, in float32 two more in float64 where the network has kinks (ReLU), and more only where these
-        disagree. What doesn't stand these checks comes back with ``converged`` False, its ``reason``, a warning, and
-        the residual that differences of gradients give where that is known.
+        Three things are checked. The products must be those of a symmetric operator: no product more. Differences of
+        gradients must give the same residual to within tol · |λ₁| and their rounding
+        (`lowland.curvature.certify.objections` has the bound): two gradients, in float64 where the network has a ReLU,
+        and more only where these disagree. And the loss must be the same at every evaluation,
+        but for rounding: all are compared, and one gradient more is taken where differences disagree. What doesn't
+        stand the first two comes back with ``converged`` False, its ``reason``, a warning, and the residual that
+        differences of gradients give where that is known.
 
         Args:
             k: how many.
@@ -186,29 +187,30 @@ class Hessian:
             max_products: give up after so many.
             max_basis: memory.
             generator: of the random start.
-            at_w: loss and gradient, where they are known: one evaluation less.
+            at_w: loss and gradient, where they are known: to be compared with.
         """
         objective = self.objective
+        seen = self._unchanging()
         solve = partial(
             lanczos.eigenpairs, n=self.shape[0], k=k, tol=tol, which=which, start=start, max_products=max_products,
             max_basis=max_basis, generator=generator, dtype=self.dtype, device=self.device,
         )  # fmt: skip
-        seen = self._unchanging()
-        with differentiable_twice(self.objective.model):
-            loss, gradient = at_w or objective.loss_and_gradient()
-            seen(loss, gradient)
+        with differentiable_twice(objective.model) as region:
+            if at_w is None and objective.processes is not None:  # whose own gradients are not that of all
+                at_w = objective.loss_and_gradient()
+            if at_w is not None:
+                seen(*at_w)
             pairs = self._solved(solve, seen)
-            self._unseen = False
-            return certified(objective, pairs, gradient, tol)
+            pairs = certified(objective, pairs, seen.gradient, tol, region.kinks)
+            if not pairs.converged:
+                seen(*objective.loss_and_gradient())
+            return pairs
 
     def _solved(self, solve: Callable[[Product], Eigenpairs], seen: Unchanging) -> Eigenpairs:
         processes = self.objective.processes
         if processes is None:
             with self._linearized(seen) as product:
                 return solve(product)
-        # Their products come one by one, and are no gradient of all together.
-        if self._unseen:
-            seen(*self.objective.loss_and_gradient())
         with self._linearized(None) as product:
             return processes.iterate(product, torch.empty(self.shape[0], dtype=self.dtype, device=self.device), solve)
 

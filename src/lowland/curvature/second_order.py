@@ -13,7 +13,7 @@ _ONCE = ("differentiate twice", "is not implemented", "double backward", "twice 
 
 
 @contextmanager
-def differentiable_twice(model: nn.Module) -> Iterator[None]:
+def differentiable_twice(model: nn.Module) -> Iterator["Region"]:
     """The region in which losses, gradients and Hessian products are computed, every product included.
 
     Fused attention has no second derivative: the math kernel is chosen, also where a product computes checkpointed
@@ -27,9 +27,10 @@ def differentiable_twice(model: nn.Module) -> Iterator[None]:
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"), _Formulas(), _copied_buffers(model):
+    region = Region()
+    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"), region, _copied_buffers(model):
         try:
-            yield
+            yield region
         except RuntimeError as error:
             if any(words in str(error).lower() for words in _ONCE):
                 raise RuntimeError(
@@ -53,12 +54,21 @@ def _copied_buffers(model: nn.Module) -> Iterator[None]:
             module._buffers[name] = buffer
 
 
-class _Formulas(TorchFunctionMode):
-    """Computes operations whose second derivative torch gets wrong from their formulas."""
+class Region(TorchFunctionMode):
+    """Computes operations whose second derivative torch gets wrong from their formulas.
+
+    Attributes:
+        kinks: whether a ReLU has been seen: differences of gradients then take short steps.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kinks = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        self.kinks = self.kinks or "relu" in getattr(func, "__name__", "")
         instead = _INSTEAD.get(func)
         return (instead or func)(*args, **(kwargs or {}))
 

@@ -72,7 +72,7 @@ def stability(
         start: ``vector`` of the last check.
         weight: what a batch counts.
 
-    The eigenpair is checked as that of `lowland.curvature.Hessian.eigenpairs`, at the same price but for one gradient.
+    The eigenpair is checked as that of `lowland.curvature.Hessian.eigenpairs`, at the same price.
 
     Raises:
         FloatingPointError: if the loss or a product is not finite.

@@ -17,7 +17,7 @@ from lowland.curvature.edge import alignment, sam_edge
 from lowland.curvature.lanczos import Eigenpairs, eigenpairs
 from lowland.curvature.lockstep import principal_eigenpairs
 from lowland.curvature.objective import LossFn, Objective
-from lowland.curvature.second_order import differentiable_twice
+from lowland.curvature.second_order import Region, differentiable_twice
 from lowland.curvature.stability import Stability
 from lowland.curvature.vectors import Displacement, as_real, coarsest, entries, like, real_type
 from lowland.optim.functional import EPS, check_rho, perturbation
@@ -91,7 +91,7 @@ def stability_of_stack(
     results: list[Stability | FloatingPointError] = []
     for first in range(0, runs, chunk):
         some = list(range(runs))[first : first + chunk]
-        with differentiable_twice(model):
+        with differentiable_twice(model) as stack.region:
             found = _measure(stack, some, rho, eps, tol, starts)
         for run, measured in zip(some, found, strict=True):
             if isinstance(measured, FloatingPointError):
@@ -188,6 +188,7 @@ def _certified(
     claims = Claims(
         vectors, values[:, None] * vectors, torch.cat([pair.residuals for pair in good]).double().cpu(),
         values.abs().double().cpu(), gradients[rows], coarsest(stack.params) > torch.finfo(torch.float32).eps,
+        stack.region is not None and stack.region.kinks,
     )  # fmt: skip
     some = [runs[row] for row in rows]
     checked = pairs.copy()
@@ -232,6 +233,7 @@ class _Stack:
         self.size, self.device = objective.size, self.params[0].device
         self.dtype = real_type(self.params)
         self._displaced = Displacement()
+        self.region: Region | None = None
 
     def several(self) -> int:
         """How many runs at a time to measure, at least 1."""
