@@ -303,6 +303,53 @@ def test_kinks_and_small_scales_are_certified():
                 assert pairs.converged, pairs.reason
 
 
+@pytest.mark.parametrize("which", ["smallest", "largest"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_other_end_of_the_spectrum(which, dtype):
+    # The eigenvalues at the lower end are 0 but for rounding: it is |λ₁| that they are compared with.
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).to(dtype), data(dtype=dtype)[0]
+    model[1].requires_grad_(False)
+    pairs = Hessian(model, F.mse_loss, [(x, torch.zeros(7, 2, dtype=dtype))]).eigenpairs(k=2, which=which)
+    assert pairs.converged, pairs.reason
+    assert pairs.values.abs().max() <= pairs.largest * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("tol", [0.0, 1e-12, 0.3, 0.9])
+def test_any_tolerance(tol):
+    model, (x, y) = Cubed(lambda x: x**3, torch.float64), data()
+    hessian = Hessian(model, F.cross_entropy, [(x, y)])
+    pairs = hessian.certified(tol=tol)
+    assert pairs.converged == (tol > 0), pairs.reason
+    assert "differences" not in pairs.reason
+    wrong = Hessian(Cubed(Detached.apply, torch.float64), F.cross_entropy, [(x, y)]).certified(tol=tol)
+    assert not wrong.converged
+
+
+@pytest.mark.parametrize("drop", [nn.Dropout(0.4), nn.Dropout1d(0.4), nn.AlphaDropout(0.4)])
+def test_dropout_among_kinks(drop):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 60), drop, nn.ReLU(), nn.Linear(60, 40), drop, nn.ReLU(), nn.Linear(40, 3))
+    x, y = torch.randn(300, 8), torch.arange(300) % 3
+    pairs = Hessian(model, F.cross_entropy, [(x, y)]).eigenpairs(k=2)
+    assert pairs.converged, pairs.reason
+
+
+def test_random_numbers_that_depend_on_the_type_are_no_contradiction():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(nn.Linear(8, 60), nn.Tanh(), nn.Linear(60, 3))
+
+        def forward(self, x):
+            return self.layers(F.leaky_relu(x + torch.randn_like(x)))
+
+    x, y = torch.randn(300, 8), torch.arange(300) % 3
+    pairs = Hessian(Noisy(), F.cross_entropy, [(x, y)]).eigenpairs()
+    assert pairs.converged, pairs.reason
+
+
 def test_a_model_that_has_its_type_written_into_it():
     model, (x, y) = Cubed(lambda x: x.float() ** 3, torch.float32), data(dtype=torch.float32)
     model.cube = lambda x: (x @ torch.eye(6)) ** 3  # doesn't run in float64

@@ -23,10 +23,12 @@ class Eigenpairs:
         values: λ, shape ``(k,)``.
         vectors: v, shape ``(k, n)``, of unit length and orthogonal to each other.
         residuals: ‖Hv − λv‖ of each, shape ``(k,)``, computed from the products themselves and not from a
-            recurrence that rounding could have falsified. Some eigenvalue of H lies within it of λ.
+            recurrence that rounding could have falsified; from differences of gradients where these give more. Some
+            eigenvalue of H lies within it of λ.
         products: how many products with H it took.
         converged: whether all residuals are ≤ tol · |λ₁|, and nothing speaks against them.
         reason: why not, where ``converged`` is False; else empty.
+        largest: |λ₁|, the largest magnitude seen, also where other eigenvalues were asked for.
     """
 
     values: Tensor
@@ -35,6 +37,7 @@ class Eigenpairs:
     products: int
     converged: bool
     reason: str = ""
+    largest: float = 0.0
 
 
 def eigenpairs(
@@ -130,10 +133,10 @@ def eigenpairs(
             if converged or exhausted:
                 values_, vectors, residuals = pairs
                 reason = why_not(residuals.max().item(), tol, scale, products, space.asymmetry, skew)
-                return Eigenpairs(
-                    values_.to(device, dtype), vectors, residuals.to(device, dtype), products, converged and not reason,
-                    reason or ("" if converged else f"only {len(residuals)} of {k} pairs in {products} products"),
-                )  # fmt: skip
+                if not (converged or reason):
+                    reason = f"only {len(residuals)} of {k} pairs in {products} products"
+                values_, residuals = values_.to(device, dtype), residuals.to(device, dtype)
+                return Eigenpairs(values_, vectors, residuals, products, not reason, reason, scale)
         if remainder <= torch.finfo(dtype).eps * max(scale, torch.finfo(dtype).tiny) * n**0.5:
             # The basis spans an invariant subspace: what is left to find lies outside.
             following = space.orthogonal(random_vector())

@@ -1,7 +1,7 @@
 """The mean loss over a set of batches, as a function of one flat parameter vector."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from typing import Any, TypeVar
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from lowland.curvature.masks import MasksOf
 from lowland.curvature.processes import Processes
 from lowland.curvature.vectors import Displacement, as_real, entries, like, real_type
 
@@ -132,7 +133,7 @@ class Objective:
         return self.inside(lambda: self._batch_loss(x, y), params)
 
     def _batch_loss(self, x: Any, y: Any) -> Tensor:
-        with torch.enable_grad():
+        with torch.enable_grad(), MasksOf(self.params[0].dtype) if self._double else nullcontext():
             loss = self.loss_fn(self.model(self.converted(x)), self.converted(y))
         if loss.dim() != 0:
             raise ValueError(f"loss_fn must give the mean over the batch, not a tensor of shape {tuple(loss.shape)}")

@@ -4,14 +4,13 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from lowland.curvature.certify import Claims, Gradients, objections
+from lowland.curvature.certify import Claims, Gradients, amended, objections
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.edge import alignment, sam_edge
 from lowland.curvature.lanczos import Eigenpairs, eigenpairs
@@ -194,11 +193,7 @@ def _certified(
     checked = pairs.copy()
     found = objections(claims, stack.gradients(some), lambda: stack.in_double().gradients(some), tol)
     for row, pair, objection in zip(rows, good, found, strict=True):
-        if objection is not None:
-            residual, reason = objection
-            checked[row] = replace(
-                pair, residuals=torch.full_like(pair.residuals, residual), converged=False, reason=reason
-            )
+        checked[row] = amended(pair, [objection], tol, pair.values.abs().item())
     return checked
 
 
