@@ -44,7 +44,8 @@ class Monitor:
 
     Args:
         optimizer: whatever makes the steps; learning rate and rho are read from its ``param_groups`` at each check.
-            Its parameters make up w; others of the model are constants.
+            Its parameters make up w; others of the model are constants. The edges are those of `torch.optim.SGD` with
+            its momentum, and None for any other (`lowland.curvature.rates.Rates` says why).
         model: as it is trained, wrapped and compiled or not.
         loss_fn: ``loss_fn(model(x), y)`` gives the mean loss over a batch, a 0-d tensor.
         batches: the ``(x, y)`` to measure on, on the model's device, the same at every check: a list or a loader
@@ -74,8 +75,9 @@ class Monitor:
         RuntimeError: for a check inside a pass of SAM, where the weights are not w.
 
     Warns:
-        UserWarning: once, when loss, gradient or Hessian are not finite: that is recorded, and training goes on. Also
-            when a record can't be written (OSError).
+        UserWarning: once, when loss, gradient or Hessian are not finite: that is recorded, and training goes on. Once,
+            with the reason, when the eigenpair is not certified (``converged`` is False). Also when a record can't be
+            written (OSError).
     """
 
     def __init__(
