@@ -350,6 +350,27 @@ def test_random_numbers_that_depend_on_the_type_are_no_contradiction():
     assert pairs.converged, pairs.reason
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_at_a_kink_there_is_no_hessian_to_certify(dtype):
+    class ZeroBranch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.branch, self.last = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+            self.gain = nn.Parameter(torch.zeros(8))
+
+        def forward(self, x):
+            z = torch.relu(self.first(x))
+            return self.last(torch.relu(z + self.gain * self.branch(z)))  # where z is 0, so is this
+
+    model, (x, y) = ZeroBranch().to(dtype), data(60, dtype=dtype)
+    with pytest.warns(UserWarning, match=r"could not be checked: .* kinks \(a ReLU whose input is 0\)"):
+        assert not Hessian(model, F.cross_entropy, [(x, y)]).eigenpairs().converged
+    with torch.no_grad():
+        model.gain.normal_()
+    assert Hessian(model, F.cross_entropy, [(x, y)]).eigenpairs().converged
+
+
 def test_a_model_that_has_its_type_written_into_it():
     model, (x, y) = Cubed(lambda x: x.float() ** 3, torch.float32), data(dtype=torch.float32)
     model.cube = lambda x: (x @ torch.eye(6)) ** 3  # doesn't run in float64
