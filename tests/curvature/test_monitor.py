@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from lowland import SAM, compat, optim
 from lowland.curvature import Monitor, m_sharpness, read_jsonl, sam_edge, stopwatch
 from lowland.report import draw_monitor
+from lowland.report import monitor as report_monitor
 from tests.curvature.test_hessian import data, dense, small
 
 LR, RHO = 0.1, 0.3
@@ -92,7 +93,8 @@ def test_records_are_the_explicit_computation():
         at_e = torch.cat([p.reshape(-1) for p in at_e])
         expected = {
             "step": step, "loss": loss().item(), "gradient_norm": g.norm().item(),
-            "hessian_norm": values[top].abs().item(), "edge": sam_edge(g.norm().item(), LR, RHO), "gd_edge": 2 / LR,
+            "hessian_norm": values[top].abs().item(), "edge": sam_edge(g.norm().item(), LR / 1.9, RHO),
+            "gd_edge": 2 * 1.9 / LR, "momentum": 0.9,
             "gradient_alignment": torch.cosine_similarity(g, vectors[:, top], dim=0).abs().item(),
             "sam_gradient_alignment": torch.cosine_similarity(at_e, vectors[:, top], dim=0).abs().item(),
             "m_sharpness": m_sharpness(model, F.cross_entropy, [(x, y)], RHO, 2), "lr": LR, "rho": RHO, "skipped": 0,
@@ -116,6 +118,10 @@ def test_line():
     assert watch.line == "‖H‖ 12.35 ± 0.01  edge 12.5  2/η 20"
     watch.records.append({**record, "rho": 0.0, "edge": 20.0})
     assert watch.line == "‖H‖ 12.35 ± 0.01  2/η 20"
+    watch.records.append({**record, "momentum": 0.9, "gd_edge": 38.0})
+    assert watch.line == "‖H‖ 12.35 ± 0.01  edge 12.5  edge without SAM 38"
+    watch.records.append({**record, "edge": None, "gd_edge": None})
+    assert watch.line == "‖H‖ 12.35 ± 0.01"
     watch.records.append({"hessian_norm": None, "loss": math.nan})
     assert watch.line == "loss nan"
     assert setting()[2].line == ""
@@ -171,7 +177,8 @@ def test_schedules_are_read_when_a_check_is_made():
         watch.step()
         scheduler.step()
     assert [record["lr"] for record in watch.records] == [None, LR, LR / 2]  # at 0 nothing moves: there is no edge
-    assert [record["gd_edge"] for record in watch.records] == [None, 2 / LR, 4 / LR]
+    assert watch.records[0]["gd_edge"] is None
+    assert [record["gd_edge"] for record in watch.records[1:]] == pytest.approx([3.8 / LR, 7.6 / LR])
     assert watch.records[0]["edge"] is None
     assert [record["rho"] for record in watch.records] == pytest.approx([0.1, 0.2, 0.3])
 
@@ -179,7 +186,8 @@ def test_schedules_are_read_when_a_check_is_made():
 def test_other_optimizers():
     model, (x, y) = small(), data()
     plain = Monitor(torch.optim.AdamW(model.parameters(), lr=LR), model, F.cross_entropy, [(x, y)]).check()
-    assert (plain["rho"], plain["edge"], plain["m_sharpness"]) == (0, 2 / LR, None)
+    assert (plain["rho"], plain["edge"], plain["gd_edge"], plain["m_sharpness"]) == (0, None, None, None)
+    assert plain["lr"] == LR
     options = {"radius": 0.1, "ascent_steps": 3}
     decay = torch.optim.Adadelta(model.parameters(), rho=0.9)
     measured = Monitor(decay, model, F.cross_entropy, [(x, y)], **options).check()
@@ -195,7 +203,86 @@ def test_other_optimizers():
         unknown = Monitor(other, model, F.cross_entropy, [(x, y)]).check()
         assert [unknown[key] for key in ("rho", "edge", "sam_gradient_alignment", "m_sharpness")] == [None] * 4
         assert unknown["hessian_norm"] == plain["hessian_norm"]
-        assert unknown["gd_edge"] == 2 / LR
+        assert unknown["gd_edge"] == pytest.approx(2 * (1 + unknown["momentum"]) / LR)
+
+
+ADAPTIVE = {
+    torch.optim.Adam: {}, torch.optim.AdamW: {}, torch.optim.RMSprop: {}, torch.optim.Adagrad: {},
+    torch.optim.NAdam: {}, torch.optim.Adadelta: {}, torch.optim.Adamax: {}, torch.optim.Rprop: {},
+    torch.optim.SGD: {"maximize": True},
+}  # fmt: skip
+
+
+class Lars(torch.optim.SGD):
+    """A step of its own, in the clothes of SGD."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.sub_(group["lr"] * p.norm() / p.grad.norm() * p.grad)
+
+
+@pytest.mark.parametrize("kind", [*ADAPTIVE, Lars])
+def test_there_is_no_edge_but_that_of_sgd(kind, tmp_path):
+    model, (x, y) = small(), data()
+    wraps = [lambda base: base]
+    if kind is not torch.optim.Adadelta:  # whose rho is another
+        wraps.append(lambda base: SAM(base, rho=RHO))
+    for wrap in wraps:
+        optimizer = wrap(kind(model.parameters(), lr=LR, **ADAPTIVE.get(kind, {})))
+        watch = Monitor(optimizer, model, F.cross_entropy, [(x, y)], tol=1e-2)
+        record = watch.check()
+        assert record["edge"] is record["gd_edge"] is None
+        assert record["lr"] == LR
+        assert record["hessian_norm"] > 0
+        assert "edge" not in watch.line
+        assert "2/η" not in watch.line
+
+
+class Own(torch.optim.SGD):
+    """Its step is that of SGD."""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"momentum": 0.9}, {"momentum": 0.5, "dampening": 0.5}, {"momentum": 0.8, "nesterov": True}],
+)
+@pytest.mark.parametrize("rho", [0.0, 0.3])
+def test_on_either_side_of_the_edge(options, rho):
+    # A steep line along one parameter keeps ‖g‖ what it is, a parabola along the other has the curvature: SAM's step
+    # makes x grow above the edge, and shrink below.
+    steep, lr = 2.0, 0.1
+
+    class Valley(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor([0.0, 1e-6], dtype=torch.float64))
+
+        def forward(self, curvature):
+            return steep * self.w[0] + curvature / 2 * self.w[1] ** 2
+
+    def trained(curvature):
+        model = Valley()
+        optimizer = SAM(Own(model.parameters(), lr=lr, **options), rho=rho)
+        batches = [(torch.tensor(curvature, dtype=torch.float64)[None], None)]
+        record = Monitor(optimizer, model, lambda out, y: out.mean(), batches).check()
+        for _ in range(100):
+            for evaluation in optimizer.passes():
+                with evaluation:
+                    model(curvature).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return record, abs(model.w[1].item())
+
+    edge = trained(1.0)[0]["edge"]
+    below, above = trained(0.95 * edge), trained(1.05 * edge)
+    assert below[0]["edge"] == pytest.approx(edge)
+    assert below[0]["hessian_norm"] == pytest.approx(0.95 * edge)
+    assert below[1] < 3e-7
+    assert above[1] > 3e-6
+    if not rho:
+        assert below[0]["gd_edge"] == pytest.approx(edge)
 
 
 def test_parameters_that_come_and_go():
@@ -412,7 +499,7 @@ def test_divergence_is_recorded_and_does_not_kill_the_run(tmp_path):
         record = watch.step()
     assert math.isnan(record["loss"])
     assert record["hessian_norm"] is record["edge"] is record["residual"] is None
-    assert record["gd_edge"] == 2 / LR
+    assert record["gd_edge"] == pytest.approx(3.8 / LR)
     assert not record["converged"]
     assert record.keys() == watch.records[0].keys()
     with warnings.catch_warnings():
@@ -669,3 +756,28 @@ def test_figures_from_records_and_from_the_file(tmp_path):
     assert [path.stem for path in draw_monitor(without, tmp_path / "three")] == names[:-1]
     with pytest.raises(ValueError, match="no records"):
         draw_monitor([], tmp_path / "four")
+
+
+def test_figures_say_why_there_is_no_edge(tmp_path, monkeypatch):
+    drawn = []
+
+    def draw(directory, figures, records, labels, title):
+        drawn.extend((figure, labels) for figure in figures)
+        return [directory / f"{figure.name}.png" for figure in figures]
+
+    monkeypatch.setattr(report_monitor, "draw", draw)
+    records = trained(1).records
+    adaptive = [{**record, "edge": None, "gd_edge": None} for record in records]
+    note = "no edge: it is known for SGD alone"
+    draw_monitor(adaptive, tmp_path)
+    assert [(figure.name, labels[""]) for figure, labels in drawn] == [
+        ("hessian-norm", note), ("alignment", ""), ("loss", ""), ("sharpness", ""),
+    ]  # fmt: skip
+    drawn.clear()
+    draw_monitor({"SGD": records, "Adam": adaptive, "still": [{**adaptive[0], "lr": None}]}, tmp_path)
+    noted = {"SGD": "SGD", "Adam": f"Adam\n{note}", "still": "still"}
+    assert [labels == noted for _, labels in drawn] == [True, True, False, False, False]
+    assert [curve.label for curve in drawn[0][0].curves] == ["Hessian norm", "SAM edge", "edge without SAM"]
+    drawn.clear()
+    draw_monitor([{**record, "momentum": 0.0} for record in records], tmp_path)
+    assert drawn[0][0].curves[2].label == "2/η"

@@ -61,8 +61,8 @@ def one_by_one(models, loss_fn, batches, options, starts=None, tol=1e-3):
 
 def assert_same(found, expected, rel=1e-8):
     assert isinstance(found, Stability), found
-    assert (found.products, found.converged) == (expected.products, expected.converged)
-    for name in set(vars(expected)) - {"vector", "residual", "products", "converged"}:
+    assert (found.products, found.converged, found.reason) == (expected.products, expected.converged, "")
+    for name in set(vars(expected)) - {"vector", "residual", "products", "converged", "reason"}:
         assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=rel), name
     assert found.residual == pytest.approx(expected.residual, rel=rel, abs=rel * expected.hessian_norm)
     assert alignment(found.vector, expected.vector).item() == pytest.approx(1)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowland.curvature.groups import Sharpness, check_count, groups
+from lowland.curvature.groups import Sharpness, check_count, unchanging_groups
 from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.optim.functional import check_rho
 
@@ -30,7 +30,8 @@ def average_sharpness(
     for noise as long as the radius r of a ball in `sharpness`, take ρ = r/√n. For small ρ it is ½ ρ² tr H.
 
     The mean is over ``draws`` pairs ξ, −ξ: in each the gradient's part, which has mean 0 but much variance, cancels.
-    All batches see the same draws. It takes 2 ``draws`` + 1 losses and no gradient.
+    All batches see the same draws. It takes 2 ``draws`` + 2 losses and no gradient; one of these shows whether the loss
+    at w is the same twice.
 
     Args:
         model: see `lowland.curvature.Hessian`, as for ``loss_fn`` and ``batches``.
@@ -47,7 +48,10 @@ def average_sharpness(
         finite if a loss isn't.
 
     Raises:
-        ValueError: for arguments out of range.
+        ValueError: for arguments out of range; where two evaluations of the loss at w differ.
+
+    Warns:
+        UserWarning: where parameters of float16 or bfloat16 are too coarse for the noise.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -59,11 +63,13 @@ def average_sharpness(
     check_rho(rho)
     check_count("draws", draws)
     objective = Objective(model, loss_fn, batches, weight=weight)
-    scale = rho * objective.flat(p.detach().abs() for p in objective.params) if adaptive else rho
+    scale = rho * objective.flat(p.detach() for p in objective.params).abs() if adaptive else rho
     weights, rises = [], []
-    for counted, group in groups(objective, None):
+    for counted, group, again in unchanging_groups(objective, None):
         generator = torch.Generator().manual_seed(seed)
-        at_w, of_group = group.loss().item(), []
+        loss = group.loss()
+        again(loss)
+        at_w, of_group = loss.item(), []
         for _ in range(draws):
             noise = torch.randn(objective.size, generator=generator, dtype=objective.dtype, device="cpu")
             noise = scale * noise.to(objective.device)

@@ -1,5 +1,6 @@
 """The Hessian of a network's mean loss, as an operator."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -9,8 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lowland.curvature import lanczos
+from lowland.curvature.certify import UNCHECKED, certified, contradiction
+from lowland.curvature.chance import Unchanging
 from lowland.curvature.lanczos import Eigenpairs, Which
 from lowland.curvature.objective import LossFn, Objective, Weight
+from lowland.curvature.processes import Product
+from lowland.curvature.second_order import differentiable_twice
+from lowland.curvature.vectors import coarsest
 
 
 class Hessian:
@@ -58,21 +64,57 @@ class Hessian:
         self.objective = objective
         self.shape = (objective.size, objective.size)
         self.dtype, self.device = objective.dtype, objective.device
+        self._unseen = True  # whether the loss has been seen to be the same twice
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Hv for ``vectors`` of shape ``(n,)``, or ``(n, k)`` for k products at once.
 
+        The first product of a `Hessian` takes two gradients more, for differences of gradients (see `eigenpairs`),
+        which must give the same within 1 %: products that are wrong beyond that come with a warning. And where they
+        don't, one more, by which a loss that differs from one evaluation to the next is found.
+
         Raises:
-            ValueError: for another shape.
+            ValueError: for another shape; where two evaluations at the same weights differ.
+            RuntimeError: where an operation has no second derivative.
+
+        Warns:
+            UserWarning: where differences of gradients contradict the first product.
         """
         if vectors.dim() not in (1, 2) or vectors.shape[0] != self.shape[0]:
             raise ValueError(f"H is {self.shape}: H @ v needs v of shape (n,) or (n, k), not {tuple(vectors.shape)}")
         vectors = vectors.to(self.device, self.dtype)
+        objective = self.objective
+        with differentiable_twice(objective.model) as region:
+            if not self._unseen:
+                return self._product(vectors, None)
+            seen = self._unchanging()
+            result = self._product(vectors, seen)
+            of_one = (vectors, result) if vectors.dim() == 1 else (vectors[:, 0], result[:, 0])
+            objection = contradiction(objective, *of_one, seen.gradient, region.kinks)
+            if objection:
+                seen(*objective.loss_and_gradient())
+        self._unseen = False
+        if objection and objection != UNCHECKED:
+            warnings.warn(f"H @ v is wrong: {objection}", stacklevel=2)
+        return result
+
+    def _product(self, vectors: Tensor, seen: Unchanging | None) -> Tensor:
+        """Hv, every batch differentiated anew; ``seen`` sees the loss and gradient on the way."""
         total, result = 0.0, torch.zeros_like(vectors)
+        loss = torch.zeros((), device=self.device, dtype=self.dtype)
+        gradient = torch.zeros(self.shape[0] if seen else 0, device=self.device, dtype=self.dtype)
         for weight, x, y in self.objective.weighted_batches():
-            result.add_(self._differentiated(x, y)(vectors), alpha=weight)
+            value, slope, product = self._differentiated(x, y)
+            result.add_(product(vectors), alpha=weight)
+            if seen is not None:
+                loss += weight * value
+                gradient.add_(slope(), alpha=weight)
             total += weight
-        return self.objective.mean(total, result)[0]
+        if seen is None:
+            return self.objective.mean(total, result)[0]
+        result, loss, gradient = self.objective.mean(total, result, loss, gradient)
+        seen(loss, gradient)
+        return result
 
     def eigenpairs(
         self,
@@ -91,6 +133,14 @@ class Hessian:
         that rests on the random start, so a warm ``start`` is mixed with a random vector, and there are at least 8
         products. Nor does it see what float32 products themselves got wrong, about 1e-6 of |λ₁|.
 
+        Three things are checked. The products must be those of a symmetric operator: no product more. Differences of
+        gradients must give the same residual to within tol · |λ₁| and their rounding
+        (`lowland.curvature.certify.objections` has the bound): two gradients, in float64 where the network has a ReLU,
+        and more only where these disagree. And the loss must be the same at every evaluation,
+        but for rounding: all are compared, and one gradient more is taken where differences disagree. What doesn't
+        stand the first two comes back with ``converged`` False, its ``reason``, a warning, and the residual that
+        differences of gradients give where that is known.
+
         Args:
             k: how many.
             tol: stop when every residual is ≤ tol · |λ₁|.
@@ -99,42 +149,97 @@ class Hessian:
             max_products: give up after so many products (``converged`` is then False).
             max_basis: at most 2 · max_basis vectors of n entries are kept in memory.
             generator: of the random start, on the CPU; by default seeded with 0.
+
+        Raises:
+            ValueError: where two evaluations at the same weights differ.
+            RuntimeError: where an operation has no second derivative.
+            FloatingPointError: if a product is not finite.
+
+        Warns:
+            UserWarning: with the reason, where ``converged`` is False.
         """
+        pairs = self.certified(
+            k, tol, which=which, start=start, max_products=max_products, max_basis=max_basis, generator=generator
+        )
+        if not pairs.converged:
+            warnings.warn(f"the eigenpairs are not certified: {pairs.reason}", stacklevel=2)
+        return pairs
+
+    def certified(
+        self,
+        k: int = 1,
+        tol: float = 1e-3,
+        *,
+        which: Which = "magnitude",
+        start: Tensor | None = None,
+        max_products: int = 500,
+        max_basis: int = 64,
+        generator: torch.Generator | None = None,
+        at_w: tuple[Tensor, Tensor] | None = None,
+    ) -> Eigenpairs:
+        """`eigenpairs` without the warning, for who hands the reason on.
+
+        Args:
+            k: see `eigenpairs`, as for the others.
+            tol: relative residual.
+            which: ends of the spectrum.
+            start: near the eigenvectors.
+            max_products: give up after so many.
+            max_basis: memory.
+            generator: of the random start.
+            at_w: loss and gradient, where they are known: to be compared with.
+        """
+        objective = self.objective
+        seen = self._unchanging()
         solve = partial(
             lanczos.eigenpairs, n=self.shape[0], k=k, tol=tol, which=which, start=start, max_products=max_products,
             max_basis=max_basis, generator=generator, dtype=self.dtype, device=self.device,
         )  # fmt: skip
+        with differentiable_twice(objective.model) as region:
+            if at_w is None and objective.processes is not None:  # whose own gradients are not that of all
+                at_w = objective.loss_and_gradient()
+            if at_w is not None:
+                seen(*at_w)
+            pairs = self._solved(solve, seen)
+            pairs = certified(objective, pairs, seen.gradient, tol, region.kinks)
+            if not pairs.converged:
+                seen(*objective.loss_and_gradient())
+            return pairs
+
+    def _solved(self, solve: Callable[[Product], Eigenpairs], seen: Unchanging) -> Eigenpairs:
         processes = self.objective.processes
-        with self._linearized() as product:
-            if processes is None:
+        if processes is None:
+            with self._linearized(seen) as product:
                 return solve(product)
-            like = torch.empty(self.shape[0], dtype=self.dtype, device=self.device)
-            return processes.iterate(product, like, solve)
+        with self._linearized(None) as product:
+            return processes.iterate(product, torch.empty(self.shape[0], dtype=self.dtype, device=self.device), solve)
+
+    def _unchanging(self) -> Unchanging:
+        return Unchanging(self.dtype, coarsest(self.objective.params))
 
     @contextmanager
-    def _linearized(self) -> Iterator[Callable[[Tensor], Tensor]]:
+    def _linearized(self, seen: Unchanging | None) -> Iterator[Callable[[Tensor], Tensor]]:
         """Products at fixed weights. A single batch is differentiated once and its graph kept for all of them."""
         batches = iter(self.objective.weighted_batches())
         first = next(batches, None)
         if first is None or next(batches, None) is not None:
-            yield self.__matmul__
+            yield lambda vector: self._product(vector, seen)
             return
         weight, x, y = first
-        product = self._differentiated(x, y)
+        value, slope, product = self._differentiated(x, y)
+        if seen is not None:
+            seen(value, slope())
         if self.objective.processes is None:
             yield product
         else:
             yield lambda vector: self.objective.mean(weight, weight * product(vector))[0]
 
-    def _differentiated(self, x: Any, y: Any) -> Callable[[Tensor], Tensor]:
-        """The product with the Hessian of one batch's loss, by differentiating its gradient once more."""
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
+    def _differentiated(self, x: Any, y: Any) -> tuple[Tensor, Callable[[], Tensor], Callable[[Tensor], Tensor]]:
+        """One batch's loss, its gradient, and the product with its Hessian: the gradient differentiated once more."""
         objective = self.objective
         params = objective.leaves()
-        with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no second derivative
-            loss = objective.batch_loss(x, y, params)
-            gradient = objective.derivatives(loss, params, create_graph=True)
+        loss = objective.batch_loss(x, y, params)
+        gradient = objective.derivatives(loss, params, create_graph=True)
         # A loss linear in some parameter has a gradient that doesn't depend on anything.
         outputs = [position for position, piece in enumerate(gradient) if piece.requires_grad]
 
@@ -153,4 +258,7 @@ class Hessian:
             )
             return objective.flat(pieces)
 
-        return product
+        def slope() -> Tensor:
+            return objective.flat(piece.detach() for piece in gradient)
+
+        return loss.detach().to(self.dtype), slope, product

@@ -11,6 +11,7 @@ Which = Literal["magnitude", "largest", "smallest"]
 # Fewer products would take a neighbouring eigenvalue for the extreme one too often: on spectra whose two largest are
 # 2 to 5 percent apart, about one random start in twenty. A test counts them.
 FEWEST_PRODUCTS = 8
+HOPELESS = 10  # times the asymmetry that is allowed: no iteration gets anywhere from there
 _WARM_MIX = 1.0  # norm of the random part of a warm start, the rest having norm 1: less saves next to nothing
 
 
@@ -22,9 +23,12 @@ class Eigenpairs:
         values: λ, shape ``(k,)``.
         vectors: v, shape ``(k, n)``, of unit length and orthogonal to each other.
         residuals: ‖Hv − λv‖ of each, shape ``(k,)``, computed from the products themselves and not from a
-            recurrence that rounding could have falsified. Some eigenvalue of H lies within it of λ.
+            recurrence that rounding could have falsified; from differences of gradients where these give more. Some
+            eigenvalue of H lies within it of λ.
         products: how many products with H it took.
-        converged: whether all residuals are ≤ tol · |λ₁|.
+        converged: whether all residuals are ≤ tol · |λ₁|, and nothing speaks against them.
+        reason: why not, where ``converged`` is False; else empty.
+        largest: |λ₁|, the largest magnitude seen, also where other eigenvalues were asked for.
     """
 
     values: Tensor
@@ -32,6 +36,8 @@ class Eigenpairs:
     residuals: Tensor
     products: int
     converged: bool
+    reason: str = ""
+    largest: float = 0.0
 
 
 def eigenpairs(
@@ -58,6 +64,10 @@ def eigenpairs(
     those, and is then off by their distance, the less often the smaller ``tol``. Of an eigenvalue that H has
     several times, copies may be missed. Therefore it makes at least 8 products, a warm start is mixed with a random
     vector, and with ``which="magnitude"`` the other end of the spectrum must be out of reach too.
+
+    That H is symmetric is checked at no further product: ⟨u, Hv⟩ against ⟨v, Hu⟩ for all u and v of the basis, which
+    begins at random. Where these differ by more than the larger of tol and √u (u the rounding unit of ``dtype``), over
+    |λ₁|, nothing is certified, and by more than ten times that, the iteration ends.
 
     Args:
         product: v ↦ Hv for v of shape ``(n,)``, linear and symmetric.
@@ -93,6 +103,7 @@ def eigenpairs(
         return random_direction(n, generator, dtype, device)
 
     space = _Subspace(n, max_basis, dtype, device)
+    skew = skewness(tol, dtype)
     fewest = min(FEWEST_PRODUCTS, n, max_products)
     following = random_vector()
     if start is not None:
@@ -106,7 +117,8 @@ def eigenpairs(
         values, rotation = space.ritz()
         order = wanted_first(values, which)
         scale = values.abs().max().item()
-        exhausted = space.size == n or products == max_products
+        crooked = products >= fewest and space.asymmetry > HOPELESS * skew * scale
+        exhausted = space.size == n or products == max_products or crooked
         estimates = (remainder * rotation[-1, order[:k]]).abs()
         promising = space.size >= k and products >= fewest and bool((estimates <= tol * scale).all())
         if promising and which == "magnitude" and space.size > 1:
@@ -120,13 +132,38 @@ def eigenpairs(
             converged = len(residuals) == k and bool((residuals <= tol * scale).all())
             if converged or exhausted:
                 values_, vectors, residuals = pairs
-                return Eigenpairs(values_.to(device, dtype), vectors, residuals.to(device, dtype), products, converged)
+                reason = why_not(residuals.max().item(), tol, scale, products, space.asymmetry, skew)
+                if not (converged or reason):
+                    reason = f"only {len(residuals)} of {k} pairs in {products} products"
+                values_, residuals = values_.to(device, dtype), residuals.to(device, dtype)
+                return Eigenpairs(values_, vectors, residuals, products, not reason, reason, scale)
         if remainder <= torch.finfo(dtype).eps * max(scale, torch.finfo(dtype).tiny) * n**0.5:
             # The basis spans an invariant subspace: what is left to find lies outside.
             following = space.orthogonal(random_vector())
         if space.size == max_basis:
             best = order[: max(k + 1, max_basis // 2)]
             space.keep(rotation[:, best], values[best])
+
+
+def skewness(tol: float, dtype: torch.dtype) -> float:
+    """How far ⟨u, Hv⟩ and ⟨v, Hu⟩ may differ, over |λ₁|."""
+    return max(tol, torch.finfo(dtype).eps ** 0.5)
+
+
+def why_not(residual: float, tol: float, scale: float, products: int, asymmetry: float, skew: float) -> str:
+    """Why a largest ``residual`` is no certificate; empty where it is one."""
+    if asymmetry > skew * scale:
+        return (
+            f"⟨u, Hv⟩ and ⟨v, Hu⟩ differ by {asymmetry:.2g}, with |λ₁| about {scale:.2g}: the products are not those "
+            "of a symmetric operator, so they are not with a Hessian, or only roughly. An operation of the model has a "
+            "wrong second derivative, or its rounding is coarse (float16, bfloat16, autocast)"
+        )
+    if not residual <= tol * scale:
+        return (
+            f"after {products} products the residual is {residual:.2g}, above tol · |λ₁| = {tol * scale:.2g}: raise "
+            "max_products or tol"
+        )
+    return ""
 
 
 def random_direction(n: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device | str) -> Tensor:
@@ -157,7 +194,10 @@ def wanted_first(values: Tensor, which: Which) -> Tensor:
 
 
 class _Subspace:
-    """An orthonormal basis Q (rows), its images HQ, and the projection QHQᵀ."""
+    """An orthonormal basis Q (rows), its images HQ, and the projection QHQᵀ.
+
+    ``asymmetry`` is the largest ‖Q Hv − (QH) v‖ over the vectors v added: that of the products.
+    """
 
     def __init__(self, n: int, capacity: int, dtype: torch.dtype, device: torch.device | str):
         self.size = 0
@@ -166,6 +206,8 @@ class _Subspace:
         self.basis = torch.empty(first, n, dtype=dtype, device=device)
         self.images = torch.empty(first, n, dtype=dtype, device=device)
         self.projection = torch.zeros(capacity, capacity, dtype=torch.float64, device="cpu")
+        self.asymmetry = 0.0
+        self._expected = torch.zeros(0, dtype=torch.float64, device="cpu")  # of the next vector: (QH) v
 
     def extend(self, vector: Tensor, image: Tensor) -> tuple[Tensor, float]:
         """Add a unit vector orthogonal to the basis; return the next one, and how much of the image it was."""
@@ -194,6 +236,9 @@ class _Subspace:
         column = column.double().cpu()
         if not column.isfinite().all():
             raise FloatingPointError("a product with the operator is not finite")
+        self.asymmetry = max(self.asymmetry, torch.linalg.vector_norm(column[:-2] - self._expected).item())
+        self._expected = torch.zeros(self.size, dtype=torch.float64, device="cpu")
+        self._expected[-1] = column[-1]
         self.projection[: self.size, self.size - 1] = column[:-1]
         self.projection[self.size - 1, : self.size] = column[:-1]
         return following / remainder.clamp(min=torch.finfo(following.dtype).tiny), column[-1].item()
@@ -204,6 +249,7 @@ class _Subspace:
         for _ in range(2):
             vector = vector - (basis @ vector) @ basis
             vector = vector / torch.linalg.vector_norm(vector)
+        self._expected = torch.zeros(self.size, dtype=torch.float64, device="cpu")
         return vector
 
     def ritz(self) -> tuple[Tensor, Tensor]:
@@ -225,6 +271,7 @@ class _Subspace:
     def keep(self, rotation: Tensor, values: Tensor) -> None:
         """Go on with the Ritz vectors in the columns of ``rotation`` only."""
         count = rotation.shape[1]
+        self._expected = self._expected @ rotation
         turned = rotation.T.to(self.basis)
         self.basis[:count] = turned @ self.basis[: self.size]
         self.images[:count] = turned @ self.images[: self.size]

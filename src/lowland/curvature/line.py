@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lowland.curvature.chance import Unchanging
 from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.curvature.processes import unwrapped
+from lowland.curvature.vectors import coarsest
 
 Mean = Callable[[Any, Any], Tensor | float]
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -73,6 +75,8 @@ def along_line(
     the plain mean over the batches of ``statistics``, as `torch.optim.swa_utils.update_bn` takes it, but with all other
     layers in evaluation mode. Other buffers must be the same in both models.
 
+    The loss at the first point is measured twice: where it isn't the same, a barrier would be noise, and it is refused.
+
     Args:
         model_a: where t = 0.
         model_b: where t = 1, of the same architecture.
@@ -88,8 +92,9 @@ def along_line(
     Raises:
         TypeError: for a generator as ``batches`` or ``statistics``.
         ValueError: with the first difference, if the models differ by more than the values of parameters and the
-            statistics of batch norm; for points that are not finite, or none; without a batch of ``statistics``; if a
-            loss or metric isn't a 0-d tensor or depends on parameters in another way than through the model.
+            statistics of batch norm; for points that are not finite, or none; without a batch of ``statistics``; if the
+            loss at one point isn't the same twice; if a loss or metric isn't a real 0-d tensor or depends on parameters
+            in another way than through the model.
 
     Example:
         >>> a, b = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
@@ -114,7 +119,7 @@ def along_line(
     objective = Objective(model, loss_fn, batches, weight=weight)
     a, other = [p.detach() for p in objective.params], dict(model_b.named_parameters())
     b = [other[name].detach().to(p.device) for name, p in zip(objective.names, a, strict=True)]
-    layers = list(_batch_norms(model).values())
+    layers = list(dict.fromkeys(_batch_norms(model).values()))
     functions: dict[str, Mean] = {
         "loss": loss_fn,
         **{f"metric {name}": function for name, function in (metrics or {}).items()},
@@ -125,28 +130,58 @@ def along_line(
             _recompute(model, layers, statistics)
         return _means(objective, functions)
 
-    curves = zip(*(objective.inside(measured, _between(a, b, t)) for t in points), strict=True)
+    seen = Unchanging(objective.dtype, coarsest(objective.params))
+    values = []
+    for t in (points[0], *points):
+        values.append(objective.inside(measured, _between(a, b, t)))
+        if len(values) <= 2:
+            seen(torch.tensor(values[-1][0], device="cpu"))
+    curves = zip(*values[1:], strict=True)
     loss, *others = map(list, curves)
     return Line(points, loss, dict(zip(metrics or (), others, strict=True)))
 
 
 def _between(a: list[Tensor], b: list[Tensor], t: float) -> list[Tensor]:
-    return [(1 - t) * p + t * q for p, q in zip(a, b, strict=True)]
+    wide = ((p, p.to(torch.promote_types(p.dtype, torch.float32)), q) for p, q in zip(a, b, strict=True))
+    return [((1 - t) * p_ + t * q.to(p_.dtype)).to(p.dtype) for p, p_, q in wide]
 
 
 def _recompute(model: nn.Module, layers: list[_BatchNorm], batches: Iterable[Any]) -> None:
+    """The mean over the batches of each layer's mean and variance, added up in float64 whatever the layer's type."""
+    sums: dict[nn.Module, tuple[int, list[Tensor]]] = {}
+
+    def add_up(layer: nn.Module, *_: Any) -> None:
+        now = [_wide(layer.running_mean), _wide(layer.running_var)]  # type: ignore[arg-type]
+        count, so_far = sums.get(layer, (0, [torch.zeros_like(part) for part in now]))
+        sums[layer] = count + 1, [part + new for part, new in zip(so_far, now, strict=True)]
+
+    hooks = []
     for layer in layers:
+        layer.momentum = 1.0  # its statistics are those of the last batch
         layer.reset_running_stats()
-        layer.momentum = None  # a cumulative average
         layer.train()
+        hooks.append(layer.register_forward_hook(add_up))
     some = False
-    for batch in batches:
-        model(batch[0] if isinstance(batch, tuple | list) else batch)
-        some = True
+    try:
+        for batch in batches:
+            model(batch[0] if isinstance(batch, tuple | list) else batch)
+            some = True
+    finally:
+        for hook in hooks:
+            hook.remove()
     if not some:
         raise ValueError("batch norm needs statistics, and there are no batches to compute them from")
     for layer in layers:
         layer.eval()
+        if layer in sums:
+            count, (mean, variance) = sums[layer]
+            with torch.no_grad():
+                layer.running_mean.copy_(mean / count)  # type: ignore[union-attr]
+                layer.running_var.copy_(variance / count)  # type: ignore[union-attr]
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.float32 if tensor.device.type == "mps" else torch.float64)
 
 
 def _means(objective: Objective, functions: Mapping[str, Mean]) -> list[float]:
@@ -164,6 +199,8 @@ def _value(name: str, value: Tensor | float) -> float:
     value = torch.as_tensor(value)
     if value.dim() != 0:
         raise ValueError(f"the {name} must be the mean over the batch, not a tensor of shape {tuple(value.shape)}")
+    if value.is_complex():
+        raise ValueError(f"the {name} must be a real number, not a complex one: take its abs() or .real")
     if value.requires_grad:
         raise ValueError(
             f"the {name} depends on parameters in another way than through the model's output, and those of a model "

@@ -5,7 +5,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lowland.curvature.lanczos import FEWEST_PRODUCTS, Eigenpairs, random_direction, wanted_first, warm_start
+from lowland.curvature.lanczos import (
+    FEWEST_PRODUCTS,
+    HOPELESS,
+    Eigenpairs,
+    random_direction,
+    skewness,
+    wanted_first,
+    warm_start,
+    why_not,
+)
 
 Products = Callable[[Tensor, list[int]], Tensor]
 
@@ -55,6 +64,7 @@ def principal_eigenpairs(
     first = [draws.next(i) if start is None else warm_start(start, draws.next(i)) for i, start in enumerate(starts)]
     found: dict[int, Eigenpairs | FloatingPointError] = {}
     spaces = _Subspaces(first, n, max_basis)
+    skew = skewness(tol, dtype)
     products = 0
     while spaces.active:
         finite = spaces.extend(product(spaces.following, spaces.active))
@@ -71,18 +81,23 @@ def principal_eigenpairs(
             # The other end of the spectrum may still grow past this one.
             rival = torch.where(values.gather(1, best) > 0, 0, spaces.size - 1)
             promising &= (values.abs() + estimates).gather(1, rival)[:, 0] <= (1 + tol) * scale
-        exhausted = spaces.size == n or products == max_products
+        exhausted = (spaces.asymmetry > HOPELESS * skew * scale) & (products >= fewest)
+        exhausted |= spaces.size == n or products == max_products
         done = torch.zeros_like(promising)
         rows = (promising | exhausted).nonzero()[:, 0]
         if len(rows):
             top, vectors, residuals = spaces.pairs(rows, _columns(rotation, best)[rows, :, 0])
             converged = residuals <= tol * scale[rows]
-            done[rows] = converged | exhausted
+            done[rows] = converged | exhausted[rows]
             for position in done[rows].nonzero()[:, 0].tolist():
                 i, at = spaces.active[rows[position]], slice(position, position + 1)
                 value, residual = top[at].to(device, dtype), residuals[at].to(device, dtype)
+                row = rows[position]
+                reason = why_not(
+                    residuals[position].item(), tol, scale[row].item(), products, spaces.asymmetry[row].item(), skew
+                )
                 # A vector of its own: one that is kept, as a warm start, must not keep the others' memory.
-                found[i] = Eigenpairs(value, vectors[at].clone(), residual, products, bool(converged[position]))
+                found[i] = Eigenpairs(value, vectors[at].clone(), residual, products, not reason, reason)
         tiny = torch.finfo(dtype).tiny
         spent = spaces.remainder <= torch.finfo(dtype).eps * scale.clamp(min=tiny) * n**0.5
         for row in (spent & ~done).nonzero()[:, 0].tolist():
@@ -132,6 +147,8 @@ class _Subspaces:
         self.images = torch.empty_like(self.basis)
         self.projection = torch.zeros(len(first), capacity, capacity, dtype=torch.float64, device="cpu")
         self.remainder = torch.zeros(len(first), dtype=torch.float64, device="cpu")
+        self.asymmetry = torch.zeros_like(self.remainder)
+        self._expected = torch.zeros(len(first), 0, dtype=torch.float64, device="cpu")  # (QH) v of the next vectors
 
     def extend(self, images: Tensor) -> Tensor:
         """Add the next vectors, whose images these are; say which of these are finite, ``(a,)`` on the CPU."""
@@ -161,6 +178,9 @@ class _Subspaces:
                 break
         column[:, -1] = remainder
         column = column.double().cpu()
+        skewed = torch.linalg.vector_norm(column[:, :-2] - self._expected, dim=1)
+        self.asymmetry = torch.maximum(self.asymmetry, skewed)
+        self._expected = torch.nn.functional.pad(column[:, -1:], (self.size - 1, 0))
         self.projection[:, : self.size, self.size - 1] = column[:, :-1]
         self.projection[:, self.size - 1, : self.size] = column[:, :-1]
         self.following = following.div_(remainder.clamp(min=torch.finfo(following.dtype).tiny)[:, None])
@@ -175,6 +195,7 @@ class _Subspaces:
         left = [i for i, stays in zip(self.active, stay.tolist(), strict=True) if not stays]
         self.active = [self.active[row] for row in rows.tolist()]
         self.projection, self.remainder = self.projection[rows], self.remainder[rows]
+        self.asymmetry, self._expected = self.asymmetry[rows], self._expected[rows]
         rows = rows.to(self.basis.device)
         self.basis, self.images, self.following = self.basis[rows], self.images[rows], self.following[rows]
         return left
@@ -182,6 +203,7 @@ class _Subspaces:
     def orthogonal(self, row: int, vector: Tensor) -> Tensor:
         """The direction of ``vector`` outside the basis of ``row``, of unit length."""
         basis = self.basis[row, : self.size]
+        self._expected[row] = 0
         for _ in range(2):
             vector = vector - (basis @ vector) @ basis
             vector = vector / torch.linalg.vector_norm(vector)
@@ -209,6 +231,7 @@ class _Subspaces:
     def keep(self, rotation: Tensor, values: Tensor) -> None:
         """Restart from the Ritz vectors in the columns of ``rotation``, ``(a, size, count)``, and their values."""
         count = rotation.shape[2]
+        self._expected = torch.bmm(self._expected[:, None], rotation)[:, 0]
         turned = rotation.mT.to(self.basis)
         self.basis[:, :count] = torch.bmm(turned, self.basis[:, : self.size])
         self.images[:, :count] = torch.bmm(turned, self.images[:, : self.size])

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.curvature.chance import refuse_chance
 from lowland.curvature.edge import sam_edge
 from lowland.curvature.hessian import Hessian
 from lowland.curvature.objective import LossFn, Objective, Weight
@@ -45,7 +44,8 @@ class Monitor:
 
     Args:
         optimizer: whatever makes the steps; learning rate and rho are read from its ``param_groups`` at each check.
-            Its parameters make up w; others of the model are constants.
+            Its parameters make up w; others of the model are constants. The edges are those of `torch.optim.SGD` with
+            its momentum, and None for any other (`lowland.curvature.rates.Rates` says why).
         model: as it is trained, wrapped and compiled or not.
         loss_fn: ``loss_fn(model(x), y)`` gives the mean loss over a batch, a 0-d tensor.
         batches: the ``(x, y)`` to measure on, on the model's device, the same at every check: a list or a loader
@@ -75,8 +75,9 @@ class Monitor:
         RuntimeError: for a check inside a pass of SAM, where the weights are not w.
 
     Warns:
-        UserWarning: once, when loss, gradient or Hessian are not finite: that is recorded, and training goes on. Also
-            when a record can't be written (OSError).
+        UserWarning: once, when loss, gradient or Hessian are not finite: that is recorded, and training goes on. Once,
+            with the reason, when the eigenpair is not certified (``converged`` is False). Also when a record can't be
+            written (OSError).
     """
 
     def __init__(
@@ -119,7 +120,8 @@ class Monitor:
         self._device = self._objective().device
         self.records: list[Record] = []
         self.steps = self._skipped = 0
-        self._begun = self._trusted = self._warned = False
+        self._begun = False
+        self._warned: set[str] = set()
         self._vector: Tensor | None = None
         self._watch = Stopwatch(max_overhead)
         self._sinks = sinks(to)
@@ -229,13 +231,11 @@ class Monitor:
         now = rates(self.optimizer, objective)
         loss, gradient = objective.loss_and_gradient()
         norm = torch.linalg.vector_norm(gradient).item()
-        limits = {"edge": None, "gd_edge": None if now.lr is None else 2 / now.lr, "lr": now.lr, "rho": now.rho}
+        limits: Record = {"edge": None, "gd_edge": None if now.edge_lr is None else 2 / now.edge_lr}
+        limits |= {"lr": now.lr, "momentum": now.momentum, "rho": now.rho}
         if not (math.isfinite(loss.item()) and math.isfinite(norm)):
             self._warn_of_divergence("the loss or its gradient is")
             return _blank(loss, norm) | limits
-        if not self._trusted:
-            refuse_chance((loss, gradient), objective.loss_and_gradient())
-            self._trusted = True
         try:
             measured = self._at_w(objective, loss, gradient, now)
         except FloatingPointError:
@@ -243,8 +243,8 @@ class Monitor:
             return _blank(loss, norm) | limits
         if now.rho is None:
             measured["sam_gradient_alignment"] = None
-        elif now.lr is not None:
-            limits["edge"] = sam_edge(norm, now.lr, now.rho)
+        elif now.edge_lr is not None:
+            limits["edge"] = sam_edge(norm, now.edge_lr, now.rho)
         radius = now.rho if self.radius is None else self.radius
         rise = None
         if radius:
@@ -256,10 +256,12 @@ class Monitor:
         start = self._vector
         if start is not None and start.shape != gradient.shape:  # parameters came or went
             start = None
-        measured, self._vector = at_w(
+        measured, self._vector, reason = at_w(
             Hessian.of(objective), loss, gradient,
             rho=now.radii, eps=self._eps, tol=self.tol, start=start, max_basis=self.max_basis,
         )  # fmt: skip
+        if reason:
+            self._warn("not certified", f"the Hessian norm at step {self.steps} is not certified: {reason}")
         return measured
 
     @property
@@ -274,12 +276,16 @@ class Monitor:
                 warnings.warn(f"the record of step {record['step']} was not written: {error}", stacklevel=2)
 
     def _warn_of_divergence(self, what: str) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{what} not finite at step {self.steps}: training has diverged. It is recorded, with no eigenpair.",
-                stacklevel=2,
-            )
+        self._warn(
+            "not finite",
+            f"{what} not finite at step {self.steps}: training has diverged. It is recorded, with no eigenpair.",
+        )
+
+    def _warn(self, kind: str, message: str) -> None:
+        """Once for each kind."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(message, stacklevel=2)
 
 
 def _blank(loss: Tensor, gradient_norm: float) -> Record:
@@ -296,5 +302,6 @@ def _line(record: Record) -> str:
     if record["rho"] and record["edge"] is not None:  # without SAM it is the next
         parts.append(f"edge {record['edge']:.4g}")
     if record["gd_edge"] is not None:
-        parts.append(f"2/η {record['gd_edge']:.4g}")
+        name = "edge without SAM" if record.get("momentum") else "2/η"
+        parts.append(f"{name} {record['gd_edge']:.4g}")
     return "  ".join(parts)

@@ -1,15 +1,17 @@
 """The mean loss over a set of batches, as a function of one flat parameter vector."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
-from functools import reduce
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from lowland.curvature.masks import MasksOf
 from lowland.curvature.processes import Processes
+from lowland.curvature.vectors import Displacement, as_real, entries, like, real_type
 
 LossFn = Callable[[Any, Any], Tensor]
 Weight = Callable[[Any, Any], float]
@@ -23,6 +25,9 @@ class Objective:
     are, and so does the global random state. Each one draws the same random numbers, so a network with dropout
     in training mode, or a DataLoader that shuffles, is one fixed function here (not so a loader with a generator
     of its own). The model runs in its current mode, not compiled: compiled graphs have no second derivative.
+
+    Vectors are real and of single precision at least, and so are all sums over batches: a complex parameter is its real
+    and imaginary parts in turn, as `torch.view_as_real` has them.
 
     Args:
         model: its parameters that require gradients are w, in the order of ``model.parameters()``.
@@ -66,9 +71,11 @@ class Objective:
         if not trainable:
             raise ValueError("the model has no parameter that requires a gradient")
         self.names, self.params = tuple(trainable), tuple(trainable.values())
-        self.dtype = reduce(torch.promote_types, (p.dtype for p in self.params))
+        self.dtype = real_type(self.params)
         self.device = self.params[0].device
-        self.size = sum(p.numel() for p in self.params)
+        self.size = sum(map(entries, self.params))
+        self._double = False
+        self._displaced = Displacement()
         self._random_states = _random_states(self.device)
         if seed is not None:
             self._random_states = [_seeded(device, seed) for device in ("cpu", self.device)[: len(self._random_states)]]
@@ -79,14 +86,24 @@ class Objective:
         other.batches, other.processes = batches, None
         return other
 
+    def in_double(self) -> "Objective":
+        """The same in float64: parameters, buffers and batches are converted where they enter the model.
+
+        A model or loss function that has types of its own written into it may fail there, or compute in those.
+        """
+        other = copy(self)
+        other.dtype, other._double = torch.float64, True
+        return other
+
     def flat(self, tensors: Iterable[Tensor]) -> Tensor:
         """Tensors shaped like the parameters, as one vector ``(size,)``."""
-        return torch.cat([tensor.reshape(-1).to(self.device, self.dtype) for tensor in tensors])
+        return torch.cat([as_real(tensor).reshape(-1).to(self.device, self.dtype) for tensor in tensors])
 
     def shaped(self, vector: Tensor) -> list[Tensor]:
         """A vector ``(size,)`` as tensors shaped, placed and typed like the parameters."""
-        pieces = vector.split([p.numel() for p in self.params])
-        return [piece.view(p.shape).to(p.device, p.dtype) for piece, p in zip(pieces, self.params, strict=True)]
+        params = self._values()
+        pieces = vector.split([entries(p) for p in params])
+        return [like(piece, p) for piece, p in zip(pieces, params, strict=True)]
 
     def weighted_batches(self) -> Iterator[tuple[float, Any, Any]]:
         """The batches, each with what it counts.
@@ -116,10 +133,12 @@ class Objective:
         return self.inside(lambda: self._batch_loss(x, y), params)
 
     def _batch_loss(self, x: Any, y: Any) -> Tensor:
-        with torch.enable_grad():
-            loss = self.loss_fn(self.model(x), y)
+        with torch.enable_grad(), MasksOf(self.params[0].dtype) if self._double else nullcontext():
+            loss = self.loss_fn(self.model(self.converted(x)), self.converted(y))
         if loss.dim() != 0:
             raise ValueError(f"loss_fn must give the mean over the batch, not a tensor of shape {tuple(loss.shape)}")
+        if loss.is_complex():
+            raise ValueError("loss_fn must give a real number, not a complex one: take its abs() or .real")
         return loss
 
     def inside(self, function: Callable[[], T], params: Iterable[Tensor] | None) -> T:
@@ -128,7 +147,10 @@ class Objective:
         That is the loss function, too, and a backward pass that computes checkpointed activations again.
         """
         changed = {id(p): value for p, value in zip(self.params, params or (), strict=params is not None)}
-        clones = {id(buffer): buffer.clone() for buffer in self.model.buffers()}
+        clones = {id(buffer): self.converted(buffer).clone() for buffer in self.model.buffers()}
+        if self._double:  # those that are no part of w, too
+            frozen = (p for p in self.model.parameters() if id(p) not in changed)
+            clones |= {id(p): self.converted(p.detach()) for p in frozen}
         # Every place is named, once: with tie_weights, functional_call would put the tensors of a module that is
         # used at two paths back in the wrong order, and leave the model with tensors for parameters.
         values = {
@@ -144,10 +166,17 @@ class Objective:
 
         At w they share the memory of the model's own.
         """
-        params: list[Tensor] = [p.detach() for p in self.params]
+        params = self._values()
         if offset is not None:
-            params = [p + e for p, e in zip(params, self.shaped(offset), strict=True)]
+            params = self._displaced(params, self.shaped(offset))
         return [p.requires_grad_() for p in params]
+
+    def _values(self) -> list[Tensor]:
+        return [self.converted(p.detach()) for p in self.params]
+
+    def converted(self, tensors: T) -> T:
+        """A tensor, or any structure of them, as this objective computes with it: the same, or `in_double`."""
+        return pytree.tree_map(_in_double, tensors) if self._double else tensors
 
     def loss(self, offset: Tensor | None = None) -> Tensor:
         """L, a 0-d tensor, at w or at w + ``offset`` ``(size,)``."""
@@ -155,7 +184,7 @@ class Objective:
         loss: Tensor = torch.zeros((), device=self.device, dtype=self.dtype)
         total = 0.0
         for weight, x, y in self.weighted_batches():
-            loss += weight * self.batch_loss(x, y, params).detach()
+            loss += weight * self.batch_loss(x, y, params).detach().to(self.dtype)
             total += weight
         return self.mean(total, loss)[0]
 
@@ -173,7 +202,7 @@ class Objective:
 
             value, pieces = self.inside(differentiated, params)
             gradient.add_(self.flat(pieces), alpha=weight)
-            loss += weight * value
+            loss += weight * value.to(self.dtype)
             total += weight
         loss, gradient = self.mean(total, loss, gradient)
         return loss, gradient
@@ -247,6 +276,12 @@ def _examples(x: Any, y: Any) -> int:
     if not isinstance(x, Tensor):
         raise TypeError(f"how many examples does a batch of {type(x).__name__} hold? Say so with weight=")
     return len(x)
+
+
+def _in_double(value: Any) -> Any:
+    if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
+        return value.to(torch.promote_types(value.dtype, torch.float64))
+    return value
 
 
 def _random_states(device: torch.device) -> list[Tensor]:

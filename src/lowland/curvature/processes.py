@@ -110,5 +110,5 @@ class Processes:
         return Eigenpairs(result.values.to(like), vectors, result.residuals.to(like), *_rest(result))
 
 
-def _rest(pairs: Eigenpairs) -> tuple[int, bool]:
-    return pairs.products, pairs.converged
+def _rest(pairs: Eigenpairs) -> tuple[int, bool, str, float]:
+    return pairs.products, pairs.converged, pairs.reason, pairs.largest

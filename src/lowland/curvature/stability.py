@@ -1,5 +1,6 @@
 """Where training stands with respect to its edge of stability: one check, everything the paper plots."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ class Stability:
         gradient_alignment: |cos(g, v)| with the principal eigenvector v.
         sam_gradient_alignment: |cos(∇L(w + ε), v)|.
         vector: v, shape ``(n,)``: the warm start of the next check.
+        reason: why ``converged`` is False, else empty.
     """
 
     loss: float
@@ -42,6 +44,7 @@ class Stability:
     gradient_alignment: float
     sam_gradient_alignment: float
     vector: Tensor
+    reason: str = ""
 
 
 def stability(
@@ -69,16 +72,25 @@ def stability(
         start: ``vector`` of the last check.
         weight: what a batch counts.
 
+    The eigenpair is checked as that of `lowland.curvature.Hessian.eigenpairs`, at the same price.
+
     Raises:
         FloatingPointError: if the loss or a product is not finite.
+        ValueError: where two evaluations at the same weights differ.
+        RuntimeError: where an operation has no second derivative.
+
+    Warns:
+        UserWarning: with the reason, where ``converged`` is False.
     """
     hessian = Hessian(model, loss_fn, batches, weight=weight)
     loss, gradient = hessian.objective.loss_and_gradient()
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}")
-    measured, vector = at_w(hessian, loss, gradient, rho=rho, eps=eps, tol=tol, start=start)
+    measured, vector, reason = at_w(hessian, loss, gradient, rho=rho, eps=eps, tol=tol, start=start)
+    if not measured["converged"]:
+        warnings.warn(f"the Hessian norm is not certified: {reason}", stacklevel=2)
     edge = sam_edge(measured["gradient_norm"], lr, rho)
-    return Stability(**measured, edge=edge, gd_edge=2 / lr, vector=vector)
+    return Stability(**measured, edge=edge, gd_edge=2 / lr, vector=vector, reason=reason)
 
 
 def at_w(
@@ -91,8 +103,8 @@ def at_w(
     tol: float,
     start: Tensor | None,
     max_basis: int = 64,
-) -> tuple[dict[str, Any], Tensor]:
-    """Everything in a `Stability` but the edges, by name; and v.
+) -> tuple[dict[str, Any], Tensor, str]:
+    """Everything in a `Stability` but the edges, by name; v; and why the eigenpair has not converged, else empty.
 
     Args:
         hessian: at w.
@@ -110,7 +122,7 @@ def at_w(
     sam = gradient
     if isinstance(rho, Tensor) or rho > 0:
         _, sam = hessian.objective.loss_and_gradient(perturbation(gradient, rho, eps))
-    pairs = hessian.eigenpairs(k=1, tol=tol, start=start, max_basis=max_basis)
+    pairs = hessian.certified(k=1, tol=tol, start=start, max_basis=max_basis, at_w=(loss, gradient))
     vector = pairs.vectors[0]
     measured = {
         "loss": loss.item(),
@@ -122,4 +134,4 @@ def at_w(
         "gradient_alignment": alignment(gradient, vector).item(),
         "sam_gradient_alignment": alignment(sam, vector).item(),
     }
-    return measured, vector
+    return measured, vector, pairs.reason

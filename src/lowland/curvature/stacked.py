@@ -1,19 +1,24 @@
 """Where many runs of one network stand with respect to their edges of stability: one check for all of them."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from lowland.curvature.certify import Claims, Gradients, amended, objections
+from lowland.curvature.chance import Unchanging
 from lowland.curvature.edge import alignment, sam_edge
 from lowland.curvature.lanczos import Eigenpairs, eigenpairs
 from lowland.curvature.lockstep import principal_eigenpairs
 from lowland.curvature.objective import LossFn, Objective
+from lowland.curvature.second_order import Region, differentiable_twice
 from lowland.curvature.stability import Stability
+from lowland.curvature.vectors import Displacement, as_real, coarsest, entries, like, real_type
 from lowland.optim.functional import EPS, check_rho, perturbation
 
 _BUSY = 500_000  # parameters times examples: from about here on one run keeps a core busy, see `_Stack.several`
@@ -37,7 +42,8 @@ def stability_of_stack(
     """`lowland.curvature.stability` of N runs of one network, each at its own weights and on its own batch.
 
     Every operation is one for all runs (`torch.vmap`), from the loss to the Lanczos iteration. The figures are those
-    of one run at a time, up to rounding.
+    of one run at a time, up to rounding. So are the checks of the eigenpairs, at the same price, and a loss that isn't
+    the same twice is refused at that of one loss more.
 
     Args:
         model: one of the networks, for its code; it stays untouched. Buffers and frozen parameters are its own in all
@@ -62,7 +68,12 @@ def stability_of_stack(
         notice.
 
     Raises:
-        ValueError: for lengths or names that don't fit, a negative or non-finite ρ, an η that is not positive.
+        ValueError: for lengths or names that don't fit, a negative or non-finite ρ, an η that is not positive; where
+            two evaluations at the same weights differ.
+        RuntimeError: where an operation has no second derivative.
+
+    Warns:
+        UserWarning: with the reason, where ``converged`` is False.
     """
     runs = len(lr)
     starts = [None] * runs if starts is None else starts
@@ -79,12 +90,20 @@ def stability_of_stack(
     results: list[Stability | FloatingPointError] = []
     for first in range(0, runs, chunk):
         some = list(range(runs))[first : first + chunk]
-        for run, measured in zip(some, _measure(stack, some, rho, eps, tol, starts), strict=True):
+        with differentiable_twice(model) as stack.region:
+            found = _measure(stack, some, rho, eps, tol, starts)
+        for run, measured in zip(some, found, strict=True):
             if isinstance(measured, FloatingPointError):
                 results.append(measured)
             else:
                 edge = sam_edge(measured["gradient_norm"], lr[run], rho[run])
                 results.append(Stability(**measured, edge=edge, gd_edge=2 / lr[run]))
+    reasons = [found.reason for found in results if isinstance(found, Stability) and not found.converged]
+    if reasons:
+        warnings.warn(
+            f"the Hessian norms of {len(reasons)} of {runs} runs are not certified; of the first: {reasons[0]}",
+            stacklevel=2,
+        )
     return results
 
 
@@ -100,8 +119,14 @@ def _measure(
         if not math.isfinite(loss)
     }
     finite = [row for row, run in enumerate(runs) if run not in found]
+    if finite:
+        seen = Unchanging(stack.dtype, coarsest(stack.params))
+        again = [runs[row] for row in finite]
+        seen(losses[finite])
+        seen(stack.losses(stack.leaves(again), again).detach())
     pairs = _eigenpairs(products, finite, [starts[runs[row]] for row in finite], tol)
     products.forget()
+    pairs = _certified(stack, [runs[row] for row in finite], pairs, gradients[finite], tol)
     found |= {runs[row]: pair for row, pair in zip(finite, pairs, strict=True)}
     rows = [row for row, run in enumerate(runs) if isinstance(found[run], Eigenpairs)]
     if rows:
@@ -124,6 +149,7 @@ def _measure(
                 "products": pair.products,
                 "converged": pair.converged,
                 "vector": pair.vectors[0],
+                "reason": pair.reason,
             }
     return [found[run] for run in runs]
 
@@ -149,6 +175,28 @@ def _eigenpairs(
     )  # fmt: skip
 
 
+def _certified(
+    stack: "_Stack", runs: list[int], pairs: list[Eigenpairs | FloatingPointError], gradients: Tensor, tol: float
+) -> list[Eigenpairs | FloatingPointError]:
+    """``pairs`` as `lowland.curvature.certify` has them."""
+    rows = [row for row, pair in enumerate(pairs) if isinstance(pair, Eigenpairs)]
+    good = [pair for pair in pairs if isinstance(pair, Eigenpairs)]
+    if not good:
+        return pairs
+    values, vectors = torch.cat([pair.values for pair in good]), torch.cat([pair.vectors for pair in good])
+    claims = Claims(
+        vectors, values[:, None] * vectors, torch.cat([pair.residuals for pair in good]).double().cpu(),
+        values.abs().double().cpu(), gradients[rows], coarsest(stack.params) > torch.finfo(torch.float32).eps,
+        stack.region is not None and stack.region.kinks,
+    )  # fmt: skip
+    some = [runs[row] for row in rows]
+    checked = pairs.copy()
+    found = objections(claims, stack.gradients(some), lambda: stack.in_double().gradients(some), tol)
+    for row, pair, objection in zip(rows, good, found, strict=True):
+        checked[row] = amended(pair, [objection], tol, pair.values.abs().item())
+    return checked
+
+
 def _sam_gradient(stack: "_Stack", runs: list[int], gradient: Tensor, rho: list[float], eps: float) -> Tensor:
     """Each run's ∇L(w + ε), ``(a, size)``, given that at w: the same where ρ = 0."""
     rows = [row for row, radius in enumerate(rho) if radius > 0]
@@ -158,9 +206,8 @@ def _sam_gradient(stack: "_Stack", runs: list[int], gradient: Tensor, rho: list[
     offsets = torch.vmap(perturbation, in_dims=(0, 0, None))(gradient[rows], radii, eps)
     climbing = [runs[row] for row in rows]
     leaves = stack.leaves(climbing, offsets)
-    losses = stack.losses(leaves, climbing)
     gradient = gradient.clone()
-    gradient[rows] = stack.flat(stack.objective.derivatives(losses.sum(), leaves))
+    gradient[rows] = stack.gradient(leaves, climbing)
     return gradient
 
 
@@ -179,7 +226,9 @@ class _Stack:
                 raise ValueError(f"{name} of all runs must have the shape {shape}, not {tuple(stacked.shape)}")
         self.runs = len(self.params[0])
         self.size, self.device = objective.size, self.params[0].device
-        self.dtype = reduce(torch.promote_types, (stacked.dtype for stacked in self.params))
+        self.dtype = real_type(self.params)
+        self._displaced = Displacement()
+        self.region: Region | None = None
 
     def several(self) -> int:
         """How many runs at a time to measure, at least 1."""
@@ -191,37 +240,55 @@ class _Stack:
         """The parameters of ``runs``, or these plus ``offsets``, to differentiate by."""
         params = [self._of(runs, stacked) for stacked in self.params]
         if offsets is not None:
-            params = [p + e for p, e in zip(params, self.shaped(offsets), strict=True)]
+            params = self._displaced(params, self.shaped(offsets))
         return [p.detach().requires_grad_() for p in params]
+
+    def in_double(self) -> "_Stack":
+        """The same in float64, see `Objective.in_double`."""
+        other = copy(self)
+        other.objective, other.dtype = self.objective.in_double(), torch.float64
+        other.params = other.objective.converted(self.params)
+        return other
+
+    def gradients(self, runs: list[int]) -> Gradients:
+        """∇L of ``runs`` near their weights."""
+        squares = sum(as_real(stacked[runs]).to(self.dtype).flatten(1).square().sum(1) for stacked in self.params)
+
+        def at(rows: Sequence[int], offsets: Tensor) -> Tensor:
+            some = [runs[row] for row in rows]
+            return self.gradient(self.leaves(some, offsets), some)
+
+        return Gradients(at, self.dtype, torch.as_tensor(squares).sqrt().double().cpu())
+
+    def gradient(self, leaves: list[Tensor], runs: list[int]) -> Tensor:
+        """∇L at ``leaves``, those of ``runs``: ``(a, size)``."""
+        return self.flat(self.objective.derivatives(self.losses(leaves, runs).sum(), leaves))
 
     def losses(self, leaves: list[Tensor], runs: list[int]) -> Tensor:
         """The loss of each of ``runs``, ``(a,)``, differentiable. Each sees the random numbers that it would alone."""
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
         x, y = (self.x, self.y) if self.shared else (self._of(runs, self.x), self._of(runs, self.y))
         batched = None if self.shared else 0
         batch_loss = torch.vmap(
             lambda params, x, y: self.objective.batch_loss(x, y, params),
             in_dims=(0, batched, batched), randomness="same",
         )  # fmt: skip
-        with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no second derivative, nor vmap
-            if len(runs) == 1:  # kernels for one are faster than those for a batch of one
-                if not self.shared:
-                    x, y = pytree.tree_map(lambda tensor: tensor[0], (x, y))
-                return self.objective.batch_loss(x, y, [leaf.squeeze(0) for leaf in leaves])[None]
-            return batch_loss(leaves, x, y)
+        if len(runs) == 1:  # kernels for one are faster than those for a batch of one
+            if not self.shared:
+                x, y = pytree.tree_map(lambda tensor: tensor[0], (x, y))
+            return self.objective.batch_loss(x, y, [leaf.squeeze(0) for leaf in leaves])[None].to(self.dtype)
+        losses: Tensor = batch_loss(leaves, x, y).to(self.dtype)
+        return losses
 
     def flat(self, pieces: Sequence[Tensor]) -> Tensor:
         """Tensors shaped like the stacked parameters, as ``(a, size)``."""
-        return torch.cat([piece.flatten(1).to(self.device, self.dtype) for piece in pieces], 1)
+        return torch.cat([as_real(piece).flatten(1).to(self.device, self.dtype) for piece in pieces], 1)
 
     def shaped(self, vectors: Tensor) -> list[Tensor]:
         """``(a, size)`` as tensors shaped and typed like the stacked parameters."""
-        shapes = [stacked.shape[1:] for stacked in self.params]
-        pieces = vectors.split([shape.numel() for shape in shapes], 1)
+        pieces = vectors.split([entries(param) for param in self.objective.params], 1)
         return [
-            piece.reshape(len(vectors), *shape).to(stacked)
-            for piece, shape, stacked in zip(pieces, shapes, self.params, strict=True)
+            like(piece, stacked, (len(vectors), *stacked.shape[1:]))
+            for piece, stacked in zip(pieces, self.params, strict=True)
         ]
 
     def _of(self, runs: list[int], stacked: Any) -> Any:

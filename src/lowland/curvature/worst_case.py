@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.curvature.groups import Sharpness, check_count, groups
+from lowland.curvature.chance import Unchanging
+from lowland.curvature.groups import Sharpness, check_count, groups, unchanging_groups
 from lowland.curvature.lanczos import random_direction
 from lowland.curvature.objective import LossFn, Objective, Weight
+from lowland.curvature.vectors import coarsest
 from lowland.optim.functional import EPS, check_rho, global_norm, perturbation
 
 _STRIDE = 0.1  # length of each of several ascent steps over ρ, as Andriushchenko & Flammarion (2022) have it
@@ -43,6 +45,8 @@ def sharpness(
     lead out of it; SAM's step is tried besides. What counts is the highest loss seen, that at w itself left out, so
     more steps or restarts never find less, and a value is negative where all that was tried lies lower than w.
 
+    The loss of each group at w is measured once more than needed: where it isn't the same, nothing else is either.
+
     Args:
         model: see `lowland.curvature.Hessian`, as for ``loss_fn`` and ``batches``.
         loss_fn: mean loss over a batch.
@@ -66,7 +70,8 @@ def sharpness(
 
     Raises:
         TypeError: with ``m``, if a batch isn't two tensors that can be cut.
-        ValueError: for arguments out of range; with ``m``, if a layer couples the examples of a batch.
+        ValueError: for arguments out of range; with ``m``, if a layer couples the examples of a batch; where two
+            evaluations of the loss at w differ.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -79,7 +84,7 @@ def sharpness(
     ascent = Ascent(rho, steps, restarts, adaptive, step_size, eps, seed)
     check_m(m)
     objective = Objective(model, loss_fn, batches, weight=weight)
-    weights, values = zip(*((weight, ascent.rise(group)) for weight, group in groups(objective, m)), strict=True)
+    weights, values = zip(*_rises(objective, m, ascent), strict=True)
     value = sum(weight * each for weight, each in zip(weights, values, strict=True)) / sum(weights)
     return Sharpness(value, values, weights, _standard_error(value, weights, values))
 
@@ -112,7 +117,8 @@ def m_sharpness(
 
     Raises:
         TypeError: with ``m``, if a batch isn't two tensors that can be cut.
-        ValueError: for arguments out of range; with ``m``, if a layer couples the examples of a batch.
+        ValueError: for arguments out of range; with ``m``, if a layer couples the examples of a batch; where two
+            evaluations of the loss at w differ.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -124,7 +130,15 @@ def m_sharpness(
     """
     ascent = Ascent(rho, steps, eps=eps)
     check_m(m)
-    return mean_rise(Objective(model, loss_fn, batches, weight=weight), m, ascent)
+    objective = Objective(model, loss_fn, batches, weight=weight)
+    if m is not None:
+        rises = list(_rises(objective, m, ascent))
+        return sum(weight * rise for weight, rise in rises) / sum(weight for weight, _ in rises)
+    seen = Unchanging(objective.dtype, coarsest(objective.params))
+    at_w = objective.loss_and_gradient()
+    seen(at_w[0])
+    seen(objective.loss())
+    return ascent.rise(objective, at_w)
 
 
 @dataclass(frozen=True)
@@ -153,7 +167,7 @@ class Ascent:
     def rise(self, objective: Objective, at_w: tuple[Tensor, Tensor] | None = None) -> float:
         """The highest L(w + ε) − L(w) found, where loss and gradient ``at_w`` may be known already."""
         # In z = ε/|w|, or ε itself, the ball is round.
-        scale = objective.flat(p.detach().abs() for p in objective.params) if self.adaptive else 1.0
+        scale = objective.flat(p.detach() for p in objective.params).abs() if self.adaptive else 1.0
         stride = _STRIDE if self.step_size is None else self.step_size
         at_w = at_w or objective.loss_and_gradient()
         highest = torch.full_like(at_w[0], -math.inf)
@@ -189,8 +203,16 @@ class Ascent:
         return z * (self.rho / torch.linalg.vector_norm(z)).clamp(max=1).nan_to_num(1.0)  # 0/0: ρ or g is 0
 
 
-def mean_rise(objective: Objective, m: int | None, ascent: Ascent, at_w: tuple[Tensor, Tensor] | None = None) -> float:
-    """`m_sharpness` of an objective, whose loss and gradient ``at_w`` may be known already."""
+def _rises(objective: Objective, m: int | None, ascent: Ascent) -> Iterator[tuple[float, float]]:
+    """What each group counts, and its rise."""
+    for weight, group, again in unchanging_groups(objective, m):
+        at_w = group.loss_and_gradient()
+        again(at_w[0])
+        yield weight, ascent.rise(group, at_w)
+
+
+def mean_rise(objective: Objective, m: int | None, ascent: Ascent, at_w: tuple[Tensor, Tensor]) -> float:
+    """`m_sharpness` of an objective, whose loss and gradient ``at_w`` are known already, and known not to change."""
     if m is None:
         return ascent.rise(objective, at_w)
     found = [(weight, ascent.rise(group)) for weight, group in groups(objective, m)]

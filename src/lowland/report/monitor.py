@@ -2,12 +2,16 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lowland.curvature import read_jsonl
 from lowland.report.figures import draw
+from lowland.training.drawing import Figure
 from lowland.training.figures import EDGE_OF_STABILITY, SHARPNESS
+
+NO_EDGE = "no edge: it is known for SGD alone"
 
 Records = Sequence[Mapping[str, Any]] | str | os.PathLike[str]
 
@@ -17,7 +21,8 @@ def draw_monitor(
 ) -> list[Path]:
     """Hessian norm and edges, alignments, loss and m-sharpness over the steps, each as PNG and PDF.
 
-    (Long & Bartlett 2024, *Sharpness-Aware Minimization and the Edge of Stability*, draw the first four.)
+    (Long & Bartlett 2024, *Sharpness-Aware Minimization and the Edge of Stability*, draw the first four.) Where the
+    optimizer is none whose edge is known (Adam, say), a note above the panel says so.
 
     Args:
         records: ``monitor.records``, or the JSONL file it wrote; several by name to have a panel for each.
@@ -35,11 +40,30 @@ def draw_monitor(
     if not panels or not all(panels.values()):
         raise ValueError("there are no records to draw: has the monitor made a check yet?")
     figures = [
-        figure
+        _named(figure, panels)
         for figure in (*EDGE_OF_STABILITY, SHARPNESS)
         if all(_known(panels, curve.column) or figure.name == "hessian-norm" for curve in figure.curves)
     ]
-    return draw(Path(directory), figures, panels, {name: name for name in panels}, title)
+    edges = [figure for figure in figures if any("edge" in curve.column for curve in figure.curves)]
+    others = [figure for figure in figures if figure not in edges]
+    noted = draw(Path(directory), edges, panels, {name: _note(name, lines) for name, lines in panels.items()}, title)
+    return noted + draw(Path(directory), others, panels, {name: name for name in panels}, title)
+
+
+def _note(name: str, lines: Sequence[Mapping[str, Any]]) -> str:
+    """What stands above a panel: its name, and why it has no edge where the optimizer is one that has none."""
+    moves = any(line.get("lr") is not None for line in lines)
+    if not moves or any(line.get("gd_edge") is not None for line in lines):
+        return name
+    return f"{name}\n{NO_EDGE}".strip()
+
+
+def _named(figure: Figure, panels: Mapping[str, Any]) -> Figure:
+    """With momentum the edge without SAM isn't 2/η."""
+    if not any(line.get("momentum") for lines in panels.values() for line in lines):
+        return figure
+    curves = (replace(c, label="edge without SAM") if c.column == "gd_edge" else c for c in figure.curves)
+    return replace(figure, curves=tuple(curves))
 
 
 def _known(panels: Mapping[str, Any], column: str) -> bool:

@@ -76,7 +76,7 @@ class EdgeCheck:
 
     def _record(self, measured: Stability) -> dict[str, Any]:
         self.vector = measured.vector
-        return {name: value for name, value in vars(measured).items() if name != "vector"}
+        return {name: value for name, value in vars(measured).items() if name not in ("vector", "reason")}
 
     def state_dict(self) -> dict[str, Any]:
         """The warm start."""

@@ -1,0 +1,280 @@
+"""Whether eigenpairs are those of the loss: their residuals once more, from differences of gradients.
+
+A product is what automatic differentiation makes of the model's code, and a residual computed from products sees none
+of its mistakes: an operation whose second derivative is wrong, or missing. Differences of gradients do.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lowland.curvature.lanczos import Eigenpairs
+from lowland.curvature.objective import Objective
+from lowland.curvature.vectors import as_real, coarsest
+
+_SHORTEST, _SHORT, _LONG, _LONGEST = 1e-12, 1e-8, 5e-4, 1e-2  # steps over ‖w‖
+_EXACT = 1e-3  # times |λ₁|: residuals differ by no more, whatever the tolerance
+_TARGET = 0.25  # share of the tolerance that rounding of the difference may take, where the step can be chosen so
+_MARGIN = 4  # over the rounding of w and of the gradient in a difference
+_PRODUCTS = 32  # rounding units that a product may be off by
+_OTHER, _HALF = 0.01, 0.3  # times ‖g‖: a gradient at w that differs by more is that of another function
+_FLAT = 1e-6  # times ‖g‖/‖w‖: less curvature than that is none
+_RANDOM = 1e-2  # tolerance for a product with any vector
+_SINGLE = torch.finfo(torch.float32).eps
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """∇L near w, of one run or of several.
+
+    Attributes:
+        at: the gradients ``(a, n)`` of the runs given, at w + offset for the rows of the offsets ``(a, n)``.
+        dtype: of these vectors.
+        norms: ‖w‖ of each run, float64 on the CPU.
+    """
+
+    at: Callable[[Sequence[int], Tensor], Tensor]
+    dtype: torch.dtype
+    norms: Tensor
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What is claimed of a unit vector of each run: that Hv is the image, but for a residual.
+
+    Attributes:
+        vectors: v, ``(a, n)``.
+        images: ``(a, n)``: λv.
+        residuals: ‖Hv − image‖ as the products have it, ``(a,)``, float64 on the CPU, as ``scales``.
+        scales: |λ₁|, ``(a,)``.
+        gradients: at w, ``(a, n)``.
+        coarse: whether the parameters are of a type coarser than float32, in which no difference makes sense.
+        kinks: whether a difference in float32 is likely to cross one.
+    """
+
+    vectors: Tensor
+    images: Tensor
+    residuals: Tensor
+    scales: Tensor
+    gradients: Tensor
+    coarse: bool
+    kinks: bool
+
+
+Objection = tuple[float, str]
+
+
+def objections(
+    claims: Claims,
+    own: Gradients,
+    double: Callable[[], Gradients],
+    tol: float,
+    agree: Callable[[bool], bool] = bool,
+) -> list[Objection | None]:
+    """Of each run None where central differences of gradients confirm the claim; else the residual they give, and why.
+
+    Confirmed means that the residual by differences is larger than the one claimed by no more than the rounding of the
+    difference, 4u(‖w‖|λ₁| + ‖g‖)/h for a step h and the rounding unit u, and that of a product, 32u|λ₁|. If it is
+    larger by no more than tol · |λ₁| (at most 1e-3 |λ₁|), it is true in place of the one claimed, and there is no
+    reason against that, which is then empty.
+
+    In float32 h is 5e-4 ‖w‖. Where that doesn't confirm (a difference across the kink of a ReLU has a curvature that
+    the Hessian has not), gradients are computed in float64, with an h of about 1e-11 ‖w‖; for float16, bfloat16 and
+    where a ReLU was seen that is the first. It takes two gradients. Differences that are too uncertain to contradict
+    anything, by twice their change from one side of w to the other, lead to the next step size; where none is left, the
+    claim could not be checked. That takes seven gradients at the most.
+
+    Args:
+        claims: what is claimed.
+        own: gradients in the precision of the products.
+        double: makes those in float64; raises where the model doesn't run in it.
+        tol: relative residual.
+        agree: what the first of several processes has decided.
+    """
+    found: dict[int, Objection | None] = {}
+    contradicted: dict[int, float] = {}
+    roughly: dict[int, float] = {}
+    left = list(range(len(claims.vectors)))
+    precise = own if own.dtype == torch.float64 else None
+    for in_double, longest in _steps(own.dtype, claims):
+        if not left:
+            break
+        try:
+            gradients = own
+            if in_double:
+                gradients = precise = precise or double()
+            verdicts = _compared(claims, left, gradients, longest, tol, own.dtype)
+        except Exception:
+            if not in_double or own.dtype == torch.float64:
+                raise
+            continue  # the model has types written into it
+        after = []
+        for row, (confirmed, larger, denied, residual) in zip(left, verdicts, strict=True):
+            if agree(confirmed and (in_double or not larger)):
+                found[row] = (residual, "") if larger else None
+                continue
+            if confirmed:  # but for what a long step sees beyond the Hessian
+                roughly[row] = residual
+            if denied:
+                contradicted[row] = residual
+            if agree(denied and in_double and longest <= _SHORT):  # so short a step that kinks are no excuse
+                found[row] = residual, _denial(residual, claims, row)
+            else:
+                after.append(row)
+        left = after
+    for row in left:
+        if row in roughly:
+            found[row] = roughly[row], ""
+        elif row in contradicted:
+            found[row] = contradicted[row], _denial(contradicted[row], claims, row)
+        else:
+            found[row] = claims.residuals[row].item(), UNCHECKED
+    return [found[row] for row in range(len(claims.vectors))]
+
+
+def contradiction(objective: Objective, vector: Tensor, image: Tensor, gradient: Tensor, kinks: bool) -> str:
+    """What differences of gradients say against Hv = ``image``, for v = ``vector``; empty where they say nothing."""
+    length = torch.linalg.vector_norm(vector)
+    if not (length > 0 and torch.isfinite(image).all() and torch.isfinite(gradient).all()):
+        return ""
+    unit, image = vector / length, image / length
+    scale = torch.linalg.vector_norm(image).double().cpu()[None]
+    coarse = coarsest(objective.params) > _SINGLE
+    claims = Claims(unit[None], image[None], torch.zeros_like(scale), scale, gradient[None], coarse, kinks)
+    agree = bool if objective.processes is None else objective.processes.agree
+    double = partial(_gradients, objective.in_double(), 1)
+    (objection,) = objections(claims, _gradients(objective, 1), double, _RANDOM, agree)
+    return "" if objection is None else objection[1]
+
+
+def certified(objective: Objective, pairs: Eigenpairs, gradient: Tensor, tol: float, kinks: bool) -> Eigenpairs:
+    """``pairs`` as they are where differences of gradients confirm them, else not converged, with the reason.
+
+    All are checked at once, by a combination of their vectors with random signs. Where that is not confirmed, each is
+    for itself, and its residual is then the one by differences.
+
+    Args:
+        objective: the loss.
+        pairs: of its Hessian.
+        gradient: at w, ``(n,)``.
+        tol: relative residual.
+        kinks: see `Claims`.
+    """
+    k = len(pairs.values)
+    largest = max(pairs.largest, pairs.values.abs().max().item())
+    own = _gradients(objective, k)
+    agree = bool if objective.processes is None else objective.processes.agree
+
+    def checked(vectors: Tensor, images: Tensor, residuals: Tensor) -> list[Objection | None]:
+        claims = Claims(
+            vectors, images, residuals.double().cpu(),
+            torch.full((len(vectors),), largest, dtype=torch.float64, device="cpu"), gradient.expand_as(vectors),
+            coarsest(objective.params) > _SINGLE, kinks,
+        )  # fmt: skip
+        return objections(claims, own, partial(_gradients, objective.in_double(), k), tol, agree)
+
+    images = pairs.values[:, None] * pairs.vectors
+    if k > 1:
+        signs = torch.randint(2, (1, k), generator=torch.Generator().manual_seed(0), device="cpu") * 2 - 1
+        signs = (signs / math.sqrt(k)).to(pairs.vectors)
+        (objection,) = checked(signs @ pairs.vectors, signs @ images, pairs.residuals.square().mean().sqrt()[None])
+        if objection is None:
+            return pairs
+    found = checked(pairs.vectors, images, pairs.residuals)
+    return amended(pairs, found, tol, largest)
+
+
+def amended(pairs: Eigenpairs, found: Sequence[Objection | None], tol: float, largest: float) -> Eigenpairs:
+    """``pairs`` with the residuals that `objections` has found, which may be too large to be certified."""
+    some = [objection for objection in found if objection is not None]
+    if not some:
+        return pairs
+    residuals = [
+        claimed if objection is None else objection[0]
+        for claimed, objection in zip(pairs.residuals.tolist(), found, strict=True)
+    ]
+    reason = max(some, key=lambda objection: (bool(objection[1]), objection[0]))[1]
+    if not reason and max(residuals) > tol * largest:
+        reason = f"differences of gradients give a residual of {max(residuals):.2g}, above tol · |λ₁|: lower tol"
+    reason = reason or pairs.reason
+    return replace(
+        pairs, residuals=pairs.residuals.new_tensor(residuals), converged=pairs.converged and not reason, reason=reason
+    )
+
+
+def _gradients(objective: Objective, runs: int) -> Gradients:
+    squares = (torch.linalg.vector_norm(as_real(p), dtype=objective.dtype).item() ** 2 for p in objective.leaves())
+
+    def at(rows: Sequence[int], offsets: Tensor) -> Tensor:
+        return torch.stack([objective.loss_and_gradient(offset)[1] for offset in offsets])
+
+    return Gradients(at, objective.dtype, torch.full((runs,), sum(squares) ** 0.5, dtype=torch.float64, device="cpu"))
+
+
+def _steps(dtype: torch.dtype, claims: Claims) -> list[tuple[bool, float]]:
+    """Whether in float64, and the longest step over ‖w‖, in the order of trying."""
+    if dtype == torch.float64:
+        return [(True, _SHORT), (True, _LONG)]
+    precise, rough = (True, _SHORT), (False, _LONG)
+    if claims.coarse:
+        return [precise]
+    return [*([precise, rough] if claims.kinks else [rough, precise]), (False, _LONGEST)]
+
+
+def _compared(
+    claims: Claims, rows: list[int], gradients: Gradients, longest: float, tol: float, own: torch.dtype
+) -> list[tuple[bool, bool, bool, float]]:
+    """Of each of ``rows`` whether its claim is confirmed, but for a larger residual, or contradicted; the residual."""
+    vectors, images = (tensor[rows].to(gradients.dtype) for tensor in (claims.vectors, claims.images))
+    norms, scales = gradients.norms[rows].clamp(min=0), claims.scales[rows]
+    norms = torch.where(norms > 0, norms, 1.0)
+    slopes = torch.linalg.vector_norm(claims.gradients[rows], dim=1).double().cpu()
+    rounding = _MARGIN * torch.finfo(gradients.dtype).eps * (norms * scales + slopes)
+    steps = rounding / (_TARGET * tol * scales)  # not finite where scales or tol are 0: the longest then
+    steps = steps.nan_to_num(math.inf).clamp(min=_SHORTEST * norms).minimum(longest * norms)
+    lengths = steps.to(vectors)[:, None]
+    ahead = gradients.at(rows, lengths * vectors)
+    behind = gradients.at(rows, -lengths * vectors)
+    residuals = torch.linalg.vector_norm((ahead - behind) / (2 * lengths) - images, dim=1).double().cpu()
+    excess = residuals - claims.residuals[rows]
+    noise = (rounding / steps).maximum(_PRODUCTS * torch.finfo(own).eps * scales)
+    allowed = torch.maximum(min(tol, _EXACT) * scales, noise)
+    telling = noise <= (scales / 2).maximum(_FLAT * slopes / norms)
+    confirmed = (excess <= allowed) & telling
+    denied = torch.zeros_like(confirmed)
+    if not confirmed.all():
+        at_w = claims.gradients[rows] if gradients.dtype == own else gradients.at(rows, torch.zeros_like(vectors))
+        change = torch.linalg.vector_norm((ahead - at_w) - (at_w - behind), dim=1).double().cpu() / steps
+        denied = ~(excess <= allowed + 2 * change)
+        # In float64 a model may draw other random numbers.
+        different = torch.linalg.vector_norm(at_w - claims.gradients[rows], dim=1).double().cpu()
+        denied &= different <= (_HALF if claims.coarse else _OTHER) * slopes
+    return list(zip(confirmed.tolist(), (excess > noise).tolist(), denied.tolist(), residuals.tolist(), strict=True))
+
+
+def _denial(residual: float, claims: Claims, row: int) -> str:
+    if claims.coarse:
+        why = (
+            "parameters of half precision are too coarse for products this exact. Measure a copy in single precision, "
+            "copy.deepcopy(model).float()"
+        )
+    else:
+        why = (
+            "the products are not those with the loss's Hessian. An operation of the model has a wrong second "
+            "derivative, or none that its backward lets through (a custom autograd.Function that detaches, say): write "
+            "it in differentiable operations"
+        )
+    return (
+        f"differences of gradients give a residual of {residual:.2g} where the products give "
+        f"{claims.residuals[row].item():.2g}: {why}"
+    )
+
+
+UNCHECKED = (
+    "the residual could not be checked: differences of gradients are too uncertain at these weights, by rounding or by "
+    "kinks (a ReLU whose input is 0), also in float64 where the model runs in it"
+)
