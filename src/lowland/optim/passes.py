@@ -19,7 +19,7 @@ from lowland.optim.displacement import Displacement
 from lowland.optim.memory import Memory
 from lowland.optim.randomness import random_states, replay
 from lowland.optim.sharding import global_dot, global_norm, local, local_pair, settled
-from lowland.optim.wrapper import Wrapper
+from lowland.optim.wrapper import Wrapper, shared
 
 
 @dataclass(slots=True)
@@ -55,17 +55,37 @@ _NO_GRADIENT = (
 class Passes(Wrapper):
     """What `SAM` does between two steps; `passes` says which evaluations the rules need, in order."""
 
-    model: nn.Module | None
-    m: int | None
-    eps: float
-    l2: float
-    same_masks: bool
-    freeze: bool
-    ascent_rule: Ascent
-    descent_rule: Descent | None
-    _scope: set[Tensor] | None
-    _memory: Memory
-    _displacement: Displacement
+    model: nn.Module | None = shared()
+    m: int | None = shared()
+    eps: float = shared()
+    l2: float = shared()
+    same_masks: bool = shared()
+    freeze: bool = shared()
+    ascent_rule: Ascent = shared()
+    descent_rule: Descent | None = shared()
+    _scope: set[Tensor] | None = shared()
+    _memory: Memory = shared()
+    _displacement: Displacement = shared()
+    #: Whether the descent rule makes the step's gradient of that at w, too.
+    _combines: bool = shared()
+    #: How many evaluations come before that at w + ε.
+    _evaluations: int = shared()
+    _needs_scale: bool = shared()
+    _learns: bool = shared()
+    _pass: str | None = shared()
+    _climb: _Plan | None = shared()
+    _states: list[Any] | None = shared()
+    _statistics: SavedStatistics | None = shared()
+    _fsdp: parallel.Fsdp = shared()
+    _names: dict[Tensor, str] = shared()
+    _beside: Beside = shared()
+    _at_w: list[Tensor | None] = shared()
+    _frozen: list[Tensor] = shared()
+    _engine: Any = shared()
+    #: Last passes since the last step.
+    _evaluated: int = shared()
+    _warned: bool = shared()
+    _told: bool = shared()
 
     @property
     def steps(self) -> int:
@@ -78,26 +98,15 @@ class Passes(Wrapper):
     def _forget(self) -> None:
         """No pass is under way, and none was."""
         descent = self.descent_rule
-        #: Whether the descent rule makes the step's gradient of that at w, too.
         self._combines = descent is not None and not descent.per_example
-        #: How many evaluations come before that at w + ε.
         self._evaluations = max(self.ascent_rule.evaluations, self._combines)
         self._needs_scale = self.ascent_rule.needs_scale or (descent is not None and descent.needs_scale)
         self._learns = type(self.ascent_rule).learn is not Ascent.learn
-        self._pass: str | None = None
-        self._climb: _Plan | None = None
-        self._states: list[Any] | None = None
-        self._statistics: SavedStatistics | None = None
-        self._fsdp = parallel.Fsdp(None, ())
-        self._names: dict[Tensor, str] = {}
-        self._beside = Beside()
-        self._at_w: list[Tensor | None] = []
-        self._frozen: list[Tensor] = []
-        self._engine: Any = None
-        #: Last passes since the last step.
+        self._pass = self._climb = self._states = self._statistics = self._engine = None
+        self._fsdp, self._beside = parallel.Fsdp(None, ()), Beside()
+        self._names, self._at_w, self._frozen = {}, [], []
         self._evaluated = 0
-        self._warned = False
-        self._told = True
+        self._warned, self._told = False, True
 
     def passes(self, scaler: Any = None, sync: bool = True) -> Iterator[AbstractContextManager[None]]:
         """The evaluations that one step takes, in order; run forward and backward inside each.

@@ -20,6 +20,7 @@ from lowland.optim.memory import Memory, split
 from lowland.optim.passes import Passes
 from lowland.optim.scope import Scope, resolve
 from lowland.optim.sharding import local, settled
+from lowland.optim.wrapper import shared
 
 Rho = float | Callable[[int], float]
 
@@ -121,6 +122,15 @@ class SAM(Passes):
         >>> loss = optimizer.step(closure)
     """
 
+    scope: Any = shared()
+    audit: bool = shared()
+    memory_limit: float | None = shared()
+    perturbed_norms: bool = shared()
+    _schedule: Callable[[int], float] | None = shared()
+    _rho: float = shared()
+    #: Groups whose rho follows the schedule.
+    _scheduled: list[int] = shared()
+
     def __init__(
         self,
         base: Optimizer,
@@ -166,10 +176,11 @@ class SAM(Passes):
             if set(params).isdisjoint(model.parameters()):
                 raise ValueError("model= is another model: it has none of the base optimizer's parameters")
         parallel.check(params)
-        self.ascent_rule, self.descent_rule = rules.check(ascent, descent, base, model, m)
+        climbing, descending = rules.check(ascent, descent, base, model, m)
         if m is not None:
             grouped.check(m, model, params)
         super().__init__(base)
+        self.ascent_rule, self.descent_rule = climbing, descending
         if isinstance(scope, Iterable) and not isinstance(scope, nn.Module):
             scope = list(scope)
         self._memory = Memory((*self.ascent_rule.memory, *(() if descent is None else descent.memory)))
@@ -185,7 +196,7 @@ class SAM(Passes):
                 "argument. Make a new base optimizer, or set group['rho'] or delete it first.",
                 stacklevel=2,
             )
-        self._scheduled: list[int] = []
+        self._scheduled = []
         self._displacement = Displacement(keep_on)
         self._forget()
         self._complete_groups()
@@ -400,7 +411,7 @@ class SAM(Passes):
     @property  # type: ignore[misc]
     def state(self) -> Any:
         """The base optimizer's, with what the rules remember beside it."""
-        memory = self.__dict__.get("_memory")
+        memory = getattr(self._own, "_memory", None)
         return memory.save({p: p for p in self._params()}, self.base.state) if memory else self.base.state
 
     @state.setter
@@ -448,8 +459,9 @@ class SAM(Passes):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Undo `__getstate__`."""
-        self._displacement = Displacement(state.pop("keep_on"))
+        keep_on = state.pop("keep_on")
         super().__setstate__(state)
+        self._displacement = Displacement(keep_on)
         self._forget()
 
     def __repr__(self) -> str:
