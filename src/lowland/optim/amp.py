@@ -5,6 +5,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
+
+
+def clear_caches() -> None:
+    """Forget what torch keeps of weights that are about to move: autocast's casts, and parametrized weights.
+
+    The latter inside ``torch.nn.utils.parametrize.cached()``. Either would serve the next pass in place of its own.
+    """
+    torch.clear_autocast_cache()
+    parametrize._cache.clear()
 
 
 def loss_scale(scaler: Any, like: Tensor) -> float | Tensor:

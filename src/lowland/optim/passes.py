@@ -489,7 +489,7 @@ class Passes(Wrapper):
 
     def _forget_copies_of_weights(self) -> None:
         """Made elsewhere, and not of the weights that are there now."""
-        torch.clear_autocast_cache()  # casts
+        amp.clear_caches()
         self._fsdp.reshard()  # gathered
 
     @contextmanager

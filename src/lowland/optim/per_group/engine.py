@@ -103,7 +103,7 @@ class Engine:
 
         def losses() -> Tensor:
             replay(states)
-            torch.clear_autocast_cache()
+            amp.clear_caches()
             return grouped.per_example(watched)
 
         def watched() -> Tensor:
@@ -154,7 +154,7 @@ class Engine:
             left = [step.names[p] for p in params if p.grad is not None]
         finally:
             optimizer._end(params, held)
-            torch.clear_autocast_cache()
+            amp.clear_caches()
         if left:
             raise NotCovered(
                 f"{left[0]} has a gradient that came by a way nobody watches (a function of autograd's own, say, or "
@@ -188,7 +188,7 @@ class Engine:
                     amp.scaled(step.scaler, value.sum() / groups.whole).backward()
         finally:
             optimizer._pass = None
-            torch.clear_autocast_cache()
+            amp.clear_caches()
         at_moved = None
         with torch.no_grad():
             if optimizer.perturbed_norms:
