@@ -86,6 +86,22 @@ class Passes(Wrapper):
     _evaluated: int = shared()
     _warned: bool = shared()
     _told: bool = shared()
+    _scaling: amp.Scaling = shared()
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The base optimizer's.
+
+        Raises:
+            RuntimeError: to a GradScaler that unscales before the passes are over.
+        """
+        if self._pass is not None or self._climb is not None:
+            amp.refuse_unscaling()
+        return self.base.param_groups
+
+    @param_groups.setter
+    def param_groups(self, value: list[dict[str, Any]]) -> None:
+        self.base.param_groups = value
 
     @property
     def steps(self) -> int:
@@ -103,7 +119,7 @@ class Passes(Wrapper):
         self._needs_scale = self.ascent_rule.needs_scale or (descent is not None and descent.needs_scale)
         self._learns = type(self.ascent_rule).learn is not Ascent.learn
         self._pass = self._climb = self._states = self._statistics = self._engine = None
-        self._fsdp, self._beside = parallel.Fsdp(None, ()), Beside()
+        self._fsdp, self._beside, self._scaling = parallel.Fsdp(None, ()), Beside(), amp.Scaling()
         self._names, self._at_w, self._frozen = {}, [], []
         self._evaluated = 0
         self._warned, self._told = False, True
@@ -121,7 +137,7 @@ class Passes(Wrapper):
         """
         self._refuse_per_example("passes()")
         self._complete_groups()
-        self._told = scaler is not None
+        self._tell(scaler)
         before = self._evaluated
         if self._stays:
             yield self._plain(scaler)
@@ -169,7 +185,7 @@ class Passes(Wrapper):
         if self._evaluations != 1 or not self._climbs:
             raise RuntimeError(f"{self._rules} takes other passes than ascent() and perturbed(): use passes()")
         self._complete_groups()
-        self._told = scaler is not None
+        self._tell(scaler)
         return self._ascent(scaler, sync)
 
     @contextmanager
@@ -177,7 +193,7 @@ class Passes(Wrapper):
         """At w, or ``onward``: where the climb so far has led."""
         if onward and self._climb is None:
             raise RuntimeError("a pass was left out: run every evaluation of passes() in turn")
-        self._ready("ascent pass")
+        self._ready_for("ascent pass")
         if not sync and self._combines:
             raise ValueError(f"{self._rules} takes both gradients of the same batch: sync=False can't be")
         before, self._climb = self._climb if onward else None, None
@@ -204,6 +220,8 @@ class Passes(Wrapper):
             self._at_w = [parallel.set_aside(gradient) for gradient in gradients]
         with torch.no_grad():
             self._climb = self._plan(params, gradients, rhos, scaler, sync, before)
+        if self._scaling.scaler is not None:
+            self._scaling.note()
 
     @contextmanager
     def _at(self, plan: _Plan | None) -> Iterator[None]:
@@ -359,7 +377,7 @@ class Passes(Wrapper):
         """At w + ε; ``share`` is that of the pass in the step's loss."""
         if self._pass is None and self._climb is None and self._evaluations:
             raise RuntimeError("perturbed() needs an ascent() before it, to know where to climb")
-        self._ready("perturbed pass")
+        self._ready_for("perturbed pass")
         if not self._evaluations:
             self._start()
             with torch.no_grad():
@@ -382,7 +400,7 @@ class Passes(Wrapper):
                 self._add(params, at_w, gradients, plan.climb.factor, plan.scale)
             if plan.scaler is not None or self._beside:
                 self._pass_on_overflow(plan, params)
-            self._evaluated += 1
+            self._count_pass()
         finally:
             self._pass = None
 
@@ -397,14 +415,14 @@ class Passes(Wrapper):
     @contextmanager
     def _alone(self, scaler: Any) -> Iterator[None]:
         """The only pass of a step that reuses what an earlier one learnt."""
-        self._ready("plain pass")
+        self._ready_for("plain pass")
         self._start()
         params, _ = self._trainable()
         with self._apart("plain", params) as gradients:
             yield
             self._penalize(scaler)
         self._add(params, None, gradients, 1.0)
-        self._evaluated += 1
+        self._count_pass()
 
     @torch.no_grad()
     def _add(
@@ -494,13 +512,13 @@ class Passes(Wrapper):
 
     @contextmanager
     def _plain(self, scaler: Any) -> Iterator[None]:
-        self._ready("plain pass")
+        self._ready_for("plain pass")
         self._start()
         try:
             self._pass = "plain"
             yield
             self._penalize(scaler)
-            self._evaluated += 1
+            self._count_pass()
         finally:
             self._pass = None
 
@@ -510,6 +528,25 @@ class Passes(Wrapper):
         self._beside.forget_if_gradients_went()
         self._fsdp = parallel.Fsdp(self.model, self._params())
 
+    def _count_pass(self) -> None:
+        """The last of a run of passes is done."""
+        self._evaluated += 1
+        if self._scaling.scaler is not None:
+            self._scaling.note()
+
+    def _tell(self, scaler: Any) -> None:
+        """The passes of the loss that ``scaler`` scales, if any, begin."""
+        self._told = scaler is not None
+        self._scaling.tell(scaler)
+
+    def _ready_for(self, what: str) -> None:
+        """For a pass, as `_ready`, and the gradients that are there are scaled as its own will be."""
+        self._ready(what)
+        if self._scaling.scaler is not None:
+            known = {id(self), id(self.base), self._own.known_as}
+            there = self._at_w if self._climb is not None and self._combines else [p.grad for p in self._params()]
+            self._scaling.check_pass(known, there)
+
     def _not_inside(self, what: str) -> None:
         if self._pass is not None:
             raise RuntimeError(f"{what} inside the {self._pass} pass: leave its `with` block first")
@@ -517,7 +554,7 @@ class Passes(Wrapper):
     def _trainable(self) -> tuple[list[Tensor], list[float]]:
         """The parameters that may get a gradient, and the radius of each."""
         params, rhos = [], []
-        for group in self.param_groups:
+        for group in self.base.param_groups:
             rho = group["rho"]
             for param in group["params"]:
                 if param.requires_grad:
@@ -537,7 +574,7 @@ class Passes(Wrapper):
         return self._names[param]
 
     def _params(self) -> Iterator[Tensor]:
-        return (param for group in self.param_groups for param in group["params"])
+        return (param for group in self.base.param_groups for param in group["params"])
 
     @property
     def per_example(self) -> bool:

@@ -24,6 +24,9 @@ from lowland.optim.wrapper import shared
 
 Rho = float | Callable[[int], float]
 
+_PASSES_WITH_SCALER = (
+    "`for evaluation in optimizer.passes(scaler=scaler): with evaluation: scaler.scale(loss_fn()).backward()`"
+)
 STEPS = "sam_steps"  # in every parameter group: what saves optimizers elsewhere carries groups, and often nothing else
 
 
@@ -279,6 +282,7 @@ class SAM(Passes):
         losses = []
         self._ready("step()")
         if closure is not None:
+            self._refuse_in_scaler()
             self._climb = None
             self.zero_grad()
             if self.per_example:
@@ -313,12 +317,15 @@ class SAM(Passes):
         if not self.per_example:
             raise RuntimeError("backward() is for m-SAM and ESAM: give SAM an m, or run backward in passes()")
         self._complete_groups()
-        self._told = scaler is not None
+        self._tell(scaler)
         if self.m is None:
             return selected.backward(self, closure, scaler)
+        self._ready_for("m-SAM pass")
         if self._engine is None:
             self._engine = per_group.Engine(self)
-        return self._engine.backward(closure, scaler)
+        mean = self._engine.backward(closure, scaler)
+        self._scaling.note()
+        return mean
 
     @property
     def last(self) -> per_group.Last | None:
@@ -332,6 +339,9 @@ class SAM(Passes):
         print(per_group.Engine(self).plan() if self._engine is None else self._engine.plan())
 
     def _update(self) -> None:
+        if self._evaluated:
+            self._scaling.check_step(self.base)
+            self._scaling.forget()
         evaluated, self._evaluated = self._evaluated, 0
         if evaluated:
             if not self._fsdp.modules and all(param.grad is None for param in self._params()):
@@ -356,6 +366,7 @@ class SAM(Passes):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's."""
         self._beside.clear()
+        self._scaling.forget()
         self.base.zero_grad(set_to_none)
 
     def _refuse_unknown_scale(self) -> None:
@@ -363,6 +374,14 @@ class SAM(Passes):
             raise RuntimeError(
                 f"the loss was scaled, and {'l2' if self.l2 else self._rules} needs to know by what: hand the "
                 "GradScaler to the passes, too: optimizer.passes(scaler=scaler)"
+            )
+
+    def _refuse_in_scaler(self) -> None:
+        if amp.inside_scaler():
+            how = "optimizer.backward(closure, scaler=scaler)" if self.per_example else _PASSES_WITH_SCALER
+            raise RuntimeError(
+                "scaler.step(optimizer, closure) unscales before the closure runs: the update would be as much too "
+                f"large as the loss is scaled. Instead: {how}, then scaler.step(optimizer)"
             )
 
     def _learn(self) -> None:

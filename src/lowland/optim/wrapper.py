@@ -59,14 +59,14 @@ class Wrapper(Optimizer):
     found_inf: Any = _OfBase()
 
     def __init__(self, base: Optimizer):
-        self.base, self._own = base, SimpleNamespace()
+        self.base, self._own = base, SimpleNamespace(known_as=id(self))
         # Not Optimizer.__init__, which would make groups and state of its own beside the base's; this sets up
         # hooks and profiling as unpickling does.
         super().__setstate__({})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """For copies and pickles, which share nothing with where they come from but what ``state`` brings."""
-        self._own = SimpleNamespace()
+        self._own = SimpleNamespace(known_as=id(self))
         for name, value in state.items():
             setattr(self, name, value)
         super().__setstate__({})
