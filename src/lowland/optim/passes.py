@@ -45,10 +45,9 @@ _NOT_ENTERED = (
     "passes() went on, but its last evaluation was not run: `for evaluation in optimizer.passes():`, and in it "
     "`with evaluation:` around forward and backward"
 )
-_NO_GRADIENT = (
-    "no parameter that climbs received a gradient in this pass: was backward() called? (With FSDP2, "
-    "set_requires_gradient_sync(False) and set_requires_all_reduce(False) keep gradients from the optimizer: leave "
-    "them on for the ascent, and for every pass where a rule takes both gradients.)"
+_FSDP2 = (
+    " (With FSDP2, set_requires_gradient_sync(False) and set_requires_all_reduce(False) keep gradients from the "
+    "optimizer: leave them on for the ascent, and for every pass where a rule takes both gradients.)"
 )
 
 
@@ -87,6 +86,14 @@ class Passes(Wrapper):
     _warned: bool = shared()
     _told: bool = shared()
     _scaling: amp.Scaling = shared()
+    #: Whether the gradients of the passes were cleared since.
+    _cleared: bool = shared()
+    #: Whether `passes` is on its way through a batch.
+    _running: bool = shared()
+    #: Whether the last batch that was begun is left out.
+    _skipped: bool = shared()
+    #: Versions of the gradients that were there before a pass that adds to them; None if none were.
+    _versions: list[int] | None = shared()
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -123,6 +130,8 @@ class Passes(Wrapper):
         self._names, self._at_w, self._frozen = {}, [], []
         self._evaluated = 0
         self._warned, self._told = False, True
+        self._cleared = self._running = self._skipped = False
+        self._versions = None
 
     def passes(self, scaler: Any = None, sync: bool = True) -> Iterator[AbstractContextManager[None]]:
         """The evaluations that one step takes, in order; run forward and backward inside each.
@@ -139,18 +148,73 @@ class Passes(Wrapper):
         self._complete_groups()
         self._tell(scaler)
         before = self._evaluated
-        if self._stays:
-            yield self._plain(scaler)
-        elif not self._climbs:
-            yield self._alone(scaler)
-        else:
-            for index in range(self._evaluations):
-                yield self._ascent(scaler, sync, onward=index > 0)
-                if self._climb is None:
-                    raise RuntimeError(_NOT_ENTERED)
-            yield self._perturbed(scaler)
-        if self._evaluated == before:
-            raise RuntimeError(_NOT_ENTERED)
+        self._running, self._skipped = True, False
+        try:
+            if self._stays:
+                yield self._plain(scaler)
+            elif not self._climbs:
+                yield self._alone(scaler)
+            else:
+                for index in range(self._evaluations):
+                    yield self._ascent(scaler, sync, onward=index > 0)
+                    if self._skipped:
+                        return
+                    if self._climb is None:
+                        raise RuntimeError(_NOT_ENTERED)
+                yield self._perturbed(scaler)
+            if self._evaluated == before and not self._skipped:
+                raise RuntimeError(_NOT_ENTERED)
+        finally:
+            self._running = False
+
+    def skip(self) -> None:
+        """Leave the batch whose passes are under way out of the step: for a guard against a loss that isn't finite.
+
+        Call it inside a pass or between two, then leave by ``continue`` or ``break``. The weights are w again, bit for
+        bit; gradients are those of before the batch, of micro-batches accumulated earlier, say. A `SAM.step` that has
+        nothing else to go along then does nothing: weights, momenta and the count of steps stay. Batch-norm statistics
+        count the batch, as in plain training, if its forward pass at w was run; so does what a rule learns at w. A
+        ``GradScaler`` that the passes were told of takes the batch for one of zero gradients: ``scaler.step`` and
+        ``scaler.update`` may follow.
+
+        Under DDP and FSDP2 all processes must skip the same batches, and call this before ``backward``.
+
+        Raises:
+            RuntimeError: if no passes are under way; with ``m`` or ESAM, which run the passes themselves; after
+                ``backward`` of a pass that adds to gradients accumulated before.
+        """
+        if self.per_example:
+            raise RuntimeError(
+                "skip() is for passes(): m-SAM and ESAM run theirs themselves. To leave a batch out, raise an exception "
+                "in the closure and catch it around the call"
+            )
+        if self._pass is None and self._climb is None and not self._running and not self._displacement.displaced:
+            raise RuntimeError(
+                "skip() leaves out the batch whose passes are under way, and none is: to drop one that is through, "
+                "call optimizer.zero_grad() in place of step()"
+            )
+        if self._versions is not None and self._versions != _versions(self._params()):
+            raise RuntimeError(
+                "skip() comes too late: backward() of this pass has added to gradients that were accumulated before. "
+                "Call it before backward(), or drop all of them: optimizer.zero_grad()"
+            )
+        self._skipped = True
+        if self._pass is None:
+            self._back_to_w()
+            self._leave_out()
+
+    def _leave_out(self, adds: bool = False) -> None:
+        """The skipped batch is over; ``adds`` if its last pass added to the gradients."""
+        self._climb, self._at_w = None, []
+        params = list(self._params())
+        if adds and self._versions is None:
+            for param in params:
+                param.grad = None
+        self._versions = None
+        if self._scaling.scaler is not None and all(param.grad is None for param in params):
+            # The scaler refuses a step without any gradient.
+            smallest = min((p for p in params if p.requires_grad and p.numel()), key=Tensor.numel)
+            smallest.grad = torch.zeros_like(smallest)
 
     @property
     def _stays(self) -> bool:
@@ -214,8 +278,14 @@ class Passes(Wrapper):
                         yield
                         self._penalize(scaler)
             gradients = [param.grad for param in params]
+        except RuntimeError as error:
+            _explain(error, moved=before is not None)
+            raise
         finally:
             self._end(params, held)
+        if self._skipped:
+            self._leave_out()
+            return
         if self._combines and not onward:
             self._at_w = [parallel.set_aside(gradient) for gradient in gradients]
         with torch.no_grad():
@@ -313,7 +383,7 @@ class Passes(Wrapper):
             weights.append(weight)
             radii.append(rho)
         if not owners:
-            raise RuntimeError(_NO_GRADIENT)
+            raise RuntimeError(self._no_gradient)
         scale = amp.loss_scale(scaler, pieces[0]) if pieces else 1.0
         if foret:
             climb = l2(global_norm(params, owners, pieces), self.eps, scale)
@@ -390,11 +460,20 @@ class Passes(Wrapper):
             params = self._trainable()[0] if self._combines else []
             with self._apart("perturbed", params) if self._combines else _NOTHING as gradients:
                 try:
+                    if not self._combines:
+                        self._versions = _versions(self._params())
                     self._leave_w(plan)
                     yield
                     self._penalize(plan.scaler, share, plan.unsynchronized)
+                except RuntimeError as error:
+                    _explain(error)
+                    raise
                 finally:
                     self._back_to_w()
+            if self._skipped:
+                self._leave_out(adds=not self._combines)
+                return
+            self._versions = None
             if gradients is not None:
                 at_w, self._at_w = self._at_w, []
                 self._add(params, at_w, gradients, plan.climb.factor, plan.scale)
@@ -421,6 +500,9 @@ class Passes(Wrapper):
         with self._apart("plain", params) as gradients:
             yield
             self._penalize(scaler)
+        if self._skipped:
+            self._leave_out()
+            return
         self._add(params, None, gradients, 1.0)
         self._count_pass()
 
@@ -437,7 +519,7 @@ class Passes(Wrapper):
         rule = self.descent_rule
         assert rule is not None
         if all(gradient is None for gradient in gradients):
-            raise RuntimeError(f"{self._rules}: {_NO_GRADIENT}")
+            raise RuntimeError(f"{self._rules}: {self._no_gradient}")
         owners, first, last = [], [], []
         for param, g, s in zip(params, at_w or gradients, gradients, strict=True):
             if g is None and s is None:
@@ -477,7 +559,7 @@ class Passes(Wrapper):
             share: of the pass in the step's loss.
             unsynchronized: whether the weights differ between DDP's processes.
         """
-        if not self.l2:
+        if not self.l2 or self._skipped:
             return
         params = self._trainable()[0]
         later = self._pass == "perturbed" and self._fsdp.modules and not self._combines
@@ -516,7 +598,12 @@ class Passes(Wrapper):
         self._start()
         try:
             self._pass = "plain"
+            self._versions = _versions(self._params())
             yield
+            if self._skipped:
+                self._leave_out(adds=True)
+                return
+            self._versions = None
             self._penalize(scaler)
             self._count_pass()
         finally:
@@ -524,13 +611,14 @@ class Passes(Wrapper):
 
     def _start(self) -> None:
         """What holds for all passes over a batch, looked for anew; nothing is left of the batch before."""
-        self._climb = None
+        self._climb, self._skipped, self._versions = None, False, None
         self._beside.forget_if_gradients_went()
         self._fsdp = parallel.Fsdp(self.model, self._params())
 
     def _count_pass(self) -> None:
         """The last of a run of passes is done."""
         self._evaluated += 1
+        self._cleared = False
         if self._scaling.scaler is not None:
             self._scaling.note()
 
@@ -588,6 +676,13 @@ class Passes(Wrapper):
             raise RuntimeError(f"{what} sees no losses: {self._rules} takes step(closure) or backward(closure)")
 
     @property
+    def _no_gradient(self) -> str:
+        return (
+            "no parameter that climbs received a gradient in this pass: was backward() called? To leave a batch out, "
+            "one whose loss isn't finite say, call optimizer.skip() before `continue` or `break`."
+        ) + (_FSDP2 if self._fsdp.modules else "")
+
+    @property
     def _rules(self) -> str:
         return rules.name(self.ascent_rule, self.descent_rule)
 
@@ -596,3 +691,23 @@ class Passes(Wrapper):
         self._not_inside(what)
         self._thaw()
         self._back_to_w()
+
+
+def _versions(params: Iterable[Tensor]) -> list[int] | None:
+    """Of the gradients that are there; None if none are."""
+    gradients = [param.grad for param in params]
+    if all(gradient is None for gradient in gradients):
+        return None
+    return [-1 if gradient is None else local(gradient)._version for gradient in gradients]
+
+
+def _explain(error: RuntimeError, moved: bool = True) -> None:
+    """Raise a better one for a graph that an earlier pass has used, or was made before the weights ``moved``."""
+    says = str(error)
+    if "backward through the graph a second time" in says or (moved and "modified by an inplace operation" in says):
+        raise RuntimeError(
+            "backward() went through a graph that was made before this pass, or twice through one. Every pass needs a "
+            "forward pass of its own, at its own weights: put forward and backward both inside `with evaluation` (or "
+            "the closure, or `with optimizer.ascent()` and `with optimizer.perturbed()`). Autograd says: "
+            + says.partition(". ")[0].partition(" (")[0]
+        ) from error

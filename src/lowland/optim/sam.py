@@ -279,10 +279,12 @@ class SAM(Passes):
     step.hooked = True  # type: ignore[attr-defined]
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
-        losses = []
+        losses: list[Any] = []
         self._ready("step()")
         if closure is not None:
             self._refuse_in_scaler()
+            if self._evaluated and not self._cleared and any(param.grad is not None for param in self._params()):
+                return self._step_behind_passes(closure)
             self._climb = None
             self.zero_grad()
             if self.per_example:
@@ -293,9 +295,36 @@ class SAM(Passes):
                         with evaluation:
                             losses.append(closure())
         if self._climb is not None:
-            raise RuntimeError("step() after ascent() without perturbed(): the gradient at w + e is missing")
-        self._update()
+            raise RuntimeError(
+                "step() after ascent() without perturbed(): the gradient at w + e is missing. To leave a batch out, "
+                "call optimizer.skip() before leaving its passes"
+            )
+        skipped, self._skipped = self._skipped, False
+        if self._evaluated or not skipped:
+            self._update()
         return losses[0] if losses else None
+
+    def _step_behind_passes(self, closure: Callable[[], Any]) -> Any:
+        """The passes are through; trainers hand over a closure all the same, that calls their hooks alone."""
+        params = self._trainable()[0]
+        before = [(param.grad, None if param.grad is None else local(param.grad)._version) for param in params]
+        ran: list[Tensor] = []
+        hooks = [param.register_post_accumulate_grad_hook(ran.append) for param in params]
+        try:
+            with torch.enable_grad():
+                result = closure()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        # FSDP2 and others write gradients past these hooks.
+        if ran or (self._fsdp.modules and _changed(params, before)):
+            raise RuntimeError(
+                "step(closure) after passes(): the gradient of the passes was there, and the closure ran backward "
+                "once more. Call step() without a closure, or step(closure) without passes; optimizer.zero_grad() "
+                "drops what is there"
+            )
+        self._update()
+        return result
 
     def backward(self, closure: Callable[[], Tensor], scaler: Any = None) -> Tensor:
         """With ``m``, or a rule that chooses examples: add the gradient of a batch to ``p.grad``; no base step.
@@ -324,6 +353,7 @@ class SAM(Passes):
         if self._engine is None:
             self._engine = per_group.Engine(self)
         mean = self._engine.backward(closure, scaler)
+        self._cleared = False
         self._scaling.note()
         return mean
 
@@ -347,7 +377,7 @@ class SAM(Passes):
             if not self._fsdp.modules and all(param.grad is None for param in self._params()):
                 raise RuntimeError(
                     "no parameter has a gradient: was backward() called in the last pass, and zero_grad() only after "
-                    "step()?"
+                    "step()? To leave a batch out, call optimizer.skip() before `continue` or `break`"
                 )
             if (self._needs_scale or self.l2) and not self._told:
                 self._refuse_unknown_scale()
@@ -367,6 +397,7 @@ class SAM(Passes):
         """As torch's."""
         self._beside.clear()
         self._scaling.forget()
+        self._cleared = True
         self.base.zero_grad(set_to_none)
 
     def _refuse_unknown_scale(self) -> None:
@@ -489,3 +520,10 @@ class SAM(Passes):
         radii = [group.get("rho", self._rho) for group in self.param_groups]
         l2 = f", l2={self.l2}" if self.l2 else ""
         return f"SAM(rho={radii}{schedule}{l2}{rules}, base={self.base!r})"
+
+
+def _changed(params: list[Tensor], before: list[tuple[Tensor | None, int | None]]) -> bool:
+    return any(
+        param.grad is not gradient or (gradient is not None and local(gradient)._version != version)
+        for param, (gradient, version) in zip(params, before, strict=True)
+    )
