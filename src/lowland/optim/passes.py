@@ -185,8 +185,8 @@ class Passes(Wrapper):
         """
         if self.per_example:
             raise RuntimeError(
-                "skip() is for passes(): m-SAM and ESAM run theirs themselves. To leave a batch out, raise an exception "
-                "in the closure and catch it around the call"
+                "skip() is for passes(): m-SAM and ESAM run theirs by themselves. To leave a batch out, raise an "
+                "exception in the closure and catch it around the call"
             )
         if self._pass is None and self._climb is None and not self._running and not self._displacement.displaced:
             raise RuntimeError(
