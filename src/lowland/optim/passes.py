@@ -5,12 +5,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from lowland.optim import amp, parallel, penalty, rules
+from lowland.optim import amp, foreign, parallel, penalty, rules
 from lowland.optim.ascent import Ascent, Climb, Slope, l2
 from lowland.optim.batch_norm import SavedStatistics, statistics
 from lowland.optim.beside import Beside
@@ -117,6 +117,11 @@ class Passes(Wrapper):
 
     def _complete_groups(self) -> None:
         raise NotImplementedError
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Self:
+        """Before Python looks at the arguments: those of other libraries are worth a better error."""
+        foreign.check(cls, arguments, named)
+        return super().__new__(cls)
 
     def _forget(self) -> None:
         """No pass is under way, and none was."""

@@ -154,7 +154,10 @@ class SAM(Passes):
         perturbed_norms: bool = False,
     ):
         if not isinstance(base, Optimizer):
-            raise TypeError("SAM goes around an optimizer: SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)")
+            raise TypeError(
+                "SAM goes around an optimizer: SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05). For the "
+                "arguments of other libraries, (params, base_optimizer, rho=...), there is lowland.compat.SAM"
+            )
         if isinstance(base, SAM):
             raise ValueError("the base optimizer already is a SAM: wrap the optimizer inside it")
         if "rho" in base.defaults:
