@@ -41,11 +41,11 @@ class SavedStatistics:
         for kind, values in self._saved:
             torch._foreach_copy_(values, kind)
 
+    @torch.no_grad()
     def restore(self) -> None:
         """Put them back."""
-        with torch.no_grad():
-            for kind, values in self._saved:
-                torch._foreach_copy_(kind, values)
+        for kind, values in self._saved:
+            torch._foreach_copy_(kind, values)
 
 
 @contextmanager

@@ -88,8 +88,16 @@ class Passes(Wrapper):
     _scaling: amp.Scaling = shared()
     #: Whether the gradients of the passes were cleared since.
     _cleared: bool = shared()
-    #: Whether `passes` is on its way through a batch.
-    _running: bool = shared()
+    #: The `passes` on their way through a batch, if any.
+    _run: object = shared()
+    #: Whether the last ones were left between two.
+    _left: bool = shared()
+    #: The pass under way, if any: what it began is undone once, by whoever comes to it first.
+    _owner: object = shared()
+    #: Parameters whose gradients are set aside, and these.
+    _held: tuple[list[Tensor], list[Tensor | None]] | None = shared()
+    #: Whether the weights are elsewhere, or copies of them were made there.
+    _moved: bool = shared()
     #: Whether the last batch that was begun is left out.
     _skipped: bool = shared()
     #: Versions of the gradients that were there before a pass that adds to them; None if none were.
@@ -135,8 +143,8 @@ class Passes(Wrapper):
         self._names, self._at_w, self._frozen = {}, [], []
         self._evaluated = 0
         self._warned, self._told = False, True
-        self._cleared = self._running = self._skipped = False
-        self._versions = None
+        self._cleared = self._left = self._skipped = self._moved = False
+        self._versions = self._run = self._owner = self._held = None
 
     def passes(self, scaler: Any = None, sync: bool = True) -> Iterator[AbstractContextManager[None]]:
         """The evaluations that one step takes, in order; run forward and backward inside each.
@@ -153,7 +161,7 @@ class Passes(Wrapper):
         self._complete_groups()
         self._tell(scaler)
         before = self._evaluated
-        self._running, self._skipped = True, False
+        self._skipped, self._run = False, (run := object())
         try:
             if self._stays:
                 yield self._plain(scaler)
@@ -170,7 +178,11 @@ class Passes(Wrapper):
             if self._evaluated == before and not self._skipped:
                 raise RuntimeError(_NOT_ENTERED)
         finally:
-            self._running = False
+            if self._run is run:  # else others are under way by now
+                if self._pass is not None:
+                    self._undo()
+                self._climb, self._left = None, self._left or self._climb is not None
+                self._run = None
 
     def skip(self) -> None:
         """Leave the batch whose passes are under way out of the step: for a guard against a loss that isn't finite.
@@ -193,7 +205,7 @@ class Passes(Wrapper):
                 "skip() is for passes(): m-SAM and ESAM run theirs by themselves. To leave a batch out, raise an "
                 "exception in the closure and catch it around the call"
             )
-        if self._pass is None and self._climb is None and not self._running and not self._displacement.displaced:
+        if self._pass is None and self._climb is None and self._run is None and not self._displacement.displaced:
             raise RuntimeError(
                 "skip() leaves out the batch whose passes are under way, and none is: to drop one that is through, "
                 "call optimizer.zero_grad() in place of step()"
@@ -270,33 +282,40 @@ class Passes(Wrapper):
         if not onward:
             self._start()
         held = [parallel.set_aside(param.grad) for param in params]
-        try:  # as in `_apart`, without the price of one more context
-            self._begin("ascent", params)
-            with parallel.ascending(self.model, self._fsdp, sync):
-                if before is None and self.same_masks:
-                    self._states = random_states(params)
-                if before is None and not self.freeze:
-                    yield
-                    self._penalize(scaler)
-                else:
-                    with self._without_the_rest(params), self._at(before):
+        owner = object()
+        try:
+            try:  # as in `_apart`, without the price of one more context
+                self._begin("ascent", params, held, owner)
+                with parallel.ascending(self.model, self._fsdp, sync):
+                    if before is None and self.same_masks:
+                        self._states = random_states(params)
+                    if before is None and not self.freeze:
                         yield
                         self._penalize(scaler)
-            gradients = [param.grad for param in params]
-        except RuntimeError as error:
-            _explain(error, moved=before is not None)
-            raise
+                    else:
+                        with self._without_the_rest(params), self._at(before):
+                            yield
+                            self._penalize(scaler)
+                gradients = [param.grad for param in params]
+            except RuntimeError as error:
+                _explain(error, moved=before is not None)
+                raise
+            finally:
+                self._close(owner)
         finally:
-            self._end(params, held)
+            self._close(owner)  # an interrupt may fall before the first
         if self._skipped:
             self._leave_out()
             return
         if self._combines and not onward:
             self._at_w = [parallel.set_aside(gradient) for gradient in gradients]
-        with torch.no_grad():
+        try:
             self._climb = self._plan(params, gradients, rhos, scaler, sync, before)
-        if self._scaling.scaler is not None:
-            self._scaling.note()
+            if self._scaling.scaler is not None:
+                self._scaling.note()
+        except BaseException:
+            self._climb = None
+            raise
 
     @contextmanager
     def _at(self, plan: _Plan | None) -> Iterator[None]:
@@ -305,11 +324,9 @@ class Passes(Wrapper):
             yield
             return
         directions = list(plan.directions)
-        try:
-            self._leave_w(plan)
-            yield
-        finally:
-            self._back_to_w()
+        self._leave_w(plan)
+        yield
+        self._back_to_w()  # after an exception whoever closes the pass does it
         plan.directions = directions
 
     @contextmanager
@@ -318,12 +335,10 @@ class Passes(Wrapper):
         alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
         if alone and self.freeze and self._scope is not None and not self._combines:
             self._frozen = [param for param in params if param not in self._scope]
-        try:
-            for param in self._frozen:
-                param.requires_grad_(False)
-            yield
-        finally:
-            self._thaw()
+        for param in self._frozen:
+            param.requires_grad_(False)
+        yield
+        self._thaw()  # after an exception whoever closes the pass does it
 
     def _thaw(self) -> None:
         for param in self._frozen:
@@ -331,28 +346,66 @@ class Passes(Wrapper):
         self._frozen = []
 
     @contextmanager
-    def _apart(self, name: str, params: list[Tensor], sync: bool = True) -> Iterator[list[Tensor | None]]:
-        """Inside, ``backward`` fills gradients of its own; afterwards they are in the list, and the others back."""
+    def _apart(self, name: str, params: list[Tensor], owner: object) -> Iterator[list[Tensor | None]]:
+        """Inside, ``backward`` fills gradients of its own; afterwards they are in the list, and the others back.
+
+        After an exception whoever closes the pass brings them back.
+        """
         taken: list[Tensor | None] = []
         held = [parallel.set_aside(param.grad) for param in params]
-        try:
-            self._begin(name, params)
-            with parallel.ascending(self.model, self._fsdp, sync):
-                yield taken
-            taken += [param.grad for param in params]
-        finally:
-            self._end(params, held)
+        self._begin(name, params, held, owner)
+        with parallel.ascending(self.model, self._fsdp, True):
+            yield taken
+        taken += [param.grad for param in params]
+        self._end(params, held)
 
-    def _begin(self, name: str, params: list[Tensor]) -> None:
-        self._pass = name
+    def _begin(
+        self, name: str, params: list[Tensor], held: list[Tensor | None] | None = None, owner: object = None
+    ) -> None:
+        """A pass, with gradients of its own: those that are there are ``held``."""
+        self._owner, self._pass = owner, name
+        if held is not None:
+            self._held = params, held
         for param in params:
             param.grad = None
 
     def _end(self, params: list[Tensor], held: list[Tensor | None]) -> None:
-        self._pass = None
         for param, gradient in zip(params, held, strict=True):
             param.grad = gradient
+        self._held = self._pass = None
 
+    def _close(self, owner: object) -> None:
+        """The pass of ``owner`` is over, in whatever way, if it wasn't before."""
+        if self._owner is owner:
+            self._undo()
+
+    def _abandon(self, grad: bool) -> None:
+        """The batch whose passes an exception ended: as before it, with gradients recorded if ``grad`` says so."""
+        try:
+            self._undo()
+        finally:
+            self._climb = self._run = None
+            torch.set_grad_enabled(grad)  # an interrupt may keep torch's own contexts from doing it
+
+    def _undo(self) -> None:
+        """Whatever a pass has begun: the weights are w, nothing is set aside or frozen, and no pass is under way."""
+        try:
+            self._undo_once()
+        except BaseException:  # an interrupt
+            self._undo_once()
+            raise
+
+    def _undo_once(self) -> None:
+        """May be called again after an exception at any point; what it leaves undone then, the next call does."""
+        try:
+            self._back_to_w()
+        finally:
+            self._thaw()
+            if self._held is not None:
+                self._end(*self._held)
+            self._pass = self._owner = None
+
+    @torch.no_grad()
     def _plan(
         self,
         params: list[Tensor],
@@ -455,38 +508,39 @@ class Passes(Wrapper):
         self._ready_for("perturbed pass")
         if not self._evaluations:
             self._start()
-            with torch.no_grad():
-                params, rhos = self._trainable()
-                self._climb = self._plan(params, None, rhos, scaler, True)
+            params, rhos = self._trainable()
+            self._climb = self._plan(params, None, rhos, scaler, True)
+        owner = object()
         try:
-            self._pass = "perturbed"
-            plan, self._climb = self._climb, None
-            assert plan is not None
-            params = self._trainable()[0] if self._combines else []
-            with self._apart("perturbed", params) if self._combines else _NOTHING as gradients:
-                try:
+            try:
+                self._owner, self._pass = owner, "perturbed"
+                plan, self._climb = self._climb, None
+                assert plan is not None
+                params = self._trainable()[0] if self._combines else []
+                with self._apart("perturbed", params, owner) if self._combines else _NOTHING as gradients:
                     if not self._combines:
                         self._versions = _versions(self._params())
                     self._leave_w(plan)
                     yield
                     self._penalize(plan.scaler, share, plan.unsynchronized)
-                except RuntimeError as error:
-                    _explain(error)
-                    raise
-                finally:
                     self._back_to_w()
-            if self._skipped:
-                self._leave_out(adds=not self._combines)
-                return
-            self._versions = None
-            if gradients is not None:
-                at_w, self._at_w = self._at_w, []
-                self._add(params, at_w, gradients, plan.climb.factor, plan.scale)
-            if plan.scaler is not None or self._beside:
-                self._pass_on_overflow(plan, params)
-            self._count_pass()
+            except RuntimeError as error:
+                _explain(error)
+                raise
+            finally:
+                self._close(owner)
         finally:
-            self._pass = None
+            self._close(owner)  # an interrupt may fall before the first
+        if self._skipped:
+            self._leave_out(adds=not self._combines)
+            return
+        self._versions = None
+        if gradients is not None:
+            at_w, self._at_w = self._at_w, []
+            self._add(params, at_w, gradients, plan.climb.factor, plan.scale)
+        if plan.scaler is not None or self._beside:
+            self._pass_on_overflow(plan, params)
+        self._count_pass()
 
     def _pass_on_overflow(self, plan: _Plan, params: list[Tensor]) -> None:
         """To whoever looks at the gradients: of the ascent to a scaler, of what goes beside the step to all."""
@@ -502,9 +556,13 @@ class Passes(Wrapper):
         self._ready_for("plain pass")
         self._start()
         params, _ = self._trainable()
-        with self._apart("plain", params) as gradients:
-            yield
-            self._penalize(scaler)
+        owner = object()
+        try:
+            with self._apart("plain", params, owner) as gradients:
+                yield
+                self._penalize(scaler)
+        finally:
+            self._close(owner)
         if self._skipped:
             self._leave_out()
             return
@@ -574,8 +632,8 @@ class Passes(Wrapper):
         penalty.add(params, share * self.l2, amp.loss_scale(scaler, params[0]), mean)
 
     def _leave_w(self, plan: "_Plan") -> None:
-        with torch.no_grad():
-            self._displacement.move(plan.weights, plan.directions, plan.rhos, plan.climb)
+        self._moved = True  # before the first one moves
+        self._displacement.move(plan.weights, plan.directions, plan.rhos, plan.climb)
         plan.directions.clear()  # while new gradients grow
         self._forget_copies_of_weights()
         if self._states is not None:
@@ -585,9 +643,10 @@ class Passes(Wrapper):
 
     def _back_to_w(self) -> None:
         """From wherever the weights are. What an interrupt of this leaves undone, the next call does."""
-        if self._displacement.displaced:
+        if self._moved:
             self._displacement.put_back()
             self._forget_copies_of_weights()
+            self._moved = False
         if self._statistics is not None:
             self._statistics.restore()
             self._statistics = None
@@ -601,22 +660,23 @@ class Passes(Wrapper):
     def _plain(self, scaler: Any) -> Iterator[None]:
         self._ready_for("plain pass")
         self._start()
+        owner = object()
         try:
-            self._pass = "plain"
+            self._owner, self._pass = owner, "plain"
             self._versions = _versions(self._params())
             yield
-            if self._skipped:
-                self._leave_out(adds=True)
-                return
-            self._versions = None
             self._penalize(scaler)
-            self._count_pass()
         finally:
-            self._pass = None
+            self._close(owner)
+        if self._skipped:
+            self._leave_out(adds=True)
+            return
+        self._versions = None
+        self._count_pass()
 
     def _start(self) -> None:
         """What holds for all passes over a batch, looked for anew; nothing is left of the batch before."""
-        self._climb, self._skipped, self._versions = None, False, None
+        self._climb, self._skipped, self._left, self._versions = None, False, False, None
         self._beside.forget_if_gradients_went()
         self._fsdp = parallel.Fsdp(self.model, self._params())
 
@@ -694,8 +754,7 @@ class Passes(Wrapper):
     def _ready(self, what: str) -> None:
         """For ``what``: no pass is under way, and no interrupted one left the weights elsewhere."""
         self._not_inside(what)
-        self._thaw()
-        self._back_to_w()
+        self._undo_once()
 
 
 def _versions(params: Iterable[Tensor]) -> list[int] | None:

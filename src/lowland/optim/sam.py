@@ -288,16 +288,21 @@ class SAM(Passes):
             self._refuse_in_scaler()
             if self._evaluated and not self._cleared and any(param.grad is not None for param in self._params()):
                 return self._step_behind_passes(closure)
-            self._climb = None
+            self._climb, self._left = None, False
             self.zero_grad()
             if self.per_example:
                 losses.append(self.backward(closure))
             else:
-                with torch.enable_grad():
-                    for evaluation in self.passes():
-                        with evaluation:
-                            losses.append(closure())
-        if self._climb is not None:
+                grad = torch.is_grad_enabled()
+                try:
+                    with torch.enable_grad():
+                        for evaluation in self.passes():
+                            with evaluation:
+                                losses.append(closure())
+                except BaseException:
+                    self._abandon(grad)
+                    raise
+        if self._climb is not None or self._left:
             raise RuntimeError(
                 "step() after ascent() without perturbed(): the gradient at w + e is missing. To leave a batch out, "
                 "call optimizer.skip() before leaving its passes"
@@ -350,12 +355,17 @@ class SAM(Passes):
             raise RuntimeError("backward() is for m-SAM and ESAM: give SAM an m, or run backward in passes()")
         self._complete_groups()
         self._tell(scaler)
-        if self.m is None:
-            return selected.backward(self, closure, scaler)
-        self._ready_for("m-SAM pass")
-        if self._engine is None:
-            self._engine = per_group.Engine(self)
-        mean = self._engine.backward(closure, scaler)
+        grad = torch.is_grad_enabled()
+        try:
+            if self.m is None:
+                return selected.backward(self, closure, scaler)
+            self._ready_for("m-SAM pass")
+            if self._engine is None:
+                self._engine = per_group.Engine(self)
+            mean = self._engine.backward(closure, scaler)
+        except BaseException:
+            self._abandon(grad)
+            raise
         self._cleared = False
         self._scaling.note()
         return mean
@@ -418,11 +428,11 @@ class SAM(Passes):
                 f"large as the loss is scaled. Instead: {how}, then scaler.step(optimizer)"
             )
 
+    @torch.no_grad()
     def _learn(self) -> None:
         owners = [param for param in self._trainable()[0] if param.grad is not None]
         pieces = [local(settled(param, param.grad)) for param in owners]
-        with torch.no_grad():
-            self.ascent_rule.learn(partial(self._memory.of, owners), pieces)
+        self.ascent_rule.learn(partial(self._memory.of, owners), pieces)
 
     def _count(self) -> None:
         steps = self.steps + 1

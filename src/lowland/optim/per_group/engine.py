@@ -148,7 +148,7 @@ class Engine:
             return nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, False)
 
         try:
-            optimizer._begin("ascent", params)
+            optimizer._begin("ascent", params, held)
             with torch.enable_grad(), alone():
                 first, before = self._first(step, start)
             left = [step.names[p] for p in params if p.grad is not None]
