@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -58,7 +59,8 @@ class Interrupts:
         return self.line if frame.f_code.co_filename.startswith(FILES) else None
 
     def line(self, frame, event, argument):
-        if event in ("line", "return"):
+        # Not where a generator yields: no signal arrives there, and an exception would run none of its handlers.
+        if event == "line" or (event == "return" and not frame.f_code.co_flags & inspect.CO_GENERATOR):
             self.seen += 1
             if self.seen == self.number:
                 self.where = f"{event} in {frame.f_code.co_qualname}, line {frame.f_lineno}"

@@ -163,26 +163,33 @@ class Passes(Wrapper):
         before = self._evaluated
         self._skipped, self._run = False, (run := object())
         try:
-            if self._stays:
-                yield self._plain(scaler)
-            elif not self._climbs:
-                yield self._alone(scaler)
-            else:
-                for index in range(self._evaluations):
-                    yield self._ascent(scaler, sync, onward=index > 0)
-                    if self._skipped:
-                        return
-                    if self._climb is None:
-                        raise RuntimeError(_NOT_ENTERED)
-                yield self._perturbed(scaler)
-            if self._evaluated == before and not self._skipped:
-                raise RuntimeError(_NOT_ENTERED)
+            try:
+                if self._stays:
+                    yield self._plain(scaler)
+                elif not self._climbs:
+                    yield self._alone(scaler)
+                else:
+                    for index in range(self._evaluations):
+                        yield self._ascent(scaler, sync, onward=index > 0)
+                        if self._skipped:
+                            return
+                        if self._climb is None:
+                            raise RuntimeError(_NOT_ENTERED)
+                    yield self._perturbed(scaler)
+                if self._evaluated == before and not self._skipped:
+                    raise RuntimeError(_NOT_ENTERED)
+            finally:
+                self._leave(run)
         finally:
-            if self._run is run:  # else others are under way by now
-                if self._pass is not None:
-                    self._undo()
-                self._climb, self._left = None, self._left or self._climb is not None
-                self._run = None
+            self._leave(run)  # an interrupt may fall before the first
+
+    def _leave(self, run: object) -> None:
+        """The passes of ``run`` are over, in whatever way; nothing if others are under way by now."""
+        if self._run is run:
+            if self._pass is not None:
+                self._undo()
+            self._left = self._left or self._climb is not None
+            self._climb = self._run = None
 
     def skip(self) -> None:
         """Leave the batch whose passes are under way out of the step: for a guard against a loss that isn't finite.
