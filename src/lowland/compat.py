@@ -161,6 +161,7 @@ class SAM(sam.SAM):
             RuntimeError: if there is no gradient, or in the middle of a step.
         """
         if closure is not None:
+            self._refuse_in_scaler()
             self.first_step(zero_grad=True)
             try:
                 with torch.enable_grad():

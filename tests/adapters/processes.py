@@ -17,7 +17,7 @@ def run_cases(script, folder):
     # As one process would have it: on a machine with devices, these cases still want gloo.
     root = str(Path(__file__).parents[2])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
-    environment["PYTHONPATH"] = root
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={WORLD}"]
     command += [str(Path(__file__).with_name(script)), str(folder)]
     finished = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=280)

@@ -25,7 +25,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
 
-from lowland.adapters.lightning import MonitorCallback, SharpnessAware, registered
+from lowland.adapters.lightning import MonitorCallback, SharpnessAware, passes, registered
 
 SIZE = 64
 BATCHES = 6  # an epoch
@@ -450,36 +450,139 @@ def test_closures_by_hand_in_manual_optimization():
                 optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(module.net.parameters(), net.parameters(), strict=True))
     assert trainer.global_step == 4 * BATCHES
-    with pytest.raises(ValueError, match=r"closure=.*manual_backward"):
+    with pytest.raises(ValueError, match=r"passes\(self, self\.optimizers\(\)\).*closure="):
         fit(Manual(network()))
 
 
-def test_a_scaler_by_hand_in_manual_optimization():
-    class Manual(Net):
-        def __init__(self, net):
-            super().__init__(net)
-            self.automatic_optimization = False
+class Manual(Net):
+    """What the documentation says to write, in any precision."""
 
-        def training_step(self, batch, batch_idx):
-            x, y = batch
-            optimizer = self.optimizers()
-            for evaluation in optimizer.optimizer.passes(scaler=self.trainer.precision_plugin.scaler):
+    def __init__(self, net, way="the adapter", build=None):
+        super().__init__(net)
+        self.automatic_optimization, self.way, self.build, self.hooks = False, way, build, []
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        optimizer = self.optimizers()
+        if self.way == "the adapter":
+            evaluations = passes(self, optimizer)
+        else:
+            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+            evaluations = (optimizer if self.way == "the wrapper" else optimizer.optimizer).passes(scaler=scaler)
+        for evaluation in evaluations:
+            with evaluation:
+                self.manual_backward(F.cross_entropy(self.net(x), y))
+        optimizer.step()
+        optimizer.zero_grad()
+        self.lr_schedulers().step()
+
+    def on_before_optimizer_step(self, optimizer):
+        self.hooks.append(all(p.grad is not None for p in self.net.parameters()))
+
+    def on_train_batch_end(self, *_):
+        pass
+
+    def configure_optimizers(self):
+        if self.build is None:
+            return super().configure_optimizers()
+        optimizer = self.build(base(self.net), model=self.net)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.8)]
+
+
+@pytest.mark.parametrize("way", ["the adapter", "the wrapper", "the optimizer"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_passes_by_hand_in_manual_optimization(precision, way):
+    module, net = Manual(network(torch.float32), way), network(torch.float32)
+    scalers = [torch.amp.GradScaler("cpu", init_scale=256.0) for _ in range(2)] if precision == "16-mixed" else [None]
+    options = {"precision": precision}
+    if precision == "16-mixed":
+        options = {"plugins": [MixedPrecision("16-mixed", "cpu", scalers[0])]}
+    callbacks = registered() if way == "the adapter" else []
+    trainer = fit(module, loader(torch.float32), callbacks=callbacks, epochs=1, **options)
+    autocast = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[precision]
+    optimizer, _ = by_hand(net, epochs=1, autocast=autocast, scaler=scalers[-1], dtype=torch.float32)
+    same(module.net, net)
+    assert trainer.global_step == trainer.optimizers[0].steps == optimizer.steps == BATCHES
+    assert module.hooks == [True] * BATCHES
+
+
+@pytest.mark.parametrize("name", ["LookSAM", "PreviousSAM", "WSAM", "MultiStepSAM"])
+def test_the_family_in_manual_optimization(name):
+    module, net = Manual(network(), build=PRESETS[name].build), network()
+    trainer = fit(module, callbacks=[])
+    optimizer = PRESETS[name].build(base(net), model=net)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.8)
+    torch.manual_seed(1)
+    for _ in range(2):
+        for x, y in loader():
+            for evaluation in optimizer.passes():
                 with evaluation:
-                    self.manual_backward(F.cross_entropy(self.net(x), y))
+                    F.cross_entropy(net(x), y).backward()
             optimizer.step()
             optimizer.zero_grad()
-            self.lr_schedulers().step()
-
-        def on_train_batch_end(self, *_):
-            pass
-
-    module, net = Manual(network(torch.float32)), network(torch.float32)
-    scalers = [torch.amp.GradScaler("cpu", init_scale=256.0) for _ in range(2)]
-    precision = MixedPrecision("16-mixed", "cpu", scalers[0])
-    fit(module, loader(torch.float32), callbacks=[], plugins=[precision])
-    # The loss is computed under autocast in Lightning's step, the backward pass too.
-    by_hand(net, autocast=torch.float16, scaler=scalers[1], dtype=torch.float32)
+            scheduler.step()
     same(module.net, net)
+    assert trainer.global_step == 2 * BATCHES
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_fabric(precision):
+    from lightning.fabric import Fabric
+    from lightning.fabric.plugins import MixedPrecision as Mixed
+
+    module, net = network(torch.float32), network(torch.float32)
+    plugins, scalers = [], [None, None]
+    if precision == "16-mixed":
+        scalers = [torch.amp.GradScaler("cpu", init_scale=256.0) for _ in range(2)]
+        plugins = [Mixed("16-mixed", "cpu", scalers[0])]
+    fabric = Fabric(accelerator="cpu", precision=None if plugins else precision, plugins=plugins)
+    wrapped, optimizer = fabric.setup(module, SAM(base(module), schedule, model=module))
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.8)
+    torch.manual_seed(1)
+    for _ in range(2):
+        for x, y in loader(torch.float32):
+            for evaluation in optimizer.passes(scaler=scalers[0]):
+                with evaluation:
+                    fabric.backward(F.cross_entropy(wrapped(x), y))
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+    theirs = SAM(base(net), schedule, model=net)
+    scheduler = torch.optim.lr_scheduler.StepLR(theirs, step_size=2, gamma=0.8)
+    autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    torch.manual_seed(1)
+    for _ in range(2):
+        for x, y in loader(torch.float32):
+            for evaluation in theirs.passes(scaler=scalers[1]):
+                with evaluation:
+                    with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+                        scores = net(x)
+                    loss = F.cross_entropy(scores.float(), y)
+                    (loss if scalers[1] is None else scalers[1].scale(loss)).backward()
+            if scalers[1] is None:
+                theirs.step()
+            else:
+                scalers[1].step(theirs)
+                scalers[1].update()
+            theirs.zero_grad()
+            scheduler.step()
+    same(module, net)
+    assert optimizer.steps == theirs.steps == 2 * BATCHES
+    assert optimizer.param_groups[0]["rho"] == theirs.param_groups[0]["rho"] == schedule(2 * BATCHES - 1)
+
+
+def test_passes_by_hand_refuse_what_is_no_sam():
+    class Wrong(Manual):
+        def configure_optimizers(self):
+            optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.net[:3], self.net[3:])]
+            return optimizers if self.way == "list" else torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+        def training_step(self, batch, batch_idx):
+            passes(self, self.optimizers())
+
+    for way, says in (("list", "one of those in the list, not list"), ("one", "not LightningSGD")):
+        with pytest.raises(TypeError, match=says):
+            fit(Wrong(network(), way), callbacks=[])
 
 
 class NoSam(Net):

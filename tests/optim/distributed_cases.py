@@ -350,6 +350,38 @@ def an_overflow_in_one_process_skips_the_step_in_all():
     run(fully_shard)
 
 
+def batches_that_all_leave_out():
+    """Before backward, in either pass; gathered weights of w + e don't stay."""
+
+    def kept(model, params, step):
+        return plain(model, params, (0, 2, 4, 5)[step])
+
+    wraps = (
+        DDP,
+        functools.partial(DDP, find_unused_parameters=True),
+        sharded,
+        functools.partial(sharded, reshard_after_forward=False),
+    )
+    for wrap, scaled in itertools.product(wraps, (False, True)):
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0, enabled=scaled)
+        model = wrap() if wrap is sharded or getattr(wrap, "func", None) is sharded else wrap(Net())
+        optimizer = SAM(sgd(model), rho=RHO, model=model)
+        for step in range(6):
+            (batch,) = batches(step)
+            for index, evaluation in enumerate(optimizer.passes(scaler=scaler)):
+                with evaluation:
+                    loss = loss_fn(model, mine(batch))
+                    if (step, index) in ((1, 0), (3, 1)):
+                        optimizer.skip()
+                        break
+                    scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        assert optimizer.steps == 4
+        same(model, textbook(kept))
+
+
 # FSDP2.
 
 
@@ -762,6 +794,7 @@ TWO = [
     ddp_static_graph, optimizer_state_in_pieces, the_older_fsdp_is_refused,
     family_ddp, family_ddp_accumulation, family_fsdp, family_tensor_parallel, a_random_direction_in_pieces,
     family_fsdp_saves_and_resumes, family_fsdp_unsynchronized_is_refused,
+    batches_that_all_leave_out,
     l2_ddp, l2_ddp_accumulation, l2_ddp_m_sam, l2_ddp_out_of_step_is_refused, l2_fsdp, l2_tensor_parallel,
 ]  # fmt: skip
 FOUR = [

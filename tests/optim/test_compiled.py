@@ -353,6 +353,43 @@ def test_without_a_compiler():
     torch.testing.assert_close((pair.model.state_dict(), pair.optimizer.state_dict()), before)
 
 
+class Complex(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w, self.last = nn.Parameter(torch.randn(4, 5, dtype=torch.complex128)), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.last((x.to(self.w.dtype) @ self.w).abs())
+
+
+@pytest.mark.filterwarnings("ignore:Torchinductor does not support")
+def test_complex_parameters():
+    """Right where the backend can, and nobody blames a compiler where it can't."""
+    pair = Pair(make_model=Complex)
+    for x, y in batches(3):
+        pair.both(x, y)
+    pair.check()
+    pair = Pair(make_model=Complex, backend="inductor")
+    ((x, y),) = batches(1)
+    pair.step(x, y)
+    with pytest.raises(RuntimeError, match=r'complex.*backend="aot_eager"') as caught:
+        pair.step(x, y)
+    assert "C++" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_another_failure_of_the_backend_is_no_missing_compiler():
+    def broken(graph, inputs):
+        raise ValueError("out of ideas")
+
+    pair = Pair(backend=broken)
+    ((x, y),) = batches(1)
+    pair.step(x, y)
+    with pytest.raises(RuntimeError, match=r"out of ideas[\s\S]*does the same without compilation") as caught:
+        pair.step(x, y)
+    assert "C++" not in str(caught.value)
+
+
 def test_refusals():
     model = network()
     with pytest.raises(TypeError, match="a lowland"):

@@ -208,7 +208,7 @@ def test_weights_come_back_bit_for_bit_even_from_an_exception():
     by_passes(optimizer, lambda: F.cross_entropy(model(x), y))  # usable afterwards
 
 
-@pytest.mark.parametrize("interrupts", [1, 2])
+@pytest.mark.parametrize("interrupts", [1, 2, 6])
 def test_an_interrupt_of_the_restoration_itself_is_made_good_at_once_or_at_the_next_call(monkeypatch, interrupts):
     model = network()
     x, y = batch()
@@ -226,7 +226,7 @@ def test_an_interrupt_of_the_restoration_itself_is_made_good_at_once_or_at_the_n
         F.cross_entropy(model(x), y).backward()
     with pytest.raises(KeyboardInterrupt), optimizer.perturbed():
         monkeypatch.setattr(torch, "_foreach_copy_", interrupted)
-    assert close(model.parameters(), before, tol=0) == (interrupts == 1)
+    assert close(model.parameters(), before, tol=0) == (interrupts < 6)
     optimizer.state_dict()
     assert close(model.parameters(), before, tol=0)
 

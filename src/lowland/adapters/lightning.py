@@ -6,7 +6,7 @@ accumulates. The callback makes that one evaluation all the passes that the opti
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -25,7 +25,7 @@ try:
 except ImportError:
     raise ImportError(f"this needs Lightning; {install('lightning')}") from None
 
-__all__ = ["MonitorCallback", "SharpnessAware", "registered"]
+__all__ = ["MonitorCallback", "SharpnessAware", "passes", "registered"]
 
 
 class SharpnessAware(Callback):
@@ -73,26 +73,63 @@ class SharpnessAware(Callback):
             self._refuse_if_required(trainer, pl_module)
             return
         _check(optimizer, trainer, pl_module)
-        wrapped: Any = trainer.strategy.model
-        if isinstance(wrapped, DistributedDataParallel):
-            optimizer.model = wrapped  # so that an ascent is synchronized also where Lightning accumulates
-        elif optimizer.model is None:
-            optimizer.model = pl_module
+        _tell_of_the_model(optimizer, trainer, pl_module)
 
     def _refuse_if_required(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.required:
             return
         if not pl_module.automatic_optimization:
             raise ValueError(
-                "SharpnessAware is for automatic optimization; in manual optimization call "
-                "self.optimizers().step(closure=...), where the closure runs forward, self.manual_backward(loss) and "
-                "returns the loss"
+                "SharpnessAware is for automatic optimization: leave it out, and in training_step write `for "
+                "evaluation in passes(self, self.optimizers()):` around forward and self.manual_backward(loss), with "
+                "passes from lowland.adapters.lightning; or hand step(closure=...) a closure that runs them"
             )
         names = ", ".join(type(optimizer).__name__ for optimizer in trainer.optimizers) or "no optimizer"
         raise TypeError(
             f"SharpnessAware needs configure_optimizers to return a lowland.SAM, not {names}: wrap it, "
             "lowland.SAM(optimizer, rho=0.05, model=self)"
         )
+
+
+def passes(module: LightningModule, optimizer: Any, *, sync: bool = True) -> Iterator[AbstractContextManager[None]]:
+    """The evaluations that one step takes, in manual optimization; run forward and ``manual_backward`` in each.
+
+    In any precision: the passes are told of the Trainer's GradScaler, if it has one. SAM's ``model``, if not given, is
+    the LightningModule; under DDP it is the wrapper.
+
+    Args:
+        module: whose ``training_step`` this is called in.
+        optimizer: from ``module.optimizers()``: there must be a SAM in it.
+        sync: as in `lowland.SAM.ascent`: False lets each process under DDP climb along its own gradient.
+
+    Raises:
+        TypeError: for another optimizer than SAM, or for several.
+        RuntimeError: for SAM with ``m`` and ESAM, which run backward by themselves.
+
+    Example::
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            for evaluation in passes(self, optimizer):
+                with evaluation:
+                    self.manual_backward(self.loss(batch))
+            optimizer.step()
+            optimizer.zero_grad()
+    """
+    if not isinstance(optimizer, SAM):
+        several = ", one of those in the list" if isinstance(optimizer, list) else ""
+        raise TypeError(f"passes() takes a lowland.SAM from self.optimizers(){several}, not {type(optimizer).__name__}")
+    trainer = module.trainer
+    _tell_of_the_model(optimizer, trainer, module)
+    return optimizer.passes(scaler=getattr(trainer.precision_plugin, "scaler", None), sync=sync)
+
+
+def _tell_of_the_model(optimizer: SAM, trainer: Trainer, module: LightningModule) -> None:
+    wrapped: Any = trainer.strategy.model
+    if isinstance(wrapped, DistributedDataParallel):
+        optimizer.model = wrapped  # so that an ascent is synchronized also where Lightning accumulates
+    elif optimizer.model is None:
+        optimizer.model = module
 
 
 def registered() -> list[Callback]:

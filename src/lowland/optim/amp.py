@@ -1,10 +1,22 @@
 """Mixed precision: what autocast and loss scaling need of a step with two passes."""
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp.grad_scaler import OptState
+from torch.nn.utils import parametrize
+
+
+def clear_caches() -> None:
+    """Forget what torch keeps of weights that are about to move: autocast's casts, and parametrized weights.
+
+    The latter inside ``torch.nn.utils.parametrize.cached()``. Either would serve the next pass in place of its own.
+    """
+    torch.clear_autocast_cache()
+    parametrize._cache.clear()
 
 
 def loss_scale(scaler: Any, like: Tensor) -> float | Tensor:
@@ -39,17 +51,94 @@ def pass_on_overflow(overflow: bool | Tensor, gradients: list[Tensor]) -> None:
         values.fill_(torch.nan)
 
 
+class Scaling:
+    """The GradScaler that the passes of a step were told of, and what can be seen of its use."""
+
+    def __init__(self) -> None:
+        #: None if there is none, or if it is switched off.
+        self.scaler: Any = None
+        self._scale: Tensor | None = None
+        self._version: int | None = None
+
+    def tell(self, scaler: Any) -> None:
+        """Of ``scaler``, or of None."""
+        self.scaler = scaler if scaler is None or getattr(scaler, "is_enabled", lambda: True)() else None
+
+    def check_pass(self, optimizers: set[int], gradients: Iterable[Tensor | None]) -> None:
+        """Raise RuntimeError where a pass would add to gradients that are unscaled already, or scaled otherwise.
+
+        Args:
+            optimizers: the numbers under which the scaler may know the optimizer.
+            gradients: that are there.
+        """
+        if self.scaler is None:
+            return
+        if any(self._stage(number) is OptState.UNSCALED for number in optimizers):
+            raise RuntimeError(f"scaler.unscale_(optimizer) before the passes are over: {_UNSCALE}")
+        scale, version = getattr(self.scaler, "_scale", None), self._version
+        if version is None or scale is None or scale._version == version or self._scale is None:
+            return
+        # Only here is anything waited for.
+        if scale.item() != self._scale.item() and any(g is not None and bool(g.any()) for g in gradients):
+            raise RuntimeError(
+                "scaler.update() has changed the scale since the gradients that are there were made: call it once a "
+                "step, after scaler.step(optimizer), and clear the gradients then, also of a step that was skipped"
+            )
+
+    def note(self) -> None:
+        """Gradients are there, scaled as the scaler scales now."""
+        scale = getattr(self.scaler, "_scale", None)
+        if scale is not None and scale._version != self._version:
+            self._scale, self._version = scale.clone(), scale._version
+
+    def forget(self) -> None:
+        """There are none."""
+        self._scale = self._version = None
+
+    def check_step(self, base: Any) -> None:
+        """Raise RuntimeError for a step along gradients that nobody unscales."""
+        if self.scaler is None or getattr(base, "grad_scale", None) is not None:
+            return
+        states = getattr(self.scaler, "_per_optimizer_states", None)
+        if states is not None and not any(state["stage"] is OptState.UNSCALED for state in states.values()):
+            raise RuntimeError(
+                "the passes were told of a GradScaler, and this step would go along gradients that are scaled still: "
+                "call scaler.step(optimizer), not optimizer.step()"
+            )
+
+    def _stage(self, number: int) -> Any:
+        state = getattr(self.scaler, "_per_optimizer_states", {}).get(number)
+        return None if state is None else state["stage"]
+
+
+_UNSCALE = (
+    "the gradients of the passes to come would stay scaled. Call it once a step, after the last pass and before "
+    "scaler.step(optimizer)"
+)
+_STEP = torch.amp.GradScaler.step.__code__
+
+
 def inside_scaler() -> bool:
     """Whether a GradScaler that is switched on makes the step that this is called from.
 
     It doesn't say so to an optimizer that leaves the unscaling to it, so this looks at who called.
     """
     frame = sys._getframe(1)
-    for _ in range(12):  # steps are wrapped by schedulers, profilers and trainers
+    for _ in range(16):  # steps are wrapped by schedulers, profilers and trainers
         if frame is None:
             return False
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, torch.amp.GradScaler):
-            return caller.is_enabled()
+        if frame.f_code is _STEP:
+            return frame.f_locals["self"].is_enabled()
         frame = frame.f_back  # type: ignore[assignment]
     return False
+
+
+def refuse_unscaling() -> None:
+    """Raise RuntimeError if it is a GradScaler's unscaling that asks for the parameter groups."""
+    frame = sys._getframe(2)
+    for _ in range(3):  # others' wrappers ask for theirs
+        if frame is None:
+            return
+        if frame.f_code.co_name == "_unscale_grads_":
+            raise RuntimeError(f"scaler.unscale_(optimizer) in the middle of the passes: {_UNSCALE}")
+        frame = frame.f_back  # type: ignore[assignment]

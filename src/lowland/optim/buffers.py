@@ -57,6 +57,11 @@ class Buffers:
         #: Whether they are not where `finish` leaves them.
         self.away = False
 
+    @property
+    def settled(self) -> bool:
+        """Whether the first evaluation is over."""
+        return self._settled is not None
+
     def settle(self) -> None:
         """The first time: what they are now, the step leaves behind. Later that goes for the carried ones alone."""
         if self._settled is None:

@@ -17,6 +17,8 @@ from lowland.optim.sharding import is_distributed
 # numbers that schedules change are in tensors: torch would compile for each value of a float, or of a count.
 _TRACEABLE = {"foreach": True, "fused": False, "capturable": True, "differentiable": False, STEPS: 0}
 _NUMBERS = ("lr", "rho")
+# What torch says where there is none, or no Triton.
+_NO_COMPILER = ("C++ compiler", "InvalidCxxCompiler", "Compiler: ", "triton installation", "GPUTooOldForTriton")
 
 
 def compiled_step(
@@ -134,17 +136,28 @@ class _CompiledStep:
             with torch.no_grad():
                 loss = self.program(climbs, x, y)
         except torch._dynamo.exc.BackendCompilerFailed as error:
-            raise RuntimeError(
-                f"torch can't compile the step: {' '.join(str(error).split()[:60])}\n"
-                "It takes a C++ compiler on a CPU (the environment variable CXX names it), Triton on a GPU; "
-                "optimizer.step(closure) takes neither."
-            ) from error
+            says = " ".join(str(error).split()[:60])
+            raise RuntimeError(f"torch can't compile the step: {says}\n{self._advice(says)}") from error
         finally:
             for group, before in zip(groups, own, strict=True):
                 group.update(before)
         optimizer._count()
         optimizer._opt_called = True  # type: ignore[attr-defined]  # what torch's schedulers look for
         return loss.clone() if loss.is_cuda else loss  # the next replay of a CUDA graph overwrites its outputs
+
+    def _advice(self, says: str) -> str:
+        """What to do where torch fails with what it ``says``."""
+        if any(sign in says for sign in _NO_COMPILER):
+            return (
+                "It takes a C++ compiler on a CPU (the environment variable CXX names it), Triton on a GPU; "
+                "optimizer.step(closure) takes neither."
+            )
+        if any(p.is_complex() for p, _ in self._named().values()):
+            return (
+                "Some parameters are complex, which torch's inductor has little code for: compiled_step(..., "
+                'backend="aot_eager") works without it, or use optimizer.step(closure).'
+            )
+        return "optimizer.step(closure) does the same without compilation."
 
     def _named(self) -> dict[str, tuple[Tensor, int]]:
         """The optimizer's parameters, each with the index of its group, by the model's names for them."""

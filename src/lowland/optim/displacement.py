@@ -32,6 +32,7 @@ class Displacement:
         self._moved: list[Tensor] | None = None
         self._versions: list[int] = []
 
+    @torch.no_grad()
     def move(self, weights: list[Tensor], gradients: list[Tensor], rhos: Sequence[float], climb: Climb) -> None:
         """Add ρ · factor · gradient to each of ``weights``.
 
@@ -55,16 +56,16 @@ class Displacement:
         """Whether weights are away from w."""
         return self._moved is not None
 
+    @torch.no_grad()
     def put_back(self) -> None:
         """Make the weights w again. They stay known until that is done: an interrupt may fall into it."""
         if self._moved is None:
             return
-        with torch.no_grad():
-            try:
-                self._copy(self._copies, self._moved)
-            except BaseException:  # an interrupt: the weights first
-                self._copy(self._copies, self._moved)
-                raise
+        try:
+            self._copy(self._copies, self._moved)
+        except BaseException:  # an interrupt: the weights first
+            self._copy(self._copies, self._moved)
+            raise
         self._moved = None
 
     @property

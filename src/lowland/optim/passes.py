@@ -5,12 +5,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from lowland.optim import amp, parallel, penalty, rules
+from lowland.optim import amp, foreign, parallel, penalty, rules
 from lowland.optim.ascent import Ascent, Climb, Slope, l2
 from lowland.optim.beside import Beside
 from lowland.optim.buffers import Buffers
@@ -21,7 +21,7 @@ from lowland.optim.memory import Memory
 from lowland.optim.randomness import random_states, replay
 from lowland.optim.scope import Scope, describe
 from lowland.optim.sharding import global_dot, global_norm, local, local_pair, settled
-from lowland.optim.wrapper import Wrapper
+from lowland.optim.wrapper import Wrapper, shared
 
 
 @dataclass(slots=True)
@@ -47,28 +47,80 @@ _NOT_ENTERED = (
     "passes() went on, but its last evaluation was not run: `for evaluation in optimizer.passes():`, and in it "
     "`with evaluation:` around forward and backward"
 )
-_NO_GRADIENT = (
-    "no parameter that climbs received a gradient in this pass: was backward() called? (With FSDP2, "
-    "set_requires_gradient_sync(False) and set_requires_all_reduce(False) keep gradients from the optimizer: leave "
-    "them on for the ascent, and for every pass where a rule takes both gradients.)"
+_FSDP2 = (
+    " (With FSDP2, set_requires_gradient_sync(False) and set_requires_all_reduce(False) keep gradients from the "
+    "optimizer: leave them on for the ascent, and for every pass where a rule takes both gradients.)"
 )
 
 
 class Passes(Wrapper):
     """What `SAM` does between two steps; `passes` says which evaluations the rules need, in order."""
 
-    model: nn.Module | None
-    m: int | None
-    eps: float
-    l2: float
-    same_masks: bool
-    freeze: bool
-    ascent_rule: Ascent
-    descent_rule: Descent | None
-    scope: Scope
-    _scope: set[Tensor] | None
-    _memory: Memory
-    _displacement: Displacement
+    model: nn.Module | None = shared()
+    m: int | None = shared()
+    eps: float = shared()
+    l2: float = shared()
+    same_masks: bool = shared()
+    freeze: bool = shared()
+    ascent_rule: Ascent = shared()
+    descent_rule: Descent | None = shared()
+    scope: Scope = shared()
+    _scope: set[Tensor] | None = shared()
+    _memory: Memory = shared()
+    _displacement: Displacement = shared()
+    #: Whether the descent rule makes the step's gradient of that at w, too.
+    _combines: bool = shared()
+    #: How many evaluations come before that at w + ε.
+    _evaluations: int = shared()
+    _needs_scale: bool = shared()
+    _learns: bool = shared()
+    _pass: str | None = shared()
+    _climb: _Plan | None = shared()
+    _states: list[Any] | None = shared()
+    _buffers: Buffers | None = shared()
+    _constants: Constants = shared()
+    _fsdp: parallel.Fsdp = shared()
+    _names: dict[Tensor, str] = shared()
+    _beside: Beside = shared()
+    _at_w: list[Tensor | None] = shared()
+    _frozen: list[Tensor] = shared()
+    _engine: Any = shared()
+    #: Last passes since the last step.
+    _evaluated: int = shared()
+    _warned: bool = shared()
+    _told: bool = shared()
+    _scaling: amp.Scaling = shared()
+    #: Whether the gradients of the passes were cleared since.
+    _cleared: bool = shared()
+    #: The `passes` on their way through a batch, if any.
+    _run: object = shared()
+    #: Whether the last ones were left between two.
+    _left: bool = shared()
+    #: The pass under way, if any: what it began is undone once, by whoever comes to it first.
+    _owner: object = shared()
+    #: Parameters whose gradients are set aside, and these.
+    _held: tuple[list[Tensor], list[Tensor | None]] | None = shared()
+    #: Whether the weights are elsewhere, or copies of them were made there.
+    _moved: bool = shared()
+    #: Whether the last batch that was begun is left out.
+    _skipped: bool = shared()
+    #: Versions of the gradients that were there before a pass that adds to them; None if none were.
+    _versions: list[int] | None = shared()
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The base optimizer's.
+
+        Raises:
+            RuntimeError: to a GradScaler that unscales before the passes are over.
+        """
+        if self._pass is not None or self._climb is not None:
+            amp.refuse_unscaling()
+        return self.base.param_groups
+
+    @param_groups.setter
+    def param_groups(self, value: list[dict[str, Any]]) -> None:
+        self.base.param_groups = value
 
     @property
     def steps(self) -> int:
@@ -78,30 +130,26 @@ class Passes(Wrapper):
     def _complete_groups(self) -> None:
         raise NotImplementedError
 
+    def __new__(cls, *arguments: Any, **named: Any) -> Self:
+        """Before Python looks at the arguments: those of other libraries are worth a better error."""
+        foreign.check(cls, arguments, named)
+        return super().__new__(cls)
+
     def _forget(self) -> None:
         """No pass is under way, and none was."""
         descent = self.descent_rule
-        #: Whether the descent rule makes the step's gradient of that at w, too.
         self._combines = descent is not None and not descent.per_example
-        #: How many evaluations come before that at w + ε.
         self._evaluations = max(self.ascent_rule.evaluations, self._combines)
         self._needs_scale = self.ascent_rule.needs_scale or (descent is not None and descent.needs_scale)
         self._learns = type(self.ascent_rule).learn is not Ascent.learn
-        self._pass: str | None = None
-        self._climb: _Plan | None = None
-        self._states: list[Any] | None = None
-        self._buffers: Buffers | None = None
+        self._pass = self._climb = self._states = self._buffers = self._engine = None
+        self._fsdp, self._beside, self._scaling = parallel.Fsdp(None, ()), Beside(), amp.Scaling()
         self._constants = Constants()
-        self._fsdp = parallel.Fsdp(None, ())
-        self._names: dict[Tensor, str] = {}
-        self._beside = Beside()
-        self._at_w: list[Tensor | None] = []
-        self._frozen: list[Tensor] = []
-        self._engine: Any = None
-        #: Last passes since the last step.
+        self._names, self._at_w, self._frozen = {}, [], []
         self._evaluated = 0
-        self._warned = False
-        self._told = True
+        self._warned, self._told = False, True
+        self._cleared = self._left = self._skipped = self._moved = False
+        self._versions = self._run = self._owner = self._held = None
 
     def passes(self, scaler: Any = None, sync: bool = True) -> Iterator[AbstractContextManager[None]]:
         """The evaluations that one step takes, in order; run forward and backward inside each.
@@ -116,20 +164,86 @@ class Passes(Wrapper):
         """
         self._refuse_per_example("passes()")
         self._complete_groups()
-        self._told = scaler is not None
+        self._tell(scaler)
         before = self._evaluated
-        if self._stays:
-            yield self._plain(scaler)
-        elif not self._climbs:
-            yield self._alone(scaler)
-        else:
-            for index in range(self._evaluations):
-                yield self._ascent(scaler, sync, onward=index > 0)
-                if self._climb is None:
+        self._skipped, self._run = False, (run := object())
+        try:
+            try:
+                if self._stays:
+                    yield self._plain(scaler)
+                elif not self._climbs:
+                    yield self._alone(scaler)
+                else:
+                    for index in range(self._evaluations):
+                        yield self._ascent(scaler, sync, onward=index > 0)
+                        if self._skipped:
+                            return
+                        if self._climb is None:
+                            raise RuntimeError(_NOT_ENTERED)
+                    yield self._perturbed(scaler)
+                if self._evaluated == before and not self._skipped:
                     raise RuntimeError(_NOT_ENTERED)
-            yield self._perturbed(scaler)
-        if self._evaluated == before:
-            raise RuntimeError(_NOT_ENTERED)
+            finally:
+                self._leave(run)
+        finally:
+            self._leave(run)  # an interrupt may fall before the first
+
+    def _leave(self, run: object) -> None:
+        """The passes of ``run`` are over, in whatever way; nothing if others are under way by now."""
+        if self._run is run:
+            if self._pass is not None:
+                self._undo()
+            self._left = self._left or self._climb is not None
+            self._climb = self._run = None
+
+    def skip(self) -> None:
+        """Leave the batch whose passes are under way out of the step: for a guard against a loss that isn't finite.
+
+        Call it inside a pass or between two, then leave by ``continue`` or ``break``. The weights are w again, bit for
+        bit; gradients are those of before the batch, of micro-batches accumulated earlier, say. A `SAM.step` that has
+        nothing else to go along then does nothing: weights, momenta and the count of steps stay. Batch-norm statistics
+        count the batch, as in plain training, if its forward pass at w was run; so does what a rule learns at w. A
+        ``GradScaler`` that the passes were told of takes the batch for one of zero gradients: ``scaler.step`` and
+        ``scaler.update`` may follow.
+
+        Under DDP and FSDP2 all processes must skip the same batches, and call this before ``backward``.
+
+        Raises:
+            RuntimeError: if no passes are under way; with ``m`` or ESAM, which run the passes themselves; after
+                ``backward`` of a pass that adds to gradients accumulated before.
+        """
+        if self.per_example:
+            raise RuntimeError(
+                "skip() is for passes(): m-SAM and ESAM run theirs by themselves. To leave a batch out, raise an "
+                "exception in the closure and catch it around the call"
+            )
+        if self._pass is None and self._climb is None and self._run is None and not self._displacement.displaced:
+            raise RuntimeError(
+                "skip() leaves out the batch whose passes are under way, and none is: to drop one that is through, "
+                "call optimizer.zero_grad() in place of step()"
+            )
+        if self._versions is not None and self._versions != _versions(self._params()):
+            raise RuntimeError(
+                "skip() comes too late: backward() of this pass has added to gradients that were accumulated before. "
+                "Call it before backward(), or drop all of them: optimizer.zero_grad()"
+            )
+        self._skipped = True
+        if self._pass is None:
+            self._back_to_w()
+            self._leave_out()
+
+    def _leave_out(self, adds: bool = False) -> None:
+        """The skipped batch is over; ``adds`` if its last pass added to the gradients."""
+        self._climb, self._at_w = None, []
+        params = list(self._params())
+        if adds and self._versions is None:
+            for param in params:
+                param.grad = None
+        self._versions = None
+        if self._scaling.scaler is not None and all(param.grad is None for param in params):
+            # The scaler refuses a step without any gradient.
+            smallest = min((p for p in params if p.requires_grad and p.numel()), key=Tensor.numel)
+            smallest.grad = torch.zeros_like(smallest)
 
     @property
     def _stays(self) -> bool:
@@ -164,7 +278,7 @@ class Passes(Wrapper):
         if self._evaluations != 1 or not self._climbs:
             raise RuntimeError(f"{self._rules} takes other passes than ascent() and perturbed(): use passes()")
         self._complete_groups()
-        self._told = scaler is not None
+        self._tell(scaler)
         return self._ascent(scaler, sync)
 
     @contextmanager
@@ -172,7 +286,7 @@ class Passes(Wrapper):
         """At w, or ``onward``: where the climb so far has led."""
         if onward and self._climb is None:
             raise RuntimeError("a pass was left out: run every evaluation of passes() in turn")
-        self._ready("ascent pass")
+        self._ready_for("ascent pass")
         if not sync and self._combines:
             raise ValueError(f"{self._rules} takes both gradients of the same batch: sync=False can't be")
         before, self._climb = self._climb if onward else None, None
@@ -181,31 +295,42 @@ class Passes(Wrapper):
             self._start()
             self._buffers = None if self.model is None else Buffers(self.model, self._constants)
         held = [parallel.set_aside(param.grad) for param in params]
-        try:  # as in `_apart`, without the price of one more context
-            self._begin("ascent", params)
-            with parallel.ascending(self.model, self._fsdp, sync):
-                if before is None and self.same_masks:
-                    self._states = random_states(params)
-                if before is None and not self.freeze:
-                    yield
-                    self._penalize(scaler)
-                else:
-                    with self._without_the_rest(params), self._at(before):
+        owner = object()
+        try:
+            try:  # as in `_apart`, without the price of one more context
+                self._begin("ascent", params, held, owner)
+                with parallel.ascending(self.model, self._fsdp, sync):
+                    if before is None and self.same_masks:
+                        self._states = random_states(params)
+                    if before is None and not self.freeze:
                         yield
                         self._penalize(scaler)
-            gradients = [param.grad for param in params]
-            if self._buffers is not None and not onward:
-                self._buffers.settle()
-        except BaseException:
-            if self._buffers is not None and not onward:
-                self._buffers.undo()
-            raise
+                    else:
+                        with self._without_the_rest(params), self._at(before):
+                            yield
+                            self._penalize(scaler)
+                gradients = [param.grad for param in params]
+                if self._buffers is not None and not onward:
+                    self._buffers.settle()
+            except RuntimeError as error:
+                _explain(error, moved=before is not None)
+                raise
+            finally:
+                self._close(owner)
         finally:
-            self._end(params, held)
+            self._close(owner)  # an interrupt may fall before the first
+        if self._skipped:
+            self._leave_out()
+            return
         if self._combines and not onward:
             self._at_w = [parallel.set_aside(gradient) for gradient in gradients]
-        with torch.no_grad():
+        try:
             self._climb = self._plan(params, gradients, rhos, scaler, sync, before)
+            if self._scaling.scaler is not None:
+                self._scaling.note()
+        except BaseException:
+            self._climb = None
+            raise
 
     @contextmanager
     def _at(self, plan: _Plan | None) -> Iterator[None]:
@@ -214,11 +339,9 @@ class Passes(Wrapper):
             yield
             return
         directions = list(plan.directions)
-        try:
-            self._leave_w(plan)
-            yield
-        finally:
-            self._back_to_w()
+        self._leave_w(plan)
+        yield
+        self._back_to_w()  # after an exception whoever closes the pass does it
         plan.directions = directions
 
     @contextmanager
@@ -235,8 +358,7 @@ class Passes(Wrapper):
             if self._frozen and "does not require grad" in str(error):  # torch's, of a loss that is a constant
                 raise RuntimeError(self._out_of_reach) from error
             raise
-        finally:
-            self._thaw()
+        self._thaw()  # after an exception whoever closes the pass does it
 
     @property
     def _out_of_reach(self) -> str:
@@ -252,28 +374,68 @@ class Passes(Wrapper):
         self._frozen = []
 
     @contextmanager
-    def _apart(self, name: str, params: list[Tensor], sync: bool = True) -> Iterator[list[Tensor | None]]:
-        """Inside, ``backward`` fills gradients of its own; afterwards they are in the list, and the others back."""
+    def _apart(self, name: str, params: list[Tensor], owner: object) -> Iterator[list[Tensor | None]]:
+        """Inside, ``backward`` fills gradients of its own; afterwards they are in the list, and the others back.
+
+        After an exception whoever closes the pass brings them back.
+        """
         taken: list[Tensor | None] = []
         held = [parallel.set_aside(param.grad) for param in params]
-        try:
-            self._begin(name, params)
-            with parallel.ascending(self.model, self._fsdp, sync):
-                yield taken
-            taken += [param.grad for param in params]
-        finally:
-            self._end(params, held)
+        self._begin(name, params, held, owner)
+        with parallel.ascending(self.model, self._fsdp, True):
+            yield taken
+        taken += [param.grad for param in params]
+        self._end(params, held)
 
-    def _begin(self, name: str, params: list[Tensor]) -> None:
-        self._pass = name
+    def _begin(
+        self, name: str, params: list[Tensor], held: list[Tensor | None] | None = None, owner: object = None
+    ) -> None:
+        """A pass, with gradients of its own: those that are there are ``held``."""
+        self._owner, self._pass = owner, name
+        if held is not None:
+            self._held = params, held
         for param in params:
             param.grad = None
 
     def _end(self, params: list[Tensor], held: list[Tensor | None]) -> None:
-        self._pass = None
         for param, gradient in zip(params, held, strict=True):
             param.grad = gradient
+        self._held = self._pass = None
 
+    def _close(self, owner: object) -> None:
+        """The pass of ``owner`` is over, in whatever way, if it wasn't before."""
+        if self._owner is owner:
+            self._undo()
+
+    def _abandon(self, grad: bool) -> None:
+        """The batch whose passes an exception ended: as before it, with gradients recorded if ``grad`` says so."""
+        try:
+            self._undo()
+        finally:
+            self._climb = self._run = None
+            torch.set_grad_enabled(grad)  # an interrupt may keep torch's own contexts from doing it
+
+    def _undo(self) -> None:
+        """Whatever a pass has begun: the weights are w, nothing is set aside or frozen, and no pass is under way."""
+        try:
+            self._undo_once()
+        except BaseException:  # an interrupt
+            self._undo_once()
+            raise
+
+    def _undo_once(self) -> None:
+        """May be called again after an exception at any point; what it leaves undone then, the next call does."""
+        try:
+            self._back_to_w()
+        finally:
+            self._thaw()
+            if self._buffers is not None and not self._buffers.settled:  # an exception ended the first evaluation
+                self._buffers.undo()
+            if self._held is not None:
+                self._end(*self._held)
+            self._pass = self._owner = None
+
+    @torch.no_grad()
     def _plan(
         self,
         params: list[Tensor],
@@ -309,7 +471,9 @@ class Passes(Wrapper):
             weights.append(weight)
             radii.append(rho)
         if not owners:
-            raise RuntimeError(_NO_GRADIENT if self._scope is None else f"{self._out_of_reach} {_NO_GRADIENT}")
+            raise RuntimeError(
+                self._no_gradient if self._scope is None else f"{self._out_of_reach} {self._no_gradient}"
+            )
         scale = amp.loss_scale(scaler, pieces[0]) if pieces else 1.0
         if foret:
             climb = l2(global_norm(params, owners, pieces), self.eps, scale)
@@ -373,34 +537,44 @@ class Passes(Wrapper):
         """At w + ε; ``share`` is that of the pass in the step's loss."""
         if self._pass is None and self._climb is None and self._evaluations:
             raise RuntimeError("perturbed() needs an ascent() before it, to know where to climb")
-        self._ready("perturbed pass")
+        self._ready_for("perturbed pass")
         if not self._evaluations:
             self._start()
-            with torch.no_grad():
-                params, rhos = self._trainable()
-                self._climb = self._plan(params, None, rhos, scaler, True)
+            params, rhos = self._trainable()
+            self._climb = self._plan(params, None, rhos, scaler, True)
+        owner = object()
         try:
-            self._pass = "perturbed"
-            plan, self._climb = self._climb, None
-            assert plan is not None
-            params = self._trainable()[0] if self._combines else []
-            with self._apart("perturbed", params) if self._combines else _NOTHING as gradients:
-                try:
+            try:
+                self._owner, self._pass = owner, "perturbed"
+                plan, self._climb = self._climb, None
+                assert plan is not None
+                params = self._trainable()[0] if self._combines else []
+                with self._apart("perturbed", params, owner) if self._combines else _NOTHING as gradients:
+                    if not self._combines:
+                        self._versions = _versions(self._params())
                     self._leave_w(plan)
                     yield
                     self._penalize(plan.scaler, share, plan.unsynchronized)
-                finally:
                     self._back_to_w()
-            if gradients is not None:
-                at_w, self._at_w = self._at_w, []
-                self._add(params, at_w, gradients, plan.climb.factor, plan.scale)
-            if plan.scaler is not None or self._beside:
-                self._pass_on_overflow(plan, params)
-            self._evaluated += 1
+            except RuntimeError as error:
+                _explain(error)
+                raise
+            finally:
+                self._close(owner)
         finally:
-            self._pass = None
-            if self._buffers is not None and not self._buffers.away:  # else an interrupt fell into putting them back
-                self._buffers = None
+            self._close(owner)  # an interrupt may fall before the first
+        if self._buffers is not None and not self._buffers.away:  # else an interrupt fell into putting them back
+            self._buffers = None
+        if self._skipped:
+            self._leave_out(adds=not self._combines)
+            return
+        self._versions = None
+        if gradients is not None:
+            at_w, self._at_w = self._at_w, []
+            self._add(params, at_w, gradients, plan.climb.factor, plan.scale)
+        if plan.scaler is not None or self._beside:
+            self._pass_on_overflow(plan, params)
+        self._count_pass()
 
     def _pass_on_overflow(self, plan: _Plan, params: list[Tensor]) -> None:
         """To whoever looks at the gradients: of the ascent to a scaler, of what goes beside the step to all."""
@@ -413,14 +587,21 @@ class Passes(Wrapper):
     @contextmanager
     def _alone(self, scaler: Any) -> Iterator[None]:
         """The only pass of a step that reuses what an earlier one learnt."""
-        self._ready("plain pass")
+        self._ready_for("plain pass")
         self._start()
         params, _ = self._trainable()
-        with self._apart("plain", params) as gradients:
-            yield
-            self._penalize(scaler)
+        owner = object()
+        try:
+            with self._apart("plain", params, owner) as gradients:
+                yield
+                self._penalize(scaler)
+        finally:
+            self._close(owner)
+        if self._skipped:
+            self._leave_out()
+            return
         self._add(params, None, gradients, 1.0)
-        self._evaluated += 1
+        self._count_pass()
 
     @torch.no_grad()
     def _add(
@@ -435,7 +616,7 @@ class Passes(Wrapper):
         rule = self.descent_rule
         assert rule is not None
         if all(gradient is None for gradient in gradients):
-            raise RuntimeError(f"{self._rules}: {_NO_GRADIENT}")
+            raise RuntimeError(f"{self._rules}: {self._no_gradient}")
         owners, first, last = [], [], []
         for param, g, s in zip(params, at_w or gradients, gradients, strict=True):
             if g is None and s is None:
@@ -475,7 +656,7 @@ class Passes(Wrapper):
             share: of the pass in the step's loss.
             unsynchronized: whether the weights differ between DDP's processes.
         """
-        if not self.l2:
+        if not self.l2 or self._skipped:
             return
         params = self._trainable()[0]
         later = self._pass == "perturbed" and self._fsdp.modules and not self._combines
@@ -485,8 +666,8 @@ class Passes(Wrapper):
         penalty.add(params, share * self.l2, amp.loss_scale(scaler, params[0]), mean)
 
     def _leave_w(self, plan: "_Plan") -> None:
-        with torch.no_grad():
-            self._displacement.move(plan.weights, plan.directions, plan.rhos, plan.climb)
+        self._moved = True  # before the first one moves
+        self._displacement.move(plan.weights, plan.directions, plan.rhos, plan.climb)
         plan.directions.clear()  # while new gradients grow
         self._forget_copies_of_weights()
         if self._states is not None:
@@ -496,34 +677,61 @@ class Passes(Wrapper):
 
     def _back_to_w(self) -> None:
         """From wherever the weights are. What an interrupt of this leaves undone, the next call does."""
-        if self._displacement.displaced:
+        if self._moved:
             self._displacement.put_back()
             self._forget_copies_of_weights()
+            self._moved = False
         if self._buffers is not None and self._buffers.away:
             self._buffers.finish()
 
     def _forget_copies_of_weights(self) -> None:
         """Made elsewhere, and not of the weights that are there now."""
-        torch.clear_autocast_cache()  # casts
+        amp.clear_caches()
         self._fsdp.reshard()  # gathered
 
     @contextmanager
     def _plain(self, scaler: Any) -> Iterator[None]:
-        self._ready("plain pass")
+        self._ready_for("plain pass")
         self._start()
+        owner = object()
         try:
-            self._pass = "plain"
+            self._owner, self._pass = owner, "plain"
+            self._versions = _versions(self._params())
             yield
             self._penalize(scaler)
-            self._evaluated += 1
         finally:
-            self._pass = None
+            self._close(owner)
+        if self._skipped:
+            self._leave_out(adds=True)
+            return
+        self._versions = None
+        self._count_pass()
 
     def _start(self) -> None:
         """What holds for all passes over a batch, looked for anew; nothing is left of the batch before."""
-        self._climb = None
+        self._climb, self._skipped, self._left, self._versions = None, False, False, None
         self._beside.forget_if_gradients_went()
         self._fsdp = parallel.Fsdp(self.model, self._params())
+
+    def _count_pass(self) -> None:
+        """The last of a run of passes is done."""
+        self._evaluated += 1
+        self._cleared = False
+        if self._scaling.scaler is not None:
+            self._scaling.note()
+
+    def _tell(self, scaler: Any) -> None:
+        """The passes of the loss that ``scaler`` scales, if any, begin."""
+        self._told = scaler is not None
+        self._scaling.tell(scaler)
+
+    def _ready_for(self, what: str) -> None:
+        """For a pass, as `_ready`, and the gradients that are there are scaled as its own will be."""
+        self._ready(what)
+        if self._scaling.scaler is not None:
+            known = {id(self), id(self.base), self._own.known_as}
+            there = self._at_w if self._climb is not None and self._combines else [p.grad for p in self._params()]
+            self._scaling.check_pass(known, there)
 
     def _not_inside(self, what: str) -> None:
         if self._pass is not None:
@@ -532,7 +740,7 @@ class Passes(Wrapper):
     def _trainable(self) -> tuple[list[Tensor], list[float]]:
         """The parameters that may get a gradient, and the radius of each."""
         params, rhos = [], []
-        for group in self.param_groups:
+        for group in self.base.param_groups:
             rho = group["rho"]
             for param in group["params"]:
                 if param.requires_grad:
@@ -552,7 +760,7 @@ class Passes(Wrapper):
         return self._names[param]
 
     def _params(self) -> Iterator[Tensor]:
-        return (param for group in self.param_groups for param in group["params"])
+        return (param for group in self.base.param_groups for param in group["params"])
 
     @property
     def per_example(self) -> bool:
@@ -566,11 +774,37 @@ class Passes(Wrapper):
             raise RuntimeError(f"{what} sees no losses: {self._rules} takes step(closure) or backward(closure)")
 
     @property
+    def _no_gradient(self) -> str:
+        return (
+            "no parameter that climbs received a gradient in this pass: was backward() called? To leave a batch out, "
+            "one whose loss isn't finite say, call optimizer.skip() before `continue` or `break`."
+        ) + (_FSDP2 if self._fsdp.modules else "")
+
+    @property
     def _rules(self) -> str:
         return rules.name(self.ascent_rule, self.descent_rule)
 
     def _ready(self, what: str) -> None:
         """For ``what``: no pass is under way, and no interrupted one left the weights elsewhere."""
         self._not_inside(what)
-        self._thaw()
-        self._back_to_w()
+        self._undo_once()
+
+
+def _versions(params: Iterable[Tensor]) -> list[int] | None:
+    """Of the gradients that are there; None if none are."""
+    gradients = [param.grad for param in params]
+    if all(gradient is None for gradient in gradients):
+        return None
+    return [-1 if gradient is None else local(gradient)._version for gradient in gradients]
+
+
+def _explain(error: RuntimeError, moved: bool = True) -> None:
+    """Raise a better one for a graph that an earlier pass has used, or was made before the weights ``moved``."""
+    says = str(error)
+    if "backward through the graph a second time" in says or (moved and "modified by an inplace operation" in says):
+        raise RuntimeError(
+            "backward() went through a graph that was made before this pass, or twice through one. Every pass needs a "
+            "forward pass of its own, at its own weights: put forward and backward both inside `with evaluation` (or "
+            "the closure, or `with optimizer.ascent()` and `with optimizer.perturbed()`). Autograd says: "
+            + says.partition(". ")[0].partition(" (")[0]
+        ) from error

@@ -16,7 +16,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lowland.errors import suggestion
-from lowland.optim import sam
+from lowland.optim import foreign, sam
 from lowland.optim.ascent import (
     Adaptive,
     Friendly,
@@ -76,6 +76,7 @@ def preset(*, formula: str, gradients: str, memory: float, paper: str) -> Callab
 
         @functools.wraps(build)
         def checked(base: Optimizer, *arguments: Any, **settings: Any) -> sam.SAM:
+            foreign.check(build, (base, *arguments), {})
             known = [*listed.settings, *_COMMON]
             for name in settings:
                 if name not in known:

@@ -20,9 +20,13 @@ from lowland.optim.memory import Memory, split
 from lowland.optim.passes import Passes
 from lowland.optim.scope import Scope, resolve
 from lowland.optim.sharding import local, settled
+from lowland.optim.wrapper import shared
 
 Rho = float | Callable[[int], float]
 
+_PASSES_WITH_SCALER = (
+    "`for evaluation in optimizer.passes(scaler=scaler): with evaluation: scaler.scale(loss_fn()).backward()`"
+)
 STEPS = "sam_steps"  # in every parameter group: what saves optimizers elsewhere carries groups, and often nothing else
 
 
@@ -125,6 +129,15 @@ class SAM(Passes):
         >>> loss = optimizer.step(closure)
     """
 
+    scope: Any = shared()
+    audit: bool = shared()
+    memory_limit: float | None = shared()
+    perturbed_norms: bool = shared()
+    _schedule: Callable[[int], float] | None = shared()
+    _rho: float = shared()
+    #: Groups whose rho follows the schedule.
+    _scheduled: list[int] = shared()
+
     def __init__(
         self,
         base: Optimizer,
@@ -145,7 +158,10 @@ class SAM(Passes):
         perturbed_norms: bool = False,
     ):
         if not isinstance(base, Optimizer):
-            raise TypeError("SAM goes around an optimizer: SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)")
+            raise TypeError(
+                "SAM goes around an optimizer: SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05). For the "
+                "arguments of other libraries, (params, base_optimizer, rho=...), there is lowland.compat.SAM"
+            )
         if isinstance(base, SAM):
             raise ValueError("the base optimizer already is a SAM: wrap the optimizer inside it")
         if "rho" in getattr(base, "defaults", {}):
@@ -171,10 +187,11 @@ class SAM(Passes):
             if set(params).isdisjoint(model.parameters()):
                 raise ValueError("model= is another model: it has none of the base optimizer's parameters")
         parallel.check(params)
-        self.ascent_rule, self.descent_rule = rules.check(ascent, descent, base, model, m)
+        climbing, descending = rules.check(ascent, descent, base, model, m)
         if m is not None:
             grouped.check(m, model, params)
         super().__init__(base)
+        self.ascent_rule, self.descent_rule = climbing, descending
         if isinstance(scope, Iterable) and not isinstance(scope, nn.Module):
             scope = list(scope)
         self._memory = Memory((*self.ascent_rule.memory, *(() if descent is None else descent.memory)))
@@ -190,7 +207,7 @@ class SAM(Passes):
                 "argument. Make a new base optimizer, or set group['rho'] or delete it first.",
                 stacklevel=2,
             )
-        self._scheduled: list[int] = []
+        self._scheduled = []
         self._displacement = Displacement(keep_on)
         self._forget()
         self._complete_groups()
@@ -270,22 +287,57 @@ class SAM(Passes):
     step.hooked = True  # type: ignore[attr-defined]
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
-        losses = []
+        losses: list[Any] = []
         self._ready("step()")
         if closure is not None:
-            self._climb = None
+            self._refuse_in_scaler()
+            if self._evaluated and not self._cleared and any(param.grad is not None for param in self._params()):
+                return self._step_behind_passes(closure)
+            self._climb, self._left = None, False
             self.zero_grad()
             if self.per_example:
                 losses.append(self.backward(closure))
             else:
-                with torch.enable_grad():
-                    for evaluation in self.passes():
-                        with evaluation:
-                            losses.append(closure())
-        if self._climb is not None:
-            raise RuntimeError("step() after ascent() without perturbed(): the gradient at w + e is missing")
-        self._update()
+                grad = torch.is_grad_enabled()
+                try:
+                    with torch.enable_grad():
+                        for evaluation in self.passes():
+                            with evaluation:
+                                losses.append(closure())
+                except BaseException:
+                    self._abandon(grad)
+                    raise
+        if self._climb is not None or self._left:
+            raise RuntimeError(
+                "step() after ascent() without perturbed(): the gradient at w + e is missing. To leave a batch out, "
+                "call optimizer.skip() before leaving its passes"
+            )
+        skipped, self._skipped = self._skipped, False
+        if self._evaluated or not skipped:
+            self._update()
         return losses[0] if losses else None
+
+    def _step_behind_passes(self, closure: Callable[[], Any]) -> Any:
+        """The passes are through; trainers hand over a closure all the same, that calls their hooks alone."""
+        params = self._trainable()[0]
+        before = [(param.grad, None if param.grad is None else local(param.grad)._version) for param in params]
+        ran: list[Tensor] = []
+        hooks = [param.register_post_accumulate_grad_hook(ran.append) for param in params]
+        try:
+            with torch.enable_grad():
+                result = closure()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        # FSDP2 and others write gradients past these hooks.
+        if ran or (self._fsdp.modules and _changed(params, before)):
+            raise RuntimeError(
+                "step(closure) after passes(): the gradient of the passes was there, and the closure ran backward "
+                "once more. Call step() without a closure, or step(closure) without passes; optimizer.zero_grad() "
+                "drops what is there"
+            )
+        self._update()
+        return result
 
     def backward(self, closure: Callable[[], Tensor], scaler: Any = None) -> Tensor:
         """With ``m``, or a rule that chooses examples: add the gradient of a batch to ``p.grad``; no base step.
@@ -307,12 +359,21 @@ class SAM(Passes):
         if not self.per_example:
             raise RuntimeError("backward() is for m-SAM and ESAM: give SAM an m, or run backward in passes()")
         self._complete_groups()
-        self._told = scaler is not None
-        if self.m is None:
-            return selected.backward(self, closure, scaler)
-        if self._engine is None:
-            self._engine = per_group.Engine(self)
-        return self._engine.backward(closure, scaler)
+        self._tell(scaler)
+        grad = torch.is_grad_enabled()
+        try:
+            if self.m is None:
+                return selected.backward(self, closure, scaler)
+            self._ready_for("m-SAM pass")
+            if self._engine is None:
+                self._engine = per_group.Engine(self)
+            mean = self._engine.backward(closure, scaler)
+        except BaseException:
+            self._abandon(grad)
+            raise
+        self._cleared = False
+        self._scaling.note()
+        return mean
 
     @property
     def last(self) -> per_group.Last | None:
@@ -326,12 +387,15 @@ class SAM(Passes):
         print(per_group.Engine(self).plan() if self._engine is None else self._engine.plan())
 
     def _update(self) -> None:
+        if self._evaluated:
+            self._scaling.check_step(self.base)
+            self._scaling.forget()
         evaluated, self._evaluated = self._evaluated, 0
         if evaluated:
             if not self._fsdp.modules and all(param.grad is None for param in self._params()):
                 raise RuntimeError(
                     "no parameter has a gradient: was backward() called in the last pass, and zero_grad() only after "
-                    "step()?"
+                    "step()? To leave a batch out, call optimizer.skip() before `continue` or `break`"
                 )
             if (self._needs_scale or self.l2) and not self._told:
                 self._refuse_unknown_scale()
@@ -356,6 +420,8 @@ class SAM(Passes):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's."""
         self._beside.clear()
+        self._scaling.forget()
+        self._cleared = True
         self.base.zero_grad(set_to_none)
 
     def _refuse_unknown_scale(self) -> None:
@@ -365,11 +431,19 @@ class SAM(Passes):
                 "GradScaler to the passes, too: optimizer.passes(scaler=scaler)"
             )
 
+    def _refuse_in_scaler(self) -> None:
+        if amp.inside_scaler():
+            how = "optimizer.backward(closure, scaler=scaler)" if self.per_example else _PASSES_WITH_SCALER
+            raise RuntimeError(
+                "scaler.step(optimizer, closure) unscales before the closure runs: the update would be as much too "
+                f"large as the loss is scaled. Instead: {how}, then scaler.step(optimizer)"
+            )
+
+    @torch.no_grad()
     def _learn(self) -> None:
         owners = [param for param in self._trainable()[0] if param.grad is not None]
         pieces = [local(settled(param, param.grad)) for param in owners]
-        with torch.no_grad():
-            self.ascent_rule.learn(partial(self._memory.of, owners), pieces)
+        self.ascent_rule.learn(partial(self._memory.of, owners), pieces)
 
     def _count(self) -> None:
         steps = self.steps + 1
@@ -417,7 +491,7 @@ class SAM(Passes):
     @property  # type: ignore[misc]
     def state(self) -> Any:
         """The base optimizer's, with what the rules remember beside it."""
-        memory, of_base = self.__dict__.get("_memory"), getattr(self.base, "state", {})
+        memory, of_base = getattr(self._own, "_memory", None), getattr(self.base, "state", {})
         return memory.save({p: p for p in self._params()}, of_base) if memory else of_base
 
     @state.setter
@@ -476,8 +550,9 @@ class SAM(Passes):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Undo `__getstate__`."""
-        self._displacement = Displacement(state.pop("keep_on"))
+        keep_on = state.pop("keep_on")
         super().__setstate__(state)
+        self._displacement = Displacement(keep_on)
         self._forget()
 
     def __repr__(self) -> str:
@@ -486,3 +561,10 @@ class SAM(Passes):
         radii = [group.get("rho", self._rho) for group in self.param_groups]
         l2 = f", l2={self.l2}" if self.l2 else ""
         return f"SAM(rho={radii}{schedule}{l2}{rules}, base={self.base!r})"
+
+
+def _changed(params: list[Tensor], before: list[tuple[Tensor | None, int | None]]) -> bool:
+    return any(
+        param.grad is not gradient or (gradient is not None and local(gradient)._version != version)
+        for param, (gradient, version) in zip(params, before, strict=True)
+    )

@@ -1,6 +1,8 @@
 """An optimizer around an optimizer, which schedulers, trainers, scalers and checkpoints take for the one inside."""
 
 from collections.abc import Callable
+from operator import attrgetter
+from types import SimpleNamespace
 from typing import Any
 
 from torch.optim import Optimizer
@@ -22,13 +24,33 @@ class _OfBase:
         delattr(wrapper.base, self.name)
 
 
+class _Shared(property):
+    """An attribute in ``_own``, the one object that an optimizer has in common with whatever stands in for it."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        def keep(wrapper: Any, value: Any) -> None:
+            setattr(wrapper._own, name, value)
+
+        super().__init__(attrgetter(f"_own.{name}"), keep)
+
+
+def shared() -> Any:
+    """Declares an attribute of a `Wrapper` that trainers' stand-ins for the optimizer read and change with it."""
+    return _Shared()
+
+
 class Wrapper(Optimizer):
     """Shares groups, state and whatever else it has not itself with ``base``, and runs the hooks on itself.
+
+    Trainers put stand-ins before an optimizer: objects of a subclass that copy its ``__dict__``, or that have none of
+    it and look up there what they lack. What a stand-in sets would stay with it, and the optimizer would never know of
+    the passes that were run. So every attribute that a subclass sets is declared with `shared`.
 
     Subclasses give `_step`, `_save` and `_load`.
     """
 
     base: Optimizer
+    _own: SimpleNamespace
     param_groups: list[dict[str, Any]] = _OfBase()  # type: ignore[assignment]
     state: Any = _OfBase()
     defaults: dict[str, Any] = _OfBase()  # type: ignore[assignment]
@@ -37,16 +59,23 @@ class Wrapper(Optimizer):
     found_inf: Any = _OfBase()
 
     def __init__(self, base: Optimizer):
-        self.base = base
+        self.base, self._own = base, SimpleNamespace(known_as=id(self))
         if not hasattr(base, "defaults"):  # a container that never called Optimizer.__init__
             base.defaults = {}
         # Not Optimizer.__init__, which would make groups and state of its own beside the base's; this sets up
         # hooks and profiling as unpickling does.
         super().__setstate__({})
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """For copies and pickles, which share nothing with where they come from but what ``state`` brings."""
+        self._own = SimpleNamespace(known_as=id(self))
+        for name, value in state.items():
+            setattr(self, name, value)
+        super().__setstate__({})
+
     def __getattr__(self, name: str) -> Any:
         # What else the base optimizer can do: train() and eval() of a schedule-free one, say.
-        if name == "base" or name.startswith("__"):
+        if name in ("base", "_own") or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.base, name)
 

@@ -154,7 +154,7 @@ class Engine:
                 raise error
             finally:
                 optimizer._evaluated = evaluated
-                torch.clear_autocast_cache()
+                amp.clear_caches()
         where = self._watch.where if self._watch is not None else ""
         return (
             f"its passes raise {type(error).__name__} at {line_of(error)} after a use of {where or 'no parameter'} "
@@ -169,7 +169,7 @@ class Engine:
 
         def losses() -> Tensor:
             replay(states)
-            torch.clear_autocast_cache()
+            amp.clear_caches()
             return grouped.per_example(lambda: followed(closure), optimizer)
 
         try:
@@ -179,7 +179,7 @@ class Engine:
         except Exception:  # nothing can be told; the loop is right all the same
             return
         finally:
-            torch.clear_autocast_cache()
+            amp.clear_caches()
         if coupled:
             self.reason = None
             raise Refused(COUPLED)
@@ -194,7 +194,7 @@ class Engine:
         def losses() -> Tensor:
             replay(states)
             buffers.rewind()
-            torch.clear_autocast_cache()
+            amp.clear_caches()
             return grouped.per_example(watched, optimizer)
 
         def watched() -> Tensor:
@@ -243,13 +243,13 @@ class Engine:
             return nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, False)
 
         try:
-            optimizer._begin("ascent", params)
+            optimizer._begin("ascent", params, held)
             with torch.enable_grad(), alone():
                 first, before = self._first(step, start)
             left = [step.names[p] for p in params if p.grad is not None]
         finally:
             optimizer._end(params, held)
-            torch.clear_autocast_cache()
+            amp.clear_caches()
         if left:
             raise NotCovered(
                 f"{left[0]} has a gradient that came by a way nobody watches (a function of autograd's own, say, or "
@@ -291,7 +291,7 @@ class Engine:
                     amp.scaled(step.scaler, value.sum() / groups.whole).backward()
         finally:
             optimizer._pass = None
-            torch.clear_autocast_cache()
+            amp.clear_caches()
         at_moved = None
         with torch.no_grad():
             if optimizer.perturbed_norms:

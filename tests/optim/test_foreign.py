@@ -1,0 +1,64 @@
+"""Calls written for other libraries' SAM: an error that says what they are here."""
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+
+import lowland
+from lowland import SAM, compat
+from lowland.optim import presets
+
+from .test_training_setups import network, sgd
+
+CALLS = {
+    "params and a class": (lambda p: SAM(p, torch.optim.AdamW, rho=0.05, lr=1e-3), "AdamW(params, lr=", "compat.SAM"),
+    "and no settings": (lambda p: SAM(p, torch.optim.SGD), "SGD(params, lr=", "compat.SAM"),
+    "by name": (lambda p: SAM(p, base_optimizer=torch.optim.SGD, rho=0.05), "SGD(params, lr=", "compat.SAM"),
+    "all by name": (lambda p: SAM(params=p, base_optimizer=torch.optim.Adam), "Adam(params, lr=", "compat.SAM"),
+    "adaptive, too": (
+        lambda p: SAM(p, torch.optim.SGD, rho=2.0, adaptive=True, lr=0.1), "compat.SAM", "presets.ASAM",
+    ),
+    "a function that makes it": (lambda p: SAM(p, torch.optim.SGD.__call__), "goes around an optimizer", "compat.SAM"),
+    "adaptive": (lambda p: SAM(torch.optim.SGD(p), rho=2.0, adaptive=True), "no argument adaptive", "eta=0.0"),
+    "eta": (lambda p: SAM(torch.optim.SGD(p), rho=2.0, eta=0.01), "no argument eta", "presets.ASAM"),
+    "settings of the base": (lambda p: SAM(torch.optim.SGD(p), lr=0.1), "no argument lr", "SGD(params, lr=...)"),
+    "eps": (lambda p: SAM(torch.optim.SGD(p), perturb_eps=0.1), "no argument perturb_eps", "eps= here"),
+    "centralization": (lambda p: SAM(torch.optim.SGD(p), use_gc=True), "use_gc", "no counterpart"),
+    "its name": (lambda p: SAM(optimizer=torch.optim.SGD(p)), "no argument optimizer", "first argument"),
+    "a preset": (lambda p: presets.ASAM(p, torch.optim.SGD, rho=2.0, lr=0.1), "ASAM(SGD(params, lr=", "compat.SAM"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_says_what_it_is_here(call):
+    make, *says = CALLS[call]
+    with pytest.raises(TypeError) as caught:
+        make(network().parameters())
+    for part in says:
+        assert part in str(caught.value)
+
+
+def test_what_is_named_works():
+    model = network()
+    compat.SAM(model.parameters(), torch.optim.SGD, rho=2.0, adaptive=True, lr=0.1, perturb_eps=0.0)
+    compat.SAM(model.parameters(), base_optimizer=torch.optim.AdamW, lr=0.1)
+    presets.ASAM(sgd(model), rho=2.0, eta=0.0, biases=True)
+
+
+def test_others_are_as_python_says_and_the_signature_stays():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'roh'"):
+        SAM(sgd(network()), roh=0.1)
+    assert list(inspect.signature(lowland.SAM).parameters)[:3] == ["base", "rho", "model"]
+
+    class Mine(SAM):
+        def __init__(self, params, lr, adaptive):
+            super().__init__(torch.optim.SGD(params, lr=lr))
+            self.adaptive = adaptive
+
+    model = network()
+    optimizer = Mine(model.parameters(), lr=0.1, adaptive=True)
+    assert isinstance(copy.deepcopy(optimizer), Mine)
+    assert pickle.loads(pickle.dumps(SAM(sgd(model), rho=0.3))).param_groups[0]["rho"] == 0.3
