@@ -9,7 +9,14 @@ from difflib import get_close_matches
 
 
 class LowlandError(Exception):
-    """Something the user can mend; the message says what happened and what to do."""
+    """Something the user can mend; the message says what happened and what to do.
+
+    The text is one line: what can't be printed, in a file's name say, is escaped.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if text.isprintable() else "".join(map(_printable, text))
 
 
 class DataError(LowlandError):
@@ -33,3 +40,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean {near[0]}?" if near else f" Known: {', '.join(known)}."
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]

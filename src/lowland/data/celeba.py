@@ -90,7 +90,7 @@ def _attributes(path: Path, wanted: tuple[str, str]) -> dict[str, tuple[int, int
         names = next(rows, (2, []))[1]
     for name in wanted:
         if name not in names:
-            raise DataError(f"{path} has no attribute {name}.{suggestion(name, names)}")
+            raise DataError(f"{path} has no attribute {name}.{suggestion(name, names[:100])}")
         if names.count(name) > 1:
             raise DataError(f"{path} has the attribute {name} more than once")
     columns = [1 + names.index(name) for name in wanted]

@@ -48,9 +48,9 @@ def _rows(path: Path) -> Iterator[tuple[str, int, int, int]]:
     wanted = ("img_filename", *COLUMNS)
     places: dict[str, int] = {}
     for number, line in lines(path):
-        fields = _fields(path, number, line)
-        if not any(fields):
+        if not line.strip():
             continue
+        fields = _fields(path, number, line)
         if not places:
             places = {name: fields.index(name) for name in wanted if name in fields}
             _check_columns(path, wanted, fields)
