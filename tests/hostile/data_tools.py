@@ -29,12 +29,13 @@ def within(seconds: float) -> Iterator[None]:
         raise AssertionError(f"not done after {seconds} s")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)  # of the time that pytest gives the test
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, left)
 
 
 def refused(call: Callable[[], object], *says: str, seconds: float = 10.0) -> str:

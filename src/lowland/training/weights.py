@@ -1,8 +1,6 @@
 """The weights of a trained network, from a run directory or a file."""
 
-import zipfile
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lowland.errors import RunError, SettingError
+from lowland.saved import read_saved
+
+_NOTHING = "{} holds no weights: save model.state_dict() in it, or take another file"
 
 
 def read_weights(path: str | Path, arm: str | None = None, key: str | None = None) -> dict[str, Tensor]:
@@ -50,7 +51,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str | P
         where: they come from, for the message.
 
     Raises:
-        RunError: if they are another network's, for another number of classes, or not finite.
+        RunError: if they are another network's, for another number of classes, of another kind of numbers (integers for
+            real ones, say), or not finite.
     """
     network = model.state_dict()
     missing = [name for name in network if name not in weights]
@@ -74,6 +76,13 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str | P
         raise RunError(
             f"{where} holds another network's weights ({'; '.join(differences)}): take the network that was saved "
             "(at the command line: the --scale and --set of its training), or another file"
+        )
+    kinds = [name for name in network if _kind(weights[name]) != _kind(network[name])]
+    if kinds:
+        dtypes = f"{weights[kinds[0]].dtype} in the file, {network[kinds[0]].dtype} in the network"
+        raise RunError(
+            f"{where} holds numbers of another kind in {len(kinds)} tensors, first {kinds[0]}: {dtypes}: take another "
+            "file"
         )
     bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if bad:
@@ -100,34 +109,33 @@ def load_pretrained(model: nn.Module, path: str | Path) -> None:
 
 def _load(file: Path) -> Any:
     try:
-        content = BytesIO(file.read_bytes())
+        return read_saved(file)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"there is no {file}: give a run directory, or a .pt or .pth file of weights") from None
     except OSError as error:
         raise RunError(f"{file} can't be read: {error.strerror or error}") from None
-    try:
-        if zipfile.is_zipfile(content):
-            wrong = zipfile.ZipFile(content).testzip()  # torch itself passes over checksums
-            if wrong is not None:
-                raise zipfile.BadZipFile(wrong)
-        content.seek(0)
-        return torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch lets through whatever the bytes lead to
+    except MemoryError:
+        raise RunError(f"{file} doesn't fit into memory: take another file, or a machine with more") from None
+    except ValueError as error:
         raise RunError(
             f"{file} is damaged, or holds objects that are no tensors: copy it again, or save the state_dict alone"
         ) from error
 
 
 def _of_arm(file: Path, content: dict[str, Any], arm: str | None) -> dict[str, Tensor]:
-    arms = content["arms"]
+    arms = {str(name): state for name, state in content["arms"].items()}
     if arm is None and len(arms) != 1:
         raise SettingError(f"{file} holds several arms: choose one of {', '.join(arms)}")
     arm = next(iter(arms)) if arm is None else arm
     if arm not in arms:
         raise SettingError(f"{file} has no arm {arm}: choose one of {', '.join(arms)}")
+    if not isinstance(arms[arm], dict):
+        raise RunError(_NOTHING.format(file))
     if "model" not in arms[arm]:
         why = "it was trained in a stack" if "stacks" in content else "it diverged before the first checkpoint"
         raise RunError(f"{file} has no weights of {arm}, as {why}: train it with lowland run, or choose another arm")
+    if not _is_state(arms[arm]["model"]):
+        raise RunError(_NOTHING.format(file))
     return arms[arm]["model"]
 
 
@@ -138,7 +146,7 @@ def _of_key(file: Path, content: Any, key: str | None) -> dict[str, Tensor]:
         return content
     states = {k: value for k, value in content.items() if _is_state(value)} if isinstance(content, dict) else {}
     if not states:
-        raise RunError(f"{file} holds no weights: save model.state_dict() in it, or take another file")
+        raise RunError(_NOTHING.format(file))
     key = "last" if key is None else key
     if key not in states:
         raise SettingError(f"{file} has no key {key}: choose one of {', '.join(map(str, states))}")
@@ -146,7 +154,23 @@ def _of_key(file: Path, content: Any, key: str | None) -> dict[str, Tensor]:
 
 
 def _is_state(content: Any) -> bool:
-    return isinstance(content, dict) and bool(content) and all(isinstance(t, Tensor) for t in content.values())
+    """Whether it is a ``state_dict``: names, and tensors whose numbers are all there."""
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items())
+        and all(map(_is_plain, content.values()))
+    )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return (
+        tensor.layout is torch.strided and tensor.device.type == "cpu" and not (tensor.is_quantized or tensor.is_nested)
+    )
+
+
+def _kind(tensor: Tensor) -> str:
+    return "complex" if tensor.is_complex() else "real" if tensor.is_floating_point() else "integer"
 
 
 def _is_last_layer(names: list[str], weights: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> bool:
