@@ -1,8 +1,6 @@
 """The weights of a trained network, from a run directory or a file."""
 
-import zipfile
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.errors import RunError, SettingError
+from lowland.training.reading import tensors_in
 
 
 def read_weights(path: str | Path, arm: str | None = None, key: str | None = None) -> dict[str, Tensor]:
@@ -100,19 +99,14 @@ def load_pretrained(model: nn.Module, path: str | Path) -> None:
 
 def _load(file: Path) -> Any:
     try:
-        content = BytesIO(file.read_bytes())
+        content = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"there is no {file}: give a run directory, or a .pt or .pth file of weights") from None
     except OSError as error:
         raise RunError(f"{file} can't be read: {error.strerror or error}") from None
     try:
-        if zipfile.is_zipfile(content):
-            wrong = zipfile.ZipFile(content).testzip()  # torch itself passes over checksums
-            if wrong is not None:
-                raise zipfile.BadZipFile(wrong)
-        content.seek(0)
-        return torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch lets through whatever the bytes lead to
+        return tensors_in(content, "cpu", old=True)
+    except ValueError as error:
         raise RunError(
             f"{file} is damaged, or holds objects that are no tensors: copy it again, or save the state_dict alone"
         ) from error
@@ -121,10 +115,12 @@ def _load(file: Path) -> Any:
 def _of_arm(file: Path, content: dict[str, Any], arm: str | None) -> dict[str, Tensor]:
     arms = content["arms"]
     if arm is None and len(arms) != 1:
-        raise SettingError(f"{file} holds several arms: choose one of {', '.join(arms)}")
+        raise SettingError(f"{file} holds several arms: choose one of {', '.join(map(str, arms))}")
     arm = next(iter(arms)) if arm is None else arm
     if arm not in arms:
-        raise SettingError(f"{file} has no arm {arm}: choose one of {', '.join(arms)}")
+        raise SettingError(f"{file} has no arm {arm}: choose one of {', '.join(map(str, arms))}")
+    if not isinstance(arms[arm], dict) or not _is_state(arms[arm].get("model", {"": torch.empty(0)})):
+        raise RunError(f"{file} holds no weights of {arm}, though it has that arm: another version of Lowland wrote it")
     if "model" not in arms[arm]:
         why = "it was trained in a stack" if "stacks" in content else "it diverged before the first checkpoint"
         raise RunError(f"{file} has no weights of {arm}, as {why}: train it with lowland run, or choose another arm")
@@ -146,7 +142,13 @@ def _of_key(file: Path, content: Any, key: str | None) -> dict[str, Tensor]:
 
 
 def _is_state(content: Any) -> bool:
-    return isinstance(content, dict) and bool(content) and all(isinstance(t, Tensor) for t in content.values())
+    return isinstance(content, dict) and bool(content) and all(_is_entry(*entry) for entry in content.items())
+
+
+def _is_entry(name: Any, tensor: Any) -> bool:
+    """Whether it is a name with a tensor that has all its numbers in memory."""
+    plain = isinstance(tensor, Tensor) and tensor.layout is torch.strided and not tensor.is_quantized
+    return isinstance(name, str) and plain and tensor.device.type != "meta"
 
 
 def _is_last_layer(names: list[str], weights: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> bool:
