@@ -35,6 +35,14 @@ class ElsewhereError(LowlandError):
     """Another process of the same run failed, and says why; this one ends with it, without a word."""
 
 
+def is_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory doesn't suffice: Python's own, or torch's, which is a RuntimeError."""
+    if isinstance(error, MemoryError):
+        return True
+    text = f"{type(error).__name__} {error}".lower()
+    return isinstance(error, RuntimeError) and ("memory" in text or "bad_alloc" in text)
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """``" Did you mean ...?"`` with the nearest of ``known``, or the whole list if nothing is near."""
     known = sorted(known)

@@ -15,7 +15,7 @@ from torch import nn
 
 from lowland.data import load_domains
 from lowland.errors import RunError
-from lowland.saved import read_saved
+from lowland.saved import tensors_in
 from lowland.training.weights import load_pretrained, load_weights, read_weights
 from tests.data.conftest import Small
 from tests.data.layouts import draw_domains
@@ -284,20 +284,20 @@ def test_too_little_memory_isnt_damage(tmp_path, monkeypatch):
             raise error
 
         monkeypatch.setattr("torch.load", fail)
-        message = refused(lambda: read_weights(path), "doesn't fit into memory")
-        assert "damaged" not in message
+        with pytest.raises(type(error)):
+            read_weights(path)
 
 
-def flips_that_change(folder, places):
+def flips_that_change(places):
     """Flip each of the bits of a file of weights; those that change the numbers and aren't noticed."""
     content = saved(network().state_dict())
-    wanted = read_of(folder, content)
+    wanted = read_of(content)
     silent = []
     for place, bit in places(content):
         data = bytearray(content)
         data[place] ^= 1 << bit
         try:
-            got = read_of(folder, bytes(data))
+            got = read_of(bytes(data))
         except ValueError:
             continue
         if list(got) != list(wanted) or not all(got[name].equal(wanted[name]) for name in wanted):
@@ -305,7 +305,7 @@ def flips_that_change(folder, places):
     return silent
 
 
-def test_a_flipped_bit_is_noticed(tmp_path):
+def test_a_flipped_bit_is_noticed():
     """A file of today's format carries checksums, which torch passes over; of its directory there are none."""
 
     def places(content):
@@ -314,18 +314,17 @@ def test_a_flipped_bit_is_noticed(tmp_path):
         rng = random.Random(0)
         yield from ((rng.randrange(len(content)), rng.randrange(8)) for _ in range(60))
 
-    assert flips_that_change(tmp_path, places) == []
+    assert flips_that_change(places) == []
 
 
 @pytest.mark.hostile
 @pytest.mark.parametrize("bit", range(8))
-def test_every_flipped_bit_is_noticed(tmp_path, bit):
-    assert flips_that_change(tmp_path, lambda content: [(place, bit) for place in range(len(content))]) == []
+def test_every_flipped_bit_is_noticed(bit):
+    assert flips_that_change(lambda content: [(place, bit) for place in range(len(content))]) == []
 
 
-def read_of(folder, content):
-    (folder / "x.pth").write_bytes(content)
-    return read_saved(folder / "x.pth")
+def read_of(content):
+    return tensors_in(content, "cpu")
 
 
 def fuzz(tmp_path, count, seed):

@@ -161,7 +161,7 @@ def test_unreadable(file, monkeypatch):
     def deny(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("os.open", deny)
+    monkeypatch.setattr("pathlib.Path.read_bytes", deny)
     refused(RunError, "can't be read: Permission denied", read_weights, file)
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowland.errors import RunError
-from lowland.files import write_atomically
+from lowland.files import open_regular, write_atomically
 from lowland.optim import SAM
 from lowland.optim.sam import Rho
-from lowland.saved import read_saved
+from lowland.saved import tensors_in
 
 try:
     from transformers import Trainer, TrainerCallback
@@ -190,7 +190,9 @@ class MonitorCallback(TrainerCallback):
 
     def _restore(self, saved: Path) -> None:
         try:
-            self.monitor.load_state_dict(read_saved(saved))
+            with open_regular(saved) as file:
+                content = file.read()
+            self.monitor.load_state_dict(tensors_in(content, "cpu"))
         except OSError as error:
             raise RunError(f"{saved} can't be read: {error.strerror or error}. Mend that and resume again") from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:

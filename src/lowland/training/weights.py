@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lowland.errors import RunError, SettingError
-from lowland.saved import read_saved
-
-_NOTHING = "{} holds no weights: save model.state_dict() in it, or take another file"
+from lowland.saved import tensors_in
+from lowland.training.reading import read_bytes
 
 
 def read_weights(path: str | Path, arm: str | None = None, key: str | None = None) -> dict[str, Tensor]:
@@ -109,13 +108,13 @@ def load_pretrained(model: nn.Module, path: str | Path) -> None:
 
 def _load(file: Path) -> Any:
     try:
-        return read_saved(file)
+        content = read_bytes(file)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"there is no {file}: give a run directory, or a .pt or .pth file of weights") from None
     except OSError as error:
         raise RunError(f"{file} can't be read: {error.strerror or error}") from None
-    except MemoryError:
-        raise RunError(f"{file} doesn't fit into memory: take another file, or a machine with more") from None
+    try:
+        return tensors_in(content, "cpu", old=True)
     except ValueError as error:
         raise RunError(
             f"{file} is damaged, or holds objects that are no tensors: copy it again, or save the state_dict alone"
@@ -123,19 +122,17 @@ def _load(file: Path) -> Any:
 
 
 def _of_arm(file: Path, content: dict[str, Any], arm: str | None) -> dict[str, Tensor]:
-    arms = {str(name): state for name, state in content["arms"].items()}
+    arms = content["arms"]
     if arm is None and len(arms) != 1:
-        raise SettingError(f"{file} holds several arms: choose one of {', '.join(arms)}")
+        raise SettingError(f"{file} holds several arms: choose one of {', '.join(map(str, arms))}")
     arm = next(iter(arms)) if arm is None else arm
     if arm not in arms:
-        raise SettingError(f"{file} has no arm {arm}: choose one of {', '.join(arms)}")
-    if not isinstance(arms[arm], dict):
-        raise RunError(_NOTHING.format(file))
+        raise SettingError(f"{file} has no arm {arm}: choose one of {', '.join(map(str, arms))}")
+    if not isinstance(arms[arm], dict) or not _is_state(arms[arm].get("model", {"": torch.empty(0)})):
+        raise RunError(f"{file} holds no weights of {arm}, though it has that arm: another version of Lowland wrote it")
     if "model" not in arms[arm]:
         why = "it was trained in a stack" if "stacks" in content else "it diverged before the first checkpoint"
         raise RunError(f"{file} has no weights of {arm}, as {why}: train it with lowland run, or choose another arm")
-    if not _is_state(arms[arm]["model"]):
-        raise RunError(_NOTHING.format(file))
     return arms[arm]["model"]
 
 
@@ -146,7 +143,7 @@ def _of_key(file: Path, content: Any, key: str | None) -> dict[str, Tensor]:
         return content
     states = {k: value for k, value in content.items() if _is_state(value)} if isinstance(content, dict) else {}
     if not states:
-        raise RunError(_NOTHING.format(file))
+        raise RunError(f"{file} holds no weights: save model.state_dict() in it, or take another file")
     key = "last" if key is None else key
     if key not in states:
         raise SettingError(f"{file} has no key {key}: choose one of {', '.join(map(str, states))}")
@@ -154,19 +151,15 @@ def _of_key(file: Path, content: Any, key: str | None) -> dict[str, Tensor]:
 
 
 def _is_state(content: Any) -> bool:
-    """Whether it is a ``state_dict``: names, and tensors whose numbers are all there."""
-    return (
-        isinstance(content, dict)
-        and bool(content)
-        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items())
-        and all(map(_is_plain, content.values()))
-    )
+    return isinstance(content, dict) and bool(content) and all(_is_entry(*entry) for entry in content.items())
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    return (
-        tensor.layout is torch.strided and tensor.device.type == "cpu" and not (tensor.is_quantized or tensor.is_nested)
+def _is_entry(name: Any, tensor: Any) -> bool:
+    """Whether it is a name with a tensor that has all its numbers in memory."""
+    plain = (
+        isinstance(tensor, Tensor) and tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_nested)
     )
+    return isinstance(name, str) and plain and tensor.device.type != "meta"
 
 
 def _kind(tensor: Tensor) -> str:
