@@ -321,6 +321,15 @@ def test_right_ranges_with_wrong_bytes(server, target, part):
     assert target.read_bytes() == server.text
 
 
+@pytest.mark.parametrize(
+    "proxy", ["http://[", "nonsense", "http://127.0.0.1:1", "http://127.0.0.1:99999", "ftp://x", "://"]
+)
+def test_a_proxy_that_is_none(server, target, monkeypatch, proxy):
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.delenv("no_proxy", raising=False)
+    refused(lambda: fetch(NAME), "could not be fetched")
+
+
 def test_redirects_that_are_right(server, target):
     server.scripts["/first"] = redirect("/elsewhere/../second?x=1")
     server.scripts["/elsewhere/../second?x=1"] = redirect(server.url("/second"))

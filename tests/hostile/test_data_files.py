@@ -136,6 +136,26 @@ def test_status_where_the_root_cant_be(monkeypatch):
     refused(status, "~nobody-of-that-name", "$LOWLAND_DATA")
 
 
+@pytest.mark.parametrize(
+    "name", ["two words", "Wörter", "line\nbreak", "\udcff\udc80", "\x1b[31m", "-rf", "x" * 255, "%s{0}"]
+)
+def test_a_root_of_an_odd_name(tmp_path, monkeypatch, name):
+    root = tmp_path / name
+    monkeypatch.setenv("LOWLAND_DATA", str(root))
+    small = Small(root)
+    small.shrink(monkeypatch)
+    path = small.write("mnist", packed=True) / "t10k-labels-idx1-ubyte.gz"
+    draw_domains(root, n=1)
+    for _ in range(2):  # decoded, then from the cache
+        assert len(load_domains("pacs", size=8).splits["photo"]) == 3
+    assert len(load("mnist").train) == 12
+    assert verify("mnist") == verify("pacs") == []
+    path.write_bytes(b"")
+    refused(lambda: load("mnist"), "t10k-labels-idx1-ubyte.gz")
+    (problem,) = verify("mnist")
+    assert problem.isprintable()
+
+
 @pytest.mark.parametrize("kind", ["fifo", "device", "socket"])
 def test_a_root_that_is_no_folder(root, kind):
     special(root, kind)

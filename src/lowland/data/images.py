@@ -96,7 +96,10 @@ def check_images(folder: Path, listed: Mapping[str, Listed], progress: bool = Tr
 def _report(folder: Path, broken: Sequence[str], listed: Mapping[str, Listed]) -> None:
     if broken:
         total = sum(len(part.files) for part in listed.values())
-        raise DataError(f"{folder}: {len(broken)} of {total} images can't be read: {some(broken)}. Replace them.")
+        raise DataError(
+            f"{folder}: {len(broken)} of {total} images can't be read: {some(broken)}. Replace those that "
+            "are damaged, and make the others readable."
+        )
 
 
 def _stamps(folder: Path, listed: Mapping[str, Listed]) -> dict[str, list[tuple[str, int, int]]]:
