@@ -24,7 +24,9 @@ _RECORD = {"arm": str, "step": Within(0, 2**63 - 1)}
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a file; an OSError names it."""
+    """All of a file; an OSError names it. What is no file, a pipe say, is not opened: that could wait for ever."""
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path} is no file: remove it")
     with naming(path):
         return path.read_bytes()
 

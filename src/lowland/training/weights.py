@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.errors import RunError, SettingError
-from lowland.training.reading import tensors_in
+from lowland.training.reading import read_bytes, tensors_in
 
 
 def read_weights(path: str | Path, arm: str | None = None, key: str | None = None) -> dict[str, Tensor]:
@@ -99,7 +99,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> None:
 
 def _load(file: Path) -> Any:
     try:
-        content = file.read_bytes()
+        content = read_bytes(file)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"there is no {file}: give a run directory, or a .pt or .pth file of weights") from None
     except OSError as error:
