@@ -41,3 +41,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean {near[0]}?" if near else f" Known: {', '.join(known)}."
+
+
+def install(extra: str) -> str:
+    """How to get what an optional part needs: ``extra`` is a name under ``optional-dependencies`` in pyproject.toml."""
+    return f"in a clone of Lowland: pip install '.[{extra}]'"

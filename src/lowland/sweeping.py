@@ -105,6 +105,8 @@ def choose_engine(
     """
     if name is not None and name not in ENGINES:
         raise SettingError(f"unknown engine {name}.{suggestion(name, ENGINES)}")
+    if device == "mps":
+        raise SettingError("--device mps: a sweep trains on cpu or cuda; an Apple GPU trains single runs (lowland run)")
     why = ""
     if name is None and address is not None:
         name = "ray"
@@ -121,7 +123,12 @@ def choose_engine(
         return Choice(name, sweep.Processes(workers), why=why)
     many = workers or len(sweep.usable_cores())
     # Runs that keep a core busy by themselves are best trained a core each; smaller ones all in this process.
-    if device == "cpu" and many > 1 and sweep.fills_stacks(experiment, grid.points, device):
+    if (
+        device == "cpu"
+        and many > 1
+        and not sweep.no_processes()
+        and sweep.fills_stacks(experiment, grid.points, device)
+    ):
         return Choice(name, sweep.Processes(many), stacked=True, threads=max(1, len(sweep.usable_cores()) // many))
     return Choice(name, sweep.here, stacked=True)
 

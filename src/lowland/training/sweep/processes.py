@@ -36,11 +36,16 @@ class Processes:
 
     Args:
         workers: how many at once; as many as this process may use cores, or GPUs for ``cuda``, unless said otherwise.
+
+    Raises:
+        SettingError: for less than one, and on Windows.
     """
 
     def __init__(self, workers: int | None = None):
         if workers is not None and workers < 1:
             raise SettingError(f"workers must be at least 1, not {workers}")
+        if reason := no_processes():
+            raise SettingError(reason)
         self.workers = workers
 
     def __call__(self, jobs: Sequence[Job], hear: Callable[[Job, News], None]) -> None:
@@ -70,6 +75,13 @@ class Processes:
                 worker.pipe.close()  # all at once, then one after the other
             for worker in workers.values():
                 worker.close()
+
+
+def no_processes() -> str:
+    """Why this system can't have worker processes; empty if it can."""
+    if hasattr(signal, "pthread_sigmask"):
+        return ""
+    return "--engine process needs Linux or macOS: on Windows use --engine vectorized, or Linux in Windows (WSL)"
 
 
 @dataclass(frozen=True)
