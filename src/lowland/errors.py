@@ -9,7 +9,14 @@ from difflib import get_close_matches
 
 
 class LowlandError(Exception):
-    """Something the user can mend; the message says what happened and what to do."""
+    """Something the user can mend; the message says what happened and what to do.
+
+    The text is one line: what can't be printed, in a file's name say, is escaped.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if text.isprintable() else "".join(map(_printable, text))
 
 
 class DataError(LowlandError):
@@ -46,3 +53,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 def install(extra: str) -> str:
     """How to get what an optional part needs: ``extra`` is a name under ``optional-dependencies`` in pyproject.toml."""
     return f"in a clone of Lowland: pip install '.[{extra}]'"
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]

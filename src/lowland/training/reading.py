@@ -6,18 +6,14 @@ damage, and nobody is told to remove it: the system's own error passes.
 
 import hashlib
 import json
-import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from lowland.errors import RunError, is_memory
+from lowland.errors import RunError
+from lowland.files import naming, refuse_special
 from lowland.training.arm import Record
-from lowland.training.files import naming
 from lowland.training.shapes import Within, fault
 
 _RECORD = {"arm": str, "step": Within(0, 2**63 - 1)}
@@ -25,9 +21,8 @@ _RECORD = {"arm": str, "step": Within(0, 2**63 - 1)}
 
 def read_bytes(path: Path) -> bytes:
     """All of a file; an OSError names it. What is no file, a pipe say, is not opened: that could wait for ever."""
-    if path.exists() and not path.is_file():
-        raise RunError(f"{path} is no file: remove it")
     with naming(path):
+        refuse_special(path)
         return path.read_bytes()
 
 
@@ -109,38 +104,3 @@ def fingerprint(records: Sequence[Record]) -> str:
     """A checksum of records, which tells whether they are those that were written."""
     lines = (json.dumps(record, sort_keys=True) for record in records)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def tensors_in(content: bytes, device: torch.device | str, *, old: bool = False) -> Any:
-    """What `torch.save` wrote: tensors and plain values. Nothing in it is executed, and every checksum is verified.
-
-    Args:
-        content: of the file.
-        device: where the tensors go.
-        old: whether the format from before torch 1.6, which has no checksums, is read as well.
-
-    Raises:
-        ValueError: for damage, for objects that are no tensors, and for anything else but a file of torch's.
-        MemoryError: if memory doesn't suffice; a RuntimeError of torch's that says so passes, too.
-    """
-    try:
-        if not old or zipfile.is_zipfile(BytesIO(content)):
-            _verify(content)
-        return torch.load(BytesIO(content), map_location=device, weights_only=True)
-    except Exception as error:  # torch lets through whatever the bytes lead to
-        if is_memory(error):
-            raise
-        raise ValueError(next(iter(str(error).splitlines()), type(error).__name__)) from error
-
-
-def _verify(content: bytes) -> None:
-    """Refuse a zip file unless all of it is whole: torch passes over checksums, and over what stands before it."""
-    with zipfile.ZipFile(BytesIO(content)) as archive:
-        entries = archive.infolist()
-        if min((entry.header_offset for entry in entries), default=1) > 0:
-            raise ValueError("something stands before its content")
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("it is compressed, which torch never does")
-        wrong = archive.testzip()
-        if wrong is not None:
-            raise ValueError(f"the checksum of {wrong} is wrong")

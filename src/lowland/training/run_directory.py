@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from lowland.errors import LowlandError, RunError, is_memory
+from lowland.saved import tensors_in
 from lowland.training.arm import Record
 from lowland.training.files import finite, naming, write_atomically, write_json
 from lowland.training.lock import Lock
-from lowland.training.reading import damaged, parse_records, read_bytes, read_json, tensors_in
+from lowland.training.reading import damaged, parse_records, read_bytes, read_json
 from lowland.training.shapes import NUMBER, Each, Maybe, Within, fault
 
 _FAR = 2**63 - 1

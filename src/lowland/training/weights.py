@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lowland.errors import RunError, SettingError
-from lowland.training.reading import read_bytes, tensors_in
+from lowland.saved import tensors_in
+from lowland.training.reading import read_bytes
 
 
 def read_weights(path: str | Path, arm: str | None = None, key: str | None = None) -> dict[str, Tensor]:
@@ -49,7 +50,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str | P
         where: they come from, for the message.
 
     Raises:
-        RunError: if they are another network's, for another number of classes, or not finite.
+        RunError: if they are another network's, for another number of classes, of another kind of numbers (integers for
+            real ones, say), or not finite.
     """
     network = model.state_dict()
     missing = [name for name in network if name not in weights]
@@ -73,6 +75,13 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str | P
         raise RunError(
             f"{where} holds another network's weights ({'; '.join(differences)}): take the network that was saved "
             "(at the command line: the --scale and --set of its training), or another file"
+        )
+    kinds = [name for name in network if _kind(weights[name]) != _kind(network[name])]
+    if kinds:
+        dtypes = f"{weights[kinds[0]].dtype} in the file, {network[kinds[0]].dtype} in the network"
+        raise RunError(
+            f"{where} holds numbers of another kind in {len(kinds)} tensors, first {kinds[0]}: {dtypes}: take another "
+            "file"
         )
     bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if bad:
@@ -147,8 +156,14 @@ def _is_state(content: Any) -> bool:
 
 def _is_entry(name: Any, tensor: Any) -> bool:
     """Whether it is a name with a tensor that has all its numbers in memory."""
-    plain = isinstance(tensor, Tensor) and tensor.layout is torch.strided and not tensor.is_quantized
+    plain = (
+        isinstance(tensor, Tensor) and tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_nested)
+    )
     return isinstance(name, str) and plain and tensor.device.type != "meta"
+
+
+def _kind(tensor: Tensor) -> str:
+    return "complex" if tensor.is_complex() else "real" if tensor.is_floating_point() else "integer"
 
 
 def _is_last_layer(names: list[str], weights: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import sys
 from types import SimpleNamespace
@@ -39,6 +40,44 @@ def test_it_trains_as_here_and_survives_its_workers(ray, tmp_path, expected, cap
     assert steps_of(tmp_path, 1) == [[*range(TROUBLED_STEP)], [*range(21)]]
     assert not list(tmp_path.glob(".*"))
     assert capfd.readouterr().out == ""
+
+
+class Terminated(Ear):
+    """Gets SIGTERM at the first news."""
+
+    def __call__(self, *news):
+        super().__call__(*news)
+        if sum(map(len, self.news.values())) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.hostile
+def test_sigterm_ends_in_a_line(ray, tmp_path):
+    """And everything that was started with it ends, too."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RunError, match=r"^ended by SIGTERM; the same command goes on where it stopped$"):
+        Ray()([job(tmp_path, seed, pause=5.0) for seed in range(3)], Terminated())
+    assert not ray.is_initialized()
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("handled", [False, True])
+def test_sigterm_waits_for_ray_to_return(handled):
+    def handle(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, handle if handled else signal.SIG_DFL)
+    try:
+        with cluster._terminable(signal.getsignal(signal.SIGTERM)) as check:
+            check()
+            os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(KeyboardInterrupt if handled else RunError):
+                check()
+            check()
+        assert signal.getsignal(signal.SIGTERM) == (handle if handled else signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
