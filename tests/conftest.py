@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,11 +26,16 @@ class Outcome:
 def lowland(monkeypatch, capsys, tmp_path):
     """Run the command line in this process, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # the command line leaves both as it likes them
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["lowland", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            with pytest.raises(SystemExit) as stop:
+                cli.main()
+        finally:
+            signal.signal(signal.SIGINT, before)
         captured = capsys.readouterr()
         return Outcome(stop.value.code or 0, captured.out, captured.err)
 

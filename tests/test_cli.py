@@ -119,6 +119,20 @@ def test_no_cuda(refused, monkeypatch):
     refused(*SMOKE, "--device", "cuda", says="no CUDA device")
 
 
+def test_no_apple_gpu(refused, monkeypatch):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    refused(*SMOKE, "--device", "mps", says=("torch sees no Apple GPU here", "--device cpu"))
+
+
+def test_what_an_apple_gpu_cannot_do(refused, monkeypatch):
+    def draw(*_, **__):
+        raise NotImplementedError("The operator 'aten::x' is not currently implemented for the MPS device.\nIf you")
+
+    monkeypatch.setattr("lowland.training.train", draw)
+    monkeypatch.setattr("lowland.commands.run.place", lambda *_: None)
+    refused(*SMOKE, says=("an Apple GPU (mps) can't do this", "aten::x", "--device cpu"))
+
+
 def test_output_paths_that_cannot_be_used(lowland, refused, tmp_path):
     (tmp_path / "file").write_text("")
     refused(*SMOKE, "--out", "file", says="file in its place")
@@ -130,6 +144,15 @@ def test_missing_data_without_a_network(refused, monkeypatch, tmp_path):
     monkeypatch.setenv("LOWLAND_DATA", str(tmp_path / "none"))
     monkeypatch.setattr("urllib.request.OpenerDirector.open", _no_network)
     refused("run", "long2024/mnist", "--scale", "smoke", says=("mnist", str(tmp_path / "none"), "long2024/digits"))
+
+
+def test_fetching_says_at_once_where_to(lowland, monkeypatch, tmp_path):
+    monkeypatch.setenv("LOWLAND_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", _no_network)
+    outcome = lowland("data", "fetch", "mnist")
+    assert outcome.code == 2
+    assert outcome.out == f"mnist, fetching into: {tmp_path / 'data/mnist'}\n"
+    assert len(outcome.err.splitlines()) == 1
 
 
 def _no_network(*_, **__):
@@ -238,7 +261,7 @@ def test_data_commands(lowland, tmp_path, monkeypatch):
 
 def test_importing_the_package_loads_torch_and_nothing_heavier():
     code = (
-        "import sys, torch; before = set(sys.modules); import lowland;"
+        "import sys, torch; before = set(sys.modules); import lowland; lowland.SAM;"
         "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

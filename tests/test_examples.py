@@ -68,7 +68,7 @@ def test_runs_and_trains(run, monkeypatch, capfd):
     if "torch.compile(" in path.read_text(encoding="utf-8") and not any(map(shutil.which, COMPILERS)):
         pytest.skip(f"torch.compile needs a C++ compiler, one of {', '.join(COMPILERS)}")
     if "from lightning" in path.read_text(encoding="utf-8"):
-        pytest.importorskip("lightning", reason="Lightning is not installed: pip install 'lowland[lightning]'")
+        pytest.importorskip("lightning", reason="Lightning is not installed: pip install '.[lightning]'")
     if launcher == "python":
         run_here(path, options, monkeypatch)
         out = capfd.readouterr().out

@@ -156,6 +156,17 @@ def test_refuses_in_one_line(refused, grid_file, grid, options, says):
     refused(*SMOKE, "--grid", grid_file(grid), *options, says=says)
 
 
+def test_an_apple_gpu_trains_no_sweeps(refused, monkeypatch, grid_file):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    refused(*SMOKE, "--grid", grid_file(GRID), "--device", "mps", says=("--device mps", "lowland run"))
+
+
+def test_no_worker_processes_on_windows(refused, monkeypatch, grid_file):
+    monkeypatch.delattr("signal.pthread_sigmask")
+    options = ("--device", "cpu", "--grid", grid_file(GRID), "--engine", "process")
+    refused(*SMOKE, *options, says=("--engine process needs Linux or macOS", "--engine vectorized"))
+
+
 def test_no_grid_file(refused):
     refused(*SMOKE, "--grid", "nowhere.json", says=("no grid file nowhere.json", "--grid takes paper"))
 

@@ -5,19 +5,22 @@ The optimizer is `lowland.SAM`, the instruments are in `lowland.curvature` and `
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lowland import optim
-from lowland.optim import SAM
+if TYPE_CHECKING:
+    from lowland import optim
+    from lowland.optim import SAM
 
 __all__ = ["SAM", "__version__", "curvature", "optim"]
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the only place: pyproject.toml reads it here
 
-_ON_DEMAND = ("adapters", "compat", "curvature", "data", "features", "models", "papers", "report", "training")
+_ON_DEMAND = ("adapters", "compat", "curvature", "data", "features", "models", "optim", "papers", "report", "training")
 
 
 def __getattr__(name: str) -> Any:
-    """The other rooms are loaded when they are first entered: importing the package loads torch and little else."""
+    """The rooms are loaded when they are first entered, torch with them: the command line answers before that."""
+    if name == "SAM":
+        return import_module("lowland.optim").SAM
     if name in _ON_DEMAND:
         return import_module(f"lowland.{name}")
     raise AttributeError(f"module 'lowland' has no attribute {name!r}")

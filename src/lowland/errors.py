@@ -50,5 +50,10 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]}?" if near else f" Known: {', '.join(known)}."
 
 
+def install(extra: str) -> str:
+    """How to get what an optional part needs: ``extra`` is a name under ``optional-dependencies`` in pyproject.toml."""
+    return f"in a clone of Lowland: pip install '.[{extra}]'"
+
+
 def _printable(character: str) -> str:
     return character if character.isprintable() else ascii(character)[1:-1]

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader, FileIO
@@ -28,6 +29,8 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+    if sys.platform == "win32":
+        return  # a folder can't be opened there
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

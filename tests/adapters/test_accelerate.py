@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-pytest.importorskip("accelerate", reason="Accelerate is not installed: pip install 'lowland[accelerate]'")
+pytest.importorskip("accelerate", reason="Accelerate is not installed: pip install '.[accelerate]'")
 
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState, GradientState

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-pytest.importorskip("transformers", reason="transformers is not installed: pip install 'lowland[huggingface]'")
-pytest.importorskip("accelerate", reason="Accelerate is not installed: pip install 'lowland[huggingface]'")
+pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[huggingface]'")
+pytest.importorskip("accelerate", reason="Accelerate is not installed: pip install '.[huggingface]'")
 
 from accelerate import DistributedType
 from accelerate.state import AcceleratorState, GradientState

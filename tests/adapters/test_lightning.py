@@ -17,7 +17,7 @@ from lowland import SAM, curvature
 from lowland.data import load
 from lowland.optim.presets import ESAM, PRESETS
 
-pytest.importorskip("lightning", reason="Lightning is not installed: pip install 'lowland[lightning]'")
+pytest.importorskip("lightning", reason="Lightning is not installed: pip install '.[lightning]'")
 
 import torchmetrics
 from lightning.pytorch import Callback, LightningModule, Trainer

@@ -7,13 +7,14 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from lowland.errors import install
 from lowland.optim import SAM, parallel
 from lowland.optim.sharding import is_distributed
 
 try:
     from accelerate import Accelerator, DistributedType
 except ImportError:
-    raise ImportError("this needs Accelerate: pip install 'lowland[accelerate]'") from None
+    raise ImportError(f"this needs Accelerate; {install('accelerate')}") from None
 
 _NOT_HERE = {
     DistributedType.DEEPSPEED: "DeepSpeed keeps weights and gradients in memory of its own, and steps by itself",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowland.errors import RunError
+from lowland.errors import RunError, install
 from lowland.files import open_regular, write_atomically
 from lowland.optim import SAM
 from lowland.optim.sam import Rho
@@ -21,7 +21,7 @@ try:
 
     from lowland.adapters.accelerate import check, inner, passes
 except ImportError:
-    raise ImportError("this needs transformers and Accelerate: pip install 'lowland[huggingface]'") from None
+    raise ImportError(f"this needs transformers and Accelerate; {install('huggingface')}") from None
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Trainer

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch.nn.parallel import DistributedDataParallel
 
+from lowland.errors import install
 from lowland.optim import SAM
 
 try:
@@ -22,7 +23,7 @@ try:
         from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
     from torchmetrics import Metric
 except ImportError:
-    raise ImportError("this needs Lightning: pip install 'lowland[lightning]'") from None
+    raise ImportError(f"this needs Lightning; {install('lightning')}") from None
 
 __all__ = ["MonitorCallback", "SharpnessAware", "registered"]
 

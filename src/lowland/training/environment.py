@@ -15,16 +15,21 @@ from lowland.errors import SettingError, suggestion
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
+    """``auto`` (CUDA where there is one, else the CPU), ``cpu``, ``cuda``, or ``mps`` for an Apple GPU.
 
     Raises:
-        SettingError: for another name, or for ``cuda`` without a device.
+        SettingError: for another name, or for a device that torch doesn't see.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise SettingError(f"unknown device {name}.{suggestion(name, ('auto', 'cpu', 'cuda'))}")
+    known = ("auto", "cpu", "cuda", "mps")
+    if name not in known:
+        raise SettingError(f"unknown device {name}.{suggestion(name, known)}")
     if name == "cuda" and not torch.cuda.is_available():
         raise SettingError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise SettingError("--device mps: torch sees no Apple GPU here; use --device cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lowland.errors import ElsewhereError, RunError, SettingError
+from lowland.launched import launched
 from lowland.training.randomness import random_state, restore_random_state, seed_everything
 from lowland.training.task import Task
 
 _PATIENCE = timedelta(hours=24)  # the others wait while the first measures; a lost process is noticed at once
-_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _NEVER = 2**62
 
 T = TypeVar("T")
@@ -238,16 +238,6 @@ class World(Alone):
     def own(self, gathered: Any) -> Any:
         """See `Alone`."""
         return gathered[self.rank]
-
-
-def launched() -> bool:
-    """Whether this is one of several processes that were started together."""
-    return all(map(os.environ.get, _LAUNCHED)) and int(os.environ["WORLD_SIZE"]) > 1
-
-
-def quiet() -> bool:
-    """Whether another process says what this one would say, too."""
-    return launched() and os.environ["RANK"] != "0"
 
 
 @contextmanager

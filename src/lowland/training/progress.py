@@ -1,10 +1,11 @@
-"""The bar, on stderr: where training is, and what the last check said."""
+"""Where training is, on stderr: a bar on a terminal, elsewhere a line now and then."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
+from lowland.progress import Lines, left, lines
 from lowland.training.arm import Record
 
 
@@ -19,31 +20,64 @@ class Watch(Protocol):
 
 
 class Bar:
-    """One bar over all arms of a run."""
+    """One bar over all arms of a run, or what a line says in its place."""
 
-    def __init__(self, progress: Any, task: Any, interval: float):
-        self._progress, self._task, self._interval = progress, task, interval
+    def __init__(self, progress: Any, total: int, interval: float):
+        self._progress, self._total, self._interval = progress, total, interval
+        self._task = progress.add_task("", total=total, text="")
         self._last = 0.0
-        self._text = ""
+        self._text: list[str] = []
+        self._state = (0, "")
+        self._began: tuple[int, float] | None = None  # a resumed run begins somewhere else than at 0
+        self.said: Lines | None = None
 
     def update(self, done: int, arm: str, record: Record | None = None, show: Mapping[str, str] | None = None) -> None:
         """Show ``done`` steps, and the entries of ``record`` that ``show`` names."""
         if record is not None:
             values = {label: record.get(column) for label, column in (show or {}).items()}
-            self._text = "  ".join(f"{label} {value:.4g}" for label, value in values.items() if value is not None)
+            self._text = [f"{label} {value:.4g}" for label, value in values.items() if value is not None]
         now = time.monotonic()
+        self._began = self._began or (done, now)
+        self._state = (done, arm)
+        if self.said is not None:
+            self.said.check()
         if now - self._last >= self._interval:
             self._last = now
-            self._progress.update(self._task, completed=done, description=arm, text=self._text)
+            taken = _BAR_CELLS + max(8, len(arm)) + 2 * len(str(self._total))
+            self._progress.update(
+                self._task, completed=done, description=arm, text=fitting(self._text, self._progress, taken)
+            )
 
     def finish(self, done: int) -> None:
         """Show the bar as it ended."""
+        self._state = (done, self._state[1])
         self._progress.update(self._task, completed=done)
+
+    def line(self) -> str:
+        """``sam: 120 of 900 steps (13 %), about 4 min left; loss 0.12``."""
+        done, arm = self._state
+        before, began = self._began or (done, time.monotonic())
+        rest = left(done - before, self._total - before, time.monotonic() - began)
+        said = f"{done} of {self._total} steps ({done / max(self._total, 1):.0%}){rest}"
+        return "; ".join([f"{arm}: {said}" if arm else said, *self._text])
+
+
+_BAR_CELLS = 24 + 1 + 8 + 4  # the bar, the stroke in M/N, the time left, the gaps between five columns
+
+
+def fitting(parts: Sequence[str], progress: Any, taken: int) -> str:
+    """As many of ``parts``, two spaces between them, as fit beside what takes ``taken`` characters of the terminal."""
+    room = progress.console.width - taken
+    chosen: list[str] = []
+    for part in parts:
+        if sum(map(len, chosen)) + 2 * len(chosen) + len(part) <= room:
+            chosen.append(part)
+    return "  ".join(chosen)
 
 
 @contextmanager
 def bar(total: int, visible: bool = True) -> Iterator[Bar]:
-    """A bar of ``total`` steps, where stderr is a terminal."""
+    """A bar of ``total`` steps where stderr is a terminal, elsewhere lines now and then; nothing unless ``visible``."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -52,16 +86,23 @@ def bar(total: int, visible: bool = True) -> Iterator[Bar]:
         TextColumn("{task.description:>8}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
     )  # fmt: skip
-    hidden = not (visible and console.is_terminal)
-    with Progress(*columns, console=console, disable=hidden, redirect_stdout=False) as progress:
-        yield Bar(progress, progress.add_task("", total=total, text=""), interval=0.1)
+    drawn = visible and console.is_terminal
+    with Progress(*columns, console=console, disable=not drawn, redirect_stdout=False) as progress:
+        shown = Bar(progress, total, interval=0.1)
+        with lines(shown.line, visible and not drawn) as shown.said:
+            yield shown
 
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Say on stderr, where it is a terminal, that something is under way whose length isn't known."""
+    """Say on stderr that something is under way whose length isn't known."""
     from rich.console import Console
+    from rich.text import Text
 
-    console = Console(stderr=True)
-    with console.status(what) if console.is_terminal else nullcontext():
+    console, began = Console(stderr=True), time.monotonic()
+    if console.is_terminal:
+        with console.status(Text(what, overflow="ignore", no_wrap=True)):
+            yield
+        return
+    with lines(lambda: f"{what}: for {time.monotonic() - began:.0f} s so far"):
         yield

@@ -34,6 +34,7 @@ _SUMMARY = {
         {"id": str, "text": str, "source": str, "measured": Maybe(NUMBER), "threshold": Maybe(str),
          "passed": Maybe(bool), "reason": str},
     ],
+    "files": Maybe(Each(str)),
     "table": Maybe([{"name": str, "runs": dict, "measures": Each({"mean": NUMBER, "standard_error": Maybe(NUMBER)})}]),
 }  # fmt: skip
 _ENDS = Each({"status": str, "diverged_at": Maybe(int)})
@@ -228,15 +229,28 @@ class RunDirectory:
         )
 
     def conclude(self, summary: dict[str, Any]) -> None:
-        """Write the summary: the run is finished."""
+        """Write the summary, with the checksums of the files that go with it: the run is finished."""
         self.still_held()
-        write_json(self._summary, summary)
+        there = [path for path in (self._metrics, self.path / "results.csv") if path.exists()]
+        files = {path.name: hashlib.sha256(read_bytes(path)).hexdigest() for path in there}
+        write_json(self._summary, {**summary, "files": files})
 
-    def summary(self) -> dict[str, Any] | None:
+    def changed_file(self, summary: dict[str, Any]) -> str:
+        """The name of a file that isn't what it was when the ``summary`` was written; empty if there is none."""
+        for name, checksum in (summary.get("files") or {}).items():
+            path = self.path / Path(name).name
+            if not path.is_file() or hashlib.sha256(read_bytes(path)).hexdigest() != checksum:
+                return name
+        return ""
+
+    def summary(self, verified: bool = True) -> dict[str, Any] | None:
         """The summary of a finished run, else None.
 
+        Args:
+            verified: whether the records must be those that it sums up.
+
         Raises:
-            RunError: if it is damaged, or of another version.
+            RunError: if it is damaged or of another version, or the records are damaged.
             OSError: if it can't be read.
         """
         if not self._summary.exists():
@@ -247,6 +261,8 @@ class RunDirectory:
         wrong = fault({arm: summary["metrics"].get(arm) for arm in arms}, _ENDS, "metrics")
         if wrong:
             raise damaged(self._summary, wrong, remedy)
+        if verified and (name := self.changed_file(summary)):
+            raise damaged(self.path / name, "it isn't what it was when the run ended: the checksum is wrong")
         return summary
 
 

@@ -143,5 +143,7 @@ def test_an_address_without_a_cluster_is_refused(ray, tmp_path, monkeypatch):
 
 def test_it_says_how_to_install_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(SettingError, match=re.escape("--engine ray needs Ray: pip install 'lowland[ray]'")):
+    with pytest.raises(
+        SettingError, match=re.escape("--engine ray needs Ray; in a clone of Lowland: pip install '.[ray]'")
+    ):
         Ray()

@@ -1,6 +1,7 @@
 """The table of a sweep reads back as what was written."""
 
 import csv
+import json
 import math
 
 from hypothesis import given
@@ -48,6 +49,24 @@ def test_names_that_settings_and_records_share_stay_apart(tmp_path):
     write_table(tmp_path / "results.csv", {"a": run(lr=0.5)}, ("lr",))
     (row,) = read(tmp_path / "results.csv")
     assert (row["lr"], row["last_lr"]) == (repr(SETTINGS.lr), "0.5")
+
+
+def test_a_cell_holds_one_value_and_curves_have_files_of_their_own(tmp_path):
+    def value(seed):
+        return {"loss": 0.5, "lorenz_real": [0.0, 0.1 + seed, math.nan]} if seed < 2 else {"loss": 1.5}
+
+    arms = grid(value, seed=[0, 1, 2]) | {"odd": run(lorenz_real=None, parts={"a": [1]})}
+    write_table(tmp_path / "results.csv", arms, ("seed",))
+    rows = read(tmp_path / "results.csv")
+    assert "lorenz_real" not in rows[0]
+    assert "parts" not in rows[0]
+    assert [row["loss"] for row in rows] == ["0.5", "0.5", "1.5", ""]
+    assert not any("[" in cell or "{" in cell for row in rows for cell in row.values())
+    curves = {path.name: json.loads(path.read_text()) for path in (tmp_path / "curves").iterdir()}
+    assert curves == {
+        "lorenz_real.json": {"seed=0": [0.0, 0.1, None], "seed=1": [0.0, 1.1, None]},
+        "parts.json": {"odd": {"a": [1]}},
+    }
 
 
 def test_no_runs_are_a_table_without_rows(tmp_path):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lowland.errors import RunError, SettingError
+from lowland.errors import RunError, SettingError, install
 from lowland.training.sweep.attempts import ATTEMPTS, after, attempt, one_line, packed
 from lowland.training.sweep.job import Job, News
 from lowland.training.sweep.processes import usable_cores
@@ -46,7 +46,7 @@ class Ray:
         try:
             import ray  # noqa: F401
         except ImportError:
-            raise SettingError("--engine ray needs Ray: pip install 'lowland[ray]'") from None
+            raise SettingError(f"--engine ray needs Ray; {install('ray')}") from None
 
     def __call__(self, jobs: Sequence[Job], hear: Callable[[Job, News], None]) -> None:
         """Train all ``jobs``; see `Engine`.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lowland.errors import RunError, SettingError
-from lowland.training.arm import Arm, seconds_in
+from lowland.training.arm import Arm, Record, seconds_in
 from lowland.training.experiment import Experiment
 from lowland.training.files import write_json
 from lowland.training.reading import damaged, fingerprint, read_json, read_records
@@ -59,11 +59,7 @@ class Part:
                 arm = Arm(settings, records.get(label, []), how.get("diverged_at"), seconds_in(how))
                 if label in self.ended and not _is_finished(arm):
                     raise RunError(f"{self.path} lacks records of a finished run: remove it, and it is trained again")
-                if how.get("records_sha256") not in (None, fingerprint(arm.records)):
-                    raise RunError(
-                        f"{self.path / 'metrics.jsonl'} is damaged (the records of {label} are not those that were "
-                        f"written): remove {self.path}, and its runs are trained again"
-                    )
+                _check(self.path, label, how, arm.records)
                 results[settings] = arm
         return results
 
@@ -78,6 +74,29 @@ def finish(path: Path, trained: Mapping[str, Arm]) -> None:
     write_json(path / _ENDED, ended)
 
 
+def verify_parts(directory: Path) -> None:
+    """Make sure that the finished runs under a sweep's directory have the records that were written.
+
+    Raises:
+        RunError: if they haven't.
+    """
+    for path in sorted((directory / "runs").glob("*")):
+        if (path / _ENDED).exists():
+            records = read_records(path, torn=True)
+            for label, how in read_json(path / _ENDED, _ENDS, _again(path)).items():
+                _check(path, label, how, records.get(label, []))
+
+
+def _check(path: Path, label: str, how: Mapping[str, Any], records: list[Record]) -> None:
+    if how.get("records_sha256") not in (None, fingerprint(records)):
+        reason = f"the records of {label} are not those that were written"
+        raise damaged(path / "metrics.jsonl", reason, _again(path))
+
+
+def _again(path: Path) -> str:
+    return f"remove {path}, and its runs are trained again"
+
+
 def find_parts(directory: Path, experiment: Experiment) -> list[Part]:
     """The parts under a sweep's directory, in order of their names.
 
@@ -88,7 +107,7 @@ def find_parts(directory: Path, experiment: Experiment) -> list[Part]:
     for path in sorted((directory / "runs").glob("*")):
         if not (path / "config.json").exists():
             continue  # killed before it began
-        again = f"remove {path}, and its runs are trained again"
+        again = _again(path)
         config = read_json(path / "config.json", remedy=again)
         wrong = fault(config, _CONFIG)
         try:

@@ -1,17 +1,18 @@
-"""The bar of a sweep: runs done, the best so far, time left."""
+"""Where a sweep is: runs done, the best so far, time left. A bar on a terminal, elsewhere a line now and then."""
 
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from lowland.progress import Lines, left, lines
 from lowland.training.arm import Record
 from lowland.training.experiment import Selection
+from lowland.training.progress import fitting
 from lowland.training.settings import Settings
 from lowland.training.sweep.job import Job, News
 
-_LINE_SECONDS = 30.0  # between two lines, where there is no terminal for a bar
+_BAR_CELLS = 24 + 8 + 3  # the bar, the time left, the gaps between four columns
 
 
 class SweepBar:
@@ -26,7 +27,9 @@ class SweepBar:
         self._steps: dict[Any, int] = {}
         self._metrics: dict[str, float] = {}
         self._total = sum(settings.steps for settings in points.values())
-        self._said = time.monotonic()
+        self._began = time.monotonic()
+        self._line = ""
+        self.said: Lines | None = None
         self._task = progress.add_task("", total=self._total, completed=self._finished_steps, runs="", text="")
         for label, record in done.items():
             self._note(label, record)
@@ -47,23 +50,30 @@ class SweepBar:
             self._metrics[label] = value
 
     def _show(self) -> None:
-        text = "" if self._steps else "starting"
+        best = "" if self._steps else "starting"
         if self._metrics and self._selection:
-            best = min(self._metrics, key=lambda label: self._metrics[label])
-            text = f"lowest {self._selection.metric} so far {self._metrics[best]:.4g} ({best})"
-        steps, runs = self._finished_steps + sum(self._steps.values()), f"{self._done}/{self._runs} runs"
+            label = min(self._metrics, key=lambda label: self._metrics[label])
+            best = f"lowest {self._selection.metric} so far {self._metrics[label]:.4g} ({label})"
+        new = sum(self._steps.values())
+        steps, runs = self._finished_steps + new, f"{self._done}/{self._runs} runs"
+        text = fitting([best], self._progress, _BAR_CELLS + len(runs))
         self._progress.update(self._task, completed=steps, runs=runs, text=text)
-        if self._progress.disable and time.monotonic() - self._said > _LINE_SECONDS:
-            self._said = time.monotonic()
-            share = steps / max(self._total, 1)
-            print(f"{runs} done, {share:.0%} of all steps; {text}", file=sys.stderr, flush=True)
+        rest = left(new, self._total - self._finished_steps, time.monotonic() - self._began)
+        done = f"{runs} done, {steps / max(self._total, 1):.0%} of all steps{rest}"
+        self._line = f"{done}; {best}" if best else done
+        if self.said is not None:
+            self.said.check()
+
+    def line(self) -> str:
+        """``3/8 runs done, 40% of all steps, about 4 min left; lowest loss so far 0.12 (rho=0.1,seed=0)``."""
+        return self._line
 
 
 @contextmanager
 def sweep_bar(
     points: Mapping[str, Settings], done: Mapping[str, Record], selection: Selection | None, visible: bool = True
 ) -> Iterator[SweepBar]:
-    """A bar over the steps of all ``points``, of which some are ``done``, where stderr is a terminal."""
+    """How far all ``points`` are, of which some are ``done``: as `lowland.training.progress.bar` shows it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -72,6 +82,8 @@ def sweep_bar(
         TextColumn("{task.fields[runs]}"), BarColumn(bar_width=24), TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
     )  # fmt: skip
-    hidden = not (visible and console.is_terminal)
-    with Progress(*columns, console=console, disable=hidden, redirect_stdout=False) as progress:
-        yield SweepBar(progress, points, done, selection)
+    drawn = visible and console.is_terminal
+    with Progress(*columns, console=console, disable=not drawn, redirect_stdout=False) as progress:
+        shown = SweepBar(progress, points, done, selection)
+        with lines(shown.line, visible and not drawn) as shown.said:
+            yield shown

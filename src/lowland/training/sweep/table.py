@@ -1,4 +1,4 @@
-"""The table of a sweep: a row for each run."""
+"""The table of a sweep: a row for each run; and its curves, a file for each."""
 
 import csv
 import math
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lowland.training.arm import Arm
-from lowland.training.files import write_atomically
+from lowland.training.files import write_atomically, write_json
 from lowland.training.settings import values_of
 
 
@@ -19,8 +19,12 @@ def write_table(path: Path, arms: Mapping[str, Arm], varied: Sequence[str]) -> N
     ``error``, what its last record says, and the seconds it took. A value that is missing or not finite is an empty
     cell. Numbers are written so that they read back as the same ones. An entry of a record that has the name of an
     earlier column is called ``last_`` and its name.
+
+    A cell holds one value. An entry that is more than that in any run, a curve say, is no column: it is the file
+    ``curves/NAME.json`` beside ``path``, an object with the value of each run that has one, by the run's name.
     """
     rows = [_row(label, arm, varied) for label, arm in arms.items()]
+    _write_curves(path.parent / "curves", list(arms), [last for _, last, _ in rows])
     parts = [list(dict.fromkeys(key for row in rows for key in row[part])) for part in range(3)]
     head = parts[0] or ["run", *varied]
     names = [*head, *(f"last_{key}" if key in head else key for key in parts[1]), *parts[2]]
@@ -30,6 +34,15 @@ def write_table(path: Path, arms: Mapping[str, Arm], varied: Sequence[str]) -> N
     for row in rows:
         writer.writerow([_cell(values.get(key)) for keys, values in zip(parts, row, strict=True) for key in keys])
     write_atomically(path, text.getvalue().encode())
+
+
+def _write_curves(folder: Path, labels: Sequence[str], records: Sequence[dict[str, Any]]) -> None:
+    """Take out of ``records`` what no cell can hold, and write it to ``folder``."""
+    names = sorted({key for record in records for key, value in record.items() if isinstance(value, list | dict)})
+    for name in names:
+        values = {label: record.pop(name, None) for label, record in zip(labels, records, strict=True)}
+        folder.mkdir(exist_ok=True)
+        write_json(folder / f"{name}.json", {label: value for label, value in values.items() if value is not None})
 
 
 def _row(label: str, arm: Arm, varied: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:

@@ -1,0 +1,70 @@
+"""The commands, one file each: every one parses, calls the library, and prints."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from lowland import __version__
+from lowland.commands import catalogue, data, evaluate, run, sweep
+
+app = typer.Typer(
+    name="lowland",
+    help="Sharpness-aware training: re-run the papers that explain it.\n\nBegin with: lowland run long2024/digits",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class UsageError(Exception):
+    """A bad option or argument; the message is typer's."""
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run the command that ``arguments`` name; its exit code.
+
+    Raises:
+        UsageError: for arguments that don't make a command.
+        Exception: whatever the command raises, `KeyboardInterrupt` too.
+    """
+    command = typer.main.get_command(app)
+    try:
+        # Not typer's own `main`, which turns Ctrl-C and closed pipes into exit codes before anybody can say a word.
+        with command.make_context("lowland", list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        message = error.format_message()
+        if not message.startswith("Usage:"):
+            raise UsageError(message) from None
+        typer.echo(message)  # no command: what there is
+        return 2
+    return 0
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lowland {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("list")(catalogue.list_)
+app.command("show")(catalogue.show)
+app.command("run")(run.run)
+app.command("evaluate")(evaluate.evaluate)
+app.command("sweep")(sweep.sweep)
+app.add_typer(data.app, name="data")

@@ -1,0 +1,141 @@
+"""Tables as text: as wide as a terminal, or a line a row where there is none."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+_GAP = 2  # spaces between two columns
+_COMFORTABLE = 14  # characters that a column of running text should have, at least
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        title: above it.
+        flows: whether it is running text, which may go on in the next line, between words. All else stays whole:
+            names, numbers, paths, verdicts.
+    """
+
+    title: str
+    flows: bool = False
+
+
+def layout(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    width: int | None = None,
+    strong: Callable[[str], str] = str,
+) -> list[str]:
+    """The lines of a table.
+
+    Where the columns don't fit side by side, each row becomes a block: its first cell, and below it a line for each
+    other cell that isn't empty. No word is ever broken; a word that is longer than ``width`` has a line of its own.
+
+    Args:
+        columns: from left to right.
+        rows: as many cells each.
+        width: of the terminal, in characters; None for no limit, with each row on one line.
+        strong: marks headings.
+    """
+    cells = [[_clean(cell) for cell in row] for row in rows]
+    widths = _widths(columns, cells, width)
+    return _blocks(columns, cells, width or 0, strong) if widths is None else _grid(columns, cells, widths, strong)
+
+
+def _clean(cell: str) -> str:
+    """Without what would move the cursor."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], cell)
+
+
+def _cells(text: str) -> int:
+    from rich.cells import cell_len  # knows which characters take two places
+
+    return cell_len(text)
+
+
+def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> list[int] | None:
+    """Of each column, in characters; None if they don't fit side by side."""
+    whole = [max(map(_cells, (column.title, *cells))) for column, *cells in zip(columns, *rows, strict=True)]
+    if width is None:
+        return whole
+    least = []
+    for column, natural, *cells in zip(columns, whole, *rows, strict=True):
+        words = [word for cell in (column.title, *cells) for word in cell.split()]
+        longest = max(map(_cells, words), default=0)
+        least.append(max(longest, min(natural, _COMFORTABLE)) if column.flows else natural)
+    room = width - _GAP * (len(columns) - 1)
+    if sum(least) > room:
+        return None
+    level, fitting = 0, least
+    while sum(fitting) < sum(whole):  # all columns of running text grow alike, until nothing is left
+        level += 1
+        grown = [min(natural, max(some, level)) for natural, some in zip(whole, least, strict=True)]
+        if sum(grown) > room:
+            break
+        fitting = grown
+    return fitting
+
+
+def _grid(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int], strong: Callable[[str], str]
+) -> list[str]:
+    head = _beside([[column.title] if _cells(column.title) <= width else wrap(column.title, width)
+                    for column, width in zip(columns, widths, strict=True)], widths)  # fmt: skip
+    rule = (" " * _GAP).join("-" * width for width in widths)
+    lines = [*map(strong, head), rule]
+    for row in rows:
+        parts = [wrap(cell, width) if column.flows else [cell]
+                 for column, cell, width in zip(columns, row, widths, strict=True)]  # fmt: skip
+        lines += _beside(parts, widths)
+    return lines
+
+
+def _beside(parts: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
+    """Columns of lines, put beside each other."""
+    lines = []
+    for number in range(max(map(len, parts))):
+        cells = [part[number] if number < len(part) else "" for part in parts]
+        padded = [cell + " " * (width - _cells(cell)) for cell, width in zip(cells, widths, strict=True)]
+        lines.append((" " * _GAP).join(padded).rstrip())
+    return lines
+
+
+def _blocks(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, strong: Callable[[str], str]
+) -> list[str]:
+    label = max((_cells(column.title) for column in columns[1:]), default=0) + 2 + _GAP
+    lines: list[str] = []
+    for row in rows:
+        lines += [strong(row[0])] if row[0] else []
+        for column, cell in zip(columns[1:], row[1:], strict=True):
+            if cell:
+                lines += _entry(column, cell, label, width)
+        lines.append("")
+    return lines[:-1]
+
+
+def _entry(column: Column, cell: str, label: int, width: int) -> list[str]:
+    """One cell of a block: beside its title if it fits there, else below."""
+    title = f"  {column.title}"
+    if column.flows and max(map(_cells, cell.split()), default=0) <= width - label:
+        first, *rest = wrap(cell, width - label)
+        return [title + " " * (label - _cells(title)) + first, *(" " * label + line for line in rest)]
+    if _cells(cell) <= width - label:
+        return [title + " " * (label - _cells(title)) + cell]
+    indent = 4 if column.flows or _cells(cell) <= width - 4 else 0
+    below = wrap(cell, width - indent) if column.flows else [cell]
+    return [title.rstrip(), *(" " * indent + line for line in below)]
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """``text`` in lines of at most ``width`` characters, broken between words only."""
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and _cells(lines[-1]) + 1 + _cells(word) > width:
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines

@@ -1,0 +1,29 @@
+"""Options that several commands have."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lowland.errors import LowlandError
+
+SET_HELP = "Change a setting in every arm that leaves it open, or in one: ARM.KEY=VALUE. May be repeated."
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Experiment, as `lowland list` prints it.")]
+Device = Annotated[str, typer.Option(help="auto (CUDA where there is one, else the CPU), cpu, cuda or mps.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 if a claim fails.")]
+Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+
+
+def check_out(out: Path | None) -> None:
+    """LowlandError for a directory that has no name."""
+    if out is not None and not out.name:
+        raise LowlandError(f"--out needs the name of a folder, not {str(out)!r}")
+
+
+def default_directory(name: str, scale: str, changes: dict[str, str]) -> Path:
+    """A folder of its own for each scale and each set of changes, so that the same command finds its run again."""
+    folder = "-".join([scale, *(f"{key}={value}" for key, value in sorted(changes.items()))]).replace(os.sep, "_")
+    if len(os.fsencode(folder)) > 200:
+        raise LowlandError("so many settings make too long a folder name: choose one with --out")
+    return Path("runs") / name / folder

@@ -1,0 +1,112 @@
+"""`lowland run`: train every arm, judge, draw."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lowland.commands.options import SET_HELP, Device, Name, Strict, check_out, default_directory
+from lowland.commands.printing import VERDICTS, flows, place, print_rows, say, table
+from lowland.errors import LowlandError
+
+
+def run(
+    name: Name,
+    scale: Annotated[str, typer.Option(help="smoke (seconds), laptop (two minutes) or paper.")] = "laptop",
+    out: Annotated[Path | None, typer.Option(help="Run directory [default: runs/NAME/SCALE-...].")] = None,
+    seed: Annotated[str | None, typer.Option(help="Short for --set seed=N.", metavar="N")] = None,
+    device: Device = "auto",
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
+    strict: Strict = False,
+) -> None:
+    """Train every arm of an experiment, judge its claims, draw its figures.
+
+    The same command on an unfinished run goes on where it stopped.
+
+    Over many devices: torchrun --nproc-per-node 2 -m lowland.cli run long2024/digits, and each takes its share of
+    every batch.
+
+    Example: lowland run long2024/digits --set rho=0.2 --seed 1
+    """
+    from lowland import training
+
+    with training.world() as processes:
+        experiment, arms, directory, chosen = processes.together(
+            lambda: _asked(name, scale, out, seed, device, set_ or [], processes)
+        )
+        with processes.inside(directory):
+            summary = processes.first(directory.summary)
+            if summary is None:
+                if processes.leads:
+                    place("run directory", directory.path)
+                trained = training.train(experiment, arms, directory, chosen, processes=processes)
+                summary = processes.first(lambda: _conclude(experiment, arms, directory, chosen, trained))
+            elif processes.leads:
+                say(f"{directory.path} is finished; remove it, or choose another --out, to run again")
+        processes.first(lambda: _report(directory, experiment, summary))
+    if strict and any(claim["passed"] is False for claim in summary["claims"]):
+        raise typer.Exit(1)
+
+
+def _asked(
+    name: str, scale: str, out: Path | None, seed: str | None, device: str, assignments: list[str], processes: Any
+) -> tuple[Any, Any, Any, Any]:
+    """The experiment, its arms' settings, the run directory and the device that `run` was asked for."""
+    from lowland import training
+    from lowland.papers import find
+
+    experiment = find(name)
+    changes = training.parse_assignments(assignments)
+    if seed is not None:
+        if "seed" in changes:
+            raise LowlandError("--seed and --set seed=… say the same thing: give one of them")
+        changes["seed"] = seed
+    check_out(out)
+    arms = experiment.configure(scale, changes)
+    chosen = processes.place(training.choose_device(device))
+    directory = training.RunDirectory(
+        out or default_directory(name, scale, changes),
+        training.configuration(experiment, scale, arms, chosen, processes.count),
+    )
+    return experiment, arms, directory, chosen
+
+
+def _conclude(experiment: Any, arms: Any, directory: Any, device: Any, trained: Any) -> dict[str, Any]:
+    """Draw, judge and write down what was trained."""
+    from lowland import report, training
+
+    report.draw_run(directory.figures, experiment, trained)
+    summary = training.summarize(experiment, directory.config, trained, device)
+    directory.conclude(summary)
+    return summary
+
+
+def _report(directory: Any, experiment: Any, summary: dict[str, Any]) -> None:
+    print_rows(summary)
+    _print_claims(summary)
+    if divergences := _divergences(summary):
+        say(f"diverged: {divergences}")
+    figure = directory.figures / f"{experiment.figures[0].name}.png"
+    if figure.exists():
+        place("figure", figure)
+        place("figures", directory.figures)
+    place("summary", directory.path / "summary.json")
+    if all(summary["metrics"][arm]["status"] == "diverged" for arm in summary["config"]["arms"]):
+        raise LowlandError(f"every arm diverged: {divergences}; try a smaller --set lr=…")
+
+
+def _print_claims(summary: dict[str, Any]) -> None:
+    rows = []
+    for claim in summary["claims"]:
+        measured = "" if claim["measured"] is None else f"{claim['measured']:.4g}"
+        verdict = VERDICTS[claim["passed"]] if claim["threshold"] or claim["passed"] is not None else "reported"
+        rows.append([claim["id"], claim["text"], measured, claim["threshold"] or "", verdict, claim["reason"]])
+    table(["claim", flows("what it says"), "measured", flows("holds if"), "verdict", flows("reason")], rows)
+
+
+def _divergences(summary: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{arm} at step {summary['metrics'][arm]['diverged_at']}"
+        for arm in summary["config"]["arms"]
+        if summary["metrics"][arm]["status"] == "diverged"
+    )

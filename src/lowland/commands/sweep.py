@@ -1,0 +1,155 @@
+"""`lowland sweep`: train every point of a grid, select, judge, draw."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lowland.commands.layout import Column
+from lowland.commands.options import Device, Name, Strict, check_out, default_directory
+from lowland.commands.printing import VERDICTS, estimate, flows, place, print_rows, say, short, table
+from lowland.errors import LowlandError
+
+_ENGINE_HELP = (
+    "vectorized: many runs as one program; process: a run a worker process; ray: on a cluster "
+    "[default: vectorized where the runs can be, else process]."
+)
+Grid = Annotated[
+    str, typer.Option(help="paper, or another that `lowland show NAME` prints, or a JSON file.", metavar="paper|FILE")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Worker processes of --engine process [default: one a core, or a GPU].")
+]
+Address = Annotated[str | None, typer.Option(help="Ray cluster of --engine ray [default: one is started here].")]
+Halving = Annotated[
+    int | None,
+    typer.Option(
+        min=2, metavar="N",
+        help="Successive halving: at steps T/N, T/N², ... only the best 1/N of the settings go on. "
+        "It changes what is compared.",
+    ),
+]  # fmt: skip
+
+
+def sweep(
+    name: Name,
+    grid: Grid = "paper",
+    scale: Annotated[str, typer.Option(help="smoke, laptop or paper: what the grid leaves alone.")] = "laptop",
+    out: Annotated[Path | None, typer.Option(help="Sweep directory [default: runs/NAME/sweep-SCALE-...].")] = None,
+    engine: Annotated[str | None, typer.Option(help=_ENGINE_HELP, metavar="vectorized|process|ray")] = None,
+    workers: Workers = None,
+    address: Address = None,
+    halving: Halving = None,
+    device: Device = "auto",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every run.")
+    ] = None,
+    strict: Strict = False,
+) -> None:
+    """Train every point of a grid; select the best settings, judge the claims over the grid, draw figures.
+
+    A grid file holds values for any settings, {"rho": [0, 0.05], "lr": [0.1], "seed": [0, 1, 2]}, or a list of such.
+    The same command on an unfinished sweep goes on with what is missing, and a grid that has grown adds the new runs.
+
+    Example: lowland sweep long2024/digits --grid paper --out runs/digits
+    """
+    from lowland import sweeping, training
+    from lowland.papers import find
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise LowlandError("a sweep starts processes of its own: run it without torchrun, with --engine process or ray")
+    experiment = find(name)
+    changes = training.parse_assignments(set_ or [])
+    check_out(out)
+    base = sweeping.base_settings(experiment, scale, changes)
+    points = sweeping.choose_grid(experiment, grid, base, changes)
+    chosen = training.choose_device(device)
+    used = sweeping.choose_engine(engine, experiment, points, chosen.type, workers, address)
+    training.sweep.common_rungs(experiment, points, halving)  # refused before anything is written
+    directory = training.RunDirectory(
+        out or default_directory(name, f"sweep-{scale}", changes),
+        sweeping.configuration(experiment, scale, base, chosen),
+    )
+    with directory:
+        summary = sweeping.finished_summary(directory, points, halving)
+        if summary is not None:
+            say(
+                f"{directory.path} is finished; a grid with more points adds them. "
+                "Remove it, or choose another --out, to run again"
+            )
+        else:
+            place("sweep directory", directory.path)
+            because = f", because {used.why}" if used.why else ""
+            typer.echo(f"{len(points.points)} runs, engine {used.name}{because}", err=True)
+            summary = sweeping.run_sweep(experiment, scale, points, directory, chosen, used, halving)
+    _report(directory, summary)
+    totals = summary["totals"]
+    if totals["failed"]:
+        error = next(metrics["error"] for metrics in summary["metrics"].values() if metrics["status"] == "failed")
+        raise LowlandError(
+            f"{totals['failed']} of {totals['runs']} runs failed: {error}; the same command tries them again"
+        )
+    if totals["diverged"] == totals["runs"]:
+        raise LowlandError("every run diverged: try smaller values of lr")
+    if strict and any(claim["passed"] is False for claim in summary["claims"]):
+        raise typer.Exit(1)
+
+
+def _report(directory: Any, summary: dict[str, Any]) -> None:
+    rows = []
+    selection, totals = summary["selection"], summary["totals"]
+    metric = selection.get("metric")
+    for entry in summary["settings"]:
+        measured = entry["metrics"].get(metric) if metric else None
+        mark = "selected" if entry["settings"] == selection["selected"] else ""
+        rows.append([*map(short, entry["settings"].values()), estimate(measured), _counts(entry), mark])
+    if rows:
+        names = summary["settings"][0]["settings"]
+        columns: list[Column | str] = [*names, metric or "", flows("runs"), ""]
+        table(columns, rows)
+    print_rows(summary)
+    if summary["scale"] == "smoke":
+        say("a smoke sweep judges no claims")
+    else:
+        _print_claims(summary)
+    _print_selection(selection)
+    seconds = totals["seconds"]
+    compiling = seconds.get("compile_seconds", 0)
+    of_which = f", {compiling:.1f} s of it compiling" if compiling else ""
+    say(f"{totals['runs']} runs: {_counts(totals)}, in {seconds['total']:.1f} s{of_which}")
+    for kind, path in (("table", directory.path / "results.csv"), ("figures", directory.figures)):
+        place(kind, path)
+    place("summary", directory.path / "summary.json")
+
+
+def _print_claims(summary: dict[str, Any]) -> None:
+    rows = []
+    for claim in summary["claims"]:
+        counts, verdict = claim["counts"], VERDICTS[claim["passed"]]
+        holds = f"{counts['holds']} of {counts['judged']} points" if counts["judged"] else ""
+        rows.append(
+            [claim["id"], claim["text"], claim["at_each_point"] or "(reported)", holds, verdict, claim["reason"]]
+        )
+    table(["claim", flows("what it says"), flows("holds if"), flows("holds at"), "everywhere", flows("reason")], rows)
+
+
+def _print_selection(selection: dict[str, Any]) -> None:
+    if selection["selected"] is None:
+        say(f"nothing is selected: {selection['reason']}")
+        return
+    chosen = ", ".join(f"{key} = {short(value)}" for key, value in selection["selected"].items())
+    metric, on = selection["metric"], selection["on"]
+    say(f"selected: {chosen}: the lowest mean {metric} over seeds, on {on} data (the whole rule: summary.json)")
+    between = selection["by_rho"]["difference"]
+    if between is not None:
+        low, high = between["interval_95"] or (float("nan"), float("nan"))
+        spread = "" if between["n"] < 2 else f", 95 % interval {low:.2g} to {high:.2g}"
+        mean, seeds = between["mean"], between["n"]
+        say(f"best with SAM minus best without: {metric} {mean:+.2g}, paired over {seeds} seeds{spread}")
+
+
+def _counts(entry: dict[str, Any]) -> str:
+    """``4 done, 1 diverged``."""
+    statuses = ("done", "diverged", "stopped", "failed")
+    return ", ".join(f"{entry[status]} {status}" for status in statuses if entry[status])

@@ -1,0 +1,66 @@
+"""How far something is, a line now and then, where there is no terminal for a bar."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+EVERY = 30.0  # seconds between two lines
+
+
+class Lines:
+    """Prints what ``describe`` says on stderr, every `EVERY` seconds, whatever the caller is busy with meanwhile.
+
+    `check` raises what kept a line from being printed.
+    """
+
+    def __init__(self, describe: Callable[[], str]):
+        self._describe = describe
+        self._over = threading.Event()
+        self._failure: OSError | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def start(self) -> None:
+        """Begin to wait for the first line."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Print nothing more."""
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join(1.0)  # not for ever: it may wait for a reader who has stopped reading
+
+    def check(self) -> None:
+        """Raise the `OSError` that a line met with, in the caller's thread: nobody reads any more, say."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        while not self._over.wait(EVERY):
+            try:
+                print(self._describe(), file=sys.stderr, flush=True)
+            except OSError as error:
+                self._failure = error
+                return
+
+
+@contextmanager
+def lines(describe: Callable[[], str], show: bool = True) -> Iterator[Lines]:
+    """`Lines` for as long as the context lasts; silent unless ``show``."""
+    said = Lines(describe)
+    if not show:
+        yield said
+        return
+    said.start()
+    try:
+        yield said
+    finally:
+        said.stop()
+
+
+def left(done: float, total: float, seconds: float) -> str:
+    """``", about 12 min left"``, by what was ``done`` in ``seconds``; nothing where that says nothing yet."""
+    if done <= 0 or seconds <= 0 or total < done:
+        return ""
+    rest = seconds * (total - done) / done
+    return f", about {rest / 60:.0f} min left" if rest >= 90 else f", about {rest:.0f} s left"
