@@ -270,12 +270,14 @@ def fuzz(small, count, seed):
     return outcomes
 
 
-def test_damage_at_random(small):
+def test_damage_at_random(small, count):
     outcomes = fuzz(small, 80, 0)
+    count("data files spoiled at random", 80)
     assert outcomes["refused"] > 40
 
 
 @pytest.mark.hostile
 @pytest.mark.parametrize("seed", range(1, 11))
-def test_much_damage_at_random(small, seed):
+def test_much_damage_at_random(small, seed, count):
+    count("data files spoiled at random", 500)
     assert fuzz(small, 500, seed)["refused"] > 250

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 import re
 import socket
 import threading
@@ -196,7 +197,8 @@ LIES = {
 
 @pytest.mark.parametrize("what", LIES)
 @pytest.mark.parametrize("there", [0, 100])
-def test_a_lie_and_then_the_good_mirror(server, target, part, what, there):
+def test_a_lie_and_then_the_good_mirror(server, target, part, what, there, count):
+    count("lies of a server")
     if there:
         part.write_bytes(server.text[:there])
     server.scripts["/first"] = LIES[what]
@@ -207,8 +209,9 @@ def test_a_lie_and_then_the_good_mirror(server, target, part, what, there):
     assert server.requests[-1][0] == "/second"
 
 
-def test_the_same_lies_alone_are_a_line_each(server, target, part, monkeypatch):
-    """What was there before stays, if it fits: one more mirror could go on."""
+def test_the_same_lies_alone_are_a_line_each(server, target, part, monkeypatch, count):
+    """And nothing is put in place."""
+    count("lies of a server", len(LIES))
     server.scripts["/first"] = redirect("/first")
     for number, (what, script) in enumerate(LIES.items()):
         only(monkeypatch, server.url(f"/{number}"))
@@ -440,9 +443,8 @@ def random_answer(rng, text):
 
 @pytest.mark.hostile
 @pytest.mark.parametrize("seed", range(4))
-def test_answers_at_random(server, target, part, seed):
-    import random
-
+def test_answers_at_random(server, target, part, seed, count):
+    count("answers of a server at random", 150)
     rng = random.Random(seed)
     for _ in range(150):
         if rng.random() < 0.5:

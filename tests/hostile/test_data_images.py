@@ -258,13 +258,15 @@ def fuzz(root, count, seed, capfd):
     return outcomes
 
 
-def test_images_spoiled_at_random(root, capfd):
+def test_images_spoiled_at_random(root, capfd, count):
+    count("images spoiled at random", 60)
     assert fuzz(root, 60, 0, capfd)["refused"] > 20
 
 
 @pytest.mark.hostile
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_many_images_spoiled_at_random(root, seed, capfd):
+def test_many_images_spoiled_at_random(root, seed, capfd, count):
+    count("images spoiled at random", 600)
     assert fuzz(root, 600, seed, capfd)["refused"] > 200
 
 

@@ -122,9 +122,10 @@ def test_the_payload_works(mark, tmp_path):
     assert (tmp_path / "this one").exists()
 
 
-def test_weights_that_execute(tmp_path, mark, recwarn, capfd):
+def test_weights_that_execute(tmp_path, mark, recwarn, capfd, count):
     path = tmp_path / "weights.pth"
     for what, content in executes(mark):
+        count("pickles with a payload")
         path.write_bytes(content)
         if what.endswith("in the old format") and what != "in the old format":
             with within(10), suppress(RunError):  # what stands behind its end is never read
@@ -157,12 +158,13 @@ def test_data_files_that_execute(tmp_path, mark, monkeypatch):
                 path.rmdir() if path.is_dir() else path.unlink()
 
 
-def test_a_cache_of_images_that_executes(tmp_path, mark, monkeypatch):
+def test_a_cache_of_images_that_executes(tmp_path, mark, monkeypatch, count):
     monkeypatch.setenv("LOWLAND_DATA", str(tmp_path / "data"))
     draw_domains(tmp_path / "data", n=1)
     wanted = load_domains("pacs", size=8).splits["photo"].inputs.clone()
     (path,) = (tmp_path / "data" / "cache" / "pacs" / "photo" / "8").glob("*.npy")
     for what, content in executes(mark):
+        count("pickles with a payload")
         path.write_bytes(content)
         assert load_domains("pacs", size=8).splits["photo"].inputs.equal(wanted), what
         assert not mark.exists(), what
@@ -288,12 +290,13 @@ def test_too_little_memory_isnt_damage(tmp_path, monkeypatch):
             read_weights(path)
 
 
-def flips_that_change(places):
+def flips_that_change(places, count):
     """Flip each of the bits of a file of weights; those that change the numbers and aren't noticed."""
     content = saved(network().state_dict())
     wanted = read_of(content)
-    silent = []
+    silent, tried = [], 0
     for place, bit in places(content):
+        tried += 1
         data = bytearray(content)
         data[place] ^= 1 << bit
         try:
@@ -302,10 +305,11 @@ def flips_that_change(places):
             continue
         if list(got) != list(wanted) or not all(got[name].equal(wanted[name]) for name in wanted):
             silent.append((place, bit))
+    count("flipped bits of weights", tried)
     return silent
 
 
-def test_a_flipped_bit_is_noticed():
+def test_a_flipped_bit_is_noticed(count):
     """A file of today's format carries checksums, which torch passes over; of its directory there are none."""
 
     def places(content):
@@ -314,13 +318,13 @@ def test_a_flipped_bit_is_noticed():
         rng = random.Random(0)
         yield from ((rng.randrange(len(content)), rng.randrange(8)) for _ in range(60))
 
-    assert flips_that_change(places) == []
+    assert flips_that_change(places, count) == []
 
 
 @pytest.mark.hostile
 @pytest.mark.parametrize("bit", range(8))
-def test_every_flipped_bit_is_noticed(bit):
-    assert flips_that_change(lambda content: [(place, bit) for place in range(len(content))]) == []
+def test_every_flipped_bit_is_noticed(bit, count):
+    assert flips_that_change(lambda content: [(place, bit) for place in range(len(content))], count) == []
 
 
 def read_of(content):
@@ -344,11 +348,13 @@ def fuzz(tmp_path, count, seed):
     return outcomes
 
 
-def test_weights_spoiled_at_random(tmp_path, mark):
+def test_weights_spoiled_at_random(tmp_path, mark, count):
+    count("files of weights spoiled at random", 100)
     assert fuzz(tmp_path, 100, 0)["refused"] > 50
 
 
 @pytest.mark.hostile
 @pytest.mark.parametrize("seed", range(1, 5))
-def test_many_weights_spoiled_at_random(tmp_path, mark, seed):
+def test_many_weights_spoiled_at_random(tmp_path, mark, seed, count):
+    count("files of weights spoiled at random", 1500)
     assert fuzz(tmp_path, 1500, seed)["refused"] > 700

@@ -42,26 +42,6 @@ def test_it_trains_as_here_and_survives_its_workers(ray, tmp_path, expected, cap
     assert capfd.readouterr().out == ""
 
 
-class Terminated(Ear):
-    """Gets SIGTERM at the first news."""
-
-    def __call__(self, *news):
-        super().__call__(*news)
-        if sum(map(len, self.news.values())) == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-@pytest.mark.hostile
-def test_sigterm_ends_in_a_line(ray, tmp_path):
-    """And everything that was started with it ends, too."""
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(RunError, match=r"^ended by SIGTERM; the same command goes on where it stopped$"):
-        Ray()([job(tmp_path, seed, pause=5.0) for seed in range(3)], Terminated())
-    assert not ray.is_initialized()
-    assert signal.getsignal(signal.SIGTERM) == before
-    assert not list(tmp_path.glob(".*"))
-
-
 @pytest.mark.parametrize("handled", [False, True])
 def test_sigterm_waits_for_ray_to_return(handled):
     def handle(*_):
