@@ -9,7 +9,14 @@ from difflib import get_close_matches
 
 
 class LowlandError(Exception):
-    """Something the user can mend; the message says what happened and what to do."""
+    """Something the user can mend; the message says what happened and what to do.
+
+    The text is one line: what can't be printed, in a file's name say, is escaped.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if text.isprintable() else "".join(map(_printable, text))
 
 
 class DataError(LowlandError):
@@ -28,6 +35,14 @@ class ElsewhereError(LowlandError):
     """Another process of the same run failed, and says why; this one ends with it, without a word."""
 
 
+def is_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory doesn't suffice: Python's own, or torch's, which is a RuntimeError."""
+    if isinstance(error, MemoryError):
+        return True
+    text = f"{type(error).__name__} {error}".lower()
+    return isinstance(error, RuntimeError) and ("memory" in text or "bad_alloc" in text)
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """``" Did you mean ...?"`` with the nearest of ``known``, or the whole list if nothing is near."""
     known = sorted(known)
@@ -38,3 +53,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 def install(extra: str) -> str:
     """How to get what an optional part needs: ``extra`` is a name under ``optional-dependencies`` in pyproject.toml."""
     return f"in a clone of Lowland: pip install '.[{extra}]'"
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]

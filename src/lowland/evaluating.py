@@ -11,7 +11,8 @@ from lowland.training import Experiment, Settings, read_json
 from lowland.training.files import finite
 from lowland.training.progress import waiting
 from lowland.training.randomness import deterministic, seed_everything
-from lowland.training.settings import checked
+from lowland.training.settings import checked, values_of
+from lowland.training.shapes import Each, Maybe
 from lowland.training.weights import load_weights, read_weights
 
 
@@ -39,16 +40,20 @@ def settings_for(
         return arms[arm or next(iter(arms))], None
     if not (weights / "config.json").exists():
         raise RunError(f"{weights} is no run directory: it has no config.json")
-    config = read_json(weights / "config.json")
+    config = read_json(weights / "config.json", {"arms": Maybe(Each(Each(object)))})
     if config.get("experiment") != experiment.name:
         raise RunError(f"{weights} holds a run of {config.get('experiment')}, not of {experiment.name}")
     if config.get("sweep"):
         raise RunError(f"{weights} holds a sweep: give the directory of one of its runs, in {weights / 'runs'}")
-    trained: Mapping[str, Mapping[str, Any]] = config.get("arms", {})
+    trained: Mapping[str, Mapping[str, Any]] = config.get("arms") or {}
     label = arm or next(iter(trained), "")
     if label not in trained:
         raise SettingError(f"{weights} has no arm {label}.{suggestion(label, trained)}")
-    return checked(experiment.settings, {**trained[label], **changes}), label
+    try:
+        settings = checked(experiment.settings, trained[label])
+    except SettingError as error:
+        raise RunError(f"{weights / 'config.json'} is damaged, or of another version of Lowland: {error}") from None
+    return checked(experiment.settings, {**values_of(settings), **changes}), label
 
 
 def measure(

@@ -12,11 +12,30 @@ from lowland.errors import SettingError, suggestion
 from lowland.training import Arm, Experiment, RunDirectory, Settings, sweep
 from lowland.training.files import finite, write_atomically
 from lowland.training.settings import check, checked, values_of
+from lowland.training.shapes import NUMBER, Each, Maybe, fault
 from lowland.training.sweep import Engine, Grid
 from lowland.training.sweep.outcome import summarize_sweep
 from lowland.training.sweep.table import write_table
 
 ENGINES = ("vectorized", "process", "ray")
+_ESTIMATE = {"mean": NUMBER, "standard_error": Maybe(NUMBER), "n": int}
+_COUNTS = dict.fromkeys(("done", "diverged", "stopped", "failed"), int)
+# What the command line prints of a sweep's summary.
+_SUMMARY = {
+    "scale": str,
+    "config": dict,
+    "totals": {"runs": int, **_COUNTS, "seconds": {"total": NUMBER, "compile_seconds": Maybe(NUMBER)}},
+    "settings": [{"settings": Each(object), **_COUNTS, "metrics": Each({**_ESTIMATE, "n": Maybe(int)})}],
+    "selection": {"selected": Maybe(Each(object)), "reason": str, "metric": Maybe(str), "on": Maybe(str)},
+    "claims": [{"id": str, "text": str, "at_each_point": Maybe(str), "counts": {"holds": int, "judged": int},
+                "passed": Maybe(bool), "reason": str}],
+    "metrics": Each({"status": str, "error": Maybe(str)}),
+}  # fmt: skip
+_SELECTED = {
+    "metric": str,
+    "on": str,
+    "by_rho": {"difference": Maybe({**_ESTIMATE, "interval_95": Maybe([NUMBER])})},
+}
 
 
 def base_settings(experiment: Experiment, scale: str, changes: Mapping[str, Any]) -> Settings:
@@ -126,16 +145,25 @@ def configuration(experiment: Experiment, scale: str, base: Settings, device: An
 
 
 def finished_summary(directory: RunDirectory, grid: Grid, halving: int | None) -> dict[str, Any] | None:
-    """The summary of a sweep that is finished, over this very grid and without a failure; else None."""
-    summary = directory.summary()
-    if summary is None:
+    """The summary of a sweep that is finished, over this very grid and without a failure; else None.
+
+    Raises:
+        RunError: if the records of a run are damaged.
+    """
+    summary = directory.summary(verified=False)
+    if summary is None or directory.changed_file(summary):
         return None
     asked = finite(json.loads(json.dumps({"grid": _described(grid), "halving": halving})))
-    if not {"config", "totals", "settings", "selection"} <= set(summary):
-        return None  # damaged: it is written anew
+    if fault(summary, _SUMMARY):
+        return None  # damaged, or of another version: it is written anew
+    if summary["selection"]["selected"] is not None and fault(summary["selection"], _SELECTED):
+        return None
     same = all(summary["config"].get(key) == value for key, value in asked.items())
-    there = all((directory.path / name).exists() for name in ("results.csv", "metrics.jsonl"))
-    return summary if same and there and not summary["totals"]["failed"] else None
+    there = all((directory.path / name).is_file() for name in ("results.csv", "metrics.jsonl"))
+    if not (same and there) or summary["totals"]["failed"]:
+        return None
+    sweep.verify_parts(directory.path)
+    return summary
 
 
 def run_sweep(
@@ -152,7 +180,9 @@ def run_sweep(
     arms = sweep.sweep(
         experiment, scale, grid, directory.path, device.type, engine.train,
         stacked=engine.stacked, threads=engine.threads, halving=halving,
+        still_held=directory.still_held,
     )  # fmt: skip
+    directory.still_held()
     write_table(directory.path / "results.csv", arms, grid.varied)
     _write_records(directory.path / "metrics.jsonl", arms)
     report.draw_sweep(directory.figures, experiment, arms, grid.varied)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from lowland.adapters.accelerate import inner
 from lowland.adapters.huggingface import MonitorCallback, SAMMixin, SAMTrainer
 from lowland.curvature import Monitor
 from lowland.data import load
+from lowland.errors import RunError
 from lowland.optim import presets
 from tests.adapters.processes import run_cases
 from tests.adapters.real import digits, equal
@@ -425,6 +427,55 @@ def test_the_monitor_goes_on_where_training_was_resumed(tmp_path):
     assert (
         [r["step"] for r in again.monitor.records] == [r["step"] for r in watching.monitor.records] == [1, 2, 4, 6, 8]
     )
+
+
+def checkpointed(tmp_path, state):
+    """A callback that has saved the state of its monitor, what it was called with, and the file."""
+    monitor = SimpleNamespace(state_dict=lambda: state, load_state_dict=lambda state: state["steps"], step=list)
+    callback = MonitorCallback(lambda optimizer, model: monitor)
+    callback.monitor = monitor
+    called = SimpleNamespace(output_dir=str(tmp_path)), SimpleNamespace(is_world_process_zero=True, global_step=4)
+    folder = tmp_path / "checkpoint-4"
+    folder.mkdir(exist_ok=True)
+    callback.on_save(*called)
+    callback.monitor = None
+    callback.on_train_begin(*called)
+    return callback, called, folder / "sharpness_monitor.pt"
+
+
+def test_a_monitors_state_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
+    callback, called, file = checkpointed(tmp_path, {"steps": 4})
+    before = file.read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    callback.monitor = SimpleNamespace(state_dict=lambda: {"steps": 8})
+    with monkeypatch.context() as dying:
+        dying.setattr("os.fsync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            callback.on_save(*called)
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    assert file.read_bytes() == before
+    callback.on_save(*called)
+    assert torch.load(file, weights_only=True) == {"steps": 8}
+
+
+@pytest.mark.parametrize("damage", [
+    lambda data: data[:-1], lambda data: data[:100], lambda data: b"", lambda data: b"\0" * len(data),
+    lambda data: data.replace(b"steps", b"stops"),
+])  # fmt: skip
+def test_a_damaged_state_of_a_monitor_is_named(tmp_path, damage):
+    callback, (arguments, _), file = checkpointed(tmp_path, {"steps": 4})
+    objects = {"optimizer": sgd(vit()), "model": None}
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(RunError, match="is damaged: remove that file") as caught:
+        callback.on_step_end(arguments, **objects)
+    assert str(file) in str(caught.value)
+    file.unlink()
+    callback.monitor = None
+    callback.on_step_end(arguments, **objects)
+    assert callback.monitor is not None
 
 
 def test_refuses_a_radius_beside_a_finished_sam(tmp_path):

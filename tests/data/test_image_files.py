@@ -231,7 +231,7 @@ def test_what_is_written_to_the_images_stays_in_memory(root):
 
 
 def test_more_images_than_are_decoded_at_once_stay_in_order(root, monkeypatch):
-    monkeypatch.setattr("lowland.data.images._AT_ONCE", 3)
+    monkeypatch.setattr("lowland.data.decode._AT_ONCE", 3)
     draw_waterbirds(root)
     assert_as_drawn(load_waterbirds(size=8).test, 2)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowland.errors import install
+from lowland.errors import RunError, install
+from lowland.files import open_regular, write_atomically
 from lowland.optim import SAM
 from lowland.optim.sam import Rho
+from lowland.saved import tensors_in
 
 try:
     from transformers import Trainer, TrainerCallback
@@ -145,6 +148,9 @@ class MonitorCallback(TrainerCallback):
     Attributes:
         monitor: what ``make`` returned; None until then.
 
+    Raises:
+        RunError: when training is resumed, if the monitor's state beside the checkpoint can't be read or is damaged.
+
     Example::
 
         callback = MonitorCallback(lambda optimizer, model: Monitor(optimizer, model, loss_fn, batches, every=50))
@@ -164,7 +170,9 @@ class MonitorCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
         """Beside the trainer's checkpoint."""
         if self.monitor is not None and state.is_world_process_zero:
-            torch.save(self.monitor.state_dict(), self._file(args, state.global_step))
+            content = BytesIO()
+            torch.save(self.monitor.state_dict(), content)
+            write_atomically(self._file(args, state.global_step), content.getbuffer())
 
     @staticmethod
     def _file(args: Any, step: int) -> Path:
@@ -177,5 +185,18 @@ class MonitorCallback(TrainerCallback):
             self.monitor = self.make(optimizer, getattr(optimizer, "model", None) or objects["model"])
             saved = self._file(args, self._began_at)
             if self._began_at and saved.exists():  # training was resumed there
-                self.monitor.load_state_dict(torch.load(saved, weights_only=True))
+                self._restore(saved)
         self.monitor.step()
+
+    def _restore(self, saved: Path) -> None:
+        try:
+            with open_regular(saved) as file:
+                content = file.read()
+            self.monitor.load_state_dict(tensors_in(content, "cpu"))
+        except OSError as error:
+            raise RunError(f"{saved} can't be read: {error.strerror or error}. Mend that and resume again") from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise RunError(
+                f"{saved} is damaged: remove that file, to resume with a monitor that begins anew, or resume from "
+                "another checkpoint"
+            ) from error

@@ -71,8 +71,8 @@ def verify(name: DatasetName = None) -> None:
     count = sum(map(len, problems.values()))
     if count:
         raise LowlandError(
-            f"{count} problem{'s' if count > 1 else ''}; fetch again with `lowland data fetch NAME`, or mend what you "
-            "placed there"
+            f"{count} problem{'s' if count > 1 else ''}; remove what is damaged and run `lowland data fetch NAME`, or "
+            "mend what you placed there"
         )
 
 

@@ -71,7 +71,8 @@ class Monitor:
         TypeError: for an optimizer without ``param_groups``, a generator as ``batches``, a ``to`` that is none of
             the above.
         ValueError: for numbers out of range, parameters in pieces (FSDP, tensor parallelism), an optimizer that has
-            none of the model's; at the first check for a loss that is not the same twice.
+            none of the model's, a path where something else than a monitor's records is; at the first check for a loss
+            that is not the same twice.
         RuntimeError: for a check inside a pass of SAM, where the weights are not w.
 
     Warns:

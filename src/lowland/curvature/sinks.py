@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lowland.files import naming, open_regular
+
 Record = dict[str, Any]
 Sink = Callable[[int, Record], Any]
 
 _PREFIX = "lowland/"  # of the names on somebody else's dashboard
+_BEGINNING = b'{"step": '  # of every record
 
 
 def sinks(to: Any) -> list[Sink]:
@@ -19,6 +22,7 @@ def sinks(to: Any) -> list[Sink]:
 
     Raises:
         TypeError: for anything else.
+        ValueError: for a path where something else than a monitor's records is.
     """
     if to is None:
         return []
@@ -66,20 +70,21 @@ def _to_wandb(run: Any) -> Sink:
 class JsonLines:
     """Appends a line of JSON for each record, written out at once: a killed process loses none.
 
-    What a file holds already is kept, but for half a line at its end; after `resume`, only what belongs to the
-    checkpoint. Numbers that are not finite become null.
+    What a file holds already is kept, but for a torn record at its end; after `resume`, only what belongs to the
+    checkpoint. Numbers that are not finite become null. A record that can't be written whole isn't written at all.
 
     Args:
         path: made with its folder if need be.
 
     Raises:
-        ValueError: at the first record, if a file that a resumed run shall go on with isn't a monitor's.
+        ValueError: if something else than a monitor's records is there: a file that was not ours isn't touched.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self._last: float = math.inf
         self._tidy = False
+        self._kept()
 
     def resume(self, step: int) -> None:
         """Before the next record, cut what was recorded after ``step``: it will be recorded again."""
@@ -90,52 +95,91 @@ class JsonLines:
         line = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
         if not self._tidy:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._cut()
+            keep = self._kept()
+            if keep is not None:
+                os.truncate(self.path, keep)
             self._tidy = True
-        with self.path.open("ab") as file:
-            file.write(line.encode())
+        self._append(line.encode())
 
-    def _cut(self) -> None:
-        if not self.path.exists():
-            return
+    def _append(self, line: bytes) -> None:
+        """All of it or nothing."""
+        with naming(self.path), self.path.open("ab", buffering=0) as file:
+            before = os.fstat(file.fileno()).st_size
+            try:
+                while line:
+                    line = line[file.write(line) :]
+            except BaseException:
+                self._tidy = False  # should cutting it off fail, too, it is done before the next
+                os.ftruncate(file.fileno(), before)
+                raise
+
+    def _kept(self) -> int | None:
+        """How many bytes of the file stay; None if there is no file."""
         keep = read = 0
-        with self.path.open("rb") as file:
-            for line in file:
-                read += len(line)
-                # What stands before a record that is kept belongs to it, or to a run before.
-                if line.endswith(b"\n") and (self._last == math.inf or _step(line) <= self._last):
-                    keep = read
-        os.truncate(self.path, keep)
+        try:
+            with open_regular(self.path) as file:
+                for number, line in enumerate(file, 1):
+                    read += len(line)
+                    if not _begins(line):  # JSON of somebody else's, perhaps
+                        raise _no_record(self.path, number)
+                    step = _step_of(self.path, number, line)
+                    # What stands before a record that is kept belongs to it, or to a run before.
+                    if step is not None and step <= self._last:
+                        keep = read
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ValueError(f"{self.path} can't be a monitor's file: {error.strerror or error}") from error
+        return keep
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[Record]:
     """The records that a monitor wrote to ``path``, those of the last run where several wrote one after another.
 
-    A record takes the place of those before it with the same or a later step. Half a line at the end, from a killed
+    A record takes the place of those before it with the same or a later step. A torn record at the end, from a killed
     process, is left out.
 
     Raises:
         ValueError: for a line that is no record.
+        OSError: if it can't be read, or is no file.
     """
     records: list[Record] = []
-    for number, line in enumerate(Path(path).read_bytes().splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            break
-        try:
-            step = _step(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
-        while records and records[-1]["step"] >= step:
-            records.pop()
-        records.append(json.loads(line))
+    with open_regular(path) as file:
+        for number, line in enumerate(file, 1):
+            step = _step_of(path, number, line)
+            if step is None:
+                break
+            while records and records[-1]["step"] >= step:
+                records.pop()
+            records.append(json.loads(line))
     return records
 
 
-def _step(line: bytes) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        raise ValueError("this is no record of a monitor") from None
+def _step_of(path: str | os.PathLike[str], number: int, line: bytes) -> int | None:
+    """The step of the record in a line of the file; None if it is a torn one, which has no end."""
+    if line.endswith(b"\n"):
+        try:
+            step = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            step = None
+        if isinstance(step, int) and not isinstance(step, bool):
+            return step
+    elif _begins(line):
+        return None
+    raise _no_record(path, number)
+
+
+def _begins(line: bytes) -> bool:
+    """Whether it can be a record of ours, or the first bytes of one."""
+    written = line.rstrip(b"\0")  # which a crash of the whole machine leaves in place of bytes
+    return written.startswith(_BEGINNING) or _BEGINNING.startswith(written)
+
+
+def _no_record(path: str | os.PathLike[str], number: int) -> ValueError:
+    return ValueError(
+        f"{path}, line {number}: this is no record of a monitor. Choose another file, or remove this one if nobody "
+        "needs it"
+    )
 
 
 def _finite(record: Mapping[str, Any]) -> Record:

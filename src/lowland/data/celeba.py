@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from lowland.data.checks import some
-from lowland.data.files import placed, readable
+from lowland.data.files import lines, placed
 from lowland.data.grouped import SPLITS, GroupedDataset, GroupedListing, divide, read_grouped
 from lowland.data.registry import source
 from lowland.data.root import data_root
@@ -70,11 +70,10 @@ def listing(folder: Path, target: str = "Blond_Hair", attribute: str = "Male") -
 
 def _rows(path: Path) -> Iterator[Row]:
     """The lines that aren't blank, cut at commas or at any number of spaces."""
-    with readable(path), open(path, encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                cut = line.split(",") if path.suffix == ".csv" else line.split()
-                yield number, [field.strip() for field in cut]
+    for number, line in lines(path):
+        if line.strip():
+            cut = line.split(",") if path.suffix == ".csv" else line.split()
+            yield number, [field.strip() for field in cut]
 
 
 def _attributes(path: Path, wanted: tuple[str, str]) -> dict[str, tuple[int, int]]:
@@ -85,13 +84,15 @@ def _attributes(path: Path, wanted: tuple[str, str]) -> dict[str, tuple[int, int
         names = next(rows, (1, [""]))[1][1:]
     else:
         first = next(rows, (1, [""]))[1]
-        if len(first) != 1 or not first[0].isdecimal():
+        if len(first) != 1 or not first[0].isdecimal() or len(first[0]) > 12:
             raise DataError(f"{path} doesn't start with the number of images, but with {' '.join(first)[:40]!r}")
         count = int(first[0])
         names = next(rows, (2, []))[1]
     for name in wanted:
         if name not in names:
-            raise DataError(f"{path} has no attribute {name}.{suggestion(name, names)}")
+            raise DataError(f"{path} has no attribute {name}.{suggestion(name, names[:100])}")
+        if names.count(name) > 1:
+            raise DataError(f"{path} has the attribute {name} more than once")
     columns = [1 + names.index(name) for name in wanted]
     labels: dict[str, tuple[int, int]] = {}
     for number, row in rows:

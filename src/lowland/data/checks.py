@@ -26,4 +26,4 @@ def check_labels(labels: np.ndarray, classes: int, where: str) -> None:
 def some(names: Sequence[str], limit: int = 3) -> str:
     """The first ``limit`` of ``names``, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return ", ".join(name if name.isprintable() else ascii(name) for name in names[:limit]) + more

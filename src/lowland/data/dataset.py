@@ -7,7 +7,7 @@ import torch
 
 from lowland.data import digits, registry
 from lowland.data.download import fetch
-from lowland.data.files import find
+from lowland.data.files import UnreadableError, find
 from lowland.data.read import FORMATS, read
 from lowland.data.root import data_root
 from lowland.data.split import Split
@@ -45,6 +45,8 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
         fetch(name, root)
     arrays, problems = read(source, folder)
     if problems:
+        if isinstance(problems[0], UnreadableError):
+            raise DataError(f"{problems[0]}. Mend that, and run the same again") from problems[0]
         raise DataError(f"{problems[0]}. Replace it, or remove it and run: lowland data fetch {name}")
     train, test = FORMATS[source.format].splits(arrays, source)
     return Dataset(name, train, test, source.classes)

@@ -1,44 +1,41 @@
 """Fetch what is missing: resumed, verified, and put in place in one step.
 
 A download grows in ``FILE.part``, so that a broken one goes on where it stopped. It gets its own name only
-when its checksum is right; ``FILE.md5``, in the form ``md5sum -c`` reads, then says that it came from here.
+when its checksum is right; ``FILE.md5``, in the form ``md5sum -c`` reads, says that it came from here.
 """
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from threading import Thread
-from urllib.error import HTTPError, URLError
+from time import monotonic
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 from filelock import FileLock
 
 from lowland.data import registry
-from lowland.data.files import find, placed
+from lowland.data.files import find, placed, readable
+from lowland.data.mirror import FailedError, answer_to, chunk, plain
 from lowland.data.progress import Advance, bars
-from lowland.data.registry import Download
+from lowland.data.registry import Download, Source
 from lowland.data.root import data_root
 from lowland.errors import DataError
+from lowland.files import open_regular, refuse_special, write_atomically
 
 CONNECT = 25.0  # seconds to answer, shared out among the mirrors of a file
 STALL = 30.0  # seconds without a byte in mid-download
-ATTEMPTS = 5  # at one mirror, as long as each brings bytes
-
-
-class _FailedError(Exception):
-    """A mirror did not give us the file; the text says why."""
+SLOWEST = 1024  # bytes a second, over a time of STALL: slower mirrors are given up
+ATTEMPTS = 5  # at one mirror, as long as each brings bytes; those that bring a hundredth of the file don't count
 
 
 def fetch(name: str, root: str | Path | None = None, progress: bool = True) -> list[Path]:
     """Download the files of dataset ``name`` that are missing under the data root, and return their paths.
 
     ``progress`` shows a bar on stderr if that is a terminal. Two processes may fetch the same dataset at
-    once: the second waits and finds the files there. Without a network it gives up within 30 seconds.
+    once: the second waits and finds the files there. Without a network it gives up within 30 seconds; mirrors that
+    bring less than a kilobyte a second are given up for the next. Redirects are followed to http and https alone.
     Raises `DataError` for an unknown name, if no mirror gives a file with the right checksum, if the folder
     can't be written, or for a dataset of image files, which have to be placed by hand, if they aren't there.
     """
@@ -50,6 +47,7 @@ def fetch(name: str, root: str | Path | None = None, progress: bool = True) -> l
         return [download for download in source.downloads if download.filename in places]
 
     placed(source, folder)
+    _mend_records(source, folder)
     # Without the lock first, so that a complete dataset in a folder we may not write to is no error.
     if not missing():
         return []
@@ -64,9 +62,52 @@ def record(path: Path) -> Path:
     return path.with_name(f"{path.name}.md5")
 
 
+def recorded(path: Path) -> str | None:
+    """The MD5 that `record` says ``path`` was downloaded with; None if it was not.
+
+    Raises:
+        OSError: if the record can't be read.
+        DataError: if it holds no MD5.
+    """
+    try:
+        with open_regular(record(path)) as file:
+            said = re.match(rb"[0-9a-f]{32}(?= )", file.read(100))
+    except FileNotFoundError:
+        return None
+    if said is None:
+        raise DataError(f"{record(path)} is damaged. Run: lowland data fetch {path.parent.name}, which writes it anew")
+    return said[0].decode()
+
+
+def _mend_records(source: Source, folder: Path) -> None:
+    """Write damaged records anew, if the files are those that would be fetched; a `DataError` if not."""
+    for download in source.downloads:
+        path = folder / download.filename
+        if not os.path.exists(path):
+            continue  # it comes with a new one
+        try:
+            recorded(path)
+        except OSError:
+            continue  # reading the dataset needs none
+        except DataError as error:
+            with readable(path):
+                found = md5(path)
+            if found != download.md5:
+                raise DataError(
+                    f"{record(path)} is damaged, and {path} is not what would be fetched. Remove both and run: lowland "
+                    f"data fetch {source.name}; or that one alone, if you put another copy there"
+                ) from error
+            with _writing(record(path)):
+                _write_record(download, path)
+
+
+def _write_record(download: Download, path: Path) -> None:
+    write_atomically(record(path), f"{download.md5}  {path.name}\n".encode())
+
+
 def md5(path: Path) -> str:
     """The MD5 of a file in hexadecimal; raises `OSError` if it can't be read."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
@@ -86,14 +127,15 @@ def _download(download: Download, target: Path, advance: Advance) -> Path:
     part = target.with_name(f"{target.name}.part")
     reasons = []
     with _writing(part):
+        refuse_special(part)
         for url in download.urls:
             try:
                 _from_mirror(url, download, part, advance)
-            except _FailedError as error:
+            except FailedError as error:
                 reasons.append(f"{urlsplit(url).netloc}: {error}")
             else:
+                _write_record(download, target)  # first: a download without its record would never be held against it
                 os.replace(part, target)
-                record(target).write_text(f"{download.md5}  {target.name}\n")
                 return target
     raise DataError(
         f"{target} is missing and could not be fetched ({'; '.join(reasons)}). Put it there yourself, or run "
@@ -104,84 +146,62 @@ def _download(download: Download, target: Path, advance: Advance) -> Path:
 
 def _from_mirror(url: str, download: Download, part: Path, advance: Advance) -> None:
     """Make ``part`` complete and right; again as long as bytes arrive, or from nothing if it held no good."""
-    for left in reversed(range(ATTEMPTS)):
+    left = ATTEMPTS
+    while True:
         before = _size(part)
         try:
             if before < download.size:
                 _receive(url, download, part, advance)
             _check(download, part)
             return
-        except _FailedError:
+        except FailedError as error:
             after = _size(part)
-            if not left or not (after > before or after == 0 < before):
+            if 100 * (after - before) < download.size:
+                left -= 1
+            if not left or error.final or not (error.brought or after == 0 < before):
                 raise
 
 
 def _receive(url: str, download: Download, part: Path, advance: Advance) -> None:
-    """Append to ``part`` what it lacks, or start it anew where the server gives whole files only."""
-    received = _size(part)
-    headers = {"User-Agent": "lowland"} | ({"Range": f"bytes={received}-"} if received else {})
-    with _connect(Request(url, headers=headers), CONNECT / len(download.urls)) as response:
+    """Append to ``part`` what it lacks; from its start where the server gives whole files only, and never shorter."""
+    there = _size(part)
+    headers = {"User-Agent": "lowland"} | ({"Range": f"bytes={there}-"} if there else {})
+    with answer_to(url, headers, CONNECT / len(download.urls), STALL) as response:
         if response.status == 206:
-            extent = response.headers.get("Content-Range", "")
-            fits = extent.startswith(f"bytes {received}-") and extent.endswith((f"/{download.size}", "/*"))
+            start, extent = there, response.headers.get("Content-Range", "")
+            fits = extent.startswith(f"bytes {there}-") and extent.endswith((f"/{download.size}", "/*"))
         else:
-            received = 0
-            extent = response.headers.get("Content-Length", str(download.size))
+            start, extent = 0, response.headers.get("Content-Length", str(download.size))
             fits = extent == str(download.size)
         if not fits:
-            raise _FailedError(f"has another file: {extent} where {download.size} bytes were expected")
-        with open(part, "ab" if received else "wb") as file:
-            while received <= download.size and (chunk := _chunk(response)):
-                received += file.write(chunk)
-                advance(download, received)
-            file.flush()
-            os.fsync(file.fileno())
+            raise FailedError(f"has another file: {plain(extent)} where {download.size} bytes were expected")
+        received, looked, since = start, start, monotonic()
+        with open(part, "r+b" if there else "wb") as file:
+            file.seek(start)
+            try:
+                while received <= download.size and (data := chunk(response)):
+                    received += file.write(data)
+                    advance(download, received)
+                    if (took := monotonic() - since) > STALL:
+                        if received - looked < SLOWEST * took:
+                            raise FailedError(f"too slow: {received - looked} bytes in {took:.0f} s", final=True)
+                        looked, since = received, monotonic()
+            except FailedError as error:
+                error.brought = received - start
+                raise
+            finally:
+                file.flush()
+                os.fsync(file.fileno())
     if received < download.size:
-        raise _FailedError(f"the connection broke after {received} of {download.size} bytes")
-
-
-def _connect(request: Request, seconds: float) -> HTTPResponse:
-    """Open ``request`` in a thread of its own, because looking up a name has no timeout."""
-    answer: Future[HTTPResponse] = Future()
-
-    def work() -> None:
-        try:
-            answer.set_result(urlopen(request, timeout=STALL))
-        except Exception as error:
-            answer.set_exception(error)
-
-    Thread(target=work, daemon=True).start()
-    try:
-        return answer.result(seconds)
-    except HTTPError as error:
-        error.close()
-        raise _FailedError(f"HTTP {error.code} {error.reason}") from error
-    except TimeoutError as error:
-        raise _FailedError("no answer in time") from error
-    except URLError as error:
-        raise _FailedError(_text(error.reason)) from error
-    except (OSError, HTTPException) as error:
-        raise _FailedError(_text(error)) from error
-
-
-def _chunk(response: HTTPResponse) -> bytes:
-    try:
-        return response.read1(1 << 16)
-    except (OSError, HTTPException) as error:
-        raise _FailedError(f"the connection broke: {_text(error)}") from error
-
-
-def _text(reason: object) -> str:
-    """What went wrong in one line, without an error number."""
-    return " ".join(str(getattr(reason, "strerror", None) or reason or type(reason).__name__).split())
+        broke = f"the connection broke after {received} of {download.size} bytes"
+        raise FailedError(broke, brought=received - start)
 
 
 def _check(download: Download, part: Path) -> None:
     found = md5(part)
     if found != download.md5:
         part.unlink()
-        raise _FailedError(f"what arrived has MD5 {found}, not {download.md5}, and was deleted")
+        raise FailedError(f"what arrived has MD5 {found}, not {download.md5}, and was deleted")
 
 
 def _size(path: Path) -> int:

@@ -1,16 +1,29 @@
 """From files on disk to the bytes of a dataset's parts, packed or not."""
 
+import errno
 import gzip
 import os
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, BinaryIO, cast
 
 from lowland.data.registry import Part, Source
+from lowland.data.tar import Bounded, Member
 from lowland.errors import DataError
+from lowland.files import open_regular
+
+_MOST_TABLE = 1 << 28  # bytes; CelebA's has 25 million
+_SLACK = 1 << 24  # bytes that a compressed file may have beside twice its parts
+
+_NO_FILE = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO)
+
+
+class UnreadableError(DataError):
+    """The system doesn't let us read a file (permissions, a disk that fails): it isn't known to be damaged."""
 
 
 def find(part: Part, folder: Path) -> Path | None:
@@ -19,9 +32,17 @@ def find(part: Part, folder: Path) -> Path | None:
 
 
 def first(places: Iterable[str], folder: Path) -> Path | None:
-    """The first of ``places`` under ``folder`` where something is; None if there is nothing."""
-    candidates = (folder / place for place in places)
-    return next((path for path in candidates if os.path.exists(path)), None)
+    """The first of ``places`` under ``folder`` where something is, readable or not; None if there is nothing."""
+    return next((path for path in (folder / place for place in places) if _there(path)), None)
+
+
+def _there(path: Path) -> bool:
+    try:
+        os.stat(path)
+    except OSError as error:
+        # A folder that we may not enter, a link that leads to itself: reading says what it is.
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+    return True
 
 
 def placed(source: Source, folder: Path) -> list[Path]:
@@ -37,35 +58,65 @@ def placed(source: Source, folder: Path) -> list[Path]:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn whatever reading ``path`` raises, from the disk or from a decompressor, into a `DataError`."""
+    """Turn whatever reading ``path`` raises, from the disk or from a decompressor, into a `DataError`.
+
+    An `UnreadableError` if the system doesn't give the bytes, of which nothing is known then.
+    """
     try:
         yield
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise DataError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+        code = getattr(error, "errno", None)
+        kind = DataError if code is None or code in _NO_FILE else UnreadableError
+        raise kind(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a table and their numbers, from 1; a `DataError` if it can't be read, or is far too large for one.
+
+    What isn't UTF-8 is replaced.
+    """
+    with readable(path), open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > _MOST_TABLE:
+            raise DataError(f"{path} is too large for a table: {size} bytes")
+        yield from enumerate(TextIOWrapper(file, encoding="utf-8-sig", errors="replace"), 1)
 
 
 def unpack(path: Path, parts: Iterable[Part]) -> Iterator[tuple[Part, bytes]]:
     """The bytes of each of ``parts`` that ``path`` holds: a ``.tar.gz``, a ``.gz`` or a plain file.
 
-    At most one byte more than a part's size is read, enough to tell that there is too much. Raises
-    `DataError` for a file that can't be read or decompressed, or an archive without one of the parts.
+    At most one byte more than a part's size is read, enough to tell that there is too much, and of all an archive holds
+    little more than twice its parts. Raises `DataError` for what is no file or can't be read or decompressed, or an
+    archive without one of the parts.
     """
-    with readable(path):
+    parts = list(parts)
+    most = 2 * sum(part.size for part in parts) + _SLACK
+    with readable(path), open_regular(path) as file:
+        packed = path.suffix == ".gz"
+        if packed and (size := os.fstat(file.fileno()).st_size) > most:
+            raise DataError(f"{path} is too large: {size} bytes compressed, for {sum(part.size for part in parts)}")
         if path.name.endswith(".tar.gz"):
-            yield from _members(path, {part.member: part for part in parts})
+            yield from _members(path, file, {part.member: part for part in parts}, most)
         else:
-            with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-                (part,) = parts
-                yield part, file.read(part.size + 1)
+            (part,) = parts
+            with gzip.open(file) if packed else file as content:
+                yield part, content.read(part.size + 1)
 
 
-def _members(path: Path, wanted: dict[str, Part]) -> Iterator[tuple[Part, bytes]]:
-    with gzip.open(path) as stream:
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
-            for member in archive:
-                if member.isfile() and member.name in wanted:
-                    part = wanted.pop(member.name)
-                    yield part, cast(IO[bytes], archive.extractfile(member)).read(part.size + 1)
+def _members(path: Path, file: BinaryIO, wanted: dict[str, Part], most: int) -> Iterator[tuple[Part, bytes]]:
+    with gzip.open(file) as unzipped:
+        stream = Bounded(unzipped, most)
+        try:
+            with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", tarinfo=Member) as archive:
+                for member in archive:
+                    if member.size > most:
+                        raise tarfile.ReadError(f"{member.name} has {member.size} bytes, more than all of it may hold")
+                    if member.isfile() and member.name in wanted:
+                        if member.issparse():
+                            raise tarfile.ReadError(f"{member.name} is sparse, which no publisher's archive is")
+                        part = wanted.pop(member.name)
+                        yield part, cast(IO[bytes], archive.extractfile(member)).read(part.size + 1)
+        except (ValueError, ArithmeticError, LookupError, RecursionError) as error:  # of headers that make no sense
+            raise tarfile.ReadError(f"its headers make no sense: {error}") from error
         # The checksum stands at the very end, behind the padding where the archive stops reading.
         while stream.read(1 << 20):
             pass

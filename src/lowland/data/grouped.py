@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from torch import Tensor
@@ -75,11 +75,15 @@ class GroupedListing:
 def divide(rows: Iterable[tuple[str, int, int, int]], where: Path) -> dict[str, Listed]:
     """``(file, target, attribute, split)`` in any order as one `Listed` a split, each in the order of the rows.
 
-    Raises `DataError` if a file comes twice, or a split has none; ``where`` is the table that says so.
+    Raises `DataError` if a file comes twice or lies outside the folder, or a split has none; ``where`` is the table
+    that says so.
     """
     parts: list[list[tuple[str, int, int]]] = [[] for _ in SPLITS]
     seen = set[str]()
     for file, target, attribute, split in rows:
+        path = PurePath(file)
+        if path.is_absolute() or path.drive or ".." in path.parts or not file.isprintable():
+            raise DataError(f"{where} names {file[:200]!r}, which is no file in the folder of the images")
         if file in seen:
             raise DataError(f"{where} names {file} twice")
         seen.add(file)

@@ -1,4 +1,4 @@
-"""Image files, decoded in parallel and resized, then kept in the cache as one uint8 array a split.
+"""Image files, decoded and resized, then kept in the cache as one uint8 array a split.
 
 A cached array is named by the names, sizes and times of its files: where one of them changes, it is made anew. It gets
 its name only when it is whole, and is memory-mapped from then on.
@@ -6,30 +6,27 @@ its name only when it is whole, and is memory-mapped from then on.
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Literal
 
 import numpy as np
 import torch
 from filelock import FileLock
 
 from lowland.data.checks import some
+from lowland.data.decode import Crop, decode_all
 from lowland.data.progress import counting
 from lowland.data.split import Split
 from lowland.errors import DataError, SettingError
+from lowland.files import open_regular
 
 #: What counts as an image in a folder, in small or capital letters.
 EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-
-#: The part of an image that is resized: all of it, the square in its centre, or the middle 7/8 of both sides.
-Crop = Literal["whole", "square", "middle"]
-
-_AT_ONCE = 512  # images in memory: decoding runs ahead of writing by no more
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +51,9 @@ def read_images(
         crop: what of each image is resized, bilinearly, without regard to the ratio of its sides. Other than RGB
             images are converted.
         progress: whether a bar is shown on stderr, where it is a terminal.
+
+    The images are JPEG, PNG, BMP, TIFF or WebP, by their content, of up to `lowland.data.decode.MOST_PIXELS`; other
+    formats count as what can't be read.
 
     Returns:
         By the name of the split, inputs uint8 ``(n, 3, size, size)``, memory-mapped: what is written to them stays
@@ -90,13 +90,16 @@ def check_images(folder: Path, listed: Mapping[str, Listed], progress: bool = Tr
     _stamps(folder, listed)
     files = [file for part in listed.values() for file in part.files]
     with open(os.devnull, "wb") as nowhere, counting(folder.name, len(files), progress) as advance:
-        _report(folder, _decode_all(folder, files, 1, "whole", nowhere, advance), listed)
+        _report(folder, decode_all(folder, files, 1, "whole", nowhere, advance), listed)
 
 
 def _report(folder: Path, broken: Sequence[str], listed: Mapping[str, Listed]) -> None:
     if broken:
         total = sum(len(part.files) for part in listed.values())
-        raise DataError(f"{folder}: {len(broken)} of {total} images can't be read: {some(broken)}. Replace them.")
+        raise DataError(
+            f"{folder}: {len(broken)} of {total} images can't be read: {some(broken)}. Replace those that "
+            "are damaged, and make the others readable."
+        )
 
 
 def _stamps(folder: Path, listed: Mapping[str, Listed]) -> dict[str, list[tuple[str, int, int]]]:
@@ -118,14 +121,27 @@ def _stamps(folder: Path, listed: Mapping[str, Listed]) -> dict[str, list[tuple[
     return stamps
 
 
+def _header(shape: tuple[int, ...]) -> bytes:
+    """What an array of this shape starts with in the cache."""
+    start = BytesIO()
+    np.lib.format.write_array_header_1_0(start, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return start.getvalue()
+
+
 def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The cached array; None if there is none, or it hasn't the form that it was written in."""
+    """The cached array; None if there is none, or it hasn't the very form that it was written in.
+
+    The header is compared and not read: whatever stands there instead is nothing to us.
+    """
+    header = _header(shape)
     try:
-        array = np.lib.format.open_memmap(path, mode="c")
-    except (OSError, ValueError, EOFError, SyntaxError):
+        with open_regular(path) as file:
+            whole = os.fstat(file.fileno()).st_size == len(header) + math.prod(shape)
+            if not whole or file.read(len(header)) != header:
+                return None
+            return np.memmap(file, np.uint8, mode="c", offset=len(header), shape=shape)
+    except OSError:
         return None
-    sound = array.shape == shape and array.dtype == np.uint8 and path.stat().st_size == array.offset + array.nbytes
-    return array if sound else None
 
 
 def _make(
@@ -133,59 +149,24 @@ def _make(
 ) -> list[str]:
     """Write the array of ``files`` and delete the one it replaces; or only say which of them can't be read."""
     part = path.with_suffix(".part")
-    with open(part, "wb") as out, counting(title, len(files), progress) as advance:
-        np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        broken = _decode_all(folder, files, shape[-1], crop, out, advance)
-        out.flush()
-        os.fsync(out.fileno())
+    part.unlink(missing_ok=True)  # whatever it is, we write a file of our own
+    try:
+        with open(part, "xb") as out, counting(title, len(files), progress) as advance:
+            out.write(_header(shape))
+            broken = decode_all(folder, files, shape[-1], crop, out, advance)
+            out.flush()
+            os.fsync(out.fileno())
+        if not broken:
+            os.replace(part, path)
+    finally:
+        with suppress(FileNotFoundError):  # from a full disk on, too: it makes room
+            part.unlink()
     if broken:
-        part.unlink()
         return broken
-    os.replace(part, path)
     for other in path.parent.iterdir():
         if other != path and other.suffix in (".npy", ".part"):
             other.unlink()
     return []
-
-
-def _decode_all(
-    folder: Path, files: Sequence[str], size: int, crop: Crop, out: IO[bytes], advance: Callable[[], None]
-) -> list[str]:
-    """Write the images in order, up to the first that can't be read, and name all of those with the reason."""
-    broken: list[str] = []
-    with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes outside the interpreter's lock
-        for start in range(0, len(files), _AT_ONCE):
-            chunk = files[start : start + _AT_ONCE]
-            results = pool.map(lambda file: _decode(folder, file, size, crop), chunk)
-            for file, result in zip(chunk, results, strict=True):
-                if isinstance(result, str):
-                    broken.append(f"{file} ({result})")
-                elif not broken:
-                    out.write(result)
-                advance()
-    return broken
-
-
-def _decode(folder: Path, file: str, size: int, crop: Crop) -> bytes | str:
-    """The planes of one image; or in words why it can't be read."""
-    from PIL import Image  # here, because most datasets have no image files
-
-    try:
-        with Image.open(os.path.join(folder, file)) as image:
-            pixels = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box=_box(*image.size, crop))
-    except Exception as error:  # Pillow lets through whatever the bytes lead to
-        if isinstance(error, Image.UnidentifiedImageError):
-            return "no image"
-        return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
-    return np.asarray(pixels).transpose(2, 0, 1).tobytes()
-
-
-def _box(width: int, height: int, crop: Crop) -> tuple[float, float, float, float]:
-    """Left, upper, right and lower edge of the part that is kept, in pixels."""
-    side = min(width, height)
-    kept = {"whole": (width, height), "square": (side, side), "middle": (width * 7 / 8, height * 7 / 8)}[crop]
-    left, upper = (width - kept[0]) / 2, (height - kept[1]) / 2
-    return left, upper, left + kept[0], upper + kept[1]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from lowland.data import celeba, domains, registry, waterbirds
-from lowland.data.download import md5, record
+from lowland.data.download import md5, record, recorded
 from lowland.data.files import find, first, readable
 from lowland.data.images import check_images
 from lowland.data.read import collected, read
@@ -50,16 +50,22 @@ def _status(source: registry.Source, folder: Path) -> Status:
     state = "incomplete" if files else "missing"
     if all(_whole(part, path) for part, path in found.items()):
         state = "ready"
-    taken = sum(path.stat().st_size for path in files if path.is_file())
+    taken = sum(map(_bytes, files))
     return Status(source.name, state, folder, taken, source.licence)
 
 
 def _whole(part: registry.Part, path: Path | None) -> bool:
     """Whether the file has the part's size, or is compressed and not empty: all one can tell unread."""
-    if path is None or not path.is_file():
-        return False
-    size = path.stat().st_size
-    return size > 0 if path.name == part.packed else size == part.size
+    size = 0 if path is None else _bytes(path)
+    return size == part.size or (size > 0 and path is not None and path.name == part.packed)
+
+
+def _bytes(path: Path) -> int:
+    """Of a file; 0 for what is none, or can't be seen."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
 
 
 def verify(name: str, root: str | Path | None = None) -> list[str]:
@@ -74,11 +80,25 @@ def verify(name: str, root: str | Path | None = None) -> list[str]:
         return _verify_images(name, folder)
     _, problems = read(source, folder)
     for path in dict.fromkeys(find(part, folder) for part in source.parts):
-        if path is not None and record(path).exists():
-            with collected(problems), readable(path):
-                if md5(path) not in record(path).read_text(errors="replace"):
-                    raise DataError(f"{path} is not what was downloaded: {record(path).name} has another MD5")
+        if path is not None:
+            with collected(problems):
+                _hold_against_record(path)
     return [str(problem) for problem in problems]
+
+
+def _hold_against_record(path: Path) -> None:
+    """Raise a `DataError` if the file was downloaded, and has another checksum now."""
+    with readable(record(path)):
+        wanted = recorded(path)
+    if wanted is None:
+        return
+    with readable(path):
+        found = md5(path)
+    if found != wanted:
+        raise DataError(
+            f"{path} is not what was downloaded: {record(path).name} has another MD5. Remove both and run: lowland "
+            f"data fetch {path.parent.name}; or that one alone, if you put another copy there"
+        )
 
 
 def _verify_images(name: str, folder: Path) -> list[str]:

@@ -5,10 +5,10 @@
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lowland.data.files import placed, readable
+from lowland.data.files import lines, placed
 from lowland.data.grouped import GroupedDataset, GroupedListing, divide, read_grouped
 from lowland.data.registry import source
 from lowland.data.root import data_root
@@ -45,18 +45,40 @@ def listing(folder: Path) -> GroupedListing:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, int, int, int]]:
-    with readable(path), open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-        missing = [name for name in ("img_filename", *COLUMNS) if name not in reader.fieldnames]
-        if missing:
-            raise DataError(f"{path} has no column {', '.join(missing)}")
-        for row in reader:
-            values = {name: (row[name] or "").strip() for name in ("img_filename", *COLUMNS)}
-            for name, count in COLUMNS.items():
-                if values[name] not in map(str, range(count)):
-                    allowed = " or ".join(map(str, range(count)))
-                    raise DataError(f"{path}, line {reader.line_num}: {name} is {allowed}, not {values[name]!r}")
-            if not values["img_filename"]:
-                raise DataError(f"{path}, line {reader.line_num}: img_filename is empty")
-            yield values["img_filename"], int(values["y"]), int(values["place"]), int(values["split"])
+    wanted = ("img_filename", *COLUMNS)
+    places: dict[str, int] = {}
+    for number, line in lines(path):
+        if not line.strip():
+            continue
+        fields = _fields(path, number, line)
+        if not places:
+            places = {name: fields.index(name) for name in wanted if name in fields}
+            _check_columns(path, wanted, fields)
+            continue
+        values = {name: fields[place] if place < len(fields) else "" for name, place in places.items()}
+        for name, count in COLUMNS.items():
+            if values[name] not in map(str, range(count)):
+                allowed = " or ".join(map(str, range(count)))
+                raise DataError(f"{path}, line {number}: {name} is {allowed}, not {values[name][:40]!r}")
+        if not values["img_filename"]:
+            raise DataError(f"{path}, line {number}: img_filename is empty")
+        yield values["img_filename"], int(values["y"]), int(values["place"]), int(values["split"])
+    if not places:
+        _check_columns(path, wanted, [])
+
+
+def _fields(path: Path, number: int, line: str) -> list[str]:
+    """The fields of one line: a quote that it opens and doesn't close would take the lines behind it along."""
+    try:
+        return [field.strip() for field in next(csv.reader([line], skipinitialspace=True, strict=True), [])]
+    except csv.Error as error:
+        raise DataError(f"{path}, line {number}: a quote that isn't closed, or another fault ({error})") from error
+
+
+def _check_columns(path: Path, wanted: Iterable[str], there: list[str]) -> None:
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise DataError(f"{path} has no column {', '.join(missing)}")
+    twice = [name for name in wanted if there.count(name) > 1]
+    if twice:
+        raise DataError(f"{path} has the column {', '.join(twice)} more than once")

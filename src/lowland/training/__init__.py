@@ -6,7 +6,8 @@ from lowland.training.environment import choose_device
 from lowland.training.experiment import Claim, Experiment, Row, Selection, Verdict
 from lowland.training.loop import train
 from lowland.training.parallel import Alone, world
-from lowland.training.run_directory import RunDirectory, read_json, read_records
+from lowland.training.reading import read_json, read_records
+from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings, derived, ours, paper, parse_assignments, repeats, setting
 from lowland.training.summary import configuration, summarize
 from lowland.training.task import Stack, Task, Together

@@ -1,44 +1,13 @@
-"""Writes that are there in full or not at all."""
+"""JSON that is written in full or not at all."""
 
 import json
 import math
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lowland.files import naming, write_atomically
 
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a file beside ``path``, then put it in place; on failure ``path`` is as it was."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with naming(path), part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    if sys.platform == "win32":
-        return  # a folder can't be opened there
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Put ``path`` into an OSError of a write, which (a full disk, say) names no file by itself."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
+__all__ = ["finite", "naming", "write_atomically", "write_json"]
 
 
 def write_json(path: Path, value: Any) -> None:

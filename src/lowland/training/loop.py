@@ -109,7 +109,8 @@ class _ArmRun:
         self.bad_step = torch.tensor(-1, device=device)
         self.step = 0
         if name in states:
-            self._restore(states[name])
+            with directory.taking_up():
+                self._restore(states[name])
         elif self.task.starts_from is not None:
             start = _start(self.task.starts_from, settings, arms)
             if not processes.first(lambda: _take_up(self.task.model, states, start)):
@@ -120,7 +121,8 @@ class _ArmRun:
         if self.task.compiled:
             self.model = torch.compile(self.model)  # type: ignore[assignment]
         if name in states:
-            restore_random_state(processes.own(states[name]["random"]))
+            with directory.taking_up():
+                restore_random_state(processes.own(states[name]["random"]))
         else:
             processes.part_ways(settings.seed)
 
@@ -231,12 +233,14 @@ class _ArmRun:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
+        if type(self.step) is not int or not 0 <= self.step <= self.settings.steps:
+            raise ValueError(f"step {self.step} of {self.settings.steps}")
         self.task.model.load_state_dict(state["model"])
         self.task.optimizer.load_state_dict(state["optimizer"])
         self.task.check.load_state_dict(state["check"])
         if self.task.average is not None:
             self.task.average.load_state_dict(state["average"])
-        self.seconds = {name: state[name] for name in self.seconds}
+        self.seconds = {name: float(state[name]) for name in self.seconds}
 
     def _write_files(self) -> None:
         for file, content in self.task.files.items():

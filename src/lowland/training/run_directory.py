@@ -1,25 +1,50 @@
 """The folder of a run: what it was asked to do, what it recorded, where it can go on."""
 
+import hashlib
 import json
 import os
-from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
-from lowland.errors import RunError
+from lowland.errors import LowlandError, RunError, is_memory
+from lowland.saved import tensors_in
 from lowland.training.arm import Record
 from lowland.training.files import finite, naming, write_atomically, write_json
+from lowland.training.lock import Lock
+from lowland.training.reading import damaged, parse_records, read_bytes, read_json
+from lowland.training.shapes import NUMBER, Each, Maybe, Within, fault
+
+_FAR = 2**63 - 1
+_CHECKPOINT = {
+    "metrics_bytes": Within(0, _FAR),
+    "metrics_sha256": Maybe(str),
+    "arms": Each({"finished": bool, "diverged_at": Maybe(Within(0, _FAR)), "step": Maybe(Within(0, _FAR))}),
+}
+_SUMMARY = {
+    "experiment": str,
+    "scale": str,
+    "config": dict,
+    "metrics": Each(object),
+    "claims": [
+        {"id": str, "text": str, "source": str, "measured": Maybe(NUMBER), "threshold": Maybe(str),
+         "passed": Maybe(bool), "reason": str},
+    ],
+    "files": Maybe(Each(str)),
+    "table": Maybe([{"name": str, "runs": dict, "measures": Each({"mean": NUMBER, "standard_error": Maybe(NUMBER)})}]),
+}  # fmt: skip
+_ENDS = Each({"status": str, "diverged_at": Maybe(int)})
 
 
 class RunDirectory:
     """``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, ``summary.json`` and ``figures/`` under one path.
 
     Used as a context: it holds a lock, so that no second process writes there, and lets go of it however the
-    process ends.
+    process ends. Before each write it makes sure that the folder and the records are still the ones that it knows.
 
     Args:
         path: made if need be.
@@ -27,6 +52,7 @@ class RunDirectory:
 
     Raises:
         RunError: if the path is a file, holds something else or another configuration, is damaged or in use.
+        OSError: if it can't be read or written.
     """
 
     def __init__(self, path: Path, config: dict[str, Any]):
@@ -35,7 +61,8 @@ class RunDirectory:
         self._metrics = self.path / "metrics.jsonl"
         self._checkpoint = self.path / "checkpoint.pt"
         self._summary = self.path / "summary.json"
-        self._lock = FileLock(self.path / ".lock")
+        self._lock = Lock(self.path / ".lock")
+        self._known: _Known | None = None
 
     def __enter__(self) -> "RunDirectory":
         try:
@@ -45,10 +72,8 @@ class RunDirectory:
         strangers = [p.name for p in self.path.iterdir() if p.name != ".lock" and not p.name.endswith(".part")]
         if strangers and not (self.path / "config.json").exists():
             raise RunError(f"{self.path} holds other files ({strangers[0]}) and no run: choose another --out")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise RunError(f"{self.path} is in use by another process") from None
+        if not self._lock.acquire():
+            raise RunError(f"{self.path} is in use by another process")
         try:
             self._check_config()
         except BaseException:
@@ -80,106 +105,182 @@ class RunDirectory:
                 "choose another --out, or remove it"
             )
 
-    # Records and checkpoints. A checkpoint says how many bytes of records belong to it; what a killed process
-    # recorded after it is cut off and made again.
+    def still_held(self) -> None:
+        """Make sure that the folder is the one that was entered.
+
+        Raises:
+            RunError: if it was removed, moved away or replaced: what is in its place now may be another process's.
+        """
+        if not self._lock.held():
+            raise RunError(
+                f"{self.path} was removed, moved away or replaced while this run was writing to it, so the run ends: "
+                "put it back and run the same command, which goes on where it stopped, or choose another --out"
+            )
+
+    # Records and checkpoints. A checkpoint says how many bytes of records belong to it, and their checksum; what a
+    # killed process recorded after it is cut off and made again.
 
     def append(self, record: Record) -> None:
-        """Add one line to ``metrics.jsonl``."""
-        with naming(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n")
+        """Add one line to ``metrics.jsonl``.
+
+        Raises:
+            RunError: if the folder or the records are not those that this process knows any more.
+        """
+        line = (json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        known = self._records_known()
+        with naming(self._metrics), self._metrics.open("ab") as file:
+            if os.fstat(file.fileno()).st_size != known.size:
+                raise self._changed()
+            file.write(line)
+        known.add(line)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the checkpoint; everything recorded so far belongs to it."""
-        size = 0
-        if self._metrics.exists():
-            with self._metrics.open("rb") as file:
+        """Write the checkpoint; everything recorded so far belongs to it.
+
+        Raises:
+            RunError: if the folder or the records are not those that this process knows any more.
+        """
+        known = self._records_known()
+        if known.size:
+            with naming(self._metrics), self._metrics.open("rb") as file:
                 os.fsync(file.fileno())
-                size = file.seek(0, os.SEEK_END)
         content = BytesIO()  # torch's own writer reports a full disk as an unexpected position
-        torch.save({**state, "metrics_bytes": size}, content)
+        torch.save({**state, "metrics_bytes": known.size, "metrics_sha256": known.digest()}, content)
         write_atomically(self._checkpoint, content.getbuffer())
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """The checkpoint's state, with the records cut to those that belong to it; None if there is none.
 
         Raises:
-            RunError: if the checkpoint can't be read, or records that belong to it are missing.
+            RunError: if the checkpoint, or a record that belongs to it, is damaged or missing.
+            OSError: if they can't be read.
         """
+        self.still_held()
         if not self._checkpoint.exists():
             self._metrics.unlink(missing_ok=True)
+            self._known = _Known(b"")
             return None
         try:
-            state = torch.load(self._checkpoint, map_location=device, weights_only=True)
-            size = state["metrics_bytes"]
-            state["arms"]
-        except Exception as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise RunError(f"{self._checkpoint} is damaged ({reason}): remove {self.path} and start again") from error
-        there = self._metrics.stat().st_size if self._metrics.exists() else 0
-        if there < size:
+            state = tensors_in(read_bytes(self._checkpoint), device)
+            wrong = fault(state, _CHECKPOINT)
+        except ValueError as error:
+            wrong = str(error)
+        if wrong:
+            raise damaged(self._checkpoint, wrong)
+        size: int = state["metrics_bytes"]
+        content = read_bytes(self._metrics) if self._metrics.exists() else b""
+        if len(content) < size:
             raise RunError(f"{self._metrics} is shorter than its checkpoint: remove {self.path} and start again")
-        if there > size:
-            os.truncate(self._metrics, size)
+        known = _Known(content[:size])
+        parse_records(self._metrics, content[:size])
+        if state.get("metrics_sha256") not in (None, known.digest()):
+            raise damaged(self._metrics, "it isn't what was recorded: the checksum is wrong")
+        if len(content) > size:
+            with naming(self._metrics):
+                os.truncate(self._metrics, size)
+        self._known = known
         return state
 
+    @contextmanager
+    def taking_up(self) -> Iterator[None]:
+        """Whatever fails in here, where a checkpoint's state is put to use, is the checkpoint's fault: RunError."""
+        try:
+            yield
+        except (LowlandError, OSError):
+            raise
+        except Exception as error:
+            if is_memory(error):
+                raise
+            reason = next(iter(str(error).splitlines()), "")
+            raise RunError(
+                f"{self._checkpoint} does not fit this run ({type(error).__name__}: {reason}): another version of "
+                f"Lowland or of a library wrote it, or it is damaged; remove {self.path} and start again"
+            ) from error
+
     def records(self) -> dict[str, list[Record]]:
-        """The records of each arm."""
-        return read_records(self.path)
+        """The records of each arm.
+
+        Raises:
+            RunError: if the folder or the records are not those that this process knows any more, or are damaged.
+        """
+        known, content = self._records_known(), self._content()
+        parsed = parse_records(self._metrics, content)
+        if _Known(content).digest() != known.digest():
+            raise self._changed()
+        return parsed
+
+    def _records_known(self) -> "_Known":
+        """What this process knows of the records, which are still as long."""
+        self.still_held()
+        if self._known is None:
+            self._known = _Known(self._content())
+        size = self._metrics.stat().st_size if self._metrics.exists() else 0
+        if size != self._known.size:
+            raise self._changed()
+        return self._known
+
+    def _content(self) -> bytes:
+        return read_bytes(self._metrics) if self._metrics.exists() else b""
+
+    def _changed(self) -> RunError:
+        return RunError(
+            f"{self._metrics} was changed by another process while this run was writing to it, so the run ends: see "
+            f"what does that, remove {self.path} and start again"
+        )
 
     def conclude(self, summary: dict[str, Any]) -> None:
-        """Write the summary: the run is finished."""
-        write_json(self._summary, summary)
+        """Write the summary, with the checksums of the files that go with it: the run is finished."""
+        self.still_held()
+        there = [path for path in (self._metrics, self.path / "results.csv") if path.exists()]
+        files = {path.name: hashlib.sha256(read_bytes(path)).hexdigest() for path in there}
+        write_json(self._summary, {**summary, "files": files})
 
-    def summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run, else None."""
+    def changed_file(self, summary: dict[str, Any]) -> str:
+        """The name of a file that isn't what it was when the ``summary`` was written; empty if there is none."""
+        for name, checksum in (summary.get("files") or {}).items():
+            path = self.path / Path(name).name
+            if not path.is_file() or hashlib.sha256(read_bytes(path)).hexdigest() != checksum:
+                return name
+        return ""
+
+    def summary(self, verified: bool = True) -> dict[str, Any] | None:
+        """The summary of a finished run, else None.
+
+        Args:
+            verified: whether the records must be those that it sums up.
+
+        Raises:
+            RunError: if it is damaged or of another version, or the records are damaged.
+            OSError: if it can't be read.
+        """
         if not self._summary.exists():
             return None
-        try:
-            summary = read_json(self._summary)
-        except RunError:
-            summary = {}
-        if not {"metrics", "claims"} <= set(summary):
-            raise RunError(f"{self._summary} is damaged: remove it, and the same command writes it again")
+        remedy = "remove it, and the same command writes it again"
+        summary = read_json(self._summary, _SUMMARY, remedy)
+        arms = self.config.get("arms", {})
+        wrong = fault({arm: summary["metrics"].get(arm) for arm in arms}, _ENDS, "metrics")
+        if wrong:
+            raise damaged(self._summary, wrong, remedy)
+        if verified and (name := self.changed_file(summary)):
+            raise damaged(self.path / name, "it isn't what it was when the run ended: the checksum is wrong")
         return summary
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file; RunError if it is damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise RunError(f"{path} is damaged ({error}): remove {path.parent} and start again") from error
-    if not isinstance(value, dict):
-        raise RunError(f"{path} is damaged (no JSON object): remove {path.parent} and start again")
-    return value
+class _Known:
+    """What this process knows of the records in the file: how long they are, and their checksum."""
+
+    def __init__(self, content: bytes):
+        self.size, self._hash = len(content), hashlib.sha256(content)
+
+    def add(self, line: bytes) -> None:
+        self.size += len(line)
+        self._hash.update(line)
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
 
 
-def read_records(path: Path, *, torn: bool = False) -> dict[str, list[Record]]:
-    """The records of each arm of the run under ``path``.
-
-    Args:
-        path: the run directory.
-        torn: whether a last line without its end, as a full disk leaves it, is passed over: going on cuts it off.
-
-    Raises:
-        RunError: for a line that is damaged.
-    """
-    arms = defaultdict(list)
-    file = path / "metrics.jsonl"
-    content = file.read_bytes() if file.exists() else b""
-    if torn:
-        content = content[: content.rfind(b"\n") + 1]
-    for number, line in enumerate(content.splitlines(), 1):
-        try:
-            record = json.loads(line)
-            arms[record["arm"]].append(record)
-        except (ValueError, KeyError, TypeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise RunError(f"{file}, line {number} is damaged ({reason}): remove {path} and start again") from error
-    return dict(arms)
-
-
-def _counted(processes: int) -> str:
+def _counted(processes: Any) -> str:
     return f"{processes} processes" if processes != 1 else "1 process"
 
 
@@ -189,5 +290,10 @@ def _difference(there: dict[str, Any], asked: dict[str, Any], prefix: str = "") 
         if isinstance(old, dict) and isinstance(new, dict) and old != new:
             return _difference(old, new, f"{prefix}{key}.")
         if old != new:
-            return f"{prefix}{key} is {old} there, {new} here"
+            return f"{prefix}{key} is {_brief(old)} there, {_brief(new)} here"
     return "it differs"
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"

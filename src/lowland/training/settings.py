@@ -81,8 +81,16 @@ def check(cls: type[Settings], name: str, value: Any) -> Any:
 
 
 def checked(cls: type[Settings], values: Mapping[str, Any]) -> Settings:
-    """The settings of these ``values``, each of them checked; raises SettingError as `check` does."""
-    return cls(**{name: check(cls, name, value) for name, value in values.items()})
+    """The settings of these ``values``, each of them checked.
+
+    Raises:
+        SettingError: as `check` does, or if one is missing.
+    """
+    chosen = {name: check(cls, name, value) for name, value in values.items()}
+    missing = [f.name for f in dataclasses.fields(cls) if f.init and f.name not in chosen]
+    if missing:
+        raise SettingError(f"there is no value for {', '.join(missing)}")
+    return cls(**chosen)
 
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -77,9 +77,16 @@ class _Run:
             self.states.setdefault(name, {"finished": False, "diverged_at": None})
         self.seconds = {"train_seconds": 0.0, "check_seconds": 0.0}
         if "program" in saved:
-            self.step, self.seconds = saved["step"], saved["seconds"]
-            self.program.load_state_dict(saved["program"])
+            with directory.taking_up():
+                self._restore(saved)
         self.pace = Pace()
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self.step, self.seconds = saved["step"], {name: float(saved["seconds"][name]) for name in self.seconds}
+        last = max(settings.steps for settings in self.arms.values())
+        if type(self.step) is not int or not 0 <= self.step <= last:
+            raise ValueError(f"step {self.step} of {last}")
+        self.program.load_state_dict(saved["program"])
 
     def run(self, until: int | None) -> None:
         last = max(settings.steps for settings in self.arms.values())

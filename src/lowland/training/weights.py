@@ -1,8 +1,6 @@
 """The weights of a trained network, from a run directory or a file."""
 
-import zipfile
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lowland.errors import RunError, SettingError
+from lowland.saved import tensors_in
+from lowland.training.reading import read_bytes
 
 
 def read_weights(path: str | Path, arm: str | None = None, key: str | None = None) -> dict[str, Tensor]:
@@ -50,7 +50,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str | P
         where: they come from, for the message.
 
     Raises:
-        RunError: if they are another network's, for another number of classes, or not finite.
+        RunError: if they are another network's, for another number of classes, of another kind of numbers (integers for
+            real ones, say), or not finite.
     """
     network = model.state_dict()
     missing = [name for name in network if name not in weights]
@@ -74,6 +75,13 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str | P
         raise RunError(
             f"{where} holds another network's weights ({'; '.join(differences)}): take the network that was saved "
             "(at the command line: the --scale and --set of its training), or another file"
+        )
+    kinds = [name for name in network if _kind(weights[name]) != _kind(network[name])]
+    if kinds:
+        dtypes = f"{weights[kinds[0]].dtype} in the file, {network[kinds[0]].dtype} in the network"
+        raise RunError(
+            f"{where} holds numbers of another kind in {len(kinds)} tensors, first {kinds[0]}: {dtypes}: take another "
+            "file"
         )
     bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if bad:
@@ -100,19 +108,14 @@ def load_pretrained(model: nn.Module, path: str | Path) -> None:
 
 def _load(file: Path) -> Any:
     try:
-        content = BytesIO(file.read_bytes())
+        content = read_bytes(file)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"there is no {file}: give a run directory, or a .pt or .pth file of weights") from None
     except OSError as error:
         raise RunError(f"{file} can't be read: {error.strerror or error}") from None
     try:
-        if zipfile.is_zipfile(content):
-            wrong = zipfile.ZipFile(content).testzip()  # torch itself passes over checksums
-            if wrong is not None:
-                raise zipfile.BadZipFile(wrong)
-        content.seek(0)
-        return torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch lets through whatever the bytes lead to
+        return tensors_in(content, "cpu", old=True)
+    except ValueError as error:
         raise RunError(
             f"{file} is damaged, or holds objects that are no tensors: copy it again, or save the state_dict alone"
         ) from error
@@ -121,10 +124,12 @@ def _load(file: Path) -> Any:
 def _of_arm(file: Path, content: dict[str, Any], arm: str | None) -> dict[str, Tensor]:
     arms = content["arms"]
     if arm is None and len(arms) != 1:
-        raise SettingError(f"{file} holds several arms: choose one of {', '.join(arms)}")
+        raise SettingError(f"{file} holds several arms: choose one of {', '.join(map(str, arms))}")
     arm = next(iter(arms)) if arm is None else arm
     if arm not in arms:
-        raise SettingError(f"{file} has no arm {arm}: choose one of {', '.join(arms)}")
+        raise SettingError(f"{file} has no arm {arm}: choose one of {', '.join(map(str, arms))}")
+    if not isinstance(arms[arm], dict) or not _is_state(arms[arm].get("model", {"": torch.empty(0)})):
+        raise RunError(f"{file} holds no weights of {arm}, though it has that arm: another version of Lowland wrote it")
     if "model" not in arms[arm]:
         why = "it was trained in a stack" if "stacks" in content else "it diverged before the first checkpoint"
         raise RunError(f"{file} has no weights of {arm}, as {why}: train it with lowland run, or choose another arm")
@@ -146,7 +151,19 @@ def _of_key(file: Path, content: Any, key: str | None) -> dict[str, Tensor]:
 
 
 def _is_state(content: Any) -> bool:
-    return isinstance(content, dict) and bool(content) and all(isinstance(t, Tensor) for t in content.values())
+    return isinstance(content, dict) and bool(content) and all(_is_entry(*entry) for entry in content.items())
+
+
+def _is_entry(name: Any, tensor: Any) -> bool:
+    """Whether it is a name with a tensor that has all its numbers in memory."""
+    plain = (
+        isinstance(tensor, Tensor) and tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_nested)
+    )
+    return isinstance(name, str) and plain and tensor.device.type != "meta"
+
+
+def _kind(tensor: Tensor) -> str:
+    return "complex" if tensor.is_complex() else "real" if tensor.is_floating_point() else "integer"
 
 
 def _is_last_layer(names: list[str], weights: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import sys
 from types import SimpleNamespace
@@ -39,6 +40,24 @@ def test_it_trains_as_here_and_survives_its_workers(ray, tmp_path, expected, cap
     assert steps_of(tmp_path, 1) == [[*range(TROUBLED_STEP)], [*range(21)]]
     assert not list(tmp_path.glob(".*"))
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("handled", [False, True])
+def test_sigterm_waits_for_ray_to_return(handled):
+    def handle(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, handle if handled else signal.SIG_DFL)
+    try:
+        with cluster._terminable(signal.getsignal(signal.SIGTERM)) as check:
+            check()
+            os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(KeyboardInterrupt if handled else RunError):
+                check()
+            check()
+        assert signal.getsignal(signal.SIGTERM) == (handle if handled else signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

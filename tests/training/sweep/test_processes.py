@@ -121,6 +121,8 @@ def test_cores_and_devices_are_dealt_out():
     assert seats_for([0], [], 2) == [Seat(0, 1, (0,), None), Seat(1, 1, (0,), None)]
     assert [seat.gpu for seat in seats_for([0, 1], ["3", "GPU-5"], None)] == ["3", "GPU-5"]
     assert [seat.gpu for seat in seats_for([0, 1], ["0", "1"], 3)] == ["0", "1", "0"]
+    many = seats_for([0, 1], [], 10**12, 3)
+    assert [(seat.threads, seat.cores) for seat in many] == [(1, (0, 1))] * 3  # more would have nothing to do
     with pytest.raises(SettingError, match="at least 1"):
         Processes(0)
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from lowland.errors import RunError, SettingError
 from lowland.training.arm import Arm
@@ -143,6 +144,90 @@ def test_a_finished_run_without_its_records_is_found_out(tmp_path):
     (part / "metrics.jsonl").unlink()
     with pytest.raises(RunError, match="lacks records of a finished run: remove it"):
         run(tmp_path, stacked=False)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content * 2,  # every line is there, twice
+        lambda content: content + content[: content.index(b"\n") + 1],
+        lambda content: content.replace(b'"loss": ', b'"loss": 1', 1),
+        lambda content: content.replace(b'"loss": ', b'"loss": null, "was": ', 1),
+        lambda content: content[content.index(b"\n") + 1 :],
+        lambda content: bytes(len(content)),
+        lambda content: content[: len(content) // 2] + b"\n",
+    ],
+)
+def test_damaged_records_of_a_finished_part_are_noticed(tmp_path, stacked, damage):
+    run(tmp_path, stacked=stacked)
+    file = find_parts(tmp_path, EXPERIMENT)[0].path / "metrics.jsonl"
+    content = file.read_bytes()
+    assert damage(content) != content
+    file.write_bytes(damage(content))
+    with pytest.raises(RunError, match=r"remove .*again"):
+        run(tmp_path, stacked=stacked)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"arms": None}, {"arms": {"a": None}}, {"arms": {"a": {}}}, {"arms": {"a": {"lr": None}}}, {"arms": [[[]]]},
+        {"alike": "many"}, {"alike": 0}, {"alike": 1e400}, {"stacked": "yes"}, {"stacked": [1]},
+    ],
+)  # fmt: skip
+def test_a_part_of_another_shape_is_refused(tmp_path, stacked, changed):
+    run(tmp_path, stacked=stacked)
+    file = find_parts(tmp_path, EXPERIMENT)[0].path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(RunError, match=r"holds no run of tests/networks .*remove .*trained again"):
+        run(tmp_path, stacked=stacked)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        None, [], 3, {"diverged_at": "never"}, {"diverged_at": -1}, {"diverged_at": None, "train_seconds": "long"},
+        {"diverged_at": None, "train_seconds": None}, {"diverged_at": None, "records_sha256": 3},
+    ],
+)  # fmt: skip
+def test_an_end_of_another_shape_is_refused(tmp_path, how):
+    run(tmp_path, stacked=False)
+    file = find_parts(tmp_path, EXPERIMENT)[0].path / "ended.json"
+    label = next(iter(json.loads(file.read_text())))
+    for content in ({label: how}, {"another": {"diverged_at": None}}):
+        file.write_text(json.dumps(content))
+        with pytest.raises(RunError, match=r"ended\.json is damaged .*trained again"):
+            run(tmp_path, stacked=False)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("stacks", None), ("stacks", 3), ("stacks", [{}]), ("stacks", [{"names": ["a"]}]), ("stacks", "twice"),
+        ("step", -1), ("step", 10**9), ("step", "first"), ("runs", None), ("runs", {}), ("checks", []), ("random", [1]),
+        ("seconds", None), ("compiled", None), ("arms", {"a": None}),
+    ],
+)  # fmt: skip
+def test_a_stack_of_another_shape_is_refused(tmp_path, entry, value):
+    def first_only(jobs, hear):
+        here([replace(jobs[0], until=5)], hear)
+
+    run(tmp_path, engine=first_only)
+    [file] = tmp_path.glob("runs/*/checkpoint.pt")
+    state = torch.load(file, weights_only=True)
+    if entry in state:
+        state[entry] = state["stacks"] * 2 if value == "twice" else value
+    else:
+        state["stacks"][0][entry] = value
+    torch.save(state, file)
+    arms = run(tmp_path)
+    if entry == "compiled":
+        assert {arm.status for arm in arms.values()} == {"done"}
+    else:
+        assert {arm.status for arm in arms.values()} >= {"failed"}
+        assert all("checkpoint.pt" in arm.error for arm in arms.values() if arm.error)
 
 
 def test_damaged_parts_are_named(tmp_path):

@@ -17,6 +17,7 @@ from lowland.papers.andriushchenko2022.image_experiment import image_experiment
 from lowland.papers.andriushchenko2022.image_settings import ImageSettings, scales
 from lowland.papers.paired import ONE_SEED, Unfit, by_seed, difference, judged, last, shown
 from lowland.training import Arm, Claim, Line, Panel, Plot, Task, Verdict, ours, read_json, repeats, setting
+from lowland.training.shapes import Each, Maybe, fault
 from lowland.training.weights import load_weights, read_weights
 
 TUNED = {"erm-to-sam": "erm", "sam-to-erm": "sam", "erm-to-erm": "erm"}
@@ -112,18 +113,19 @@ def _finished(directory: Path, kind: str, settings: Settings) -> dict[str, Any]:
     name = clean.EXPERIMENT.name
     if not (directory / "config.json").exists():
         raise SettingError(f"start: there is no run in {directory}: give the directory of a finished run of {name}")
-    config = read_json(directory / "config.json")
+    config = read_json(directory / "config.json", {"arms": Maybe(Each({"seed": Maybe(int), "examples": Maybe(int)}))})
     if config.get("experiment") != name:
         raise SettingError(f"start: {directory} holds a run of {config.get('experiment')}, not of {name}")
-    arms = config.get("arms", {})
-    found = [label for label in arms if repeats(label, kind) and arms[label]["seed"] == settings.seed]
+    arms = config.get("arms") or {}
+    found = [label for label in arms if repeats(label, kind) and arms[label].get("seed") == settings.seed]
     if not found:
         raise SettingError(f"start: {directory} has no arm {kind} with seed {settings.seed}; it has {', '.join(arms)}")
     if not (directory / "summary.json").exists():
         raise SettingError(f"start: the run in {directory} is not finished: the command that began it goes on with it")
-    if read_json(directory / "summary.json")["metrics"][found[0]]["status"] != "done":
+    summary = read_json(directory / "summary.json", {"metrics": Each(object)})
+    if fault(summary["metrics"].get(found[0]), {"status": str}) or summary["metrics"][found[0]]["status"] != "done":
         raise SettingError(f"start: arm {found[0]} of {directory} diverged: there is nothing to start from")
-    there, here = arms[found[0]]["examples"], settings.examples
+    there, here = arms[found[0]].get("examples"), settings.examples
     if there != here:  # the split depends on their number: the first training saw what would be held out now
         raise SettingError(
             f"start: {directory} was trained on {there} images, this run on {here}: set examples={there}"

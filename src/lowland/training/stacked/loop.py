@@ -17,6 +17,7 @@ from lowland.training.progress import Watch, bar
 from lowland.training.randomness import deterministic, random_state, restore_random_state
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings
+from lowland.training.shapes import Maybe, fault
 from lowland.training.stacked.batches import Batches
 from lowland.training.stacked.cost import Cost
 from lowland.training.stacked.program import Program
@@ -58,7 +59,8 @@ def train_stacked(
     saved = directory.load(device) or {"arms": {}, "stacks": []}
     states: dict[str, Any] = saved["arms"]
     left = [name for name in arms if name not in without and not states.get(name, {}).get("finished")]
-    stacks = saved["stacks"] = _parted(saved["stacks"], left) or [{"names": left}]
+    with directory.taking_up():
+        stacks = saved["stacks"] = _parted(_known(saved["stacks"], arms), left) or [{"names": left}]
     total = sum(arms[name].steps for name in left)
     with nullcontext(watch) if watch else bar(total, show_progress) as shown, deterministic(device):
         for index, stack in enumerate(stacks):
@@ -71,6 +73,15 @@ def train_stacked(
         name: Arm(arms[name], records.get(name, []), state.get("diverged_at"), seconds_in(state))
         for name, state in ended.items()
     }
+
+
+def _known(stacks: Any, arms: Mapping[str, Settings]) -> list[dict[str, Any]]:
+    """The saved ``stacks``; ValueError unless they are stacks, each run in one at most."""
+    wrong = fault(stacks, [{"names": [str], "step": Maybe(int)}], "stacks")
+    names = [] if wrong else [name for stack in stacks for name in stack["names"]]
+    if wrong or len(set(names)) < len(names) or not set(names) <= set(arms):
+        raise ValueError(wrong or "its stacks have other runs")
+    return list(stacks)
 
 
 def _parted(stacks: list[dict[str, Any]], left: list[str]) -> list[dict[str, Any]]:
@@ -126,7 +137,8 @@ class _StackRun:
         self.step = 0
         self.seconds = {"train_seconds": 0.0, "check_seconds": 0.0, "compile_seconds": 0.0}
         if "runs" in stack:
-            self._restore(stack)
+            with directory.taking_up():
+                self._restore(stack)
         else:
             self.compiled = Cost(self.runs, self.batches).pays_to_compile(self.steps * alike, device)
         self.warm = set[Any]()  # shapes of batches that a compiled step has seen
@@ -235,12 +247,15 @@ class _StackRun:
 
     def _restore(self, stack: dict[str, Any]) -> None:
         """Go on where ``stack`` was saved."""
-        self.step, self.compiled, self.seconds = stack["step"], stack["compiled"], dict(stack["seconds"])
+        self.step, self.compiled = stack["step"], bool(stack["compiled"])
+        if type(self.step) is not int or not 0 <= self.step <= self.steps:
+            raise ValueError(f"step {self.step} of {self.steps}")
+        self.seconds = {name: float(stack["seconds"][name]) for name in self.seconds}
         self.runs.load(stack["runs"])
         for task, state in zip(self.tasks, stack["checks"], strict=True):
             task.check.load_state_dict(state)
         if stack["random"]:
-            self.runs.random = list(stack["random"])
+            self.runs.random = [stack["random"][run] for run in range(len(self.runs))]
 
 
 def _rows(x: Any, shared: bool) -> int:

@@ -2,9 +2,11 @@
 
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -50,13 +52,19 @@ class Ray:
         """Train all ``jobs``; see `Engine`.
 
         Raises:
-            RunError: if no cluster answers at the address.
+            RunError: if no cluster answers at the address, or SIGTERM has come.
         """
         if not jobs:
             return
         # What Ray has to say of its nodes and workers it prints on stdout, which is not its own.
-        with redirect_stdout(sys.stderr), _connection(self.address), _token(jobs) as token:
-            _Sweep(jobs, hear, token).run()
+        before = signal.getsignal(signal.SIGTERM)
+        with (
+            redirect_stdout(sys.stderr),
+            _connection(self.address),
+            _terminable(before) as check,
+            _token(jobs) as token,
+        ):
+            _Sweep(jobs, hear, token).run(check)
 
 
 @contextmanager
@@ -89,6 +97,32 @@ def _connection(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _terminable(before: Any) -> Iterator[Callable[[], None]]:
+    """A function that ends the sweep in one line once SIGTERM has come: Ray itself aborts with a list of addresses.
+
+    ``before`` is who handled the signal before Ray took it: what it can do is done then, in place of the line.
+    """
+    come = threading.Event()
+
+    def check() -> None:
+        if come.is_set():
+            come.clear()
+            if callable(before):
+                before(signal.SIGTERM, None)
+            raise RunError("ended by SIGTERM; the same command goes on where it stopped")
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        yield check
+        return
+    # An exception out of the handler would get lost in Ray's own code.
+    signal.signal(signal.SIGTERM, lambda *_: come.set())
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _check_answer(address: str) -> None:
@@ -197,7 +231,8 @@ class _Sweep:
         self.running: dict[Any, _Task] = {}
         self.asked: Any = None
 
-    def run(self) -> None:
+    def run(self, check: Callable[[], None]) -> None:
+        """Until all have ended; ``check`` is called now and then, and may raise."""
         import ray
 
         self.box = _make_box()
@@ -205,6 +240,7 @@ class _Sweep:
             for task in self.tasks:
                 self._submit(task)
             while self.running:
+                check()
                 ready, _ = ray.wait(list(self.running), num_returns=len(self.running), timeout=_LOOK_SECONDS)
                 self._pass_on()
                 for reference in ready:

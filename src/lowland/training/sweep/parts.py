@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from lowland.errors import RunError, SettingError
-from lowland.training.arm import Arm, seconds_in
+from lowland.training.arm import Arm, Record, seconds_in
 from lowland.training.experiment import Experiment
 from lowland.training.files import write_json
-from lowland.training.run_directory import read_json, read_records
+from lowland.training.reading import damaged, fingerprint, read_json, read_records
 from lowland.training.settings import Settings, checked, values_of
+from lowland.training.shapes import NUMBER, Each, Maybe, Within, fault
 
 _ENDED = "ended.json"
+_CONFIG = {"arms": Each(Each(object)), "stacked": Maybe(bool), "alike": Maybe(Within(1, 2**31))}
+_ENDS = Each({"diverged_at": Maybe(Within(0, 2**63 - 1)), "records_sha256": Maybe(str)})
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Part:
                 arm = Arm(settings, records.get(label, []), how.get("diverged_at"), seconds_in(how))
                 if label in self.ended and not _is_finished(arm):
                     raise RunError(f"{self.path} lacks records of a finished run: remove it, and it is trained again")
+                _check(self.path, label, how, arm.records)
                 results[settings] = arm
         return results
 
@@ -63,9 +67,34 @@ class Part:
 def finish(path: Path, trained: Mapping[str, Arm]) -> None:
     """Note which runs of the part at ``path``, where this process is alone, are finished, and how."""
     ended = {
-        label: {"diverged_at": arm.diverged_at, **arm.seconds} for label, arm in trained.items() if _is_finished(arm)
+        label: {"diverged_at": arm.diverged_at, **arm.seconds, "records_sha256": fingerprint(arm.records)}
+        for label, arm in trained.items()
+        if _is_finished(arm)
     }
     write_json(path / _ENDED, ended)
+
+
+def verify_parts(directory: Path) -> None:
+    """Make sure that the finished runs under a sweep's directory have the records that were written.
+
+    Raises:
+        RunError: if they haven't.
+    """
+    for path in sorted((directory / "runs").glob("*")):
+        if (path / _ENDED).exists():
+            records = read_records(path, torn=True)
+            for label, how in read_json(path / _ENDED, _ENDS, _again(path)).items():
+                _check(path, label, how, records.get(label, []))
+
+
+def _check(path: Path, label: str, how: Mapping[str, Any], records: list[Record]) -> None:
+    if how.get("records_sha256") not in (None, fingerprint(records)):
+        reason = f"the records of {label} are not those that were written"
+        raise damaged(path / "metrics.jsonl", reason, _again(path))
+
+
+def _again(path: Path) -> str:
+    return f"remove {path}, and its runs are trained again"
 
 
 def find_parts(directory: Path, experiment: Experiment) -> list[Part]:
@@ -78,20 +107,22 @@ def find_parts(directory: Path, experiment: Experiment) -> list[Part]:
     for path in sorted((directory / "runs").glob("*")):
         if not (path / "config.json").exists():
             continue  # killed before it began
-        config = read_json(path / "config.json")
+        again = _again(path)
+        config = read_json(path / "config.json", remedy=again)
+        wrong = fault(config, _CONFIG)
         try:
-            arms = {label: _settings(experiment, settings) for label, settings in config["arms"].items()}
-        except (KeyError, TypeError, AttributeError, SettingError) as error:
-            raise RunError(f"{path} holds no run of {experiment.name} ({error}): remove it") from None
-        ended = read_json(path / _ENDED) if (path / _ENDED).exists() else {}
-        if not all(isinstance(how, dict) for how in ended.values()):
-            raise RunError(f"{path / _ENDED} is damaged: remove {path}, and its runs are trained again")
-        parts.append(Part(path, arms, bool(config.get("stacked")), int(config.get("alike", 1)), ended))
+            arms = {} if wrong else {name: checked(experiment.settings, one) for name, one in config["arms"].items()}
+        except SettingError as error:
+            wrong = str(error)
+        if wrong:
+            raise RunError(f"{path} holds no run of {experiment.name} ({wrong}): {again}")
+        ended = read_json(path / _ENDED, _ENDS, again) if (path / _ENDED).exists() else {}
+        for label, how in ended.items():
+            seconds = fault(seconds_in(how), Each(NUMBER), label)
+            if seconds or label not in arms:
+                raise damaged(path / _ENDED, seconds or f"it names {label}, which is no run of this part", again)
+        parts.append(Part(path, arms, bool(config.get("stacked")), config.get("alike") or 1, ended))
     return parts
-
-
-def _settings(experiment: Experiment, values: Mapping[str, Any]) -> Settings:
-    return checked(experiment.settings, values)
 
 
 def _is_finished(arm: Arm) -> bool:

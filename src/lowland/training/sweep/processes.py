@@ -51,7 +51,7 @@ class Processes:
     def __call__(self, jobs: Sequence[Job], hear: Callable[[Job, News], None]) -> None:
         """Train all ``jobs``; see `Engine`."""
         gpus = visible_gpus(os.environ) if any(job.device == "cuda" for job in jobs) else []
-        seats = seats_for(usable_cores(), gpus, self.workers)
+        seats = seats_for(usable_cores(), gpus, self.workers, len(jobs))
         waiting = deque(_Task(job) for job in jobs)
         workers: dict[int, _Worker] = {}
         try:
@@ -108,8 +108,11 @@ def visible_gpus(environment: Mapping[str, str]) -> list[str]:
     return [name.strip() for name in names.split(",")][:count] if names else [str(index) for index in range(count)]
 
 
-def seats_for(cores: Sequence[int], gpus: Sequence[str], workers: int | None) -> list[Seat]:
-    """Cores and GPUs dealt out to ``workers``, None for as many as there are GPUs, if any, or else cores."""
+def seats_for(cores: Sequence[int], gpus: Sequence[str], workers: int | None, jobs: int | None = None) -> list[Seat]:
+    """Cores and GPUs dealt out to ``workers``, None for as many as there are GPUs, if any, or else cores.
+
+    Of those as many as there are ``jobs`` for; what each may use doesn't depend on that.
+    """
     workers = workers or len(gpus) or len(cores)
     threads = max(1, len(cores) // workers)
     alone = workers * threads <= len(cores)  # else they share all cores, as the system sees fit
@@ -120,7 +123,7 @@ def seats_for(cores: Sequence[int], gpus: Sequence[str], workers: int | None) ->
             tuple(cores[number * threads : (number + 1) * threads] if alone else cores),
             gpus[number % len(gpus)] if gpus else None,
         )
-        for number in range(workers)
+        for number in range(workers if jobs is None else min(workers, jobs))
     ]
 
 

@@ -1,6 +1,6 @@
 """A sweep: every point of a grid trained, by whatever engine, from where its directory stands."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ def sweep(
     threads: int | None = None,
     halving: int | None = None,
     show_progress: bool = True,
+    still_held: Callable[[], None] = lambda: None,
 ) -> dict[str, Arm]:
     """Train what ``directory`` misses of ``grid``; what became of each point, in the grid's order.
 
@@ -42,6 +43,8 @@ def sweep(
         threads: of a process that trains a stack; by default this one's.
         halving: give up all but the best 1/``halving`` of the settings at each rung; by default none.
         show_progress: whether there is a bar, on a terminal.
+        still_held: raises if ``directory`` is not this process's any more; called before anything is trained there, and
+            whenever there is news.
 
     Raises:
         SettingError: if the runs can't be stacked, don't fit in memory, or can't be halved.
@@ -56,6 +59,7 @@ def sweep(
     with sweep_bar(grid.points, done, experiment.selection, show_progress) as bar:
 
         def hear(job: Job, news: News) -> None:
+            still_held()
             bar(job, news)
             if news.error:
                 failed.add(job.path)
@@ -66,6 +70,7 @@ def sweep(
             chosen = [replace(job, until=until, stopped=_stopped(job, labels, stopped)) for job in jobs]
             left = [job for job in chosen if not job.stopped >= set(job.arms) and job.path not in failed]
             if left:
+                still_held()
                 engine(left, hear)
             if rung is not None and halving is not None and experiment.selection is not None:
                 running = _results(experiment, labels, directory, every=True)

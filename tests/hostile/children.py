@@ -1,0 +1,272 @@
+"""Processes of the command line, many of them: each is forked from one that has everything loaded already.
+
+What is to happen inside a process is said by names of functions in `SETUPS`, with their arguments.
+"""
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+_LOADED = ["tests.hostile.children", "tests.hostile.victim", "tests.hostile.loaded"]
+
+
+def whole(*values):
+    """Parameters of the whole campaign, which `make test` leaves out."""
+    return [pytest.param(value, marks=pytest.mark.hostile) for value in values]
+
+
+@dataclass
+class Ended:
+    """What became of a process: its exit code, negative for a signal, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    def is_clear(self):
+        """Whether it ended as it may, and said no more than one line where something was to be mended."""
+        lines = self.err.splitlines()
+        if "Traceback" in self.err or "Traceback" in self.out or self.code not in (0, 1, 2):
+            return False
+        return self.code != 2 or (bool(lines) and lines[-1].startswith("lowland: ") and len(self.complaints()) == 1)
+
+    def complaints(self):
+        """The lines on stderr but for those that say where and how a run is under way."""
+        headers = ("run directory", "sweep directory")
+        return [
+            line for line in self.err.splitlines()
+            if line.strip() and not line.startswith(headers) and ", engine " not in line and " done, " not in line
+        ]  # fmt: skip
+
+
+class Child:
+    """A process of the command line that is under way. What it prints must fit into a pipe."""
+
+    def __init__(self, *arguments, cwd, setup=(), environment=None):
+        context = _context()
+        pipes = [context.Pipe(duplex=False) for _ in range(2)]
+        self._ends = [ours for ours, _ in pipes]
+        self.process = context.Process(
+            target=_work,
+            args=([str(one) for one in arguments], str(cwd), [theirs for _, theirs in pipes], setup, environment or {}),
+        )
+        self.process.start()
+        for _, theirs in pipes:
+            theirs.close()
+
+    def kill(self, number=signal.SIGKILL):
+        """Send it a signal."""
+        os.kill(self.process.pid, number)
+
+    def wait(self, seconds=120):
+        """Its end; it has so many seconds left."""
+        self.process.join(seconds)
+        late = self.process.exitcode is None
+        if late:
+            self.process.kill()
+            self.process.join()
+        ended = Ended(self.process.exitcode, *map(_drained, self._ends))
+        self.process.close()
+        assert not late, f"it did not end within {seconds} s: {ended}"
+        return ended
+
+
+def _drained(end):
+    """What was written into a pipe; whoever still holds its other end isn't waited for."""
+    os.set_blocking(end.fileno(), False)
+    parts = []
+    try:
+        while part := os.read(end.fileno(), 1 << 16):
+            parts.append(part)
+    except BlockingIOError:
+        pass
+    end.close()
+    return b"".join(parts).decode(errors="replace")
+
+
+def call(*arguments, seconds=120, **options):
+    """A process of the command line, to its end."""
+    return Child(*arguments, **options).wait(seconds)
+
+
+def _context():
+    context = multiprocessing.get_context("forkserver")
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(ROOT) not in path:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, path)])
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    context.set_forkserver_preload(_LOADED)
+    return context
+
+
+def _work(arguments, cwd, ends, setup, environment):
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    for descriptor, end in enumerate(ends, 1):
+        os.dup2(end.fileno(), descriptor)
+        end.close()
+    os.chdir(cwd)
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    from lowland import cli
+
+    use_victim()
+    for name, *values in setup:
+        SETUPS[name](*values)
+    sys.argv = ["lowland", *arguments]
+    cli.main()
+
+
+# What may happen inside.
+
+
+def use_victim():
+    """The experiment tests/victim is known to the command line, too."""
+    from lowland import papers
+    from tests.hostile import victim
+
+    real = papers.find
+    papers.find = lambda name: victim.EXPERIMENT if name == victim.EXPERIMENT.name else real(name)
+
+
+def undrawn():
+    """No figures, which take longer than all else."""
+    from lowland import report
+
+    report.draw_run = report.draw_sweep = lambda *_, **__: []
+
+
+def offline():
+    """The network is not there."""
+    import urllib.request
+
+    def refuse(*_, **__):
+        raise OSError("Network is unreachable")
+
+    urllib.request.OpenerDirector.open = refuse
+
+
+def limit(name, value):
+    """A limit of the system's: of memory, files, sizes."""
+    if name == "RLIMIT_FSIZE":
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(getattr(resource, name), (value, value))
+
+
+def spare_memory(more):
+    """So many bytes more of address space than the process has."""
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize()
+    limit("RLIMIT_AS", size + more)
+
+
+def until(seconds):
+    """End after so many seconds: it may take as long as it likes, and nobody waits."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)
+
+
+def die_in(what, count):
+    """SIGKILL in the ``count``-th write of a file: before it, in its midst, before it is put in place, or after."""
+    from lowland.training import files
+
+    left = [count]
+
+    def now():
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    real_fsync, real_replace = os.fsync, os.replace
+    if what == "the midst":
+        real_open = Path.open
+
+        def opened(path, mode="r", *arguments, **options):
+            file = real_open(path, mode, *arguments, **options)
+            if mode == "wb" and path.name.endswith(".part"):
+                return _Torn(file, now)
+            return file
+
+        Path.open = opened
+    if what == "fsync":
+        os.fsync = lambda descriptor: (now(), real_fsync(descriptor))[1]
+    if what == "before it is in place":
+        os.replace = lambda *paths: (now(), real_replace(*paths))[1]
+    if what == "after it is in place":
+        os.replace = lambda *paths: (real_replace(*paths), now())[0]
+    assert files
+
+
+def die_drawing(kind, late):
+    """SIGKILL while the first figure of this kind of file is made: at once, or when all of it is drawn."""
+    from matplotlib.figure import Figure
+
+    real = Figure.savefig
+
+    def save(figure, *arguments, **options):
+        if options.get("format") == kind:
+            if late:
+                real(figure, *arguments, **options)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(figure, *arguments, **options)
+
+    Figure.savefig = save
+
+
+class _Torn:
+    """A file of which half is written when the process dies."""
+
+    def __init__(self, file, now):
+        self.file, self.now = file, now
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def write(self, content):
+        half = len(content) // 2
+        self.file.write(content[:half])
+        self.file.flush()
+        self.now()
+        self.file.write(content[half:])
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def fail_in(name, count, number):
+    """The ``count``-th call of a function of ``os`` fails with the error ``number``, as on a full or broken disk."""
+    real, left = getattr(os, name), [count]
+
+    def call(*arguments, **options):
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(number, os.strerror(number))
+        return real(*arguments, **options)
+
+    setattr(os, name, call)
+
+
+def become_nobody():
+    """No rights to anything that isn't everybody's."""
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+
+
+_ALL = (undrawn, offline, limit, spare_memory, until, die_in, die_drawing, fail_in, become_nobody)
+SETUPS = {one.__name__: one for one in _ALL}
