@@ -113,6 +113,8 @@ def _work(arguments, cwd, ends, setup, environment):
     for descriptor, end in enumerate(ends, 1):
         os.dup2(end.fileno(), descriptor)
         end.close()
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - new ones: these don't think that they are files
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     os.chdir(cwd)
     for name, value in environment.items():
         if value is None:

@@ -2,8 +2,13 @@
 
 import json
 import signal
+from itertools import product
+from typing import get_type_hints
 
 import pytest
+
+from lowland.papers import find
+from lowland.training.settings import describe
 
 from .children import call
 
@@ -132,3 +137,44 @@ def test_some_command_lines(part, draw, tmp_path, count):
 def test_command_lines(part, draw, tmp_path, count):
     count("command lines and grid files", 10)
     assert not try_some(draw, tmp_path, 10)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("Storage size calculation overflowed with sizes=[4611686018427387904, 8]"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+        TypeError(
+            "empty(): argument 'size' failed to unpack the object with error \"Overflow when unpacking long long\""
+        ),
+        RuntimeError("numel: integer multiplication overflow"),
+        ValueError("Maximum allowed dimension exceeded"),
+        ValueError("array is too big; `arr.size * arr.dtype.itemsize` is larger than the maximum possible size."),
+        OverflowError("Python int too large to convert to C long"),
+    ],
+    ids=str,
+)
+def test_whatever_says_that_memory_does_not_suffice(error, monkeypatch, refused):
+    def allocate(*_, **__):
+        raise error
+
+    monkeypatch.setattr("torch.nn.init.xavier_normal_", allocate)
+    refused("run", "long2024/digits", "--scale", "smoke", "--out", "run", says=("out of memory", "smaller"))
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("name", [*dict.fromkeys(NAMES[:-2]), *NO_DATA])
+def test_sizes(name, tmp_path, count):
+    """Every setting that is a whole number, as large as it gets."""
+    hints = get_type_hints(find(name).settings)
+    whole_numbers = [key for key in describe(find(name).settings) if hints[key] is int]
+    for trial, (key, value) in enumerate(product(whole_numbers, ("4611686018427387904", "1000000000000", "9" * 30))):
+        (tmp_path / str(trial)).mkdir()
+        count("command lines and grid files")
+        ended = call(
+            "run", name, "--scale", "smoke", "--set", f"{key}={value}", "--out", "out", cwd=tmp_path / str(trial),
+            setup=[("undrawn",), ("offline",), ("until", 10), ("limit", "RLIMIT_AS", 12 << 30)],
+        )  # fmt: skip
+        too_long = ended.code == -signal.SIGALRM and "Traceback" not in ended.err
+        assert ended.is_clear() or too_long, (key, value, ended)
