@@ -75,7 +75,7 @@ def ends_alike(kind, folder, expected):
     assert ended.code == 0, ended
     assert ended.is_clear(), ended
     assert outcome(folder / "out") == expected
-    assert not list(folder.rglob("*.part"))
+    assert not list((folder / "out").rglob("*.part"))
 
 
 def kill_at_random(kind, folder, expected, seconds, draw, kills):
