@@ -19,7 +19,12 @@ _LOADED = ["tests.hostile.children", "tests.hostile.victim", "tests.hostile.load
 
 def whole(*values):
     """Parameters of the whole campaign, which `make test` leaves out."""
-    return [pytest.param(value, marks=pytest.mark.hostile) for value in values]
+    return [
+        pytest.param(*value, marks=pytest.mark.hostile)
+        if type(value) is tuple and len(value) == 2 and type(value[1]) is bool
+        else pytest.param(value, marks=pytest.mark.hostile)
+        for value in values
+    ]
 
 
 @dataclass

@@ -107,7 +107,7 @@ def drawn_grid(draw):
     return json.dumps({key: draw.choices(values, weights, k=draw.randint(0, 3)) for key in keys}).encode()
 
 
-def try_some(draw, folder, trials):
+def try_some(draw, folder, trials, patience=15):
     """Each in a folder of its own; what was wrong, for all of them."""
     wrong = []
     for trial in range(trials):
@@ -118,7 +118,7 @@ def try_some(draw, folder, trials):
         line = drawn_line(draw)
         ended = call(
             *line, cwd=here, seconds=100, environment={"LOWLAND_DATA": str(here / "data")},
-            setup=[("undrawn",), ("offline",), ("until", 15), ("limit", "RLIMIT_AS", 24 << 30)],
+            setup=[("undrawn",), ("offline",), ("until", patience), ("limit", "RLIMIT_AS", 24 << 30)],
         )  # fmt: skip
         too_long = ended.code == -signal.SIGALRM and "Traceback" not in ended.err  # it trains, and is right to do so
         if not (ended.is_clear() or too_long):
@@ -129,7 +129,7 @@ def try_some(draw, folder, trials):
 @pytest.mark.parametrize("part", range(2))
 def test_some_command_lines(part, draw, tmp_path, count):
     count("command lines and grid files", 6)
-    assert not try_some(draw, tmp_path, 6)
+    assert not try_some(draw, tmp_path, 6, patience=4)
 
 
 @pytest.mark.hostile

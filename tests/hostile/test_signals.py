@@ -10,9 +10,8 @@ import time
 import pytest
 
 from .children import ROOT, Child, whole
-from .test_kills import COMMANDS, ends_alike, undisturbed
+from .victims import COMMANDS, ends_alike
 
-__all__ = ["undisturbed"]
 PAUSE = ("--set", "pause=0.01")
 
 
