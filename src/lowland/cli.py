@@ -62,7 +62,7 @@ def _explained(error: BaseException) -> int | None:
             return _fail(f"{what}: mend that and run the same command; it goes on where it stopped")
         case UnicodeEncodeError():
             return _fail(f"{error.object!r} is no text that can be written: choose a name in UTF-8")
-        case MemoryError() | RuntimeError() if "memory" in text.lower():
+        case _ if errors.is_memory(error):
             return _fail(f"out of memory ({first}): try a smaller scale or settings")
         case RuntimeError() | TypeError() if "MPS" in text:
             return _fail(f"an Apple GPU (mps) can't do this ({first}): use --device cpu")

@@ -4,8 +4,15 @@ The command line prints the message of a `LowlandError` as one line and exits wi
 a bug of ours and keeps its traceback.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_MEMORY = re.compile(
+    r"memory|bad_alloc|size calculation overflow|overflow when unpacking|multiplication overflow|too large to convert"
+    r"|array is too big|maximum (allowed|supported) (dimension|size)",
+    re.IGNORECASE,
+)
 
 
 class LowlandError(Exception):
@@ -36,11 +43,15 @@ class ElsewhereError(LowlandError):
 
 
 def is_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory doesn't suffice: Python's own, or torch's, which is a RuntimeError."""
+    """Whether ``error`` says that memory doesn't suffice, or that a size is beyond what can be counted.
+
+    Python's own error says so by its kind; those of torch and NumPy, in words alone.
+    """
     if isinstance(error, MemoryError):
         return True
-    text = f"{type(error).__name__} {error}".lower()
-    return isinstance(error, RuntimeError) and ("memory" in text or "bad_alloc" in text)
+    if not isinstance(error, RuntimeError | TypeError | ValueError | OverflowError) or isinstance(error, UnicodeError):
+        return False
+    return _MEMORY.search(f"{type(error).__name__} {error}") is not None
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

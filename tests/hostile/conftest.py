@@ -1,9 +1,13 @@
 """What the campaign shares: its seed, and the count of its cases."""
 
 import random
+import time
 from collections import Counter
 
 import pytest
+
+from .children import call
+from .victims import COMMANDS, outcome
 
 
 def pytest_addoption(parser):
@@ -20,6 +24,23 @@ def draw(request):
 def count(record_property):
     """Count cases, by what is tried; the whole campaign prints the sums."""
     return lambda what, cases=1: record_property("cases", (what, cases))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """What a command leaves, and the seconds it takes, by the kind of command."""
+    folder, known = tmp_path_factory.mktemp("undisturbed"), {}
+
+    def find(kind):
+        if kind not in known:
+            call(*COMMANDS[kind], "--out", f"{kind} first", cwd=folder)  # what is loaded once
+            started = time.monotonic()
+            ended = call(*COMMANDS[kind], "--out", kind, cwd=folder)
+            assert ended.code == 0, ended
+            known[kind] = outcome(folder / kind), time.monotonic() - started
+        return known[kind]
+
+    return find
 
 
 def pytest_terminal_summary(terminalreporter):

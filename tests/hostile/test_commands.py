@@ -2,8 +2,13 @@
 
 import json
 import signal
+from itertools import product
+from typing import get_type_hints
 
 import pytest
+
+from lowland.papers import find
+from lowland.training.settings import describe
 
 from .children import call
 
@@ -102,7 +107,7 @@ def drawn_grid(draw):
     return json.dumps({key: draw.choices(values, weights, k=draw.randint(0, 3)) for key in keys}).encode()
 
 
-def try_some(draw, folder, trials):
+def try_some(draw, folder, trials, patience=15):
     """Each in a folder of its own; what was wrong, for all of them."""
     wrong = []
     for trial in range(trials):
@@ -113,7 +118,7 @@ def try_some(draw, folder, trials):
         line = drawn_line(draw)
         ended = call(
             *line, cwd=here, seconds=100, environment={"LOWLAND_DATA": str(here / "data")},
-            setup=[("undrawn",), ("offline",), ("until", 15), ("limit", "RLIMIT_AS", 24 << 30)],
+            setup=[("undrawn",), ("offline",), ("until", patience), ("limit", "RLIMIT_AS", 24 << 30)],
         )  # fmt: skip
         too_long = ended.code == -signal.SIGALRM and "Traceback" not in ended.err  # it trains, and is right to do so
         if not (ended.is_clear() or too_long):
@@ -124,7 +129,7 @@ def try_some(draw, folder, trials):
 @pytest.mark.parametrize("part", range(2))
 def test_some_command_lines(part, draw, tmp_path, count):
     count("command lines and grid files", 6)
-    assert not try_some(draw, tmp_path, 6)
+    assert not try_some(draw, tmp_path, 6, patience=4)
 
 
 @pytest.mark.hostile
@@ -132,3 +137,44 @@ def test_some_command_lines(part, draw, tmp_path, count):
 def test_command_lines(part, draw, tmp_path, count):
     count("command lines and grid files", 10)
     assert not try_some(draw, tmp_path, 10)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("Storage size calculation overflowed with sizes=[4611686018427387904, 8]"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+        TypeError(
+            "empty(): argument 'size' failed to unpack the object with error \"Overflow when unpacking long long\""
+        ),
+        RuntimeError("numel: integer multiplication overflow"),
+        ValueError("Maximum allowed dimension exceeded"),
+        ValueError("array is too big; `arr.size * arr.dtype.itemsize` is larger than the maximum possible size."),
+        OverflowError("Python int too large to convert to C long"),
+    ],
+    ids=str,
+)
+def test_whatever_says_that_memory_does_not_suffice(error, monkeypatch, refused):
+    def allocate(*_, **__):
+        raise error
+
+    monkeypatch.setattr("torch.nn.init.xavier_normal_", allocate)
+    refused("run", "long2024/digits", "--scale", "smoke", "--out", "run", says=("out of memory", "smaller"))
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("name", [*dict.fromkeys(NAMES[:-2]), *NO_DATA])
+def test_sizes(name, tmp_path, count):
+    """Every setting that is a whole number, as large as it gets."""
+    hints = get_type_hints(find(name).settings)
+    whole_numbers = [key for key in describe(find(name).settings) if hints[key] is int]
+    for trial, (key, value) in enumerate(product(whole_numbers, ("4611686018427387904", "1000000000000", "9" * 30))):
+        (tmp_path / str(trial)).mkdir()
+        count("command lines and grid files")
+        ended = call(
+            "run", name, "--scale", "smoke", "--set", f"{key}={value}", "--out", "out", cwd=tmp_path / str(trial),
+            setup=[("undrawn",), ("offline",), ("until", 10), ("limit", "RLIMIT_AS", 12 << 30)],
+        )  # fmt: skip
+        too_long = ended.code == -signal.SIGALRM and "Traceback" not in ended.err
+        assert ended.is_clear() or too_long, (key, value, ended)

@@ -1,80 +1,14 @@
 """Killed with -9 at any moment, as often as you like: the same command ends with the records of an undisturbed run."""
 
-import json
-import re
 import time
 
 import pytest
-import torch
 
-from .children import Child, call
+from .children import Child, call, whole
+from .victims import COMMANDS, ends_alike
 
-COMMANDS = {
-    "run": ("run", "tests/victim", "--scale", "paper"),
-    "vectorized": ("sweep", "tests/victim", "--scale", "paper", "--engine", "vectorized"),
-    "process": ("sweep", "tests/victim", "--scale", "paper", "--engine", "process", "--workers", "2"),
-}
 # Of the undisturbed command: where it is killed once, by how many writes of files there are about.
 WRITES = {"run": 40, "vectorized": 16, "process": 5}
-
-
-def outcome(folder):
-    """All that a command leaves behind but for what the clock says."""
-    summary = json.loads((folder / "summary.json").read_text())
-    summary.pop("files")  # the checksum of a table in which there are seconds
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    records = {
-        path.relative_to(folder): path.read_bytes()
-        for path in files
-        if path.name == "metrics.jsonl" or path.suffix in (".png", ".pdf")
-    }
-    weights = {
-        path.relative_to(folder): _tensors(torch.load(path, weights_only=True))
-        for path in files
-        if path.name == "checkpoint.pt"
-    }
-    return _without_times(summary), records, weights
-
-
-def _tensors(value):
-    """The numbers in a checkpoint, as text that is equal for equal bits."""
-    if isinstance(value, torch.Tensor):
-        return value.dtype, tuple(value.shape), value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    if isinstance(value, dict):
-        return {key: _tensors(entry) for key, entry in value.items() if "seconds" not in str(key)}
-    return [_tensors(entry) for entry in value] if isinstance(value, list | tuple) else value
-
-
-def _without_times(value):
-    if isinstance(value, dict):
-        return {key: _without_times(entry) for key, entry in value.items() if not re.search("time|seconds", key)}
-    return [_without_times(entry) for entry in value] if isinstance(value, list) else value
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """What a command leaves, and the seconds it takes, by the kind of command."""
-    folder, known = tmp_path_factory.mktemp("undisturbed"), {}
-
-    def find(kind):
-        if kind not in known:
-            call(*COMMANDS[kind], "--out", f"{kind} first", cwd=folder)  # what is loaded once
-            started = time.monotonic()
-            ended = call(*COMMANDS[kind], "--out", kind, cwd=folder)
-            assert ended.code == 0, ended
-            known[kind] = outcome(folder / kind), time.monotonic() - started
-        return known[kind]
-
-    return find
-
-
-def ends_alike(kind, folder, expected):
-    """The same command, left alone, ends as if it had always been."""
-    ended = call(*COMMANDS[kind], "--out", "out", cwd=folder)
-    assert ended.code == 0, ended
-    assert ended.is_clear(), ended
-    assert outcome(folder / "out") == expected
-    assert not list(folder.rglob("*.part"))
 
 
 def kill_at_random(kind, folder, expected, seconds, draw, kills):
@@ -94,11 +28,11 @@ def kill_at_random(kind, folder, expected, seconds, draw, kills):
 @pytest.mark.parametrize("kind", ["run", "vectorized"])
 def test_killed_at_random(kind, undisturbed, tmp_path, draw, count):
     expected, seconds = undisturbed(kind)
-    count(f"kills at random: {kind}", kill_at_random(kind, tmp_path, expected, seconds, draw, 3))
+    count(f"kills at random: {kind}", kill_at_random(kind, tmp_path, expected, seconds, draw, 2))
 
 
 @pytest.mark.parametrize("kind", ["run", "vectorized"])
-@pytest.mark.parametrize("moment", ["the midst", "after it is in place"])
+@pytest.mark.parametrize("moment", ["the midst", *whole("after it is in place")])
 def test_killed_in_a_write(kind, moment, undisturbed, tmp_path, draw, count):
     expected, _ = undisturbed(kind)
     killed = call(*COMMANDS[kind], "--out", "out", cwd=tmp_path, setup=[("die_in", moment, draw.randint(2, 12))])

@@ -1,15 +1,17 @@
 """Told to end, politely or not: no traceback, nobody left behind, and the same command ends as an undisturbed one."""
 
 import os
+import pty
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
-from .children import Child, whole
-from .test_kills import COMMANDS, ends_alike, undisturbed
+from .children import ROOT, Child, whole
+from .victims import COMMANDS, ends_alike
 
-__all__ = ["undisturbed"]
 PAUSE = ("--set", "pause=0.01")
 
 
@@ -80,3 +82,30 @@ def test_interrupted_once_and_again(kind, times, gap, undisturbed, tmp_path, dra
             assert ended.err.count("interrupted; the same command goes on where it stopped") == 1, ended
         count("interrupts")
     ends_alike(kind, tmp_path, expected)
+
+
+@pytest.mark.parametrize("number", whole(signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
+def test_a_terminal_is_left_as_it_was(number, tmp_path, count):
+    """The bar hides the cursor."""
+    count("signals")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from lowland.cli import main; main()", "run", "long2024/digits", "--out", "out"],
+        cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
+    os.close(theirs)
+    shown, sent = b"", False
+    try:
+        while part := os.read(ours, 4096):
+            shown += part
+            if not sent and b"\x1b[?25l" in shown:
+                process.send_signal(number)
+                sent = True
+    except OSError:
+        pass  # so a terminal says that nobody has it open any more
+    os.close(ours)
+    assert process.wait(60) in (-number, 130)
+    assert sent
+    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
+    assert b"the same command goes on where it stopped" in shown
+    assert b"Traceback" not in shown

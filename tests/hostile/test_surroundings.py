@@ -8,9 +8,8 @@ import sys
 import pytest
 
 from .children import ROOT, Ended, call, whole
-from .test_kills import COMMANDS, ends_alike, undisturbed
+from .victims import COMMANDS, ends_alike
 
-__all__ = ["undisturbed"]
 SMALL = ("run", "springer2024/toy", "--scale", "smoke", "--out", "out")
 LIST = ("list", "--json")
 
@@ -55,9 +54,9 @@ HOMES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["no home", *whole(*HOMES)])
-def test_surroundings(name, tmp_path, count):
-    for command in (SMALL, ("data", "status"), ("show", "long2024/digits")):
+@pytest.mark.parametrize(("name", "deep"), [("no home", False), *whole(*((name, True) for name in HOMES))])
+def test_surroundings(name, deep, tmp_path, count):
+    for command in (SMALL, ("data", "status"), ("show", "long2024/digits"))[: 3 if deep else 1]:
         count("surroundings")
         ended = started(*command, cwd=tmp_path, environment=HOMES[name])
         assert ended.is_clear() or ended.code == 0, ended
@@ -97,7 +96,7 @@ WORLDS = [
 
 
 @pytest.mark.parametrize("world", [WORLDS[0], WORLDS[3], *whole(*WORLDS)], ids=str)
-@pytest.mark.parametrize("kind", ["run", "vectorized"])
+@pytest.mark.parametrize("kind", ["run", *whole("vectorized")])
 def test_variables_of_a_launcher(kind, world, tmp_path, count):
     count("surroundings")
     none = dict.fromkeys(("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK"))
@@ -106,10 +105,11 @@ def test_variables_of_a_launcher(kind, world, tmp_path, count):
         cwd=tmp_path, setup=[("undrawn",)], environment={**none, **world},
     )  # fmt: skip
     assert ended.is_clear(), ended
-    assert ended.code == (0 if all(not value for value in world.values()) or world == {"RANK": "0"} else 2), ended
+    # Of variables that aren't all there, as other tools leave them, nothing is thought.
+    assert ended.code == (2 if all(world.get(name) for name in none if name != "LOCAL_RANK") else 0), ended
 
 
-@pytest.mark.parametrize("closed", [*whole((0,), (1,), (2,), (0, 1), (1, 2)), (0, 1, 2)], ids=str)
+@pytest.mark.parametrize("closed", whole((0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)), ids=str)
 def test_closed_streams(closed, tmp_path, count):
     """Files that are opened take the place of what is closed, and what is printed must not go there."""
     count("surroundings")
@@ -120,7 +120,6 @@ def test_closed_streams(closed, tmp_path, count):
     for command in (sweep, LIST):
         ended = started(*command, cwd=tmp_path, closed=closed)
         assert ended.code == 0, ended
-        assert ended.code == 0 or command is LIST, ended
         assert "Traceback" not in ended.err
     assert "Sharpness" not in "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*.json"))
 

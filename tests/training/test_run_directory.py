@@ -68,14 +68,14 @@ def test_one_flipped_bit_of_a_checkpoint_is_refused_or_changes_nothing(tmp_path)
         whole = (tmp_path / "checkpoint.pt").read_bytes()
         expected = directory.load(CPU)
         refused = 0
-        for bit in range(0, 8 * len(whole), 23):
+        for bit in range(0, 8 * len(whole), 61):
             (tmp_path / "checkpoint.pt").write_bytes(flipped(whole, bit))
             try:
                 assert same(directory.load(CPU), expected), bit
             except RunError as error:
                 assert "checkpoint.pt" in str(error)  # noqa: PT017
                 refused += 1
-        assert refused > 100
+        assert refused > 40
 
 
 @pytest.mark.parametrize("damage", ["flipped", "zeroed", "truncated", "emptied", "doubled", "NUL bytes", "text"])

@@ -1,6 +1,5 @@
 """`lowland sweep`: train every point of a grid, select, judge, draw."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ from lowland.commands.layout import Column
 from lowland.commands.options import Device, Name, Strict, check_out, default_directory
 from lowland.commands.printing import VERDICTS, estimate, flows, place, print_rows, say, short, table
 from lowland.errors import LowlandError
+from lowland.launched import launched
 
 _ENGINE_HELP = (
     "vectorized: many runs as one program; process: a run a worker process; ray: on a cluster "
@@ -57,7 +57,7 @@ def sweep(
     from lowland import sweeping, training
     from lowland.papers import find
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launched():
         raise LowlandError("a sweep starts processes of its own: run it without torchrun, with --engine process or ray")
     experiment = find(name)
     changes = training.parse_assignments(set_ or [])
