@@ -431,6 +431,7 @@ class Passes(Wrapper):
             self._thaw()
             if self._buffers is not None and not self._buffers.settled:  # an exception ended the first evaluation
                 self._buffers.undo()
+                self._buffers = None
             if self._held is not None:
                 self._end(*self._held)
             self._pass = self._owner = None

@@ -392,6 +392,16 @@ def test_a_generator_of_its_own_is_refused():
         optimizer_of(model).backward(lambda: (model(x) * torch.rand(8, 1, generator=generator)).square().sum(1))
 
 
+def test_a_generator_made_in_the_closure_is_as_good_as_none():
+    model, x = nn.Linear(4, 3).double(), rand(8, 4)
+
+    def losses():
+        noise = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+        return (model(x) * noise).square().sum(1)
+
+    assert not check(model, optimizer_of(model), losses)
+
+
 def test_what_is_pickled_is_read():
     model, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double(), rand(8, 4)
 

@@ -26,6 +26,8 @@ def multi_head_attention(watch: "Pass", func: Callable[..., Any], args: Any, kwa
         raise NotCovered("multi_head_attention_forward has a bias_k, a static_k or inputs without a batch")
     width = given["embed_dim_to_check"]
     q, k, v = _projected(watch, given, *inputs)
+    if any(isinstance(t, Watched | Derived) for t in (q, k, v)):
+        raise NotCovered("multi_head_attention_forward has a query, key or value that parameters alone give")
     identity = torch.eye(width, dtype=q.dtype, device=q.device)
     own = {
         "query": q, "key": k, "value": v, "in_proj_weight": identity.repeat(3, 1), "in_proj_bias": None,

@@ -162,6 +162,7 @@ class Audit:
         chosen = torch.randperm(groups.count, generator=torch.Generator().manual_seed(self.seed))[:count]
         examples = torch.isin(torch.arange(groups.size) // groups.m, chosen)
         watch = _Reached(groups, self.names, set(self.params), examples)
+        watch.dependence.generators = True  # the pass before has seen to them
         model = self.optimizer.model
         self.evaluations += 1
         self.rewind()

@@ -15,9 +15,17 @@ from torch.overrides import TorchFunctionMode
 
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.registry import laid_out, rows_of
-from lowland.optim.per_group.watch import Derived, Refused, Watched, by_rows, mixed, uncompiled
+from lowland.optim.per_group.watch import Derived, NotCovered, Refused, Watched, by_rows, mixed, normalized, uncompiled
 
 _SIGNATURE = inspect.signature(F.batch_norm)
+
+_inside = 0  # how many layers deep
+
+
+def as_a_function(what: str) -> None:
+    """Raise NotCovered outside of a layer: then the statistics are those of the whole batch, in the loop, too."""
+    if not _inside:
+        raise NotCovered(f"{what} is called as a function, and takes the statistics of the whole batch")
 
 
 def batch_norm(
@@ -53,6 +61,7 @@ def batch_norm(
         NotCovered: if the rows aren't those of the examples.
     """
     rows_of(x, groups.size, what)
+    normalized(what)
     channels, (_, _, smallest) = x.shape[1], groups.parts[-1]
     if len(x) // groups.size * smallest * x.shape[2:].numel() == 1:
         raise Refused(
@@ -148,8 +157,13 @@ def by_group(model: nn.Module, groups: Groups | None, group: int | None = None) 
 
 
 def _forward(forward: Callable[..., Any], mode: "_ByGroup", *args: Any, **kwargs: Any) -> Any:
-    with mode:
-        return forward(*args, **kwargs)
+    global _inside
+    _inside += 1
+    try:
+        with mode:
+            return forward(*args, **kwargs)
+    finally:
+        _inside -= 1
 
 
 class _ByGroup(TorchFunctionMode):

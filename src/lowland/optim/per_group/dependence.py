@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 from lowland.optim.per_group.operations import Call, Rule, entrywise, rule_for
 from lowland.optim.per_group.places import Along, Mixed, Place
-from lowland.optim.per_group.watch import NotCovered, Refused
+from lowland.optim.per_group.watch import NotCovered, OwnGenerator
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class _Free:
 
     Attributes:
         constant: whether it doesn't depend on data either, as far as that was seen: positions, masks, buffers.
-        counts: whether it holds 0, 1, 2, ...
+        counts: if it holds 0, 1, 2, ..., as numbers of which type.
         by_group: whether each group has its own.
     """
 
     constant: bool = False
-    counts: bool = False
+    counts: torch.dtype | None = None
     by_group: bool = False
 
 
@@ -48,8 +48,6 @@ new_zeros new_ones new_full new_empty new_empty_strided zeros_like ones_like ful
 #: What these give has the form of their argument and not its values.
 _FORM_ONLY = frozenset(_FORM_ONLY_NAMES.split())
 _RANDOM = frozenset(["rand", "randn", "randint", "randperm", "normal", "rand_like", "randn_like", "randint_like"])
-#: These give a view, or a copy.
-_MAY_COPY = frozenset(["contiguous", "to", "reshape", "lift_fresh"])
 #: The form of what these give depends on arguments of whole numbers, which mustn't depend on parameters.
 _BY_DATA = frozenset(["index", "_ctc_loss"])
 #: What these give has no values of their arguments.
@@ -74,7 +72,8 @@ def _operation(func: Any) -> _Operation:
     name = schema.name.partition("::")[2]
     is_view = (
         bool(schema.returns)
-        and name not in _MAY_COPY
+        and name != "lift_fresh"
+        and not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")  # may copy
         and all(a.alias_info and not a.alias_info.is_write for a in schema.returns)
     )
     return _Operation(
@@ -97,6 +96,8 @@ class Dependence(TorchDispatchMode):
         self.examples = examples
         #: Whether operations are being followed.
         self.active = False
+        #: Whether generators of one's own are known to give the same numbers each time.
+        self.generators = False
         #: Why the closure can't be followed any further, if so.
         self.stopped: NotCovered | None = None
         self._labels: dict[int, tuple[StorageWeakRef, int | Mixed | _Free]] = {}
@@ -153,7 +154,7 @@ class Dependence(TorchDispatchMode):
     def counts(self, value: Tensor) -> bool:
         """Whether the memory of ``value`` holds 0, 1, 2, ..., from its beginning on."""
         label = self._label(value)
-        return isinstance(label, _Free) and label.counts and value.storage_offset() == 0
+        return isinstance(label, _Free) and label.counts is value.dtype and value.storage_offset() == 0
 
     def by_group(self, value: Any) -> bool:
         """Whether each group has its own ``value``."""
@@ -166,6 +167,11 @@ class Dependence(TorchDispatchMode):
         """They depend on nothing."""
         for value in values:
             self._put(value, _Free(constant=True))
+
+    def hide(self, values: Iterable[Tensor]) -> None:
+        """Parameters, and what they give: no operation may read them that isn't watched."""
+        for value in values:
+            self._put(value, Mixed("a parameter that is used where nobody watches"))
 
     def set_by_group(self, value: Tensor) -> None:
         """Each group has its own."""
@@ -250,8 +256,8 @@ class Dependence(TorchDispatchMode):
     # Operations.
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if kwargs and kwargs.get("generator") is not None and not self._paused:
-            raise Refused(
+        if kwargs and kwargs.get("generator") is not None and not self._paused and not self.generators:
+            raise OwnGenerator(
                 f"{func._schema.name.partition('::')[2]} ({line()}) draws from a torch.Generator of its own: with m "
                 "each evaluation of a step needs the same random numbers, so draw from torch's default generator, or "
                 "before the closure"
@@ -275,8 +281,13 @@ class Dependence(TorchDispatchMode):
             return
         if torch.Tag.data_dependent_output in func.tags:
             self._stop(f"{operation.name} ({line()}) reads a value that depends on the parameters")
+        masks = args[1] if operation.name == "index" else ()
+        if any(t is not None and t.dtype in (torch.bool, torch.uint8) and self.at(t) is not None for t in masks):
+            self._stop(f"a mask ({line()}) that depends on the parameters picks rows")
         if torch.Tag.dynamic_output_shape in func.tags and operation.name not in _BY_DATA:
             self._stop(f"{operation.name} ({line()}) gives as many rows as values say that depend on the parameters")
+        if torch.Tag.nondeterministic_seeded in func.tags and operation.rule is None:
+            self._stop(f"{operation.name} ({line()}) may draw as many random numbers as values say")
         # What lies in an argument's memory is a view of it.
         seen = {_memory(t) for t in tensors} - {0}
         fresh = [(i, t) for i, t in enumerate(results) if _memory(t) not in seen]
@@ -332,10 +343,9 @@ class Dependence(TorchDispatchMode):
         name = operation.name
         constant = name in _FORM_ONLY or name == "lift_fresh" or all(map(self.is_constant, tensors))
         if operation.written:
-            if not constant or name in _DRAWS:
-                for t in _tensors(_written(operation, args, kwargs)):
-                    if self.is_constant(t):
-                        self._put(t, _Free())
+            for t in _tensors(_written(operation, args, kwargs)):
+                if self.is_constant(t):
+                    self._put(t, _Free(constant=constant and name not in _DRAWS))
             return
         fresh = [t for t in results if self._label(t) is None]
         if name in _RANDOM:  # rows for the examples, if there are as many
@@ -343,7 +353,7 @@ class Dependence(TorchDispatchMode):
         if constant:
             counts = name == "arange" and not tensors and _from_zero(args)
             for t in fresh:
-                self._put(t, _Free(constant=True, counts=counts))
+                self._put(t, _Free(constant=True, counts=t.dtype if counts else None))
         elif any(t.requires_grad for t in tensors):  # of parameters that nobody watches
             for t in fresh:
                 self._put(t, _Free())

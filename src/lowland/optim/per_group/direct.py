@@ -21,16 +21,10 @@ __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __po
 """
 _ORDINARY_NAMES = """
 t T mT transpose permute view reshape flatten unflatten unsqueeze squeeze __getitem__ select narrow chunk
-split unbind index_select clone contiguous detach float double to type_as matmul mm bmm __matmul__ __rmatmul__
+split unbind type index_select clone contiguous detach float double to type_as matmul mm bmm __matmul__ __rmatmul__
 einsum linear layer_norm rms_norm group_norm embedding conv1d conv2d cat concat stack neg __neg__ exp log sqrt
 rsqrt square abs tanh sigmoid softplus softmax relu norm sum mean clamp prelu scaled_dot_product_attention
 """
-_VIEWS_NAMES = """
-t T mT H mH transpose permute view reshape flatten unflatten unsqueeze squeeze __getitem__ select narrow chunk split
-unbind contiguous detach float double to type_as expand expand_as broadcast_to swapaxes movedim view_as real imag
-"""
-#: What these give may lie in the same memory.
-_VIEWS = frozenset(_VIEWS_NAMES.split())
 #: In these, entry stands beside entry: arguments with a row for each example go with the rows of their group.
 _ENTRYWISE = frozenset(_ENTRYWISE_NAMES.split())
 #: These repeat what they are given, for every example if the first size is theirs.
@@ -52,7 +46,7 @@ def apply(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, 
     what = f"{name} of {' and '.join(owners)}" if owners else f"{name} of what parameters give"
     watch.where = owners[0] if owners else watch.where
     watch.uses |= {(name, owner) for owner in owners}
-    if name in ("data", "requires_grad_"):
+    if name in ("data", "requires_grad_", "requires_grad"):
         raise NotCovered(f"{what} is used")
     if (name.endswith("_") and not name.endswith("__")) or name[:3] == "__i" or name in ("__setitem__", "__set__"):
         raise NotCovered(f"{what} writes in place")
@@ -61,17 +55,20 @@ def apply(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, 
     in_place = _in_place(func, args, kwargs)
     if in_place is not None:
         leaves, spec = pytree.tree_flatten(in_place[1])
-    batched = [type(t) is Tensor and watch.has_rows(t, what) for t in leaves]
+    batched = [isinstance(t, Tensor) and type(t) not in (Watched, Derived) and watch.has_rows(t, what) for t in leaves]
     inner = _inner(watch, func, leaves, spec, batched, what) if any(batched) else 0
     with watch.dependence.paused():
         result = _by_group(watch, func, leaves, spec, batched, name, what, inner)
         if in_place is not None:
             return _written(in_place[0], result, what)
     if any(batched):
-        return pytree.tree_map(watch.own, result)
+        return pytree.tree_map(lambda t: watch.own(watch.laid_out(t, what)), result)
     if type(result) is Tensor:  # repeated for the examples
         return watch.own(result)
-    _share(leaves, name)
+    derived = [t for t in pytree.tree_leaves(result) if type(t) is Derived]
+    _note_shared(derived, leaves)
+    if watch.dependence.active:
+        watch.dependence.hide(derived)
     return result
 
 
@@ -126,7 +123,7 @@ def _by_group(
         return _joined(results, lambda parts: groups.among(groups.join(parts)))
     value = called(*(leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves))
     stack = _joined(results, lambda parts: parts[0] if len(parts) == 1 else torch.cat(parts))
-    return pytree.tree_map(lambda v, s: Derived.of(v, s, shared=name in _VIEWS), value, stack)
+    return pytree.tree_map(lambda v, s: Derived.of(v, s, shared=False), value, stack)
 
 
 def _inner(watch: "Pass", func: Any, leaves: list[Any], spec: Any, batched: list[bool], what: str) -> int:
@@ -189,12 +186,22 @@ def _written(target: Any, result: Any, what: str) -> Any:
     return target
 
 
-def _share(leaves: list[Any], name: str) -> None:
+def _note_shared(results: list[Derived], leaves: list[Any]) -> None:
     """What may be seen under another name isn't written to."""
-    if name in _VIEWS:
-        for leaf in leaves:
-            if type(leaf) is Derived:
-                leaf.shared = True
+    places: dict[int, list[Any]] = {}
+    for t in (*results, *leaves):
+        if isinstance(t, Watched | Derived):
+            for memory in {_memory(t), _memory(t.stack if type(t) is Derived else t)}:
+                places.setdefault(memory, []).append(t)
+    for those in places.values():
+        if len(those) > 1 or any(type(t) is Watched for t in those):
+            for t in those:
+                if type(t) is Derived:
+                    t.shared = True
+
+
+def _memory(t: Tensor) -> int:
+    return t.untyped_storage()._cdata
 
 
 def _has_options(

@@ -30,6 +30,7 @@ from lowland.optim.per_group.watch import (
     Derived,
     NoGradient,
     NotCovered,
+    OwnGenerator,
     Refused,
     Unordered,
     followed,
@@ -69,6 +70,10 @@ class Engine:
         #: Whether there are inputs without rows that come from outside: then they don't hint at another size of batch.
         self._odd_inputs = False
         self._watch: Pass | None = None
+        #: Whether generators of the closure's own give the same numbers each time.
+        self._generators = False
+        #: Whether a batch norm was used more than once in the last pass.
+        self._twice = False
 
     def backward(self, closure: Closure, scaler: Any = None) -> Tensor:
         """See `SAM.backward`."""
@@ -96,6 +101,13 @@ class Engine:
                     self.reason = str(stop)
                     if isinstance(stop, Unordered) and optimizer.audit:
                         self._refuse_coupled(closure, states)
+                except OwnGenerator:
+                    buffers.undo()
+                    if self._generators or not self._repeats(closure, states):
+                        raise
+                    self._generators = True
+                    replay(states)
+                    return self.backward(closure, scaler)
                 except (Refused, NoGradient, torch.OutOfMemoryError):
                     buffers.undo()
                     raise
@@ -161,6 +173,16 @@ class Engine:
             f"({(str(error).splitlines() or [''])[0]})"
         )
 
+    def _repeats(self, closure: Closure, states: Any) -> bool:
+        """Whether two evaluations give the same losses."""
+        found = []
+        with kept(self.optimizer.model), gradients_aside(list(self.optimizer._params())):
+            for _ in range(2):
+                replay(states)
+                amp.clear_caches()
+                found.append(grouped.per_example(closure, self.optimizer).detach())
+        return torch.equal(*found)
+
     def _refuse_coupled(self, closure: Closure, states: Any) -> None:
         """Raise Refused if the losses of one group reach all rows of each layer."""
         optimizer = self.optimizer
@@ -219,7 +241,7 @@ class Engine:
             if before is None:
                 before = parts[-1].gradients
         self._penalize(params, parts, scaler)
-        if len(parts) > 1 and has_others(optimizer.model):
+        if len(parts) > 1 and (has_others(optimizer.model) or self._twice):
             buffers.restart()  # each part had only its own examples
             with torch.enable_grad(), by_group(optimizer.model, Groups(parts[0].groups.whole, optimizer.m)):
                 losses()
@@ -262,6 +284,7 @@ class Engine:
                 else optimizer._out_of_reach
             )
         groups = first.groups
+        self._twice = len(set(first.normalized)) < len(first.normalized)
         pieces = {p: piece for p, piece in first.pieces.items() if p in step.members}
         plan = report.rows(pieces, step.names, groups)
         with torch.no_grad():
@@ -285,6 +308,7 @@ class Engine:
             with torch.enable_grad(), together:
                 with by_group(optimizer.model, groups), watching(params, optimizer.model, second):
                     value = step.losses()
+                    first.check_inputs()
                     if len(value) != groups.whole:
                         raise NotCovered("the closure doesn't return the losses of the same batch each time")
                     value = value[groups.chosen]
@@ -332,7 +356,7 @@ class Engine:
             groups = Groups(stop - start, optimizer.m, start, self._size)
             step.buffers.rewind()
             first = FirstPass(groups, step.names, step.members, factors, self.warn, optimizer.memory_limit)
-            first.inner, first.sure = self._inner, sure
+            first.inner, first.sure, first.dependence.generators = self._inner, sure, self._generators
             self._watch = first
             try:
                 with by_group(optimizer.model, groups), watching(params, optimizer.model, first):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowland.optim.per_group.batch_norm import batch_norm
+from lowland.optim.per_group.batch_norm import as_a_function, batch_norm
 from lowland.optim.per_group.registry import Rule, Use, autocasts, laid_out, rule
 
 if TYPE_CHECKING:
@@ -161,6 +161,7 @@ class BatchNorm(_Normalization):
         given = ((name, use.arguments[name]) for name in ("weight", "bias"))
         weight, bias = (watch.stack(p) if name in use.owners else p for name, p in given)
         what = f"batch norm ({watch.names[next(iter(use.owners.values()))]})"
+        as_a_function(what)
         running = (use.running_mean, use.running_var)
         return batch_norm(use.input, *running, weight, bias, use.momentum, use.eps, groups=watch.groups, what=what)
 

@@ -112,7 +112,7 @@ def _listed(dims: Any, ndim: int) -> set[int] | None:
 
 @_rule(
     "_to_copy copy clone fill zero where native_dropout _prelu_kernel hardswish polar complex ldexp "
-    "log_sigmoid_forward rrelu_with_noise bernoulli normal real imag angle special_expit floor_divide"
+    "log_sigmoid_forward bernoulli normal real imag angle special_expit floor_divide"
 )
 def entrywise(call: Call) -> Place | None:
     """Where its arguments have them, which must meet after broadcasting."""
@@ -236,9 +236,8 @@ for _dims in (1, 2, 3):
     _rule(_names)(_leading(lambda call, dims=_dims: dims))  # type: ignore[misc]
 _rule("upsample_linear1d")(_leading(lambda call: 1))
 _rule("upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa")(_leading(lambda call: 2))
-_rule("upsample_trilinear3d pixel_shuffle pixel_unshuffle im2col channel_shuffle native_channel_shuffle")(
-    _leading(lambda call: 3)
-)
+_rule("upsample_trilinear3d pixel_shuffle pixel_unshuffle im2col")(_leading(lambda call: 3))
+_rule("channel_shuffle native_channel_shuffle")(_leading(lambda call: call.args[0].ndim - 1))
 _rule(
     "col2im tril triu linalg_inv_ex _linalg_det _linalg_slogdet linalg_cholesky_ex linalg_qr _linalg_svd _linalg_eigh"
 )(_leading(lambda call: 2))

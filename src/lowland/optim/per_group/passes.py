@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules._functions import BackwardHookFunction
 
 from lowland.optim.per_group import direct
 from lowland.optim.per_group.dependence import Dependence
@@ -15,7 +16,7 @@ from lowland.optim.per_group.gradients import Built, Factors, Piece, add
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.places import Along, Mixed
 from lowland.optim.per_group.registry import COMPOSED, ROW_WISE, RULES, Rule, Use, laid_out, rows_of
-from lowland.optim.per_group.watch import NotCovered, Unordered
+from lowland.optim.per_group.watch import Derived, NotCovered, Unordered, Watched
 
 
 def _own_functions(node: Any) -> set[Any]:
@@ -24,7 +25,10 @@ def _own_functions(node: Any) -> set[Any]:
     while left:
         node = left.pop()
         function = getattr(node, "_forward_cls", None)
-        if function is not None and not function.__module__.startswith(("torch.", "lowland.optim.per_group.")):
+        if function is not None and (
+            function is BackwardHookFunction
+            or not function.__module__.startswith(("torch.", "lowland.optim.per_group."))
+        ):
             found.add(function)
         for after, _ in getattr(node, "next_functions", ()):
             if after is not None and after not in seen:
@@ -59,13 +63,15 @@ class Pass:
         self.sure = True
         #: What parameters were used in: (function, names).
         self.uses: set[tuple[str, str]] = set()
+        #: Batch norms that took the statistics of groups, one for each use.
+        self.normalized: list[str] = []
         #: The parameters that were used last, in words.
         self.where = ""
         #: Of functions without a rule, how many rows an example has in their results; see `direct`.
         self.inner: dict[Any, int] = {}
         #: What was decided of inputs, in order.
-        self.decided: list[tuple[Any, bool]] = []
-        self._decisions: dict[Any, bool | None] = {}
+        self.decided: list[tuple[Any, Any]] = []
+        self._decisions: dict[Any, Any] = {}
 
     @property
     def groups(self) -> Groups:
@@ -111,6 +117,12 @@ class Pass:
 
         def decide() -> bool:
             place, whole = self.dependence.at(x), self._groups.whole
+            if place is not None and type(x) is not Tensor:
+                raise NotCovered(f"{what} sees a tensor of the class {type(x).__name__} that depends on parameters")
+            if x.ndim == 0 or type(x) is not Tensor:
+                if place is not None and self.parted:
+                    raise Unordered(f"{what} sees one number for all examples")
+                return False
             if place is None:
                 if self.dependence.is_constant(x):
                     return False
@@ -127,9 +139,9 @@ class Pass:
                 )
             return True
 
-        return x.ndim > 0 and self._remembered(("rows", what, _forms([x])), decide)
+        return self._remembered(("rows", what, _forms([x])), decide)
 
-    def _remembered(self, key: Any, decide: Callable[[], bool]) -> bool:
+    def _remembered(self, key: Any, decide: Callable[[], Any]) -> Any:
         """A decision; where activation checkpointing calls a layer again, nothing is followed, the one before."""
         if self.dependence.active:
             decision = decide()
@@ -147,6 +159,7 @@ class Pass:
         """See `watch.Handler`."""
         with self.dependence:
             self.dependence.set_constant(constants)
+            self.dependence.hide(p for p in self.names if type(p) is Watched)
             yield
             if self.dependence.stopped is not None:  # and the closure went on
                 raise self.dependence.stopped
@@ -164,7 +177,7 @@ class Pass:
 
     def check_losses(self, losses: Any) -> None:
         """See `watch.Handler`."""
-        if not self.parted or type(losses) is not Tensor or losses.shape != (self._groups.whole,):
+        if not self.parted or type(losses) is Derived or losses.shape != (self._groups.whole,):
             return
         for function in _own_functions(losses.grad_fn):
             if function not in ROW_WISE:
@@ -177,6 +190,13 @@ class Pass:
             raise Unordered(f"the losses depend on {place.why}")
         if place not in (None, Along(0, 1)):
             raise Unordered("the losses aren't those of the examples in order")
+
+    def laid_out(self, out: Tensor, what: str) -> Tensor:
+        """``out``, in memory as in the first pass: dropout draws in that order."""
+        strides = self._remembered(("strides", what, out.shape), out.stride)
+        if strides == out.stride():
+            return out
+        return torch.empty_strided(out.shape, strides, dtype=out.dtype, device=out.device).copy_(out)
 
     def has_rule(self, module: nn.Module) -> bool:
         """See `watch.Handler`."""
@@ -198,7 +218,8 @@ class Pass:
         groups = self._groups
         first, *others = use.inputs
         if not use.arguments[first].numel():
-            return self.without_rows(use)
+            with self.dependence.paused():
+                return self.without_rows(use)
         self.where = self.names[next(iter(use.owners.values()))]
         self.uses |= {(type(use.rule).__name__, self.names[p]) for p in use.owners.values()}
         rows_of(use.arguments[first], groups.whole, self.where)
@@ -419,7 +440,7 @@ class SecondPass(Pass):
     ):
         super().__init__(groups, names, warn)
         self.decided, self._decisions, self.inner = first.decided, first._decisions, first.inner
-        self._replayed: Iterator[tuple[Any, bool]] | None = None
+        self._replayed: Iterator[tuple[Any, Any]] | None = None
         self.perturbations = perturbations
         #: Parameters whose gradients are recorded in `pieces`.
         self.members: Set[Tensor] = frozenset()
@@ -438,7 +459,7 @@ class SecondPass(Pass):
         finally:
             self._replayed = None
 
-    def _remembered(self, key: Any, decide: Callable[[], bool]) -> bool:
+    def _remembered(self, key: Any, decide: Callable[[], Any]) -> Any:
         if self._replayed is None:
             return super()._remembered(key, decide)
         before, decision = next(self._replayed, (None, False))

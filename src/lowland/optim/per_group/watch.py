@@ -25,6 +25,10 @@ class Refused(ValueError):
     """There is no m-SAM gradient, by whatever way; says what to change."""
 
 
+class OwnGenerator(Refused):
+    """A ``torch.Generator`` in the closure, which may give other numbers in each evaluation."""
+
+
 class NoGradient(RuntimeError):
     """The losses depend on none of the parameters that climb."""
 
@@ -34,6 +38,8 @@ class Handler(Protocol):
 
     #: Follows what depends on watched parameters; a `dependence.Dependence`, which knows this module.
     dependence: Any
+    #: Batch norms that took the statistics of groups, one for each use.
+    normalized: list[str]
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Its result, with weights of their own for each group."""
@@ -63,7 +69,7 @@ _one_at_a_time = threading.RLock()
 
 def _torch_function(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
     with torch._C.DisableTorchFunctionSubclass():
-        if _handler is None or _asks_only_about_form(func) or _is_autograds(func):
+        if _handler is None or _asks_only_about_form(func, args) or _is_autograds(func):
             return func(*args, **(kwargs or {}))
         return _handler.call(func, args, kwargs or {})
 
@@ -100,17 +106,21 @@ def _is_autograds(func: Any) -> bool:
 
 _FORM_NAMES = """
 size dim ndimension numel nelement stride is_contiguous element_size storage_offset is_floating_point
-is_complex get_device data_ptr untyped_storage __len__ __hash__ __repr__ __format__ requires_grad_
+is_complex get_device data_ptr untyped_storage __len__ __hash__ __repr__ __format__
 register_hook is_same_size new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like empty_like
 full_like rand_like randn_like dtype type is_shared is_pinned has_names retain_grad sym_size is_inference
-is_conj is_neg __set__ __delete__
+is_conj is_neg __delete__
 """
 _FORM = frozenset(_FORM_NAMES.split())
 _VALUES = frozenset(["T", "mT", "H", "mH", "data", "real", "imag"])
 
 
-def _asks_only_about_form(func: Any) -> bool:
+def _asks_only_about_form(func: Any, args: Any) -> bool:
     name = getattr(func, "__name__", "")
+    if name == "type" and len(args) > 1:  # a conversion
+        return False
+    if name == "__set__":
+        return getattr(func.__self__, "__name__", "") != "requires_grad"
     if name == "__get__":
         return getattr(func.__self__, "__name__", "") not in _VALUES
     return name in _FORM
@@ -137,6 +147,10 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
             raise NotCovered("a parameter is complex")
         if param._backward_hooks:
             raise NotCovered("a parameter has a gradient hook")
+    if len({(p.untyped_storage()._cdata, p.storage_offset()) for p in params if p.numel()}) < sum(
+        p.numel() > 0 for p in params
+    ):
+        raise NotCovered("two parameters lie in the same memory, and are not the same parameter")
     for module in modules:
         if module._backward_hooks or module._backward_pre_hooks:
             raise NotCovered(f"a {type(module).__name__} has a backward hook")
@@ -185,8 +199,9 @@ def followed(closure: Callable[[], Any]) -> Any:
     handler = _of_this_thread()
     if handler is None:
         return closure()
-    with _Reads(handler.dependence), handler.following(_constants):
-        value = closure()
+    with handler.following(_constants):
+        with _Reads(handler.dependence):
+            value = closure()
         handler.check_losses(value)
     return value
 
@@ -195,6 +210,13 @@ def by_rows(x: Tensor, what: str, call: Callable[[], Tensor]) -> Tensor:
     """``call()``, which computes the rows of ``x`` that belong to a group by themselves; see `Handler.by_rows`."""
     handler = _of_this_thread()
     return call() if handler is None else handler.by_rows(x, what, call)
+
+
+def normalized(what: str) -> None:
+    """Batch norm took the statistics of groups, for whoever follows."""
+    handler = _of_this_thread()
+    if handler is not None and handler.dependence.active:
+        handler.normalized.append(what)
 
 
 def mixed(value: Tensor, what: str) -> None:
@@ -224,10 +246,15 @@ class _Reads(TorchFunctionMode):
             self.dependence.read(args[0], name)
         elif name == "register_hook":
             self.dependence.refuse(args[0], "a gradient hook is set ({}), which may mix the examples")
-        elif name == "__get__" and getattr(func.__self__, "__name__", "") == "data":
+        elif name == "__get__" and getattr(func.__self__, "__name__", "") == "grad_fn":
+            self.dependence.refuse(args[0], "the grad_fn of a tensor is taken ({}), whose hooks may mix the examples")
+        elif name == "__get__" and getattr(func.__self__, "__name__", "") == "data" and type(args[0]) is not Watched:
             self.dependence.refuse(args[0], "data of a tensor is taken ({}), which autograd doesn't see: take detach()")
         return func(*args, **(kwargs or {}))
 
 
-#: Of tensors; who has the storage may look into it.
-_TAKEN_OUT = frozenset(["numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage"])
+#: Who has the storage may look into it.
+_TAKEN_OUT_NAMES = (
+    "numpy tolist __array__ __dlpack__ data_ptr untyped_storage storage apply_ map_ map2_ q_scale q_zero_point"
+)
+_TAKEN_OUT = frozenset(_TAKEN_OUT_NAMES.split())
