@@ -112,8 +112,17 @@ CLOSURES = {
     "a kernel of examples": (lambda m: itself(m.a(X)), False),
     "the class of losses": (lambda m: (m.a(X[0]) - m.a(X[0]).mean(0)).as_subclass(Subclass), False),
     "requires_grad changed": (lambda m: switched(m), False),
+    "evaluation mode for a while": (lambda m: for_a_while(m), False),
     "batch norm as a function": (lambda m: F.batch_norm(m.a(X[0]), None, None, m.p, None, True), False),
 }
+
+
+def for_a_while(m):
+    m.eval()
+    scale = float(m.a(X[0]).detach().norm())
+    h = m.b(X[0]) / scale
+    m.train()
+    return F.dropout(h, 0.5, m.training)
 
 
 def switched(m):

@@ -105,7 +105,7 @@ class Dependence(TorchDispatchMode):
 
     def __enter__(self) -> "Dependence":
         self._labels.clear()
-        self.active, self.stopped = True, None
+        self.active, self.stopped, self._paused = True, None, 0
         super().__enter__()
         return self
 
@@ -192,18 +192,20 @@ class Dependence(TorchDispatchMode):
         return value
 
     def read(self, value: Any, how: str) -> None:
-        """Raise NotCovered if Python reads a ``value`` that depends on watched parameters."""
+        """Python reads ``value``: the end, if it depends on watched parameters."""
         if self.active and not self._paused and self.at(value) is not None:
             self._stop(f"{how} ({line()}) reads a value that depends on the parameters")
 
     def refuse(self, value: Any, why: str) -> None:
-        """Raise NotCovered if ``value`` depends on watched parameters; ``why`` has a place for the line."""
+        """The end, if ``value`` depends on watched parameters; ``why`` has a place for the line."""
         if self.active and not self._paused and self.at(value) is not None:
             self._stop(why.format(line()))
 
     def _stop(self, why: str) -> None:
-        self.stopped = NotCovered(why)
-        raise self.stopped
+        """Follow no further. The closure goes on: what it changes for a while it must be able to change back."""
+        if self.stopped is None:
+            self.stopped = NotCovered(why)
+        self._paused += 1
 
     # Memory and its labels.
 
@@ -280,14 +282,16 @@ class Dependence(TorchDispatchMode):
             self._free(operation, args, kwargs, tensors, results)
             return
         if torch.Tag.data_dependent_output in func.tags:
-            self._stop(f"{operation.name} ({line()}) reads a value that depends on the parameters")
+            return self._stop(f"{operation.name} ({line()}) reads a value that depends on the parameters")
         masks = args[1] if operation.name == "index" else ()
         if any(t is not None and t.dtype in (torch.bool, torch.uint8) and self.at(t) is not None for t in masks):
-            self._stop(f"a mask ({line()}) that depends on the parameters picks rows")
+            return self._stop(f"a mask ({line()}) that depends on the parameters picks rows")
         if torch.Tag.dynamic_output_shape in func.tags and operation.name not in _BY_DATA:
-            self._stop(f"{operation.name} ({line()}) gives as many rows as values say that depend on the parameters")
+            return self._stop(
+                f"{operation.name} ({line()}) gives as many rows as values say that depend on the parameters"
+            )
         if torch.Tag.nondeterministic_seeded in func.tags and operation.rule is None:
-            self._stop(f"{operation.name} ({line()}) may draw as many random numbers as values say")
+            return self._stop(f"{operation.name} ({line()}) may draw as many random numbers as values say")
         # What lies in an argument's memory is a view of it.
         seen = {_memory(t) for t in tensors} - {0}
         fresh = [(i, t) for i, t in enumerate(results) if _memory(t) not in seen]

@@ -56,13 +56,14 @@ def apply(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, 
     if in_place is not None:
         leaves, spec = pytree.tree_flatten(in_place[1])
     batched = [isinstance(t, Tensor) and type(t) not in (Watched, Derived) and watch.has_rows(t, what) for t in leaves]
-    inner = _inner(watch, func, leaves, spec, batched, what) if any(batched) else 0
+    inner, strides = _inner(watch, func, leaves, spec, batched, what) if any(batched) else (0, [])
     with watch.dependence.paused():
         result = _by_group(watch, func, leaves, spec, batched, name, what, inner)
         if in_place is not None:
             return _written(in_place[0], result, what)
     if any(batched):
-        return pytree.tree_map(lambda t: watch.own(watch.laid_out(t, what)), result)
+        found, form = pytree.tree_flatten(result)
+        return pytree.tree_unflatten(map(watch.own, map(_laid_out, found, strides)), form)
     if type(result) is Tensor:  # repeated for the examples
         return watch.own(result)
     derived = [t for t in pytree.tree_leaves(result) if type(t) is Derived]
@@ -126,21 +127,23 @@ def _by_group(
     return pytree.tree_map(lambda v, s: Derived.of(v, s, shared=False), value, stack)
 
 
-def _inner(watch: "Pass", func: Any, leaves: list[Any], spec: Any, batched: list[bool], what: str) -> int:
-    """How many rows of the result belong to an example.
+def _inner(
+    watch: "Pass", func: Any, leaves: list[Any], spec: Any, batched: list[bool], what: str
+) -> tuple[int, list[tuple[int, ...]]]:
+    """How many rows of the results belong to an example, and the strides of each result.
 
     Found by calling ``func`` on tensors without values, whose rows are followed.
 
     Raises:
         NotCovered: if ``func`` doesn't keep rows apart, in order, along the first dimension.
     """
-    plain = [leaf if not isinstance(leaf, Tensor) else (leaf.shape, leaf.dtype) for leaf in leaves]
+    plain = [(t.shape, t.stride(), t.dtype) if isinstance(t, Tensor) else t for t in leaves]
     key = (func, str(plain), spec, tuple(batched), watch.groups.whole)
     if len(watch.inner) > 4096:  # numbers among the arguments may be others each time
         watch.inner.clear()
     if key not in watch.inner:
         follow = Dependence(watch.groups.whole)
-        forms = [torch.empty(t.shape, dtype=t.dtype, device="meta") if isinstance(t, Tensor) else t for t in leaves]
+        forms = [_form(t) if isinstance(t, Tensor) else t for t in leaves]
         try:
             with watch.dependence.paused(), torch.no_grad(), follow:
                 for form, is_batched in zip(forms, batched, strict=True):
@@ -160,8 +163,22 @@ def _inner(watch: "Pass", func: Any, leaves: list[Any], spec: Any, batched: list
             or len({len(t) for t in results}) > 1
         ):
             raise Unordered(f"{what} doesn't keep the rows of examples apart, along the first dimension")
-        watch.inner[key] = len(results[0]) // watch.groups.whole
+        watch.inner[key] = len(results[0]) // watch.groups.whole, [t.stride() for t in results]
     return watch.inner[key]
+
+
+def _form(t: Tensor) -> Tensor:
+    """Without values; what is repeated along the rows lies there as rows do."""
+    if t.ndim and t.stride(0) == 0:
+        return torch.empty(t.shape, dtype=t.dtype, device="meta")
+    return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+
+
+def _laid_out(out: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """``out``, in memory as ``func`` gives it at w: dropout draws in that order."""
+    if out.stride() == strides:
+        return out
+    return torch.empty_strided(out.shape, strides, dtype=out.dtype, device=out.device).copy_(out)
 
 
 def _in_place(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Derived, Any] | None:

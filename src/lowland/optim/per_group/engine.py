@@ -66,7 +66,7 @@ class Engine:
         #: Groups in one part of a batch; None for all.
         self._at_once: int | None = None
         self._said: set[str] = set()
-        self._inner: dict[Any, int] = {}
+        self._inner: dict[Any, Any] = {}
         #: Whether there are inputs without rows that come from outside: then they don't hint at another size of batch.
         self._odd_inputs = False
         self._watch: Pass | None = None

@@ -4,19 +4,19 @@ from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules._functions import BackwardHookFunction
 
 from lowland.optim.per_group import direct
-from lowland.optim.per_group.dependence import Dependence
+from lowland.optim.per_group.dependence import Dependence, line
 from lowland.optim.per_group.gradients import Built, Factors, Piece, add
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.places import Along, Mixed
 from lowland.optim.per_group.registry import COMPOSED, ROW_WISE, RULES, Rule, Use, laid_out, rows_of
-from lowland.optim.per_group.watch import Derived, NotCovered, Unordered, Watched
+from lowland.optim.per_group.watch import Derived, NoGradient, NotCovered, Refused, Unordered, Watched
 
 
 def _own_functions(node: Any) -> set[Any]:
@@ -63,12 +63,14 @@ class Pass:
         self.sure = True
         #: What parameters were used in: (function, names).
         self.uses: set[tuple[str, str]] = set()
+        #: Whether the closure is running, and why it can't be covered, if so.
+        self.in_closure, self.stopped = False, cast(NotCovered | None, None)
         #: Batch norms that took the statistics of groups, one for each use.
         self.normalized: list[str] = []
         #: The parameters that were used last, in words.
         self.where = ""
         #: Of functions without a rule, how many rows an example has in their results; see `direct`.
-        self.inner: dict[Any, int] = {}
+        self.inner: dict[Any, tuple[int, list[tuple[int, ...]]]] = {}
         #: What was decided of inputs, in order.
         self.decided: list[tuple[Any, Any]] = []
         self._decisions: dict[Any, Any] = {}
@@ -80,6 +82,33 @@ class Pass:
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See `watch.Handler`."""
+        return self._or_plain(partial(self._call, func, args, kwargs), partial(func, *args, **kwargs))
+
+    def _or_plain(self, watched: Callable[[], Any], plain: Callable[[], Any]) -> Any:
+        """``watched()``; once that can't be done, ``plain()`` to the end of the closure, which is refused then.
+
+        What the closure changes for a while, ``model.eval()`` say, it must be able to change back.
+        """
+        if self.stopped is not None:
+            return plain()
+        if not self.in_closure:
+            return watched()
+        try:
+            return watched()
+        except (Refused, NoGradient):
+            raise
+        except NotCovered as stop:
+            self.stopped = stop
+            return plain()
+        except Exception as error:
+            out = plain()  # which raises it, if it is the closure's own
+            self.stopped = NotCovered(
+                f"its passes raise {type(error).__name__} at {line()} after a use of {self.where or 'no parameter'} "
+                f"({(str(error).splitlines() or [''])[0]})"
+            )
+            return out
+
+    def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if torch._C._functorch.peek_interpreter_stack() is not None:
             raise NotCovered("the closure uses torch.func")
         self.autocast |= torch.is_autocast_enabled(next(iter(self.names)).device.type)
@@ -160,9 +189,19 @@ class Pass:
         with self.dependence:
             self.dependence.set_constant(constants)
             self.dependence.hide(p for p in self.names if type(p) is Watched)
+            with self._inside():
+                yield
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        self.in_closure, self.stopped = True, None
+        try:
             yield
-            if self.dependence.stopped is not None:  # and the closure went on
-                raise self.dependence.stopped
+        finally:
+            self.in_closure = False
+        stopped, self.stopped = self.dependence.stopped or self.stopped, None
+        if stopped is not None:
+            raise stopped
 
     def by_rows(self, x: Tensor, what: str, call: Callable[[], Tensor]) -> Tensor:
         """See `watch.Handler`."""
@@ -191,19 +230,15 @@ class Pass:
         if place not in (None, Along(0, 1)):
             raise Unordered("the losses aren't those of the examples in order")
 
-    def laid_out(self, out: Tensor, what: str) -> Tensor:
-        """``out``, in memory as in the first pass: dropout draws in that order."""
-        strides = self._remembered(("strides", what, out.shape), out.stride)
-        if strides == out.stride():
-            return out
-        return torch.empty_strided(out.shape, strides, dtype=out.dtype, device=out.device).copy_(out)
-
     def has_rule(self, module: nn.Module) -> bool:
         """See `watch.Handler`."""
         return type(module) in RULES
 
     def layer(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
         """See `watch.Handler`."""
+        return self._or_plain(partial(self._layer, module, args), partial(type(module).forward, module, *args))
+
+    def _layer(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
             use = RULES[type(module)].bind_layer(module, args)
             if use.owners:
@@ -453,7 +488,8 @@ class SecondPass(Pass):
         """Nothing is followed twice; raises NotCovered if the closure does something else."""
         self._replayed = iter(self.decided)
         try:
-            yield
+            with self._inside():
+                yield
             if next(self._replayed, None) is not None:
                 raise NotCovered(_CHANGED)
         finally:

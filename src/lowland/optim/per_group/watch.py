@@ -199,10 +199,9 @@ def followed(closure: Callable[[], Any]) -> Any:
     handler = _of_this_thread()
     if handler is None:
         return closure()
-    with handler.following(_constants):
-        with _Reads(handler.dependence):
-            value = closure()
-        handler.check_losses(value)
+    with handler.following(_constants), _Reads(handler.dependence):
+        value = closure()
+    handler.check_losses(value)
     return value
 
 
