@@ -34,6 +34,11 @@ class Lock:
             raise
         return True
 
+    @property
+    def taken(self) -> bool:
+        """Whether this process has it, wherever its file may be now."""
+        return self._own is not None
+
     def held(self) -> bool:
         """Whether the file under the lock's name is still the one that this process locked."""
         if self._own is None:

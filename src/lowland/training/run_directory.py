@@ -106,12 +106,12 @@ class RunDirectory:
             )
 
     def still_held(self) -> None:
-        """Make sure that the folder is the one that was entered.
+        """Make sure that the folder is the one that was entered; outside of that anybody may read it.
 
         Raises:
             RunError: if it was removed, moved away or replaced: what is in its place now may be another process's.
         """
-        if not self._lock.held():
+        if self._lock.taken and not self._lock.held():
             raise RunError(
                 f"{self.path} was removed, moved away or replaced while this run was writing to it, so the run ends: "
                 "put it back and run the same command, which goes on where it stopped, or choose another --out"

@@ -33,7 +33,7 @@ def test_it_trains_as_here_and_survives_its_workers(ray, tmp_path, expected, cap
     assert not ray.is_initialized()
     ends = ear.ends()
     assert ends.pop("2") == "the worker process crashed twice"
-    assert ends.pop("3") == "there are no data at all"
+    assert ends.pop("3") == r"there are no data\nat all"
     assert ends == {"0": "", "1": ""}
     assert ear.news["0"][-1].steps == 20
     assert [metrics_of(tmp_path, seed) for seed in (0, 1)] == expected[:2]

@@ -27,7 +27,7 @@ def test_it_trains_as_here_and_survives_its_workers(tmp_path, expected, capfd):
     Processes(ALONE)([job(tmp_path, seed, trouble=troubles.get(seed, "none")) for seed in range(7)], ear)
     ends = ear.ends()
     assert ends.pop("3") == "the worker process was killed (signal 9) twice"
-    assert ends.pop("4") == "there are no data at all"
+    assert ends.pop("4") == r"there are no data\nat all"
     first, second = ends.pop("5").split(", then ")
     assert re.fullmatch(r"training raised ZeroDivisionError at shaky\.py:\d+ \(one over zero\)", first)
     assert second == "the worker process ended (exit code 3)"
