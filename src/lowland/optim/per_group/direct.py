@@ -63,7 +63,9 @@ def apply(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, 
             return _written(in_place[0], result, what)
     if any(batched):
         found, form = pytree.tree_flatten(result)
-        return pytree.tree_unflatten(map(watch.own, map(_laid_out, found, strides)), form)
+        with watch.dependence.paused():
+            found = list(map(_laid_out, found, strides))
+        return pytree.tree_unflatten(map(watch.own, found), form)
     if type(result) is Tensor:  # repeated for the examples
         return watch.own(result)
     derived = [t for t in pytree.tree_leaves(result) if type(t) is Derived]

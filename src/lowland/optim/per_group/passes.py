@@ -98,7 +98,7 @@ class Pass:
         except (Refused, NoGradient):
             raise
         except NotCovered as stop:
-            self.stopped = stop
+            self.stopped = self.dependence.stopped or stop
             return plain()
         except Exception as error:
             out = plain()  # which raises it, if it is the closure's own
@@ -199,7 +199,7 @@ class Pass:
             yield
         finally:
             self.in_closure = False
-        stopped, self.stopped = self.dependence.stopped or self.stopped, None
+        stopped, self.stopped = self.stopped or self.dependence.stopped, None
         if stopped is not None:
             raise stopped
 
