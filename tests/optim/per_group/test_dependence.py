@@ -160,6 +160,10 @@ PLACES = {
         [Along(0), Along(0), Mixed],
     ),
     "bits": (lambda x: [torch.view_as_real(torch.complex(x, x)), x.view(torch.int32), x.float()], [Along(0)] * 3),
+    "padding": (
+        lambda x: [F.pad(x, (1, 0)), F.pad(x, (0, 0, 1, 1, 0, 0)), F.pad(x, (0, 0, 0, 0, 1, 0))],
+        [Along(0), Along(0), Mixed],
+    ),
     "dropout": (lambda x: [F.dropout(x, 0.5)], [Along(0)]),
     "form alone": (lambda x: [torch.zeros_like(x), x.new_ones(2), torch.full_like(x, 3.0)], [None] * 3),
     "unfolded": (
@@ -220,6 +224,7 @@ def test_written_in_another_place_the_memory_is_mixed():
         lambda x: float(x.sum()),
         lambda x: bool((x > 0).all()),
         lambda x: x.nonzero(),
+        lambda x: torch.where(x > 0.5)[0],
         lambda x: x[x > 0.5],
         lambda x: x.unique(),
         lambda x: torch.equal(x, x + 1),

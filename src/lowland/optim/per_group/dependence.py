@@ -286,7 +286,8 @@ class Dependence(TorchDispatchMode):
         masks = args[1] if operation.name == "index" else ()
         if any(t is not None and t.dtype in (torch.bool, torch.uint8) and self.at(t) is not None for t in masks):
             return self._stop(f"a mask ({line()}) that depends on the parameters picks rows")
-        if torch.Tag.dynamic_output_shape in func.tags and operation.name not in _BY_DATA:
+        by_data = torch.Tag.dynamic_output_shape in func.tags and operation.name not in _BY_DATA
+        if by_data or (operation.name == "where" and len(args) == 1):
             return self._stop(
                 f"{operation.name} ({line()}) gives as many rows as values say that depend on the parameters"
             )

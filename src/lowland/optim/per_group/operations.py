@@ -241,7 +241,15 @@ _rule("channel_shuffle native_channel_shuffle")(_leading(lambda call: call.args[
 _rule(
     "col2im tril triu linalg_inv_ex _linalg_det _linalg_slogdet linalg_cholesky_ex linalg_qr _linalg_svd _linalg_eigh"
 )(_leading(lambda call: 2))
-_rule("constant_pad_nd")(_leading(lambda call: len(call.args[1]) // 2))
+
+
+def _padded(call: Call) -> int:
+    """Of the last dimensions, how many up to the first that is padded."""
+    pad = call.args[1]
+    return max((i // 2 + 1 for i, n in enumerate(pad) if n != 0), default=0)
+
+
+_rule("constant_pad_nd")(_leading(_padded))
 _rule("native_group_norm")(_leading(lambda call: call.args[0].ndim - 1))
 _rule("native_layer_norm _fused_rms_norm")(_leading(lambda call: len(call.args[1])))
 
