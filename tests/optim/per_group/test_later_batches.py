@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from lowland.optim import SAM
 from lowland.optim.per_group import passes, row_wise
@@ -400,6 +401,13 @@ def test_a_generator_made_in_the_closure_is_as_good_as_none():
         return (model(x) * noise).square().sum(1)
 
     assert not check(model, optimizer_of(model), losses)
+
+
+def test_torch_may_count_operations():
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double(), rand(8, 4)
+    with FlopCounterMode(display=False) as counted:
+        assert not check(model, optimizer_of(model), lambda: model(x).square().sum(1))
+    assert counted.get_total_flops() > 0
 
 
 def test_what_is_pickled_is_read():

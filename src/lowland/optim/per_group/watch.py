@@ -245,11 +245,16 @@ class _Reads(TorchFunctionMode):
             self.dependence.read(args[0], name)
         elif name == "register_hook":
             self.dependence.refuse(args[0], "a gradient hook is set ({}), which may mix the examples")
-        elif name == "__get__" and getattr(func.__self__, "__name__", "") == "grad_fn":
+        elif name == "__get__" and getattr(func.__self__, "__name__", "") == "grad_fn" and not _from_torch():
             self.dependence.refuse(args[0], "the grad_fn of a tensor is taken ({}), whose hooks may mix the examples")
         elif name == "__get__" and getattr(func.__self__, "__name__", "") == "data" and type(args[0]) is not Watched:
             self.dependence.refuse(args[0], "data of a tensor is taken ({}), which autograd doesn't see: take detach()")
         return func(*args, **(kwargs or {}))
+
+
+def _from_torch() -> bool:
+    """Whether torch's own code asks: what counts its operations, say."""
+    return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("torch.")
 
 
 #: Who has the storage may look into it.
