@@ -243,7 +243,7 @@ class _Reads(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _TAKEN_OUT and args and sys._getframe(1).f_globals.get("__package__") != __package__:
             self.dependence.read(args[0], name)
-        elif name == "register_hook":
+        elif name == "register_hook" and not _from_torch():
             self.dependence.refuse(args[0], "a gradient hook is set ({}), which may mix the examples")
         elif name == "__get__" and getattr(func.__self__, "__name__", "") == "grad_fn" and not _from_torch():
             self.dependence.refuse(args[0], "the grad_fn of a tensor is taken ({}), whose hooks may mix the examples")
@@ -253,8 +253,14 @@ class _Reads(TorchFunctionMode):
 
 
 def _from_torch() -> bool:
-    """Whether torch's own code asks: what counts its operations, say."""
-    return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("torch.")
+    """Whether torch asks for itself: what counts its operations, say, and not on the way from somebody else."""
+    frame: Any = sys._getframe(2)
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith(_ON_THE_WAY):
+        frame = frame.f_back
+    return frame is not None and str(frame.f_globals.get("__name__")).startswith("torch.")
+
+
+_ON_THE_WAY = ("torch.autograd", "torch._tensor", "torch.overrides", "torch._dynamo")
 
 
 #: Who has the storage may look into it.
