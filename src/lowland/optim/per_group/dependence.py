@@ -23,7 +23,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, _pop_mode, _push_mode
 
 from lowland.optim.per_group.operations import Call, Rule, entrywise, rule_for
-from lowland.optim.per_group.places import Along, Mixed, Place
+from lowland.optim.per_group.places import Along, Mixed, Place, memory
 from lowland.optim.per_group.watch import NotCovered, OwnGenerator
 
 
@@ -191,11 +191,6 @@ class Dependence(TorchDispatchMode):
             self._put(value, Mixed(f"rows that can't be laid out by example ({line()})"))
         return value
 
-    def read(self, value: Any, how: str) -> None:
-        """Python reads ``value``: the end, if it depends on watched parameters."""
-        if self.active and not self._paused and self.at(value) is not None:
-            self._stop(f"{how} ({line()}) reads a value that depends on the parameters")
-
     def refuse(self, value: Any, why: str) -> None:
         """The end, if ``value`` depends on watched parameters; ``why`` has a place for the line."""
         if self.active and not self._paused and self.at(value) is not None:
@@ -210,11 +205,11 @@ class Dependence(TorchDispatchMode):
     # Memory and its labels.
 
     def _label(self, value: Tensor) -> "int | Mixed | _Free | None":
-        found = self._labels.get(_memory(value))
+        found = self._labels.get(memory(value))
         return None if found is None else found[1]
 
     def _put(self, value: Tensor, label: "int | Mixed | _Free") -> None:
-        if (key := _memory(value)) == 0:
+        if (key := memory(value)) == 0:
             if not isinstance(label, _Free):
                 self._stop(f"a tensor of layout {value.layout} ({line()}) depends on the parameters")
             return
@@ -294,8 +289,8 @@ class Dependence(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in func.tags and operation.rule is None:
             return self._stop(f"{operation.name} ({line()}) may draw as many random numbers as values say")
         # What lies in an argument's memory is a view of it.
-        seen = {_memory(t) for t in tensors} - {0}
-        fresh = [(i, t) for i, t in enumerate(results) if _memory(t) not in seen]
+        seen = {memory(t) for t in tensors} - {0}
+        fresh = [(i, t) for i, t in enumerate(results) if memory(t) not in seen]
         written = list(_tensors(_written(operation, args, kwargs))) if operation.written else []
         if func.namespace != "aten":
             written = tensors  # nobody knows what it writes to
@@ -372,14 +367,6 @@ def _written(operation: _Operation, args: Any, kwargs: dict[str, Any]) -> list[A
     return [args[i] if i < len(args) else kwargs.get(name) for i, name in operation.written]
 
 
-def _memory(value: Tensor) -> int:
-    """Which memory ``value`` lies in; 0 if it has none of its own, as sparse tensors."""
-    try:
-        return value.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):
-        return 0
-
-
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
@@ -391,23 +378,28 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 def line() -> str:
     """Where the closure is, as file:line."""
     frame: Any = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(_NOT_THEIRS) and not name.startswith("<"):
-            return f"{Path(name).name}:{frame.f_lineno}"
+    while frame is not None and not _is_theirs(frame):
         frame = frame.f_back
-    return "line unknown"
+    return _UNKNOWN if frame is None else _place(frame, frame.f_lineno)
 
 
 def line_of(error: BaseException) -> str:
     """The last line of the closure that ``error`` came through, as file:line."""
-    found, trace = "line unknown", error.__traceback__
+    found, trace = _UNKNOWN, error.__traceback__
     while trace is not None:
-        name = trace.tb_frame.f_code.co_filename
-        if not name.startswith(_NOT_THEIRS) and not name.startswith("<"):
-            found = f"{Path(name).name}:{trace.tb_lineno}"
+        if _is_theirs(trace.tb_frame):
+            found = _place(trace.tb_frame, trace.tb_lineno)
         trace = trace.tb_next
     return found
 
 
-_NOT_THEIRS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+def _is_theirs(frame: Any) -> bool:
+    return not frame.f_code.co_filename.startswith(_NOT_THEIRS)
+
+
+def _place(frame: Any, number: int) -> str:
+    return f"{Path(frame.f_code.co_filename).name}:{number}"
+
+
+_UNKNOWN = "line unknown"
+_NOT_THEIRS = ("<", str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lowland.optim.per_group.dependence import Dependence
-from lowland.optim.per_group.places import Along
+from lowland.optim.per_group.places import Along, memory
 from lowland.optim.per_group.watch import Derived, NotCovered, Unordered, Watched
 
 if TYPE_CHECKING:
@@ -210,17 +210,13 @@ def _note_shared(results: list[Derived], leaves: list[Any]) -> None:
     places: dict[int, list[Any]] = {}
     for t in (*results, *leaves):
         if isinstance(t, Watched | Derived):
-            for memory in {_memory(t), _memory(t.stack if type(t) is Derived else t)}:
-                places.setdefault(memory, []).append(t)
+            for place in {memory(t), memory(t.stack if type(t) is Derived else t)}:
+                places.setdefault(place, []).append(t)
     for those in places.values():
         if len(those) > 1 or any(type(t) is Watched for t in those):
             for t in those:
                 if type(t) is Derived:
                     t.shared = True
-
-
-def _memory(t: Tensor) -> int:
-    return t.untyped_storage()._cdata
 
 
 def _has_options(

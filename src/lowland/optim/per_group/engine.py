@@ -8,8 +8,8 @@ layers, from which g_j follows; the second calls the layers with what e_j adds t
 
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from lowland.optim.per_group.batch_norm import by_group, has_others, running_sta
 from lowland.optim.per_group.climb import climb, mean, norms_at, of_means, unsupported
 from lowland.optim.per_group.dependence import line_of
 from lowland.optim.per_group.groups import Groups
-from lowland.optim.per_group.passes import FirstPass, Pass, Perturbation, SecondPass, TooLarge
+from lowland.optim.per_group.passes import FirstPass, Pass, Perturbation, SecondPass, TooLarge, raising
 from lowland.optim.per_group.watch import (
     Derived,
     NoGradient,
@@ -33,6 +33,7 @@ from lowland.optim.per_group.watch import (
     OwnGenerator,
     Refused,
     Unordered,
+    check,
     followed,
     uncompiled,
     watching,
@@ -96,28 +97,14 @@ class Engine:
                         mean = self._backward(closure, scaler, states, buffers)
                     buffers.finish()
                     return mean
-                except NotCovered as stop:
+                except BaseException as error:
                     buffers.undo()
-                    self.reason = str(stop)
-                    if isinstance(stop, Unordered) and optimizer.audit:
-                        self._refuse_coupled(closure, states)
-                except OwnGenerator:
-                    buffers.undo()
-                    if self._generators or not self._repeats(closure, states):
-                        raise
-                    self._generators = True
+                    if isinstance(error, OwnGenerator) and not self._generators and self._repeats(closure, states):
+                        self._generators = True
+                        replay(states)
+                        return self.backward(closure, scaler)
+                    self.reason = self._why_not(error, closure, scaler, states)
                     replay(states)
-                    return self.backward(closure, scaler)
-                except (Refused, NoGradient, torch.OutOfMemoryError):
-                    buffers.undo()
-                    raise
-                except Exception as error:
-                    buffers.undo()
-                    self.reason = self._only_here(error, closure, scaler, states)
-                except BaseException:
-                    buffers.undo()
-                    raise
-                replay(states)
             self.warn(
                 f"m-SAM goes group by group, two evaluations of the batch for each: {self.reason}. The result is "
                 "the same."
@@ -143,19 +130,40 @@ class Engine:
             self._said.add(line)
             warnings.warn(line, stacklevel=4)
 
+    def _why_not(self, error: BaseException, closure: Closure, scaler: Any, states: Any) -> str:
+        """Why the loop is taken after ``error``, which is raised if the loop can't help."""
+        if isinstance(error, NotCovered):
+            if isinstance(error, Unordered) and self.optimizer.audit:
+                self._refuse_coupled(closure, states)
+            return str(error)
+        if not isinstance(error, Exception) or isinstance(error, Refused | NoGradient | torch.OutOfMemoryError):
+            raise error
+        return self._only_here(error, closure, scaler, states)
+
+    def _evaluate(self, closure: Closure, states: Any) -> Tensor:
+        """The losses, on the same random numbers each time."""
+        replay(states)
+        amp.clear_caches()
+        return grouped.per_example(closure, self.optimizer)
+
+    @contextmanager
+    def _without_a_trace(self) -> Iterator[None]:
+        """Afterwards buffers and gradients are what they were."""
+        with kept(self.optimizer.model), gradients_aside(list(self.optimizer._params())):
+            yield
+
     def _only_here(self, error: Exception, closure: Closure, scaler: Any, states: Any) -> str:
         """``error`` in words, if the passes raise it each time and the plain closure doesn't; else it is raised."""
         optimizer = self.optimizer
         optimizer._back_to_w()
         evaluated = optimizer._evaluated
-        with kept(optimizer.model), gradients_aside(list(optimizer._params())):
-            replay(states)
+        with self._without_a_trace():
             try:
                 with torch.enable_grad():
-                    grouped.per_example(closure, optimizer).mean().backward()
+                    self._evaluate(closure, states).mean().backward()
             except Exception:
                 raise error from None
-        with kept(optimizer.model), gradients_aside(list(optimizer._params())):
+        with self._without_a_trace():
             try:
                 with uncompiled():
                     carried = running_statistics(optimizer.model)
@@ -167,21 +175,12 @@ class Engine:
             finally:
                 optimizer._evaluated = evaluated
                 amp.clear_caches()
-        where = self._watch.where if self._watch is not None else ""
-        return (
-            f"its passes raise {type(error).__name__} at {line_of(error)} after a use of {where or 'no parameter'} "
-            f"({(str(error).splitlines() or [''])[0]})"
-        )
+        return raising(error, line_of(error), "" if self._watch is None else self._watch.where)
 
     def _repeats(self, closure: Closure, states: Any) -> bool:
         """Whether two evaluations give the same losses."""
-        found = []
-        with kept(self.optimizer.model), gradients_aside(list(self.optimizer._params())):
-            for _ in range(2):
-                replay(states)
-                amp.clear_caches()
-                found.append(grouped.per_example(closure, self.optimizer).detach())
-        return torch.equal(*found)
+        with self._without_a_trace():
+            return torch.equal(*(self._evaluate(closure, states).detach() for _ in range(2)))
 
     def _refuse_coupled(self, closure: Closure, states: Any) -> None:
         """Raise Refused if the losses of one group reach all rows of each layer."""
@@ -190,9 +189,7 @@ class Engine:
         names = {p: name for name, p in optimizer.model.named_parameters()}
 
         def losses() -> Tensor:
-            replay(states)
-            amp.clear_caches()
-            return grouped.per_example(lambda: followed(closure), optimizer)
+            return self._evaluate(lambda: followed(closure), states)
 
         try:
             with kept(optimizer.model), uncompiled():
@@ -203,7 +200,6 @@ class Engine:
         finally:
             amp.clear_caches()
         if coupled:
-            self.reason = None
             raise Refused(COUPLED)
 
     def _backward(self, closure: Closure, scaler: Any, states: Any, buffers: Buffers) -> Tensor:
@@ -212,12 +208,11 @@ class Engine:
         params, rhos = optimizer._trainable()
         names = {p: name for name, p in optimizer.model.named_parameters()}
         members = {p for p in params if optimizer._scope is None or p in optimizer._scope}
+        check(params, optimizer.model)
 
         def losses() -> Tensor:
-            replay(states)
             buffers.rewind()
-            amp.clear_caches()
-            return grouped.per_example(watched, optimizer)
+            return self._evaluate(watched, states)
 
         def watched() -> Tensor:
             value = followed(closure)

@@ -4,15 +4,17 @@ A rule says where the examples are in each result, or None where the operation m
 say None for what it can't tell; it may never say a place that is wrong.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from lowland.optim.per_group.places import Along, Place
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -56,6 +58,10 @@ class Call:
             del left[found[0]]
         return True
 
+    def alone(self, value: Any) -> Along | None:
+        """Where the examples are in an argument, if no other depends on parameters."""
+        return self.at(value) if self.only(value) else None
+
 
 Rule = Callable[[Call], "Place | list[Place | None] | None"]
 _RULES: dict[str, Rule] = {}
@@ -81,22 +87,28 @@ def _rule(names: str) -> Callable[[Rule], Rule]:
     return register
 
 
+def _one(values: Iterable[T]) -> T | None:
+    """What all of them are; None if they differ."""
+    found = set(values)
+    return found.pop() if len(found) == 1 else None
+
+
 def _aligned(dependent: list[tuple[Tensor, Along]], result: Tensor) -> Along | None:
     """Where examples are after broadcasting: they must meet in one dimension, counted from the last."""
-    found = {(t.ndim - place.dim, place.inner, t.shape[place.dim]) for t, place in dependent}
-    if len(found) != 1:
+    found = _one((t.ndim - place.dim, place.inner, t.shape[place.dim]) for t, place in dependent)
+    if found is None:
         return None
-    back, inner, size = found.pop()
+    back, inner, size = found
     dim = result.ndim - back
     return Along(dim, inner) if dim >= 0 and result.shape[dim] == size else None
 
 
 def _same_dim(dependent: list[tuple[Tensor, Along]], result: Tensor) -> Along | None:
     """The same, with dimensions counted from the first."""
-    found = {(place.dim, place.inner, t.shape[place.dim]) for t, place in dependent}
-    if len(found) != 1:
+    found = _one((place.dim, place.inner, t.shape[place.dim]) for t, place in dependent)
+    if found is None:
         return None
-    dim, inner, size = found.pop()
+    dim, inner, size = found
     return Along(dim, inner) if dim < result.ndim and result.shape[dim] == size else None
 
 
@@ -179,24 +191,16 @@ def _picks_rows(call: Call, t: Tensor, place: Along, out: Tensor) -> bool:
 def _cat(call: Call) -> Place | None:
     out = call.results[0]
     (dim,) = _listed(call.given["dim"], out.ndim) or {0}
-    places = {(place.dim, place.inner) for _, place in call.dependent}
-    if len(places) != 1:
-        return None
-    place = Along(*places.pop())
-    if dim == place.dim:
-        return None
-    return _same_dim(call.dependent, out)
+    place = _same_dim(call.dependent, out)
+    return None if place is None or dim == place.dim else place
 
 
 @_rule("stack")
 def _stack(call: Call) -> Place | None:
     out = call.results[0]
     (dim,) = _listed(call.given["dim"], out.ndim) or {0}
-    places = {(place.dim, place.inner) for _, place in call.dependent}
-    if len(places) != 1:
-        return None
-    at, inner = places.pop()
-    return Along(at + (dim <= at), inner)
+    place = _one(place for _, place in call.dependent)
+    return None if place is None else Along(place.dim + (dim <= place.dim), place.inner)
 
 
 @_rule("repeat")
@@ -215,8 +219,8 @@ def _leading(touched: Callable[[Call], int]) -> Rule:
 
     def rule(call: Call) -> list[Place | None] | None:
         x = call.args[0]
-        place = call.at(x)
-        if place is None or not call.only(x) or place.dim >= x.ndim - touched(call):
+        place = call.alone(x)
+        if place is None or place.dim >= x.ndim - touched(call):
             return None
         found: list[Place | None] = []
         for out in call.results:
@@ -258,8 +262,8 @@ _rule("native_layer_norm _fused_rms_norm")(_leading(lambda call: len(call.args[1
 def _batch_norm(call: Call) -> list[Place | None] | None:
     """Each channel, the second dimension, by itself: examples may be there, as in instance norm."""
     x = call.args[0]
-    place = call.at(x)
-    if place is None or not call.only(x):
+    place = call.alone(x)
+    if place is None:
         return None
     rest: list[Place | None] = [None] * (len(call.results) - 1)
     if not call.given.get("training", call.func._schema.name == "aten::_native_batch_norm_legit"):
@@ -274,16 +278,11 @@ def _batch_norm(call: Call) -> list[Place | None] | None:
 
 @_rule("convolution")
 def _convolution(call: Call) -> Place | None:
-    place = call.at(call.args[0])
-    return place if place is not None and place.dim == 0 and call.only(call.args[0]) else None
+    place = call.alone(call.args[0])
+    return place if place is not None and place.dim == 0 else None
 
 
 # Products.
-
-
-@_rule("mm")
-def _mm(call: Call) -> Place | None:
-    return _product(call, call.args[0], call.args[1])
 
 
 @_rule("addmm addbmm baddbmm addmv")
@@ -302,8 +301,8 @@ def _added_product(call: Call) -> Place | None:
     return place if found is None or found == place else None
 
 
-@_rule("bmm mv dot vdot")
-def _bmm(call: Call) -> Place | None:
+@_rule("mm bmm mv dot vdot")
+def _product_alone(call: Call) -> Place | None:
     return _product(call, call.args[0], call.args[1])
 
 
@@ -325,17 +324,16 @@ def _product(call: Call, a: Tensor, b: Tensor) -> Along | None:
 @_rule("linear")
 def _linear(call: Call) -> Place | None:
     x = call.args[0]
-    place = call.at(x)
-    return place if place is not None and call.only(x) and place.dim < x.ndim - 1 else None
+    place = call.alone(x)
+    return place if place is not None and place.dim < x.ndim - 1 else None
 
 
 @_rule("_cdist_forward")
 def _cdist(call: Call) -> Place | None:
     a, b = call.args[:2]
-    places = {place for _, place in call.dependent}
-    if len(places) != 1 or a.ndim != b.ndim:
+    place = _one(place for _, place in call.dependent)
+    if place is None or a.ndim != b.ndim:
         return None
-    place = places.pop()
     return place if place.dim < a.ndim - 2 and call.results[0].shape[place.dim] == a.shape[place.dim] else None
 
 
@@ -372,8 +370,7 @@ def _grid_sampler(call: Call) -> Place | None:
 
 @_rule("embedding")
 def _embedding(call: Call) -> Place | None:
-    indices = call.given["indices"]
-    return call.at(indices) if call.only(indices) else None
+    return call.alone(call.given["indices"])
 
 
 @_rule("index")
@@ -459,8 +456,8 @@ def _by_indices(call: Call, indices: Any, out: Tensor) -> Along | None:
 @_rule("nll_loss_forward nll_loss2d_forward")
 def _nll_loss(call: Call) -> list[Place | None] | None:
     x = call.args[0]
-    place = call.at(x)
-    if call.given["reduction"] != 0 or place is None or not call.only(x) or x.ndim < 2 or place.dim == 1:
+    place = call.alone(x)
+    if call.given["reduction"] != 0 or place is None or x.ndim < 2 or place.dim == 1:
         return None
     return [Along(place.dim - (place.dim > 1), place.inner), None]
 
@@ -468,7 +465,7 @@ def _nll_loss(call: Call) -> list[Place | None] | None:
 @_rule("_ctc_loss")
 def _ctc_loss(call: Call) -> list[Place | None] | None:
     x = call.args[0]
-    place = call.at(x)
-    if place is None or place.dim != 1 or x.ndim != 3 or not call.only(x):
+    place = call.alone(x)
+    if place is None or place.dim != 1 or x.ndim != 3:
         return None
     return [Along(0, place.inner), Along(0, place.inner)]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,12 @@ def _own_functions(node: Any) -> set[Any]:
     return found
 
 
+def raising(error: Exception, at: str, used: str) -> str:
+    """In words, that the passes raise ``error`` at a line, after a use of a parameter."""
+    words = next(iter(str(error).splitlines()), "")
+    return f"its passes raise {type(error).__name__} at {at} after a use of {used or 'no parameter'} ({words})"
+
+
 def _forms(values: list[Any]) -> tuple[Any, ...]:
     return tuple((t.shape, t.dtype) if isinstance(t, Tensor) else None for t in values)
 
@@ -64,7 +70,8 @@ class Pass:
         #: What parameters were used in: (function, names).
         self.uses: set[tuple[str, str]] = set()
         #: Whether the closure is running, and why it can't be covered, if so.
-        self.in_closure, self.stopped = False, cast(NotCovered | None, None)
+        self.in_closure = False
+        self.stopped: NotCovered | None = None
         #: Batch norms that took the statistics of groups, one for each use.
         self.normalized: list[str] = []
         #: The parameters that were used last, in words.
@@ -102,10 +109,7 @@ class Pass:
             return plain()
         except Exception as error:
             out = plain()  # which raises it, if it is the closure's own
-            self.stopped = NotCovered(
-                f"its passes raise {type(error).__name__} at {line()} after a use of {self.where or 'no parameter'} "
-                f"({(str(error).splitlines() or [''])[0]})"
-            )
+            self.stopped = NotCovered(raising(error, line(), self.where))
             return out
 
     def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Along:
@@ -28,3 +30,11 @@ class Mixed:
 
 
 Place = Along | Mixed
+
+
+def memory(value: Tensor) -> int:
+    """A number for the memory that ``value`` lies in; 0 if it has none of its own, as sparse tensors."""
+    try:
+        return value.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):
+        return 0

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lowland.optim.per_group.places import memory
+
 
 class NotCovered(Exception):
     """The one pass can't be taken; says why. The loop over groups is right all the same."""
@@ -126,6 +128,19 @@ def _asks_only_about_form(func: Any, args: Any) -> bool:
     return name in _FORM
 
 
+def check(params: Iterable[Tensor], model: nn.Module) -> None:
+    """Once a step: raise NotCovered for hooks that change gradients, and for parameters in each other's memory."""
+    for param in (params := list(params)):
+        if param._backward_hooks:
+            raise NotCovered("a parameter has a gradient hook")
+    places = [(memory(p), p.storage_offset()) for p in params if p.numel()]
+    if len(set(places)) < len(places):
+        raise NotCovered("two parameters lie in the same memory, and are not the same parameter")
+    for module in model.modules():
+        if module._backward_hooks or module._backward_pre_hooks:
+            raise NotCovered(f"a {type(module).__name__} has a backward hook")
+
+
 @contextmanager
 def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> Iterator[None]:
     """Inside, functions of ``params`` go to ``handler``, and so do layers of ``model`` that have a rule.
@@ -145,15 +160,6 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
             raise NotCovered(f"a parameter is of the class {type(param).__name__}")
         if param.is_complex():
             raise NotCovered("a parameter is complex")
-        if param._backward_hooks:
-            raise NotCovered("a parameter has a gradient hook")
-    if len({(p.untyped_storage()._cdata, p.storage_offset()) for p in params if p.numel()}) < sum(
-        p.numel() > 0 for p in params
-    ):
-        raise NotCovered("two parameters lie in the same memory, and are not the same parameter")
-    for module in modules:
-        if module._backward_hooks or module._backward_pre_hooks:
-            raise NotCovered(f"a {type(module).__name__} has a backward hook")
     if any("forward" in vars(layer) for layer in layers):
         raise NotCovered("a layer that has a rule has a forward of its own, set from outside")
     _one_at_a_time.acquire()
@@ -242,7 +248,7 @@ class _Reads(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name in _TAKEN_OUT and args and sys._getframe(1).f_globals.get("__package__") != __package__:
-            self.dependence.read(args[0], name)
+            self.dependence.refuse(args[0], name + " ({}) reads a value that depends on the parameters")
         elif name == "register_hook" and not _from_torch():
             self.dependence.refuse(args[0], "a gradient hook is set ({}), which may mix the examples")
         elif name == "__get__" and getattr(func.__self__, "__name__", "") == "grad_fn" and not _from_torch():
