@@ -77,7 +77,7 @@ def _backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any, buffer
     while group < groups:
         with torch.enable_grad(), by_group(model, known, group):
             for evaluation in range(optimizer.ascent_rule.evaluations):
-                with optimizer._ascent(scaler, sync=wrapper is None, onward=evaluation > 0):
+                with optimizer._ascent(scaler, sync=wrapper is None, onward=evaluation > 0, buffers=False):
                     value = losses()
                     amp.scaled(scaler, value.split(optimizer.m)[group].mean()).backward()
                     if mean is None:

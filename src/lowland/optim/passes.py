@@ -282,8 +282,10 @@ class Passes(Wrapper):
         return self._ascent(scaler, sync)
 
     @contextmanager
-    def _ascent(self, scaler: Any = None, sync: bool = True, onward: bool = False) -> Iterator[None]:
-        """At w, or ``onward``: where the climb so far has led."""
+    def _ascent(
+        self, scaler: Any = None, sync: bool = True, onward: bool = False, buffers: bool = True
+    ) -> Iterator[None]:
+        """At w, or ``onward``: where the climb so far has led. ``buffers``: whether it sees to those of the model."""
         if onward and self._climb is None:
             raise RuntimeError("a pass was left out: run every evaluation of passes() in turn")
         self._ready_for("ascent pass")
@@ -293,7 +295,7 @@ class Passes(Wrapper):
         params, rhos = self._trainable()
         if not onward:
             self._start()
-            self._buffers = None if self.model is None else Buffers(self.model, self._constants)
+            self._buffers = Buffers(self.model, self._constants) if buffers and self.model is not None else None
         held = [parallel.set_aside(param.grad) for param in params]
         owner = object()
         try:
