@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 
+from tests.data.conftest import small  # noqa: F401
+
 from .children import call
 from .victims import COMMANDS, outcome
 

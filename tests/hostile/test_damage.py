@@ -177,24 +177,21 @@ def test_some_damage(kind, left, undisturbed, tmp_path, draw, count):
         check(kind, "begun", pattern, how, left, expected, folder, draw)
 
 
-@pytest.mark.hostile
-@pytest.mark.parametrize("how", [*DAMAGE, *KINDS])
-@pytest.mark.parametrize(("kind", "pattern"), [(kind, pattern) for kind, files in FILES.items() for pattern in files])
-def test_every_file_of_what_was_begun(kind, pattern, how, left, undisturbed, tmp_path, draw, count):
-    expected, _ = undisturbed(kind)
-    count("damaged files")
-    check(kind, "begun", pattern, how, left, expected, tmp_path, draw)
+EVERY = [
+    (state, kind, pattern)
+    for state, kinds in (("begun", FILES), ("finished", FINISHED))
+    for kind, patterns in kinds.items()
+    for pattern in patterns
+]
 
 
 @pytest.mark.hostile
 @pytest.mark.parametrize("how", [*DAMAGE, *KINDS])
-@pytest.mark.parametrize(
-    ("kind", "pattern"), [(kind, pattern) for kind, files in FINISHED.items() for pattern in files]
-)
-def test_every_file_of_what_is_finished(kind, pattern, how, left, undisturbed, tmp_path, draw, count):
+@pytest.mark.parametrize(("state", "kind", "pattern"), EVERY)
+def test_every_file(state, kind, pattern, how, left, undisturbed, tmp_path, draw, count):
     expected, _ = undisturbed(kind)
     count("damaged files")
-    check(kind, "finished", pattern, how, left, expected, tmp_path, draw)
+    check(kind, state, pattern, how, left, expected, tmp_path, draw)
 
 
 @pytest.mark.hostile

@@ -10,19 +10,10 @@ import tarfile
 import pytest
 
 from lowland.data import DATASETS, load, verify
-from tests.data.conftest import Small
 from tests.hostile.data_tools import refused, within
 
 ARCHIVE = "cifar-10-binary.tar.gz"
 MEMBERS = tuple(part.member for part in DATASETS["cifar-10"].parts)
-
-
-@pytest.fixture
-def small(tmp_path, monkeypatch):
-    datasets = Small(tmp_path / "data")
-    datasets.shrink(monkeypatch)
-    monkeypatch.setenv("LOWLAND_DATA", str(datasets.root))
-    return datasets
 
 
 def header(name, size=0, kind=tarfile.REGTYPE, **more):

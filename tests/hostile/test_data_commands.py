@@ -4,17 +4,8 @@ import os
 
 import pytest
 
-from tests.data.conftest import Small
 from tests.data.layouts import draw_domains, draw_waterbirds
 from tests.hostile.data_tools import special, within
-
-
-@pytest.fixture
-def small(tmp_path, monkeypatch):
-    datasets = Small(tmp_path / "data")
-    datasets.shrink(monkeypatch)
-    monkeypatch.setenv("LOWLAND_DATA", str(datasets.root))
-    return datasets
 
 
 def spoil(what, small, monkeypatch):

@@ -31,12 +31,17 @@ def test_killed_at_random(kind, undisturbed, tmp_path, draw, count):
     count(f"kills at random: {kind}", kill_at_random(kind, tmp_path, expected, seconds, draw, 2))
 
 
+def kill(kind, how, folder):
+    """A command that dies in the way that ``how`` says."""
+    killed = call(*COMMANDS[kind], "--out", "out", cwd=folder, setup=[how])
+    assert killed.code == -9, killed
+
+
 @pytest.mark.parametrize("kind", ["run", "vectorized"])
 @pytest.mark.parametrize("moment", ["the midst", *whole("after it is in place")])
 def test_killed_in_a_write(kind, moment, undisturbed, tmp_path, draw, count):
     expected, _ = undisturbed(kind)
-    killed = call(*COMMANDS[kind], "--out", "out", cwd=tmp_path, setup=[("die_in", moment, draw.randint(2, 12))])
-    assert killed.code == -9
+    kill(kind, ("die_in", moment, draw.randint(2, 12)), tmp_path)
     count(f"kills in a write: {kind}")
     ends_alike(kind, tmp_path, expected)
 
@@ -60,8 +65,7 @@ def test_killed_in_every_kind_of_write(kind, moment, undisturbed, tmp_path, draw
     for trial, at in enumerate([1, 2, last, *more]):
         folder = tmp_path / str(trial)
         folder.mkdir()
-        killed = call(*COMMANDS[kind], "--out", "out", cwd=folder, setup=[("die_in", moment, at)])
-        assert killed.code == -9, killed
+        kill(kind, ("die_in", moment, at), folder)
         count(f"kills in a write: {kind}")
         ends_alike(kind, folder, expected)
 
@@ -72,10 +76,7 @@ def test_killed_in_every_kind_of_write(kind, moment, undisturbed, tmp_path, draw
 def test_killed_while_figures_are_drawn(kind, trial, undisturbed, tmp_path, draw, count):
     """Everything is trained, and the summary isn't there yet."""
     expected, _ = undisturbed(kind)
-    killed = call(
-        *COMMANDS[kind], "--out", "out", cwd=tmp_path, setup=[("die_drawing", "png" if trial < 2 else "pdf", trial % 2)]
-    )
-    assert killed.code == -9, killed
+    kill(kind, ("die_drawing", "png" if trial < 2 else "pdf", trial % 2), tmp_path)
     assert not (tmp_path / "out/summary.json").exists()
     count(f"kills while figures are drawn: {kind}")
     ends_alike(kind, tmp_path, expected)
