@@ -253,7 +253,7 @@ def through_numpy(m):
 
 
 def kernel(m):
-    """An extension that fills memory of its own."""
+    """Stands for an extension that fills memory of its own."""
     h = m.lin(X).tanh()
     out = torch.empty(8, dtype=h.dtype)
     out.untyped_storage().copy_(copied(h.detach().mean((0, 1))))
@@ -261,7 +261,6 @@ def kernel(m):
 
 
 def copied(t):
-    torch._C.DisableTorchFunction()
     with torch._C.DisableTorchFunction():
         return t.untyped_storage()
 
@@ -384,6 +383,15 @@ class Own(torch.autograd.Function):
 def over(m):
     q = m.q * 0.5
     return reentrant(lambda h: m.mlp(h + q), m.lin(X))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ended():
+    """Threads that waited for work end with the tests."""
+    yield
+    WAITING.shutdown()
+    POOL.terminate()
+    POOL.join()
 
 
 @pytest.mark.parametrize("m", [1, 3])
