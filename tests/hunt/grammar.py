@@ -10,7 +10,7 @@ STARTS = (
     "D['s'].transpose(0, 1)", "D['s'].mT", "D['x'][D['order']]", "D['x'].repeat(2, 1)",
     "D['x'].repeat_interleave(2, 0)",
     "net.emb(D['tokens'])", "net.pad(D['tokens'])", "net.emb(D['tokens'].t())", "net.emb(D['tokens'].flatten())",
-    "net.bag(D['tokens'])", "net.emb(D['label'])", "F.one_hot(D['tokens'], 8).double() @ net.emb.weight",
+    "net.emb(D['label'])", "F.one_hot(D['tokens'], 8).double() @ net.emb.weight",
     "torch.cat([D['x'], D['z']])", "torch.stack([D['x'], D['z']], 1)", "torch.stack([D['x'], D['z']])",
 )  # fmt: skip
 
@@ -351,7 +351,8 @@ torch.vmap(lambda t: t.tanh() * t.sum())({a})
     "other": """
 Cube.apply({a})
 Cube.apply({a} @ net.w)
-Clipped.apply({a})
+Centered.apply({a})
+net.bag(D['tokens'])
 checkpoint(lambda t: net.lin(t).tanh(), {a}, use_reentrant=False)
 checkpoint(net.inplace, {a}, use_reentrant=False)
 checkpoint(lambda t: net.lin(t).tanh(), {a}, use_reentrant=True)
@@ -373,7 +374,6 @@ torch.cat([net.lin({a}[:, :1]), net.lin2({a}[:, 1:])], 1)
 torch.where(D['label'][:, None] == 0, net.lin({a}), net.lin2({a}))
 net.lin({a}) if step % 2 == 0 else net.lin2({a})
 net.lin({a}) * (step >= 1) + {a}
-copy.copy({a})
 F.embedding(D['label'], net.w)
 F.embedding(D['tokens'], net.emb.weight * net.s)
 F.embedding({a}.detach().argmax(-1), net.w)

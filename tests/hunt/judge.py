@@ -15,6 +15,7 @@ import lowland
 from .program import Program, seeded
 
 RHO = 0.1
+EPS = 1e-12  # beside a gradient's norm, as SAM has it
 LIMIT = 1e-9
 WAYS = ("exact", "exact, with a warning", "loop", "refused")
 
@@ -144,7 +145,7 @@ def expectation(program, space, net, ids, step, l2):
 
 
 def by_definition(losses, params, size, m, l2=0.0) -> list[Tensor]:
-    """Σ_j (n_j/B) · gradient of group j's mean loss at w + ρ g_j/‖g_j‖."""
+    """Σ_j (n_j/B) · gradient of group j's mean loss at w + ρ g_j/(‖g_j‖ + eps)."""
     w = [p.detach().clone() for p in params]
     total = [torch.zeros_like(p) for p in params]
     for start in range(0, size, m):
@@ -155,7 +156,7 @@ def by_definition(losses, params, size, m, l2=0.0) -> list[Tensor]:
             raise Unfit("a group's gradient is too small, or not finite")
         with torch.no_grad():
             for p, g in zip(params, at_w, strict=True):
-                p += RHO * g / (norm or 1)
+                p += RHO * g / (norm + EPS)
         moved = gradients(losses()[group].mean(), params, l2)
         with torch.no_grad():
             for p, before, g, sum_ in zip(params, w, moved, total, strict=True):
@@ -169,6 +170,8 @@ def gradients(loss: Tensor, params: list[Tensor], l2: float) -> list[Tensor]:
     for p in params:
         p.grad = None
     loss.backward()
+    if all(p.grad is None for p in params):
+        raise Unfit("no parameter has a gradient, which SAM refuses for every m")
     found = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
     return [g + l2 * p.detach() if p.requires_grad else g for p, g in zip(params, found, strict=True)]
 
