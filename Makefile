@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 # torch without CUDA, say), other libraries fail as soon as they find it.
 MODELS := $(VENV)/models
 
-.PHONY: demo test hostile check models format benchmarks clean
+.PHONY: demo test hostile hunt check models format benchmarks clean
 demo: $(READY)  ## a real experiment, start to figure: handwritten digits, no download
 	$(BIN)/lowland run long2024/digits --out runs/demo
 
@@ -18,6 +18,9 @@ test: check  ## every check and test, a file at a time on each core
 
 hostile: $(READY)  ## the whole hostile campaign, about an hour; SEED=1 draws other cases
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hostile -m 'hostile or not hostile' --seed $(or $(SEED),0)
+
+hunt: $(READY)  ## ten minutes of random programs through exact m-SAM, against its definition; MINUTES=60 SEED=1 for others
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/hunt.py --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0)
 
 check: $(READY)  ## formatter, linter, types, import rules
 	$(BIN)/ruff format --check .
