@@ -34,9 +34,9 @@ def arm(settings, diverged_at=None, **columns):
     return Arm(settings, records, diverged_at)
 
 
-def verdicts(digits, deviation=0.05, **arms):
+def verdicts(digits, deviation=0.05, fitted=None, **arms):
     arms = {name: arms.get(name) or arm(digits[name]) for name in digits}
-    return {claim.id: claim.judge(arms) for claim in claims(deviation, gd_edge="gd-edge")}
+    return {claim.id: claim.decide(arms) for claim in claims(deviation, gd_edge="gd-edge", fitted=fitted)}
 
 
 @pytest.mark.parametrize(("ratio", "passed"), [(1.04, True), (0.96, True), (1.06, False), (0.92, False)])
@@ -50,14 +50,15 @@ def test_settling_is_the_median_deviation_of_the_second_half(digits, ratio, pass
 def test_what_a_run_does_not_get_to_is_null_with_the_reason(digits):
     rising = verdicts(digits, sam=arm(digits["sam"], hessian_norm=lambda t: 0.3 + t / 200))["sam-edge"]
     assert rising.passed is None
-    assert "never reached" in rising.reason
+    assert rising.reason.startswith("the norm gets to 0.8 of its edge in 100 steps, and the claim is about")
     stuck = verdicts(digits, sam=arm(digits["sam"], hessian_norm=lambda t: 0.5))["sam-edge"]
     assert (stuck.passed, stuck.measured) == (False, pytest.approx(0.5))
     below = verdicts(digits)["gd-edge"]  # 1 of 10
     assert (below.passed, below.measured) == (None, pytest.approx(0.9))
+    assert "gets to 0.1 of 2/η in 100 steps" in below.reason
     late = verdicts(digits, sam=arm(digits["sam"], hessian_norm=lambda t: (t + 1e-6) / 90))["sam-edge"]
     assert late.passed is None
-    assert "only at step 85 of 100" in late.reason
+    assert "gets to its edge only at step 85 of 100" in late.reason
     flat = verdicts(digits)["edge-falls"]
     assert flat.passed is None
     diverged = verdicts(digits, sam=arm(digits["sam"], diverged_at=7))
@@ -66,6 +67,27 @@ def test_what_a_run_does_not_get_to_is_null_with_the_reason(digits):
     assert diverged["gd-edge"].passed is None
     minibatch = verdicts(digits, deviation=None)["sam-edge"]
     assert (minibatch.passed, minibatch.measured) == (None, 0)
+
+
+def test_networks_that_have_learned_too_little_decide_nothing(digits):
+    gd = arm(digits["gd"], hessian_norm=lambda t: 2.0, loss=lambda t: 2.0 - t / 100)
+    learned, too_little = (verdicts(digits, fitted=loss, gd=gd) for loss in (1.1, 0.9))
+    for name in ("far-below-gd-edge", "alignment", "flatter"):
+        assert learned[name].passed is not None, name
+        assert too_little[name].passed is None, name
+        assert too_little[name].reason == (
+            "gradient descent's training loss is 1.05, and the claim is about networks that get to 0.9"
+        )
+    assert too_little["flatter"].measured == learned["flatter"].measured
+    assert too_little["sam-edge"].passed
+    diverged = verdicts(digits, fitted=0.9, gd=arm(digits["gd"], diverged_at=3))
+    assert "diverged at step 3" in diverged["flatter"].reason
+
+
+def test_the_claims_about_edges_have_the_papers_words_beside_them():
+    references = {claim.id: claim.reference for claim in claims(0.1)}
+    assert [name for name, reference in references.items() if reference] == ["sam-edge", "gd-edge"]
+    assert all("0.5 % small" in references[name].where for name in ("sam-edge", "gd-edge"))
 
 
 def test_the_other_claims(digits):
