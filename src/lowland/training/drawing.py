@@ -25,6 +25,8 @@ class Figure:
         ylabel: with the unit, where there is one.
         curves: drawn in order.
         log: logarithmic vertical axis.
+        over_grid: the two settings, those of the rows and of the columns, over which a sweep draws it too; none for a
+            figure of runs alone.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Figure:
     ylabel: str
     curves: tuple[Curve, ...]
     log: bool = True
+    over_grid: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
