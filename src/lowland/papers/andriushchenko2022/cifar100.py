@@ -18,7 +18,15 @@ LAPTOP = {
     "epochs": ours(3),
     "check_epochs": ours(3),
 }
-DESK = {**cifar10.DESK, "seeds": ours(3)}
+# Found with ERM alone, seed 0: the training error ends at 0, the validation error at 0.885.
+DESK = {
+    **cifar10.DESK,
+    "seeds": ours(3),
+    "epochs": ours(50),
+    "check_epochs": ours(50),
+    "examples": ours(2000),
+    "ascent_examples": ours(512, "of 1,800: a step costs five times ERM's"),
+}
 LEVELS = {
     "ERM, paper": ("erm", 22.8),
     "128-SAM, paper": ("sam", 20.2),
@@ -47,7 +55,7 @@ EXPERIMENT = image_experiment(
     claims=figure_1_claims(22.8, 20.2, "22.8 to 23.2 % up to ρ = 0.4 (ERM 22.8)", "at best 22.2 % (ERM 22.8)"),
     cost={
         "paper": "days, one H100: n-SAM's ascent sees 45,000 images a step (estimated)",
-        "desk": "90 minutes, 2 cores (from its first steps)",
+        "desk": "85 minutes, 2 cores (from its first steps, on one)",
         "laptop": "two minutes, 2 cores",
     },
     dataset="cifar-100",

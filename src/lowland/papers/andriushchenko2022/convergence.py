@@ -72,7 +72,7 @@ EXPERIMENT = image_experiment(
     ),
     cost={
         "paper": "half an hour, one H100 (estimated)",
-        "desk": "20 minutes, 2 cores (from its first steps)",
+        "desk": "21 minutes, 2 cores (from its first steps, on one)",
         "laptop": "two minutes, 2 cores",
     },
 )  # fmt: skip

@@ -61,7 +61,7 @@ EXPERIMENT = image_experiment(
     settings=Settings,
     scales=scales(
         clean.LAPTOP,
-        {**clean.DESK, "check_epochs": ours(5)},
+        {**clean.DESK, "check_epochs": ours(5), "test_examples": ours(5000)},
         {"sam_from": ours(0.0, "what makes the arms"), "sam_until": ours(1.0, "what makes the arms")},
     ),
     arms=ARMS,
@@ -95,7 +95,7 @@ EXPERIMENT = image_experiment(
     ),
     cost={
         "paper": "two hours, one H100 (estimated)",
-        "desk": "75 minutes, 2 cores (from its first steps)",
+        "desk": "65 minutes, 2 cores (from its first steps, on one)",
         "laptop": "two minutes, 2 cores",
     },
     grid={},
