@@ -214,6 +214,7 @@ def _lines(arms: Mapping[str, Arm]) -> list[Panel]:
 _TUNING = {"lr": 0.01, "schedule": "cosine"}
 LAPTOP = {
     **clean.LAPTOP,
+    "seeds": ours(3),
     "epochs": ours(6),
     "check_epochs": ours(2),
     "tune_share": ours(1 / 3),

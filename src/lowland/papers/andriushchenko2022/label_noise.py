@@ -111,6 +111,7 @@ def _fitted(arms: Mapping[str, Arm]) -> Verdict:
 _FITS = reached("erm", last("noisy_error"), FITTED, "ERM's error on the wrongly labelled images at the end")
 LAPTOP = {
     **clean.LAPTOP,
+    "seeds": ours(3),
     "epochs": ours(6),
     "examples": ours(1000),
     "test_examples": ours(500),
