@@ -23,22 +23,24 @@ def main() -> None:
 
 
 def _watched_main(watched: interrupts.Interrupts) -> int:
-    from lowland import commands, streams
+    from lowland import commands, progress, streams
 
     streams.prepare()
+    explained = False
     try:
         code = commands.call(sys.argv[1:])
     except SystemExit:
         raise
     except BaseException as error:
+        progress.end_all()
         # Whatever comes after Ctrl-C comes of it: libraries turn KeyboardInterrupt into exceptions of their own.
         interrupted = watched.seen or isinstance(error, KeyboardInterrupt)
         ending = _interrupted() if interrupted else _explained(error)
         if ending is None:
             raise
-        code = ending
+        code, explained = ending, True
     failure = streams.finish()
-    return code if failure is None else _unwritten(failure)
+    return code if failure is None or explained else _unwritten(failure)
 
 
 def _explained(error: BaseException) -> int | None:
@@ -63,7 +65,11 @@ def _explained(error: BaseException) -> int | None:
         case UnicodeEncodeError():
             return _fail(f"{error.object!r} is no text that can be written: choose a name in UTF-8")
         case _ if errors.is_memory(error):
-            return _fail(f"out of memory ({first}): try a smaller scale or settings")
+            return _fail(
+                f"out of memory{f' ({first})' if first else ''}: free some, or try a smaller scale or settings"
+            )
+        case RuntimeError() if "start new thread" in text:
+            return _fail("the system grants no more threads or processes: end some, or raise the limit (ulimit -u)")
         case RuntimeError() | TypeError() if "MPS" in text:
             return _fail(f"an Apple GPU (mps) can't do this ({first}): use --device cpu")
     return None

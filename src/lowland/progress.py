@@ -3,9 +3,48 @@
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Protocol, TypeVar
 
 EVERY = 30.0  # seconds between two lines
+
+
+class Display(Protocol):
+    """What moves on a terminal, as rich has it: a bar, a status."""
+
+    def start(self) -> None:
+        """Show it; from here on a thread of its own draws it anew."""
+
+    def stop(self) -> None:
+        """Draw it once more, and show the cursor again; nothing if it is not shown."""
+
+
+D = TypeVar("D", bound=Display)
+_shown: list[Display] = []
+
+
+@contextmanager
+def shown(display: D) -> Iterator[D]:
+    """``display``, from its start until the context ends, or `end_all` is called.
+
+    A bar's own ``with`` leaves it behind where Ctrl-C comes while it begins: drawn again and again by its thread.
+    """
+    _shown.append(display)
+    try:
+        display.start()
+        yield display
+    finally:
+        if display in _shown:
+            display.stop()
+            _shown.remove(display)
+
+
+def end_all() -> None:
+    """Stop whatever is shown still, so that what is printed next stays the last."""
+    while _shown:
+        with suppress(Exception):  # there is something more important to say
+            _shown[-1].stop()
+        _shown.pop()
 
 
 class Lines:

@@ -1,10 +1,13 @@
 """Standard output and standard error as they are found: any encoding, closed, or with a reader who is gone."""
 
 import codecs
+import errno
 import os
 import re
 import select
+import stat
 import sys
+from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -14,16 +17,44 @@ def prepare() -> None:
     """Make stdout and stderr take any text.
 
     A letter that their encoding lacks becomes a question mark, and so does a byte of a path that is no text.
-    One that is closed is replaced by one that swallows everything, so that no file is opened in its place.
+    One that is closed is replaced by one that swallows everything, so that no file is opened in its place. A terminal
+    that goes away without a word (SIGHUP may be ignored) swallows everything from then on: what is under way goes on.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             _occupy({"stdin": 0, "stdout": 1, "stderr": 2}[name])
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the whole process
-    for stream in (sys.stdout, sys.stderr):
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if _is_device(stream, descriptor):
+            stream.flush()
+            raw = BufferedWriter(_Terminal(descriptor, "w", closefd=False))
+            lines = stream.line_buffering or stream.write_through
+            stream = TextIOWrapper(raw, encoding=stream.encoding, errors="replace", line_buffering=lines)
+            setattr(sys, name, stream)
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
+
+
+class _Terminal(FileIO):
+    """A terminal, which may be gone: then nothing comes of what is written."""
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return memoryview(content).nbytes
+
+
+def _is_device(stream: Any, descriptor: int) -> bool:
+    """Whether ``stream`` writes to that descriptor, and a terminal is there or was: a file takes nothing so easily."""
+    try:
+        return sys.platform != "win32" and stream.fileno() == descriptor and stat.S_ISCHR(os.fstat(descriptor).st_mode)
+    except (OSError, AttributeError, ValueError):
+        return False
 
 
 def _occupy(descriptor: int) -> None:

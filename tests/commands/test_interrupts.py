@@ -199,6 +199,31 @@ def test_a_sweep_on_a_terminal(tmp_path):
     assert "Traceback" not in shown
 
 
+BEGINNING = """
+import rich.live, signal, time
+import lowland.commands, lowland.interrupts
+start, end = rich.live._RefreshThread.start, lowland.interrupts.Interrupts.end
+def begin(thread):
+    start(thread)
+    signal.raise_signal(signal.SIGINT)
+rich.live._RefreshThread.start = begin
+lowland.interrupts.Interrupts.end = lambda *arguments: (time.sleep(0.5), end(*arguments))
+def call(arguments):
+    from lowland.training.sweep.progress import sweep_bar
+    with sweep_bar({}, {}, None):
+        return 0
+lowland.commands.call = call
+"""
+
+
+def test_a_bar_that_only_begins_is_not_drawn_once_more(tmp_path):
+    """Its thread had begun to draw when Ctrl-C came; the line stays the last thing on the terminal."""
+    code, shown = on_a_terminal(("list",), tmp_path, setup=BEGINNING)
+    assert code == 130
+    assert shown.startswith("\x1b[?25l")
+    assert shown.removesuffix("\x1b[?25h").endswith(f"{LINE}\n")
+
+
 def test_tables_are_as_wide_as_the_terminal(tmp_path):
     rows = [["andriushchenko2022/convergence", "CIFAR-10: SAM's training loss and gradient norm"]]
     printed = f"from lowland.commands.printing import *; table(['name', flows('what it is')], {rows}); say('x ' * 40)"

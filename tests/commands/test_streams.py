@@ -134,9 +134,10 @@ def test_a_broken_pipe_within_is_no_reader_gone(lowland, monkeypatch):
     assert "Broken pipe (/somewhere/else)" in outcome.err
 
 
-def test_a_full_disk():
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk(unbuffered):
     with open("/dev/full", "wb") as full:
-        code, _, err = ended("--help", stdout=full)
+        code, _, err = ended("--help", stdout=full, env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
     assert code == 2
     assert b"No space left on device" in err
     assert err.count(b"\n") == 1

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from lowland.data import center, one_hot, random_crop_flip, scale, shuffled_batches, text_windows
-from lowland.errors import SettingError
+from lowland.data import center, one_hot, random_crop_flip, scale, shuffled_batches
 
 
 def seeded(seed=0):
@@ -77,16 +76,3 @@ def test_shuffled_batches():
     first, second = (torch.cat(shuffled_batches(10, 10, generator)) for _ in range(2))
     assert torch.equal(first, torch.cat(batches))
     assert not torch.equal(first, second)
-
-
-def test_text_windows():
-    tokens = torch.arange(100, 120, dtype=torch.uint8)
-    inputs, targets = text_windows(tokens, 5, 2000, seeded())
-    assert inputs.shape == targets.shape == (2000, 5)
-    assert inputs.dtype == targets.dtype == torch.int64
-    assert torch.equal(inputs + 1, targets)
-    assert set(inputs[:, 0].tolist()) == set(range(100, 115))  # the first window and the last are among them
-    assert torch.equal(text_windows(tokens, 5, 2000, seeded())[0], inputs)
-    assert text_windows(tokens, 19, 1, seeded())[1].tolist() == [list(range(101, 120))]
-    with pytest.raises(SettingError, match="window of 20"):
-        text_windows(tokens, 20, 1, seeded())

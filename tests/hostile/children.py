@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from . import phases
+
 ROOT = Path(__file__).resolve().parents[2]
 _LOADED = ["tests.hostile.children", "tests.hostile.victim", "tests.hostile.loaded"]
 
@@ -187,33 +189,7 @@ def until(seconds):
 
 def die_in(what, count):
     """SIGKILL in the ``count``-th write of a file: before it, in its midst, before it is put in place, or after."""
-    from lowland.training import files
-
-    left = [count]
-
-    def now():
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    real_fsync, real_replace = os.fsync, os.replace
-    if what == "the midst":
-        real_open = Path.open
-
-        def opened(path, mode="r", *arguments, **options):
-            file = real_open(path, mode, *arguments, **options)
-            if mode == "wb" and path.name.endswith(".part"):
-                return _Torn(file, now)
-            return file
-
-        Path.open = opened
-    if what == "fsync":
-        os.fsync = lambda descriptor: (now(), real_fsync(descriptor))[1]
-    if what == "before it is in place":
-        os.replace = lambda *paths: (now(), real_replace(*paths))[1]
-    if what == "after it is in place":
-        os.replace = lambda *paths: (real_replace(*paths), now())[0]
-    assert files
+    phases.at(what, count, "SIGKILL")
 
 
 def die_drawing(kind, late):
@@ -230,29 +206,6 @@ def die_drawing(kind, late):
         return real(figure, *arguments, **options)
 
     Figure.savefig = save
-
-
-class _Torn:
-    """A file of which half is written when the process dies."""
-
-    def __init__(self, file, now):
-        self.file, self.now = file, now
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-
-    def write(self, content):
-        half = len(content) // 2
-        self.file.write(content[:half])
-        self.file.flush()
-        self.now()
-        self.file.write(content[half:])
-
-    def __getattr__(self, name):
-        return getattr(self.file, name)
 
 
 def fail_in(name, count, number):
@@ -276,4 +229,4 @@ def become_nobody():
 
 
 _ALL = (undrawn, offline, limit, spare_memory, until, die_in, die_drawing, fail_in, become_nobody)
-SETUPS = {one.__name__: one for one in _ALL}
+SETUPS = {one.__name__: one for one in _ALL} | phases.SETUPS

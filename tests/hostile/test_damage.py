@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from .children import call
+from .children import call, whole
 from .victims import COMMANDS, outcome
 
 BARE = [("undrawn",)]
@@ -121,6 +121,9 @@ FINISHED = {
 }  # fmt: skip
 
 
+SPARSE = 1 << 40
+
+
 @pytest.fixture(scope="module")
 def left(tmp_path_factory):
     """A folder as a command leaves it: begun or finished."""
@@ -163,6 +166,27 @@ def check(kind, state, pattern, how, left, expected, folder, draw):
         found = outcome(out)
         # A finished summary may say what it likes, as long as it has all that is printed of it.
         assert found[1:] == expected[1:] if state == "finished" else found == expected, ended
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", *whole("config.json", "checkpoint.pt", "weights", "grid")])
+def test_a_file_of_a_terabyte(name, left, tmp_path, count):
+    """It takes no room on the disk, and more memory than there is: the line names it, and nothing is called damaged."""
+    count("damaged files")
+    out = tmp_path / "out"
+    shutil.copytree(left("run", "begun"), out)
+    path = out / name if "." in name else tmp_path / name
+    with path.open("ab") as file:
+        file.truncate(SPARSE)
+    if name == "weights":
+        ended = call("evaluate", "tests/victim", path, cwd=tmp_path)
+    elif name == "grid":
+        ended = call(*COMMANDS["vectorized"], "--grid", path, "--out", "sweep", cwd=tmp_path)
+    else:
+        ended = call(*COMMANDS["run"], "--out", "out", cwd=tmp_path)
+    assert ended.code == 2, ended
+    assert ended.is_clear(), ended
+    assert f"out of memory ({path.relative_to(tmp_path) if '.' in name else path} has {SPARSE:,} bytes)" in ended.err
+    assert "damaged" not in ended.err
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -14,8 +14,8 @@ SMALL = ("run", "springer2024/toy", "--scale", "smoke", "--out", "out")
 LIST = ("list", "--json")
 
 
-def started(*arguments, cwd, environment=None, before=None, closed=(), **options):
-    """A process of its own, from Python's start on, with some descriptors closed."""
+def started(*arguments, cwd, environment=None, before=None, closed=(), prelude="", **options):
+    """A process of its own, from Python's start on, with some descriptors closed; a ``prelude`` is Python run first."""
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
     for name, value in (environment or {}).items():
         surroundings.pop(name, None)
@@ -29,7 +29,7 @@ def started(*arguments, cwd, environment=None, before=None, closed=(), **options
             before()
 
     done = subprocess.run(
-        [sys.executable, "-c", "from lowland.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-c", f"{prelude}\nfrom lowland.cli import main; main()", *map(str, arguments)],
         cwd=cwd, env=surroundings, preexec_fn=prepare, capture_output=True, timeout=280, check=False, **options,
     )  # fmt: skip
     return Ended(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))

@@ -17,6 +17,11 @@ class Settings(toy.Settings):
     pause: float = setting("seconds a step takes", low=0.0)
 
 
+def pause(seconds):
+    """In the middle of every step."""
+    time.sleep(seconds)
+
+
 def prepare(settings, device):
     pace._SECONDS = 0.0
     pace._SHARE = 1e9
@@ -31,7 +36,7 @@ def prepare(settings, device):
     def batch(step):
         generator = torch.Generator().manual_seed(settings.seed * 1000 + step)
         x = torch.randn(16, settings.size, generator=generator)
-        time.sleep(settings.pause)
+        pause(settings.pause)
         return x.to(device), x.sum(1, keepdim=True).to(device)
 
     return Task(model, F.mse_loss, SAM(base, rho=settings.rho), batch, toy.Check(model), {"loss": "loss"})

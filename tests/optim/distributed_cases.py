@@ -277,6 +277,7 @@ def ddp_static_graph():
     model = DDP(Net(), static_graph=True)
     train(model, SAM(sgd(model), rho=RHO, model=model))
     same(model, textbook(plain))
+    refused(ValueError, "Leave static_graph out", lambda: SAM(sgd(model), rho=RHO, model=model, m=1))
 
 
 def optimizer_state_in_pieces():

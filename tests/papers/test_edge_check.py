@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from lowland.curvature import alignment
 from lowland.models import mlp
 from lowland.papers import find
-from lowland.papers.long2024.edge_of_stability import EdgeCheck
+from lowland.papers.long2024.check import EdgeCheck
+from lowland.papers.long2024.held_out import HeldOut
 from lowland.training import Stack
 
 
@@ -92,3 +93,58 @@ def test_a_run_that_diverged_keeps_its_start_and_leaves_the_others_alone(setting
     for run in (0, 2, 3):
         assert_same_record(records[run], alone[run](5, of[run]))
         assert checks[run].vector is not before[run]
+
+
+def four_eigenvalues(settings):
+    return [replace(one, eigenvalues=4) if run % 2 else one for run, one in enumerate(settings)]
+
+
+def test_several_eigenvalues_are_the_hessians_largest(settings):
+    (model,) = networks(1)
+    (batch,) = batches(1, 0, True)
+    record = EdgeCheck(model, F.mse_loss, replace(settings[1], eigenvalues=4, tol=1e-6))(0, batch)
+    params = {name: p.detach() for name, p in model.named_parameters()}
+    sizes = [p.numel() for p in params.values()]
+
+    def loss(flat):
+        pieces = dict(zip(params, flat.split(sizes), strict=True))
+        shaped = {name: piece.view_as(params[name]) for name, piece in pieces.items()}
+        return F.mse_loss(torch.func.functional_call(model, shaped, batch[0]), batch[1])
+
+    exact = torch.linalg.eigvalsh(torch.func.hessian(loss)(torch.cat([p.flatten() for p in params.values()])))
+    largest = exact[exact.abs().argsort(descending=True)][:4]
+    assert record["eigenvalues"] == pytest.approx(largest.tolist(), rel=1e-6)
+    assert record["hessian_norm"] == abs(record["eigenvalues"][0])
+    assert "eigenvalues" not in EdgeCheck(model, F.mse_loss, settings[1])(0, batch)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_together_some_look_for_several_eigenvalues_and_all_are_tested_at_the_end(settings, shared):
+    settings = [replace(one, steps=5) for one in four_eigenvalues(settings)]
+    models, start = networks(len(settings)), networks(len(settings))
+    draw = torch.Generator().manual_seed(9)
+    held_out = HeldOut(
+        torch.randn(9, 6, generator=draw, dtype=torch.float64), torch.zeros(9, 3, dtype=torch.float64),
+        torch.randint(3, (9,), generator=draw),
+    )  # fmt: skip
+    alone = [EdgeCheck(model, F.mse_loss, one, held_out) for model, one in zip(models, settings, strict=True)]
+    together = [EdgeCheck(model, F.mse_loss, one, held_out) for model, one in zip(start, settings, strict=True)]
+    for step in (0, 5):
+        of = batches(len(models), step, shared)
+        expected = [check(step, batch) for check, batch in zip(alone, of, strict=True)]
+        records = EdgeCheck.together(together, stack_of(models, of, shared, step))
+        assert ["eigenvalues" in record for record in records] == [False, True] * 2
+        assert all(("test_error" in record) is (step == 5) for record in records)
+        for record, one in zip(records, expected, strict=True):
+            assert_same_record(record, one)
+        train(models)
+
+
+def test_a_run_that_looks_for_several_eigenvalues_may_diverge(settings):
+    settings = four_eigenvalues(settings)
+    models = networks(len(settings))
+    checks = [EdgeCheck(model, F.mse_loss, one) for model, one in zip(networks(4), settings, strict=True)]
+    with torch.no_grad():
+        models[1][1].weight.fill_(float("nan"))
+    records = EdgeCheck.together(checks, stack_of(models, batches(4, 0, True), True, 0))
+    assert [isinstance(record, FloatingPointError) for record in records] == [False, True, False, False]

@@ -3,11 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import t, ttest_rel
 
 from lowland.papers.andriushchenko2022.image_claims import m_claims
-from lowland.papers.paired import last, smaller
+from lowland.papers.paired import below_zero, last, reached, smaller
 from lowland.training import Arm
+from lowland.training.statistics import Estimate
 
 
 def arms(errors, **more):
@@ -37,11 +38,12 @@ def test_the_interval_is_that_of_a_paired_t_test():
 @pytest.mark.parametrize(
     ("sam", "erm", "passed", "reason"),
     [
-        ([0.3, 0.4], [0.3, 0.3], False, "over 2 seeds"),
+        ([0.3, 0.4], [0.3, 0.3], None, "2 seeds can't tell"),
+        ([0.3, 0.31, 0.32], [0.2, 0.21, 0.22], False, "over 3 seeds: 95 % interval 0.1 to 0.1"),
         ([0.3, 0.2], [0.3, 0.3], None, "2 seeds can't tell"),
         ([0.3], [0.4], None, "one seed"),
         ([0.4], [0.3], None, "one seed"),
-        ([0.3, 0.3], [0.3, 0.3], False, "over 2 seeds"),
+        ([0.3, 0.3], [0.3, 0.3], None, "2 seeds can't tell"),
         ([0.3], [], None, "no runs of sam and erm"),
     ],
 )
@@ -101,3 +103,24 @@ def test_what_else_varies_would_be_compared_too():
     for k, arm in enumerate(runs.values()):
         arm.settings.lr = 0.1 * k
     assert SMALL(runs).reason == "more than m varies: lr"
+
+
+def test_between_the_sign_of_the_mean_decides_nothing():
+    for mean in (-0.01, 0.0, 0.01):
+        verdict = below_zero(Estimate(mean, 0.01, 5))
+        assert (verdict.measured, verdict.passed) == (mean, None)
+    half = float(t.ppf(0.975, 4)) * 0.01
+    assert below_zero(Estimate(-half * 1.001, 0.01, 5)).passed is True
+    assert below_zero(Estimate(-half * 0.999, 0.01, 5)).passed is None
+    assert below_zero(Estimate(half * 0.999, 0.01, 5)).passed is None
+    assert below_zero(Estimate(half * 1.001, 0.01, 5)).passed is False
+    assert below_zero(Estimate(-1.0, 0.01, 4), least=5).passed is None
+
+
+def test_a_regime_is_that_of_the_worst_seed():
+    regime = reached("erm", last("test_error"), 0.02, "ERM's training error")
+    assert regime(arms({"erm": [0.0, 0.02], "sam": [0.9, 0.9]})) == ""
+    assert regime(arms({"erm": [0.0, 0.67]})) == (
+        "ERM's training error is 0.67, and the claim is about networks that get to 0.02"
+    )
+    assert regime(arms({"sam": [0.1]})) == "there is no arm erm"

@@ -20,7 +20,7 @@ def list_(json_: Json = False) -> None:
             "name": e.name,
             "title": e.title,
             "paper": e.paper,
-            "scales": list(e.scales),
+            "scales": e.scales_in_order,
             "datasets": list(e.datasets),
             "arms": list(e.arms),
         }
@@ -39,7 +39,7 @@ def list_(json_: Json = False) -> None:
 
 def show(
     name: Name,
-    scale: Annotated[str | None, typer.Option(help="Only this scale: smoke, laptop or paper.")] = None,
+    scale: Annotated[str | None, typer.Option(help="Only this scale: smoke, laptop, desk or paper.")] = None,
 ) -> None:
     """An experiment's settings, where each comes from, and the claims it checks.
 
@@ -49,7 +49,7 @@ def show(
     from lowland.training.settings import describe
 
     experiment = find(name)
-    scales = [scale] if scale else list(experiment.scales)
+    scales = [scale] if scale else experiment.scales_in_order
     values = {s: experiment.values(s) for s in scales}
     say(f"{experiment.name}: {experiment.title}")
     say(experiment.paper)

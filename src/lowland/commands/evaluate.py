@@ -17,7 +17,7 @@ def evaluate(
     ] = None,
     key: Annotated[str | None, typer.Option(help="Of a file with several state_dicts [default: last].")] = None,
     scale: Annotated[
-        str, typer.Option(help="smoke, laptop or paper: the settings, and so the network, of a file.")
+        str, typer.Option(help="smoke, laptop, desk or paper: the settings, and so the network, of a file.")
     ] = "paper",
     device: Device = "auto",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,

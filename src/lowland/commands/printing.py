@@ -13,7 +13,7 @@ import typer
 from lowland.commands.layout import Column, layout, wrap
 from lowland.streams import speaks_utf8
 
-VERDICTS = {True: "true", False: "FALSE", None: "not reached"}
+VERDICTS = {True: "holds", False: "fails", None: "undecided"}
 
 
 def flows(title: str) -> Column:

@@ -35,7 +35,7 @@ Halving = Annotated[
 def sweep(
     name: Name,
     grid: Grid = "paper",
-    scale: Annotated[str, typer.Option(help="smoke, laptop or paper: what the grid leaves alone.")] = "laptop",
+    scale: Annotated[str, typer.Option(help="smoke, laptop, desk or paper: what the grid leaves alone.")] = "laptop",
     out: Annotated[Path | None, typer.Option(help="Sweep directory [default: runs/NAME/sweep-SCALE-...].")] = None,
     engine: Annotated[str | None, typer.Option(help=_ENGINE_HELP, metavar="vectorized|process|ray")] = None,
     workers: Workers = None,

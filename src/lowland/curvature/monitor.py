@@ -257,12 +257,13 @@ class Monitor:
         start = self._vector
         if start is not None and start.shape != gradient.shape:  # parameters came or went
             start = None
-        measured, self._vector, reason = at_w(
+        measured, pairs = at_w(
             Hessian.of(objective), loss, gradient,
             rho=now.radii, eps=self._eps, tol=self.tol, start=start, max_basis=self.max_basis,
         )  # fmt: skip
-        if reason:
-            self._warn("not certified", f"the Hessian norm at step {self.steps} is not certified: {reason}")
+        self._vector = pairs.vectors[0]
+        if pairs.reason:
+            self._warn("not certified", f"the Hessian norm at step {self.steps} is not certified: {pairs.reason}")
         return measured
 
     @property

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lowland.curvature.edge import alignment, sam_edge
 from lowland.curvature.hessian import Hessian
+from lowland.curvature.lanczos import Eigenpairs
 from lowland.curvature.objective import LossFn, Weight
 from lowland.optim.functional import EPS, perturbation
 
@@ -24,13 +25,14 @@ class Stability:
         hessian_norm: |λ₁|, the Hessian's largest eigenvalue in magnitude.
         residual: ‖Hv − λ₁v‖: an eigenvalue lies within it of λ₁.
         products: Hessian products it took.
-        converged: whether the residual is within the tolerance.
+        converged: whether the residual is within the tolerance; of several eigenpairs, all of theirs.
         edge: the SAM edge at ‖g‖, 2/η for ρ = 0.
         gd_edge: 2/η.
         gradient_alignment: |cos(g, v)| with the principal eigenvector v.
         sam_gradient_alignment: |cos(∇L(w + ε), v)|.
         vector: v, shape ``(n,)``: the warm start of the next check.
         reason: why ``converged`` is False, else empty.
+        eigenvalues: the k largest in magnitude, λ₁ first, with their signs; only λ₁ where no more were asked for.
     """
 
     loss: float
@@ -45,6 +47,7 @@ class Stability:
     sam_gradient_alignment: float
     vector: Tensor
     reason: str = ""
+    eigenvalues: tuple[float, ...] = ()
 
 
 def stability(
@@ -58,6 +61,7 @@ def stability(
     tol: float = 1e-3,
     start: Tensor | None = None,
     weight: Weight | None = None,
+    k: int = 1,
 ) -> Stability:
     """Measure the Hessian norm and the SAM edge at the model's weights.
 
@@ -71,6 +75,7 @@ def stability(
         tol: relative residual of the eigenpair.
         start: ``vector`` of the last check.
         weight: what a batch counts.
+        k: how many of the Hessian's largest eigenvalues to find.
 
     The eigenpair is checked as that of `lowland.curvature.Hessian.eigenpairs`, at the same price.
 
@@ -86,11 +91,17 @@ def stability(
     loss, gradient = hessian.objective.loss_and_gradient()
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}")
-    measured, vector, reason = at_w(hessian, loss, gradient, rho=rho, eps=eps, tol=tol, start=start)
-    if not measured["converged"]:
-        warnings.warn(f"the Hessian norm is not certified: {reason}", stacklevel=2)
-    edge = sam_edge(measured["gradient_norm"], lr, rho)
-    return Stability(**measured, edge=edge, gd_edge=2 / lr, vector=vector, reason=reason)
+    measured, pairs = at_w(hessian, loss, gradient, rho=rho, eps=eps, tol=tol, start=start, k=k)
+    if not pairs.converged:
+        warnings.warn(f"the Hessian norm is not certified: {pairs.reason}", stacklevel=2)
+    return Stability(
+        **measured,
+        edge=sam_edge(measured["gradient_norm"], lr, rho),
+        gd_edge=2 / lr,
+        vector=pairs.vectors[0],
+        reason=pairs.reason,
+        eigenvalues=tuple(pairs.values.tolist()),
+    )
 
 
 def at_w(
@@ -103,8 +114,9 @@ def at_w(
     tol: float,
     start: Tensor | None,
     max_basis: int = 64,
-) -> tuple[dict[str, Any], Tensor, str]:
-    """Everything in a `Stability` but the edges, by name; v; and why the eigenpair has not converged, else empty.
+    k: int = 1,
+) -> tuple[dict[str, Any], Eigenpairs]:
+    """The numbers of a `Stability` but for the edges and further eigenvalues, by name; and the eigenpairs.
 
     Args:
         hessian: at w.
@@ -115,6 +127,7 @@ def at_w(
         tol: relative residual of the eigenpair.
         start: v of the last check.
         max_basis: of the eigenpair, see `Hessian.eigenpairs`.
+        k: how many eigenpairs.
 
     Raises:
         FloatingPointError: if a product is not finite.
@@ -122,7 +135,7 @@ def at_w(
     sam = gradient
     if isinstance(rho, Tensor) or rho > 0:
         _, sam = hessian.objective.loss_and_gradient(perturbation(gradient, rho, eps))
-    pairs = hessian.certified(k=1, tol=tol, start=start, max_basis=max_basis, at_w=(loss, gradient))
+    pairs = hessian.certified(k, tol, start=start, max_basis=max_basis, at_w=(loss, gradient))
     vector = pairs.vectors[0]
     measured = {
         "loss": loss.item(),
@@ -134,4 +147,4 @@ def at_w(
         "gradient_alignment": alignment(gradient, vector).item(),
         "sam_gradient_alignment": alignment(sam, vector).item(),
     }
-    return measured, vector, pairs.reason
+    return measured, pairs

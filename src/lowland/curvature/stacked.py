@@ -150,6 +150,7 @@ def _measure(
                 "converged": pair.converged,
                 "vector": pair.vectors[0],
                 "reason": pair.reason,
+                "eigenvalues": (pair.values.item(),),
             }
     return [found[run] for run in runs]
 

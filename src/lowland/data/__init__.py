@@ -1,7 +1,7 @@
 """Datasets as tensors: their publishers' files read and checked, fetched when missing, made into batches."""
 
 from lowland.data.augment import random_view
-from lowland.data.batches import Shuffled, WholeBatch, seeded, shuffled_batches, text_windows
+from lowland.data.batches import Shuffled, WholeBatch, seeded, shuffled_batches
 from lowland.data.celeba import load_celeba
 from lowland.data.dataset import Dataset, load
 from lowland.data.domains import DOMAIN_FOLDERS, Domains, load_domains
@@ -10,6 +10,7 @@ from lowland.data.grouped import GroupedDataset
 from lowland.data.inventory import Status, status, verify
 from lowland.data.mnist_domains import colored_mnist, rotated_mnist
 from lowland.data.noise import flip_labels
+from lowland.data.pieces import TextPieces, consecutive
 from lowland.data.registry import DATASETS, Download, Part, Source
 from lowland.data.root import data_root
 from lowland.data.split import Split, split_validation
@@ -29,9 +30,11 @@ __all__ = [
     "Source",
     "Split",
     "Status",
+    "TextPieces",
     "WholeBatch",
     "center",
     "colored_mnist",
+    "consecutive",
     "data_root",
     "fetch",
     "flip_labels",
@@ -49,6 +52,5 @@ __all__ = [
     "split_validation",
     "stacked_images",
     "status",
-    "text_windows",
     "verify",
 ]

@@ -25,19 +25,6 @@ def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> tup
     return torch.randperm(n, generator=generator, device=generator.device).split(batch_size)
 
 
-def text_windows(tokens: Tensor, length: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random windows of a text and, for each of their characters, the next: int64 (batch_size, length) each.
-
-    ``tokens``: (characters,), integers of any type and device; every window is equally likely. Raises
-    `SettingError` if the text is not longer than ``length``.
-    """
-    if len(tokens) <= length:
-        raise SettingError(f"A window of {length} and the character after it don't fit in {len(tokens)}.")
-    starts = torch.randint(len(tokens) - length, (batch_size, 1), generator=generator, device=generator.device)
-    windows = tokens[(starts + torch.arange(length + 1, device=starts.device)).to(tokens.device)].long()
-    return windows[:, :-1], windows[:, 1:]
-
-
 @dataclass(frozen=True, eq=False)
 class WholeBatch:
     """The same examples at every step: full-batch training.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lowland.data.registry import Download
-from lowland.progress import lines
+from lowland.progress import lines, shown
 
 #: Called with a download and how many of its bytes are there.
 Advance = Callable[[Download, int], None]
@@ -21,7 +21,7 @@ def bars(show: bool) -> Iterator[Advance]:
     drawn = show and console.is_terminal
     said = ["waiting for an answer"]
     with (
-        Progress(*columns, console=console, transient=True, disable=not drawn) as progress,
+        shown(Progress(*columns, console=console, transient=True, disable=not drawn)) as progress,
         lines(lambda: said[0], show and not drawn) as told,
     ):
         tasks: dict[Download, TaskID] = {}
@@ -48,7 +48,7 @@ def counting(description: str, total: int, show: bool) -> Iterator[Callable[[], 
     drawn = show and console.is_terminal
     done = [0]
     with (
-        Progress(*columns, console=console, transient=True, disable=not drawn) as progress,
+        shown(Progress(*columns, console=console, transient=True, disable=not drawn)) as progress,
         lines(lambda: f"{description}: {done[0]} of {total} images", show and not drawn) as told,
     ):
         task = progress.add_task(description, total=total)

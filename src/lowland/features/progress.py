@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
+from lowland.progress import shown
+
 T = TypeVar("T")
 _PATIENCE = 2.0  # seconds without a bar
 
@@ -20,7 +22,7 @@ def _with_bar(items: Iterable[T], what: str, stack: ExitStack) -> Iterator[T]:
     begun, bar, task = time.monotonic(), None, None
     for done, item in enumerate(items):
         if bar is None and time.monotonic() - begun > _PATIENCE:
-            bar = stack.enter_context(_bar())
+            bar = stack.enter_context(shown(_bar()))
             task = bar.add_task(what, total=_length(items))
         if bar is not None:
             bar.update(task, completed=done)

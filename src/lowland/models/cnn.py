@@ -8,11 +8,11 @@ from lowland.models.init import glorot_normal_
 
 
 class ChannelNorm(nn.Module):
-    """Layer norm over the channels of each pixel of ``(n, channels, height, width)``."""
+    """Layer norm over the channels of each pixel of ``(n, channels, height, width)``; ε is 1e-6, as in Flax."""
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as ``x``."""
@@ -22,7 +22,7 @@ class ChannelNorm(nn.Module):
 def norm_cnn(channels: Sequence[int], size: int, classes: int, inputs: int = 3) -> nn.Sequential:
     """Blocks of 3×3 convolution, ReLU, layer norm over channels and 2×2 max pool, then a linear layer.
 
-    The network of Long & Bartlett 2024 for CIFAR-10; Glorot normal weights, zero biases.
+    The network of Long & Bartlett 2024 for CIFAR-10; truncated Glorot normal weights, zero biases.
 
     Args:
         channels: of each block.

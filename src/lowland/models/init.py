@@ -9,10 +9,16 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def glorot_normal_(model: M) -> M:
-    """Normal weights of variance 2/(fan_in + fan_out) (Glorot & Bengio 2010, equation 12), zero biases, in place."""
+    """Truncated normal weights of variance 2/(fan_in + fan_out) after truncation, zero biases, in place.
+
+    The variance of Glorot & Bengio 2010, equation 12; cut off at two standard deviations of the normal, as Long &
+    Bartlett 2024 draw them (Flax's ``glorot_normal``).
+    """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.xavier_normal_(module.weight)
+            outputs, inputs = module.weight.shape[:2]
+            patch = module.weight[0, 0].numel()  # pixels under a kernel; 1 for a linear layer
+            truncated_normal_(module.weight, math.sqrt(2 / ((inputs + outputs) * patch)) / _TRUNCATED)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return model

@@ -9,7 +9,7 @@ from lowland.models.init import glorot_normal_
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:
-    """A fully connected ReLU network; Glorot normal weights, zero biases (the network of Long & Bartlett 2024).
+    """A fully connected ReLU network (that of Long & Bartlett 2024); truncated Glorot normal weights, zero biases.
 
     Args:
         widths: of input, hidden layers and output. Inputs of shape ``(n, ...)`` are flattened.

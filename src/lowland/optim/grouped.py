@@ -29,6 +29,12 @@ def check(m: Any, model: nn.Module | None, params: list[Tensor]) -> None:
         raise ValueError("with m, the base optimizer's parameters must be the model's: some are not in model=")
     if any(is_distributed(param) for param in params):
         raise ValueError("m needs whole parameters in each process: it goes with DDP, not with FSDP2 or DTensors")
+    wrapper = parallel.ddp(model)
+    if wrapper is not None and wrapper.static_graph:
+        raise ValueError(
+            "m doesn't go with DistributedDataParallel(static_graph=True): m-SAM's first passes average nothing, and "
+            "with static_graph torch must see an averaged pass first. Leave static_graph out"
+        )
 
 
 def backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any = None) -> Tensor:

@@ -22,6 +22,20 @@ def random_states(params: Iterable[Tensor]) -> list[tuple[Any, Any]]:
     return states
 
 
+def have_moved(states: list[tuple[Any, Any]]) -> bool:
+    """Whether the generators are no longer what `random_states` found."""
+    now = dict(random_states(torch.empty(0, device=device) for device, _ in states if isinstance(device, torch.device)))
+    return not all(_same(state, now[device]) for device, state in states)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, tuple | list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return bool((a == b).all()) if hasattr(a, "all") else bool(a == b)
+
+
 def replay(states: list[tuple[Any, Any]]) -> None:
     """Set the generators to what `random_states` found."""
     for device, state in states:

@@ -67,10 +67,30 @@ def difference(arms: Mapping[str, Arm], kind: str, other: str, measure: Measure)
 def smaller(kind: str, other: str, measure: Measure) -> Judge:
     """Judges whether ``kind`` has the smaller measure than ``other``: the mean difference, paired by seed.
 
-    True if its 95 % t-interval lies below 0; false if the mean is not below 0; null if it is, and the interval isn't:
-    so few seeds can't tell. And null of a single seed.
+    As `below_zero` says.
     """
     return judged(lambda arms: below_zero(difference(arms, kind, other, measure)))
+
+
+def reached(kind: str, measure: Measure, threshold: float, what: str) -> Callable[[Mapping[str, Arm]], str]:
+    """A `Claim`'s ``regime``: that the arms of ``kind`` end at or below ``threshold``, the worst seed included.
+
+    ``what``: the measure in words, ``"ERM's training error"``.
+    """
+
+    def regime(arms: Mapping[str, Arm]) -> str:
+        try:
+            values = by_seed(arms, kind, measure)
+        except Unfit as unfit:
+            return unfit.reason
+        if not values:
+            return f"there is no arm {kind}"
+        worst = max(values.values())
+        if worst <= threshold:
+            return ""
+        return f"{what} is {worst:.2g}, and the claim is about networks that get to {threshold:g}"
+
+    return regime
 
 
 def at_most(threshold: float, measure: Measure, neither: str) -> Judge:
@@ -90,16 +110,18 @@ def at_most(threshold: float, measure: Measure, neither: str) -> Judge:
 
 
 def below_zero(found: Estimate, least: int = 2) -> Verdict:
-    """As `smaller` says, of the mean difference ``found``; null of fewer seeds than ``least``, too."""
+    """Whether a mean difference is below 0: true if its whole 95 % t-interval lies below 0, false if whole above.
+
+    Null between, whatever the sign of the mean: so few seeds can't tell. And null of fewer seeds than ``least``.
+    """
     if found.interval is None:
         return Verdict(found.mean, None, ONE_SEED)
     if found.n < least:
         return Verdict(found.mean, None, f"it takes {least} seeds, and these are {found.n}: {shown(found)}")
-    if found.mean >= 0:
-        return Verdict(found.mean, False, f"over {found.n} seeds: {shown(found)}")
-    if found.interval[1] >= 0:
+    low, high = found.interval
+    if low <= 0 <= high:
         return Verdict(found.mean, None, f"{found.n} seeds can't tell: {shown(found)}")
-    return Verdict(found.mean, True, f"over {found.n} seeds: {shown(found)}")
+    return Verdict(found.mean, high < 0, f"over {found.n} seeds: {shown(found)}")
 
 
 def shown(found: Estimate) -> str:

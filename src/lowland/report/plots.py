@@ -8,7 +8,6 @@ from typing import Any
 from lowland.report.canvas import COLOURS, label_positions, legend_below, plain_logarithm, save, style
 from lowland.training import Arm, Bars, Panel, Plot
 
-_COLUMNS = 3
 _GREY = "#999999"
 
 
@@ -25,16 +24,19 @@ def draw_plot(directory: Path, plot: Plot, arms: Mapping[str, Arm], title: str) 
         return None
     labels = dict.fromkeys(label for panel in panels for label in panel.labels)
     colours = dict(zip(labels, COLOURS, strict=False))
-    columns = min(len(panels), _COLUMNS)
+    columns = min(len(panels), plot.columns)
     rows = -(-len(panels) // columns)
     with style():
         canvas = Canvas(figsize=(max(3.4 * columns, 4.2), 2.7 * rows + 0.5), layout="constrained")
-        axes = list(canvas.subplots(rows, columns, squeeze=False).flat)
+        axes = list(canvas.subplots(rows, columns, squeeze=False, sharex=plot.shared, sharey=plot.shared).flat)
         handles: dict[str, Any] = {}
         for axis, panel in zip(axes, panels, strict=False):
             handles |= _draw_bars(axis, panel, colours) if isinstance(panel, Bars) else _draw(axis, panel, colours)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
+        if plot.shared:
+            for axis in axes:
+                axis.label_outer()
         legend_below(canvas, list(handles.values()))
         canvas.suptitle(f"{plot.title} ({title})", fontsize=10)
         return save(canvas, directory, plot.name)
@@ -48,8 +50,15 @@ def _draw(axis: Any, panel: Panel, colours: Mapping[str, str]) -> dict[str, Any]
         colour = colours.get(line.label or line.beside, _GREY)
         how: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.6} if line.beside else {}
         (drawn,) = axis.plot(x, y, line.style, color=colour, label=line.label or None, markersize=4, **how)
+        if line.low:
+            low, high = (_numbers(values, panel.logy) for values in (line.low, line.high))
+            axis.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
         if line.label in colours:
             handles[line.label] = drawn
+    for level in panel.levels:
+        handles[level.label] = axis.axhline(
+            level.value, linestyle=":", linewidth=1.2, color=colours.get(level.beside, _GREY), label=level.label
+        )
     axis.set_title(panel.title, fontsize=9)
     axis.set_xlabel(panel.xlabel)
     axis.set_ylabel(panel.ylabel)

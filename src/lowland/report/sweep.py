@@ -5,8 +5,10 @@ from pathlib import Path
 
 from lowland.report.axes import numeric
 from lowland.report.grid_lines import draw_lines
+from lowland.report.grid_panels import draw_panels
 from lowland.report.heat_map import draw_map
-from lowland.training import Arm, Curve, Experiment
+from lowland.report.plots import draw_plot
+from lowland.training import Arm, Curve, Experiment, Figure
 from lowland.training.sweep.cells import Cell, cells_of
 from lowland.training.sweep.selection import select
 
@@ -16,8 +18,9 @@ def draw_sweep(directory: Path, experiment: Experiment, arms: Mapping[str, Arm],
 
     Every outcome of the experiment, and the metric that it selects by, against ρ and against m, whichever varies (or
     else the first setting with several numbers), with a line for each combination of the others; and a map of the
-    metric it selects by (or else the first outcome) over η and ρ (or else the first two such settings). What the grid
-    is too small for, or of which no run has a value, is left out.
+    metric it selects by (or else the first outcome) over η and ρ (or else the first two such settings). Then the
+    figures of a run that are to be panels over the grid. What the grid is too small for, or of which no run has a
+    value, is left out. Then the experiment's own ``sweep_figures``.
 
     Args:
         directory: made if need be.
@@ -45,7 +48,12 @@ def draw_sweep(directory: Path, experiment: Experiment, arms: Mapping[str, Arm],
         curve = next(curve for curve in curves if curve.column == metric)
         if _has_values(cells, curve):
             drawn.append(draw_map(directory, cells, curve, (y, x), best, experiment.name))
-    return drawn
+    for figure in experiment.figures:
+        if isinstance(figure, Figure) and figure.over_grid is not None:
+            panels = draw_panels(directory, cells, figure, best, experiment.name)
+            drawn += [panels] if panels else []
+    plots = [draw_plot(directory, plot, arms, experiment.name) for plot in experiment.sweep_figures]
+    return drawn + [path for path in plots if path is not None]
 
 
 def _curves(experiment: Experiment) -> list[Curve]:

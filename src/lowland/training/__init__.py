@@ -1,9 +1,9 @@
 """One loop, its run directory, and what an experiment has to say to be run by it."""
 
 from lowland.training.arm import Arm, Record
-from lowland.training.drawing import Bars, Curve, Figure, Line, Panel, Plot
+from lowland.training.drawing import Bars, Curve, Figure, Level, Line, Panel, Plot
 from lowland.training.environment import choose_device
-from lowland.training.experiment import Claim, Experiment, Row, Selection, Verdict
+from lowland.training.experiment import SCALES, Claim, Experiment, Reference, Row, Selection, Verdict
 from lowland.training.loop import train
 from lowland.training.parallel import Alone, world
 from lowland.training.reading import read_json, read_records
@@ -13,6 +13,7 @@ from lowland.training.summary import configuration, summarize
 from lowland.training.task import Stack, Task, Together
 
 __all__ = [
+    "SCALES",
     "Alone",
     "Arm",
     "Bars",
@@ -20,10 +21,12 @@ __all__ = [
     "Curve",
     "Experiment",
     "Figure",
+    "Level",
     "Line",
     "Panel",
     "Plot",
     "Record",
+    "Reference",
     "Row",
     "RunDirectory",
     "Selection",

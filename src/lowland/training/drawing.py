@@ -25,6 +25,8 @@ class Figure:
         ylabel: with the unit, where there is one.
         curves: drawn in order.
         log: logarithmic vertical axis.
+        over_grid: the two settings, those of the rows and of the columns, over which a sweep draws it too; none for a
+            figure of runs alone.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Figure:
     ylabel: str
     curves: tuple[Curve, ...]
     log: bool = True
+    over_grid: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Line:
         label: for the legend; lines of one figure with the same label share colour and entry.
         style: a matplotlib format without colour: ``"-"``, ``"o"``, ``"o--"``.
         beside: a label whose lines this one is drawn thinly beside, in their colour: one seed beside the mean, say.
+        low: the lower edge of a band around the line, one for each x, None where there is none; empty for no band.
+        high: its upper edge.
     """
 
     x: Sequence[float | None]
@@ -51,11 +56,28 @@ class Line:
     label: str = ""
     style: str = "-"
     beside: str = ""
+    low: Sequence[float | None] = ()
+    high: Sequence[float | None] = ()
+
+
+@dataclass(frozen=True)
+class Level:
+    """A horizontal line across a panel, dotted: what a paper reports, say.
+
+    Attributes:
+        value: its height.
+        label: for the legend; levels of one figure with the same label share an entry.
+        beside: a label whose colour it has; grey without.
+    """
+
+    value: float
+    label: str
+    beside: str = ""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes; labels with their units, where there are some."""
+    """One pair of axes; labels with their units, where there are some. ``levels`` are drawn across."""
 
     title: str
     xlabel: str
@@ -63,6 +85,7 @@ class Panel:
     lines: Sequence[Line]
     logx: bool = False
     logy: bool = False
+    levels: Sequence[Level] = ()
 
     @property
     def labels(self) -> list[str]:
@@ -103,9 +126,13 @@ class Plot:
     Attributes:
         name: of the file.
         title: what it shows.
-        panels: made of the arms, by name; none where there is nothing to draw.
+        panels: made of the arms, by name; none where there is nothing to draw. Row by row.
+        columns: how many panels are beside each other, at most.
+        shared: whether all panels have the same axes, labelled at the outer edges alone.
     """
 
     name: str
     title: str
     panels: Callable[[Mapping[str, Arm]], Sequence[Panel | Bars]]
+    columns: int = 3
+    shared: bool = False

@@ -14,7 +14,7 @@ from lowland.training.settings import Settings, Value, repeated, resolve_arms
 from lowland.training.statistics import estimate
 from lowland.training.task import Task, Together
 
-SCALES = ("smoke", "laptop", "paper")
+SCALES = ("smoke", "laptop", "desk", "paper")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,23 @@ class Verdict:
     measured: float | None
     passed: bool | None
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The paper's own value, to stand beside ours.
+
+    Attributes:
+        value: a number, or several in words (``"ERM 5.15, SAM 4.3"``).
+        where: its figure or table, and whether it was read by eye (``"figure 9, read by eye"``).
+    """
+
+    value: float | str
+    where: str
+
+    def entry(self) -> dict[str, Any]:
+        """For a summary."""
+        return {"value": self.value, "where": self.where}
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,12 @@ class Claim:
         over_seeds: whether it compares arms over several seeds, NAME-0, NAME-1, ...: in a sweep those of the grid.
         whole_grid: whether, in a sweep, it is a claim about all its runs together, by label, and not about the arms
             around each point.
+        reference: the paper's own value, where one is known.
+        regime: arms by name → why these runs don't get to where the claim speaks, in one sentence with the number
+            (``"ERM's training error is 0.67, and the claim is about networks trained to below 0.02"``); empty if they
+            do. Where they don't the claim is undecided, whatever was measured.
+        decided_by: the scale that gets there, and has the seeds that it takes.
+        grid: the experiment's grid whose sweep decides it, where a single run can't.
     """
 
     id: str
@@ -48,6 +71,16 @@ class Claim:
     judge: Callable[[Mapping[str, Arm]], Verdict]
     over_seeds: bool = False
     whole_grid: bool = False
+    reference: Reference | None = None
+    regime: Callable[[Mapping[str, Arm]], str] | None = None
+    decided_by: str = "desk"
+    grid: str | None = None
+
+    def decide(self, arms: Mapping[str, Arm]) -> Verdict:
+        """The verdict on these arms: that of ``judge``, but null with the reason where they don't get to the regime."""
+        short = self.regime(arms) if self.regime is not None else ""
+        verdict = self.judge(arms)
+        return Verdict(verdict.measured, None, short) if short else verdict
 
 
 @dataclass(frozen=True)
@@ -116,8 +149,8 @@ class Experiment:
         paper: the reference.
         datasets: names in `lowland.data`; empty where nothing needs to be fetched.
         settings: dataclass of its settings.
-        scales: for each of ``paper``, ``laptop`` and ``smoke`` the values; the smaller ones give only what
-            differs from ``paper``.
+        scales: for each of `SCALES` the values; the smaller ones give only what differs from ``paper``. A scale may be
+            missing but ``paper``: then it is refused.
         arms: what its claims compare: arm → the settings that make it.
         grid: what a sweep of it covers, setting by setting. Runs that differ only in ``lr``, ``rho``, ``momentum``,
             ``weight_decay`` and ``seed`` must be the same program: those five reach nothing but the optimizer, the
@@ -133,6 +166,7 @@ class Experiment:
             means over seeds, from all arms.
         selection: how a sweep chooses among the points of a grid.
         outcomes: what a sweep draws of its runs' last records.
+        sweep_figures: what a sweep draws beside them: plots of its runs, by label.
     """
 
     name: str
@@ -152,6 +186,7 @@ class Experiment:
     table: Callable[[Mapping[str, Arm]], Sequence["Row"]] | None = None
     selection: Selection | None = None
     outcomes: tuple[Curve, ...] = ()
+    sweep_figures: tuple[Plot, ...] = ()
     more_grids: Mapping[str, Sequence[Mapping[str, tuple[Any, ...]]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -176,12 +211,19 @@ class Experiment:
             name: [dict(part) for part in parts] for name, parts in self.more_grids.items()
         }
 
+    @property
+    def scales_in_order(self) -> list[str]:
+        """The scales that it has, the smallest first."""
+        return [scale for scale in SCALES if scale in self.scales]
+
     def values(self, scale: str) -> dict[str, Value]:
         """Every setting's value at ``scale``, with its origin.
 
         Raises:
-            SettingError: for an unknown scale.
+            SettingError: for an unknown scale, or one that this experiment doesn't have.
         """
+        if scale in SCALES and scale not in self.scales:
+            raise SettingError(f"{self.name} has no {scale} scale: choose {' or '.join(self.scales_in_order)}")
         if scale not in self.scales:
             raise SettingError(f"unknown scale {scale}.{suggestion(scale, self.scales)}")
         return {**self.scales["paper"], **self.scales[scale]}

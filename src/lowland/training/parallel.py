@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from lowland.errors import ElsewhereError, RunError, SettingError
 from lowland.launched import launched
+from lowland.training.meeting import meet
 from lowland.training.randomness import random_state, restore_random_state, seed_everything
 from lowland.training.task import Task
 
@@ -246,12 +247,12 @@ def world() -> Iterator[Alone]:
 
     Raises:
         ElsewhereError: if another process failed; that one says why.
-        RunError: in the first process, if another is gone.
+        RunError: in the first process, if another is gone; in any, if they can't meet.
     """
     if not launched():
         yield Alone()
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
+    meet(_PATIENCE)
     processes = World()
     try:
         yield processes

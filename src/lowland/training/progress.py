@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from lowland.progress import Lines, left, lines
+from lowland.progress import Lines, left, lines, shown
 from lowland.training.arm import Record
 
 
@@ -87,10 +87,10 @@ def bar(total: int, visible: bool = True) -> Iterator[Bar]:
         TextColumn("{task.fields[text]}"),
     )  # fmt: skip
     drawn = visible and console.is_terminal
-    with Progress(*columns, console=console, disable=not drawn, redirect_stdout=False) as progress:
-        shown = Bar(progress, total, interval=0.1)
-        with lines(shown.line, visible and not drawn) as shown.said:
-            yield shown
+    with shown(Progress(*columns, console=console, disable=not drawn, redirect_stdout=False)) as progress:
+        made = Bar(progress, total, interval=0.1)
+        with lines(made.line, visible and not drawn) as made.said:
+            yield made
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def waiting(what: str) -> Iterator[None]:
 
     console, began = Console(stderr=True), time.monotonic()
     if console.is_terminal:
-        with console.status(Text(what, overflow="ignore", no_wrap=True)):
+        with shown(console.status(Text(what, overflow="ignore", no_wrap=True))):
             yield
         return
     with lines(lambda: f"{what}: for {time.monotonic() - began:.0f} s so far"):

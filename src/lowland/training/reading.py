@@ -20,10 +20,19 @@ _RECORD = {"arm": str, "step": Within(0, 2**63 - 1)}
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a file; an OSError names it. What is no file, a pipe say, is not opened: that could wait for ever."""
+    """All of a file; errors name it. What is no file, a pipe say, is not opened: that could wait for ever.
+
+    Raises:
+        OSError: if it can't be read.
+        MemoryError: if there is not enough memory for it.
+    """
     with naming(path):
         refuse_special(path)
-        return path.read_bytes()
+        size = path.stat().st_size
+        try:
+            return path.read_bytes()
+        except MemoryError as error:
+            raise MemoryError(f"{path} has {size:,} bytes") from error
 
 
 def read_json(path: Path, shape: Any = None, remedy: str = "") -> dict[str, Any]:

@@ -32,7 +32,8 @@ _SUMMARY = {
     "metrics": Each(object),
     "claims": [
         {"id": str, "text": str, "source": str, "measured": Maybe(NUMBER), "threshold": Maybe(str),
-         "passed": Maybe(bool), "reason": str},
+         "passed": Maybe(bool), "reason": str, "reference": Maybe({"value": (str, *NUMBER), "where": str}),
+         "decided_by": Maybe({"scale": str, "command": str})},
     ],
     "files": Maybe(Each(str)),
     "table": Maybe([{"name": str, "runs": dict, "measures": Each({"mean": NUMBER, "standard_error": Maybe(NUMBER)})}]),

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from lowland.training.arm import Arm
+from lowland.training.deciding import decided_by
 from lowland.training.environment import environment
 from lowland.training.experiment import Claim, Experiment, Verdict
 from lowland.training.settings import Settings, values_of
@@ -40,7 +41,10 @@ def summarize(
         "seed": config["seed"],
         "config": dict(config),
         "metrics": {name: final(arm) for name, arm in arms.items()} | dict(digest),
-        "claims": [_judged(claim, config["scale"], arms) for claim in experiment.claims],
+        "claims": [
+            claim_entry(experiment, config, claim, SMOKE if config["scale"] == "smoke" else claim.decide(arms))
+            for claim in experiment.claims
+        ],
         **table_entry(experiment, arms),
         "environment": environment(device) | {key: config[key] for key in ("processes",) if key in config},
     }
@@ -62,12 +66,16 @@ def table_entry(experiment: Experiment, arms: Mapping[str, Arm]) -> dict[str, An
     return {} if experiment.table is None else {"table": [row.entry() for row in experiment.table(arms)]}
 
 
-def _judged(claim: Claim, scale: str, arms: Mapping[str, Arm]) -> dict[str, Any]:
-    return claim_entry(claim, SMOKE if scale == "smoke" else claim.judge(arms))
+def claim_entry(experiment: Experiment, config: Mapping[str, Any], claim: Claim, verdict: Verdict) -> dict[str, Any]:
+    """A claim with its verdict, for a summary: ``decided_by`` where it is undecided, and another command decides it.
 
-
-def claim_entry(claim: Claim, verdict: Verdict) -> dict[str, Any]:
-    """A claim with its verdict, for a summary."""
+    Args:
+        experiment: whose claim.
+        config: of the run or sweep.
+        claim: that was judged.
+        verdict: on it.
+    """
+    open_ = verdict.passed is None and claim.threshold is not None
     return {
         "id": claim.id,
         "text": claim.text,
@@ -76,4 +84,6 @@ def claim_entry(claim: Claim, verdict: Verdict) -> dict[str, Any]:
         "threshold": claim.threshold,
         "passed": verdict.passed,
         "reason": verdict.reason,
+        "reference": None if claim.reference is None else claim.reference.entry(),
+        "decided_by": decided_by(experiment, claim, config) if open_ else None,
     }

@@ -94,8 +94,8 @@ class Together(Protocol):
     def train(self, steps: int) -> None:
         """So many steps further, all of them. Where training is cut into calls must not change a bit."""
 
-    def measure(self) -> Mapping[str, "Record | FloatingPointError"]:
-        """Each arm's record at this step, plain numbers by name, or that it has diverged."""
+    def measure(self) -> Mapping[str, "Record | FloatingPointError | None"]:
+        """Each arm's record at this step, plain numbers by name, or that it has diverged; None for no record."""
 
     def ended(self) -> bool:
         """Whether all arms have stopped, by a criterion of the experiment's own."""

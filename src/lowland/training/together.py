@@ -130,7 +130,8 @@ class _Run:
             if isinstance(found, FloatingPointError):
                 state |= {"finished": True, "diverged_at": self.step}
                 continue
-            self.directory.append({"arm": name, "step": self.step, **found})
+            if found is not None:
+                self.directory.append({"arm": name, "step": self.step, **found})
             state["finished"] = ended or self.step == settings.steps
         self.seconds["check_seconds"] += time.monotonic() - started
 

@@ -27,17 +27,28 @@ def textbook(model, losses, m, rho=0.1):
     size = len(losses())
     for start in range(0, size, m):
         part = slice(start, start + m)
-        g = torch.autograd.grad(losses()[part].mean(), params, allow_unused=True)
-        g = [torch.zeros_like(p) if d is None else d for p, d in zip(params, g, strict=True)]
+        g = gradient(losses()[part].mean(), params)
         e = [rho * d / torch.cat([d.flatten() for d in g]).norm() for d in g]
         kept = [p.detach().clone() for p in params]
         with torch.no_grad():
             torch._foreach_add_(params, e)
-        d = torch.autograd.grad(losses()[part].sum() / size, params, allow_unused=True)
+        d = gradient(losses()[part].sum() / size, params)
         with torch.no_grad():
             torch._foreach_copy_(params, kept)
-        total = [t if x is None else t + x for t, x in zip(total, d, strict=True)]
+        total = [t + x for t, x in zip(total, d, strict=True)]
     return total
+
+
+def gradient(loss, params):
+    """By ``backward``, as reentrant checkpoints want it; `p.grad` is left alone."""
+    held = [p.grad for p in params]
+    for p in params:
+        p.grad = None
+    loss.backward()
+    found = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+    for p, before in zip(params, held, strict=True):
+        p.grad = before
+    return found
 
 
 def optimizer_of(model, m=1, **options):

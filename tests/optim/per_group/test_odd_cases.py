@@ -38,6 +38,21 @@ def test_a_patch_is_less_than_the_image_at_one_position(name, m, monkeypatch):
     assert_exact(model, lambda: model(x).flatten(1).tanh().sum(1), m)
 
 
+@pytest.mark.parametrize("m", [1, 2])
+def test_an_activation_in_place_of_rows_that_lie_otherwise(m):
+    model, x = nn.Linear(8, 8).double(), rand(1, 4, 8)
+    assert_exact(model, lambda: F.relu(model(x.transpose(0, 1)), inplace=True).square().sum((1, 2)), m)
+
+
+@pytest.mark.parametrize("m", [1, 2])
+@pytest.mark.parametrize("kernel", [2, 3])
+@pytest.mark.parametrize("layer", [nn.Conv1d, nn.Conv2d])
+def test_a_convolution_of_one_pixel_that_lies_otherwise(layer, kernel, m):
+    model = layer(4, 4, kernel, padding=1).double()
+    x = rand(4, *model.stride, 4)
+    assert_exact(model, lambda: model(x.movedim(-1, 1)).flatten(1).tanh().sum(1), m)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("m", [1, 2])
 def test_layer_norm_of_what_autocast_made(m, dtype):

@@ -1,5 +1,6 @@
 """The batched program against textbook loops over one network, the authors' published numbers, and the claims."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -67,12 +68,18 @@ def test_every_algorithm_is_its_textbook_loop(arms):
     chosen["switch-gd-to-1-sam"] = replace(chosen["switch-gd-to-1-sam"], then_rho=0.2)  # 10 is for later
     program = DiagonalRuns(chosen, CPU)
     program.train(25)
+    first = program.measure()["a-gd"]
+    u, v, data = textbook(chosen["a-gd"], 25)
+    assert first["train_loss"] == pytest.approx(data.losses(torch.tensor(u[None]), torch.tensor(v[None]))[0].item())
     program.train(30)
     measured = program.measure()
     for k, (name, run) in enumerate(chosen.items()):
         u, v, data = textbook(run, min(run.steps, 55))
         np.testing.assert_allclose(program.u[:, k], u, rtol=1e-10)
         np.testing.assert_allclose(program.v[:, k], v, rtol=1e-10, atol=1e-13)
+        if run.steps < 55:
+            assert measured[name] is None
+            continue
         test = ((data.test_x.numpy() @ (u * v) - data.test_y.numpy()) ** 2).sum() / 2000
         train = ((data.x.numpy() @ (u * v) - data.y.numpy()) ** 2).sum() / 40
         assert measured[name]["test_loss"] == pytest.approx(test, rel=1e-10)
@@ -111,15 +118,16 @@ def test_the_targets_do_not_depend_on_the_library_for_linear_algebra():
 
 
 def test_the_papers_runs(arms):
-    assert len(arms) == 6 + 5 + 6 + 15 + 4
-    assert {group: {round(30 * arms[name].lr) for name in arms if name[0] == group} for group in "abcds"} == {
-        "a": {5}, "b": {5}, "c": {10}, "d": {10, 15}, "s": {1}
+    assert len(arms) == 6 + 5 + 6 + 15 + 4 + 9
+    assert {group: {round(30 * arms[name].lr) for name in arms if name[0] == group} for group in "abcdsf"} == {
+        "a": {5}, "b": {5}, "c": {10}, "d": {10, 15}, "s": {1}, "f": {5}
     }  # fmt: skip
     assert [arms[name].rho for name in arms if name.startswith("c-1-sam")] == [0.03, 0.1, 0.15, 0.2, 0.3]
     assert {arms[name].alpha for name in arms if name[0] == "b"} == {0.02}
     late = arms["switch-gd-to-1-sam"]
     assert [late.radius(step) for step in (0, 10_000, 10_001, 20_001)] == [0, 0, 10, 10]
-    assert (late.steps, arms["a-gd"].steps) == (20_002, 10_001)
+    assert (late.steps, arms["a-gd"].steps, arms["figure-6-gd"].steps) == (20_002, 10_001, 1_000_000)
+    assert arms["figure-6-1-sam-0.3"].radius(500_000) == 0.3
     assert [gd_like("d", method) for method in ("1-sam", "n-sam")] == ["d-gd", "c-gd"]
 
 
@@ -156,7 +164,7 @@ def test_the_bits_do_not_depend_on_how_training_is_cut_or_resumed(cuts, resumed)
     assert torch.equal(straight.v, cut.v)
     last = cut.measure()
     assert last["switch-1-sam-to-gd"]["u"] == cut.u[:, 2].tolist()
-    assert "u" not in last["b-gd"]  # it ended ten steps ago
+    assert last["b-gd"] is None  # it ended ten steps ago
 
 
 @settings(deadline=None)
@@ -172,10 +180,56 @@ def test_m_is_one_or_all(arms):
         DiagonalRuns({"a-gd": replace(arms["a-gd"], m=3)}, CPU)
 
 
-def made_up(arms, losses, diverged=()):
+def test_gradient_descent_with_figure_6s_alpha_ends_at_its_test_loss(arms):
+    run = arms["figure-6-gd"]
+    data = sparse_regression(0)
+    x, y = data.x.numpy(), data.y.numpy()
+    u, v = np.full(30, run.alpha), np.zeros(30)
+    for _ in range(150_000):  # by then the test loss stands still
+        slope = x.T @ (x @ (u * v) - y) / 20
+        u, v = u - run.lr * slope * v, v - run.lr * slope * u
+    train, test = (loss.item() for loss in data.losses(torch.tensor(u[None]), torch.tensor(v[None])))
+    assert train < 1e-12
+    assert test == pytest.approx(1.2e-3, rel=0.02)
+
+
+def test_long_runs_are_recorded_evenly_over_the_logarithm_of_the_steps(arms):
+    run = arms["figure-6-gd"]
+    kept = [step for step in range(0, run.steps + 1, run.check_every) if run.recorded(step)]
+    assert kept[:65] == list(range(0, 65 * 50, 50))
+    assert kept[-1] == 1_000_000
+    for low in 2.0 ** np.arange(5, 14) * 50:
+        assert len([step for step in kept if low <= step < 2 * low]) == 32
+    assert all(arms["a-gd"].recorded(step) for step in range(0, 10_001, 50))
+    program = DiagonalRuns({name: arms[name] for name in ("a-gd", "figure-6-gd")}, CPU)
+    program.step = 3_250  # no multiple of 100
+    measured = program.measure()
+    assert measured["figure-6-gd"] is None
+    assert measured["a-gd"]["test_loss"] > 0
+    program.step = 1_000_000
+    measured = program.measure()
+    assert measured["a-gd"] is None  # it ended long before
+    assert "u" in measured["figure-6-gd"]
+
+
+def test_in_a_run_the_long_ones_have_their_own_records(lowland, tmp_path):
+    out = lowland("run", "andriushchenko2022/diagonal", "--scale", "smoke", "--set", "long_steps=700", "--out", "run")
+    assert out.code == 0, out.stderr
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    steps = {arm: [line["step"] for line in lines if line["arm"] == arm] for arm in ("figure-6-gd", "a-gd")}
+    assert steps["figure-6-gd"] == [*range(0, 640, 10), 640, 660, 680, 700]
+    assert steps["a-gd"] == [0, 10]
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    last = summary["metrics"]["figure-6-1-sam-0.1"]
+    assert summary["metrics"]["test_loss"]["figure-6"]["1-sam"][2] == last["test_loss"]
+    assert last["step"] == 700
+    assert (tmp_path / "run/figures/figure-6.png").exists()
+
+
+def made_up(arms, losses, diverged=(), train_loss=1e-13):
     """Every run ends with the loss given for it, or with 1."""
     return {
-        name: Arm(run, [{"step": 0, "test_loss": losses.get(name, 1.0), "train_loss": 1.0}],
+        name: Arm(run, [{"step": 0, "test_loss": losses.get(name, 1.0), "train_loss": train_loss}],
                   diverged_at=50 if name in diverged else None)
         for name, run in arms.items()
     }  # fmt: skip
@@ -186,17 +240,58 @@ def verdicts(experiment, arms, losses=None, diverged=()):
     return {claim.id: claim.judge(made) for claim in experiment.claims}
 
 
+def test_the_line_has_a_linear_axis(experiment, arms):
+    made = made_up(arms, {})
+    ends = {"u": [0.1] * 30, "v": [0.2] * 30}
+    for name in ("switch-gd", "switch-gd-to-1-sam"):
+        made[name] = replace(made[name], records=[{**made[name].records[0], **ends}])
+    (line,) = next(plot for plot in experiment.figures if plot.name == "line").panels(made)
+    assert (line.logx, line.logy) == (False, False)
+
+
+def test_figure_6_shows_the_best_radius_of_each_method_and_where_the_papers_curves_end(experiment, arms):
+    made = made_up(arms, {"figure-6-1-sam-0.03": 1e-4, "figure-6-n-sam-0.1": 1e-3}, diverged=["figure-6-1-sam-0.3"])
+    made = {name: replace(arm, records=arm.records * 3) for name, arm in made.items()}
+    test, train = next(plot for plot in experiment.figures if plot.name == "figure-6").panels(made)
+    assert test.labels == [
+        "gradient descent", "n-SAM, ρ = 0.1 (thin: 0.01, 0.03, 0.3)", "1-SAM, ρ = 0.03 (thin: 0.01, 0.1, 0.3)"
+    ]  # fmt: skip
+    assert len(test.lines) == 9
+    assert (test.logx, test.logy) == (True, True)
+    assert [level.value for level in test.levels] == [1.2e-3, 1.5e-4]
+    assert not train.levels
+
+
+def test_figure_6s_claims_are_about_the_radii_that_fit_the_data(experiment, arms):
+    losses = {"figure-6-gd": 1e-3, "figure-6-1-sam-0.03": 2.4e-4, "figure-6-1-sam-0.1": 1e-6}
+    losses |= {f"figure-6-n-sam-{rho}": 9e-4 for rho in (0.01, 0.03, 0.1, 0.3)}
+    made = made_up(arms, losses)
+    made["figure-6-1-sam-0.1"].records[-1]["train_loss"] = 1e-4
+    claims = {claim.id: claim for claim in experiment.claims}
+    found = claims["1-sam-figure-6"].judge(made)
+    assert (found.passed, found.measured) == (True, pytest.approx(0.24))
+    assert claims["n-sam-figure-6"].judge(made).measured == pytest.approx(0.9)
+    assert claims["1-sam-figure-6"].regime(made) == ""
+    made["figure-6-gd"].records[-1]["train_loss"] = 3e-9
+    assert "gradient descent's training loss is 3.0e-09" in claims["1-sam-figure-6"].regime(made)
+    made["figure-6-1-sam-0.03"].records[-1]["test_loss"] = 2.6e-4
+    assert claims["1-sam-figure-6"].judge(made).passed is False
+    assert claims["1-sam-figure-6"].reference.value == pytest.approx(0.125)
+    loose = made_up(arms, losses, train_loss=1e-9)
+    assert claims["1-sam-figure-6"].judge(loose).passed is None
+
+
 def test_claims(experiment, arms):
     nothing = verdicts(experiment, arms)
     assert [nothing[f"1-sam-{group}"].passed for group in "bcd"] == [False] * 3
     assert [nothing[f"n-sam-{group}"].passed for group in "ad"] == [True] * 2
     assert nothing["late-switch"].passed is None
     assert nothing["divergence"].passed is False
-    found = {"b-1-sam-0.03": 0.0099, "c-1-sam-0.2": 0.011, "d-1-sam-0.3": 1e-8, "d-n-sam-0.1": 0.11, "a-n-sam-1": 0.09}
+    found = {"b-1-sam-0.03": 0.099, "c-1-sam-0.2": 0.011, "d-1-sam-0.3": 1e-8, "d-n-sam-0.1": 0.11, "a-n-sam-1": 0.09}
     found |= {"switch-1-sam": 1e-4, "switch-gd-to-1-sam": 10**-3.6, "switch-1-sam-to-gd": 2e-4}
     got = verdicts(experiment, arms, found, diverged=["d-1-sam-0.9"])
     assert [got[f"1-sam-{group}"].passed for group in "bcd"] == [True, False, True]
-    assert got["1-sam-b"].measured == pytest.approx(0.0099)
+    assert got["1-sam-b"].measured == pytest.approx(0.099)
     assert [got[f"n-sam-{group}"].passed for group in "ad"] == [False, True]
     assert got["late-switch"].measured == pytest.approx(0.9)
     assert (got["early-stop"].passed, got["early-stop"].measured) == (None, pytest.approx(2))
@@ -215,7 +310,8 @@ def test_digest_has_every_run_in_its_place_and_hides_no_divergence(arms):
     assert found["status"]["d"]["1-sam"] == ["done"] * 6 + ["diverged at step 50"]
     assert found["rho"] == tabled(lambda name: max(arms[name].rho, arms[name].then_rho))
     assert found["rho"]["a"] == {"gd": 0.0, "n-sam": [0.01, 0.03, 0.1, 0.3, 1.0]}
-    assert list(found["test_loss"]) == [*RUNS, "switch"]
+    assert list(found["test_loss"]) == [*RUNS, "switch", "figure-6"]
+    assert found["rho"]["figure-6"] == {"gd": 0.0, "n-sam": [0.01, 0.03, 0.1, 0.3], "1-sam": [0.01, 0.03, 0.1, 0.3]}
     assert list(found["test_loss"]["switch"]) == list(SWITCHING)
     assert found["line"] is None
 

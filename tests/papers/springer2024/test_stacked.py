@@ -66,11 +66,11 @@ def test_what_is_measured(small, method):
             output = model(sets.prepare(split.inputs))
             assert record[f"{name}_loss"] == pytest.approx(F.cross_entropy(output, split.targets).item(), rel=1e-5)
             assert record[f"{name}_error"] == pytest.approx((output.argmax(1) != split.targets).double().mean().item())
-        hidden = {name: model[:-1](sets.prepare(getattr(sets, f"probe_{name}").inputs)) for name in ("train", "test")}
+        hidden = {name: model[:-1](sets.prepare(getattr(sets, f"probe_{name}").inputs)) for name in ("seen", "test")}
         predicted = model(sets.prepare(sets.probe_test.inputs)).argmax(1)
     for feature, where in (("easy", "attributes"), ("hard", "targets")):
         found = features.probe(
-            hidden["train"], getattr(sets.probe_train, where), Cs=(1e-4, 1e-3), show_progress=False,
+            hidden["seen"], getattr(sets.probe_seen, where), Cs=(1e-4, 1e-3), show_progress=False,
             test=(hidden["test"], getattr(sets.probe_test, where)),
         )  # fmt: skip
         assert record[f"{feature}_error"] == pytest.approx(found.error, abs=0.021)
@@ -126,7 +126,49 @@ def test_bad_settings(small, refused):
 @pytest.mark.data
 @pytest.mark.parametrize("name", NAMES)
 def test_real_images(name, data_root):
-    sets = stacked_sets(data_root, name, 0, CPU, 1.0, 100, 50, 50, 50)
+    sets = stacked_sets(data_root, name, 0, CPU, 1.0, 100, 50, 50, 50, 50)
     assert torch.equal(sets.train.targets, sets.train.attributes)
     assert not torch.equal(sets.probe_test.targets, sets.probe_test.attributes)
     assert sets.train.inputs.shape == (100, 3, 64, 32)
+
+
+def test_probes_on_training_images_see_those_images_paired_anew(small):
+    sets = task_of(configured(probe_train_examples=200, examples=200)).check.sets
+    trained = {image.numpy().tobytes() for image in sets.train.inputs[:, :, 32:]}
+    seen = [image.numpy().tobytes() for image in sets.probe_seen.inputs[:, :, 32:]]
+    assert set(seen) <= trained
+    assert len(set(seen)) == 200
+    assert not torch.equal(sets.probe_seen.targets, sets.probe_seen.attributes)
+
+
+def test_curves_of_probes_at_the_end_and_of_the_network_as_drawn(small):
+    settings = configured(arm="sgd", probe_train_examples=480, probe_examples=60)
+    task = task_of(settings)
+    record = task.check(0, task.batch(0))
+    assert record["seen_sizes"] == [60, 120, 240, 480]
+    assert record["held_out_sizes"] == [60]
+    assert record["hard_error"] == record["seen_hard_errors"][-1] == record["hard_error_seen"]
+    assert record["easy_error_held_out"] == record["held_out_easy_errors"][-1]
+    task = task_of(configured(arm="sam"))
+    assert "seen_sizes" not in task.check(0, task.batch(0))  # it is SGD's
+
+
+def test_when_it_is_measured(small):
+    settings = configured(epochs=50, check_epochs=25)
+    assert [epoch for epoch in range(51) if settings.measures_at(epoch)] == [0, 1, 2, 4, 8, 16, 25, 32, 50]
+    task = task_of(settings)
+    batch = task.batch(0)
+    between = task.check(3 * settings.check_every, batch)
+    assert set(between) == {"epoch", "batch_loss"}
+    with torch.no_grad():
+        assert between["batch_loss"] == pytest.approx(F.cross_entropy(task.model(batch[0]), batch[1]).item())
+    losses = task.check(4 * settings.check_every, batch)
+    assert "gini_phantom" in losses
+    assert "hard_error" not in losses
+
+
+def test_bfloat16_is_of_the_passes_alone(small):
+    assert task_of(configured()).autocast is None
+    task = task_of(configured(precision="bfloat16"))
+    assert task.autocast is torch.bfloat16
+    assert {p.dtype for p in task.model.parameters()} == {torch.float32}

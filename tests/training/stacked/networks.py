@@ -9,7 +9,7 @@ import lowland.training as training
 from lowland.data import Shuffled, WholeBatch
 from lowland.models import Transformer, mlp, norm_cnn, strided_cnn
 from lowland.optim import SAM
-from lowland.papers.long2024.edge_of_stability import EdgeCheck
+from lowland.papers.long2024.check import EdgeCheck
 from lowland.training import Experiment, Selection, Task, ours, setting
 
 
@@ -24,6 +24,7 @@ class Settings(training.Settings):
     nesterov: bool = setting("momentum")
     decaying: bool = setting("step size")
     eps: float = setting("of the ascent", low=0)
+    eigenvalues: int = setting("that are recorded", low=1)
     tol: float = setting("of eigenpairs", above=0)
 
 
@@ -105,7 +106,7 @@ VALUES = {
     "lr": ours(0.1), "rho": ours(0.05), "steps": ours(12), "check_every": ours(4), "seed": ours(0),
     "heads": ours(2), "network": ours("mlp"), "batches": ours("shuffled"), "checked": ours("alone"),
     "momentum": ours(0.0), "weight_decay": ours(0.0), "nesterov": ours(False), "decaying": ours(False),
-    "eps": ours(1e-12), "tol": ours(1e-3),
+    "eps": ours(1e-12), "tol": ours(1e-3), "eigenvalues": ours(1),
 }  # fmt: skip
 EXPERIMENT = Experiment(
     name="tests/networks",

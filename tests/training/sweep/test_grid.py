@@ -1,6 +1,8 @@
 """Grids from files, and what they refuse."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -91,3 +93,11 @@ def test_a_file_that_is_not_there(tmp_path):
         read_grid(tmp_path / "none.json")
     with pytest.raises(SettingError, match="can't be read"):
         read_grid(tmp_path)
+
+
+def test_a_grid_file_that_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SettingError, match=r"pipe can't be read: it is a named pipe, no file"):
+        read_grid(tmp_path / "pipe")
+    with pytest.raises(SettingError, match="a device"):
+        read_grid(Path("/dev/zero"))

@@ -35,11 +35,15 @@ class _Free:
         constant: whether it doesn't depend on data either, as far as that was seen: positions, masks, buffers.
         counts: if it holds 0, 1, 2, ..., as numbers of which type.
         by_group: whether each group has its own.
+        unwatched: whether it has gradients, for parameters that nobody watches.
+        unwritten: whether nothing has been written there yet.
     """
 
     constant: bool = False
     counts: torch.dtype | None = None
     by_group: bool = False
+    unwatched: bool = False
+    unwritten: bool = False
 
 
 _FORM_ONLY_NAMES = """
@@ -52,6 +56,9 @@ _RANDOM = frozenset(["rand", "randn", "randint", "randperm", "normal", "rand_lik
 _BY_DATA = frozenset(["index", "_ctc_loss"])
 #: What these give has no values of their arguments.
 _NO_VALUES = _FORM_ONLY | frozenset(["rand_like", "randn_like", "randint_like"])
+#: What these give has no values at all, until it is written to.
+_UNWRITTEN = frozenset(["empty", "empty_strided", "new_empty", "new_empty_strided", "empty_like"])
+_COPIES = frozenset(["clone", "_to_copy", "contiguous"])
 _DRAWS = frozenset("bernoulli_ uniform_ normal_ random_ exponential_ geometric_ cauchy_ log_normal_".split())  # noqa: SIM905
 
 
@@ -114,6 +121,19 @@ class Dependence(TorchDispatchMode):
         super().__exit__(*error)
 
     @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """Inside, operations are followed again, with what is known. Raises NotCovered if they can't be."""
+        self.active, self.stopped, self._paused = True, None, 0
+        super().__enter__()
+        try:
+            yield
+        finally:
+            self.active = False
+            super().__exit__(None, None, None)
+        if self.stopped is not None:
+            raise self.stopped
+
+    @contextmanager
     def paused(self) -> Iterator[None]:
         """Inside, operations aren't followed; afterwards `own` says what became of their result."""
         alone = self.active and not self._paused and _get_current_dispatch_mode() is self
@@ -142,14 +162,24 @@ class Dependence(TorchDispatchMode):
             return self._along(value, label)
         if isinstance(label, Mixed):
             return label
-        if label is None and value.requires_grad and not value.is_leaf:
-            return Mixed(f"a tensor made where nothing is seen (by a function of autograd's own, say; {line()})")
+        free = label if isinstance(label, _Free) else None
+        if free is not None and free.unwritten:
+            return self._unseen(value) if value.numel() else None
+        if value.requires_grad and not value.is_leaf and (free is None or not (free.unwatched or free.by_group)):
+            return self._unseen(value)
         return None
+
+    def _unseen(self, value: Tensor) -> Mixed:
+        return Mixed(f"a tensor made where nothing is seen (by a function of autograd's own, say; {line()})")
 
     def is_constant(self, value: Any) -> bool:
         """Whether ``value`` depends neither on watched parameters nor on data, as far as that was seen."""
         label = self._label(value)
         return isinstance(label, _Free) and label.constant
+
+    def _unwritten(self, value: Tensor) -> bool:
+        label = self._label(value)
+        return isinstance(label, _Free) and label.unwritten
 
     def counts(self, value: Tensor) -> bool:
         """Whether the memory of ``value`` holds 0, 1, 2, ..., from its beginning on."""
@@ -166,7 +196,7 @@ class Dependence(TorchDispatchMode):
     def set_constant(self, values: Iterable[Tensor]) -> None:
         """They depend on nothing."""
         for value in values:
-            self._put(value, _Free(constant=True))
+            self._put(value, _Free(constant=True, unwatched=value.requires_grad))
 
     def hide(self, values: Iterable[Tensor]) -> None:
         """Parameters, and what they give: no operation may read them that isn't watched."""
@@ -190,6 +220,16 @@ class Dependence(TorchDispatchMode):
         if not self._assign(value, Along(0, inner)):
             self._put(value, Mixed(f"rows that can't be laid out by example ({line()})"))
         return value
+
+    def look_for_aliases(self, value: Tensor) -> None:
+        """``value`` came from outside of torch, and may lie in memory that is known under another name."""
+        begin = value.untyped_storage().data_ptr()
+        for reference, label in list(self._labels.values()):
+            storage = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
+            if isinstance(label, _Free) or storage is None:
+                continue
+            if storage.data_ptr() <= begin < storage.data_ptr() + storage.nbytes():
+                self._put(value, Mixed(f"memory that came from outside of torch ({line()})"))
 
     def refuse(self, value: Any, why: str) -> None:
         """The end, if ``value`` depends on watched parameters; ``why`` has a place for the line."""
@@ -261,8 +301,20 @@ class Dependence(TorchDispatchMode):
             )
         out = func(*args, **(kwargs or {}))
         if not self._paused:
+            if types and self._are_opaque(args, kwargs):
+                self._stop(
+                    f"{func._schema.name.partition('::')[2]} ({line()}) is given a tensor that nothing sees into"
+                )
             self._follow(func, args, kwargs or {}, out)
         return out
+
+    def _are_opaque(self, args: Any, kwargs: Any) -> bool:
+        """Whether some of the tensors compute for themselves, and aren't known to depend on nothing."""
+        tensors = list(_tensors((args, *(kwargs or {}).values())))
+        computing = [t for t in tensors if type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__]
+        if all(map(self.is_constant, computing)):
+            return bool(computing) and any(self.at(t) is not None for t in tensors)
+        return True
 
     def _follow(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
         operation = _operation(func)
@@ -273,6 +325,9 @@ class Dependence(TorchDispatchMode):
             tensors += _tensors(kwargs.values())
         dependent = [(t, place) for t in tensors if (place := self.at(t)) is not None]
         results = list(_tensors((out,)))
+        if dependent and (operation.written or operation.name in _COPIES):  # what nobody has written to isn't read
+            over = tensors if operation.name in _COPIES else list(_tensors(_written(operation, args, kwargs)))
+            dependent = [(t, p) for t, p in dependent if not (self._unwritten(t) and any(t is w for w in over))]
         if not dependent or operation.name in _NO_VALUES:
             self._free(operation, args, kwargs, tensors, results)
             return
@@ -303,6 +358,8 @@ class Dependence(TorchDispatchMode):
         if written:
             place = places[0] if len(places) == 1 else Mixed(f"{operation.name} ({line()}), which writes in place")
             targets += [(t, place) for t in written]
+        if any(not t.untyped_storage().resizable() for t in written):  # nor can it be where it is shared
+            return self._stop(f"{operation.name} ({line()}) writes to memory that NumPy or another process may share")
         for t, place in targets:
             if isinstance(place, Mixed):
                 self._put(t, place)
@@ -345,18 +402,27 @@ class Dependence(TorchDispatchMode):
         if operation.written:
             for t in _tensors(_written(operation, args, kwargs)):
                 if self.is_constant(t):
-                    self._put(t, _Free(constant=constant and name not in _DRAWS))
+                    unwatched = any(source.requires_grad for source in tensors)
+                    self._put(t, _Free(constant=constant and name not in _DRAWS, unwatched=unwatched))
             return
         fresh = [t for t in results if self._label(t) is None]
+        if name in _UNWRITTEN or (name in _COPIES and any(map(self._unwritten, tensors))):
+            for t in fresh:
+                self._put(t, _Free(constant=True, unwritten=True))
+            return
         if name in _RANDOM:  # rows for the examples, if there are as many
             constant = not any(t.ndim > 0 and len(t) % self.examples == 0 for t in fresh)
         if constant:
             counts = name == "arange" and not tensors and _from_zero(args)
             for t in fresh:
-                self._put(t, _Free(constant=True, counts=t.dtype if counts else None))
+                has_gradients = any(t.requires_grad for t in tensors)
+                self._put(t, _Free(constant=True, counts=t.dtype if counts else None, unwatched=has_gradients))
+        elif any(map(self.by_group, tensors)):
+            for t in fresh:
+                self._put(t, _Free(by_group=True))
         elif any(t.requires_grad for t in tensors):  # of parameters that nobody watches
             for t in fresh:
-                self._put(t, _Free())
+                self._put(t, _Free(unwatched=True))
 
 
 def _from_zero(args: Any) -> bool:

@@ -1,7 +1,7 @@
 """Any function of parameters, by `torch.vmap` over the groups: each group calls it with its own."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from lowland.optim.per_group.dependence import Dependence
 from lowland.optim.per_group.places import Along, memory
 from lowland.optim.per_group.watch import Derived, NotCovered, Unordered, Watched
+from lowland.optim.randomness import have_moved, random_states, replay
 
 if TYPE_CHECKING:
     from lowland.optim.per_group.passes import Pass
@@ -55,7 +56,9 @@ def apply(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, 
     in_place = _in_place(func, args, kwargs)
     if in_place is not None:
         leaves, spec = pytree.tree_flatten(in_place[1])
-    batched = [isinstance(t, Tensor) and type(t) not in (Watched, Derived) and watch.has_rows(t, what) for t in leaves]
+    batched = [
+        isinstance(t, Tensor) and not isinstance(t, Watched | Derived) and watch.has_rows(t, what) for t in leaves
+    ]
     inner, strides = _inner(watch, func, leaves, spec, batched, what) if any(batched) else (0, [])
     with watch.dependence.paused():
         result = _by_group(watch, func, leaves, spec, batched, name, what, inner)
@@ -73,6 +76,80 @@ def apply(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, 
     if watch.dependence.active:
         watch.dependence.hide(derived)
     return result
+
+
+def function(watch: "Pass", cls: Any, args: tuple[Any, ...], call: Callable[..., Any]) -> Any:
+    """A function of autograd's own, of parameters and what they give: once for each group, forward and backward.
+
+    Raises:
+        NotCovered: if it takes rows of examples, too, by whatever way, or gives what isn't a tensor.
+    """
+    owners = [watch.names[leaf] for leaf in args if type(leaf) is Watched]
+    what = f"{cls.__name__}, a function of autograd's own, of {' and '.join(owners) or 'what parameters give'}"
+    watch.where = owners[0] if owners else watch.where
+    watch.uses |= {(cls.__name__, owner) for owner in owners}
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise NotCovered("the closure uses torch.func")
+    nested = [t for leaf in args if not isinstance(leaf, Tensor) for t in pytree.tree_leaves(leaf)]
+    if any(isinstance(t, Tensor) for t in nested):
+        raise NotCovered(f"{what} takes tensors in a list or the like")
+    if any(isinstance(t, Tensor) and not isinstance(t, Watched | Derived) and watch.has_rows(t, what) for t in args):
+        raise NotCovered(f"{what} takes rows of examples, too")
+    follow = watch.dependence
+
+    def of(weights: Iterable[Tensor | None]) -> list[Tensor]:
+        given = [a if w is None else w for a, w in zip(args, weights, strict=True)]
+        versions = _versions(given)
+        found = call(*given)
+        results = list(found) if isinstance(found, tuple) else [found]
+        if versions != _versions(given):
+            raise NotCovered(f"{what} writes in place")
+        if any(type(t) is not Tensor or (follow.active and follow.at(t) is not None) for t in results):
+            raise NotCovered(f"{what} gives what isn't a tensor of these alone")
+        return results
+
+    with torch._C.DisableTorchFunctionSubclass(), follow.paused():
+        # Copies, which nobody takes for the parameter itself.
+        stacks = [None if (stack := _stack(watch, leaf)) is None else stack.clone() for leaf in args]
+        at_w = [None if s is None else a.detach().clone() for a, s in zip(args, stacks, strict=True)]
+    for t in (*stacks, *at_w) if follow.active else ():
+        if t is not None:
+            follow.set_by_group(t)
+    count = watch.groups.count
+    watch.warn(f"m-SAM: {what} is called for each of the {count} groups in turn, which is slower")
+    states = random_states(watch.names)
+    value = of(at_w)
+    with follow.paused():
+        draws = have_moved(states)
+    of_groups = []
+    for weights in zip(*([None] * count if s is None else s.unbind() for s in stacks), strict=True):
+        if draws:
+            replay(states)
+        of_groups.append(of(weights))
+    with torch._C.DisableTorchFunctionSubclass(), follow.paused():
+        each = zip(value, zip(*of_groups, strict=True), strict=True)
+        derived = [Derived.of(v, ByGroup.apply(torch.stack(those))) for v, those in each]
+    if follow.active:
+        follow.hide(derived)
+    return tuple(derived) if len(derived) > 1 else derived[0]
+
+
+class ByGroup(torch.autograd.Function):
+    """The identity. On the way back from here nothing depends on rows of examples, and the groups stand apart."""
+
+    @staticmethod
+    def forward(ctx: Any, stack: Tensor) -> Tensor:
+        """See `torch.autograd.Function`."""
+        return stack.view_as(stack)
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
+        """See `torch.autograd.Function`."""
+        return d
+
+
+def _versions(values: list[Any]) -> list[int]:
+    return [t._version if isinstance(t, Tensor) else 0 for t in values]
 
 
 def _by_group(

@@ -77,11 +77,17 @@ class Geometry:
     ) -> tuple[Tensor, Tensor]:
         """Of input and weight."""
         zeros = [0] * len(self.size)
+        d, x, weight = (_plainly(t) for t in (d, x, weight))
         dx, dw, _ = _DERIVATIVES(
             d, x, weight, None, self.stride, self.padding, self.dilation, False, zeros, copies * self.groups,
             [*which, False],
         )  # fmt: skip
         return dx, dw
+
+
+def _plainly(t: Tensor) -> Tensor:
+    """``t``, with the strides of its shape if it lies so: with sizes of one others say the same, but torch fails."""
+    return t.view(-1).view(t.shape) if 1 in t.shape and t.is_contiguous() else t
 
 
 def _each(value: Any, count: int) -> list[int]:

@@ -147,7 +147,7 @@ class _Pairwise(torch.autograd.Function):
             z = F.linear(x, w).mul_(over(groups.spread(keeps, len(x)), x.ndim))
             z = z if b is None else z.add_(b)
         _add_pairs(z, x, a, d, c, shift, groups)
-        return z
+        return z.data if z._is_view() else z  # a view made in here couldn't be written to
 
     @staticmethod
     def backward(ctx: Any, dz: Tensor) -> Any:  # type: ignore[override]

@@ -1,7 +1,7 @@
 """What the two passes do with a function of parameters."""
 
 from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules._functions import BackwardHookFunction
+from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import CheckpointFunction
 
 from lowland.optim.per_group import direct
 from lowland.optim.per_group.dependence import Dependence, line
@@ -16,7 +18,15 @@ from lowland.optim.per_group.gradients import Built, Factors, Piece, add
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.places import Along, Mixed
 from lowland.optim.per_group.registry import COMPOSED, ROW_WISE, RULES, Rule, Use, laid_out, rows_of
-from lowland.optim.per_group.watch import Derived, NoGradient, NotCovered, Refused, Unordered, Watched
+from lowland.optim.per_group.watch import (
+    Derived,
+    NoGradient,
+    NotCovered,
+    Refused,
+    Unordered,
+    Watched,
+    recomputed,
+)
 
 
 def _own_functions(node: Any) -> set[Any]:
@@ -25,16 +35,37 @@ def _own_functions(node: Any) -> set[Any]:
     while left:
         node = left.pop()
         function = getattr(node, "_forward_cls", None)
-        if function is not None and (
-            function is BackwardHookFunction
-            or not function.__module__.startswith(("torch.", "lowland.optim.per_group."))
-        ):
+        if function is direct.ByGroup:
+            continue
+        if function is not None and _is_own(function):
             found.add(function)
         for after, _ in getattr(node, "next_functions", ()):
             if after is not None and after not in seen:
                 seen.add(after)
                 left.append(after)
     return found
+
+
+def _is_own(function: Any) -> bool:
+    """Whether torch didn't write it, or only around what others wrote."""
+    if function is BackwardHookFunction or function.__module__.startswith(("torch._functorch.", "torch._library.")):
+        return True
+    return not function.__module__.startswith(("torch.", "lowland.optim.per_group."))
+
+
+def _check_functions(value: Tensor) -> None:
+    """Raise NotCovered for functions of autograd's own on the way back from ``value``, unless vouched for."""
+    for function in _own_functions(value.grad_fn):
+        if function not in ROW_WISE:
+            raise NotCovered(
+                f"the gradients of {function.__name__}, a function of autograd's own, may mix the examples (if they "
+                "don't, say so by lowland.optim.per_group.row_wise)"
+            )
+
+
+def _of_parameters(values: Any) -> bool:
+    """Whether there are parameters, or what they alone give, among ``values``."""
+    return any(isinstance(t, Watched | Derived) for t in pytree.tree_leaves(values))
 
 
 def raising(error: Exception, at: str, used: str) -> str:
@@ -47,7 +78,37 @@ def _forms(values: list[Any]) -> tuple[Any, ...]:
     return tuple((t.shape, t.dtype) if isinstance(t, Tensor) else None for t in values)
 
 
+_OTHERWISE = "a reentrant checkpoint does something else in backward than in forward"
 _CHANGED = "the closure does something else in the second pass than in the first"
+
+
+class _Checkpointed:
+    """What a reentrant checkpoint runs: once in forward, without gradients, and once in backward."""
+
+    def __init__(self, watch: "Pass", run: Callable[..., Any]):
+        self._watch, self._run = watch, run
+        self._places: list[Any] | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        watch = self._watch
+        if self._places is None:
+            out = self._run(*args)
+            self._places = watch.places(out)
+            return out
+        with watch.again():
+            out = self._run(*args)
+            places = watch.places(out)
+        if watch.parted:
+            for t in pytree.tree_leaves(out):
+                if isinstance(t, Tensor):
+                    _check_functions(t)
+            if _without_reasons(places) != _without_reasons(self._places):
+                raise NotCovered(_OTHERWISE)
+        return out
+
+
+def _without_reasons(places: list[Any]) -> list[Any]:
+    return [Mixed if isinstance(place, Mixed) else place for place in places]
 
 
 class TooLarge(Exception):
@@ -81,6 +142,8 @@ class Pass:
         #: What was decided of inputs, in order.
         self.decided: list[tuple[Any, Any]] = []
         self._decisions: dict[Any, Any] = {}
+        #: Whether autograd is calling a part of the closure again.
+        self._again = False
 
     @property
     def groups(self) -> Groups:
@@ -90,6 +153,66 @@ class Pass:
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See `watch.Handler`."""
         return self._or_plain(partial(self._call, func, args, kwargs), partial(func, *args, **kwargs))
+
+    def cannot(self, why: str) -> None:
+        """See `unseen.Listener`."""
+        stop = NotCovered(why.format(line()))
+        if not self.in_closure:
+            raise stop
+        self.stopped = self.stopped or self.dependence.stopped or stop
+
+    def imported(self, value: Any) -> None:
+        """See `unseen.Listener`."""
+        self.dependence.look_for_aliases(value)
+
+    def leaves(self, value: Any, why: str) -> None:
+        """See `unseen.Listener`."""
+        self.dependence.refuse(value, why)
+
+    def function(self, cls: Any, args: tuple[Any, ...], apply: Callable[..., Any]) -> Any:
+        """See `unseen.Listener`."""
+        if self.stopped is not None or not (self.in_closure or self._again):
+            return apply(*args)
+        if cls is CheckpointFunction:
+            return self._checkpointed(args, apply)
+        if _of_parameters(args):
+            return self._or_plain(partial(direct.function, self, cls, args, apply), partial(apply, *args))
+        out = apply(*args)
+        if _of_parameters(out):
+            self.cannot(f"{cls.__name__}, a function of autograd's own, gives what parameters alone give ({{}})")
+        return out
+
+    def _checkpointed(self, args: tuple[Any, ...], apply: Callable[..., Any]) -> Any:
+        """A reentrant checkpoint, which autograd calls again in backward, with what was saved of its arguments."""
+        run, preserve, *given = args
+        tensors = [t for t in pytree.tree_leaves(given) if isinstance(t, Tensor)]
+        # Whether the plain closure's have gradients isn't known where none has: not all layers are tapped.
+        cut_off = torch.is_grad_enabled() and self.dependence.active and not any(t.requires_grad for t in tensors)
+        if _of_parameters(tensors):
+            self.cannot("a reentrant checkpoint takes what parameters alone give ({}): use_reentrant=False does better")
+        elif cut_off and any(self.dependence.at(t) is not None for t in tensors):
+            self.cannot("a reentrant checkpoint takes what has no gradient ({}): use_reentrant=False does better")
+        out = apply(_Checkpointed(self, run), preserve, *given)
+        if _of_parameters(out):
+            self.cannot("a reentrant checkpoint gives what parameters alone give ({}): use_reentrant=False does better")
+        return out
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Inside, autograd calls a part of the closure again; raises NotCovered if it can't be followed."""
+        before, self._again = self._again, True
+        try:
+            with recomputed(), self._followed_again():
+                yield
+        finally:
+            self._again = before
+
+    def _followed_again(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.dependence.active else self.dependence.resumed()
+
+    def places(self, values: Any) -> list[Any]:
+        """Where the examples are in tensors among ``values``."""
+        return [self.dependence.at(t) for t in pytree.tree_leaves(values) if isinstance(t, Tensor)]
 
     def _or_plain(self, watched: Callable[[], Any], plain: Callable[[], Any]) -> Any:
         """``watched()``; once that can't be done, ``plain()`` to the end of the closure, which is refused then.
@@ -178,6 +301,10 @@ class Pass:
         """A decision; where activation checkpointing calls a layer again, nothing is followed, the one before."""
         if self.dependence.active:
             decision = decide()
+            if self._again:
+                if self._decisions.get(key) != decision:
+                    raise NotCovered(_OTHERWISE)
+                return decision
             self.decided.append((key, decision))
             self._decisions[key] = decision if self._decisions.get(key, decision) == decision else None
             return decision
@@ -222,12 +349,7 @@ class Pass:
         """See `watch.Handler`."""
         if not self.parted or type(losses) is Derived or losses.shape != (self._groups.whole,):
             return
-        for function in _own_functions(losses.grad_fn):
-            if function not in ROW_WISE:
-                raise NotCovered(
-                    f"the gradients of {function.__name__}, a function of autograd's own, may mix the examples (if "
-                    "they don't, say so by lowland.optim.per_group.row_wise)"
-                )
+        _check_functions(losses)
         place = self.dependence.at(losses)
         if isinstance(place, Mixed):
             raise Unordered(f"the losses depend on {place.why}")
@@ -506,6 +628,13 @@ class SecondPass(Pass):
         if before != key:
             raise NotCovered(_CHANGED)
         return decision
+
+    def _followed_again(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def places(self, values: Any) -> list[Any]:
+        """The first pass looked."""
+        return []
 
     def check_losses(self, losses: Any) -> None:
         """The first pass did."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lowland.optim.per_group import unseen
 from lowland.optim.per_group.places import memory
 
 
@@ -35,7 +36,7 @@ class NoGradient(RuntimeError):
     """The losses depend on none of the parameters that climb."""
 
 
-class Handler(Protocol):
+class Handler(unseen.Listener, Protocol):
     """What becomes of a function that is called with watched parameters."""
 
     #: Follows what depends on watched parameters; a `dependence.Dependence`, which knows this module.
@@ -73,13 +74,38 @@ def _torch_function(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any
     with torch._C.DisableTorchFunctionSubclass():
         if _handler is None or _asks_only_about_form(func, args) or _is_autograds(func):
             return func(*args, **(kwargs or {}))
+        if _handler.in_closure and _thread != threading.get_ident():
+            _handler.cannot("a parameter is used in another thread ({}), where nothing is followed")
+            return func(*args, **(kwargs or {}))
         return _handler.call(func, args, kwargs or {})
 
 
-class Watched(nn.Parameter):
+_class_of = vars(object)["__class__"]
+
+
+def _shown_as(model: type) -> Any:
+    """What instances of a class say their class is, to programs that ask for ``__class__``, as ``isinstance`` does."""
+    return property(lambda _: model, lambda self, other: _class_of.__set__(self, other))
+
+
+class _Parameters(type(nn.Parameter)):  # type: ignore[misc]
+    """The class of a class that equals ``nn.Parameter``, in dictionaries, too.
+
+    None may equal ``torch.Tensor``: of equal classes torch calls one ``__torch_function__`` alone.
+    """
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is nn.Parameter
+
+    def __hash__(cls) -> int:
+        return hash(nn.Parameter)
+
+
+class Watched(nn.Parameter, metaclass=_Parameters):
     """A parameter whose uses go to the handler."""
 
     __torch_function__ = classmethod(_torch_function)
+    __class__ = _shown_as(nn.Parameter)  # type: ignore[assignment]
 
 
 class Derived(torch.Tensor):
@@ -92,6 +118,7 @@ class Derived(torch.Tensor):
     #: Whether others may lie in the same memory.
     shared: bool
     __torch_function__ = classmethod(_torch_function)
+    __class__ = _shown_as(torch.Tensor)  # type: ignore[assignment]
 
     @classmethod
     def of(cls, value: Tensor, stack: Tensor, shared: bool = True) -> "Derived":
@@ -99,6 +126,10 @@ class Derived(torch.Tensor):
         derived = value.detach().as_subclass(cls)
         derived.stack, derived.shared = stack, shared
         return derived
+
+
+for _kind, _model in ((Watched, nn.Parameter), (Derived, torch.Tensor)):
+    _kind.__name__, _kind.__qualname__, _kind.__module__ = _model.__name__, _model.__qualname__, _model.__module__
 
 
 def _is_autograds(func: Any) -> bool:
@@ -130,8 +161,10 @@ def _asks_only_about_form(func: Any, args: Any) -> bool:
 
 def check(params: Iterable[Tensor], model: nn.Module) -> None:
     """Once a step: raise NotCovered for hooks that change gradients, and for parameters in each other's memory."""
+    if (why := unseen.around()) is not None:
+        raise NotCovered(why)
     for param in (params := list(params)):
-        if param._backward_hooks:
+        if param._backward_hooks or param._post_accumulate_grad_hooks:
             raise NotCovered("a parameter has a gradient hook")
     places = [(memory(p), p.storage_offset()) for p in params if p.numel()]
     if len(set(places)) < len(places):
@@ -170,7 +203,8 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
         for layer in layers:
             layer.__dict__["forward"] = partial(_forward, layer, handler)
         _handler, _thread, _constants = handler, threading.get_ident(), constants
-        yield
+        with unseen.looked_for(handler):
+            yield
     finally:
         _handler, _constants = before, constants_before
         for param in params:
@@ -178,6 +212,18 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
         for layer in layers:
             layer.__dict__.pop("forward", None)
         _one_at_a_time.release()
+
+
+@contextmanager
+def recomputed() -> Iterator[None]:
+    """Inside, this thread, which may be autograd's, does what the closure did, and values that are read are seen."""
+    global _thread
+    before, _thread = _thread, threading.get_ident()
+    try:
+        with nullcontext() if _handler is None else _Reads(_handler.dependence):
+            yield
+    finally:
+        _thread = before
 
 
 def uncompiled() -> AbstractContextManager[Any]:
@@ -220,7 +266,7 @@ def by_rows(x: Tensor, what: str, call: Callable[[], Tensor]) -> Tensor:
 def normalized(what: str) -> None:
     """Batch norm took the statistics of groups, for whoever follows."""
     handler = _of_this_thread()
-    if handler is not None and handler.dependence.active:
+    if handler is not None and handler.in_closure and handler.dependence.active:
         handler.normalized.append(what)
 
 
@@ -251,6 +297,13 @@ class _Reads(TorchFunctionMode):
             self.dependence.refuse(args[0], name + " ({}) reads a value that depends on the parameters")
         elif name == "register_hook" and not _from_torch():
             self.dependence.refuse(args[0], "a gradient hook is set ({}), which may mix the examples")
+        elif name == "__get__" and getattr(getattr(func.__self__, "fget", None), "__name__", "") in _TAKEN_OUT:
+            self.dependence.refuse(
+                args[0], func.__self__.fget.__name__ + " ({}) reads a value that depends on the parameters"
+            )
+        elif name == "tensor_split":
+            for index in (*args[1:2], *(kwargs or {}).values()):
+                self.dependence.refuse(index, "tensor_split ({}) reads indices that depend on the parameters")
         elif name == "__get__" and getattr(func.__self__, "__name__", "") == "grad_fn" and not _from_torch():
             self.dependence.refuse(args[0], "the grad_fn of a tensor is taken ({}), whose hooks may mix the examples")
         elif name == "__get__" and getattr(func.__self__, "__name__", "") == "data" and type(args[0]) is not Watched:
@@ -271,6 +324,7 @@ _ON_THE_WAY = ("torch.autograd", "torch._tensor", "torch.overrides", "torch._dyn
 
 #: Who has the storage may look into it.
 _TAKEN_OUT_NAMES = (
-    "numpy tolist __array__ __dlpack__ data_ptr untyped_storage storage apply_ map_ map2_ q_scale q_zero_point"
+    "numpy tolist __array__ __dlpack__ data_ptr untyped_storage storage apply_ map_ map2_ q_scale q_zero_point "
+    "__repr__ __str__ __format__ __deepcopy__ __cuda_array_interface__"
 )
 _TAKEN_OUT = frozenset(_TAKEN_OUT_NAMES.split())

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 import lowland.training as training
 from lowland.errors import SettingError
 from lowland.papers.andriushchenko2022 import PAPER
+from lowland.papers.andriushchenko2022.diagonal_claims import CLAIMS
 from lowland.papers.andriushchenko2022.diagonal_figures import FIGURES
 from lowland.papers.andriushchenko2022.diagonal_network import (
     DIMENSIONS,
@@ -19,18 +20,10 @@ from lowland.papers.andriushchenko2022.diagonal_network import (
     one_sam_gradient,
     sparse_regression,
 )
-from lowland.papers.andriushchenko2022.diagonal_runs import (
-    RUNS,
-    arm_name,
-    final_loss,
-    gd_like,
-    losses_on_line,
-    made_arms,
-    tabled,
-)
-from lowland.training import Arm, Claim, Experiment, Record, Verdict, derived, ours, paper, setting
+from lowland.papers.andriushchenko2022.diagonal_runs import final_loss, losses_on_line, made_arms, tabled
+from lowland.training import Arm, Experiment, Record, derived, ours, paper, setting
 
-T = TypeVar("T")
+_PER_OCTAVE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +35,29 @@ class Settings(training.Settings):
     phases: int = setting("phases of training: 2 with radius rho first and then_rho then", low=1, high=2)
     phase_steps: int = setting("training steps of a phase", low=1, high=10**8)
     then_rho: float = setting("radius in the second phase", low=0)
+    long: bool = setting("whether it is a run of figure 6, of one phase with long_steps")
+    long_steps: int = setting("training steps of the runs of figure 6", low=1, high=10**8)
     steps: int = derived()
 
     def __post_init__(self) -> None:
         """The steps of all phases."""
-        object.__setattr__(self, "steps", self.phases * self.phase_steps)
+        object.__setattr__(self, "steps", self.long_steps if self.long else self.phases * self.phase_steps)
+
+    @property
+    def events(self) -> tuple[int, ...]:
+        """The steps at which a phase ends."""
+        return (self.steps,) if self.long else (self.phase_steps, self.steps)
 
     def radius(self, step: int) -> float:
         """The radius of a step."""
-        return self.rho if step < self.phase_steps else self.then_rho
+        return self.rho if self.long or step < self.phase_steps else self.then_rho
+
+    def recorded(self, step: int) -> bool:
+        """Whether a check at that step is recorded: of figure 6 thirty-two in each doubling of the steps."""
+        if not self.long or step == self.steps:
+            return True
+        octave = max(step // (_PER_OCTAVE * self.check_every), 1).bit_length() - 1
+        return step % (self.check_every << octave) == 0
 
 
 class DiagonalRuns:
@@ -71,7 +78,7 @@ class DiagonalRuns:
         """Each run to its own last step at most."""
         end = self.step + steps
         while self.step < end:
-            events = {t for s in self.settings for t in (s.phase_steps, s.steps) if self.step < t < end}
+            events = {t for s in self.settings for t in s.events if self.step < t < end}
             until = min(events, default=end)
             for m, gradient in ((1, one_sam_gradient), (EXAMPLES, n_sam_gradient)):
                 rows = [k for k, s in enumerate(self.settings) if s.m == m and s.steps > self.step]
@@ -93,12 +100,15 @@ class DiagonalRuns:
             u, v = u - lr * of_u, v - lr * of_v
         self.u[:, rows], self.v[:, rows] = u, v
 
-    def measure(self) -> dict[str, Record | FloatingPointError]:
-        """Training and test loss; after a run's last step also u and v."""
+    def measure(self) -> dict[str, Record | FloatingPointError | None]:
+        """Training and test loss; after a run's last step also u and v. None for a run that has no record now."""
         u, v = self.u.T, self.v.T
-        records: dict[str, Record | FloatingPointError] = {}
+        records: dict[str, Record | FloatingPointError | None] = dict.fromkeys(self.names)
+        now = [k for k, s in enumerate(self.settings) if self.step <= s.steps and s.recorded(self.step)]
         for seed, data in self.data.items():
-            rows = [k for k, s in enumerate(self.settings) if s.seed == seed]
+            rows = [k for k in now if self.settings[k].seed == seed]
+            if not rows:
+                continue
             train_losses, test_losses = (losses.tolist() for losses in data.losses(u[rows], v[rows]))
             for k, train, test in zip(rows, train_losses, test_losses, strict=True):
                 if not (math.isfinite(train) and math.isfinite(test)):
@@ -149,81 +159,6 @@ def digest(arms: Mapping[str, Arm]) -> dict[str, Any]:
     }
 
 
-# The claims. The paper says "orders of magnitude" and "almost all"; what they shall mean here is ours.
-
-
-def _best_ratio(group: str, method: str, passes: Callable[[float], bool]) -> Callable[[Mapping[str, Arm]], Verdict]:
-    """The best test loss of a method's radii over that of gradient descent with the same step size and α."""
-    gd = gd_like(group, method)
-
-    def judge(arms: Mapping[str, Arm]) -> Verdict:
-        reference = final_loss(arms, gd)
-        losses = [final_loss(arms, arm_name(group, method, rho)) for rho in RUNS[group][method][2]]
-        finite = [loss for loss in losses if loss is not None]
-        if not reference or not finite:
-            return Verdict(None, None, f"{gd} diverged" if not reference else "every radius diverged")
-        measured = min(finite) / reference
-        return Verdict(measured, passes(measured))
-
-    return judge
-
-
-def _recovered(arms: Mapping[str, Arm]) -> Verdict:
-    losses = [final_loss(arms, f"switch-{name}") for name in ("gd", "1-sam", "gd-to-1-sam")]
-    if not all(losses):
-        return Verdict(None, None, "one of the runs diverged")
-    gd, sam, switched = (math.log(loss) for loss in losses if loss)
-    if sam >= gd:
-        return Verdict(None, None, "1-SAM from the start gains nothing over gradient descent")
-    share = (gd - switched) / (gd - sam)
-    return Verdict(share, share >= 0.9)
-
-
-def _kept(arms: Mapping[str, Arm]) -> Verdict:
-    first, last = final_loss(arms, "switch-1-sam"), final_loss(arms, "switch-1-sam-to-gd")
-    if not first or not last:
-        return Verdict(None, None, "one of the runs diverged")
-    return Verdict(last / first, None, "reported without a threshold")
-
-
-def _diverge(arms: Mapping[str, Arm]) -> Verdict:
-    count = sum(arm.diverged_at is not None for arm in arms.values())
-    return Verdict(count, count >= 1)
-
-
-_SOURCE = "the section on diagonal linear networks"
-CLAIMS = (
-    *(
-        Claim(
-            f"1-sam-{group}",
-            f"Setting {group}: the best test loss of 1-SAM lies orders of magnitude below gradient descent's: ratio",
-            _SOURCE, "<= 0.01", _best_ratio(group, "1-sam", lambda ratio: ratio <= 0.01),
-        )
-        for group in "bcd"
-    ),
-    *(
-        Claim(
-            f"n-sam-{group}",
-            f"Setting {group}: the best test loss of n-SAM does not, at the same step size: ratio",
-            _SOURCE, ">= 0.1", _best_ratio(group, "n-sam", lambda ratio: ratio >= 0.1),
-        )
-        for group in "ad"
-    ),
-    Claim(
-        "late-switch",
-        "Gradient descent that switches to 1-SAM late gains almost all that 1-SAM from the start gains: "
-        "share of the fall of log test loss, after as many steps",
-        _SOURCE, ">= 0.9", _recovered,
-    ),
-    Claim(
-        "early-stop",
-        "1-SAM that switches to gradient descent keeps its gain: test loss over that of 1-SAM to the end",
-        _SOURCE, None, _kept,
-    ),
-    Claim("divergence", "Some radii are too large: runs that diverged", _SOURCE, ">= 1", _diverge),
-)  # fmt: skip
-
-
 EXPERIMENT = Experiment(
     name="andriushchenko2022/diagonal",
     title="1-SAM, n-SAM and gradient descent on a diagonal linear network",
@@ -234,16 +169,19 @@ EXPERIMENT = Experiment(
         "paper": {
             "lr": paper(5 / DIMENSIONS, "γ; each arm has its own"),
             "rho": paper(0.0, "each arm has its own"),
-            "alpha": paper(0.1, "or 0.02: each arm has its own"),
+            "alpha": paper(0.1, "or 0.02: each arm has its own; ours in the arms figure-6-…"),
             "m": paper(EXAMPLES, "each arm has its own"),
             "phases": paper(1, "2 in the arms switch-…"),
             "phase_steps": paper(10_001),
             "then_rho": paper(0.0, "each arm that switches has its own"),
+            "long": paper(False, "true in the arms figure-6-…"),
+            "long_steps": paper(1_000_000),
             "check_every": ours(50),
             "seed": paper(0),
         },
-        "laptop": {},
-        "smoke": {"phase_steps": ours(10), "check_every": ours(10)},
+        "desk": {},
+        "laptop": {"long_steps": ours(50_000)},
+        "smoke": {"phase_steps": ours(10), "long_steps": ours(20), "check_every": ours(10)},
     },
     arms=made_arms(),
     grid={},

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from lowland.papers.andriushchenko2022.diagonal_runs import (
+    FIGURE_6,
+    LONG,
     RUNS,
     SWITCHING,
     arm_name,
@@ -10,7 +12,7 @@ from lowland.papers.andriushchenko2022.diagonal_runs import (
     gd_like,
     losses_on_line,
 )
-from lowland.training import Arm, Line, Panel, Plot
+from lowland.training import Arm, Level, Line, Panel, Plot
 
 METHODS = {"gd": "gradient descent", "n-sam": "n-SAM", "1-sam": "1-SAM"}
 _LOSSES = {"test_loss": "test loss", "train_loss": "training loss"}
@@ -85,7 +87,41 @@ def _on_the_line(arms: Mapping[str, Arm]) -> list[Panel]:
         Line(found["t"], found["test_loss"], "test loss"),
         Line(found["t"], found["train_loss"], "training loss", "--"),
     ]
-    return [Panel("0: GD, 1: GD, then 1-SAM", "t", "loss", lines, logy=True)]
+    return [Panel("0: GD, 1: GD, then 1-SAM", "t", "loss", lines)]
+
+
+def _figure_6(arms: Mapping[str, Arm]) -> list[Panel]:
+    """Of each method the best radius, and thinly the others; with the test losses at which the paper's curves end."""
+    if len(arms[f"{LONG}-gd"].records) < 3:
+        return []
+    times, alpha, rhos = FIGURE_6
+    panels = []
+    for column, label in _LOSSES.items():
+        lines = [_curve(arms[f"{LONG}-gd"], column, METHODS["gd"], ":")]
+        for method, style in (("n-sam", "--"), ("1-sam", "-")):
+            lines += _best_and_others(arms, {rho: arm_name(LONG, method, rho) for rho in rhos}, method, column, style)
+        levels = _ENDS if column == "test_loss" else ()
+        title = f"γ = {times}/d, α = {alpha:g}"
+        panels.append(Panel(title, "step", label, lines, logx=True, logy=True, levels=levels))
+    return panels
+
+
+def _best_and_others(
+    arms: Mapping[str, Arm], radii: Mapping[float, str], method: str, column: str, style: str
+) -> list[Line]:
+    losses = {rho: final_loss(arms, name) for rho, name in radii.items()}
+    finite = {rho: loss for rho, loss in losses.items() if loss is not None}
+    best = min(finite or losses, key=lambda rho: finite.get(rho, rho))
+    label = f"{METHODS[method]}, ρ = {best:g} (thin: {', '.join(f'{rho:g}' for rho in radii if rho != best)})"
+    lines = []
+    for rho, name in radii.items():
+        arm = arms[name]
+        shown, beside = (label, "") if rho == best else ("", label)
+        lines.append(Line(arm.column("step"), arm.column(column), shown, style, beside))
+    return lines
+
+
+_ENDS = (Level(1.2e-3, "paper: ERM, n-SAM"), Level(1.5e-4, "paper: 1-SAM"))
 
 
 FIGURES = (
@@ -96,6 +132,7 @@ FIGURES = (
         for method in methods
         if method != "gd"
     ),
+    Plot(LONG, "Figure 6: a million steps", _figure_6),
     Plot("switching", "Switching between gradient descent and 1-SAM", _switching),
     Plot("line", "Between two solutions", _on_the_line),
 )

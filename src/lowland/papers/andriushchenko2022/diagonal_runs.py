@@ -22,6 +22,11 @@ _SHARED = {"gd": EXAMPLES, "n-sam": EXAMPLES, "1-sam": 1}  # examples that share
 # With d times step size 1 and α = 0.1: the radii before and after the switch. The first two don't switch (ours).
 SWITCHING = {"gd": (0.0, 0.0), "1-sam": (0.175, 0.175), "gd-to-1-sam": (0.0, 10.0), "1-sam-to-gd": (0.175, 0.0)}
 
+# Figure 6: (d times step size, α, radii of n-SAM and of 1-SAM). The figure's own are not known. α is the one with which
+# gradient descent ends at the figure's test loss of 1.2e-3; step size and radii are those of setting b.
+LONG = "figure-6"
+FIGURE_6: tuple[int, float, tuple[float, ...]] = (5, 0.0285, RUNS["b"]["1-sam"][2])
+
 
 def arm_name(group: str, method: str, rho: float = 0.0) -> str:
     """``a-gd``, ``a-n-sam-0.01``."""
@@ -41,17 +46,29 @@ def made_arms() -> dict[str, dict[str, Any]]:
         for method, (times, alpha, rhos) in methods.items()
         for rho in rhos
     }
+    times, alpha, rhos = FIGURE_6
+    long = {
+        arm_name(LONG, method, rho): {
+            "lr": times / DIMENSIONS,
+            "alpha": alpha,
+            "rho": rho,
+            "m": _SHARED[method],
+            "long": True,
+        }
+        for method in _SHARED
+        for rho in ((0.0,) if method == "gd" else rhos)
+    }
     switching = {
         f"switch-{name}": {
             "lr": 1 / DIMENSIONS, "alpha": 0.1, "rho": rho, "m": 1, "phases": 2, "then_rho": then_rho,
         }
         for name, (rho, then_rho) in SWITCHING.items()
     }  # fmt: skip
-    return single | switching
+    return single | switching | long
 
 
 def tabled(of: Callable[[str], T]) -> dict[str, dict[str, T | list[T]]]:
-    """``of`` every arm, by setting and method; of a method with several radii a list in the order of `RUNS`."""
+    """``of`` every arm, by setting and method; of a method with several radii a list in their order."""
     table: dict[str, dict[str, T | list[T]]] = {
         group: {
             method: of(f"{group}-gd") if method == "gd" else [of(arm_name(group, method, rho)) for rho in rhos]
@@ -59,13 +76,17 @@ def tabled(of: Callable[[str], T]) -> dict[str, dict[str, T | list[T]]]:
         }
         for group, methods in RUNS.items()
     }
-    return table | {"switch": {name: of(f"switch-{name}") for name in SWITCHING}}
+    long: dict[str, T | list[T]] = {
+        method: of(f"{LONG}-gd") if method == "gd" else [of(arm_name(LONG, method, rho)) for rho in FIGURE_6[2]]
+        for method in _SHARED
+    }
+    return table | {"switch": {name: of(f"switch-{name}") for name in SWITCHING}, LONG: long}
 
 
-def final_loss(arms: Mapping[str, Arm], name: str) -> float | None:
-    """The last test loss; None if the run diverged."""
+def final_loss(arms: Mapping[str, Arm], name: str, column: str = "test_loss") -> float | None:
+    """The last test loss, or the last entry of another column; None if the run diverged."""
     arm = arms[name]
-    return None if arm.diverged_at is not None or not arm.records else arm.records[-1]["test_loss"]
+    return None if arm.diverged_at is not None or not arm.records else arm.records[-1][column]
 
 
 def losses_on_line(arms: Mapping[str, Arm]) -> dict[str, list[float]] | None:

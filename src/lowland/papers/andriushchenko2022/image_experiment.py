@@ -13,13 +13,55 @@ from lowland.training import Claim, Curve, Experiment, Plot, Selection, Task
 from lowland.training.settings import Value
 
 RHOS = (0.0, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4)
-_ALL = {"norm": ("group",), "seed": (0, 1, 2)}
-# The paper's first figure, and ERM beside it. Groups need group norm.
-GRID_OF_M = (
-    {**_ALL, "rho": (0.0,), "m": (128,)},
-    {**_ALL, "rho": (0.1,), "m": (1, 2, 4, 8, 16, 32, 64, 128)},
-)
-ARMS: Mapping[str, Mapping[str, Any]] = {"erm": {"rho": 0.0}, "sam": {}}
+_M = {"norm": ("group",)}
+ARMS: Mapping[str, Mapping[str, Any]] = {"erm": {"rho": 0.0}, "sam": {"ascent": "batch"}}
+FIGURE_1_ARMS: Mapping[str, Mapping[str, Any]] = {
+    **ARMS,
+    "n-sam": {"ascent": "training"},
+    "random": {"ascent": "random"},
+}
+
+
+def figure_1_grids(seeds: int, desk_m: Mapping[str, tuple[Any, ...]] | None = None) -> dict[str, Any]:
+    """The further grids by name: test error against ρ for every method, and error against m.
+
+    ``figure-1`` and ``m`` are for the paper's scale; ``figure-1-desk`` has fewer ρ, and, where ``desk_m`` is given,
+    ``m-desk`` its settings beside.
+
+    Args:
+        seeds: of every point.
+        desk_m: what the desk's error against m changes, one value a setting.
+    """
+    all_ = {"seed": tuple(range(seeds))}
+    grids: dict[str, Any] = {
+        "figure-1": _figure_1(
+            all_,
+            (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
+            (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
+            (0.025, 0.1, 0.4, 1.6, 6.4, 12.0, 25.0, 33.0, 50.0, 100.0),
+        ),
+        "figure-1-desk": _figure_1(all_, (0.0, 0.05, 0.1, 0.2, 0.4, 0.8), (0.1, 0.4), (0.1, 1.6, 25.0)),
+        "m": _error_against_m({**all_, **_M}),
+    }
+    return grids | ({"m-desk": _error_against_m({**all_, **_M, **desk_m})} if desk_m else {})
+
+
+def _figure_1(
+    all_: Mapping[str, Any], sam: tuple[float, ...], n_sam: tuple[float, ...], random: tuple[float, ...]
+) -> Any:
+    return (
+        {**all_, "ascent": ("batch",), "rho": sam},
+        {**all_, "ascent": ("training",), "rho": n_sam},
+        {**all_, "ascent": ("random",), "rho": random},
+    )
+
+
+def _error_against_m(all_: Mapping[str, Any]) -> Any:
+    """With group norm, as in the authors' code."""
+    return (
+        {**all_, "rho": (0.0,), "m": (128,)},
+        {**all_, "rho": (0.1,), "m": (1, 2, 4, 8, 16, 32, 64, 128)},
+    )
 
 
 def image_experiment(
@@ -29,7 +71,7 @@ def image_experiment(
     *,
     scales: Mapping[str, Mapping[str, Value]],
     claims: Sequence[Claim],
-    hours: str,
+    cost: Mapping[str, str],
     dataset: str = "cifar-10",
     settings: type[ImageSettings] = ImageSettings,
     arms: Mapping[str, Mapping[str, Any]] = ARMS,
@@ -44,7 +86,7 @@ def image_experiment(
         prepare: of the experiment's module.
         scales: its values.
         claims: it judges.
-        hours: that it is expected to take at paper scale, on an H100.
+        cost: of a run at paper, desk and laptop scale.
         dataset: in `lowland.data`.
         settings: with those that it adds.
         arms: it compares.
@@ -61,11 +103,7 @@ def image_experiment(
         arms=arms,
         claims=tuple(claims),
         figures=(*figures, *network_figures(list(arms))),
-        cost={
-            "paper": f"{hours}, one H100 (estimated)",
-            "laptop": "two minutes, 2 cores",
-            "smoke": "seconds",
-        },
+        cost={**cost, "smoke": "seconds"},
         prepare=prepare,
         digest=over_seeds(list(arms)),
         selection=Selection("validation_error", "validation", ties="validation_loss", test="test_error"),

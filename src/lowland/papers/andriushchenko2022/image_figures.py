@@ -1,9 +1,11 @@
 """The figures of the paper's experiments on images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from lowland.papers.andriushchenko2022.by_method import METHODS, by_rho, method
 from lowland.papers.over_epochs import over_epochs
-from lowland.training import Plot
+from lowland.training import Arm, Level, Line, Panel, Plot
+from lowland.training.statistics import Estimate, estimate
 
 
 def network_figures(kinds: Sequence[str]) -> tuple[Plot, ...]:
@@ -25,3 +27,62 @@ def network_figures(kinds: Sequence[str]) -> tuple[Plot, ...]:
              ("cosine", "gradients at w and at w + ε", "cosine", False)),
         ),
     )  # fmt: skip
+
+
+def figure_1(dataset: str, levels: Mapping[str, tuple[str, float]]) -> Plot:
+    """Test error against ρ: a line with a band (95 % of the mean over seeds) for each method, ERM as a level.
+
+    Args:
+        dataset: as people write it.
+        levels: label → method, the paper's test error in %.
+    """
+
+    def panels(arms: Mapping[str, Arm]) -> Sequence[Panel]:
+        lines = [line for kind in METHODS if kind != "erm" and (line := _against_rho(arms, kind))]
+        if not any(len(line.x) > 1 for line in lines):
+            return []
+        erm = _errors([arm for arm in arms.values() if method(arm) == "erm"])
+        ours = [Level(erm.mean, "ERM, ours", "")] if erm else []
+        theirs = [
+            Level(value, label, METHODS[kind] if kind != "erm" else "") for label, (kind, value) in levels.items()
+        ]
+        return [Panel(dataset, "ρ", "test error (%)", lines, logx=True, levels=(*ours, *theirs))]
+
+    return Plot("figure-1", f"{dataset}: test error against ρ", panels)
+
+
+def against_m(dataset: str) -> Plot:
+    """Test and training error against m at one ρ, and ERM's as a level."""
+
+    def panels(arms: Mapping[str, Arm]) -> Sequence[Panel]:
+        sams: dict[int, list[Arm]] = {}
+        for arm in arms.values():
+            if method(arm) == "sam":
+                sams.setdefault(getattr(arm.settings, "m", 0), []).append(arm)
+        if len(sams) < 2 or len({arm.settings.rho for runs in sams.values() for arm in runs}) > 1:
+            return []
+        erms = [arm for arm in arms.values() if method(arm) == "erm"]
+        drawn = []
+        for column, label in (("test_error", "test error (%)"), ("train_error", "training error (%)")):
+            found = {float(m): at for m, runs in sorted(sams.items()) if (at := _errors(runs, column))}
+            level = _errors(erms, column)
+            levels = (Level(level.mean, "ERM, ours", ""),) if level else ()
+            drawn.append(Panel(dataset, "m", label, [_banded(found, "SAM")], logx=True, levels=levels))
+        return drawn
+
+    return Plot("against-m", f"{dataset}: error against m", panels)
+
+
+def _against_rho(arms: Mapping[str, Arm], kind: str) -> Line | None:
+    found = {rho: at for rho, runs in by_rho(arms, kind).items() if (at := _errors(runs))}
+    return _banded(found, METHODS[kind]) if found else None
+
+
+def _errors(arms: Sequence[Arm], column: str = "test_error") -> Estimate | None:
+    """In %, of the runs that ended."""
+    return estimate([100 * arm.records[-1][column] for arm in arms if arm.status == "done" and arm.records])
+
+
+def _banded(found: Mapping[float, Estimate], label: str) -> Line:
+    low, high = ([None if e.interval is None else e.interval[k] for e in found.values()] for k in (0, 1))
+    return Line(list(found), [e.mean for e in found.values()], label, "o-", low=low, high=high)

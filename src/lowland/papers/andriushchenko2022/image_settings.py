@@ -9,6 +9,7 @@ from lowland.training import derived, ours, paper, setting
 from lowland.training.settings import Value
 
 _SWITCH = ("auto", "on", "off")
+ASCENTS = ("batch", "training", "random")
 HELD_OUT = 0.1  # of the training images, for validation
 
 
@@ -29,6 +30,19 @@ class ImageSettings(training.Settings):
     momentum: float = setting("of SGD", low=0, high=0.9999)
     l2: float = setting("λ of ½λ‖w‖² inside the loss, on all parameters", low=0, high=1e6)
     m: int = setting("images that share a perturbation; batch_size or more: all of a batch", low=1)
+    ascent: str = setting(
+        "what climbs: along the gradient of the batch (m-SAM), along that of ascent_examples training images (n-SAM), "
+        "or in a random direction",
+        choices=ASCENTS,
+    )
+    ascent_examples: int = setting(
+        "training images of n-SAM's ascent, drawn anew at each step, apart from the batch", low=1, high=50_000
+    )
+    ascent_batch: int = setting("of those, how many are evaluated at a time: batch norm takes its statistics", low=1)
+    statistics: str = setting(
+        "where batch norm's running statistics move: w, in the first pass of a step; both, in each of its passes",
+        choices=("w", "both"),
+    )
     schedule: str = setting(
         "of η: tenths at 50 % and 75 % of training, cosine to zero, or constant",
         choices=("piecewise", "cosine", "constant"),
@@ -49,10 +63,15 @@ class ImageSettings(training.Settings):
                 f"batch_size is {self.batch_size}, and {self.examples} images leave {trained} to train on: "
                 "choose a smaller batch_size, or more examples"
             )
-        if self.per_example and self.norm == "batch":
+        if self.climbs_over_training and self.ascent_examples > trained:
             raise SettingError(
-                f"m = {self.m} is below batch_size = {self.batch_size}, and batch norm mixes the images of a batch, so "
-                "that a group has no gradient of its own: set norm=group, or m to batch_size or more"
+                f"ascent_examples is {self.ascent_examples}, and there are {trained} training images: "
+                f"set ascent_examples to at most {trained}"
+            )
+        if self.per_example and self.statistics == "both":
+            raise SettingError(
+                f"with m = {self.m} below batch_size = {self.batch_size} the running statistics move at w alone: "
+                "set statistics=w, or m to batch_size or more"
             )
         if self.norm == "group" and self.width % 2:
             raise SettingError(f"group norm takes width/2 groups: width must be even, not {self.width}")
@@ -67,8 +86,13 @@ class ImageSettings(training.Settings):
 
     @property
     def per_example(self) -> bool:
-        """Whether groups of a batch climb for themselves. Without an ascent m says nothing."""
-        return self.rho > 0 and self.m < self.batch_size
+        """Whether groups of a batch climb for themselves. Without an ascent along the batch m says nothing."""
+        return self.rho > 0 and self.ascent == "batch" and self.m < self.batch_size
+
+    @property
+    def climbs_over_training(self) -> bool:
+        """Whether one perturbation is made for many training images (n-SAM)."""
+        return self.rho > 0 and self.ascent == "training"
 
 
 # What the paper's main experiments share.
@@ -87,6 +111,10 @@ PAPER_VALUES: Mapping[str, Value] = {
     "momentum": paper(0.9),
     "l2": paper(0.0005),
     "m": paper(128, "of the grid; the last group of a batch is smaller where m doesn't divide it"),
+    "ascent": ours("batch", "what makes the arms sam, n-sam and random"),
+    "ascent_examples": paper(45_000, "all training images: a step costs (ascent_examples + batch_size)/batch_size"),
+    "ascent_batch": ours(128, "as large as a batch"),
+    "statistics": ours("w", "the authors' code by default: both"),
     "schedule": paper("piecewise"),
     "augment": paper(True),
     "average": paper(0.999),
@@ -104,17 +132,23 @@ SMOKE_VALUES: Mapping[str, Value] = {
     "width": ours(2),
     "batch_size": ours(16),
     "m": ours(16),
+    "ascent_examples": ours(24),
+    "ascent_batch": ours(16),
     "sharpness_examples": ours(16),
     "seeds": ours(1),
 }
 
 
 def scales(
-    laptop: Mapping[str, Value], changes: Mapping[str, Value] | None = None, smoke: Mapping[str, Value] | None = None
+    laptop: Mapping[str, Value],
+    desk: Mapping[str, Value],
+    changes: Mapping[str, Value] | None = None,
+    smoke: Mapping[str, Value] | None = None,
 ) -> dict[str, dict[str, Value]]:
-    """The three scales: the paper's values with an experiment's ``changes``, ``laptop``'s, and what smoke adds."""
+    """The four scales: the paper's values with an experiment's ``changes``, ``desk``, ``laptop``, what smoke adds."""
     return {
         "paper": {**PAPER_VALUES, **(changes or {})},
+        "desk": dict(desk),
         "laptop": dict(laptop),
         "smoke": {**SMOKE_VALUES, **(smoke or {})},
     }

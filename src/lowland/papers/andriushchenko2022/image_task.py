@@ -1,7 +1,7 @@
 """The paper's training on images: data, network, optimizer, schedule."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,10 +12,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lowland.data import Dataset, Shuffled, Split, data_root, load, random_crop_flip, scale, seeded, split_validation
 from lowland.optim import SAM
+from lowland.optim.ascent import Random
+from lowland.papers.andriushchenko2022.image_ascent import AscentOverTraining
 from lowland.papers.andriushchenko2022.image_check import ImageCheck, ImageSets
 from lowland.papers.andriushchenko2022.image_settings import HELD_OUT, ImageSettings
 from lowland.training import Task
+from lowland.training.task import Optimizer
 
+Rho = float | Callable[[int], float]
 SHOW = {"loss": "train_loss", "error": "test_error"}
 
 
@@ -36,10 +40,14 @@ class ImageBatches:
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Float32 ``(batch, 3, height, width)`` in [0, 1], and int64 ``(batch,)``."""
         images, targets = self.shuffled(step)
+        # The orders of the epochs are drawn with the seed itself; these draws must not repeat them.
+        return self.prepared(images, seeded(self.settings.seed + 2**31, step)), targets
+
+    def prepared(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Images as the network sees them in training; ``generator`` draws crops and mirrors, if there are any."""
         if self.settings.augment:
-            # The orders of the epochs are drawn with the seed itself; these draws must not repeat them.
-            images = random_crop_flip(images, generator=seeded(self.settings.seed + 2**31, step))
-        return scale(images, 255).contiguous(memory_format=self.layout), targets
+            images = random_crop_flip(images, generator=generator)
+        return scale(images, 255).contiguous(memory_format=self.layout)
 
 
 def image_task(
@@ -48,6 +56,7 @@ def image_task(
     settings: ImageSettings,
     device: torch.device,
     prepare_targets: Callable[[Split], Split] = lambda split: split,
+    rho: Rho | None = None,
 ) -> Task:
     """SAM around SGD with momentum, on the first images of ``dataset``.
 
@@ -57,29 +66,62 @@ def image_task(
         settings: all there is to say.
         device: on which the data lie, too.
         prepare_targets: is given the training images before some are held out: noise in the labels, say.
+        rho: in place of that of the settings: another radius, or one for each step.
+
+    Raises:
+        SettingError: for n-SAM in several processes.
     """
     on = {name: _switched(getattr(settings, name), device) for name in ("amp", "channels_last", "compile")}
     sets = image_sets(dataset, settings, device, prepare_targets)
     model = network(settings).to(device)
     if on["channels_last"]:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batches = ImageBatches(sets.train, settings, on["channels_last"])
+    autocast = torch.bfloat16 if on["amp"] else None
     base = torch.optim.SGD(model.parameters(), lr=settings.lr, momentum=settings.momentum)
-    m = settings.m if settings.per_example else None
-    optimizer = SAM(base, rho=settings.rho, model=model, m=m, l2=settings.l2)
+    sam = SAM(
+        base,
+        rho=settings.rho if rho is None else rho,
+        # Without the model its running statistics move in every pass.
+        model=model if settings.statistics == "w" else None,
+        m=settings.m if settings.per_example else None,
+        l2=settings.l2,
+        ascent=Random(settings.seed) if settings.ascent == "random" else None,
+    )
+    optimizer: Optimizer = sam
+    if settings.climbs_over_training:
+        drawn = ascent_batches(batches, sets.train, settings)
+        optimizer = AscentOverTraining(sam, drawn, settings.ascent_examples, model, autocast)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
     return Task(
         model,
         F.cross_entropy,
         optimizer,
-        ImageBatches(sets.train, settings, on["channels_last"]),
+        batches,
         ImageCheck(model, average, sets, settings),
         SHOW,
         schedule=_schedule(settings),
         losses_fn=_losses,
         average=average,
-        autocast=torch.bfloat16 if on["amp"] else None,
+        autocast=autocast,
         compiled=on["compile"],
     )
+
+
+def ascent_batches(
+    batches: ImageBatches, train: Split, settings: ImageSettings
+) -> Callable[[int], Iterator[tuple[Tensor, Tensor]]]:
+    """Step → the images of n-SAM's ascent, without one twice, ``ascent_batch`` at a time; a function of the step."""
+    assert train.targets is not None
+    targets = train.targets
+
+    def drawn(step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = seeded(settings.seed + 2**30, step)  # neither the orders' draws nor the crops'
+        chosen = torch.randperm(len(train), generator=generator)[: settings.ascent_examples].to(train.inputs.device)
+        for part in chosen.split(settings.ascent_batch):
+            yield batches.prepared(train.inputs[part], generator), targets[part]
+
+    return drawn
 
 
 def image_sets(

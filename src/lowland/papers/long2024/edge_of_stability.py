@@ -1,90 +1,21 @@
-"""What the experiments of Long & Bartlett 2024 share: settings, the check, the six claims."""
+"""What the experiments of Long & Bartlett 2024 share: the task, and a training set as one batch."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import lowland.training as training
-from lowland.curvature import Stability, stability, stability_of_stack
 from lowland.data import WholeBatch, data_root, load
 from lowland.data.transforms import center, one_hot, scale
 from lowland.optim import SAM
-from lowland.training import Arm, Claim, Curve, Selection, Stack, Task, Verdict, setting
-
-PAPER = (
-    "Long & Bartlett 2024, Sharpness-Aware Minimization and the Edge of Stability, "
-    "Journal of Machine Learning Research 25"
-)
-RHOS = (0.0, 0.1, 0.3, 1.0)
-# The paper trains on everything and compares no settings: nothing is held out to select them by.
-SELECTION = Selection(metric="loss", on="training")
-OUTCOMES = (Curve("hessian_norm", "Hessian norm"), Curve("loss", "training loss"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings(training.Settings):
-    """Settings of every experiment of the paper."""
-
-    eps: float = setting("added to the gradient norm in the ascent", low=0)
-    tol: float = setting("relative residual of the Hessian's principal eigenpair", above=0, high=0.1)
-
-
-class EdgeCheck:
-    """Hessian norm, SAM edge and alignments on the batch at hand, warm-started from the check before."""
-
-    def __init__(self, model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], settings: Settings):
-        self.model, self.loss_fn, self.settings = model, loss_fn, settings
-        self.vector: Tensor | None = None
-
-    def __call__(self, step: int, batch: tuple[Any, Any]) -> dict[str, Any]:
-        """A record with the fields of `lowland.curvature.Stability`."""
-        settings = self.settings
-        measured = stability(
-            self.model, self.loss_fn, [batch],
-            lr=settings.lr, rho=settings.rho, eps=settings.eps, tol=settings.tol, start=self.vector,
-        )  # fmt: skip
-        return self._record(measured)
-
-    @classmethod
-    def together(cls, checks: Sequence["EdgeCheck"], stack: Stack) -> list[dict[str, Any] | FloatingPointError]:
-        """What each of ``checks`` would record of its run of ``stack``, or raise; each keeps its own warm start."""
-        alike: dict[tuple[float, float], list[int]] = {}
-        for run, check in enumerate(checks):
-            alike.setdefault((check.settings.eps, check.settings.tol), []).append(run)
-        results: dict[int, dict[str, Any] | FloatingPointError] = {}
-        for (eps, tol), runs in alike.items():
-            params, x, y = stack.params, stack.x, stack.y
-            if len(alike) > 1:
-                params = {name: stacked[runs] for name, stacked in params.items()}
-                x, y = (x, y) if stack.shared else (x[runs], y[runs])
-            settings = [checks[run].settings for run in runs]
-            measured = stability_of_stack(
-                stack.model, stack.loss_fn, params, x, y, shared=stack.shared,
-                lr=[one.lr for one in settings], rho=[one.rho for one in settings], eps=eps, tol=tol,
-                starts=[checks[run].vector for run in runs],
-            )  # fmt: skip
-            for run, found in zip(runs, measured, strict=True):
-                results[run] = found if isinstance(found, FloatingPointError) else checks[run]._record(found)
-        return [results[run] for run in range(len(checks))]
-
-    def _record(self, measured: Stability) -> dict[str, Any]:
-        self.vector = measured.vector
-        return {name: value for name, value in vars(measured).items() if name not in ("vector", "reason")}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The warm start."""
-        return {"vector": self.vector}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a warm start."""
-        self.vector = state_dict["vector"]
+from lowland.papers.long2024.check import EdgeCheck
+from lowland.papers.long2024.held_out import HeldOut
+from lowland.papers.long2024.settings import Settings
+from lowland.training import Task
 
 
 def task(
@@ -92,17 +23,21 @@ def task(
     loss_fn: Callable[[Any, Any], Tensor],
     batch: Callable[[int], tuple[Any, Any]],
     settings: Settings,
+    held_out: HeldOut | None = None,
 ) -> Task:
-    """SAM around plain gradient descent, checked for its edge of stability."""
+    """SAM around plain gradient descent, checked for its edge of stability, and on ``held_out`` at the end."""
     optimizer = SAM(torch.optim.SGD(model.parameters(), lr=settings.lr), rho=settings.rho, eps=settings.eps)
-    check = EdgeCheck(model, loss_fn, settings)
+    check = EdgeCheck(model, loss_fn, settings, held_out)
     return Task(model, loss_fn, optimizer, batch, check, {"loss": "loss", "‖H‖": "hessian_norm", "edge": "edge"})
 
 
-def one_batch(dataset: str, examples: int | None, divisor: float, classes: int, device: torch.device) -> WholeBatch:
-    """The first ``examples`` training images (None: all) as one batch, the same object for every arm.
+def one_batch(
+    dataset: str, examples: int | None, divisor: float, classes: int, device: torch.device
+) -> tuple[WholeBatch, HeldOut | None]:
+    """The first ``examples`` training images (None: all) as one batch, and the test set; the same objects for all arms.
 
-    Pixels/``divisor`` minus their mean over those images, and one-hot targets.
+    Pixels/``divisor`` minus their mean over those training images, and one-hot targets. In memory the channels of a
+    pixel lie together, which convolutions and norms over channels are faster on.
     """
     return _one_batch(data_root(), dataset, examples, divisor, classes, device)
 
@@ -110,161 +45,20 @@ def one_batch(dataset: str, examples: int | None, divisor: float, classes: int, 
 @lru_cache(maxsize=1)
 def _one_batch(
     root: Path, dataset: str, examples: int | None, divisor: float, classes: int, device: torch.device
-) -> WholeBatch:
-    split = load(dataset).train
-    if examples is not None:
-        split = split.take(torch.arange(examples))
-    split = split.to(device)
-    (x,) = center(scale(split.inputs, divisor))
-    assert split.targets is not None
-    return WholeBatch(x, one_hot(split.targets, classes))
+) -> tuple[WholeBatch, HeldOut | None]:
+    read = load(dataset)
+    train = read.train if examples is None else read.train.take(torch.arange(examples))
+    x = scale(train.inputs.to(device), divisor)
+    assert train.targets is not None
+    tested = [] if read.test is None else [scale(read.test.inputs.to(device), divisor)]
+    x, *tested = (images.contiguous(memory_format=torch.channels_last) for images in center(x, *tested))
+    batch = WholeBatch(x, one_hot(train.targets.to(device), classes))
+    if read.test is None or read.test.targets is None:
+        return batch, None
+    labels = read.test.targets.to(device)
+    return batch, HeldOut(tested[0], one_hot(labels, classes), labels)
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
     """Mean over batch and outputs."""
     return F.mse_loss(output, target)
-
-
-# The claims. Each looks at the second half of training, except where it says so.
-
-
-def claims(deviation: float | None, sam: str = "sam", gd: str = "gd", gd_edge: str = "gd") -> tuple[Claim, ...]:
-    """The paper's six claims.
-
-    Args:
-        deviation: largest median of |norm/edge − 1| that counts as settled; None for minibatches, where the
-            deviation is only reported.
-        sam: arm with ρ > 0.
-        gd: arm with ρ = 0 at the same η.
-        gd_edge: arm with ρ = 0 and η large enough to reach 2/η.
-    """
-    settled = f"<= {deviation:g}" if deviation is not None else None
-    return (
-        Claim(
-            "sam-edge",
-            "With ρ > 0 the Hessian norm settles on the SAM edge: median |norm/edge − 1| over the second half",
-            "the experiments", settled, _on(lambda arm: _settles(arm, "edge", deviation), sam=sam),
-        ),
-        Claim(
-            "far-below-gd-edge",
-            "There the SAM edge lies far below 2/η: median edge/(2/η) over the second half (threshold ours)",
-            "the experiments", "<= 0.5", _on(_far_below, sam=sam),
-        ),
-        Claim(
-            "edge-falls",
-            "The edge falls as the gradient norm falls, and the Hessian norm with it: "
-            "Hessian norm of the last tenth over the first tenth of the second half",
-            "the derivation of the edge, and the experiments", "< 1", _on(_falls, sam=sam),
-        ),
-        Claim(
-            "gd-edge",
-            "With ρ = 0 and η large enough the Hessian norm settles on 2/η: median |norm·η/2 − 1| over the second half",
-            "the experiments", settled, _on(lambda arm: _settles(arm, "gd_edge", deviation), gd=gd_edge),
-        ),
-        Claim(
-            "alignment",
-            "The gradient at w + ε is more aligned with the principal eigenvector than that at w: "
-            "mean difference of |cos| over training",
-            "the experiments", "> 0", _on(_aligned, sam=sam),
-        ),
-        Claim(
-            "flatter",
-            "SAM ends with a smaller Hessian norm than gradient descent at the same η: ratio over the last tenth",
-            "the experiments", "< 1", _on(_flatter, sam=sam, gd=gd),
-        ),
-    )  # fmt: skip
-
-
-def _on(
-    decide: Callable[..., Verdict], *, sam: str | None = None, gd: str | None = None
-) -> Callable[[Mapping[str, Arm]], Verdict]:
-    """A judge that hands ``decide`` the arm of SAM, that of gradient descent, or both, in this order.
-
-    Null where an arm is not that, diverged, or has records that say nothing.
-    """
-    ascends = {name: name == sam for name in (sam, gd) if name is not None}
-
-    def judge(arms: Mapping[str, Arm]) -> Verdict:
-        for name, climbs in ascends.items():
-            reason = _unfit(arms[name], climbs)
-            if reason:
-                return Verdict(None, None, f"arm {name} {reason}")
-        return decide(*(arms[name] for name in ascends))
-
-    return judge
-
-
-def _unfit(arm: Arm, ascends: bool) -> str:
-    """Why nothing can be judged on ``arm``; empty if it can."""
-    if (arm.settings.rho > 0) != ascends:
-        return f"has ρ = {arm.settings.rho:g}"
-    if arm.diverged_at is not None:
-        return f"diverged at step {arm.diverged_at}"
-    loose = sum(not record["converged"] for record in arm.records)
-    if loose:
-        return f"has {loose} eigenpairs that missed their tolerance"
-    if any(not record[key] for record in arm.records for key in ("edge", "gd_edge", "hessian_norm")):
-        return "has an edge or a Hessian norm of zero"
-    if not all(_tenth(arm, "edge", *part) for part in (_FIRST, _LAST)):
-        return "has too few checks in its second half"
-    return ""
-
-
-# Parts of training: the first and the last tenth that the second half has.
-_FIRST, _LAST = (0.5, 0.6), (0.9, 1.0)
-
-
-def _tenth(arm: Arm, column: str, begin: float, end: float) -> list[float]:
-    steps = arm.settings.steps
-    return [record[column] for record in arm.records if begin * steps <= record["step"] <= end * steps]
-
-
-def _first_and_last(arm: Arm, column: str) -> tuple[float, float]:
-    """Medians over the first and the last tenth of the second half."""
-    return median(_tenth(arm, column, *_FIRST)), median(_tenth(arm, column, *_LAST))
-
-
-def _settles(arm: Arm, edge: str, deviation: float | None) -> Verdict:
-    """Null if the norm reached the edge (to a tenth) only in the second half: then there was no time to settle.
-
-    And null if it never did, for gradient descent, whose claim is conditional, and for SAM where it still rises.
-    """
-    late = [norm / limit for norm, limit in zip(arm.late("hessian_norm"), arm.late(edge), strict=True)]
-    measured = median(abs(ratio - 1) for ratio in late)
-    ratios = {record["step"]: record["hessian_norm"] / record[edge] for record in arm.records}
-    arrival = next((step for step, ratio in ratios.items() if ratio >= 0.9), None)
-    first, last = _first_and_last(arm, "hessian_norm")
-    steps = arm.settings.steps
-    if arrival is None and (arm.settings.rho == 0 or last > 1.05 * first):
-        most = max(ratios.values())
-        return Verdict(measured, None, f"the norm never reached the edge: at most {most:.2g} of it in {steps} steps")
-    if arrival is not None and arrival > steps / 2:
-        return Verdict(measured, None, f"the norm reached the edge only at step {arrival} of {steps}")
-    if deviation is None:
-        return Verdict(measured, None, "reported without a threshold: the edge is derived for full batches")
-    return Verdict(measured, measured <= deviation)
-
-
-def _far_below(arm: Arm) -> Verdict:
-    measured = median(edge / limit for edge, limit in zip(arm.late("edge"), arm.late("gd_edge"), strict=True))
-    return Verdict(measured, measured <= 0.5)
-
-
-def _falls(arm: Arm) -> Verdict:
-    gradient, gradient_end = _first_and_last(arm, "gradient_norm")
-    norm, norm_end = _first_and_last(arm, "hessian_norm")
-    if gradient_end >= gradient:
-        return Verdict(norm_end / norm, None, "the gradient norm didn't fall over the second half")
-    return Verdict(norm_end / norm, norm_end < norm)
-
-
-def _aligned(arm: Arm) -> Verdict:
-    measured = fmean(arm.column("sam_gradient_alignment")) - fmean(arm.column("gradient_alignment"))
-    return Verdict(measured, measured > 0)
-
-
-def _flatter(sam: Arm, gd: Arm) -> Verdict:
-    if sam.settings.lr != gd.settings.lr:
-        return Verdict(None, None, f"the arms have different η: {sam.settings.lr:g} and {gd.settings.lr:g}")
-    measured = _first_and_last(sam, "hessian_norm")[1] / _first_and_last(gd, "hessian_norm")[1]
-    return Verdict(measured, measured < 1)

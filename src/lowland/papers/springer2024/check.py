@@ -18,7 +18,9 @@ from lowland.papers.springer2024.settings import FeatureSettings
 
 _AT_ONCE = 500  # images evaluated at a time
 POINTS = 101  # of a Lorenz curve that is recorded
-# Larger ones interpolate the probe's examples all the same, which are fewer than the features, and take longest.
+_FEWEST = 60  # pairs that a probe is fitted on
+_COLUMN = {"held-out": "held_out", "training": "seen"}
+# Larger ones interpolate the probe's examples all the same, if they are fewer than the features, and take longest.
 PROBE_CS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
@@ -30,12 +32,14 @@ class FeatureSets:
         train: what the network is trained on.
         validation: the same, held out; settings are selected by it.
         test: the same, of test images.
-        probe_train: what the probes are fitted on, a tenth of it held out for their regularization: images that the
+        probe_train: what probes are fitted on, a tenth of it held out for their regularization: images that the
             network was **not** trained on, in which the two features are independent.
         probe_test: what they are tested on, likewise; of test images.
         prepare: uint8 images → the network's inputs.
         easy: where the class of the easy feature stands, ``"attributes"`` or ``"targets"``.
         hard: likewise of the hard one.
+        probe_seen: pairs of the images that the network **was** trained on, paired anew so that the two features are
+            independent; None where there are none.
     """
 
     train: Split
@@ -46,6 +50,7 @@ class FeatureSets:
     prepare: Callable[[Tensor], Tensor]
     easy: str = "attributes"
     hard: str = "targets"
+    probe_seen: Split | None = None
 
     def batches(self, split: Split) -> "Prepared":
         """``split`` as pairs of inputs and targets."""
@@ -80,23 +85,45 @@ class FeatureCheck:
       feature; ``easy_worst_group_error`` and ``hard_worst_group_error``: its worst group;
     - ``gini_real`` and ``gini_phantom`` of the importance weights (`lowland.features.importance_weights`) of the first
       ``phantom_examples`` training images, at ρ = ``phantom_rho``; perturbed is what the arm itself perturbs, and for
-      SGD all. At the last step also their Lorenz curves, at `POINTS` equal steps of the fraction of the examples.
+      SGD all. At the last step also their Lorenz curves, at `POINTS` equal steps of the fraction of the examples;
+    - at the last step, and for ρ = 0 at the first, the probes' curves: ``held_out_sizes``, ``held_out_easy_errors`` and
+      ``held_out_hard_errors`` of probes fitted on so many of the held-out pairs, ``seen_…`` of the training images.
+
+    Which of those pairs ``easy_error`` and ``hard_error`` are fitted on says ``probe_on``, ``"held-out"`` or
+    ``"training"``.
+
+    Between the epochs at which ``settings.measures_at`` a record holds the epoch and ``batch_loss``, the loss of the
+    batch that comes next; probes are fitted every ``check_epochs`` and at the end.
     """
 
-    def __init__(self, model: nn.Module, sets: FeatureSets, settings: FeatureSettings):
+    def __init__(self, model: nn.Module, sets: FeatureSets, settings: FeatureSettings, probe_on: str = "held-out"):
         self.model, self.sets, self.settings = model, sets, settings
+        self.carrying = _COLUMN[probe_on]
 
     def __call__(self, step: int, batch: tuple[Any, Any]) -> dict[str, Any]:
         """A record; FloatingPointError if a loss is not finite."""
         settings = self.settings
         record: dict[str, Any] = {"epoch": step * settings.epochs / settings.steps}
+        epoch, last = round(record["epoch"]), step == settings.steps
+        if not settings.measures_at(epoch):
+            return record | self._of_batch(batch)
         with evaluating(self.model):
             for name in ("train", "validation", "test"):
                 error, loss = self._error_and_loss(getattr(self.sets, name))
                 if not loss < float("inf"):
                     raise FloatingPointError(f"the {name} loss is {loss}")
                 record |= {f"{name}_error": error, f"{name}_loss": loss}
-        return record | self._probes() | self._weights(last=step == settings.steps)
+        record |= self._weights(last)
+        if epoch % settings.check_epochs == 0 or last:
+            record |= self._probes(curves=last or (step == 0 and settings.rho == 0))
+        return record
+
+    def _of_batch(self, batch: tuple[Any, Any]) -> dict[str, float]:
+        with evaluating(self.model), torch.no_grad():
+            loss = F.cross_entropy(self.model(batch[0]).float(), batch[1]).item()
+        if not loss < float("inf"):
+            raise FloatingPointError(f"the loss of a batch is {loss}")
+        return {"batch_loss": loss}
 
     def _error_and_loss(self, split: Split) -> tuple[float, float]:
         wrong = loss = 0.0
@@ -107,23 +134,37 @@ class FeatureCheck:
                 loss += F.cross_entropy(output, y, reduction="sum").item()
         return wrong / len(split), loss / len(split)
 
-    def _probes(self) -> dict[str, float]:
+    def _probes(self, curves: bool) -> dict[str, Any]:
         sets, groups = self.sets, groups_of(self.sets.probe_test)
-        train, test = (
-            extract(self.model, sets.batches(split), show_progress=False)
-            for split in (sets.probe_train, sets.probe_test)
-        )
+        test = extract(self.model, sets.batches(sets.probe_test), show_progress=False)
         with torch.no_grad():
             predicted = last_linear(self.model)(test).argmax(1)
-        record = {"worst_group_error": 1 - worst_group_accuracy(predicted, sets.probe_test.targets, groups)}
-        train, test = train.cpu(), test.cpu()
-        for name, where in (("easy", sets.easy), ("hard", sets.hard)):
-            found = probe(
-                train, getattr(sets.probe_train, where), test=(test, getattr(sets.probe_test, where), groups),
-                Cs=PROBE_CS, seed=self.settings.seed, show_progress=False,
-            )  # fmt: skip
-            assert found.worst_group_error is not None
-            record |= {f"{name}_error": found.error, f"{name}_worst_group_error": found.worst_group_error}
+        record: dict[str, Any] = {
+            "worst_group_error": 1 - worst_group_accuracy(predicted, sets.probe_test.targets, groups)
+        }
+        test = test.cpu()
+        for fitted_on, split in (("held_out", sets.probe_train), ("seen", sets.probe_seen)):
+            carries = fitted_on == self.carrying
+            if split is None or not (carries or curves):
+                continue
+            features = extract(self.model, sets.batches(split), show_progress=False).cpu()
+            sizes = probe_sizes(len(split)) if curves else [len(split)]
+            record |= {f"{fitted_on}_sizes": sizes} if curves else {}
+            for name, where in (("easy", sets.easy), ("hard", sets.hard)):
+                found = [
+                    probe(
+                        features[:n], getattr(split, where)[:n], test=(test, getattr(sets.probe_test, where), groups),
+                        Cs=PROBE_CS, seed=self.settings.seed, show_progress=False,
+                    )
+                    for n in sizes
+                ]  # fmt: skip
+                if curves:
+                    record[f"{fitted_on}_{name}_errors"] = [each.error for each in found]
+                    record[f"{name}_error_{fitted_on}"] = found[-1].error
+                if carries:
+                    worst = found[-1].worst_group_error
+                    assert worst is not None
+                    record |= {f"{name}_error": found[-1].error, f"{name}_worst_group_error": worst}
         return record
 
     def _weights(self, last: bool) -> dict[str, Any]:
@@ -146,6 +187,11 @@ class FeatureCheck:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing to take up."""
+
+
+def probe_sizes(n: int) -> list[int]:
+    """An eighth, a quarter, a half and all of ``n`` pairs, those of them that are at least `_FEWEST`."""
+    return [n // part for part in (8, 4, 2) if n // part >= _FEWEST] + [n]
 
 
 def groups_of(split: Split) -> Tensor:

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 
 from lowland.papers.springer2024 import PAPER
-from lowland.papers.springer2024.claims import CLAIMS
-from lowland.papers.springer2024.figures import feature_figures
+from lowland.papers.springer2024.claims import CLAIMS, GRID_CLAIMS
+from lowland.papers.springer2024.figures import feature_figures, probe_curves
 from lowland.papers.springer2024.methods import ARMS, METHODS, table
+from lowland.papers.springer2024.over_grid import differences
 from lowland.papers.springer2024.settings import FeatureSettings
-from lowland.training import Curve, Experiment, Selection, Task
+from lowland.training import Curve, Experiment, Plot, Selection, Task
 from lowland.training.settings import Value
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -26,7 +27,7 @@ def feature_experiment(
     scales: Mapping[str, Mapping[str, Value]],
     lrs: tuple[float, ...],
     rhos: tuple[float, ...],
-    cost: str,
+    cost: Mapping[str, str],
     **more: Any,
 ) -> Experiment:
     """An experiment on a network that is trained on images with two features.
@@ -40,17 +41,22 @@ def feature_experiment(
         scales: its values.
         lrs: η of the paper's grid.
         rhos: ρ of it, 0 first.
-        cost: of a run at paper scale.
+        cost: of a run at each scale.
         more: of `Experiment`.
     """
-    climbing = {"method": METHODS, "lr": lrs, "rho": rhos[1:], "seed": SEEDS}
+    # Seed by seed, so that what is there early is a whole grid of few seeds.
+    climbing = {"seed": SEEDS, "method": METHODS, "lr": lrs, "rho": rhos[1:]}
     made: dict[str, Any] = {
         "arms": ARMS,
-        "grid": {"lr": lrs, "rho": rhos, "seed": SEEDS},
-        "more_grids": {"mechanism": ({"method": ("sam",), "lr": lrs, "rho": (0.0,), "seed": SEEDS}, climbing)},
-        "claims": CLAIMS,
-        "figures": feature_figures(list(ARMS)),
-        "cost": {"paper": cost, "laptop": "two to three minutes, 2 cores", "smoke": "seconds"},
+        "grid": {"seed": SEEDS, "lr": lrs, "rho": rhos},
+        "more_grids": {"mechanism": ({"seed": SEEDS, "method": ("sam",), "lr": lrs, "rho": (0.0,)}, climbing)},
+        "claims": (*CLAIMS, *GRID_CLAIMS),
+        "figures": (*feature_figures(list(ARMS)), probe_curves()),
+        "sweep_figures": (
+            Plot("differences", "SAM − SGD, paired by seed, 95 % intervals", differences),
+            probe_curves(),
+        ),
+        "cost": dict(cost),
         "table": table,
         "selection": Selection("validation_error", "validation", ties="validation_loss", test="test_error"),
         "outcomes": (

@@ -72,3 +72,27 @@ def feature_figures(kinds: Sequence[str]) -> tuple[Plot, ...]:
              ("gini_phantom", "importance weights, phantom", "Gini coefficient", False)),
         ),
     )  # fmt: skip
+
+
+def probe_curves() -> Plot:
+    """The probing error against how many pairs the probe was fitted on, mean over the selected runs."""
+    return Plot("probes", "Probing error against the examples of the probe, mean over seeds", _curves)
+
+
+def _curves(arms: Mapping[str, Arm]) -> Sequence[Panel]:
+    runs = selected(arms)
+    drawn = [r for arm in arms.values() for r in arm.records[:1] if "seen_sizes" in r and r["step"] == 0]
+    ends = {name: [arms[label].records[-1] for label in labels.values()] for name, labels in runs.items()}
+    panels = []
+    for feature, title in (("hard", "hard feature"), ("easy", "easy feature")):
+        lines = []
+        for name, records in {"as drawn": drawn, **ends}.items():
+            for fitted_on, style in (("seen", "o-"), ("held_out", "s--")):
+                found = [record for record in records if f"{fitted_on}_sizes" in record]
+                if found:
+                    errors = np.mean([record[f"{fitted_on}_{feature}_errors"] for record in found], 0).tolist()
+                    words = "training images" if fitted_on == "seen" else "held out"
+                    lines.append(Line(found[0][f"{fitted_on}_sizes"], errors, f"{name}, {words}", style))
+        if lines:
+            panels.append(Panel(title, "pairs that the probe is fitted on", "probing error", lines, logx=True))
+    return panels

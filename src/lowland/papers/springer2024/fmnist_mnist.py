@@ -20,12 +20,20 @@ EXPERIMENT = stacked_experiment(
         "validation_examples": paper(3_000),
         "test_examples": paper(5_000),
         "probe_examples": ours(3_000, "all of the images held out: the network knows those it was trained on"),
+        "probe_train_examples": ours(9_000),
     },
+    desk={"examples": ours(9_000, "a third, so that five seeds of all arms fit; SGD fits them all the same")},
     smoke={
+        "probe_train_examples": ours(100),
         "examples": ours(40),
         "validation_examples": ours(20),
         "test_examples": ours(50),
         "probe_examples": ours(100),
     },
-    cost="two hours, one H100 (estimated)",
+    cost={
+        "paper": "about eight hours, 2 cores (from steps of cifar-mnist measured on one core)",
+        "desk": "about 80 minutes, 2 cores (from steps of cifar-mnist measured on one core)",
+        "laptop": "two to three minutes, 2 cores",
+        "smoke": "seconds",
+    },
 )

@@ -162,7 +162,7 @@ def grouped_experiment(
         scales={"paper": {**PAPER_VALUES, **paper_values}, "laptop": LAPTOP, "smoke": SMOKE},
         lrs=LRS,
         rhos=RHOS,
-        cost=cost,
+        cost={"paper": cost, "laptop": "two to three minutes, 2 cores", "smoke": "seconds"},
         arms={kind: ARMS[kind] for kind in KINDS},
         figures=feature_figures(KINDS),
         table=partial(table, measures=_MEASURES),

@@ -49,7 +49,7 @@ class GroupedCheck(FeatureCheck):
         record = super().__call__(step, batch)
         return record | (self._reweighted() if step == self.settings.steps else {})
 
-    def _probes(self) -> dict[str, float]:
+    def _probes(self, curves: bool) -> dict[str, Any]:
         fitted, test = self.sets.probe_train, self.sets.probe_test
         self.features = {
             name: extract(self.model, self.sets.batches(split), show_progress=False).cpu()

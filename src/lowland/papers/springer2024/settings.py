@@ -31,6 +31,10 @@ class FeatureSettings(training.Settings):
     )
     phantom_examples: int = setting("training images whose importance weights are recorded, the first ones", low=2)
 
+    def measures_at(self, epoch: int) -> bool:
+        """Whether losses and importance weights are measured at the end of that epoch."""
+        return epoch % self.check_epochs == 0 or epoch == self.epochs
+
     @property
     def trained_on(self) -> int:
         """How many training images there are."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from lowland.data import Dataset, data_root, load, scale, stacked_images
 from lowland.data.stacked import STACKS
 from lowland.models import strided_cnn
-from lowland.papers.springer2024.check import FeatureSets
+from lowland.papers.springer2024.check import FeatureCheck, FeatureSets
 from lowland.papers.springer2024.experiment import feature_experiment
 from lowland.papers.springer2024.settings import SHARED_VALUES, FeatureSettings
 from lowland.papers.springer2024.task import feature_task
@@ -20,6 +20,7 @@ from lowland.training import Experiment, Task, ours, paper, setting
 from lowland.training.settings import Value
 
 LRS = (0.01, 0.05, 0.1)
+PROBE_ON = "training"
 RHOS = (0.0, 0.01, 0.03, 0.05, 0.07, 0.1, 0.2)
 
 
@@ -35,6 +36,26 @@ class StackedSettings(FeatureSettings):
         "pairs that probes are fitted on: of the images held out, the features independent", low=20, high=10**6
     )
 
+    probe_train_examples: int = setting(
+        "pairs that probes are fitted on: of the training images, paired anew, the features independent",
+        low=20, high=10**6,
+    )  # fmt: skip
+    probe_on: str = setting(
+        "which of the two carries the claims, easy_error and hard_error", choices=("held-out", "training")
+    )
+    precision: str = setting(
+        "of the passes of training; checks are in float32, weights too", choices=("float32", "bfloat16")
+    )
+
+    def __post_init__(self) -> None:
+        """There is a record at the end of every epoch; what it holds `measures_at` says."""
+        super().__post_init__()
+        object.__setattr__(self, "check_every", self.trained_on // self.batch_size)
+
+    def measures_at(self, epoch: int) -> bool:
+        """Every ``check_epochs``, at the last, and at 1, 2, 4, 8, ...: losses fall quickly at first."""
+        return super().measures_at(epoch) or (epoch > 0 and epoch & (epoch - 1) == 0)
+
     @property
     def trained_on(self) -> int:
         """How many training images there are."""
@@ -45,11 +66,13 @@ def stacked_task(name: str, settings: StackedSettings, device: torch.device) -> 
     """One run on the stacked images ``name``. The pairs, and which images are held out, are drawn with the seed."""
     sets = stacked_sets(
         data_root(), name, settings.seed, device, settings.correlation, settings.examples,
-        settings.validation_examples, settings.test_examples, settings.probe_examples,
+        settings.validation_examples, settings.test_examples, settings.probe_examples, settings.probe_train_examples,
     )  # fmt: skip
     _, _, height, width = sets.train.inputs.shape
     model = strided_cnn(height, width, len(STACKS[name].images)).to(device)
-    return feature_task(model, sets, settings)
+    autocast = torch.bfloat16 if settings.precision == "bfloat16" else None
+    check = FeatureCheck(model, sets, settings, settings.probe_on)
+    return feature_task(model, sets, settings, autocast=autocast, check=check)
 
 
 @lru_cache(maxsize=8)
@@ -63,6 +86,7 @@ def stacked_sets(
     validation_examples: int,
     test_examples: int,
     probe_examples: int,
+    probe_train_examples: int,
 ) -> FeatureSets:
     """The pairs of a seed; ``correlation`` is that of all but the probes' pairs, where it is 0.
 
@@ -75,7 +99,7 @@ def stacked_sets(
         validation_examples=validation_examples, test_examples=test_examples,
     ).to(device)  # fmt: skip
     apart = stacked_images(
-        name, digits, images, correlation=0.0, seed=seed, examples=len(stack.images),
+        name, digits, images, correlation=0.0, seed=seed, examples=probe_train_examples,
         validation_examples=probe_examples, test_examples=test_examples,
     ).to(device)  # fmt: skip
     mean = made.train.inputs.double().mean((0, 2, 3), keepdim=True).div(255).float()
@@ -83,7 +107,9 @@ def stacked_sets(
     def prepare(pairs: Tensor) -> Tensor:
         return scale(pairs, 255) - mean
 
-    return FeatureSets(made.train, made.validation, made.test, apart.validation, apart.test, prepare)
+    return FeatureSets(
+        made.train, made.validation, made.test, apart.validation, apart.test, prepare, probe_seen=apart.train
+    )
 
 
 @lru_cache(maxsize=2)
@@ -96,8 +122,9 @@ def stacked_experiment(
     title: str,
     prepare: Callable[[Any, torch.device], Task],
     paper_values: Mapping[str, Value],
+    desk: Mapping[str, Value],
     smoke: Mapping[str, Value],
-    cost: str,
+    cost: Mapping[str, str],
 ) -> Experiment:
     """An experiment on stacked images.
 
@@ -106,8 +133,9 @@ def stacked_experiment(
         title: one line.
         prepare: of the experiment's module.
         paper_values: how many pairs there are at paper scale.
+        desk: what differs at desk scale.
         smoke: how many there are at smoke scale.
-        cost: of a run at paper scale.
+        cost: of a run at each scale.
     """
     return feature_experiment(
         name,
@@ -117,6 +145,7 @@ def stacked_experiment(
         settings=StackedSettings,
         scales={
             "paper": {**PAPER_VALUES, **paper_values},
+            "desk": {**DESK, **desk},
             "laptop": LAPTOP,
             "smoke": {**SMOKE, **smoke},
         },
@@ -135,7 +164,10 @@ PAPER_VALUES: Mapping[str, Value] = {
     "batch_size": paper(100),
     "weight_decay": paper(0.0),
     "correlation": paper(1.0),
+    "probe_on": ours(PROBE_ON, "lower test error than the other on SGD's networks and on those as drawn"),
+    "precision": ours("float32", "the perturbation of a small ρ is below bfloat16's rounding of the weights"),
 }
+DESK: Mapping[str, Value] = {"precision": ours("bfloat16", "half of the time; SGD's errors and losses are the same")}
 # What two cores get through in two minutes, and nothing else, decided these.
 LAPTOP: Mapping[str, Value] = {
     "epochs": ours(6),
@@ -145,6 +177,7 @@ LAPTOP: Mapping[str, Value] = {
     "validation_examples": ours(300),
     "test_examples": ours(1000),
     "probe_examples": ours(400),
+    "probe_train_examples": ours(500),
     "phantom_examples": ours(300),
 }
 SMOKE: Mapping[str, Value] = {

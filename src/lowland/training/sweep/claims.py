@@ -18,7 +18,7 @@ EVERYWHERE = "= 1"
 
 
 def judge_claims(
-    experiment: Experiment, scale: str, arms: Mapping[str, Arm], varied: Sequence[str]
+    experiment: Experiment, config: Mapping[str, Any], arms: Mapping[str, Arm], varied: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Every claim over the grid, for a summary.
 
@@ -30,23 +30,23 @@ def judge_claims(
 
     Args:
         experiment: whose claims.
-        scale: a smoke sweep judges none.
+        config: of the sweep; one of smoke scale judges none.
         arms: label → run, in the order of the grid.
         varied: the settings that vary over it.
     """
+    smoke = config["scale"] == "smoke"
     return [
-        _of_all(claim, arms, scale)
+        _of_all(experiment, config, claim, SMOKE if smoke else claim.decide(arms))
         if claim.whole_grid
-        else _over_grid(claim, [] if scale == "smoke" else _points(claim, experiment, arms, varied), scale)
+        else _over_grid(experiment, config, claim, [] if smoke else _points(claim, experiment, arms, varied))
         for claim in experiment.claims
     ]
 
 
-def _of_all(claim: Claim, arms: Mapping[str, Arm], scale: str) -> dict[str, Any]:
-    verdict = SMOKE if scale == "smoke" else claim.judge(arms)
+def _of_all(experiment: Experiment, config: Mapping[str, Any], claim: Claim, verdict: Verdict) -> dict[str, Any]:
     judged, holds = verdict.passed is not None, verdict.passed is True
     return {
-        **claim_entry(claim, verdict),
+        **claim_entry(experiment, config, claim, verdict),
         "measured_over_grid": "of all runs together",
         "counts": {"points": 1, "judged": int(judged), "holds": int(holds)},
         "at_each_point": claim.threshold,
@@ -73,7 +73,7 @@ def _points(claim: Claim, experiment: Experiment, arms: Mapping[str, Arm], varie
     for base in bases:
         seen = _Reader(made, base, labels, arms, varied, known)
         try:
-            verdict = claim.judge(seen)
+            verdict = claim.decide(seen)
         except _KnownError:
             continue
         except _UnfitError as error:
@@ -139,7 +139,9 @@ class _Reader(Mapping[str, Arm]):
         return len(self.made)
 
 
-def _over_grid(claim: Claim, points: Sequence[_Point], scale: str) -> dict[str, Any]:
+def _over_grid(
+    experiment: Experiment, config: Mapping[str, Any], claim: Claim, points: Sequence[_Point]
+) -> dict[str, Any]:
     judged = [point for point in points if point.verdict.passed is not None]
     holds = sum(point.verdict.passed is True for point in judged)
     if claim.threshold is None:
@@ -148,7 +150,7 @@ def _over_grid(claim: Claim, points: Sequence[_Point], scale: str) -> dict[str, 
         over, verdict = replace(claim, threshold=EVERYWHERE), _everywhere(points, judged, holds)
         what = "the share of the points that can be judged at which it holds"
     return {
-        **claim_entry(over, SMOKE if scale == "smoke" else verdict),
+        **claim_entry(experiment, config, over, SMOKE if config["scale"] == "smoke" else verdict),
         "measured_over_grid": what,
         "counts": {"points": len(points), "judged": len(judged), "holds": holds},
         "at_each_point": claim.threshold,

@@ -10,6 +10,7 @@ from typing import Any
 
 from lowland.errors import SettingError
 from lowland.training.experiment import Experiment
+from lowland.training.reading import read_bytes
 from lowland.training.settings import Settings, check, values_of
 
 _MOST = 100_000
@@ -35,11 +36,12 @@ def read_grid(path: Path) -> list[dict[str, list[Any]]]:
         SettingError: if it can't be read, or is something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+        content = json.loads(read_bytes(path).decode(), object_pairs_hook=_unique)
     except FileNotFoundError:
         raise SettingError(f"there is no grid file {path}; --grid takes paper, or a file") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise SettingError(f"the grid file {path} can't be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise SettingError(f"the grid file {path} can't be read: {reason}") from None
     parts = content if isinstance(content, list) else [content]
     if not parts or not all(isinstance(part, dict) and part for part in parts):
         raise SettingError(f'the grid file {path} must hold {{"rho": [0, 0.1], "seed": [0, 1]}}, or a list of such')

@@ -43,7 +43,7 @@ def summarize_sweep(
         "config": dict(config),
         "totals": _totals(arms, seconds),
         "selection": summarize_selection(cells, experiment.selection),
-        "claims": judge_claims(experiment, config["scale"], arms, varied),
+        "claims": judge_claims(experiment, config, arms, varied),
         **table_entry(experiment, arms),
         "settings": [_over_seeds(cell) for cell in cells],
         "metrics": {label: final(arm) for label, arm in arms.items()},

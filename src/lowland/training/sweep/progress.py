@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from lowland.progress import Lines, left, lines
+from lowland.progress import Lines, left, lines, shown
 from lowland.training.arm import Record
 from lowland.training.experiment import Selection
 from lowland.training.progress import fitting
@@ -83,7 +83,7 @@ def sweep_bar(
         TextColumn("{task.fields[text]}"),
     )  # fmt: skip
     drawn = visible and console.is_terminal
-    with Progress(*columns, console=console, disable=not drawn, redirect_stdout=False) as progress:
-        shown = SweepBar(progress, points, done, selection)
-        with lines(shown.line, visible and not drawn) as shown.said:
-            yield shown
+    with shown(Progress(*columns, console=console, disable=not drawn, redirect_stdout=False)) as progress:
+        made = SweepBar(progress, points, done, selection)
+        with lines(made.line, visible and not drawn) as made.said:
+            yield made

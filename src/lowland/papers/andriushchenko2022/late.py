@@ -1,0 +1,102 @@
+"""SAM in a part of the epochs only: early, late, in the last tenth (the authors' code has the switches)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from lowland.errors import SettingError
+from lowland.papers.andriushchenko2022 import cifar10 as clean
+from lowland.papers.andriushchenko2022.gains import share_of_gain
+from lowland.papers.andriushchenko2022.image_claims import FITS, TEST_ERROR
+from lowland.papers.andriushchenko2022.image_experiment import image_experiment
+from lowland.papers.andriushchenko2022.image_settings import ImageSettings, scales
+from lowland.papers.andriushchenko2022.image_task import image_task
+from lowland.papers.over_epochs import over_epochs
+from lowland.papers.paired import smaller
+from lowland.training import Claim, Task, ours, setting
+
+_SOURCE = "the switches of the authors' code; its text not seen"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ImageSettings):
+    """The settings of `cifar10`, with the part of training in which ρ isn't 0."""
+
+    sam_from: float = setting("share of training after which SAM begins", low=0, high=1)
+    sam_until: float = setting("share of training after which SAM ends", low=0, high=1)
+
+    def __post_init__(self) -> None:
+        """Refuse a part that ends before it begins."""
+        super().__post_init__()
+        if self.sam_until <= self.sam_from:
+            raise SettingError(
+                f"SAM would end after {self.sam_until:g} of training and begin after {self.sam_from:g}: "
+                "set sam_until above sam_from, or rho=0"
+            )
+
+
+def radius(settings: Settings) -> Callable[[int], float]:
+    """Step → ρ: that of the settings in the part where SAM is on, else 0. Both ends are rounded to steps."""
+    first, end = (round(share * settings.steps) for share in (settings.sam_from, settings.sam_until))
+    return lambda step: settings.rho if first <= step < end else 0.0
+
+
+def prepare(settings: Settings, device: torch.device) -> Task:
+    """One run."""
+    return image_task("cifar-10", clean.network, settings, device, rho=radius(settings))
+
+
+ARMS: Mapping[str, Mapping[str, float]] = {
+    "erm": {"rho": 0.0},
+    "sam": {"sam_from": 0.0, "sam_until": 1.0},
+    "first-half": {"sam_from": 0.0, "sam_until": 0.5},
+    "second-half": {"sam_from": 0.5, "sam_until": 1.0},
+    "last-tenth": {"sam_from": 0.9, "sam_until": 1.0},
+}
+EXPERIMENT = image_experiment(
+    "late",
+    "CIFAR-10: SAM in a part of the epochs",
+    prepare,
+    settings=Settings,
+    scales=scales(
+        clean.LAPTOP,
+        {**clean.DESK, "check_epochs": ours(5), "test_examples": ours(5000)},
+        {"sam_from": ours(0.0, "what makes the arms"), "sam_until": ours(1.0, "what makes the arms")},
+    ),
+    arms=ARMS,
+    claims=(
+        Claim(
+            "second-half",
+            "SAM in the second half of the epochs brings more than half of what SAM in all of them does: mean over "
+            "seeds of half of SAM's gain over ERM less its own (threshold ours)",
+            _SOURCE, "interval < 0", share_of_gain("second-half", "sam", "erm", TEST_ERROR),
+            over_seeds=True, regime=FITS,
+        ),
+        Claim(
+            "last-tenth",
+            "So does SAM in the last tenth: mean over seeds of half of SAM's gain over ERM less its own (threshold "
+            "ours)",
+            _SOURCE, "interval < 0", share_of_gain("last-tenth", "sam", "erm", TEST_ERROR),
+            over_seeds=True, regime=FITS,
+        ),
+        Claim(
+            "late-beats-early",
+            "SAM in the second half of the epochs is better than in the first: mean difference of the test error, "
+            "paired by seed",
+            _SOURCE, "interval < 0", smaller("second-half", "first-half", TEST_ERROR), over_seeds=True, regime=FITS,
+        ),
+    ),
+    figures=(
+        over_epochs(
+            "late", "SAM in a part of the epochs", list(ARMS),
+            (("test_error", "test", "error", False), ("train_error", "training", "error", False)),
+        ),
+    ),
+    cost={
+        "paper": "two hours, one H100 (estimated)",
+        "desk": "65 minutes, 2 cores (from its first steps, on one)",
+        "laptop": "two minutes, 2 cores",
+    },
+    grid={},
+)  # fmt: skip

@@ -1,0 +1,105 @@
+"""What is measured on the way: where training stands with respect to its edge of stability."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowland.curvature import Stability, stability, stability_of_stack
+from lowland.papers.long2024.held_out import HeldOut
+from lowland.papers.long2024.settings import Settings
+from lowland.training import Stack
+
+_UNRECORDED = ("vector", "reason", "eigenvalues")
+
+
+class EdgeCheck:
+    """Hessian norm, SAM edge and alignments on the batch at hand, warm-started from the check before.
+
+    After the last step also the loss and the error on the test set, where there is one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor],
+        settings: Settings,
+        held_out: HeldOut | None = None,
+    ):
+        self.model, self.loss_fn, self.settings, self.held_out = model, loss_fn, settings, held_out
+        self.vector: Tensor | None = None
+
+    def __call__(self, step: int, batch: tuple[Any, Any]) -> dict[str, Any]:
+        """A record with the fields of `lowland.curvature.Stability`; ``eigenvalues`` where there are several."""
+        settings = self.settings
+        measured = stability(
+            self.model, self.loss_fn, [batch],
+            lr=settings.lr, rho=settings.rho, eps=settings.eps, tol=settings.tol, start=self.vector,
+            k=settings.eigenvalues,
+        )  # fmt: skip
+        return self._record(step, measured)
+
+    @classmethod
+    def together(cls, checks: Sequence["EdgeCheck"], stack: Stack) -> list[dict[str, Any] | FloatingPointError]:
+        """What each of ``checks`` would record of its run of ``stack``, or raise; each keeps its own warm start.
+
+        Runs whose checks look for several eigenvalues are measured one by one.
+        """
+        alike: dict[tuple[float, float], list[int]] = {}
+        results: dict[int, dict[str, Any] | FloatingPointError] = {}
+        for run, check in enumerate(checks):
+            if check.settings.eigenvalues > 1:
+                results[run] = check._alone(stack, run)
+            else:
+                alike.setdefault((check.settings.eps, check.settings.tol), []).append(run)
+        for (eps, tol), runs in alike.items():
+            params, x, y = stack.params, stack.x, stack.y
+            if len(runs) < len(checks):
+                params = {name: stacked[runs] for name, stacked in params.items()}
+                x, y = (x, y) if stack.shared else (x[runs], y[runs])
+            settings = [checks[run].settings for run in runs]
+            measured = stability_of_stack(
+                stack.model, stack.loss_fn, params, x, y, shared=stack.shared,
+                lr=[one.lr for one in settings], rho=[one.rho for one in settings], eps=eps, tol=tol,
+                starts=[checks[run].vector for run in runs],
+            )  # fmt: skip
+            for run, found in zip(runs, measured, strict=True):
+                if isinstance(found, FloatingPointError):
+                    results[run] = found
+                    continue
+                checks[run]._take(stack, run)
+                results[run] = checks[run]._record(stack.step, found)
+        return [results[run] for run in range(len(checks))]
+
+    def _alone(self, stack: Stack, run: int) -> dict[str, Any] | FloatingPointError:
+        self._take(stack, run)
+        x, y = (stack.x, stack.y) if stack.shared else (stack.x[run], stack.y[run])
+        try:
+            return self(stack.step, (x, y))
+        except FloatingPointError as error:
+            return error
+
+    def _take(self, stack: Stack, run: int) -> None:
+        """Take up the weights of a run: the check's own model has its initial ones."""
+        with torch.no_grad():
+            for name, param in self.model.named_parameters():
+                if name in stack.params:
+                    param.copy_(stack.params[name][run])
+
+    def _record(self, step: int, measured: Stability) -> dict[str, Any]:
+        self.vector = measured.vector
+        record = {name: value for name, value in vars(measured).items() if name not in _UNRECORDED}
+        if self.settings.eigenvalues > 1:
+            record["eigenvalues"] = list(measured.eigenvalues)
+        if step == self.settings.steps and self.held_out is not None:
+            record |= self.held_out(self.model, self.loss_fn)
+        return record
+
+    def state_dict(self) -> dict[str, Any]:
+        """The warm start."""
+        return {"vector": self.vector}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a warm start."""
+        self.vector = state_dict["vector"]

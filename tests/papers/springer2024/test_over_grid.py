@@ -1,0 +1,111 @@
+"""Verdicts on a whole grid, and over training."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from lowland.papers.springer2024.over_grid import at_some_setting, differences, holm, settings_of, slope, trend
+from lowland.papers.springer2024.over_training import at_the_threshold, over_time
+from lowland.training import Arm
+
+
+def run(seed, rho, records, lr=0.1):
+    settings = SimpleNamespace(lr=lr, rho=rho, method="sam", seed=seed)
+    return Arm(settings, records)
+
+
+def end(hard):
+    return {"hard_error": hard, "easy_error": 0.0, "validation_error": 0.0, "validation_loss": 0.0}
+
+
+def grid(error, seeds=5, rhos=(0.0, 0.1, 0.2), lrs=(0.1,)):
+    return {
+        f"{lr},{rho},{seed}": run(seed, rho, [end(error(seed, rho, lr))], lr)
+        for seed in range(seeds)
+        for rho in rhos
+        for lr in lrs
+    }
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_slope():
+    assert slope({0.0: 1.0, 1.0: 3.0, 2.0: 5.0}) == pytest.approx(2)
+
+
+def test_the_p_value_is_students():
+    arms = grid(lambda seed, rho, lr: 0.3 - (0.01 * (seed + 1) if rho else 0), rhos=(0.0, 0.1))
+    (found,) = settings_of(arms)
+    # Differences −0.01 ... −0.05: mean −0.03, standard error √(0.00025 / 5), t = −4.243 with 4 degrees of freedom.
+    assert found.difference.mean == pytest.approx(-0.03)
+    assert found.p == pytest.approx(0.013236, rel=1e-3)
+    assert found.corrected == found.p
+
+
+def test_some_setting_is_below():
+    def error(seed, rho, lr):
+        return 0.3 + 0.001 * (seed % 2) + {0.0: 0, 0.1: -0.05 + 0.001 * seed, 0.2: 0.01 * math.sin(seed)}[rho]
+
+    verdict = at_some_setting(grid(error))
+    assert verdict.passed is True
+    assert "2 settings: below at 1, above at 0" in verdict.reason
+    assert at_some_setting(grid(lambda seed, rho, lr: 0.6 - error(seed, rho, lr))).passed is False
+    assert at_some_setting(grid(lambda seed, rho, lr: 0.3 + (seed - 2) * 0.01 * (rho > 0))).passed is None
+    few = at_some_setting(grid(error, seeds=3))
+    assert few.passed is None
+    assert "5 seeds" in few.reason
+
+
+def test_the_trend_over_rho():
+    verdict = trend(grid(lambda seed, rho, lr: 0.3 - (0.1 + 0.01 * seed) * rho, lrs=(0.1, 0.5)))
+    assert verdict.passed is True
+    assert verdict.measured == pytest.approx(-0.12)
+    assert trend(grid(lambda seed, rho, lr: 0.3 + (0.1 + 0.01 * seed) * rho)).passed is False
+    assert "three values" in trend(grid(lambda *_: 0.3, rhos=(0.0, 0.1))).reason
+    missing = grid(lambda seed, rho, lr: 0.3 - rho, lrs=(0.1, 0.5))
+    del missing["0.5,0.2,0"]
+    assert "4" in trend(missing).reason  # seed 0 doesn't count: its runs are not those of the others
+
+
+def test_differences_are_drawn_with_their_intervals():
+    hard, easy = differences(grid(lambda seed, rho, lr: 0.3 - (0.1 + 0.01 * seed) * rho, lrs=(0.1, 0.5)))
+    assert [line.label for line in hard.lines] == ["η = 0.1", "η = 0.5"]
+    assert list(hard.lines[0].x) == [0.1, 0.2]
+    assert hard.lines[0].low[0] < hard.lines[0].y[0] < hard.lines[0].high[0]
+    assert list(easy.lines[0].y) == [0, 0]
+
+
+def over_epochs(seeds=5, errors=(0.4, 0.005, 0.0)):
+    """Phantom weights are more even at epoch 1, by 0.1, and less at epochs 0 and 2."""
+    return {
+        f"sgd-{seed}": run(
+            seed, 0.0,
+            [
+                {**end(0.3), "epoch": k, "train_error": error, "gini_real": 0.5, "gini_phantom": 0.5 + gap + seed / 1e3}
+                for k, (error, gap) in enumerate(zip(errors, (0.1, -0.1, 0.1), strict=True))
+            ],
+        )
+        for seed in range(seeds)
+    }  # fmt: skip
+
+
+def test_gini_is_judged_at_the_first_check_below_one_percent():
+    verdict = at_the_threshold("sgd")(over_epochs())
+    assert verdict.passed is True
+    assert verdict.measured == pytest.approx(-0.098)
+    later = at_the_threshold("sgd")(over_epochs(errors=(0.4, 0.02, 0.0)))
+    assert later.passed is False
+    never = at_the_threshold("sgd")(over_epochs(errors=(0.4, 0.2, 0.1)))
+    assert never.passed is None
+    assert "5 of 5" in never.reason
+
+
+def test_where_in_training_it_holds():
+    verdict = over_time("sgd")(over_epochs())
+    assert verdict.measured == pytest.approx(1 / 3)
+    assert verdict.reason == "holds at epochs 1; fails at epochs 0, 2"

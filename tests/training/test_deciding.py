@@ -1,0 +1,77 @@
+"""Which command decides what a run leaves undecided."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lowland.errors import SettingError
+from lowland.papers import find
+from lowland.training import Arm, Claim, Verdict, configuration, ours, summarize
+from tests.training.toy import EXPERIMENT
+
+UNDECIDED = Verdict(0.5, None, "2 seeds can't tell")
+SCALES = {**EXPERIMENT.scales, "desk": {"steps": ours(40)}}
+
+
+def claimed(scale, changes=(), verdict=UNDECIDED, scales=SCALES, **more):
+    claim = Claim("one", "A statement", "page 1", more.pop("threshold", "< 1"), lambda arms: verdict, **more)
+    experiment = replace(EXPERIMENT, scales=scales, claims=(claim,))
+    settings = experiment.configure(scale, dict(changes))
+    config = configuration(experiment, scale, settings, torch.device("cpu"))
+    arms = {name: Arm(each, [{"step": 0, "loss": 1.0}]) for name, each in settings.items()}
+    return summarize(experiment, config, arms, torch.device("cpu"))["claims"][0]
+
+
+RUN = f"lowland run {EXPERIMENT.name} --scale"
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop"])
+def test_below_the_deciding_scale_it_is_named_with_its_command(scale):
+    assert claimed(scale)["decided_by"] == {"scale": "desk", "command": f"{RUN} desk"}
+    assert claimed(scale, decided_by="paper")["decided_by"] == {"scale": "paper", "command": f"{RUN} paper"}
+
+
+def test_a_run_of_that_scale_has_nothing_better_to_name():
+    assert claimed("desk")["decided_by"] is None
+    assert claimed("desk", {"seed": "7"})["decided_by"] is None
+    assert claimed("paper")["decided_by"] is None
+    assert claimed("laptop", {"steps": "40"})["decided_by"] is None  # the same settings by another way
+
+
+def test_a_shortened_run_is_told_of_the_whole_one():
+    assert claimed("desk", {"steps": "2"})["decided_by"] == {"scale": "desk", "command": f"{RUN} desk"}
+
+
+def test_without_that_scale_it_is_the_papers():
+    assert claimed("laptop", scales=EXPERIMENT.scales)["decided_by"] == {"scale": "paper", "command": f"{RUN} paper"}
+
+
+def test_what_is_decided_or_only_reported_names_none():
+    assert claimed("laptop", verdict=Verdict(0.5, True))["decided_by"] is None
+    assert claimed("laptop", verdict=Verdict(2.0, False))["decided_by"] is None
+    assert claimed("laptop", threshold=None)["decided_by"] is None
+
+
+def test_what_a_grid_decides_names_its_sweep_at_every_scale():
+    command = f"lowland sweep {EXPERIMENT.name} --grid m --scale desk"
+    for scale in ("laptop", "desk", "paper"):
+        assert claimed(scale, grid="m")["decided_by"] == {"scale": "desk", "command": command}
+
+
+@pytest.mark.parametrize("verdict", [Verdict(0.5, True), Verdict(2.0, False), Verdict(0.5, None, "of one seed")])
+def test_below_the_regime_nothing_is_decided(verdict):
+    entry = claimed("laptop", verdict=verdict, regime=lambda arms: "the training error is 0.67")
+    assert (entry["passed"], entry["measured"], entry["reason"]) == (
+        None,
+        verdict.measured,
+        "the training error is 0.67",
+    )
+    assert claimed("laptop", verdict=verdict, regime=lambda arms: "")["passed"] is verdict.passed
+
+
+def test_a_scale_that_an_experiment_lacks_is_refused():
+    with pytest.raises(SettingError, match=r"has no desk scale: choose smoke or laptop or paper"):
+        EXPERIMENT.values("desk")
+    with pytest.raises(SettingError, match=r"unknown scale dsk.*desk"):
+        find("long2024/digits").values("dsk")

@@ -1,0 +1,87 @@
+"""Processes that were told of others who don't come: they say so, and Ctrl-C ends them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+import pytest
+
+SOON = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "import lowland.training.meeting as meeting; meeting._SILENT = 0.3"
+)
+RUN = ("run", "long2024/digits", "--scale", "smoke", "--set", "steps=4", "--set", "rh=0.1", "--out", "run")
+
+
+def free_port():
+    with closing(socket.socket()) as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def begin(rank, port, cwd, count=2, host="127.0.0.1"):
+    """One of ``count`` processes, started by hand."""
+    world = {"RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": host, "MASTER_PORT": port}
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{SOON}\nfrom lowland.cli import main\nmain()", *RUN], cwd=cwd,
+        env=os.environ | {name: str(value) for name, value in world.items()},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def interrupted(process):
+    """The line that it says while it waits; then Ctrl-C."""
+    line = process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    out, err = process.communicate(timeout=30)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    return line, err
+
+
+def test_the_first_says_who_is_missing(tmp_path):
+    port = free_port()
+    line, err = interrupted(begin(0, port, tmp_path, count=3))
+    assert "has waited" in line
+    assert f"for 2 processes, 1 among them, of WORLD_SIZE=3 at 127.0.0.1:{port}" in line
+    assert "stop with Ctrl-C" in line
+    assert err.splitlines()[-1] == "lowland: interrupted; the same command goes on where it stopped"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid"])
+def test_another_says_that_the_first_is_missing(host, tmp_path):
+    line, _ = interrupted(begin(1, free_port(), tmp_path, host=host))
+    assert "for process 0 of WORLD_SIZE=2" in line
+    assert ("refused" if host == "127.0.0.1" else "nowhere.invalid") in line
+
+
+def test_somebody_else_listens_there(tmp_path):
+    """To the first it is an error; another can't tell at once, and says for whom it waits."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        first, other = (begin(rank, server.getsockname()[1], tmp_path) for rank in (0, 1))
+        line, _ = interrupted(other)
+        out, err = first.communicate(timeout=60)
+    assert "for process 0 of WORLD_SIZE=2" in line
+    assert (first.returncode, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert "choose another MASTER_PORT" in err
+
+
+def test_started_by_hand_one_after_the_other(tmp_path):
+    """They meet, and agree on what is wrong with the command."""
+    port = free_port()
+    second = begin(1, port, tmp_path)
+    assert "for process 0" in second.stderr.readline()
+    first = begin(0, port, tmp_path)
+    out, err = first.communicate(timeout=60)
+    assert (first.returncode, out) == (2, ""), err
+    assert "Did you mean rho?" in err.splitlines()[-1]
+    assert second.communicate(timeout=30)[0] == ""
+    assert second.returncode == 2
