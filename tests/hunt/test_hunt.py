@@ -9,7 +9,7 @@ from .judge import LIMIT, judge
 from .program import Program
 from .shrink import smallest
 
-CASES = range(16)
+CASES = range(24)
 
 
 @pytest.mark.parametrize("audit", [True, False])
