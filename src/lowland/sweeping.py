@@ -20,6 +20,7 @@ from lowland.training.sweep.table import write_table
 ENGINES = ("vectorized", "process", "ray")
 _ESTIMATE = {"mean": NUMBER, "standard_error": Maybe(NUMBER), "n": int}
 _COUNTS = dict.fromkeys(("done", "diverged", "stopped", "failed"), int)
+_BETWEEN = {**_ESTIMATE, "interval_95": Maybe([NUMBER])}
 # What the command line prints of a sweep's summary.
 _SUMMARY = {
     "scale": str,
@@ -28,13 +29,16 @@ _SUMMARY = {
     "settings": [{"settings": Each(object), **_COUNTS, "metrics": Each({**_ESTIMATE, "n": Maybe(int)})}],
     "selection": {"selected": Maybe(Each(object)), "reason": str, "metric": Maybe(str), "on": Maybe(str)},
     "claims": [{"id": str, "text": str, "at_each_point": Maybe(str), "counts": {"holds": int, "judged": int},
-                "passed": Maybe(bool), "reason": str}],
+                "measured": Maybe(NUMBER), "threshold": Maybe(str), "passed": Maybe(bool), "reason": str}],
+    "differences": {"metrics": Each({"points": [{"settings": Each(object), "difference": _BETWEEN, "p": Maybe(NUMBER),
+                                                 "p_holm": Maybe(NUMBER), "verdict": str}],
+                                     "trends": [{"settings": Maybe(Each(object)), "per_decade": _BETWEEN}]})},
     "metrics": Each({"status": str, "error": Maybe(str)}),
 }  # fmt: skip
 _SELECTED = {
     "metric": str,
     "on": str,
-    "by_rho": {"difference": Maybe({**_ESTIMATE, "interval_95": Maybe([NUMBER])})},
+    "by_rho": {"difference": Maybe(_BETWEEN)},
 }
 
 

@@ -75,7 +75,7 @@ def bars(axis):
 
 def test_draws_each_outcome_and_a_map_twice(tmp_path):
     paths = draw_sweep(tmp_path / "figures", TOY, grid(usual, **GRID), VARIED)
-    assert names(paths) == ["hessian-norm-by-rho", "loss-by-rho", "loss-over-lr-and-rho"]
+    assert names(paths) == ["hessian-norm-by-rho", "loss-by-rho", "loss-over-lr-and-rho", "differences"]
     for path in paths:
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
@@ -171,7 +171,7 @@ def test_what_varies_decides_what_is_drawn(tmp_path, axes, drawn):
 
 def test_without_a_selection_the_map_is_of_the_first_outcome(tmp_path, canvases):
     drawn = draw_sweep(tmp_path, replace(TOY, selection=None), grid(usual, **GRID), VARIED)
-    assert names(drawn)[-1] == "hessian-norm-over-lr-and-rho"
+    assert names(drawn)[-2:] == ["hessian-norm-over-lr-and-rho", "differences"]
     assert legend(canvases["hessian-norm-over-lr-and-rho"]) == []
     assert draw_sweep(tmp_path, replace(TOY, selection=None, outcomes=()), grid(usual, **GRID), VARIED) == []
 
@@ -186,7 +186,7 @@ def test_what_no_run_recorded_is_left_out(tmp_path):
         return {"loss": math.nan, "hessian_norm": 1.0}
 
     drawn = draw_sweep(tmp_path, TOY, grid(nothing, **GRID), VARIED)
-    assert names(drawn) == ["hessian-norm-by-rho"]
+    assert names(drawn) == ["hessian-norm-by-rho", "differences"]
     assert draw_sweep(tmp_path, TOY, grid(lambda **point: {"diverged_at": 0, "steps": ()}, **GRID), VARIED) == []
     assert draw_sweep(tmp_path, TOY, {}, VARIED) == []
 

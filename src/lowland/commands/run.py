@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from lowland.commands.claims import print_claims
 from lowland.commands.options import SET_HELP, Device, Name, Strict, check_out, default_directory
-from lowland.commands.printing import VERDICTS, flows, place, print_rows, say, table
+from lowland.commands.printing import place, print_rows, say
 from lowland.errors import LowlandError
 
 
@@ -85,7 +86,7 @@ def _conclude(experiment: Any, arms: Any, directory: Any, device: Any, trained: 
 
 def _report(directory: Any, experiment: Any, summary: dict[str, Any]) -> None:
     print_rows(summary)
-    _print_claims(summary)
+    print_claims(summary["claims"], experiment.cost)
     if divergences := _divergences(summary):
         say(f"diverged: {divergences}")
     figure = directory.figures / f"{experiment.figures[0].name}.png"
@@ -95,15 +96,6 @@ def _report(directory: Any, experiment: Any, summary: dict[str, Any]) -> None:
     place("summary", directory.path / "summary.json")
     if all(summary["metrics"][arm]["status"] == "diverged" for arm in summary["config"]["arms"]):
         raise LowlandError(f"every arm diverged: {divergences}; try a smaller --set lr=…")
-
-
-def _print_claims(summary: dict[str, Any]) -> None:
-    rows = []
-    for claim in summary["claims"]:
-        measured = "" if claim["measured"] is None else f"{claim['measured']:.4g}"
-        verdict = VERDICTS[claim["passed"]] if claim["threshold"] or claim["passed"] is not None else "reported"
-        rows.append([claim["id"], claim["text"], measured, claim["threshold"] or "", verdict, claim["reason"]])
-    table(["claim", flows("what it says"), "measured", flows("holds if"), "verdict", flows("reason")], rows)
 
 
 def _divergences(summary: dict[str, Any]) -> str:

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
+from lowland.commands.claims import print_claims_over_grid
 from lowland.commands.layout import Column
 from lowland.commands.options import Device, Name, Strict, check_out, default_directory
-from lowland.commands.printing import VERDICTS, estimate, flows, place, print_rows, say, short, table
+from lowland.commands.printing import estimate, flows, place, print_rows, say, short, table
 from lowland.errors import LowlandError
 from lowland.launched import launched
 
@@ -112,8 +113,9 @@ def _report(directory: Any, summary: dict[str, Any]) -> None:
     if summary["scale"] == "smoke":
         say("a smoke sweep judges no claims")
     else:
-        _print_claims(summary)
+        print_claims_over_grid(summary["claims"], {})
     _print_selection(selection)
+    _print_differences(summary)
     seconds = totals["seconds"]
     compiling = seconds.get("compile_seconds", 0)
     of_which = f", {compiling:.1f} s of it compiling" if compiling else ""
@@ -123,15 +125,35 @@ def _report(directory: Any, summary: dict[str, Any]) -> None:
     place("summary", directory.path / "summary.json")
 
 
-def _print_claims(summary: dict[str, Any]) -> None:
-    rows = []
-    for claim in summary["claims"]:
-        counts, verdict = claim["counts"], VERDICTS[claim["passed"]]
-        holds = f"{counts['holds']} of {counts['judged']} points" if counts["judged"] else ""
-        rows.append(
-            [claim["id"], claim["text"], claim["at_each_point"] or "(reported)", holds, verdict, claim["reason"]]
+def _print_differences(summary: dict[str, Any]) -> None:
+    """SAM against ρ = 0 at each point and over ρ, of the experiment's first outcome; the others are in the summary."""
+    metrics = summary.get("differences", {}).get("metrics", {})
+    if not metrics:
+        return
+    metric, found = next(iter(metrics.items()))
+    if all(point["p"] is None for point in found["points"]):
+        return
+    names = found["points"][0]["settings"]
+    rows = [
+        [*map(short, point["settings"].values()), estimate(point["difference"]), _interval(point["difference"]),
+         "" if point["p_holm"] is None else f"{point['p_holm']:.2g}", point["verdict"]]
+        for point in found["points"]
+    ]  # fmt: skip
+    table([*names, f"{metric} less ρ = 0", "95 % interval", "p (Holm)", "verdict"], rows)
+    for trend in found["trends"]:
+        where = (
+            "over all"
+            if trend["settings"] is None
+            else ", ".join(f"{k} = {short(v)}" for k, v in trend["settings"].items())
         )
-    table(["claim", flows("what it says"), flows("holds if"), flows("holds at"), "everywhere", flows("reason")], rows)
+        by = trend["per_decade"]
+        say(f"trend of {metric} with ρ{', ' + where if where else ''}: {by['mean']:+.2g} for each tenfold ρ, "
+            f"{_interval(by) or 'no interval'} over {by['n']} seeds")  # fmt: skip
+
+
+def _interval(entry: dict[str, Any]) -> str:
+    between = entry["interval_95"]
+    return "" if between is None else f"{between[0]:.2g} to {between[1]:.2g}"
 
 
 def _print_selection(selection: dict[str, Any]) -> None:

@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lowland.report.axes import numeric
+from lowland.report.differences import difference_panels
 from lowland.report.grid_lines import draw_lines
 from lowland.report.grid_panels import draw_panels
 from lowland.report.heat_map import draw_map
 from lowland.report.plots import draw_plot
-from lowland.training import Arm, Curve, Experiment, Figure
+from lowland.training import Arm, Curve, Experiment, Figure, Plot
 from lowland.training.sweep.cells import Cell, cells_of
 from lowland.training.sweep.selection import select
+
+_BETWEEN = "SAM less ρ = 0, paired by seed, with 95 % intervals"
 
 
 def draw_sweep(directory: Path, experiment: Experiment, arms: Mapping[str, Arm], varied: Sequence[str]) -> list[Path]:
@@ -19,8 +22,8 @@ def draw_sweep(directory: Path, experiment: Experiment, arms: Mapping[str, Arm],
     Every outcome of the experiment, and the metric that it selects by, against ρ and against m, whichever varies (or
     else the first setting with several numbers), with a line for each combination of the others; and a map of the
     metric it selects by (or else the first outcome) over η and ρ (or else the first two such settings). Then the
-    figures of a run that are to be panels over the grid. What the grid is too small for, or of which no run has a
-    value, is left out. Then the experiment's own ``sweep_figures``.
+    figures of a run that are to be panels over the grid; and the differences to ρ = 0, paired by seed. What the grid is
+    too small for, or of which no run has a value, is left out. Then the experiment's own ``sweep_figures``.
 
     Args:
         directory: made if need be.
@@ -52,7 +55,8 @@ def draw_sweep(directory: Path, experiment: Experiment, arms: Mapping[str, Arm],
         if isinstance(figure, Figure) and figure.over_grid is not None:
             panels = draw_panels(directory, cells, figure, best, experiment.name)
             drawn += [panels] if panels else []
-    plots = [draw_plot(directory, plot, arms, experiment.name) for plot in experiment.sweep_figures]
+    between = Plot("differences", _BETWEEN, lambda _: difference_panels(cells, curves))
+    plots = [draw_plot(directory, plot, arms, experiment.name) for plot in (between, *experiment.sweep_figures)]
     return drawn + [path for path in plots if path is not None]
 
 

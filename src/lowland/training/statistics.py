@@ -33,6 +33,20 @@ class Estimate:
         half = float(stdtrit(self.n - 1, (1 + LEVEL) / 2)) * self.standard_error
         return self.mean - half, self.mean + half
 
+    @property
+    def p(self) -> float | None:
+        """Two-sided, of Student's t-test that the mean is 0; None for a single value.
+
+        Of values that are all the same 0, or 1 if they are 0.
+        """
+        if self.standard_error is None:
+            return None
+        if self.standard_error == 0:
+            return float(self.mean == 0)
+        from scipy.special import stdtr
+
+        return 2 * float(stdtr(self.n - 1, -abs(self.mean) / self.standard_error))
+
     def entry(self, interval: bool = False) -> dict[str, Any]:
         """For a summary; with the ``interval``, if asked for."""
         entry: dict[str, Any] = {"mean": self.mean, "standard_error": self.standard_error}
@@ -60,3 +74,21 @@ def paired_difference(first: Mapping[Any, float], second: Mapping[Any, float]) -
         second: likewise.
     """
     return estimate([first[seed] - second[seed] for seed in first if seed in second])
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """``ps`` corrected for looking at all of them, in their order (Holm 1979, *A simple sequentially rejective multiple
+    test procedure*, Scandinavian Journal of Statistics): the k-th smallest of n times n − k + 1, at most 1, and none
+    below one that was smaller before.
+    """
+    corrected, most = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda index: ps[index])):
+        most = max(most, min(1.0, ps[index] * (len(ps) - rank)))
+        corrected[index] = most
+    return corrected
+
+
+def slope(points: Mapping[float, float]) -> float:
+    """Of the least-squares line through x → y; it takes two x."""
+    x, y = mean(points), mean(points.values())
+    return sum((a - x) * (b - y) for a, b in points.items()) / sum((a - x) ** 2 for a in points)

@@ -178,7 +178,8 @@ def test_the_frame_of_a_summary():
 
     got = summary(usual_grid(seconds))
     assert list(got) == [
-        "experiment", "scale", "seed", "config", "totals", "selection", "claims", "settings", "metrics", "environment",
+        "experiment", "scale", "seed", "config", "totals", "selection", "differences", "claims", "settings", "metrics",
+        "environment",
     ]  # fmt: skip
     assert (got["experiment"], got["scale"], got["seed"]) == ("tests/toy", "paper", [0, 1, 2])
     assert got["totals"] == {

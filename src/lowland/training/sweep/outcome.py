@@ -12,6 +12,7 @@ from lowland.training.experiment import Experiment
 from lowland.training.summary import final, table_entry
 from lowland.training.sweep.cells import Cell, cells_of
 from lowland.training.sweep.claims import judge_claims
+from lowland.training.sweep.differences import summarize_differences
 from lowland.training.sweep.selection import summarize_selection
 
 _STATUSES = ("done", "diverged", "stopped", "failed")
@@ -43,6 +44,7 @@ def summarize_sweep(
         "config": dict(config),
         "totals": _totals(arms, seconds),
         "selection": summarize_selection(cells, experiment.selection),
+        "differences": summarize_differences(cells, experiment),
         "claims": judge_claims(experiment, config, arms, varied),
         **table_entry(experiment, arms),
         "settings": [_over_seeds(cell) for cell in cells],

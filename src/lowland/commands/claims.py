@@ -1,0 +1,78 @@
+"""What `lowland run` and `lowland sweep` print of claims: ours, the paper's, the verdict, and what decides the rest."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+
+from lowland.commands.layout import Column
+from lowland.commands.printing import VERDICTS, flows, say, short, table
+
+
+def print_claims(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) -> None:
+    """A table of a run's claims, and the commands that decide what it leaves undecided.
+
+    Args:
+        claims: of a summary.
+        costs: of a run at each scale, in words.
+    """
+    rows = [
+        [claim["id"], claim["text"], measured(claim), paper(claim), claim["threshold"] or "", verdict(claim),
+         claim["reason"]]
+        for claim in claims
+    ]  # fmt: skip
+    _table(rows, [flows("holds if"), "verdict"], 3)
+    print_deciding(claims, costs)
+
+
+def print_claims_over_grid(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) -> None:
+    """The same of a sweep's, with how many of its points each holds at."""
+    rows = []
+    for claim in claims:
+        counts = claim["counts"]
+        holds = f"{counts['holds']} of {counts['judged']} points" if counts["judged"] else ""
+        ours = measured(claim) if claim["at_each_point"] == claim["threshold"] else ""
+        shown = VERDICTS[claim["passed"]] if claim["at_each_point"] else "reported"
+        rows.append([claim["id"], claim["text"], ours, paper(claim), claim["at_each_point"] or "", holds, shown,
+                     claim["reason"]])  # fmt: skip
+    _table(rows, [flows("holds if"), flows("holds at"), "verdict"], 3)
+    print_deciding(claims, costs)
+
+
+def _table(rows: Sequence[Sequence[str]], middle: Sequence[Column | str], reference: int) -> None:
+    """Claims as a table; without the paper's column where nothing is known of it."""
+    columns = ["claim", flows("what it says"), "measured", flows("in the paper"), *middle, flows("reason")]
+    if not any(row[reference] for row in rows):
+        columns = columns[:reference] + columns[reference + 1 :]
+        rows = [[*row[:reference], *row[reference + 1 :]] for row in rows]
+    table(columns, rows)
+
+
+def measured(claim: Mapping[str, Any]) -> str:
+    """Ours, in four digits; empty where nothing was."""
+    return "" if claim["measured"] is None else f"{claim['measured']:.4g}"
+
+
+def paper(claim: Mapping[str, Any]) -> str:
+    """The paper's own value and where it stands; empty where it isn't known."""
+    reference = claim.get("reference")
+    return "" if reference is None else f"{short(reference['value'])} ({reference['where']})"
+
+
+def verdict(claim: Mapping[str, Any]) -> str:
+    """*holds*, *fails*, *undecided*, or *reported* of what has no threshold."""
+    return VERDICTS[claim["passed"]] if claim["threshold"] or claim["passed"] is not None else "reported"
+
+
+def print_deciding(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) -> None:
+    """For each command that decides claims left undecided: which they are, what it takes, and the command."""
+    commands: dict[str, tuple[str, list[str]]] = {}
+    for claim in claims:
+        if (by := claim.get("decided_by")) is not None:
+            commands.setdefault(by["command"], (by["scale"], []))[1].append(claim["id"])
+    for command, (scale, names) in commands.items():
+        takes = costs.get(scale) if command.startswith("lowland run") else None
+        say(f"{', '.join(names)}: decided at {scale} scale" + (f" ({takes}):" if takes else ":"))
+        typer.echo(f"  {command}")
+    if commands:
+        typer.echo()

@@ -1,0 +1,41 @@
+"""A sweep's differences to ρ = 0 as panels: against ρ, with the 95 % interval over seeds as a band."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from lowland.report.axes import is_logarithmic, labelled
+from lowland.training import Curve, Level, Line, Panel
+from lowland.training.sweep.cells import Cell
+from lowland.training.sweep.differences import differences
+
+
+def difference_panels(cells: Sequence[Cell], curves: Sequence[Curve]) -> list[Panel]:
+    """A panel for each of ``curves``, a line for each combination of the settings other than ρ.
+
+    Those with a single ρ > 0 are left out: they have nothing over ρ to show.
+    """
+    panels = []
+    for curve in curves:
+        groups = defaultdict[tuple[tuple[str, Any], ...], list[tuple[float, Any]]](list)
+        for found in differences(cells, curve.column):
+            rest = tuple((name, value) for name, value in found.settings.items() if name != "rho")
+            if "rho" in found.settings:
+                groups[rest].append((float(found.settings["rho"]), found.difference))
+        lines = []
+        for rest, points in groups.items():
+            if len(points) < 2:
+                continue
+            points.sort(key=lambda point: point[0])
+            edges = [each.interval or (None, None) for _, each in points]
+            lines.append(
+                Line(
+                    [rho for rho, _ in points], [each.mean for _, each in points], labelled(dict(rest)) or "SAM", "o-",
+                    low=[low for low, _ in edges], high=[high for _, high in edges],
+                )
+            )  # fmt: skip
+        if lines:
+            wide = is_logarithmic([rho for line in lines for rho in line.x if rho is not None])
+            title = curve.label or curve.column
+            panels.append(Panel(title, "ρ", "SAM − (ρ = 0)", lines, logx=wide, levels=(Level(0.0, "no difference"),)))
+    return panels

@@ -1,0 +1,128 @@
+"""SAM against ρ = 0 at every point of a grid, paired by seed, corrected for looking at several; and the trend over ρ.
+
+Beside the selected settings: where selection can't tell the points of a grid apart, these still can.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from lowland.training.experiment import Experiment
+from lowland.training.statistics import Estimate, estimate, holm, paired_difference, slope
+from lowland.training.sweep.cells import Cell
+
+SIGNIFICANT = 0.05  # of the corrected p, two-sided
+RULE = (
+    "At each point with rho > 0: the mean over seeds of the metric less that of the run with rho = 0, the same seed "
+    "and the same settings otherwise (but for settings that the runs with rho = 0 don't vary). p is two-sided, of a "
+    "paired t-test; p_holm is corrected for the number of points of this metric. The trend is the slope of the metric "
+    "on log10 of rho > 0, fitted seed by seed, mean over seeds; over all, of each seed the mean over the others."
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A cell with ρ > 0 less the one with ρ = 0.
+
+    Attributes:
+        settings: of the cell.
+        difference: paired by seed.
+        p: two-sided; None of a single seed.
+        corrected: by Holm, over all points.
+    """
+
+    settings: Mapping[str, Any]
+    difference: Estimate
+    p: float | None
+    corrected: float | None
+
+    @property
+    def verdict(self) -> str:
+        """``"below"``, ``"above"`` or ``"undecided"``, by the corrected p."""
+        if self.corrected is None or self.corrected > SIGNIFICANT:
+            return "undecided"
+        return "below" if self.difference.mean < 0 else "above"
+
+    def entry(self) -> dict[str, Any]:
+        """For a summary."""
+        found = {"difference": self.difference.entry(interval=True), "p": self.p, "p_holm": self.corrected}
+        return {"settings": dict(self.settings), **found, "verdict": self.verdict}
+
+
+@dataclass(frozen=True)
+class Trend:
+    """The slope of a metric on log10 ρ, over seeds; ``settings`` are those other than ρ, None for all together."""
+
+    settings: Mapping[str, Any] | None
+    slope: Estimate
+
+    def entry(self) -> dict[str, Any]:
+        """For a summary."""
+        settings = None if self.settings is None else dict(self.settings)
+        return {"settings": settings, "per_decade": self.slope.entry(interval=True), "p": self.slope.p}
+
+
+def differences(cells: Sequence[Cell], metric: str) -> list[Difference]:
+    """Of every cell with ρ > 0 that has seeds in common with its cell with ρ = 0, in the grid's order."""
+    without = [cell for cell in cells if cell.rho == 0]
+    names = [name for name in (cells[0].settings if cells else {}) if name != "rho"]
+    varied = [name for name in names if len({cell.settings[name] for cell in without}) > 1]
+    base = {tuple(cell.settings[name] for name in varied): cell for cell in without}
+    found = []
+    for cell in cells:
+        against = base.get(tuple(cell.settings[name] for name in varied)) if cell.rho > 0 else None
+        between = paired_difference(cell.values(metric), against.values(metric)) if against else None
+        if between is not None:
+            found.append((cell.settings, between))
+    told = [between.p for _, between in found if between.p is not None]
+    corrected = iter(holm(told))
+    return [
+        Difference(settings, between, between.p, None if between.p is None else next(corrected))
+        for settings, between in found
+    ]
+
+
+def trends(cells: Sequence[Cell], metric: str) -> list[Trend]:
+    """For each combination of the settings other than ρ with three or more ρ > 0, then over all, if several.
+
+    Of the seeds that have a value at every such ρ.
+    """
+    groups = defaultdict[tuple[Any, ...], list[Cell]](list)
+    names = [name for name in (cells[0].settings if cells else {}) if name != "rho"]
+    for cell in cells:
+        if cell.rho > 0 and cell.values(metric):
+            groups[tuple(cell.settings[name] for name in names)].append(cell)
+    found, of_seed = [], defaultdict[int, list[float]](list)
+    for key, group in groups.items():
+        values = {cell.rho: cell.values(metric) for cell in group}
+        if len(values) < 3:
+            continue
+        seeds = [seed for seed in next(iter(values.values())) if all(seed in each for each in values.values())]
+        slopes = {seed: slope({math.log10(rho): each[seed] for rho, each in values.items()}) for seed in seeds}
+        if (mean := estimate(list(slopes.values()))) is not None:
+            found.append(Trend(dict(zip(names, key, strict=True)), mean))
+        for seed, value in slopes.items():
+            of_seed[seed].append(value)
+    whole = estimate([fmean(values) for values in of_seed.values() if len(values) == len(found)])
+    return [*found, Trend(None, whole)] if len(found) > 1 and whole is not None else found
+
+
+def columns(experiment: Experiment) -> list[str]:
+    """The metrics that are compared: the experiment's outcomes, and what it selects by and reports on test data."""
+    chosen = experiment.selection
+    more = [chosen.metric, chosen.test] if chosen else []
+    return [name for name in dict.fromkeys([*(curve.column for curve in experiment.outcomes), *more]) if name]
+
+
+def summarize_differences(cells: Sequence[Cell], experiment: Experiment) -> dict[str, Any]:
+    """For a summary: by metric the points and trends; metrics that no pair of runs has are left out."""
+    found = {}
+    for metric in columns(experiment):
+        points = differences(cells, metric)
+        if points:
+            entries = [trend.entry() for trend in trends(cells, metric)]
+            found[metric] = {"points": [point.entry() for point in points], "trends": entries}
+    return {"rule": RULE, "metrics": found}

@@ -1,0 +1,64 @@
+"""What is printed of claims: ours beside the paper's, the three verdicts, and the commands that decide the rest."""
+
+import pytest
+
+from lowland.commands import printing
+from lowland.commands.claims import print_claims, print_claims_over_grid, verdict
+
+
+def claim(name, passed, **more):
+    return {
+        "id": name, "text": f"What {name} says", "source": "page 1", "measured": -0.01234567,
+        "threshold": "interval < 0", "passed": passed, "reason": "over 5 seeds", "reference": None,
+        "decided_by": None, **more,
+    }  # fmt: skip
+
+
+CLAIMS = [
+    claim("first", True, reference={"value": -0.0085, "where": "figure 1, read by eye"}),
+    claim("second", False, reference={"value": "ERM 5.15, SAM 4.3", "where": "figure 1"}),
+    claim("third", None, decided_by={"scale": "desk", "command": "lowland run a/b --scale desk"}),
+    claim("fourth", None, decided_by={"scale": "desk", "command": "lowland run a/b --scale desk"}),
+    claim("fifth", None, decided_by={"scale": "desk", "command": "lowland sweep a/b --grid m --scale desk"}),
+]
+
+
+def test_the_papers_value_stands_beside_ours(capsys, monkeypatch):
+    monkeypatch.setattr(printing, "_width", lambda: None)
+    print_claims(CLAIMS, {"desk": "74 minutes, 2 cores (measured)"})
+    lines = capsys.readouterr().out.splitlines()
+    assert "in the paper" in lines[0]
+    assert "-0.01235" in lines[2]
+    assert "-0.0085 (figure 1, read by eye)" in lines[2]
+    assert [word in line for word, line in zip(("holds", "fails", "undecided"), lines[2:5], strict=True)] == [True] * 3
+    assert "ERM 5.15, SAM 4.3 (figure 1)" in lines[3]
+
+
+def test_each_deciding_command_is_printed_once_and_whole(capsys, monkeypatch):
+    monkeypatch.setattr(printing, "_width", lambda: 40)
+    print_claims(CLAIMS, {"desk": "74 minutes, 2 cores (measured)"})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count("  lowland run a/b --scale desk") == 1
+    assert "  lowland sweep a/b --grid m --scale desk" in lines
+    words = " ".join(lines)
+    assert "third, fourth: decided at desk scale (74 minutes, 2 cores (measured)):" in words
+    assert "fifth: decided at desk scale:" in words
+
+
+def test_without_references_there_is_no_column(capsys, monkeypatch):
+    monkeypatch.setattr(printing, "_width", lambda: None)
+    print_claims(CLAIMS[3:], {})
+    assert "in the paper" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [None, 40, 80])
+def test_over_a_grid(capsys, monkeypatch, width):
+    monkeypatch.setattr(printing, "_width", lambda: width)
+    counts = {"points": 1, "judged": 1, "holds": 1}
+    print_claims_over_grid([{**each, "at_each_point": "interval < 0", "counts": counts} for each in CLAIMS], {})
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("holds", "fails", "undecided", "1 of 1", "-0.01235", "-0.0085"))
+
+
+def test_what_has_no_threshold_is_reported():
+    assert verdict(claim("one", None, threshold=None)) == "reported"
