@@ -131,7 +131,7 @@ DESK_VALUES: Mapping[str, Value] = {
     "steps": ours(1000),
     "check_every": ours(250),
     "batch_size": ours(32),
-    "examples": ours(1000),
+    "examples": ours(5000),
     "width": ours(16),
 }
 DESK_COST = "about 75 minutes, 2 cores (from its first steps, on one)"
