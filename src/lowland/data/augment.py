@@ -10,7 +10,7 @@ _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow has it
 _DRAWS = 10
 
 
-def random_view(images: Tensor, *, generator: torch.Generator) -> Tensor:
+def random_view(images: Tensor, *, generator: torch.Generator, colour: bool = True) -> Tensor:
     """Each image cropped, resized, mirrored and recoloured at random, as Gulrajani & Lopez-Paz 2021 do.
 
     A crop of 70 to 100 % of the area and of a ratio of sides between 3/4 and 4/3, resized bilinearly; half of the
@@ -20,6 +20,7 @@ def random_view(images: Tensor, *, generator: torch.Generator) -> Tensor:
     Args:
         images: floating ``(n, 3, height, width)`` in [0, 1].
         generator: on the CPU; the draws are the same wherever the images are.
+        colour: whether images are recoloured and turned grey, too; otherwise cropped, resized and mirrored only.
 
     Returns:
         Such images, of the same shape.
@@ -28,6 +29,8 @@ def random_view(images: Tensor, *, generator: torch.Generator) -> Tensor:
     areas = 0.7 + 0.3 * drawn[:, 8 : 8 + _DRAWS]
     ratios = torch.exp((2 * drawn[:, 8 + _DRAWS :] - 1) * math.log(4 / 3))
     images = _crop(images, areas, ratios, drawn[:, 0], drawn[:, 1], drawn[:, 2] < 0.5)
+    if not colour:
+        return images
     brightness, contrast, saturation = (0.7 + 0.6 * drawn[:, k].view(-1, 1, 1, 1) for k in (3, 4, 5))
     images = (brightness * images).clamp(0, 1)
     mean = grey(images).mean((2, 3), keepdim=True)

@@ -8,12 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from lowland.data import Dataset, Split
+from lowland.features import extract, probe
 from lowland.papers.evaluating import evaluating
 from lowland.papers.springer2024 import domain_data
 from lowland.papers.springer2024.domain_data import domain_sets
 from lowland.papers.springer2024.domain_figures import bars
 from lowland.papers.springer2024.domain_settings import DATASETS, domain_names
-from lowland.papers.springer2024.domain_table import sam_below_erm, table
+from lowland.papers.springer2024.domain_table import sam_below_erm, table, trained
 from lowland.papers.springer2024.domainbed import EXPERIMENT, DomainCheck
 from lowland.training import Arm
 from lowland.training.randomness import seed_everything
@@ -23,9 +24,9 @@ CPU = torch.device("cpu")
 NAME = "springer2024/domainbed"
 
 
-@pytest.fixture
-def digits(monkeypatch):
-    """A few random images in MNIST's place."""
+@pytest.fixture(params=[100])
+def digits(request, monkeypatch):
+    """A few random images in MNIST's place; so many that are for training."""
 
     def part(n, seed):
         generator = torch.Generator().manual_seed(seed)
@@ -33,7 +34,9 @@ def digits(monkeypatch):
         return Split(inputs, torch.arange(n) % 10)
 
     monkeypatch.setattr(
-        domain_data, "load", lambda name, root: Dataset("mnist", part(100, 0), part(20, 1), tuple("0123456789"))
+        domain_data,
+        "load",
+        lambda name, root: Dataset("mnist", part(request.param, 0), part(20, 1), tuple("0123456789")),
     )
     domain_data._domains.cache_clear()
     yield
@@ -41,6 +44,7 @@ def digits(monkeypatch):
 
 
 def configured(**changes):
+    changes = {"measure": "transfer", **changes}
     arms = EXPERIMENT.configure("smoke", {name: str(value) for name, value in changes.items()})
     return next(arm for label, arm in arms.items() if label.startswith("sam"))
 
@@ -150,7 +154,7 @@ def test_a_check_measures_what_it_says_and_remembers_the_best(digits):
     assert at(1, 0.5, 1.0, 0.9)["selected_test_error"] == 0.9
     assert at(2, 0.4, 2.0, 0.8)["selected_test_error"] == 0.8
     assert at(3, 0.4, 2.0, 0.1)["selected_test_error"] == 0.8  # the first of equals
-    resumed = DomainCheck(task.model, sets, CPU)
+    resumed = DomainCheck(task.model, sets, check.settings, CPU)
     resumed.load_state_dict(check.state_dict())
     check = resumed
     assert at(4, 0.6, 0.5, 0.0)["selected_step"] == 2
@@ -218,9 +222,12 @@ def test_the_claim_is_about_the_mean_over_all_domains_of_five_seeds():
     assert sam_below_erm(only).passed is None
 
 
+@pytest.mark.parametrize("digits", [1200], indirect=True)
+@pytest.mark.parametrize("measure", ["probe", "transfer"])
 @pytest.mark.parametrize("dataset", ["rotated-mnist", "colored-mnist"])
-def test_it_runs_on_digits(digits, undrawn, lowland, tmp_path, dataset):
-    outcome = lowland("run", NAME, "--scale", "smoke", "--set", f"dataset={dataset}", "--out", tmp_path / "run")
+def test_it_runs_on_digits(digits, undrawn, lowland, tmp_path, dataset, measure):
+    changes = ("--set", f"dataset={dataset}", "--set", f"measure={measure}")
+    outcome = lowland("run", NAME, "--scale", "smoke", *changes, "--out", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     rows = {row["name"]: row["measures"] for row in summary["table"]}
@@ -272,7 +279,7 @@ def test_it_runs_on_mnist(data_root, undrawn, lowland, tmp_path, dataset):
         (("augment=on",), ("photographs", "augment=off")),
         (("network=cnn", "width=12"), "multiple of 8"),
         (("weights=there.pth",), "resnet-50"),
-        (("batch_size=9",), ("batch_size is 9", "10 images")),
+        (("batch_size=9", "examples=10"), ("batch_size is 9", "10 images")),
         (("lr=-1",), "lr"),
     ],
 )
@@ -283,3 +290,46 @@ def test_bad_settings(refused, changes, says):
 def test_missing_data(refused, tmp_path, monkeypatch):
     monkeypatch.setenv("LOWLAND_DATA", str(tmp_path / "empty"))
     refused("run", NAME, "--scale", "smoke", "--set", "dataset=pacs", says="pacs")
+
+
+@pytest.mark.parametrize("digits", [1200], indirect=True)
+def test_the_probe_is_of_the_domain_left_out_and_tested_on_a_part_held_out(digits):
+    task = task_of(configured(measure="probe", examples=0, held_out="15"))
+    check, sets = task.check, task.check.sets
+    together = [*sets.test.indices.tolist(), *sets.probe_test.indices.tolist()]
+    assert sorted(together) == list(range(len(together)))
+    assert len(sets.probe_test) == round(0.2 * len(together))
+    assert "probe_error" not in check(0, None)
+    record = check(check.settings.steps, None)
+    (x, y), test = ((extract(task.model, [part.images(part.indices, CPU)]), part.targets)
+                    for part in (sets.test, sets.probe_test))  # fmt: skip
+    with evaluating(task.model):
+        found = probe(x, y, test=test, validation=0.2, show_progress=False)
+    assert record["probe_error"] == pytest.approx(found.error)
+    assert record["probe_accuracy"] == pytest.approx(1 - found.error)
+
+
+def test_too_few_images_for_a_probe_are_one_line(digits, refused):
+    changes = ("--set", "examples=15", "--set", "held_out=30")
+    refused("run", NAME, "--scale", "smoke", *changes, says=("domain 30 of rotated-mnist", "3 images", "transfer"))
+
+
+def test_accuracies_are_compared_the_other_way_round():
+    def probed(rho, domain, seed, accuracy):
+        settings = configured(dataset="pacs", measure="probe", held_out=domain, rho=rho, seed=seed)
+        end = {"step": 2, "validation_error": 0.01, "validation_loss": 0.1, "probe_accuracy": accuracy}
+        return Arm(settings, [end])
+
+    arms = {
+        f"{rho}{seed}{domain}": probed(rho, domain, seed, 0.7 + rho + 0.001 * seed * (rho > 0))
+        for rho in (0.0, 0.1)
+        for seed in range(5)
+        for domain in PACS
+    }
+    verdict = sam_below_erm(arms)
+    assert verdict.passed is True
+    assert verdict.measured == pytest.approx(-0.102)
+    assert table(arms)[1].measures["photo"][1] == pytest.approx(0.801)
+    assert trained(arms) == ""
+    arms["0.00photo"].records[0]["validation_error"] = 0.4
+    assert "0.4" in trained(arms)

@@ -235,3 +235,31 @@ def test_missing_data_and_groups_that_are_too_small(refused, tmp_path, monkeypat
 def test_more_images_than_there_are(drawn):
     with pytest.raises(SettingError, match=r"examples is 162770, and .*celeba has 20 training images"):
         grouped_sets("celeba", configured(scale="paper", seeds=1, size=16), CPU)
+
+
+def test_gender_is_the_hard_feature_of_celeba(drawn):
+    sets = {name: grouped_sets(name, configured(name), CPU) for name in NAMES}
+    assert (sets["celeba"].easy, sets["celeba"].hard) == ("targets", "attributes")  # the target is hair colour
+    assert (sets["waterbirds"].easy, sets["waterbirds"].hard) == ("attributes", "targets")  # and the bird
+    assert grouped._load(drawn, "celeba", 16).attributes[1].lower() == "male"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_and_views_at_paper_scale(drawn, name):
+    settings = configured(name, scale="paper", arm="sam-0")
+    assert (settings.weights, settings.augment) == ("imagenet", "on")
+    assert (configured(name).weights, configured(name).augment) == ("none", "off")
+    with pytest.raises(DataError, match=r"imagenet/resnet50.pth is missing: place"):
+        task_of(configured(name, network="resnet-50", width=2, weights="imagenet"), name)
+
+
+def test_views_are_crops_of_the_images_of_the_batch(drawn):
+    plain, seen = (task_of(configured(augment=augment)) for augment in ("off", "on"))
+    (x, y), (view, classes) = plain.batch(0), seen.batch(0)
+    assert torch.equal(y, classes)
+    assert x.shape == view.shape
+    assert not torch.equal(x, view)
+    assert torch.equal(view, seen.batch(0)[0])
+    # A crop, resized bilinearly, has no colour brighter or darker than its image.
+    assert (view.amax((2, 3)) <= x.amax((2, 3)) + 1e-5).all()
+    assert (view.amin((2, 3)) >= x.amin((2, 3)) - 1e-5).all()

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lowland.papers.springer2024.figures import _lorenz
 from lowland.papers.springer2024.over_grid import at_some_setting, differences, holm, settings_of, slope, trend
 from lowland.papers.springer2024.over_training import at_the_threshold, over_time
 from lowland.training import Arm
@@ -109,3 +110,12 @@ def test_where_in_training_it_holds():
     verdict = over_time("sgd")(over_epochs())
     assert verdict.measured == pytest.approx(1 / 3)
     assert verdict.reason == "holds at epochs 1; fails at epochs 0, 2"
+
+
+def test_the_difference_of_the_lorenz_curves_is_drawn_beside_them():
+    real, phantom = [0.0, 0.2, 1.0], [0.0, 0.3, 1.0]
+    arms = {f"sgd-{k}": run(k, 0.0, [{**end(0.3), "lorenz_real": real, "lorenz_phantom": phantom}]) for k in range(2)}
+    curves, gap = _lorenz(arms)
+    assert [line.label for line in curves.lines] == ["real parameters", "phantom parameters", "even"]
+    assert gap.title == "sgd: difference"
+    assert list(gap.lines[-1].y) == pytest.approx([0, 0.1, 0])

@@ -13,11 +13,16 @@ from lowland.papers.springer2024.photographs import Portion
 
 @dataclass(frozen=True, eq=False)
 class DomainSets:
-    """Training and validation parts of every training domain, the test part of the domain held out; the classes."""
+    """Training and validation parts of every training domain, the two parts of the domain held out; the classes.
+
+    ``test`` is what would be trained on of the domain held out: the network is tested on it, or a probe fitted.
+    ``probe_test`` is its validation part, which the probe is tested on.
+    """
 
     train: tuple[Portion, ...]
     validation: tuple[Portion, ...]
     test: Portion
+    probe_test: Portion
     classes: tuple[str, ...]
 
     @property
@@ -54,6 +59,7 @@ def domain_sets(settings: Settings, device: torch.device) -> DomainSets:
         tuple(train[name] for name in others),
         tuple(validation[name] for name in others),
         train[settings.held_out],
+        validation[settings.held_out],
         domains.classes,
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from lowland.papers.springer2024.domain_table import METHODS, table
+from lowland.papers.springer2024.domain_table import METHODS, measure_of, table
 from lowland.training import Arm, Bars, Line, Panel
 from lowland.training.statistics import estimate
 
@@ -18,7 +18,7 @@ def bars(arms: Mapping[str, Arm]) -> Sequence[Bars]:
         Bars(
             "",
             "held-out domain",
-            "test error",
+            "accuracy of the probe" if measure_of(arms) == "probe" else "test error",
             list(rows[0].measures),
             {name: [each.mean if each else None for each in several] for name, several in found.items()},
             {name: [each.standard_error if each else None for each in several] for name, several in found.items()},

@@ -12,12 +12,19 @@ from lowland.training.statistics import paired_difference
 METHODS = ("erm", "sam")
 MEAN = "mean"
 LEAST = 5  # seeds that a verdict takes
-_CHOSEN_BY = ("selected_validation_error", "selected_validation_loss")
-_ERROR = "selected_test_error"
+TRAINED = 0.1  # the validation error on its own domains of a network that the claim speaks of (ours)
+# By measure: what selects among runs, and what is measured.
+_CHOSEN_BY = {
+    "probe": ("validation_error", "validation_loss"),
+    "transfer": ("selected_validation_error", "selected_validation_loss"),
+}
+_MEASURED = {"probe": "probe_accuracy", "transfer": "selected_test_error"}
 
 
 def table(arms: Mapping[str, Arm]) -> list[Row]:
-    """A row for each method: test error by held-out domain, and the mean over the domains of seeds that have them all.
+    """A row for each method: the measure by held-out domain, and its mean over the domains of seeds that have them all.
+
+    The measure is the accuracy of the probe, or the test error of the network (``measure=transfer``).
 
     Of several arms of one method, domain and seed (in a sweep: several η or ρ) that with the lowest validation error
     counts, then with the lowest validation loss: training-domain validation, as the benchmark has it.
@@ -29,7 +36,9 @@ def table(arms: Mapping[str, Arm]) -> list[Row]:
         runs: dict[int, str] = {}
         measures: dict[str, dict[int, float]] = {}
         for domain, labels in chosen.items():
-            measures[domain] = {seed: arms[label].records[-1][_ERROR] for seed, label in labels.items()}
+            measures[domain] = {
+                seed: arms[label].records[-1][_MEASURED[measure_of(arms)]] for seed, label in labels.items()
+            }
             for seed, label in labels.items():
                 runs[seed] = f"{runs[seed]}, {label}" if seed in runs else label
         shared = [seed for seed in runs if all(seed in errors for errors in measures.values())]
@@ -38,16 +47,33 @@ def table(arms: Mapping[str, Arm]) -> list[Row]:
     return rows
 
 
+def measure_of(arms: Mapping[str, Arm]) -> str:
+    """``"probe"`` or ``"transfer"``: that of the first arm."""
+    settings: Any = next(iter(arms.values())).settings
+    return str(settings.measure)
+
+
+def trained(arms: Mapping[str, Arm]) -> str:
+    """The claim's regime: ERM's validation error on the training domains is at most `TRAINED` at the end."""
+    errors = [arm.records[-1].get("validation_error") for arm in arms.values() if arm.records and not arm.settings.rho]
+    worst = max((error for error in errors if error is not None), default=0.0)
+    if worst <= TRAINED:
+        return ""
+    return f"ERM's validation error on its own domains is {worst:.2g}, and the claim is about {TRAINED:g} or less"
+
+
 def _chosen(arms: Mapping[str, Arm], method: str, domain: str) -> dict[int, str]:
     """Seed → label."""
-    best: dict[int, tuple[tuple[float, ...], str]] = {}
+    best: dict[int, tuple[Any, str]] = {}
     for label, arm in arms.items():
         settings: Any = arm.settings
         if (METHODS[settings.rho > 0], settings.held_out) != (method, domain) or arm.status != "done":
             continue
         end = arm.records[-1]
-        key = tuple(end[column] for column in _CHOSEN_BY)
-        if None not in (*key, end[_ERROR]) and (settings.seed not in best or key < best[settings.seed][0]):
+        key: Any = tuple(end.get(column) for column in _CHOSEN_BY[settings.measure])
+        if None not in (*key, end.get(_MEASURED[settings.measure])) and (
+            settings.seed not in best or key < best[settings.seed][0]
+        ):
             best[settings.seed] = key, label
     return {seed: label for seed, (_, label) in best.items()}
 
@@ -66,11 +92,13 @@ def sam_below_erm(arms: Mapping[str, Arm]) -> Verdict:
     settings: list[Any] = [arm.settings for arm in arms.values()]
     if len({each.dataset for each in settings}) > 1:
         raise Unfit("there are runs on several datasets: a claim is about one")
+    if len({each.measure for each in settings}) > 1:
+        raise Unfit("there are runs of both measures: a claim is about one")
     lacking = [name for name in domain_names(settings[0].dataset) if name not in _domains(arms)]
     if lacking:
         raise Unfit(f"no run holds out {', '.join(lacking)}: the mean is over every domain")
     erm, sam = (row.measures[MEAN] for row in table(arms))
-    found = paired_difference(sam, erm)
+    found = paired_difference(erm, sam) if measure_of(arms) == "probe" else paired_difference(sam, erm)
     if found is None:
         raise Unfit("no seed has runs of both methods, trained to their end, on every domain")
     return below_zero(found, LEAST)

@@ -11,6 +11,7 @@ from lowland.papers.springer2024.methods import SGD, method_of, selected, values
 from lowland.training import Arm, Line, Panel, Plot
 
 _PROBES = (("easy_error", "easy feature"), ("hard_error", "hard feature"))
+_MOST = 20  # seeds whose differences are drawn one by one
 _LORENZ = (SGD, "lsam", "sam")
 
 
@@ -51,6 +52,12 @@ def _lorenz(arms: Mapping[str, Arm]) -> Sequence[Panel]:
         ]
         even = Line([0, 1], [0, 1], "even", "--")
         panels.append(Panel(method, "fraction of the examples", "share of the weight", [*lines, even]))
+        gaps = [np.subtract(end["lorenz_phantom"], end["lorenz_real"]) for end in ends]
+        of_seeds = [Line(fractions, gap.tolist(), beside="phantom − real") for gap in gaps[:_MOST]]
+        mean = Line(fractions, np.mean(gaps, 0).tolist(), "phantom − real")
+        panels.append(
+            Panel(f"{method}: difference", "fraction of the examples", "share of the weight", [*of_seeds, mean])
+        )
     return panels
 
 
@@ -58,7 +65,7 @@ def feature_figures(kinds: Sequence[str]) -> tuple[Plot, ...]:
     """What every experiment draws; ``kinds`` of arms are those that are drawn over epochs."""
     return (
         Plot("probing", "Probing error against ρ, mean over seeds", _against_rho),
-        Plot("lorenz", "Importance weights of the training examples, mean over seeds", _lorenz),
+        Plot("lorenz", "Importance weights of the training examples, mean over seeds", _lorenz, columns=2),
         over_epochs(
             "quality", "Feature quality over training", kinds,
             (("easy_error", "easy feature", "probing error", False),

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowland.data import Shuffled, Split, random_view, scale, seeded
-from lowland.errors import SettingError
+from lowland.data import Shuffled, Split, data_root, random_view, scale, seeded
+from lowland.errors import DataError, SettingError
 from lowland.models import bottleneck_resnet, group_norm_cnn, strided_cnn
 from lowland.training.weights import load_pretrained
 
@@ -114,10 +114,11 @@ def network(name: str, width: int, classes: int, shape: torch.Size, weights: str
         width: channels of the first convolution; small has its own.
         classes: outputs.
         shape: of the images, ``(..., channels, height, width)``.
-        weights: a file in torchvision's naming for the ResNet-50, or none.
+        weights: a file in torchvision's naming for the ResNet-50, imagenet for that in the data root, or none.
 
     Raises:
         RunError: if the weights can't be read, or are another network's.
+        DataError: for imagenet, if they are missing.
     """
     if name == "small":
         return strided_cnn(shape[-2], shape[-1], classes, shape[-3])
@@ -125,8 +126,25 @@ def network(name: str, width: int, classes: int, shape: torch.Size, weights: str
         return group_norm_cnn(classes, shape[-3], width)
     model = bottleneck_resnet(width=width, classes=classes)
     if weights != "none":
-        load_pretrained(model, weights)
+        load_pretrained(model, weights_file(weights))
     return model
+
+
+def weights_file(weights: str) -> str:
+    """The file that the setting ``weights`` names; for ``imagenet`` the one in the data root.
+
+    Raises:
+        DataError: if that one is not there.
+    """
+    if weights != "imagenet":
+        return weights
+    file = data_root() / "imagenet" / "resnet50.pth"
+    if not file.is_file():
+        raise DataError(
+            f"{file} is missing: place a ResNet-50's ImageNet weights there, in torchvision's naming, or set "
+            "weights to a file, or weights=none to start from nothing"
+        )
+    return str(file)
 
 
 def check_network(name: str, width: int, weights: str) -> None:
@@ -134,7 +152,7 @@ def check_network(name: str, width: int, weights: str) -> None:
     if name == "cnn" and width % 8:
         raise SettingError(f"network=cnn has 8 groups in its group norm: width must be a multiple of 8, not {width}")
     if name != "resnet-50" and weights != "none":
-        raise SettingError("weights are a ResNet-50's: set network=resnet-50, or leave them out")
+        raise SettingError("weights are a ResNet-50's: set network=resnet-50, or weights=none")
 
 
 def error_and_loss(model: nn.Module, portion: Portion, device: torch.device) -> tuple[float, float]:

@@ -57,14 +57,17 @@ class ToySettings(training.Settings):
         low=30, high=10**6,
     )  # fmt: skip
     correlation: float = setting("of the two features in training, validation and test: 1 is redundant", low=0, high=1)
-    slabs: int = setting("of the hard coordinate, with alternating labels", low=2, high=100)
+    slabs: int = setting("of the hard coordinate, with alternating labels: 3 or 5", low=3, high=5)
     noise: int = setting("coordinates without meaning", low=0, high=1000)
+    rotate: bool = setting("whether points are rotated at random, alike in all parts of a seed")
     phantom_rho: float = setting("ρ of the phantom importance weights that are recorded", above=0, high=1e6)
 
     def __post_init__(self) -> None:
         """Compute what follows from the settings."""
         if self.batch_size > self.examples:
             raise SettingError(f"batch_size is {self.batch_size}, and there are {self.examples} examples: take fewer")
+        if self.slabs == 4:
+            raise SettingError("slabs are 3 or 5, an odd number: not 4")
         per_epoch = self.examples // self.batch_size
         object.__setattr__(self, "steps", self.epochs * per_epoch)
         object.__setattr__(self, "check_every", self.check_epochs * per_epoch)
@@ -119,7 +122,10 @@ class ToyRuns:
 
     def _points(self, n: int, correlation: float, part: int) -> Points:
         settings = self.settings
-        several = [draw_points(n, settings.slabs, settings.noise, correlation, seed, part) for seed in self.seeds]
+        several = [
+            draw_points(n, settings.slabs, settings.noise, correlation, seed, part, rotate=settings.rotate)
+            for seed in self.seeds
+        ]
         return together(several).to(self.device, self.dtype)
 
     def _shuffle(self, epoch: int) -> None:
@@ -250,8 +256,9 @@ EXPERIMENT = Experiment(
             "test_examples": ours(1000),
             "probe_examples": ours(300),
             "correlation": paper(1.0),
-            "slabs": ours(3, "with 5, networks don't learn the feature even alone: correlation=0"),
-            "noise": ours(6),
+            "slabs": ours(3, "SGD learns them alone: correlation=0"),
+            "noise": paper(0, "as the public generator, unless asked"),
+            "rotate": ours(False, "an option of the public generator"),
             "phantom_rho": ours(0.1, "one radius for all arms, so that they can be compared"),
         },
         "laptop": {"seeds": ours(20)},

@@ -1,0 +1,118 @@
+"""Networks with separate features against an ordinary loop, what is measured of them, and the claims."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lowland import SAM
+from lowland.optim.scope import last_layer
+from lowland.papers import find
+from lowland.papers.springer2024.mechanism import Mechanism
+from lowland.papers.springer2024.toy_separate import SeparateRuns, against_rho, larger_ratio
+from lowland.training import Arm
+
+CPU = torch.device("cpu")
+NAME = "springer2024/toy-separate"
+
+
+def configured(**changes):
+    return find(NAME).configure("smoke", {name: str(value) for name, value in changes.items()})
+
+
+class Separate(nn.Module):
+    """The same network as modules."""
+
+    def __init__(self, weights, s, k):
+        super().__init__()
+        self.W, self.b, self.a = (nn.Parameter(w[s, k].clone()) for w in weights[:3])
+        self.last = nn.Linear(2, 1, bias=False).double()
+        with torch.no_grad():
+            self.last.weight.copy_(weights.v[s, k][None])
+
+    def forward(self, x):
+        z = [(x[:, f, None] * self.W[f] + self.b[f]).relu() @ self.a[f] for f in (0, 1)]
+        return self.last(torch.stack(z, 1))
+
+
+def test_networks_side_by_side_are_those_of_an_ordinary_loop():
+    arms = configured(lr=0.1)
+    runs, before = SeparateRuns(arms, CPU, torch.float64), SeparateRuns(arms, CPU, torch.float64)
+    names, begun = runs.names[1], runs.separate
+    runs.train(3)
+    runs.train(9)
+    for k in (0, 2, 5, 8, 11):  # one of each method
+        settings, model = arms[names[k]], Separate(begun, 1, k)
+        base = torch.optim.SGD(model.parameters(), lr=settings.lr)
+        if settings.rho == 0 or settings.method in ("sam", "lsam"):
+            scope = last_layer if settings.method == "lsam" else None
+            optimizer = SAM(base, rho=settings.rho, model=model, scope=scope)
+        else:
+            optimizer = Mechanism(
+                base, settings.rho, model,
+                weights=settings.method == "phantom-weights", scaling=settings.method == "phantom-scaling",
+            )  # fmt: skip
+        before.step, before._epoch = 0, -1
+        for step in range(12):
+            before.train(1)
+            batch = slice(step % 8 * 5, step % 8 * 5 + 5)
+            x, y = before._x[1, batch], before._y[1, batch]
+
+            def closure(x=x, y=y, model=model):
+                loss = F.softplus(-y * model(x)[:, 0]).mean()
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+        found = (model.W, model.b, model.a, model.last.weight[0])
+        for p, w in zip(found, runs.separate, strict=True):
+            assert torch.allclose(p, w[1, k], rtol=1e-9, atol=1e-12), names[k]
+
+
+def test_what_is_measured():
+    runs = SeparateRuns(configured(lr=0.1), CPU, torch.float64)
+    assert runs.measure()["sgd-0"]["ratio"] == pytest.approx(1)
+    runs.train(16)
+    record, k = runs.measure()["lsam-rho-0.3-1"], runs.names[1].index("lsam-rho-0.3-1")
+    model = Separate(runs.separate, 1, k)
+    f = model(runs.test.x[1])[:, 0]
+    assert record["test_error"] == pytest.approx((f * runs.test.hard[1] <= 0).double().mean().item())
+    assert record["test_loss"] == pytest.approx(F.softplus(-f * runs.test.hard[1]).mean().item())
+    easy, hard = runs.separate.v[1, k].abs().tolist()
+    assert (record["v_easy"], record["v_hard"], record["ratio"]) == pytest.approx((easy, hard, hard / easy))
+    x = runs.test.x[1]
+    parts = [
+        ((x[:, n, None] * model.W[n] + model.b[n]).relu() @ model.a[n]).abs().mean() * (easy, hard)[n] for n in (0, 1)
+    ]
+    assert record["hard_share"] == pytest.approx((parts[1] / (parts[0] + parts[1])).item())
+
+
+def test_the_claims():
+    arms = configured(seeds=5)
+    made = {
+        label: Arm(s, [{"step": 1, "ratio": 0.5 + s.rho * (1 + 0.1 * s.seed), "hard_share": 0.2}])
+        for label, s in arms.items()
+    }
+    verdict = larger_ratio("sam")(made)
+    assert verdict.passed is True
+    assert verdict.measured == pytest.approx(-0.12)
+    ratio, _ = against_rho(made)
+    assert list(ratio.lines[0].x) == [0, 0.03, 0.1, 0.3]
+    assert ratio.lines[0].y[0] == pytest.approx(0.5)
+
+
+def test_a_run(lowland, undrawn, tmp_path, refused):
+    outcome = lowland("run", NAME, "--scale", "smoke", "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["metrics"]["phantom-scaling-rho-0.3-1"]["ratio"] > 0
+    arms = configured()
+    straight, resumed = SeparateRuns(arms, CPU), SeparateRuns(arms, CPU)
+    straight.train(5)
+    resumed.load_state_dict(straight.state_dict())
+    straight.train(6)
+    resumed.train(6)
+    assert all(map(torch.equal, straight.separate, resumed.separate))
+    refused("run", NAME, "--scale", "smoke", "--set", "rotate=true", says="rotate=false")
