@@ -24,8 +24,9 @@ recorded: the command, the machine, and a table of its claims, the paper's own v
 versions) and its figures. The last table lists what has not been run. This page is written by
 `python results/make_index.py`; with a run directory as argument that records a run.
 
-A claim about a difference holds if the whole 95 % interval over seeds lies on the claimed side, fails if it lies whole on
-the other, and is undecided between. It is undecided, too, where a run doesn't get to the regime of which the paper speaks.
+A claim about a difference holds if the whole 95 % interval over seeds lies on the claimed side, fails if it lies whole
+on the other, and is undecided between. It is undecided, too, where a run doesn't get to the regime of which the paper
+speaks.
 Until November 2026 a difference whose mean lay on the wrong side counted as false, whatever its interval. No verdict of
 the runs below changed by the new rule. Laptop runs of `cifar10`, `cifar100`, `finetune`, `label-noise`, `convergence`,
 `cifar-mnist` and `fmnist-mnist` were recorded here before; their settings are no longer those of the experiments, they
