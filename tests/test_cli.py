@@ -178,7 +178,7 @@ def test_a_network_that_does_not_fit(refused, monkeypatch):
     def allocate(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8e17 bytes")
 
-    monkeypatch.setattr("torch.nn.init.xavier_normal_", allocate)
+    monkeypatch.setattr("torch.nn.init.trunc_normal_", allocate)
     refused(*SMOKE, "--out", "run", says="out of memory")
 
 
