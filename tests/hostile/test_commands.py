@@ -159,7 +159,7 @@ def test_whatever_says_that_memory_does_not_suffice(error, monkeypatch, refused)
     def allocate(*_, **__):
         raise error
 
-    monkeypatch.setattr("torch.nn.init.xavier_normal_", allocate)
+    monkeypatch.setattr("torch.nn.init.trunc_normal_", allocate)
     refused("run", "long2024/digits", "--scale", "smoke", "--out", "run", says=("out of memory", "smaller"))
 
 

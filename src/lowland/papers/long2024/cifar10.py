@@ -62,8 +62,8 @@ EXPERIMENT = Experiment(
     figures=FIGURES,
     cost={
         "paper": "about 2 hours, one H100 (estimated)",
-        "desk": "40 minutes, 2 cores (from its first steps)",
-        "laptop": "two minutes, 2 cores",
+        "desk": "an hour, 2 cores (from its first steps)",
+        "laptop": "two minutes, 2 cores (measured)",
         "smoke": "seconds",
     },
     prepare=prepare,

@@ -8,7 +8,7 @@ from lowland.papers.long2024.claims import claims
 from lowland.papers.long2024.edge_of_stability import one_batch, squared_error, task
 from lowland.papers.long2024.figures import FIGURES
 from lowland.papers.long2024.settings import OUTCOMES, PAPER, Settings
-from lowland.training import Experiment, Selection, Task, ours
+from lowland.training import Experiment, Selection, Task, ours, paper
 
 
 def loss_fn(output: Tensor, target: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ EXPERIMENT = Experiment(
         "paper": {
             "lr": ours(0.3),
             "rho": ours(0.1),
-            "eps": ours(1e-5, "as the paper's code has it"),
+            "eps": paper(1e-5, "as in its own experiments"),
             "steps": ours(3000),
             "check_every": ours(50),
             "tol": ours(1e-3),

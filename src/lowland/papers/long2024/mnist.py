@@ -65,8 +65,8 @@ EXPERIMENT = Experiment(
     figures=FIGURES,
     cost={
         "paper": "about 3 hours, one H100 (estimated)",
-        "desk": "40 minutes, 2 cores (from its first steps)",
-        "laptop": "a minute, 2 cores",
+        "desk": "an hour, 2 cores (from its first steps)",
+        "laptop": "a minute, 2 cores (measured)",
         "smoke": "seconds",
     },
     prepare=prepare,

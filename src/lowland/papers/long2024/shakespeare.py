@@ -107,7 +107,7 @@ EXPERIMENT = Experiment(
     cost={
         "paper": "about 2 hours, one H100 (estimated)",
         "desk": "an hour, 2 cores (from its first steps)",
-        "laptop": "two minutes, 2 cores",
+        "laptop": "two minutes, 2 cores (measured)",
         "smoke": "seconds",
     },
     prepare=prepare,
