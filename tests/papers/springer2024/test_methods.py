@@ -102,6 +102,7 @@ def test_figures():
     assert list(lines["sam"].y) == pytest.approx([0.25, 0.25])
     assert list(lines["sgd"].x) == [0.0]
     assert list(easy.lines[1].y) == pytest.approx([0.1, 0.1])
-    assert [panel.title for panel in lorenz.panels(arms)] == [SGD, "lsam", "sam"]
+    titles = [panel.title for panel in lorenz.panels(arms)]
+    assert titles == [each for name in (SGD, "lsam", "sam") for each in (name, f"{name}: difference")]
     assert quality.panels(arms)
     assert not lorenz.panels({"a": arm("sam", 0)})
