@@ -56,12 +56,18 @@ def by_seed(arms: Mapping[str, Arm], kind: str, measure: Measure) -> dict[int, f
     return {arm.settings.seed: measure(arm) for _, arm in found}
 
 
+def between(first: Mapping[int, float], second: Mapping[int, float], none: str) -> Estimate:
+    """The mean of ``first`` − ``second`` over the seeds that both have; raises Unfit, saying ``none``, without any."""
+    found = paired_difference(first, second)
+    if found is None:
+        raise Unfit(none)
+    return found
+
+
 def difference(arms: Mapping[str, Arm], kind: str, other: str, measure: Measure) -> Estimate:
     """The mean over seeds of ``kind`` − ``other``; raises Unfit if there is none."""
-    found = paired_difference(by_seed(arms, kind, measure), by_seed(arms, other, measure))
-    if found is None:
-        raise Unfit(f"there are no runs of {kind} and {other} with the same seed")
-    return found
+    first, second = by_seed(arms, kind, measure), by_seed(arms, other, measure)
+    return between(first, second, f"there are no runs of {kind} and {other} with the same seed")
 
 
 def smaller(kind: str, other: str, measure: Measure) -> Judge:

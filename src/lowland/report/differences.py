@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lowland.report.axes import is_logarithmic, labelled
-from lowland.training import Curve, Level, Line, Panel
+from lowland.training import Curve, Level, Panel, banded
 from lowland.training.sweep.cells import Cell
 from lowland.training.sweep.differences import differences
 
@@ -27,13 +27,7 @@ def difference_panels(cells: Sequence[Cell], curves: Sequence[Curve]) -> list[Pa
             if len(points) < 2:
                 continue
             points.sort(key=lambda point: point[0])
-            edges = [each.interval or (None, None) for _, each in points]
-            lines.append(
-                Line(
-                    [rho for rho, _ in points], [each.mean for _, each in points], labelled(dict(rest)) or "SAM", "o-",
-                    low=[low for low, _ in edges], high=[high for _, high in edges],
-                )
-            )  # fmt: skip
+            lines.append(banded(dict(points), labelled(dict(rest)) or "SAM"))
         if lines:
             wide = is_logarithmic([rho for line in lines for rho in line.x if rho is not None])
             title = curve.label or curve.column

@@ -1,7 +1,7 @@
 """One loop, its run directory, and what an experiment has to say to be run by it."""
 
 from lowland.training.arm import Arm, Record
-from lowland.training.drawing import Bars, Curve, Figure, Level, Line, Panel, Plot
+from lowland.training.drawing import Bars, Curve, Figure, Level, Line, Panel, Plot, banded
 from lowland.training.environment import choose_device
 from lowland.training.experiment import SCALES, Claim, Experiment, Reference, Row, Selection, Verdict
 from lowland.training.loop import train
@@ -35,6 +35,7 @@ __all__ = [
     "Task",
     "Together",
     "Verdict",
+    "banded",
     "choose_device",
     "configuration",
     "derived",

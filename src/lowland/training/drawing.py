@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lowland.training.arm import Arm
+from lowland.training.statistics import Estimate
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,13 @@ class Line:
     beside: str = ""
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
+
+
+def banded(found: Mapping[float, Estimate], label: str) -> Line:
+    """A line through the means over seeds, points marked, with their 95 % intervals as a band; ``found``: by x."""
+    edges = [each.interval or (None, None) for each in found.values()]
+    low, high = ([edge[end] for edge in edges] for end in (0, 1))
+    return Line(list(found), [each.mean for each in found.values()], label, "o-", low=low, high=high)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from lowland.papers.springer2024.figures import _lorenz
-from lowland.papers.springer2024.over_grid import at_some_setting, differences, holm, settings_of, slope, trend
+from lowland.papers.springer2024.over_grid import at_some_setting, differences, settings_of, trend
 from lowland.papers.springer2024.over_training import at_the_threshold, over_time
 from lowland.training import Arm
+from lowland.training.statistics import holm, slope
 
 
 def run(seed, rho, records, lr=0.1):

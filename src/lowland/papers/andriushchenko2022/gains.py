@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from lowland.papers.paired import Measure, Unfit, below_zero, by_seed, difference, judged, shown
 from lowland.training import Arm, Verdict
-from lowland.training.statistics import estimate
+from lowland.training.statistics import Estimate, estimate
 
 
 def share_of_gain(
@@ -19,15 +19,45 @@ def share_of_gain(
     @judged
     def judge(arms: Mapping[str, Arm]) -> Verdict:
         gain = difference(arms, erm, sam, measure)
-        if gain.interval is None or gain.interval[0] <= 0:
-            return Verdict(None, None, f"there is no gain to share: SAM's is {gain.mean:.2g} ({shown(gain)})")
-        of = {name: by_seed(arms, name, measure) for name in (kind, sam, erm)}
-        seeds = [seed for seed in of[erm] if seed in of[sam] and seed in of[kind]]
-        found = estimate([share * (of[erm][s] - of[sam][s]) - (of[erm][s] - of[kind][s]) for s in seeds])
-        if found is None:
-            raise Unfit(f"there are no runs of {kind}, {sam} and {erm} with the same seed")
-        brought = sum(of[erm][s] - of[kind][s] for s in seeds) / len(seeds) / gain.mean
+        if not_told(gain):
+            raise Unfit(f"there is no gain to share: SAM's is {gain.mean:.2g} ({shown(gain)})")
+        errors, with_sam, other = (by_seed(arms, name, measure) for name in (erm, sam, kind))
+        none = f"there are no runs of {kind}, {sam} and {erm} with the same seed"
+        found, brought = short_of(errors, with_sam, other, gain, share, none)
         verdict = below_zero(found)
         return Verdict(verdict.measured, verdict.passed, f"it brings {brought:.2g} of SAM's gain; {verdict.reason}")
 
     return judge
+
+
+def not_told(gain: Estimate) -> bool:
+    """Whether a gain can't be told from the scatter between seeds."""
+    return gain.interval is None or gain.interval[0] <= 0
+
+
+def short_of(
+    erm: Mapping[int, float],
+    sam: Mapping[int, float],
+    other: Mapping[int, float],
+    gain: Estimate,
+    share: float,
+    none: str,
+) -> tuple[Estimate, float]:
+    """What ``other`` falls short of ``share`` of SAM's gain over ERM, and the part of the gain that it brings.
+
+    Args:
+        erm: seed → error.
+        sam: likewise.
+        other: likewise.
+        gain: of SAM, over the seeds that it shares with ERM.
+        share: of the gain.
+        none: the reason where no seed has all three.
+
+    Raises:
+        Unfit: then.
+    """
+    seeds = [seed for seed in erm if seed in sam and seed in other]
+    found = estimate([share * (erm[s] - sam[s]) - (erm[s] - other[s]) for s in seeds])
+    if found is None:
+        raise Unfit(none)
+    return found, sum(erm[s] - other[s] for s in seeds) / len(seeds) / gain.mean

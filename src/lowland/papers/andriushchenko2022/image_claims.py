@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping
 
 from lowland.papers.andriushchenko2022.by_method import at_best_rho, errors_at_best, method
-from lowland.papers.paired import Unfit, below_zero, judged, last, reached, shown
+from lowland.papers.andriushchenko2022.gains import not_told, short_of
+from lowland.papers.paired import Unfit, below_zero, between, judged, last, reached, shown
 from lowland.training import Arm, Claim, Reference, Verdict
-from lowland.training.statistics import Estimate, estimate, paired_difference
+from lowland.training.statistics import Estimate
 
 TEST_ERROR = last("test_error")
 SMALL, LARGE = 16, 128  # groups for the claim about m (ours): 128 is the whole batch
+_NEITHER = "no seed has runs of both kinds"
 FITTED = 0.02  # training error; the paper's networks get to zero
 
 FITS = reached("erm", last("train_error"), FITTED, "ERM's training error")
@@ -65,7 +67,7 @@ def figure_1_claims(erm: float, sam: float, n_sam: str, random: str) -> tuple[Cl
 @judged
 def _sam_beats_erm(arms: Mapping[str, Arm]) -> Verdict:
     rho, found = errors_at_best(arms, "sam")
-    verdict = below_zero(_paired(found, at_best_rho(arms, "erm")))
+    verdict = below_zero(between(found, at_best_rho(arms, "erm"), _NEITHER))
     return Verdict(verdict.measured, verdict.passed, f"ρ = {rho:g}; {verdict.reason}")
 
 
@@ -74,26 +76,15 @@ def _gains_little(kind: str) -> Callable[[Mapping[str, Arm]], Verdict]:
     def judge(arms: Mapping[str, Arm]) -> Verdict:
         erm = at_best_rho(arms, "erm")
         (rho, other), (best, sam) = errors_at_best(arms, kind), errors_at_best(arms, "sam")
-        gain = _paired(erm, sam)
-        if gain.interval is None or gain.interval[0] <= 0:
-            return Verdict(None, None, f"128-SAM gains nothing that can be told from the scatter: {shown(gain)}")
-        seeds = [seed for seed in erm if seed in other and seed in sam]
-        found = estimate([(erm[s] - other[s]) - (erm[s] - sam[s]) / 2 for s in seeds])
-        if found is None:
-            raise Unfit(f"no seed has runs of ERM, 128-SAM and {kind}")
-        verdict = below_zero(found)
-        share = sum(erm[s] - other[s] for s in seeds) / len(seeds) / gain.mean
+        gain = between(erm, sam, _NEITHER)
+        if not_told(gain):
+            raise Unfit(f"128-SAM gains nothing that can be told from the scatter: {shown(gain)}")
+        short, share = short_of(erm, sam, other, gain, 0.5, f"no seed has runs of ERM, 128-SAM and {kind}")
+        verdict = below_zero(Estimate(-short.mean, short.standard_error, short.n))
         text = f"{share:.2g} of 128-SAM's gain, at ρ = {rho:g} and {best:g}; {verdict.reason}"
         return Verdict(verdict.measured, verdict.passed, text)
 
     return judge
-
-
-def _paired(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate:
-    found = paired_difference(first, second)
-    if found is None:
-        raise Unfit("no seed has runs of both kinds")
-    return found
 
 
 @judged
@@ -112,4 +103,4 @@ def _small_beats_large(arms: Mapping[str, Arm]) -> Verdict:
     if not all(found.values()):
         raise Unfit(f"it takes runs with m ≤ {SMALL} and with m ≥ {LARGE}: lowland sweep … --grid m")
     means = {kind: {seed: sum(e) / len(e) for seed, e in errors.items()} for kind, errors in found.items()}
-    return below_zero(_paired(means["small"], means["large"]))
+    return below_zero(between(means["small"], means["large"], _NEITHER))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from lowland.papers.andriushchenko2022.by_method import METHODS, by_rho, method
 from lowland.papers.over_epochs import over_epochs
-from lowland.training import Arm, Level, Line, Panel, Plot
+from lowland.training import Arm, Level, Line, Panel, Plot, banded
 from lowland.training.statistics import Estimate, estimate
 
 
@@ -67,7 +67,7 @@ def against_m(dataset: str) -> Plot:
             found = {float(m): at for m, runs in sorted(sams.items()) if (at := _errors(runs, column))}
             level = _errors(erms, column)
             levels = (Level(level.mean, "ERM, ours", ""),) if level else ()
-            drawn.append(Panel(dataset, "m", label, [_banded(found, "SAM")], logx=True, levels=levels))
+            drawn.append(Panel(dataset, "m", label, [banded(found, "SAM")], logx=True, levels=levels))
         return drawn
 
     return Plot("against-m", f"{dataset}: error against m", panels)
@@ -75,14 +75,9 @@ def against_m(dataset: str) -> Plot:
 
 def _against_rho(arms: Mapping[str, Arm], kind: str) -> Line | None:
     found = {rho: at for rho, runs in by_rho(arms, kind).items() if (at := _errors(runs))}
-    return _banded(found, METHODS[kind]) if found else None
+    return banded(found, METHODS[kind]) if found else None
 
 
 def _errors(arms: Sequence[Arm], column: str = "test_error") -> Estimate | None:
     """In %, of the runs that ended."""
     return estimate([100 * arm.records[-1][column] for arm in arms if arm.status == "done" and arm.records])
-
-
-def _banded(found: Mapping[float, Estimate], label: str) -> Line:
-    low, high = ([None if e.interval is None else e.interval[k] for e in found.values()] for k in (0, 1))
-    return Line(list(found), [e.mean for e in found.values()], label, "o-", low=low, high=high)

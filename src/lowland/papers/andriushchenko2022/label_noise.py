@@ -16,9 +16,8 @@ from lowland.papers.andriushchenko2022.image_settings import ImageSettings, scal
 from lowland.papers.andriushchenko2022.image_task import image_sets, image_task
 from lowland.papers.evaluating import evaluating
 from lowland.papers.over_epochs import over_epochs
-from lowland.papers.paired import Unfit, below_zero, by_seed, judged, last, reached, smaller
+from lowland.papers.paired import below_zero, between, by_seed, judged, last, reached, smaller
 from lowland.training import Arm, Claim, Reference, Task, Verdict, ours, paper, setting
-from lowland.training.statistics import estimate
 
 FITTED = 0.15  # error on the wrongly labelled images at the end; guessing has 0.9, or 0.99
 _FIGURE = "figure 12, read by eye"
@@ -93,10 +92,7 @@ def _worse_at_the_end(kind: str) -> Any:
     @judged
     def judge(arms: Mapping[str, Arm]) -> Verdict:
         best, end = (by_seed(arms, kind, measure) for measure in (_early_stopped, last("test_error")))
-        found = estimate([best[seed] - end[seed] for seed in end])
-        if found is None:
-            raise Unfit(f"there is no run of {kind}")
-        return below_zero(found)
+        return below_zero(between(best, end, f"there is no run of {kind}"))
 
     return judge
 

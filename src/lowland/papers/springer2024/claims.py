@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 
-from lowland.papers.paired import Unfit, below_zero, judged, shown
+from lowland.papers.paired import Unfit, below_zero, between, judged, shown
 from lowland.papers.springer2024.methods import SGD, selected, values, varied
 from lowland.papers.springer2024.over_grid import LEAST_SEEDS, at_some_setting, trend
 from lowland.papers.springer2024.over_training import THRESHOLD, at_the_threshold, over_time
 from lowland.training import Arm, Claim, Verdict
-from lowland.training.statistics import Estimate, paired_difference
+from lowland.training.statistics import Estimate
 
 TRAINED = 0.02  # the training error of a network that the claims speak of
 MARGIN = 0.01  # by which the easy feature's error may rise before SAM counts as paying for it (ours)
@@ -22,11 +22,8 @@ def difference(arms: Mapping[str, Arm], first: tuple[str, str], second: tuple[st
     for method, _ in (first, second):
         if method not in runs:
             raise Unfit(f"no run of {method} was trained to its end")
-    columns = [values(arms, runs[method], column) for method, column in (first, second)]
-    found = paired_difference(*columns)
-    if found is None:
-        raise Unfit(f"no seed has runs of both {first[0]} and {second[0]}")
-    return found
+    ours, theirs = (values(arms, runs[method], column) for method, column in (first, second))
+    return between(ours, theirs, f"no seed has runs of both {first[0]} and {second[0]}")
 
 
 def smaller(first: tuple[str, str], second: tuple[str, str]) -> Callable[[Mapping[str, Arm]], Verdict]:

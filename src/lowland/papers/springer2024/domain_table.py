@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from lowland.papers.paired import Unfit, below_zero, judged
+from lowland.papers.paired import Unfit, below_zero, between, judged
 from lowland.papers.springer2024.domain_settings import domain_names
 from lowland.training import Arm, Row, Verdict
-from lowland.training.statistics import paired_difference
 
 METHODS = ("erm", "sam")
 MEAN = "mean"
@@ -98,7 +97,6 @@ def sam_below_erm(arms: Mapping[str, Arm]) -> Verdict:
     if lacking:
         raise Unfit(f"no run holds out {', '.join(lacking)}: the mean is over every domain")
     erm, sam = (row.measures[MEAN] for row in table(arms))
-    found = paired_difference(erm, sam) if measure_of(arms) == "probe" else paired_difference(sam, erm)
-    if found is None:
-        raise Unfit("no seed has runs of both methods, trained to their end, on every domain")
+    pair = (erm, sam) if measure_of(arms) == "probe" else (sam, erm)
+    found = between(*pair, "no seed has runs of both methods, trained to their end, on every domain")
     return below_zero(found, LEAST)

@@ -12,8 +12,8 @@ from statistics import fmean
 
 from lowland.papers.paired import Unfit, below_zero, judged
 from lowland.papers.springer2024.methods import SGD, method_of, values, varied
-from lowland.training import Arm, Line, Panel, Verdict
-from lowland.training.statistics import Estimate, estimate, paired_difference
+from lowland.training import Arm, Panel, Verdict, banded
+from lowland.training.statistics import Estimate, estimate, holm, paired_difference, slope
 
 LEAST_SEEDS = 5
 LEVEL = 0.05
@@ -49,28 +49,10 @@ def settings_of(arms: Mapping[str, Arm], column: str = "hard_error", method: str
             continue
         difference = paired_difference(values(arms, labels, column), values(arms, runs[SGD, lr, 0.0], column))
         if difference is not None and difference.standard_error is not None:
-            found.append((lr, rho, difference, p_value(difference)))
+            assert difference.p is not None
+            found.append((lr, rho, difference, difference.p))
     corrected = holm([p for *_, p in found])
     return [Setting(*each, by_holm) for each, by_holm in zip(found, corrected, strict=True)]
-
-
-def p_value(found: Estimate) -> float:
-    """Two-sided, of Student's t-test that the mean is 0; of values that are all the same, 1 if they are 0, else 0."""
-    from scipy.special import stdtr
-
-    assert found.standard_error is not None
-    if found.standard_error == 0:
-        return float(found.mean == 0)
-    return 2 * float(stdtr(found.n - 1, -abs(found.mean) / found.standard_error))
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Corrected p-values: the k-th smallest of n times n − k + 1, at most 1, and none below one before it."""
-    corrected, most = [0.0] * len(ps), 0.0
-    for rank, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
-        most = max(most, min(1.0, ps[index] * (len(ps) - rank)))
-        corrected[index] = most
-    return corrected
 
 
 @judged
@@ -124,12 +106,6 @@ def trend(arms: Mapping[str, Arm]) -> Verdict:
     return below_zero(found, LEAST_SEEDS)
 
 
-def slope(points: Mapping[float, float]) -> float:
-    """Of the least-squares line through x → y."""
-    x, y = fmean(points), fmean(points.values())
-    return sum((a - x) * (b - y) for a, b in points.items()) / sum((a - x) ** 2 for a in points)
-
-
 def differences(arms: Mapping[str, Arm]) -> Sequence[Panel]:
     """A panel for each feature: SAM − SGD against ρ with its 95 % interval, a line for each η."""
     panels = []
@@ -140,14 +116,7 @@ def differences(arms: Mapping[str, Arm]) -> Sequence[Panel]:
             return []
         lines = []
         for lr in dict.fromkeys(each.lr for each in found):
-            of_lr = [each for each in found if each.lr == lr]
-            intervals = [each.difference.interval or (None, None) for each in of_lr]
-            lines.append(
-                Line(
-                    [each.rho for each in of_lr], [each.difference.mean for each in of_lr], f"η = {lr:g}", "o-",
-                    low=[low for low, _ in intervals], high=[high for _, high in intervals],
-                )
-            )  # fmt: skip
+            lines.append(banded({each.rho: each.difference for each in found if each.lr == lr}, f"η = {lr:g}"))
         if lines:
             panels.append(Panel(title, "ρ", "probing error, SAM − SGD", lines))
     return panels
