@@ -17,7 +17,7 @@ from torch.utils.dlpack import to_dlpack
 
 from lowland.optim.per_group import row_wise
 
-from .test_later_batches import check, optimizer_of
+from .test_later_batches import Centring, check, optimizer_of
 from .test_layers import rand
 
 B = 4
@@ -105,18 +105,6 @@ class Doubled(torch.autograd.Function):
         return 3 * d
 
 
-class Centred(torch.autograd.Function):
-    """Mixes the rows, in backward alone."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, d):
-        return d - d.mean(0)
-
-
 @row_wise
 class Scaled(torch.autograd.Function):
     """Keeps the rows apart."""
@@ -130,7 +118,7 @@ class Scaled(torch.autograd.Function):
         return d / 2
 
 
-rounded, centred, scaled = Round.apply, Centred.apply, Scaled.apply
+rounded, centred, scaled = Round.apply, Centring.apply, Scaled.apply
 
 
 def reentrant(function, *args):
@@ -416,7 +404,7 @@ class Own(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, x):
-        return Centred.apply(x), 0
+        return Centring.apply(x), 0
 
 
 def over(m):

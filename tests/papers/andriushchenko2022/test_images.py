@@ -60,58 +60,17 @@ def test_eta_falls_as_the_settings_say():
     assert _schedule(configured({"schedule": "constant"}))(3) == 1.0
 
 
-@pytest.mark.parametrize("arm", ["erm", "sam"])
-def test_a_step_is_the_textbook_one_with_the_l2_term_in_both_gradients(small, arm):
-    settings = configured({"l2": "0.1", "norm": "group"}, arm=arm)
-    task, other = task_of(settings), task_of(settings)
-    model = other.model.double()
-    velocity = [torch.zeros_like(p) for p in model.parameters()]
+def follow_the_textbook(settings, task, model, steps, climbed):
+    """Steps of ``task`` against SGD with momentum by hand; ``climbed`` gives what the gradient of the ascent is of."""
+    parameters = list(model.double().parameters())
+    velocity = [torch.zeros_like(p) for p in parameters]
     task.model.double()
-
-    def gradient(x, y):
-        penalty = sum(p.square().sum() for p in model.parameters())
-        return torch.autograd.grad(F.cross_entropy(model(x), y) + 0.05 * penalty, list(model.parameters()))
-
-    for step in range(3):
-        x, y = task.batch(step)
-        x = x.double()
-
-        def closure(x=x, y=y):
-            loss = task.loss_fn(task.model(x), y)
-            loss.backward()
-            return loss
-
-        task.optimizer.step(closure)
-        before = [p.detach().clone() for p in model.parameters()]
-        found = gradient(x, y)
-        if arm == "sam":
-            norm = torch.cat([g.flatten() for g in found]).norm()
-            with torch.no_grad():
-                for p, g in zip(model.parameters(), found, strict=True):
-                    p += settings.rho * g / norm
-            found = gradient(x, y)
-        with torch.no_grad():
-            for p, w, v, g in zip(model.parameters(), before, velocity, found, strict=True):
-                v.mul_(0.9).add_(g)
-                p.copy_(w - settings.lr * v)
-    for p, q in zip(task.model.parameters(), model.parameters(), strict=True):
-        assert torch.allclose(p, q, rtol=1e-9, atol=1e-12)
-
-
-def test_n_sam_climbs_along_the_gradient_of_other_images_and_accumulates_it(small):
-    settings = configured({"l2": "0.1", "norm": "group", "ascent_examples": "20", "ascent_batch": "8"}, arm="n-sam")
-    task, other = task_of(settings), task_of(settings)
-    model = other.model.double()
-    task.model.double()
-    task.optimizer.batches, batches = (as_double(task.optimizer.batches),) * 2
-    parameters = list(model.parameters())
 
     def gradient(x, y):
         penalty = sum(p.square().sum() for p in parameters)
         return torch.autograd.grad(F.cross_entropy(model(x), y) + 0.05 * penalty, parameters)
 
-    velocity = [torch.zeros_like(p) for p in parameters]
-    for step in range(2):
+    for step in range(steps):
         x, y = task.batch(step)
         x = x.double()
 
@@ -121,16 +80,13 @@ def test_n_sam_climbs_along_the_gradient_of_other_images_and_accumulates_it(smal
             return loss
 
         task.optimizer.step(closure)
-        parts = list(batches(step))
-        assert [len(labels) for _, labels in parts] == [8, 8, 4]
-        seen = torch.cat([images for images, _ in parts])
-        assert len(torch.unique(seen, dim=0)) == 20  # none twice
         before = [p.detach().clone() for p in parameters]
-        found = gradient(seen, torch.cat([labels for _, labels in parts]))
-        norm = torch.cat([g.flatten() for g in found]).norm()
-        with torch.no_grad():
-            for p, g in zip(parameters, found, strict=True):
-                p += settings.rho * g / norm
+        if (over := climbed(step, x, y)) is not None:
+            found = gradient(*over)
+            norm = torch.cat([g.flatten() for g in found]).norm()
+            with torch.no_grad():
+                for p, g in zip(parameters, found, strict=True):
+                    p += settings.rho * g / norm
         found = gradient(x, y)
         with torch.no_grad():
             for p, w, v, g in zip(parameters, before, velocity, found, strict=True):
@@ -138,6 +94,28 @@ def test_n_sam_climbs_along_the_gradient_of_other_images_and_accumulates_it(smal
                 p.copy_(w - settings.lr * v)
     for p, q in zip(task.model.parameters(), parameters, strict=True):
         assert torch.allclose(p, q, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("arm", ["erm", "sam"])
+def test_a_step_is_the_textbook_one_with_the_l2_term_in_both_gradients(small, arm):
+    settings = configured({"l2": "0.1", "norm": "group"}, arm=arm)
+    task, other = task_of(settings), task_of(settings)
+    follow_the_textbook(settings, task, other.model, 3, lambda _, x, y: (x, y) if arm == "sam" else None)
+
+
+def test_n_sam_climbs_along_the_gradient_of_other_images_and_accumulates_it(small):
+    settings = configured({"l2": "0.1", "norm": "group", "ascent_examples": "20", "ascent_batch": "8"}, arm="n-sam")
+    task, other = task_of(settings), task_of(settings)
+    task.optimizer.batches, batches = (as_double(task.optimizer.batches),) * 2
+
+    def others(step, x, y):
+        parts = list(batches(step))
+        assert [len(labels) for _, labels in parts] == [8, 8, 4]
+        seen = torch.cat([images for images, _ in parts])
+        assert len(torch.unique(seen, dim=0)) == 20  # none twice
+        return seen, torch.cat([labels for _, labels in parts])
+
+    follow_the_textbook(settings, task, other.model, 2, others)
 
 
 def as_double(batches):

@@ -58,6 +58,8 @@ _BY_DATA = frozenset(["index", "_ctc_loss"])
 _NO_VALUES = _FORM_ONLY | frozenset(["rand_like", "randn_like", "randint_like"])
 #: What these give has no values at all, until it is written to.
 _UNWRITTEN = frozenset(["empty", "empty_strided", "new_empty", "new_empty_strided", "empty_like"])
+#: What reads values, and has no tag that says so.
+_READ = frozenset(["_pack_padded_sequence"])
 _COPIES = frozenset(["clone", "_to_copy", "contiguous"])
 _DRAWS = frozenset("bernoulli_ uniform_ normal_ random_ exponential_ geometric_ cauchy_ log_normal_".split())  # noqa: SIM905
 
@@ -331,7 +333,7 @@ class Dependence(TorchDispatchMode):
         if not dependent or operation.name in _NO_VALUES:
             self._free(operation, args, kwargs, tensors, results)
             return
-        if torch.Tag.data_dependent_output in func.tags or operation.name == "_pack_padded_sequence":
+        if torch.Tag.data_dependent_output in func.tags or operation.name in _READ:
             return self._stop(f"{operation.name} ({line()}) reads a value that depends on the parameters")
         masks = args[1] if operation.name == "index" else ()
         if any(t is not None and t.dtype in (torch.bool, torch.uint8) and self.at(t) is not None for t in masks):

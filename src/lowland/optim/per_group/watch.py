@@ -293,30 +293,37 @@ class _Reads(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
+        attribute = _asked_for(func) if name == "__get__" else ""
         if name in _TAKEN_OUT and args and sys._getframe(1).f_globals.get("__package__") != __package__:
-            for value in args:
-                self.dependence.refuse(value, name + " ({}) reads a value that depends on the parameters")
+            self._refuse(args, name + " ({}) reads a value that depends on the parameters")
+        elif attribute in _TAKEN_OUT:
+            self._refuse(args[:1], attribute + " ({}) reads a value that depends on the parameters")
         elif name in _FROM_NUMBERS or name in _INDEXED:
             given = (*args, *(kwargs or {}).values())
-            for value in _in_lists(given[1:] if name in _INDEXED else given, tuples=name in _FROM_NUMBERS):
-                self.dependence.refuse(value, "a list ({}) is read whose numbers depend on the parameters")
-        elif name == "tensordot":
-            for value in (*args[2:], *(kwargs or {}).values()):
-                self.dependence.refuse(value, "tensordot ({}) reads dims that depend on the parameters")
-        elif name == "register_hook" and not _from_torch():
-            self.dependence.refuse(args[0], "a gradient hook is set ({}), which may mix the examples")
-        elif name == "__get__" and getattr(getattr(func.__self__, "fget", None), "__name__", "") in _TAKEN_OUT:
-            self.dependence.refuse(
-                args[0], func.__self__.fget.__name__ + " ({}) reads a value that depends on the parameters"
+            lists = _in_lists(given[1:] if name in _INDEXED else given, tuples=name in _FROM_NUMBERS)
+            self._refuse(lists, "a list ({}) is read whose numbers depend on the parameters")
+        elif name in _READ:
+            first, what = _READ[name]
+            self._refuse(
+                (*args[first:], *(kwargs or {}).values()), f"{name} ({{}}) reads {what} that depend on the parameters"
             )
-        elif name == "tensor_split":
-            for index in (*args[1:2], *(kwargs or {}).values()):
-                self.dependence.refuse(index, "tensor_split ({}) reads indices that depend on the parameters")
-        elif name == "__get__" and getattr(func.__self__, "__name__", "") == "grad_fn" and not _from_torch():
-            self.dependence.refuse(args[0], "the grad_fn of a tensor is taken ({}), whose hooks may mix the examples")
-        elif name == "__get__" and getattr(func.__self__, "__name__", "") == "data" and type(args[0]) is not Watched:
-            self.dependence.refuse(args[0], "data of a tensor is taken ({}), which autograd doesn't see: take detach()")
+        elif name == "register_hook" and not _from_torch():
+            self._refuse(args[:1], "a gradient hook is set ({}), which may mix the examples")
+        elif attribute == "grad_fn" and not _from_torch():
+            self._refuse(args[:1], "the grad_fn of a tensor is taken ({}), whose hooks may mix the examples")
+        elif attribute == "data" and type(args[0]) is not Watched:
+            self._refuse(args[:1], "data of a tensor is taken ({}), which autograd doesn't see: take detach()")
         return func(*args, **(kwargs or {}))
+
+    def _refuse(self, values: Iterable[Any], why: str) -> None:
+        for value in values:
+            self.dependence.refuse(value, why)
+
+
+def _asked_for(getter: Any) -> str:
+    """The name of the attribute that ``getter``, the ``__get__`` of a tensor's property, gives."""
+    of = getter.__self__
+    return str(getattr(getattr(of, "fget", of), "__name__", ""))
 
 
 def _from_torch() -> bool:
@@ -355,3 +362,5 @@ _FROM_NUMBERS = frozenset(
     | {f"sparse_{layout}_tensor" for layout in ("coo", "csr", "csc", "bsr", "bsc", "compressed")}
 )
 _INDEXED = frozenset(["__getitem__", "__setitem__"])
+#: What reads values of some arguments: from which on, and what they are.
+_READ = {"tensor_split": (1, "indices"), "tensordot": (2, "dims")}
