@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from lowland.curvature.masks import MasksOf
 from lowland.curvature.processes import Processes
 from lowland.curvature.vectors import Displacement, as_real, entries, like, real_type
+from lowland.eager import uncompiled
 
 LossFn = Callable[[Any, Any], Tensor]
 Weight = Callable[[Any, Any], float]
@@ -158,7 +159,7 @@ class Objective:
             for name, tensor in _places(self.model)
             if id(tensor) in changed or id(tensor) in clones
         }
-        with self._same_randomness(), torch.compiler.set_stance("force_eager"):
+        with self._same_randomness(), uncompiled():
             return torch.func.functional_call(_Inside(self.model), values, (function,), tie_weights=False)
 
     def leaves(self, offset: Tensor | None = None) -> list[Tensor]:

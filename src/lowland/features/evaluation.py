@@ -1,14 +1,14 @@
 """One pass over the data in evaluation mode, of which no trace stays."""
 
-import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lowland.eager import uncompiled
 from lowland.features.progress import watched
 
 Batch = tuple[Tensor, tuple[Any, ...]]
@@ -48,7 +48,7 @@ def evaluated(model: nn.Module, batches: Iterable[Any], what: str, show_progress
     device = None if tensor is None else tensor.device
     modes = [(module, module.training) for module in model.modules()]
     forked = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=forked), _uncompiled():
+    with torch.random.fork_rng(devices=forked), uncompiled():
         try:
             model.eval()
             with watched(batches, what, show_progress) as each:
@@ -56,12 +56,6 @@ def evaluated(model: nn.Module, batches: Iterable[Any], what: str, show_progress
         finally:
             for module, training in modes:
                 module.training = training
-
-
-def _uncompiled() -> AbstractContextManager[Any]:
-    if "torch._dynamo" not in sys.modules:  # which takes its time to load
-        return nullcontext()
-    return torch.compiler.set_stance("force_eager")
 
 
 def _pairs(batches: Iterator[Any], device: torch.device | None) -> Iterator[Batch]:

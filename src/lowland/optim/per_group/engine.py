@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowland.eager import uncompiled
 from lowland.optim import amp, grouped, parallel
 from lowland.optim.ascent import Adaptive
 from lowland.optim.buffers import Buffers, kept
@@ -35,7 +36,6 @@ from lowland.optim.per_group.watch import (
     Unordered,
     check,
     followed,
-    uncompiled,
     watching,
 )
 from lowland.optim.randomness import random_states, replay

@@ -226,13 +226,6 @@ def recomputed() -> Iterator[None]:
         _thread = before
 
 
-def uncompiled() -> AbstractContextManager[Any]:
-    """Inside, compiled functions run as they were written."""
-    if "torch._dynamo" not in sys.modules:  # which takes its time to load
-        return nullcontext()
-    return torch.compiler.set_stance("force_eager")
-
-
 def _kept(module: nn.Module) -> list[Tensor]:
     own = (*module._buffers.values(), *module._parameters.values(), *vars(module).values())
     return [value for value in own if isinstance(value, Tensor)]
