@@ -40,7 +40,7 @@ class Separate(nn.Module):
 def test_networks_side_by_side_are_those_of_an_ordinary_loop():
     arms = configured(lr=0.1)
     runs, before = SeparateRuns(arms, CPU, torch.float64), SeparateRuns(arms, CPU, torch.float64)
-    names, begun = runs.names[1], runs.separate
+    names, begun = runs.names[1], runs.weights
     runs.train(3)
     runs.train(9)
     for k in (0, 2, 5, 8, 11):  # one of each method
@@ -67,7 +67,7 @@ def test_networks_side_by_side_are_those_of_an_ordinary_loop():
 
             optimizer.step(closure)
         found = (model.W, model.b, model.a, model.last.weight[0])
-        for p, w in zip(found, runs.separate, strict=True):
+        for p, w in zip(found, runs.weights, strict=True):
             assert torch.allclose(p, w[1, k], rtol=1e-9, atol=1e-12), names[k]
 
 
@@ -76,11 +76,11 @@ def test_what_is_measured():
     assert runs.measure()["sgd-0"]["ratio"] == pytest.approx(1)
     runs.train(16)
     record, k = runs.measure()["lsam-rho-0.3-1"], runs.names[1].index("lsam-rho-0.3-1")
-    model = Separate(runs.separate, 1, k)
+    model = Separate(runs.weights, 1, k)
     f = model(runs.test.x[1])[:, 0]
     assert record["test_error"] == pytest.approx((f * runs.test.hard[1] <= 0).double().mean().item())
     assert record["test_loss"] == pytest.approx(F.softplus(-f * runs.test.hard[1]).mean().item())
-    easy, hard = runs.separate.v[1, k].abs().tolist()
+    easy, hard = runs.weights.v[1, k].abs().tolist()
     assert (record["v_easy"], record["v_hard"], record["ratio"]) == pytest.approx((easy, hard, hard / easy))
     x = runs.test.x[1]
     parts = [
@@ -114,5 +114,5 @@ def test_a_run(lowland, undrawn, tmp_path, refused):
     resumed.load_state_dict(straight.state_dict())
     straight.train(6)
     resumed.train(6)
-    assert all(map(torch.equal, straight.separate, resumed.separate))
+    assert all(map(torch.equal, straight.weights, resumed.weights))
     refused("run", NAME, "--scale", "smoke", "--set", "rotate=true", says="rotate=false")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -104,21 +105,26 @@ class ToyRuns:
             phantom_scaling=among("sam", "lsam", "phantom-scaling"),
             phantom_features=among("sam", "lsam"),
         )
-        drawn = [initial_weights(seed, first.width, 2 + first.noise) for seed in self.seeds]
+        drawn = [self._drawn(seed) for seed in self.seeds]
         count = len(self.names[0])
-        self.weights = Weights(
+        self.weights = type(drawn[0])(
             *(torch.cat(each).repeat_interleave(count, 1).to(device, dtype) for each in zip(*drawn, strict=True))
         )
         self.train_points, self.validation, self.test = (
             self._points(n, first.correlation, part)
             for part, n in enumerate((first.examples, first.validation_examples, first.test_examples))
         )
-        # Those of the probes: to fit, to choose the regularization, to test.
-        self.apart = [
-            self._points(n, 0.0, 3 + part)
-            for part, n in enumerate((first.probe_examples, -(-first.probe_examples // 3), first.test_examples))
-        ]
         self.step, self._epoch = 0, -1
+
+    def _drawn(self, seed: int) -> Weights:
+        """The initial weights of a seed."""
+        return initial_weights(seed, self.settings.width, 2 + self.settings.noise)
+
+    @cached_property
+    def apart(self) -> list[Points]:
+        """The points of the probes: to fit, to choose the regularization, to test."""
+        n = self.settings.probe_examples
+        return [self._points(m, 0.0, 3 + k) for k, m in enumerate((n, -(-n // 3), self.settings.test_examples))]
 
     def _points(self, n: int, correlation: float, part: int) -> Points:
         settings = self.settings
@@ -143,8 +149,12 @@ class ToyRuns:
             if epoch != self._epoch:
                 self._shuffle(epoch)
             batch = slice(position * size, (position + 1) * size)
-            self.weights = self.networks.step(self.weights, self._x[:, batch], self._y[:, batch])
+            self._step(self._x[:, batch], self._y[:, batch])
         self.step += steps
+
+    def _step(self, x: Tensor, y: Tensor) -> None:
+        """A step of all networks on a batch of each seed."""
+        self.weights = self.networks.step(self.weights, x, y)
 
     def measure(self) -> dict[str, Record | FloatingPointError]:
         """What `lowland.papers.springer2024.check.FeatureCheck` records of a network, where it applies."""
@@ -225,7 +235,7 @@ class ToyRuns:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them up."""
-        self.weights = Weights(*(tensor.to(self.device, copy=True) for tensor in state_dict["weights"]))
+        self.weights = type(self.weights)(*(tensor.to(self.device, copy=True) for tensor in state_dict["weights"]))
         self.step = state_dict["step"]
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,30 +29,22 @@ class SeparateRuns(ToyRuns):
     the test points: ``hard_share``, the mean of |v_hard z_hard| over that of both.
     """
 
+    weights: Weights  # type: ignore[assignment]
+
     def __init__(self, arms: Mapping[str, ToySettings], device: torch.device, dtype: torch.dtype = torch.float32):
         super().__init__(arms, device, dtype)
         if self.settings.rotate:
             raise SettingError("features that are separate can't be rotated: set rotate=false")
-        drawn = [initial_weights(seed, self.settings.width) for seed in self.seeds]
-        count = len(self.names[0])
-        self.separate = Weights(
-            *(torch.cat(each).repeat_interleave(count, 1).to(device, dtype) for each in zip(*drawn, strict=True))
-        )
 
-    def train(self, steps: int) -> None:
-        """So many steps of all networks."""
-        size = self.settings.batch_size
-        for at in range(self.step, self.step + steps):
-            epoch, position = divmod(at, self.settings.examples // size)
-            if epoch != self._epoch:
-                self._shuffle(epoch)
-            batch = slice(position * size, (position + 1) * size)
-            self.separate = step(self.networks, self.separate, self._x[:, batch, :2], self._y[:, batch])
-        self.step += steps
+    def _drawn(self, seed: int) -> Weights:  # type: ignore[override]
+        return initial_weights(seed, self.settings.width)
+
+    def _step(self, x: Tensor, y: Tensor) -> None:
+        self.weights = step(self.networks, self.weights, x[..., :2], y)
 
     def measure(self) -> dict[str, Record | FloatingPointError]:
         """The records of the class' docstring."""
-        w, columns = self.separate, dict[str, Tensor]()
+        w, columns = self.weights, dict[str, Tensor]()
         for name, points in (("train", self.train_points), ("validation", self.validation), ("test", self.test)):
             margins = points.hard[:, None] * outputs(w, points.x[..., :2])
             columns[f"{name}_error"] = wrong(margins.flatten(0, 1)).view(margins.shape[:2])
@@ -73,15 +64,6 @@ class SeparateRuns(ToyRuns):
                 else:
                     records[name] = FloatingPointError("the loss is not finite")
         return records
-
-    def state_dict(self) -> dict[str, Any]:
-        """Weights and the step."""
-        return {"weights": list(self.separate), "step": self.step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up."""
-        self.separate = Weights(*(tensor.to(self.device, copy=True) for tensor in state_dict["weights"]))
-        self.step = state_dict["step"]
 
 
 def larger_ratio(method: str) -> Callable[[Mapping[str, Arm]], Verdict]:
