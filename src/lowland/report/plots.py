@@ -28,15 +28,12 @@ def draw_plot(directory: Path, plot: Plot, arms: Mapping[str, Arm], title: str) 
     rows = -(-len(panels) // columns)
     with style():
         canvas = Canvas(figsize=(max(3.4 * columns, 4.2), 2.7 * rows + 0.5), layout="constrained")
-        axes = list(canvas.subplots(rows, columns, squeeze=False, sharex=plot.shared, sharey=plot.shared).flat)
+        axes = list(canvas.subplots(rows, columns, squeeze=False).flat)
         handles: dict[str, Any] = {}
         for axis, panel in zip(axes, panels, strict=False):
             handles |= _draw_bars(axis, panel, colours) if isinstance(panel, Bars) else _draw(axis, panel, colours)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
-        if plot.shared:
-            for axis in axes:
-                axis.label_outer()
         legend_below(canvas, list(handles.values()))
         canvas.suptitle(f"{plot.title} ({title})", fontsize=10)
         return save(canvas, directory, plot.name)

@@ -136,11 +136,9 @@ class Plot:
         title: what it shows.
         panels: made of the arms, by name; none where there is nothing to draw. Row by row.
         columns: how many panels are beside each other, at most.
-        shared: whether all panels have the same axes, labelled at the outer edges alone.
     """
 
     name: str
     title: str
     panels: Callable[[Mapping[str, Arm]], Sequence[Panel | Bars]]
     columns: int = 3
-    shared: bool = False
