@@ -160,6 +160,44 @@ def test_a_scripted_model():
         torch.testing.assert_close(p.grad, g)
 
 
+@pytest.mark.filterwarnings("ignore:m-SAM")
+@pytest.mark.parametrize("audit", [True, False])
+@pytest.mark.parametrize("m", [None, 2, 5])
+@pytest.mark.parametrize("clips", [False, True])
+def test_parameters_of_another_optimizer_get_the_gradient_of_the_last_pass(m, audit, clips):
+    """They don't climb. ``clips``: by the loop."""
+    model = nn.Sequential(*network(), Clipper()) if clips else nn.Sequential(*network())
+    head = list(model[-2 if clips else -1].parameters())
+    others = [p for p in model.parameters() if all(p is not q for q in head)]
+    optimizer = SAM(sgd(model[-2 if clips else -1]), rho=0.3, model=model, m=m, audit=audit)
+    x, y = batch()
+    expected = [torch.zeros_like(p) for p in [*head, *others]]
+    for a, b in zip(x.split(m or len(x)), y.split(m or len(x)), strict=True):
+        part = at_perturbed(lambda a=a, b=b: F.cross_entropy(model(a), b), head, [*head, *others], 0.3)
+        expected = [t + len(a) / len(x) * g for t, g in zip(expected, part, strict=True)]
+    for times in (1, 2):
+        if m is None:
+            for evaluation in optimizer.passes():
+                with evaluation:
+                    F.cross_entropy(model(x), y).backward()
+        else:
+            optimizer.backward(lambda: F.cross_entropy(model(x), y, reduction="none"))
+        for p, g in zip([*head, *others], expected, strict=True):
+            torch.testing.assert_close(p.grad, times * g)
+
+
+def at_perturbed(loss, climbing, params, rho):
+    ascent = torch.autograd.grad(loss(), climbing)
+    norm = torch.stack([g.square().sum() for g in ascent]).sum().sqrt()
+    weights = [p.detach().clone() for p in climbing]
+    with torch.no_grad():
+        torch._foreach_add_(climbing, [rho * g / norm for g in ascent])
+    found = torch.autograd.grad(loss(), params)
+    with torch.no_grad():
+        torch._foreach_copy_(climbing, weights)
+    return found
+
+
 def test_dropout_leaves_out_the_same_units_everywhere():
     masks = []
 

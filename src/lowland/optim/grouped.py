@@ -118,9 +118,8 @@ def _scaled(optimizer: Any, share: float) -> Iterator[None]:
         return gradient * share if optimizer._owner is owner else gradient  # left by an interrupt it does nothing
 
     try:
-        for param in optimizer._params() if share < 1 else ():
-            if param.requires_grad:
-                hooks.append(param.register_hook(times_share))
+        for param in optimizer._trainable()[0] + optimizer._outside() if share < 1 else ():
+            hooks.append(param.register_hook(times_share))
         yield
     finally:
         for hook in hooks:

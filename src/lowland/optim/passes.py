@@ -296,11 +296,12 @@ class Passes(Wrapper):
         if not onward:
             self._start()
             self._buffers = Buffers(self.model, self._constants) if buffers and self.model is not None else None
-        held = [parallel.set_aside(param.grad) for param in params]
+        everyone = params + self._outside()
+        held = [parallel.set_aside(param.grad) for param in everyone]
         owner = object()
         try:
             try:  # as in `_apart`, without the price of one more context
-                self._begin("ascent", params, held, owner)
+                self._begin("ascent", everyone, held, owner)
                 with parallel.ascending(self.model, self._fsdp, sync):
                     if before is None and self.same_masks:
                         self._states = random_states(params)
@@ -750,6 +751,13 @@ class Passes(Wrapper):
                     params.append(param)
                     rhos.append(rho)
         return params, rhos
+
+    def _outside(self) -> list[Tensor]:
+        """The model's parameters that another optimizer has: their gradient is that at w + ε."""
+        if self.model is None:
+            return []
+        own = set(self._params())
+        return [param for param in self.model.parameters() if param.requires_grad and param not in own]
 
     def _name(self, param: Tensor) -> str:
         assert self.model is not None
