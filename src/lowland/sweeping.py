@@ -30,8 +30,8 @@ _SUMMARY = {
     "selection": {"selected": Maybe(Each(object)), "reason": str, "metric": Maybe(str), "on": Maybe(str)},
     "claims": [{"id": str, "text": str, "at_each_point": Maybe(str), "counts": {"holds": int, "judged": int},
                 "measured": Maybe(NUMBER), "threshold": Maybe(str), "passed": Maybe(bool), "reason": str}],
-    "differences": {"metrics": Each({"points": [{"settings": Each(object), "difference": _BETWEEN, "p": Maybe(NUMBER),
-                                                 "p_holm": Maybe(NUMBER), "verdict": str}],
+    "differences": {"metrics": Each({"points": [{"settings": Each(object), "difference": Maybe(_BETWEEN), "p": Maybe(NUMBER),
+                                                 "p_holm": Maybe(NUMBER), "diverged": int, "verdict": str}],
                                      "trends": [{"settings": Maybe(Each(object)), "per_decade": _BETWEEN}]})},
     "metrics": Each({"status": str, "error": Maybe(str)}),
 }  # fmt: skip
