@@ -14,6 +14,12 @@ from lowland.optim.compiled import compiled_step
 
 
 @pytest.fixture(autouse=True)
+def compiling():
+    """Whatever a test before has left behind."""
+    torch.compiler.set_stance("default")
+
+
+@pytest.fixture(autouse=True)
 def _double():
     """For Adam's count of steps too, which has the default dtype and from which its compiled update computes."""
     torch.set_default_dtype(torch.float64)

@@ -122,8 +122,17 @@ def test_summary(tmp_path):
     summary = summarize(EXPERIMENT, directory.config, trained, CPU)
     assert set(summary) == {"experiment", "scale", "seed", "config", "metrics", "claims", "environment"}
     (claim,) = summary["claims"]
-    names = {"id", "text", "source", "measured", "threshold", "passed", "reason", "reference", "decided_by"}
-    assert set(claim) == names
+    assert set(claim) == {
+        "id",
+        "text",
+        "source",
+        "measured",
+        "threshold",
+        "passed",
+        "reason",
+        "reference",
+        "decided_by",
+    }
     assert claim["passed"] in (True, False)
     clocks = [key for key, value in summary["metrics"]["sam"].items() if "seconds" in key]
     assert len(clocks) == 2

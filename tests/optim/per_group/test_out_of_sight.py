@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
 from torch.utils.dlpack import to_dlpack
 
@@ -289,6 +290,30 @@ def quantized(m):
 
 
 # Hidden states of each; and whether the one pass may be taken.
+def with_number(m, use):
+    """Hidden values beside what ``use`` makes of a number that depends on parameters."""
+    h = m.lin(X)
+    return h + use(h.detach().mean())
+
+
+def sparse(n):
+    return torch.sparse_coo_tensor([[0]], [n]).to_dense()
+
+
+def written_at(n):
+    table = TABLE.clone()
+    table[[(n.abs() * 1e3).long() % 6]] = 3
+    return table
+
+
+def contracted(dim):
+    return torch.tensordot(TABLE[:, :6], TABLE[:, :6].T.roll(1, 0), dims=torch.stack([dim[None], dim[None]]))[0, 0]
+
+
+def packed(length):
+    return len(pack_padded_sequence(TABLE[:, :1], length[None]).data)
+
+
 CLOSURES = {
     "quantized weights": (quantized, True),
     "a function of autograd's own with rows": (lambda m: Halved.apply(X, m.scale * 2), False),
@@ -347,6 +372,20 @@ CLOSURES = {
     "the class of a parameter": (of_class, True),
     "ways by class": (by_class, True),
     "the class by name": (by_name, True),
+    "numbers in a list": (lambda m: with_number(m, lambda n: torch.tensor([[n]])), False),
+    "numbers in a tuple of a new tensor": (lambda m: with_number(m, lambda n: X.new_tensor((n, n))[0]), False),
+    "numbers of a sparse tensor": (
+        lambda m: with_number(m, lambda n: torch.sparse_coo_tensor([[0]], [n]).to_dense()),
+        False,
+    ),
+    "a list as an index": (lambda m: with_number(m, lambda n: TABLE[:, [(n.abs() * 1e3).long() % 8, 0]].sum()), False),
+    "a list as an index to write to": (
+        lambda m: with_number(m, written_at),
+        False,
+    ),
+    "mapped by Python": (lambda m: with_number(m, lambda n: n.new_ones(()).map_(n, lambda one, other: other)), False),
+    "dims of a product": (lambda m: with_number(m, lambda n: contracted((n.abs() * 1e3).long() % 2)), False),
+    "lengths that are packed": (lambda m: with_number(m, lambda n: packed((n.abs() * 1e3).long() % 6 + 1)), False),
 }
 
 

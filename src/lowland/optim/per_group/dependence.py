@@ -331,7 +331,7 @@ class Dependence(TorchDispatchMode):
         if not dependent or operation.name in _NO_VALUES:
             self._free(operation, args, kwargs, tensors, results)
             return
-        if torch.Tag.data_dependent_output in func.tags:
+        if torch.Tag.data_dependent_output in func.tags or operation.name == "_pack_padded_sequence":
             return self._stop(f"{operation.name} ({line()}) reads a value that depends on the parameters")
         masks = args[1] if operation.name == "index" else ()
         if any(t is not None and t.dtype in (torch.bool, torch.uint8) and self.at(t) is not None for t in masks):
