@@ -203,13 +203,20 @@ def index() -> str:
             paper = experiments()[name].paper
             pages.append(f"## {paper}\n")
         pages.append(section(there))
+    recorded = [run for run in every if (folder(*run) / "summary.json").exists()]
     rows = [
         f"| `lowland run {name} --scale {scale}` | {experiments()[name].cost[scale]} |"
         for name, scale in every
-        if not (folder(name, scale) / "summary.json").exists()
+        if not any(name == other and _alike(name, scale, at) for other, at in recorded)
     ]
     pages.append("## Not run yet\n\n| command | expected cost |\n|---|---|\n" + "\n".join(rows) + "\n")
     return "\n".join(pages)
+
+
+def _alike(name: str, scale: str, other: str) -> bool:
+    """Whether two scales of an experiment are the same run."""
+    experiment = experiments()[name]
+    return experiment.configure(scale, {}) == experiment.configure(other, {})
 
 
 def _records() -> list[Path]:
