@@ -1,20 +1,21 @@
 """Figures of any panels: what is drawn where, and in which colour."""
 
 import pytest
+from matplotlib.colors import to_hex
 
 from lowland.report import plots
-from lowland.training import Bars, Line, Panel, Plot
+from lowland.training import Bars, Level, Line, Panel, Plot
 
 
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
     """Draw panels; the axes of the figure, and its legend's texts."""
 
-    def draw(*panels):
+    def draw(*panels, **how):
         kept = []
         real = plots.save
         monkeypatch.setattr(plots, "save", lambda canvas, *rest: kept.append(canvas) or real(canvas, *rest))
-        path = plots.draw_plot(tmp_path, Plot("name", "What", lambda arms: panels), {}, "experiment")
+        path = plots.draw_plot(tmp_path, Plot("name", "What", lambda arms: panels, **how), {}, "experiment")
         if path is None:
             return None
         assert path.exists()
@@ -65,3 +66,38 @@ def test_bars_stand_beside_each_other_with_their_errors(drawn):
     assert [text.get_text() for text in bars.get_xticklabels()] == ["one", "two", "three"]
     assert b[0].get_facecolor() != a[0].get_facecolor()
     assert lines.lines[0].get_color() == "#D55E00"
+
+
+def test_a_band_has_its_lines_colour_and_its_edges(drawn):
+    line = Line([0, 1, 2], [1.0, 2.0, 3.0], "a", low=[0.5, None, 2.5], high=[1.5, None, 3.5])
+    (axis,), legend = drawn(Panel("one", "x", "y", [line]))
+    (band,) = axis.collections
+    edges = {tuple(point) for path in band.get_paths() for point in path.vertices}
+    assert {(0, 0.5), (0, 1.5), (2, 2.5), (2, 3.5)} <= edges
+    assert not any(x == 1 for x, _ in edges)
+    assert to_hex(band.get_facecolor()[0]) == to_hex(axis.lines[0].get_color())
+    assert legend == ["a"]
+
+
+def test_a_level_lies_across_with_one_entry_in_the_legend(drawn):
+    levels = [Level(0.4, "ERM, paper"), Level(0.3, "SAM, paper", beside="a")]
+    axes, legend = drawn(
+        *(Panel(name, "x", "y", [Line([0, 1], [1, 2], "a")], levels=levels) for name in ("one", "two"))
+    )
+    assert sorted(legend) == ["ERM, paper", "SAM, paper", "a"]
+    for axis in axes:
+        ours, erm, sam = axis.lines
+        assert (list(erm.get_ydata()), list(sam.get_ydata())) == ([0.4, 0.4], [0.3, 0.3])
+        assert erm.get_color() == "#999999"
+        assert sam.get_color() == ours.get_color()
+        assert erm.get_linestyle() == ":"
+
+
+def test_shared_panels_have_one_scale_and_labels_at_the_edges(drawn):
+    panels = [Panel(str(k), "x", "y", [Line([0, 1 + k], [0, 10 * k], "a")]) for k in range(4)]
+    axes, _ = drawn(*panels, columns=2, shared=True)
+    assert {(axis.get_xlim(), axis.get_ylim()) for axis in axes} == {(axes[0].get_xlim(), axes[0].get_ylim())}
+    assert [axis.get_ylabel() for axis in axes] == ["y", "", "y", ""]
+    assert [axis.get_xlabel() for axis in axes] == ["", "", "x", "x"]
+    apart, _ = drawn(*panels)
+    assert len({axis.get_ylim() for axis in apart}) == 4

@@ -1,6 +1,7 @@
 """`lowland list` and `lowland show`: what there is."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -57,9 +58,35 @@ def _by(claim: Any) -> str:
     return f"{claim.decided_by}, --grid {claim.grid}" if claim.grid else str(claim.decided_by)
 
 
+def _described(experiment: Any, values: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
+    """What `show` prints, for programs."""
+    return {
+        "name": experiment.name,
+        "title": experiment.title,
+        "paper": experiment.paper,
+        "datasets": list(experiment.datasets),
+        "cost": {scale: experiment.cost.get(scale) for scale in values},
+        "settings": {
+            key: {"text": text, "at": {scale: asdict(found[key]) for scale, found in values.items()}}
+            for key, text in texts.items()
+        },
+        "arms": experiment.arms,
+        "grids": experiment.grids,
+        "claims": [
+            {
+                "id": claim.id, "text": claim.text, "source": claim.source, "threshold": claim.threshold,
+                "reference": None if claim.reference is None else claim.reference.entry(),
+                "decided_by": claim.decided_by, "grid": claim.grid,
+            }
+            for claim in experiment.claims
+        ],
+    }  # fmt: skip
+
+
 def show(
     name: Name,
     scale: Annotated[str | None, typer.Option(help="Only this scale: smoke, laptop, desk or paper.")] = None,
+    json_: Json = False,
 ) -> None:
     """An experiment's settings, where each comes from, and the claims it checks.
 
@@ -71,6 +98,9 @@ def show(
     experiment = find(name)
     scales = [scale] if scale else experiment.scales_in_order
     values = {s: experiment.values(s) for s in scales}
+    if json_:
+        print_json(_described(experiment, values, describe(experiment.settings)))
+        return
     say(f"{experiment.name}: {experiment.title}")
     say(experiment.paper)
     say(f"datasets: {' '.join(experiment.datasets) or 'none to download'}")
