@@ -29,26 +29,31 @@ class Difference:
 
     Attributes:
         settings: of the cell.
-        difference: paired by seed.
+        difference: paired by seed, of the seeds that were trained to their end; None where all diverged.
         p: two-sided; None of a single seed.
         corrected: by Holm, over all points.
+        diverged: how many of the cell's runs did.
     """
 
     settings: Mapping[str, Any]
-    difference: Estimate
+    difference: Estimate | None
     p: float | None
     corrected: float | None
+    diverged: int
 
     @property
     def verdict(self) -> str:
-        """``"below"``, ``"above"`` or ``"undecided"``, by the corrected p."""
+        """``"below"``, ``"above"`` or ``"undecided"``, by the corrected p; ``"diverged"`` where all did."""
+        if self.difference is None:
+            return "diverged"
         if self.corrected is None or self.corrected > SIGNIFICANT:
             return "undecided"
         return "below" if self.difference.mean < 0 else "above"
 
     def entry(self) -> dict[str, Any]:
         """For a summary."""
-        found = {"difference": self.difference.entry(interval=True), "p": self.p, "p_holm": self.corrected}
+        between = None if self.difference is None else self.difference.entry(interval=True)
+        found = {"difference": between, "p": self.p, "p_holm": self.corrected, "diverged": self.diverged}
         return {"settings": dict(self.settings), **found, "verdict": self.verdict}
 
 
@@ -66,22 +71,27 @@ class Trend:
 
 
 def differences(cells: Sequence[Cell], metric: str) -> list[Difference]:
-    """Of every cell with ρ > 0 that has seeds in common with its cell with ρ = 0, in the grid's order."""
+    """Of every cell with ρ > 0 that has seeds in common with its cell with ρ = 0, in the grid's order.
+
+    And of those all of whose runs diverged.
+    """
     without = [cell for cell in cells if cell.rho == 0]
     names = [name for name in (cells[0].settings if cells else {}) if name != "rho"]
     varied = [name for name in names if len({cell.settings[name] for cell in without}) > 1]
     base = {tuple(cell.settings[name] for name in varied): cell for cell in without}
-    found = []
+    found = list[tuple[Cell, Estimate | None]]()
     for cell in cells:
         against = base.get(tuple(cell.settings[name] for name in varied)) if cell.rho > 0 else None
-        between = paired_difference(cell.values(metric), against.values(metric)) if against else None
-        if between is not None:
-            found.append((cell.settings, between))
-    told = [between.p for _, between in found if between.p is not None]
-    corrected = iter(holm(told))
+        if against is None or not against.values(metric):
+            continue
+        between = paired_difference(cell.values(metric), against.values(metric))
+        if between is not None or cell.count("diverged") == len(cell.runs):
+            found.append((cell, between))
+    ps = [None if between is None else between.p for _, between in found]
+    corrected = iter(holm([p for p in ps if p is not None]))
     return [
-        Difference(settings, between, between.p, None if between.p is None else next(corrected))
-        for settings, between in found
+        Difference(cell.settings, between, p, None if p is None else next(corrected), cell.count("diverged"))
+        for (cell, between), p in zip(found, ps, strict=True)
     ]
 
 
@@ -122,7 +132,7 @@ def summarize_differences(cells: Sequence[Cell], experiment: Experiment) -> dict
     found = {}
     for metric in columns(experiment):
         points = differences(cells, metric)
-        if points:
+        if any(point.difference is not None for point in points):
             entries = [trend.entry() for trend in trends(cells, metric)]
             found[metric] = {"points": [point.entry() for point in points], "trends": entries}
     return {"rule": RULE, "metrics": found}
