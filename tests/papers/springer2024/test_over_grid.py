@@ -56,6 +56,19 @@ def test_the_trend_over_rho():
     assert "three values" in trend(grid(lambda *_: 0.3)).reason
 
 
+def test_the_trend_is_of_seeds_that_have_every_run():
+    arms = grid(lambda seed, rho, lr: 0.3 - lr * rho, rhos=(0.0, 0.01, 0.1, 1.0), lrs=(0.1, 0.5))
+    del arms["0.5,0.1,0"]
+    verdict = trend(arms)
+    assert verdict.passed is None
+    assert "these are 4" in verdict.reason
+    for seed in range(1, 5):  # η = 0.5 alone, or 0.1 alone, is not the mean over η
+        del arms[f"0.1,0.1,{seed}"]
+    verdict = trend(arms)
+    assert (verdict.measured, verdict.passed) == (None, None)
+    assert "a seed that has been trained at all of them" in verdict.reason
+
+
 def over_epochs(seeds=5, errors=(0.4, 0.005, 0.0)):
     """Phantom weights are more even at epoch 1, by 0.1, and less at epochs 0 and 2."""
     return {

@@ -10,17 +10,17 @@ from lowland.papers.paired import Unfit, below_zero, judged
 from lowland.papers.springer2024.methods import SGD, method_of, varied
 from lowland.training import Arm, Verdict
 from lowland.training.sweep.cells import Cell, cells_of
-from lowland.training.sweep.differences import differences, trends
+from lowland.training.sweep.differences import differences, trend_over_all
 
 LEAST_SEEDS = 5
 MEASURE = "hard_error"
 
 
-def cells(arms: Mapping[str, Arm], method: str = "sam") -> list[Cell]:
-    """The runs of SGD and of ``method`` by η and ρ; raises Unfit if more varies."""
+def cells(arms: Mapping[str, Arm]) -> list[Cell]:
+    """The runs of SGD and SAM by η and ρ; raises Unfit if more varies."""
     if others := varied(arms):
         raise Unfit(f"more varies than what is compared: {', '.join(sorted(others))}")
-    kept = {label: arm for label, arm in arms.items() if method_of(arm.settings) in (SGD, method)}
+    kept = {label: arm for label, arm in arms.items() if method_of(arm.settings) in (SGD, "sam")}
     return cells_of(kept, ("lr", "rho", "seed"))
 
 
@@ -53,7 +53,7 @@ def at_some_setting(arms: Mapping[str, Arm]) -> Verdict:
 @judged
 def trend(arms: Mapping[str, Arm]) -> Verdict:
     """Whether SAM's probing error falls with ρ: its slope on log10 ρ, mean over η, of each seed; over the seeds."""
-    found = trends(cells(arms), MEASURE)
-    if not found:
-        raise Unfit("a trend takes three values of ρ above 0")
-    return below_zero(found[-1].slope, LEAST_SEEDS)
+    found = trend_over_all(cells(arms), MEASURE)
+    if found is None:
+        raise Unfit("a trend takes three values of ρ above 0, and a seed that has been trained at all of them")
+    return below_zero(found, LEAST_SEEDS)

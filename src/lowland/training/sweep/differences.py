@@ -100,24 +100,37 @@ def trends(cells: Sequence[Cell], metric: str) -> list[Trend]:
 
     Of the seeds that have a value at every such ρ.
     """
-    groups = defaultdict[tuple[Any, ...], list[Cell]](list)
+    by_settings = _slopes(cells, metric)
+    means = [(settings, estimate(list(slopes.values()))) for settings, slopes in by_settings]
+    found = [Trend(settings, mean) for settings, mean in means if mean is not None]
+    whole = trend_over_all(cells, metric)
+    return [*found, Trend(None, whole)] if len(by_settings) > 1 and whole is not None else found
+
+
+def trend_over_all(cells: Sequence[Cell], metric: str) -> Estimate | None:
+    """The slope on log10 ρ, of each seed its mean over the combinations of the other settings with three or more ρ > 0.
+
+    Of the seeds that have a value at every ρ of every combination; None where none has, or nothing has three ρ.
+    """
+    by_settings = [slopes for _, slopes in _slopes(cells, metric)]
+    shared = [seed for seed in by_settings[0] if all(seed in each for each in by_settings)] if by_settings else []
+    return estimate([fmean(slopes[seed] for slopes in by_settings) for seed in shared])
+
+
+def _slopes(cells: Sequence[Cell], metric: str) -> list[tuple[Mapping[str, Any], dict[int, float]]]:
+    """Each combination of the settings other than ρ with three or more ρ > 0, and seed → slope."""
+    groups = defaultdict[tuple[Any, ...], dict[float, dict[int, float]]](dict)
     names = [name for name in (cells[0].settings if cells else {}) if name != "rho"]
     for cell in cells:
-        if cell.rho > 0 and cell.values(metric):
-            groups[tuple(cell.settings[name] for name in names)].append(cell)
-    found, of_seed = [], defaultdict[int, list[float]](list)
-    for key, group in groups.items():
-        values = {cell.rho: cell.values(metric) for cell in group}
-        if len(values) < 3:
-            continue
-        seeds = [seed for seed in next(iter(values.values())) if all(seed in each for each in values.values())]
-        slopes = {seed: slope({math.log10(rho): each[seed] for rho, each in values.items()}) for seed in seeds}
-        if (mean := estimate(list(slopes.values()))) is not None:
-            found.append(Trend(dict(zip(names, key, strict=True)), mean))
-        for seed, value in slopes.items():
-            of_seed[seed].append(value)
-    whole = estimate([fmean(values) for values in of_seed.values() if len(values) == len(found)])
-    return [*found, Trend(None, whole)] if len(found) > 1 and whole is not None else found
+        if cell.rho > 0 and (values := cell.values(metric)):
+            groups[tuple(cell.settings[name] for name in names)][cell.rho] = values
+    found = list[tuple[Mapping[str, Any], dict[int, float]]]()
+    for key, by_rho in groups.items():
+        if len(by_rho) >= 3:
+            seeds = [seed for seed in next(iter(by_rho.values())) if all(seed in each for each in by_rho.values())]
+            slopes = {seed: slope({math.log10(rho): each[seed] for rho, each in by_rho.items()}) for seed in seeds}
+            found.append((dict(zip(names, key, strict=True)), slopes))
+    return found
 
 
 def columns(experiment: Experiment) -> list[str]:
