@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from lowland.training import forecast
+from lowland.training import forecast, together
 from lowland.training.forecast import Forecast, duration
 from lowland.training.progress import bar
 from lowland.training.sweep import progress as sweep_progress
 from lowland.training.sweep.job import News
 
+from . import pair
 from .toy import EXPERIMENT
 
 SETTINGS = replace(EXPERIMENT.configure("paper", {})["sam"], steps=1000, check_every=100, rho=0.0, seed=0)
@@ -91,6 +92,30 @@ def test_the_loop_says_it(monkeypatch, tmp_path, capsys):
         training.train(EXPERIMENT, arms, directory, training.choose_device("cpu"))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("about ")]
     assert lines[0].endswith(f"from the first 20 steps of {next(iter(arms))}")
+
+
+def test_arms_that_are_one_program_say_it_from_their_first_steps(monkeypatch, tmp_path, capsys):
+    """Each step takes 1 s, the first 100 s more, a check 5 s."""
+    from lowland import training
+
+    clock = Clock()
+
+    class Slow(pair.Rows):
+        def train(self, steps):
+            clock.now += steps + (0 if self.step else 100)
+            super().train(steps)
+
+        def measure(self):
+            clock.now += 5
+            return super().measure()
+
+    experiment = replace(pair.EXPERIMENT, together=Slow, arms={"slow": {}})
+    monkeypatch.setattr(together, "time", SimpleNamespace(monotonic=clock))
+    arms = experiment.configure("paper", {"lr": "1e-4", "steps": "2000", "check_every": "1000"})
+    with training.RunDirectory(tmp_path / "run", {}) as directory:
+        training.train(experiment, arms, directory, training.choose_device("cpu"))
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("about ")]
+    assert said == f"about {duration(2000 - 23 + 2 * 5)}, from the first 23 steps of 2 runs"
 
 
 @pytest.fixture

@@ -83,8 +83,8 @@ def _conclude(experiment: Any, arms: Any, directory: Any, device: Any, trained: 
 
     report.draw_run(directory.figures, experiment, trained)
     summary = training.summarize(experiment, directory.config, trained, device)
-    directory.conclude(summary)
-    return summary
+    written: dict[str, Any] = directory.conclude(summary)
+    return written
 
 
 def _report(directory: Any, experiment: Any, summary: dict[str, Any], json_: bool = False) -> None:

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from lowland.errors import SettingError
 from lowland.training.arm import Arm, seconds_in
 from lowland.training.experiment import Experiment
-from lowland.training.forecast import SHORT, duration
+from lowland.training.forecast import SHORT, STEPS, duration
 from lowland.training.pace import Pace
 from lowland.training.parallel import Alone
 from lowland.training.progress import Bar, Watch, bar
@@ -84,6 +84,7 @@ class _Run:
                 self._restore(saved)
         self.pace = Pace()
         self.forecast_due, self.checks = show, list[float]()
+        self.mark: tuple[int, float] | None = None  # the step and the seconds of training at the first look
 
     def _restore(self, saved: dict[str, Any]) -> None:
         self.step, self.seconds = saved["step"], {name: float(saved["seconds"][name]) for name in self.seconds}
@@ -94,7 +95,7 @@ class _Run:
 
     def run(self, until: int | None) -> None:
         last = max(settings.steps for settings in self.arms.values())
-        stride, began, trained = self.every, self.step, self.seconds["train_seconds"]
+        stride, began = min(self.every, STEPS), self.step
         while True:
             if until is not None and until <= self.step < last:
                 self._save()
@@ -108,16 +109,25 @@ class _Run:
             if until is not None:
                 steps = min(steps, until - self.step)
             stride = self._train(min(steps, stride), stride)
-            self._forecast(began, self.step - began, self.seconds["train_seconds"] - trained)
+            self._forecast(began)
             if self.pace.due():
                 self._save()
             self.bar.update(self.step, f"{len(self.arms)} runs")
         self._save()
         self.bar.finish(last)
 
-    def _forecast(self, began: int, steps: int, seconds: float) -> None:
-        """Say once how long it will take: from the first steps that took as long as a look, with the checks so far."""
-        if not self.forecast_due or seconds < _LOOK or not isinstance(self.bar, Bar):
+    def _forecast(self, began: int) -> None:
+        """Say once how long it will take: from the first steps that took as long as a look, with the checks so far.
+
+        But for those before the first look, which are warming up.
+        """
+        if not self.forecast_due or not isinstance(self.bar, Bar):
+            return
+        if self.mark is None:
+            self.mark = self.step, self.seconds["train_seconds"]
+            return
+        steps, seconds = self.step - self.mark[0], self.seconds["train_seconds"] - self.mark[1]
+        if seconds < _LOOK:
             return
         self.forecast_due = False
         last = max(settings.steps for settings in self.arms.values())
@@ -125,7 +135,9 @@ class _Run:
         left = seconds / steps * (last - self.step) + checks
         if left >= SHORT:
             more = " more" if began else ""
-            self.bar.say(f"about {duration(left)}{more}, from the first {steps} steps of {len(self.arms)} runs")
+            self.bar.say(
+                f"about {duration(left)}{more}, from the first {self.step - began} steps of {len(self.arms)} runs"
+            )
 
     def _train(self, steps: int, stride: int) -> int:
         """How many steps to take before looking at the clock again: about `_LOOK` seconds of them."""
