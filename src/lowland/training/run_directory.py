@@ -229,12 +229,14 @@ class RunDirectory:
             f"what does that, remove {self.path} and start again"
         )
 
-    def conclude(self, summary: dict[str, Any]) -> None:
-        """Write the summary, with the checksums of the files that go with it: the run is finished."""
+    def conclude(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Write the summary, with the checksums of the files that go with it, and return it: the run is finished."""
         self.still_held()
         there = [path for path in (self._metrics, self.path / "results.csv") if path.exists()]
         files = {path.name: hashlib.sha256(read_bytes(path)).hexdigest() for path in there}
-        write_json(self._summary, {**summary, "files": files})
+        whole = {**summary, "files": files}
+        write_json(self._summary, whole)
+        return whole
 
     def changed_file(self, summary: dict[str, Any]) -> str:
         """The name of a file that isn't what it was when the ``summary`` was written; empty if there is none."""
