@@ -150,8 +150,13 @@ class Engine:
     def _without_a_trace(self) -> Iterator[None]:
         """Afterwards buffers and gradients are what they were."""
         everyone = [*self.optimizer._params(), *self.optimizer._outside()]
-        with kept(self.optimizer.model), gradients_aside(everyone):
+        with kept(self.optimizer.model), gradients_aside(everyone), self._alone():
             yield
+
+    def _alone(self) -> AbstractContextManager[Any]:
+        """Inside, DDP averages nothing: the last evaluation of a step is the only one that all processes make."""
+        wrapper = parallel.ddp(self.optimizer.model)
+        return nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, False)
 
     def _only_here(self, error: Exception, closure: Closure, scaler: Any, states: Any) -> str:
         """``error`` in words, if the passes raise it each time and the plain closure doesn't; else it is raised."""
@@ -193,7 +198,7 @@ class Engine:
             return self._evaluate(lambda: followed(closure), states)
 
         try:
-            with kept(optimizer.model), uncompiled():
+            with self._without_a_trace(), uncompiled():
                 audit = Audit(optimizer, params, names, losses, lambda: None)
                 coupled = self._size is not None and audit.couples(self._size)
         except Exception:  # nothing can be told; the loop is right all the same
@@ -235,7 +240,8 @@ class Engine:
         self._penalize(params, parts, scaler)
         if len(parts) > 1 and (has_others(optimizer.model) or self._twice):
             buffers.restart()  # each part had only its own examples
-            with torch.enable_grad(), by_group(optimizer.model, Groups(parts[0].groups.whole, optimizer.m)):
+            whole = Groups(parts[0].groups.whole, optimizer.m)
+            with torch.enable_grad(), self._alone(), by_group(optimizer.model, whole):
                 losses()
             buffers.settle()
         if scaler is not None:
@@ -251,14 +257,9 @@ class Engine:
         """Both passes for the groups from ``start`` on, as many as memory allows; their gradients are accumulated."""
         optimizer, params, everyone = self.optimizer, step.params, step.params + step.outside
         held = [parallel.set_aside(p.grad) for p in everyone]
-        wrapper = parallel.ddp(optimizer.model)
-
-        def alone() -> AbstractContextManager[Any]:
-            return nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, False)
-
         try:
             optimizer._begin("ascent", everyone, held)
-            with torch.enable_grad(), alone():
+            with torch.enable_grad(), self._alone():
                 first, before = self._first(step, start)
             left = [step.names[p] for p in params if p.grad is not None]
         finally:
@@ -285,7 +286,7 @@ class Engine:
         second = SecondPass(groups, step.names, found, self.warn, first)
         if optimizer.audit and (self.batches >= self.next_audit or not first.uses <= self.audited):
             rewind = step.buffers.rewind
-            with alone(), gradients_aside(step.outside):
+            with self._alone(), gradients_aside(step.outside):
                 audit = Audit(optimizer, params, step.names, step.losses, rewind, first.autocast, self.batches)
                 self._audit(audit, groups, found, second, first.uses)
         if optimizer.perturbed_norms:
@@ -294,7 +295,7 @@ class Engine:
         self._watch = second
         try:
             optimizer._pass = "perturbed"
-            together = nullcontext() if last else alone()
+            together = nullcontext() if last else self._alone()
             step.buffers.rewind()  # before they are looked for
             with torch.enable_grad(), together:
                 with by_group(optimizer.model, groups), watching(params, optimizer.model, second):
