@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowland.assigning import Absent, unassignable
 from lowland.curvature import lanczos
 from lowland.curvature.certify import UNCHECKED, certified, contradiction
 from lowland.curvature.chance import Unchanging
@@ -18,7 +19,10 @@ from lowland.curvature.processes import Product
 from lowland.curvature.second_order import differentiable_twice
 from lowland.curvature.vectors import coarsest
 
+_FIXED = "a Hessian is that of one loss. Make another"
 
+
+@unassignable(**dict.fromkeys(("objective", "shape", "dtype", "device"), _FIXED))
 class Hessian:
     """∇²L of the mean loss over the examples of ``batches``: products ``H @ v`` and eigenpairs.
 
@@ -49,6 +53,15 @@ class Hessian:
         >>> round(pairs.values.item(), 4), pairs.converged
         (4.0, True)
     """
+
+    objective: Objective
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    device: torch.device
+    model = Absent(_FIXED)
+    loss_fn = Absent(_FIXED)
+    batches = Absent(_FIXED)
+    weight = Absent(_FIXED)
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, batches: Iterable[Any], *, weight: Weight | None = None):
         self._of(Objective(model, loss_fn, batches, weight=weight))
