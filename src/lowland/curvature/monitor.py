@@ -156,6 +156,7 @@ class Monitor:
         self._begun = False
         self._warned: set[str] = set()
         self._vector: Tensor | None = None
+        self._cut_off: dict[tuple[str, ...], str] = {}  # by the names of the parameters: known from the first check on
 
     @property
     def model(self) -> nn.Module:
@@ -323,11 +324,12 @@ class Monitor:
         start = self._vector
         if start is not None and start.shape != gradient.shape:  # parameters came or went
             start = None
+        hessian = Hessian.of(objective, self._cut_off.get(objective.names))
         measured, pairs = at_w(
-            Hessian.of(objective), loss, gradient,
+            hessian, loss, gradient,
             rho=now.radii, eps=self._eps, tol=self.tol, start=start, max_basis=self.max_basis,
         )  # fmt: skip
-        self._vector = pairs.vectors[0]
+        self._vector, self._cut_off = pairs.vectors[0], {objective.names: hessian.cut_off()}
         if pairs.reason:
             self._warn("not certified", f"the Hessian norm at step {self.steps} is not certified: {pairs.reason}")
         return measured

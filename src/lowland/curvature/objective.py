@@ -101,7 +101,7 @@ class Objective:
         self.dtype = real_type(self.params)
         self.device = self.params[0].device
         self.size = sum(map(entries, self.params))
-        self._double = False
+        self._double = self._same_masks = False
         self._displaced = Displacement()
         self._random_states = _random_states(self.device)
         if seed is not None:
@@ -113,13 +113,15 @@ class Objective:
         vars(other).update(batches=batches, processes=None)
         return other
 
-    def in_double(self) -> "Objective":
+    def in_double(self, same_masks: bool = True) -> "Objective":
         """The same in float64: parameters, buffers and batches are converted where they enter the model.
 
-        A model or loss function that has types of its own written into it may fail there, or compute in those.
+        Dropout draws the masks that it draws in the parameters' own type, unless ``same_masks`` is False: that doesn't
+        reach activations that a backward pass computes again (checkpoints). A model or loss function that has types of
+        its own written into it may fail there, or compute in those.
         """
         other = copy(self)
-        vars(other).update(dtype=torch.float64, _double=True)
+        vars(other).update(dtype=torch.float64, _double=True, _same_masks=same_masks)
         return other
 
     def flat(self, tensors: Iterable[Tensor]) -> Tensor:
@@ -160,7 +162,7 @@ class Objective:
         return self.inside(lambda: self._batch_loss(x, y), params)
 
     def _batch_loss(self, x: Any, y: Any) -> Tensor:
-        with torch.enable_grad(), MasksOf(self.params[0].dtype) if self._double else nullcontext():
+        with torch.enable_grad(), MasksOf(self.params[0].dtype) if self._same_masks else nullcontext():
             loss = self.loss_fn(self.model(self.converted(x)), self.converted(y))
         if loss.dim() != 0:
             raise ValueError(f"loss_fn must give the mean over the batch, not a tensor of shape {tuple(loss.shape)}")
