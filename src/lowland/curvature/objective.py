@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from lowland.assigning import Absent, unassignable
 from lowland.curvature.masks import MasksOf
 from lowland.curvature.processes import Processes
 from lowland.curvature.vectors import Displacement, as_real, entries, like, real_type
@@ -19,6 +20,20 @@ Weight = Callable[[Any, Any], float]
 T = TypeVar("T")
 
 
+_FIXED = "an Objective is one function. Make another; objective.on(batches) is the same over other batches"
+
+
+def refuse_generator(name: str, batches: Any) -> None:
+    """Raise TypeError for what can be iterated only once."""
+    if isinstance(batches, Iterator):
+        raise TypeError(f"{name} must be iterable many times over, a list or a DataLoader: not a generator")
+
+
+@unassignable(
+    **dict.fromkeys(
+        ("model", "loss_fn", "batches", "weight", "processes", "names", "params", "dtype", "device", "size"), _FIXED
+    )
+)
 class Objective:
     """L(w): the mean of ``loss_fn(model(x), y)`` over the examples of all batches.
 
@@ -48,6 +63,18 @@ class Objective:
             evaluated, if ``loss_fn`` uses parameters other than through ``model``.
     """
 
+    model: nn.Module
+    loss_fn: LossFn
+    batches: Iterable[Any]
+    weight: Weight
+    processes: Processes | None
+    names: tuple[str, ...]
+    params: tuple[nn.Parameter, ...]
+    dtype: torch.dtype
+    device: torch.device
+    size: int
+    seed = Absent(_FIXED)
+
     def __init__(
         self,
         model: nn.Module,
@@ -59,8 +86,7 @@ class Objective:
         processes: Processes | None = None,
         seed: int | None = None,
     ):
-        if isinstance(batches, Iterator):
-            raise TypeError("batches must be iterable many times over, a list or a DataLoader: not a generator")
+        refuse_generator("batches", batches)
         self.model, self.loss_fn, self.batches = model, loss_fn, batches
         self.weight = weight or _examples
         self.processes = processes
@@ -75,7 +101,7 @@ class Objective:
         self.dtype = real_type(self.params)
         self.device = self.params[0].device
         self.size = sum(map(entries, self.params))
-        self._double = False
+        self._double = self._same_masks = False
         self._displaced = Displacement()
         self._random_states = _random_states(self.device)
         if seed is not None:
@@ -84,16 +110,18 @@ class Objective:
     def on(self, batches: Iterable[Any]) -> "Objective":
         """The same over other batches, of this process alone."""
         other = copy(self)
-        other.batches, other.processes = batches, None
+        vars(other).update(batches=batches, processes=None)
         return other
 
-    def in_double(self) -> "Objective":
+    def in_double(self, same_masks: bool = True) -> "Objective":
         """The same in float64: parameters, buffers and batches are converted where they enter the model.
 
-        A model or loss function that has types of its own written into it may fail there, or compute in those.
+        Dropout draws the masks that it draws in the parameters' own type, unless ``same_masks`` is False: that doesn't
+        reach activations that a backward pass computes again (checkpoints). A model or loss function that has types of
+        its own written into it may fail there, or compute in those.
         """
         other = copy(self)
-        other.dtype, other._double = torch.float64, True
+        vars(other).update(dtype=torch.float64, _double=True, _same_masks=same_masks)
         return other
 
     def flat(self, tensors: Iterable[Tensor]) -> Tensor:
@@ -134,7 +162,7 @@ class Objective:
         return self.inside(lambda: self._batch_loss(x, y), params)
 
     def _batch_loss(self, x: Any, y: Any) -> Tensor:
-        with torch.enable_grad(), MasksOf(self.params[0].dtype) if self._double else nullcontext():
+        with torch.enable_grad(), MasksOf(self.params[0].dtype) if self._same_masks else nullcontext():
             loss = self.loss_fn(self.model(self.converted(x)), self.converted(y))
         if loss.dim() != 0:
             raise ValueError(f"loss_fn must give the mean over the batch, not a tensor of shape {tuple(loss.shape)}")

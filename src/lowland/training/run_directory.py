@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lowland.assigning import unassignable
 from lowland.errors import LowlandError, RunError, is_memory
 from lowland.saved import tensors_in
 from lowland.training.arm import Record
@@ -41,6 +42,7 @@ _SUMMARY = {
 _ENDS = Each({"status": str, "diverged_at": Maybe(int)})
 
 
+@unassignable(**dict.fromkeys(("path", "config", "figures"), "it is one directory of one run. Make another"))
 class RunDirectory:
     """``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, ``summary.json`` and ``figures/`` under one path.
 
@@ -55,6 +57,10 @@ class RunDirectory:
         RunError: if the path is a file, holds something else or another configuration, is damaged or in use.
         OSError: if it can't be read or written.
     """
+
+    path: Path
+    config: dict[str, Any]
+    figures: Path
 
     def __init__(self, path: Path, config: dict[str, Any]):
         self.path, self.config = Path(path), finite(json.loads(json.dumps(config)))
