@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lowland.assigning import Absent, unassignable
+from lowland.curvature import reach
 from lowland.curvature.masks import MasksOf
 from lowland.curvature.processes import Processes
 from lowland.curvature.vectors import Displacement, as_real, entries, like, real_type
@@ -103,6 +104,7 @@ class Objective:
         self.size = sum(map(entries, self.params))
         self._double = self._same_masks = False
         self._displaced = Displacement()
+        self._reached: list[bool] = []  # shared with copies
         self._random_states = _random_states(self.device)
         if seed is not None:
             self._random_states = [_seeded(device, seed) for device in ("cpu", self.device)[: len(self._random_states)]]
@@ -193,12 +195,25 @@ class Objective:
     def leaves(self, offset: Tensor | None = None) -> list[Tensor]:
         """The parameters at w, or at w + ``offset`` ``(size,)``, to differentiate by: none of the model's hooks see it.
 
-        At w they share the memory of the model's own.
+        At w they are copies: a forward pass may write to its weights (``nn.Embedding(max_norm=...)``).
         """
         params = self._values()
-        if offset is not None:
+        if offset is None:
+            params = [p.clone() for p in params]
+        else:
+            self._check_reach()
             params = self._displaced(params, self.shaped(offset))
         return [p.requires_grad_() for p in params]
+
+    def _check_reach(self) -> None:
+        """Once: see `reach.check`."""
+        if self._reached:
+            return
+        self._reached.append(True)
+        plain = copy(self)
+        plain._double = plain._same_masks = False
+        _, x, y = next(self.weighted_batches())
+        reach.check(plain, x, y)
 
     def _values(self) -> list[Tensor]:
         return [self.converted(p.detach()) for p in self.params]
@@ -244,10 +259,7 @@ class Objective:
         """
         own = torch.autograd.grad(loss, [*params, *self.params], create_graph=create_graph, allow_unused=True)
         if any(piece is not None for piece in own[len(params) :]):
-            raise ValueError(
-                "loss_fn uses parameters that it doesn't ask the model for, a list made beforehand, say: they can't be "
-                "moved or differentiated by. Write model.parameters() inside loss_fn"
-            )
+            raise ValueError(reach.BESIDE)
         pieces = zip(own, params, strict=False)
         return [torch.zeros_like(param) if piece is None else piece for piece, param in pieces]
 

@@ -18,6 +18,7 @@ from torch.utils.dlpack import to_dlpack
 
 from lowland.optim.per_group import row_wise
 
+from ..test_m_sam import Clipped
 from .test_later_batches import Centring, check, optimizer_of
 from .test_layers import rand
 
@@ -388,6 +389,8 @@ CLOSURES = {
     "memory that NumPy shares": (through_numpy, False),
     "a kernel of one's own": (kernel, False),
     "a deep copy": (deep, False),
+    "clips the gradient of what parameters give": (lambda m: m.lin(X) * Clipped.apply(m.q.exp()), True),
+    "clips the gradient of rows": (lambda m: Clipped.apply(m.lin(X)), False),
     "the class of a parameter": (of_class, True),
     "ways by class": (by_class, True),
     "the class by name": (by_name, True),
