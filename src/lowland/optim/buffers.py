@@ -40,7 +40,7 @@ class Buffers:
     Args:
         model: has them.
         constants: which large ones need no copy, as far as is known.
-        carried: buffers, which no output depends on, that go on moving from one `settle` to the next.
+        carried: buffers whose movements in several parts of the batch add up, each of which ends with a `settle`.
     """
 
     def __init__(self, model: nn.Module, constants: Constants | None = None, carried: Iterable[Tensor] = ()):
@@ -53,7 +53,8 @@ class Buffers:
         self._before = _Contents([b for b in copied if id(b) not in apart] if apart else copied)
         self._carried_before = _Contents(self._carried)
         self._settled: list[Place] | None = None
-        self._after = self._carried_after = self._new = _NONE
+        self._after = self._new = _NONE
+        self._carried_after: list[Tensor] = []
         #: Whether they are not where `finish` leaves them.
         self.away = False
 
@@ -63,7 +64,13 @@ class Buffers:
         return self._settled is not None
 
     def settle(self) -> None:
-        """The first time: what they are now, the step leaves behind. Later that goes for the carried ones alone."""
+        """The first time: what they are now, the step leaves behind. Later the carried ones' movement is added."""
+        carried = [t.detach().clone() for t in self._carried]
+        if self._settled is not None and carried:
+            self._carried_before.put_back()
+            moved = torch._foreach_sub(carried, [t.detach() for t in self._carried])
+            carried = list(torch._foreach_add(self._carried_after, moved))
+        self._carried_after = carried
         if self._settled is None:
             self._settled = places(self._model)
             copied, self._looks = self._constants.learn(self._model, self._chosen, self._settled)
@@ -71,7 +78,6 @@ class Buffers:
             if copied:
                 known = {id(b) for _, _, b in self._places}
                 self._new = _Contents([b for b in copied if id(b) not in known])
-        self._carried_after = _Contents(self._carried)
 
     def restart(self) -> None:
         """As if there had been no evaluation yet."""
@@ -87,11 +93,8 @@ class Buffers:
         self._put_back(self._places, self._before)
         for look in self._looks:
             look.put_back()
-        if self._settled is None:
-            self._carried_before.put_back()
-        else:
-            self._new.put_back()  # they weren't there before
-            self._carried_after.put_back()
+        self._carried_before.put_back()
+        self._new.put_back()  # they weren't there before
 
     def finish(self) -> None:
         """Make them what the step leaves behind; without a `settle`, what they were before."""
@@ -99,13 +102,14 @@ class Buffers:
             self.rewind()
         else:
             self._put_back(self._settled, self._after)
-            self._carried_after.put_back()
+            if self._carried:
+                with torch.no_grad():
+                    torch._foreach_copy_(self._carried, self._carried_after)
         self.away = False
 
     def undo(self) -> None:
         """Make them what they were before the step, which failed."""
         self.rewind()
-        self._carried_before.put_back()
         self.away = False
 
     @staticmethod

@@ -304,3 +304,39 @@ def test_verified_where_single_examples_have_a_variance():
     assert per_group.verify(nn.BatchNorm2d(3), torch.randn(5, 3, 2, 2)) < 1e-12
     with pytest.raises(ValueError, match=r"batch norm \(weight\) has one value a channel"):
         per_group.verify(nn.BatchNorm1d(3), torch.randn(5, 3))
+
+
+class Renormed(nn.Module):
+    """Reads running statistics before they move, as batch renormalization does."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.bn, self.b = nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+        self.bn.running_mean.normal_()
+        self.double()
+        self.fixed = None
+
+    def forward(self, x):
+        h = self.a(x)
+        mean = self.bn.running_mean if self.fixed is None else self.fixed
+        return self.b(((h - mean).tanh() + self.bn(h)).tanh())
+
+
+@pytest.mark.parametrize("limit", [None, 1000])
+@pytest.mark.parametrize("audit", [True, False])
+def test_running_statistics_that_are_read_are_those_before_the_step(audit, limit):
+    model, x = Renormed(), rand(11, 4)
+    model.fixed = model.bn.running_mean.clone()
+    losses = lambda model, x, rows: F.cross_entropy(model(x), rows % 3, reduction="none")  # noqa: E731
+    expected, statistics = definition(model, x, losses, 3), running(model, x, losses, 3)
+    model.fixed = None
+    optimizer = SAM(
+        torch.optim.SGD(model.parameters(), lr=0.1), rho=RHO, model=model, m=3, audit=audit, memory_limit=limit
+    )
+    optimizer.backward(lambda: losses(model, x, torch.arange(11)))
+    assert optimizer._engine.reason is None
+    assert (len(optimizer._engine._parts) > 1) is (limit is not None)
+    assert relative_error([p.grad for p in model.parameters()], expected) < 1e-9
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(buffer, statistics[name])
