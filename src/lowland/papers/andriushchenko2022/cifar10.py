@@ -69,7 +69,7 @@ EXPERIMENT = image_experiment(
     prepare,
     scales=scales(LAPTOP, DESK),
     arms=FIGURE_1_ARMS,
-    claims=figure_1_claims(5.15, 4.3, "5.1 to 5.3 % (ERM 5.15)", "5.1 to 5.3 % up to ρ = 33 (ERM 5.15)"),
+    claims=figure_1_claims(5.15, 4.3, "5.1 to 5.3 % (ERM 5.15)", "5.1 to 5.3 % up to ρ = 33 (ERM 5.15)", desk_m=True),
     cost={
         "paper": "days, one H100 (estimated)",
         "desk": "88 minutes, 2 cores (from its first steps, on one)",
