@@ -562,14 +562,42 @@ def test_figure_1_of_networks_that_do_not_fit_is_undecided():
 def test_figure_1_is_drawn_with_bands_and_the_papers_values():
     (plot, by_m) = find("andriushchenko2022/cifar10").sweep_figures
     (panel,) = plot.panels(grid_of_methods(FIGURE_1))
-    assert [line.label for line in panel.lines] == ["128-SAM", "n-SAM", "random"]
+    assert [line.label for line in panel.lines] == ["128-SAM", "n-SAM", "random", "ERM", "128-SAM, paper"]
+    assert dict(zip(panel.lines[4].x, panel.lines[4].y, strict=True))[0.2] == 4.3
     sam = panel.lines[0]
     assert list(sam.x) == [0.1, 0.2, 0.4]
     assert sam.y[1] == pytest.approx(21.1, abs=0.2)
     assert all(low < y < high for low, y, high in zip(sam.low, sam.y, sam.high, strict=True))
-    assert {level.label: level.value for level in panel.levels}["128-SAM, paper"] == 4.3
-    assert {level.label: level.value for level in panel.levels}["ERM, ours"] == pytest.approx(31, abs=0.2)
+    assert {level.label: level.value for level in panel.levels}["ERM, paper"] == 5.15
+    erm = panel.lines[3]
+    assert list(erm.x) == [0.025, 6.4]
+    assert erm.y == [pytest.approx(31, abs=0.2)] * 2
+    assert erm.low[0] < erm.y[0] < erm.high[0]
     assert by_m.panels(grid_of_methods(FIGURE_1)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "expected"),
+    [
+        ("finetune", "cifar-10", {"erm-to-erm": [0.0465], "erm-to-sam": [0.042], "sam-to-erm": [0.0395]}),
+        ("finetune", "cifar-100", {"erm-to-erm": [0.2085], "erm-to-sam": [0.198], "sam-to-erm": [0.19]}),
+        ("label-noise", "cifar-10", {"erm": [0.2, 0.49], "sam": [0.1, 0.43]}),
+        ("label-noise", "cifar-100", {"erm": [0.58, 0.64], "sam": [0.48, 0.585]}),
+    ],
+)
+def test_figures_9_and_12_show_the_papers_values_of_their_dataset(name, dataset, expected):
+    record = {"epoch": 1.0, "test_error": 0.5, "train_error": 0.1, "noisy_error": 0.2, "validation_error": 0.6}
+    arms = runs(name, {kind: [[record]] * 2 for kind in expected}, dataset=dataset)
+    panels = {panel.title: panel for panel in find(f"andriushchenko2022/{name}").figures[0].panels(arms)}
+    test = panels["test" if name == "finetune" else "test, right labels"]
+    shown = {}
+    for level in test.levels:
+        shown.setdefault(level.beside, []).append(pytest.approx(level.value))
+    assert shown == expected
+    assert all(level.beside in test.labels for level in test.levels)
+    if name == "label-noise":
+        noisy = panels["training, wrongly labelled images"].levels
+        assert [level.value for level in noisy] == ([0, 0.09] if dataset == "cifar-10" else [])
 
 
 def test_the_error_on_wrong_labels_is_of_those_images_alone(small):
