@@ -193,6 +193,42 @@ def test_groups_take_batch_norms_statistics_each_for_itself(small):
         assert torch.allclose(p, w - settings.lr * t, rtol=1e-7, atol=1e-10)
 
 
+def closure_of(task, step, losses=False):
+    """What the loop hands to the optimizer at a step; in float64."""
+    x, y = task.batch(step)
+
+    def closure():
+        if losses:
+            return task.losses_fn(task.model(x.double()), y)
+        loss = task.loss_fn(task.model(x.double()), y)
+        loss.backward()
+        return loss
+
+    return closure
+
+
+@pytest.mark.parametrize("m", ["8", "6"])
+def test_groups_one_after_another_are_the_same_step_and_move_statistics_in_each_pass(small, m):
+    """The weights of m-SAM's exact step on the batch, l2 and momentum included; the last group of 6 has 4 images."""
+    changes = {"m": m, "l2": "0.1"}
+    task, other = (task_of(configured({**changes, "statistics": where})) for where in ("both", "w"))
+    task.model.double()
+    other.model.double()
+    batch = task.optimizer.batch
+    task.optimizer.batch = lambda step: (batch(step)[0].double(), batch(step)[1])
+    for step in range(2):
+        task.optimizer.step(closure_of(task, step))
+        other.optimizer.step(closure_of(other, step, losses=True))
+    for (name, p), q in zip(task.model.named_parameters(), other.model.parameters(), strict=True):
+        assert torch.allclose(p, q, rtol=1e-7, atol=1e-10), name
+    groups = {"8": 2, "6": 3}[m]
+    (count,) = {m.num_batches_tracked.item() for m in task.model.modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert count == 2 * 2 * groups
+    first = next(m for m in task.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    theirs = next(m for m in other.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert not torch.allclose(first.running_mean, theirs.running_mean)
+
+
 @pytest.mark.parametrize("m", [1, 2, 4, 16])
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_groups_climb_in_one_pass(small, recwarn, name, m):
