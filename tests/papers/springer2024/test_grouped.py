@@ -60,6 +60,12 @@ def test_the_papers_settings_and_grid(name):
     assert len(grid["seed"]) == 5
 
 
+def test_celebas_claims_stand_beside_what_is_known_of_the_papers_table():
+    known = {claim.id for claim in find("springer2024/celeba").claims if claim.reference is not None}
+    assert known == {"hard-feature", "easy-feature"}
+    assert all(claim.reference is None for claim in find("springer2024/waterbirds").claims)
+
+
 def dataset(counts):
     """So many images of each group in every split."""
     groups = torch.repeat_interleave(torch.arange(4), torch.tensor(counts))

@@ -17,6 +17,7 @@ from torch import Tensor
 from lowland.data import GroupedDataset, Split, data_root, load_celeba, load_waterbirds, random_view, scale, seeded
 from lowland.errors import DataError, SettingError
 from lowland.papers.springer2024.check import FeatureSets
+from lowland.papers.springer2024.claims import CLAIMS, GRID_CLAIMS
 from lowland.papers.springer2024.experiment import feature_experiment
 from lowland.papers.springer2024.figures import feature_figures
 from lowland.papers.springer2024.grouped_check import LEAST_IN_GROUP, GroupedCheck
@@ -24,7 +25,7 @@ from lowland.papers.springer2024.methods import ARMS, MEASURES, table
 from lowland.papers.springer2024.photographs import NETWORKS, SWITCH, check_network, network, normalized, switched
 from lowland.papers.springer2024.settings import SHARED_VALUES, FeatureSettings
 from lowland.papers.springer2024.task import ShuffledImages, feature_task
-from lowland.training import Experiment, Task, ours, paper, setting
+from lowland.training import Experiment, Reference, Task, ours, paper, setting
 from lowland.training.settings import Value
 
 LRS = (0.0005, 0.001, 0.005, 0.01)
@@ -170,7 +171,12 @@ def _load(root: Path, name: str, size: int) -> GroupedDataset:
 
 
 def grouped_experiment(
-    name: str, title: str, prepare: Callable[[Any, torch.device], Task], paper_values: Mapping[str, Value], cost: str
+    name: str,
+    title: str,
+    prepare: Callable[[Any, torch.device], Task],
+    paper_values: Mapping[str, Value],
+    cost: str,
+    references: Mapping[str, Reference] | None = None,
 ) -> Experiment:
     """An experiment on one of them.
 
@@ -180,7 +186,9 @@ def grouped_experiment(
         prepare: of the experiment's module.
         paper_values: how many images there are, and how long training is.
         cost: of a run at paper scale.
+        references: claim → what the paper has of it, on these data.
     """
+    claims = tuple(replace(claim, reference=(references or {}).get(claim.id)) for claim in (*CLAIMS, *GRID_CLAIMS))
     return feature_experiment(
         name,
         title,
@@ -192,6 +200,7 @@ def grouped_experiment(
         rhos=RHOS,
         cost={"paper": cost, "laptop": "two to three minutes, 2 cores", "smoke": "seconds"},
         arms={kind: ARMS[kind] for kind in KINDS},
+        claims=claims,
         figures=feature_figures(KINDS),
         table=partial(table, measures=_MEASURES),
     )
