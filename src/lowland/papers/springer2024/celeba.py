@@ -22,6 +22,7 @@ EXPERIMENT = grouped_experiment(
         "epochs": ours(20),
         "check_epochs": ours(5),
     },
+    desk={"examples": ours(5000)},
     cost="a day, one H100 (estimated)",
     references={claim: Reference("SAM lowers both errors", _TABLE) for claim in ("hard-feature", "easy-feature")},
 )

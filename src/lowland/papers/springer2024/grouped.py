@@ -175,6 +175,7 @@ def grouped_experiment(
     title: str,
     prepare: Callable[[Any, torch.device], Task],
     paper_values: Mapping[str, Value],
+    desk: Mapping[str, Value],
     cost: str,
     references: Mapping[str, Reference] | None = None,
 ) -> Experiment:
@@ -185,6 +186,7 @@ def grouped_experiment(
         title: one line.
         prepare: of the experiment's module.
         paper_values: how many images there are, and how long training is.
+        desk: what differs at desk scale.
         cost: of a run at paper scale.
         references: claim → what the paper has of it, on these data.
     """
@@ -195,10 +197,20 @@ def grouped_experiment(
         prepare,
         datasets=(name,),
         settings=GroupedSettings,
-        scales={"paper": {**PAPER_VALUES, **paper_values}, "laptop": LAPTOP, "smoke": SMOKE},
+        scales={
+            "paper": {**PAPER_VALUES, **paper_values},
+            "desk": {**DESK, **desk},
+            "laptop": LAPTOP,
+            "smoke": SMOKE,
+        },
         lrs=LRS,
         rhos=RHOS,
-        cost={"paper": cost, "laptop": "two to three minutes, 2 cores", "smoke": "seconds"},
+        cost={
+            "paper": cost,
+            "desk": "about an hour, 2 cores (from steps and checks on drawn images, on one core)",
+            "laptop": "two to three minutes, 2 cores",
+            "smoke": "seconds",
+        },
         arms={kind: ARMS[kind] for kind in KINDS},
         claims=claims,
         figures=feature_figures(KINDS),
@@ -219,6 +231,19 @@ PAPER_VALUES: Mapping[str, Value] = {
     "weights": ours("imagenet", "the literature's choice; the paper: optionally"),
     "augment": ours("on", "the literature's choice; the paper's own is not known"),
     "amp": ours("auto"),
+}
+# Found by SGD alone, on other photographs, as the data can't be downloaded: 4,795 cats and dogs of CIFAR-10, resized to
+# 64. Its training error is 0.064 after 10 epochs of 30, and 0.0004 after 15.
+DESK: Mapping[str, Value] = {
+    "epochs": ours(30),
+    "check_epochs": ours(15),
+    "batch_size": ours(32, "more steps of few images: the network starts from nothing"),
+    "held_out_examples": ours(1000, "probes take longest"),
+    "size": ours(64),
+    "network": ours("small", "fits the training images on two cores"),
+    "weights": ours("none"),
+    "augment": ours("off", "with it so few epochs don't fit the training images"),
+    "lr": ours(0.01, "of the grid; the network starts from nothing"),
 }
 # Chosen without a run on the data, which can't be downloaded: what two cores should get through in two minutes.
 LAPTOP: Mapping[str, Value] = {
