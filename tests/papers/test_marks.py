@@ -42,3 +42,9 @@ def test_what_a_mark_cannot_say_its_note_does():
     assert all("ours in the arms figure-6-" in diagonal[name].note for name in ("lr", "rho", "alpha"))
     stacked = find("springer2024/fmnist-mnist").values("paper")
     assert all("(ours)" in stacked[name].note for name in ("examples", "test_examples"))
+
+
+def test_laptop_runs_have_fewer_seeds_than_a_claim_takes():
+    for name in ("cifar-mnist", "fmnist-mnist", "celeba", "waterbirds"):
+        scales = {scale: find(f"springer2024/{name}").values(scale)["seeds"].value for scale in ("laptop", "desk")}
+        assert scales == {"laptop": 3, "desk": 5}

@@ -33,7 +33,7 @@ EXPERIMENT = stacked_experiment(
     cost={
         "paper": "about eight hours, 2 cores (from steps of cifar-mnist measured on one core)",
         "desk": "about 80 minutes, 2 cores (from steps of cifar-mnist measured on one core)",
-        "laptop": "two to three minutes, 2 cores",
+        "laptop": "two minutes, 2 cores (from cifar-mnist's)",
         "smoke": "seconds",
     },
 )
