@@ -16,6 +16,7 @@ from typing import Any
 from lowland import sweeping
 from lowland.papers import experiments
 from lowland.training import Claim
+from lowland.training.settings import values_of
 
 HERE = Path(__file__).resolve().parent
 _INTRODUCTION = """# Recorded runs
@@ -23,8 +24,10 @@ _INTRODUCTION = """# Recorded runs
 What the papers claim, what they report, and what came out here. Each section is an experiment, at each scale that is
 recorded: the command, the machine, and a table of its claims, the paper's own value beside ours. *Holds*, *fails* and
 *undecided* are explained below. A record is a run's `summary.json` (settings, final metrics, verdicts, machine and
-versions) and its figures. The last table lists what has not been run. This page is written by
-`python results/make_index.py`; with a run directory as argument that records a run.
+versions) and its figures. The line under a command says what is other than at paper scale, each with the paper scale's
+value behind it; what is other there than in the paper itself `lowland show` marks ours. The last table lists what has
+not been run. This page is written by `python results/make_index.py`; with a run directory as argument that records a
+run.
 
 A claim about a difference holds if the whole 95 % interval over seeds lies on the claimed side, fails if it lies whole
 on the other, and is undecided between. It is undecided, too, where a run doesn't get to the regime of which the paper
@@ -41,6 +44,7 @@ Beside the experiments: [the SAM family on Fashion-MNIST](family-fashion-mnist/R
 short runs.
 """
 _SCALES = ("paper", "desk", "laptop")
+_CHECKS = ("seed", "check_every", "check_epochs", "line_points", "line_examples", "sharpness_examples")
 _VERDICTS = {True: "holds", False: "**fails**", None: "undecided"}
 
 
@@ -129,6 +133,7 @@ def section(there: Path) -> str:
         f"{seconds:.0f} s; {_counted(len(runs), 'run')}, {_counted(seeds, 'seed')}"
         + (f", {diverged} diverged" if diverged else "")
         + f". [summary]({there.name}/summary.json)\n",
+        f"{_unlike_the_paper(summary)}\n",
         "| claim | the paper has | ours | holds if | verdict |",
         "|---|---|---|---|---|",
         *(_claim(claim, entry) for claim, entry in zip(experiment.claims, summary["claims"], strict=True)),
@@ -138,6 +143,38 @@ def section(there: Path) -> str:
     ]
     note = there / "note.md"
     return "\n".join(lines) + "\n" + (f"\n{note.read_text(encoding='utf-8')}" if note.exists() else "")
+
+
+def _unlike_the_paper(summary: dict[str, Any]) -> str:
+    """Which of data, network, length and seeds are other than at paper scale, in one sentence."""
+    experiment, config = experiments()[summary["experiment"]], summary["config"]
+    changes = {"dataset": dataset} if (dataset := dataset_of(summary)) else {}
+    if config.get("sweep"):
+        name = str(grid_of(summary))
+        base = sweeping.base_settings(experiment, "paper", changes)
+        whole = name.removesuffix("-desk")  # the grid of the paper's scale
+        grid = sweeping.choose_grid(experiment, whole if whole in experiment.grids else name, base, {})
+        ours = _shared([config["settings"] | point for point in config["grid"]["points"].values()])
+        theirs = _shared([values_of(point) for point in grid.points.values()])
+    else:
+        ours = _shared(list(config["arms"].values()))
+        theirs = _shared([values_of(arm) for arm in experiment.configure("paper", changes).values()])
+    found = [
+        f"`{name}` {_number(value)} for {_number(theirs[name])}"
+        for name, value in ours.items()
+        if name in theirs and name not in _CHECKS and value != theirs[name]
+    ]
+    return f"Other than at paper scale: {', '.join(found)}." if found else "The paper scale itself."
+
+
+def _shared(several: list[dict[str, Any]]) -> dict[str, Any]:
+    """The settings that all of several have alike."""
+    first, *others = several
+    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
+
+
+def _number(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{value}"
 
 
 def _title(summary: dict[str, Any]) -> str:

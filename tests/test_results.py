@@ -82,7 +82,36 @@ def test_a_sweep_is_recorded_with_its_grid_and_differences(make_index, swept, tm
     text = make_index.section(there)
     assert "`lowland sweep long2024/digits --grid paper --scale desk`" in text
     assert "48 runs, 4 seeds, 4 diverged." in text
+    assert "The paper scale itself." in text  # the digits' desk is
     assert text.count("| below |") == 8  # of nine points with ρ > 0, one of which diverged
+
+
+def test_what_a_record_has_other_than_the_paper_scale_is_told(make_index):
+    from lowland import sweeping
+    from lowland.papers import find
+    from lowland.training.settings import values_of
+
+    def of_run(name, scale, changes=()):
+        arms = find(name).configure(scale, dict(changes))
+        config = {"arms": {label: values_of(arm) for label, arm in arms.items()}}
+        return make_index._unlike_the_paper({"experiment": name, "scale": scale, "config": config})
+
+    assert of_run("andriushchenko2022/relu", "laptop") == "The paper scale itself."
+    assert of_run("long2024/mnist", "desk") == (
+        "Other than at paper scale: `steps` 3,000 for 100,000, `examples` 1,000 for 60,000."
+    )
+    told = of_run("andriushchenko2022/finetune", "desk", {"dataset": "cifar-100"})
+    assert "`epochs` 33 for 1,100" in told
+    assert "`width` 8 for 64" in told
+    assert "dataset" not in told
+    experiment = find("andriushchenko2022/cifar10")
+    base = sweeping.base_settings(experiment, "desk", {})
+    grid = sweeping.choose_grid(experiment, "m-desk", base, {})
+    config = {"sweep": True, "settings": values_of(base), "grid": sweeping._described(grid)}
+    told = make_index._unlike_the_paper({"experiment": experiment.name, "scale": "desk", "config": config})
+    assert "`examples` 1,000 for 50,000" in told
+    assert "`epochs` 100 for 200" in told
+    assert "norm" not in told
 
 
 def test_a_run_that_was_judged_by_other_claims_is_refused(make_index, swept):

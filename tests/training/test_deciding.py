@@ -8,6 +8,8 @@ import torch
 from lowland.errors import SettingError
 from lowland.papers import find
 from lowland.training import Arm, Claim, Verdict, configuration, ours, summarize
+from lowland.training.deciding import decided_by
+from lowland.training.settings import checked, values_of
 from tests.training.toy import EXPERIMENT
 
 UNDECIDED = Verdict(0.5, None, "2 seeds can't tell")
@@ -41,6 +43,52 @@ def test_a_run_of_that_scale_has_nothing_better_to_name():
 
 def test_a_shortened_run_is_told_of_the_whole_one():
     assert claimed("desk", {"steps": "2"})["decided_by"] == {"scale": "desk", "command": f"{RUN} desk"}
+
+
+def test_what_is_studied_is_kept_and_sizes_are_not():
+    changes = {"kind": "sgd", "noisy": "false", "steps": "2", "lr": "0.5", "seed": "7"}
+    sets = " --set noisy=false --set kind=sgd"
+    for scale in ("smoke", "laptop", "desk"):
+        assert claimed(scale, changes)["decided_by"]["command"] == f"{RUN} desk{sets}"
+    assert claimed("desk", {"kind": "sgd", "noisy": "false"})["decided_by"] is None
+
+
+def test_the_other_dataset_is_decided_by_a_run_on_it():
+    for name, changes, sets in (
+        ("andriushchenko2022/finetune", {"dataset": "cifar-100"}, "dataset=cifar-100"),
+        ("springer2024/domainbed", {"dataset": "pacs"}, "dataset=pacs"),
+        ("springer2024/domainbed", {"measure": "transfer", "held_out": "15"}, "measure=transfer"),
+    ):
+        experiment = find(name)
+        config = configuration(experiment, "laptop", experiment.configure("laptop", changes), torch.device("cpu"))
+        command = f"lowland run {name} --scale desk --set {sets}"
+        assert decided_by(experiment, experiment.claims[0], config) == {"scale": "desk", "command": command}
+
+
+@pytest.mark.parametrize(("name", "says"), [("cifar10", "m-desk --scale desk"), ("cifar100", "m --scale paper")])
+def test_error_against_m_is_decided_where_networks_with_group_norm_fit(name, says):
+    experiment = find(f"andriushchenko2022/{name}")
+    claim = next(claim for claim in experiment.claims if claim.id == "small-m")
+    config = configuration(experiment, "laptop", experiment.configure("laptop", {}), torch.device("cpu"))
+    found = decided_by(experiment, claim, config)
+    assert found is not None
+    assert found["command"] == f"lowland sweep {experiment.name} --grid {says}"
+    assert claim.grid in experiment.grids
+
+
+def test_a_sweep_at_that_scale_has_nothing_better_to_name_where_settings_follow_from_others():
+    experiment = find("springer2024/domainbed")  # whose network, "auto", is another for each data set
+    claim = experiment.claims[0]
+    for changes, scale, says in (
+        ({}, "desk", None),
+        ({"dataset": "pacs"}, "desk", None),
+        ({"dataset": "pacs"}, "laptop", " --set dataset=pacs"),
+        ({"dataset": "pacs", "steps": 2}, "desk", " --set dataset=pacs"),
+    ):
+        values = {name: value.value for name, value in experiment.values(scale).items()}
+        settings = values_of(checked(experiment.settings, {**values, **changes}))
+        found = decided_by(experiment, claim, {"sweep": True, "scale": scale, "settings": settings})
+        assert (found and found["command"]) == (says and f"lowland sweep {experiment.name} --scale desk{says}")
 
 
 def test_without_that_scale_it_is_the_papers():

@@ -3,28 +3,33 @@
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from lowland.training import Arm, Line, Panel, Plot, repeats
+from lowland.training import Arm, Level, Line, Panel, Plot, repeats
 
 # A column of the records and how its panel is drawn: heading, label of the vertical axis, whether logarithmic.
 PanelOf = tuple[str, str, str, bool]
-
+# The arms → column → levels across its panel: what a paper reports.
+LevelsOf = Callable[[Mapping[str, Arm]], Mapping[str, Sequence[Level]]]
 
 _MOST = 20  # seeds that are drawn one by one: more would hide the mean
 
 
-def over_epochs(name: str, title: str, kinds: Sequence[str], columns: Sequence[PanelOf]) -> Plot:
-    """A panel for each of ``columns``: of each kind of arm the mean over seeds, and every seed thinly, if few."""
-    return Plot(name, title, _panels(kinds, columns))
+def over_epochs(
+    name: str, title: str, kinds: Sequence[str], columns: Sequence[PanelOf], levels: LevelsOf | None = None
+) -> Plot:
+    """A panel for each of ``columns``: of each kind of arm the mean over seeds, and every seed thinly, if few.
 
+    ``levels``: what is drawn across them.
+    """
 
-def _panels(kinds: Sequence[str], columns: Sequence[PanelOf]) -> Callable[[Mapping[str, Arm]], Sequence[Panel]]:
     def panels(arms: Mapping[str, Arm]) -> Sequence[Panel]:
-        return [
-            Panel(heading, "epoch", label, [line for kind in kinds for line in _lines(arms, kind, column)], logy=log)
-            for column, heading, label, log in columns
-        ]
+        across = levels(arms) if levels is not None else {}
+        drawn = []
+        for column, heading, label, log in columns:
+            lines = [line for kind in kinds for line in _lines(arms, kind, column)]
+            drawn.append(Panel(heading, "epoch", label, lines, logy=log, levels=across.get(column, ())))
+        return drawn
 
-    return panels
+    return Plot(name, title, panels)
 
 
 def _lines(arms: Mapping[str, Arm], kind: str, column: str) -> list[Line]:

@@ -1,44 +1,87 @@
 """Which command decides a claim that a run leaves undecided."""
 
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lowland.training.experiment import SCALES, Claim, Experiment
-from lowland.training.settings import values_of
+from lowland.training.settings import checked, values_of
 
 
 def decided_by(experiment: Experiment, claim: Claim, config: Mapping[str, Any]) -> dict[str, str] | None:
     """The scale that decides ``claim``, and the command: for a run or sweep with this ``config`` that doesn't.
 
+    The command keeps what the user said is studied: words (a data set, a measure) that no scale changes.
+
     None where nothing is known that decides it better: the run has that scale's settings, or a larger scale's.
     """
     scale = claim.decided_by if claim.decided_by in experiment.scales else "paper"
-    swept = bool(config.get("sweep"))
+    swept, kept = bool(config.get("sweep")), _kept(experiment, config)
     if swept or not claim.grid:
         reaches = SCALES.index(config["scale"]) >= SCALES.index(scale)
-        if reaches and not _changed(experiment, config):
+        if reaches and not _changed(experiment, config, kept):
             return None
-        if not swept and _has_settings_of(experiment, scale, config):
+        if not swept and _has_settings_of(experiment, scale, config, kept):
             return None
     verb = "sweep" if swept or claim.grid else "run"
     grid = f" --grid {claim.grid}" if claim.grid else ""
-    return {"scale": scale, "command": f"lowland {verb} {experiment.name}{grid} --scale {scale}"}
+    sets = "".join(f" --set {shlex.quote(f'{name}={_text(value)}')}" for name, value in kept.items())
+    return {"scale": scale, "command": f"lowland {verb} {experiment.name}{grid} --scale {scale}{sets}"}
 
 
-def _changed(experiment: Experiment, config: Mapping[str, Any]) -> bool:
-    """Whether the user changed a setting of the run's scale."""
+def _kept(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The user's settings that are words and that no scale changes, by name."""
+    usual, there = _alike(_usual(experiment, config)), _alike(_arms(config))
+    scales = [{name: value.value for name, value in experiment.values(scale).items()} for scale in experiment.scales]
+    return {
+        name: value
+        for name, value in there.items()
+        if isinstance(value, str | bool)
+        and name in usual
+        and usual[name] != value
+        and len({values[name] for values in scales}) == 1
+    }
+
+
+def _arms(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The settings of a run's arms, or those that a sweep's grid leaves open."""
+    return [config["settings"]] if config.get("sweep") else list(config["arms"].values())
+
+
+def _usual(
+    experiment: Experiment, config: Mapping[str, Any], changes: Mapping[str, Any] | None = None
+) -> list[Mapping[str, Any]]:
+    """The same of the run's scale, with ``changes`` alone."""
+    if not config.get("sweep"):
+        return [values_of(arm) for arm in experiment.configure(config["scale"], changes or {}).values()]
+    values = {name: value.value for name, value in experiment.values(config["scale"]).items()}
+    return [values_of(checked(experiment.settings, {**values, **(changes or {})}))]
+
+
+def _alike(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings that all of several have, and alike."""
+    first, *others = several
+    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
+
+
+def _text(value: str | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _changed(experiment: Experiment, config: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:
+    """Whether the user changed a setting of the run's scale, other than those that are kept."""
     if config.get("sweep"):
-        values = {name: value.value for name, value in experiment.values(config["scale"]).items()}
+        (usual,) = _usual(experiment, config, kept)
         grids = [part for parts in experiment.grids.values() for part in parts]
-        open_names = [name for name in values if name not in ("seed", "seeds") and not any(name in g for g in grids)]
-        return any(config["settings"].get(name) != _plain(values[name]) for name in open_names)
-    return not _has_settings_of(experiment, config["scale"], config)
+        open_names = [name for name in usual if name not in ("seed", "seeds") and not any(name in g for g in grids)]
+        return any(config["settings"].get(name) != _plain(usual[name]) for name in open_names)
+    return not _has_settings_of(experiment, config["scale"], config, kept)
 
 
-def _has_settings_of(experiment: Experiment, scale: str, config: Mapping[str, Any]) -> bool:
-    """Whether a run has the settings of a ``scale``, whatever its seed."""
-    asked = _plain({name: values_of(arm) for name, arm in experiment.configure(scale, {}).items()})
+def _has_settings_of(experiment: Experiment, scale: str, config: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:
+    """Whether a run has the settings of a ``scale`` but for those that are kept, whatever its seed."""
+    asked = _plain({name: values_of(arm) for name, arm in experiment.configure(scale, kept).items()})
     return bool(_without_seed(asked) == _without_seed(config["arms"]))
 
 

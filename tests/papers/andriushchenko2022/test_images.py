@@ -193,6 +193,42 @@ def test_groups_take_batch_norms_statistics_each_for_itself(small):
         assert torch.allclose(p, w - settings.lr * t, rtol=1e-7, atol=1e-10)
 
 
+def closure_of(task, step, losses=False):
+    """What the loop hands to the optimizer at a step; in float64."""
+    x, y = task.batch(step)
+
+    def closure():
+        if losses:
+            return task.losses_fn(task.model(x.double()), y)
+        loss = task.loss_fn(task.model(x.double()), y)
+        loss.backward()
+        return loss
+
+    return closure
+
+
+@pytest.mark.parametrize("m", ["8", "6"])
+def test_groups_one_after_another_are_the_same_step_and_move_statistics_in_each_pass(small, m):
+    """The weights of m-SAM's exact step on the batch, l2 and momentum included; the last group of 6 has 4 images."""
+    changes = {"m": m, "l2": "0.1"}
+    task, other = (task_of(configured({**changes, "statistics": where})) for where in ("both", "w"))
+    task.model.double()
+    other.model.double()
+    batch = task.optimizer.batch
+    task.optimizer.batch = lambda step: (batch(step)[0].double(), batch(step)[1])
+    for step in range(2):
+        task.optimizer.step(closure_of(task, step))
+        other.optimizer.step(closure_of(other, step, losses=True))
+    for (name, p), q in zip(task.model.named_parameters(), other.model.parameters(), strict=True):
+        assert torch.allclose(p, q, rtol=1e-7, atol=1e-10), name
+    groups = {"8": 2, "6": 3}[m]
+    (count,) = {m.num_batches_tracked.item() for m in task.model.modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert count == 2 * 2 * groups
+    first = next(m for m in task.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    theirs = next(m for m in other.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert not torch.allclose(first.running_mean, theirs.running_mean)
+
+
 @pytest.mark.parametrize("m", [1, 2, 4, 16])
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_groups_climb_in_one_pass(small, recwarn, name, m):
@@ -562,14 +598,42 @@ def test_figure_1_of_networks_that_do_not_fit_is_undecided():
 def test_figure_1_is_drawn_with_bands_and_the_papers_values():
     (plot, by_m) = find("andriushchenko2022/cifar10").sweep_figures
     (panel,) = plot.panels(grid_of_methods(FIGURE_1))
-    assert [line.label for line in panel.lines] == ["128-SAM", "n-SAM", "random"]
+    assert [line.label for line in panel.lines] == ["128-SAM", "n-SAM", "random", "ERM", "128-SAM, paper"]
+    assert dict(zip(panel.lines[4].x, panel.lines[4].y, strict=True))[0.2] == 4.3
     sam = panel.lines[0]
     assert list(sam.x) == [0.1, 0.2, 0.4]
     assert sam.y[1] == pytest.approx(21.1, abs=0.2)
     assert all(low < y < high for low, y, high in zip(sam.low, sam.y, sam.high, strict=True))
-    assert {level.label: level.value for level in panel.levels}["128-SAM, paper"] == 4.3
-    assert {level.label: level.value for level in panel.levels}["ERM, ours"] == pytest.approx(31, abs=0.2)
+    assert {level.label: level.value for level in panel.levels}["ERM, paper"] == 5.15
+    erm = panel.lines[3]
+    assert list(erm.x) == [0.025, 6.4]
+    assert erm.y == [pytest.approx(31, abs=0.2)] * 2
+    assert erm.low[0] < erm.y[0] < erm.high[0]
     assert by_m.panels(grid_of_methods(FIGURE_1)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "expected"),
+    [
+        ("finetune", "cifar-10", {"erm-to-erm": [0.0465], "erm-to-sam": [0.042], "sam-to-erm": [0.0395]}),
+        ("finetune", "cifar-100", {"erm-to-erm": [0.2085], "erm-to-sam": [0.198], "sam-to-erm": [0.19]}),
+        ("label-noise", "cifar-10", {"erm": [0.2, 0.49], "sam": [0.1, 0.43]}),
+        ("label-noise", "cifar-100", {"erm": [0.58, 0.64], "sam": [0.48, 0.585]}),
+    ],
+)
+def test_figures_9_and_12_show_the_papers_values_of_their_dataset(name, dataset, expected):
+    record = {"epoch": 1.0, "test_error": 0.5, "train_error": 0.1, "noisy_error": 0.2, "validation_error": 0.6}
+    arms = runs(name, {kind: [[record]] * 2 for kind in expected}, dataset=dataset)
+    panels = {panel.title: panel for panel in find(f"andriushchenko2022/{name}").figures[0].panels(arms)}
+    test = panels["test" if name == "finetune" else "test, right labels"]
+    shown = {}
+    for level in test.levels:
+        shown.setdefault(level.beside, []).append(pytest.approx(level.value))
+    assert shown == expected
+    assert all(level.beside in test.labels for level in test.levels)
+    if name == "label-noise":
+        noisy = panels["training, wrongly labelled images"].levels
+        assert [level.value for level in noisy] == ([0, 0.09] if dataset == "cifar-10" else [])
 
 
 def test_the_error_on_wrong_labels_is_of_those_images_alone(small):

@@ -17,7 +17,9 @@ from lowland.papers.springer2024 import grouped, grouped_check
 from lowland.papers.springer2024.check import FeatureSets
 from lowland.papers.springer2024.grouped import grouped_sets, part_of_groups
 from lowland.papers.springer2024.grouped_check import GroupedCheck
+from lowland.training.deciding import decided_by
 from lowland.training.randomness import seed_everything
+from lowland.training.settings import values_of
 from tests.data.layouts import draw_celeba, draw_waterbirds
 
 CPU = torch.device("cpu")
@@ -58,6 +60,25 @@ def test_the_papers_settings_and_grid(name):
     assert grid["lr"] == (0.0005, 0.001, 0.005, 0.01)
     assert grid["rho"] == (0, 0.01, 0.02, 0.05, 0.07)
     assert len(grid["seed"]) == 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_desk_is_what_decides_and_has_the_seeds_for_it(name):
+    experiment = find(f"springer2024/{name}")
+    arms = experiment.configure("desk", {})
+    assert sorted(arms) == sorted(f"{kind}-{seed}" for kind in ("sgd", "sam", "lsam") for seed in range(5))
+    settings = arms["sam-0"]
+    assert (settings.examples, settings.steps) == {"celeba": (5000, 4680), "waterbirds": (4795, 4470)}[name]
+    assert (settings.network, settings.weights, settings.augment) == ("small", "none", "off")
+    assert settings.lr in experiment.grids["paper"][0]["lr"]
+    config = {"scale": "laptop", "arms": {k: values_of(v) for k, v in experiment.configure("laptop", {}).items()}}
+    assert decided_by(experiment, experiment.claims[0], config)["scale"] == "desk"
+
+
+def test_celebas_claims_stand_beside_what_is_known_of_the_papers_table():
+    known = {claim.id for claim in find("springer2024/celeba").claims if claim.reference is not None}
+    assert known == {"hard-feature", "easy-feature"}
+    assert all(claim.reference is None for claim in find("springer2024/waterbirds").claims)
 
 
 def dataset(counts):

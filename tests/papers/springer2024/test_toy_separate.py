@@ -103,6 +103,19 @@ def test_the_claims():
     assert ratio.lines[0].y[0] == pytest.approx(0.5)
 
 
+def test_claims_of_networks_that_are_not_trained_are_undecided():
+    def verdict(error):
+        made = {
+            label: Arm(s, [{"step": 1, "ratio": 0.5 + s.rho * (1 + 0.1 * s.seed), "train_error": error}])
+            for label, s in configured(seeds=5).items()
+        }
+        return next(claim for claim in find(NAME).claims if claim.id == "ratio-sam").decide(made)
+
+    assert verdict(0.0).passed is True
+    assert verdict(0.1).passed is None
+    assert verdict(0.1).reason == ("SGD's training error is 0.1, and the claim is about networks that get to 0.02")
+
+
 def test_a_run(lowland, undrawn, tmp_path, refused):
     outcome = lowland("run", NAME, "--scale", "smoke", "--out", tmp_path / "run")
     assert outcome.code == 0, outcome.err

@@ -27,11 +27,12 @@ DESK = {
     "examples": ours(2000),
     "ascent_examples": ours(512, "of 1,800: a step costs five times ERM's"),
 }
+# The paper's, in %, read by eye off figure 1.
 LEVELS = {
     "ERM, paper": ("erm", 22.8),
-    "128-SAM, paper": ("sam", 20.2),
-    "random, paper": ("random", 22.2),
+    "random at its best, paper": ("random", 22.2),
 }
+SAM = {0.025: 22.0, 0.05: 21.5, 0.1: 20.9, 0.2: 20.4, 0.4: 20.2}
 
 
 def network(settings: ImageSettings) -> nn.Module:
@@ -52,7 +53,9 @@ EXPERIMENT = image_experiment(
     prepare,
     scales=scales(LAPTOP, DESK),
     arms=FIGURE_1_ARMS,
-    claims=figure_1_claims(22.8, 20.2, "22.8 to 23.2 % up to ρ = 0.4 (ERM 22.8)", "at best 22.2 % (ERM 22.8)"),
+    claims=figure_1_claims(
+        22.8, 20.2, "22.8 to 23.2 % up to ρ = 0.4 (ERM 22.8)", "at best 22.2 % (ERM 22.8)", desk_m=False
+    ),
     cost={
         "paper": "days, one H100 (estimated)",
         "desk": "85 minutes, 2 cores (from its first steps, on one)",
@@ -60,5 +63,5 @@ EXPERIMENT = image_experiment(
     },
     dataset="cifar-100",
     more_grids=figure_1_grids(3),
-    sweep_figures=(figure_1("CIFAR-100", LEVELS), against_m("CIFAR-100")),
+    sweep_figures=(figure_1("CIFAR-100", LEVELS, SAM), against_m("CIFAR-100")),
 )

@@ -167,8 +167,8 @@ EXPERIMENT = Experiment(
     settings=Settings,
     scales={
         "paper": {
-            "lr": paper(5 / DIMENSIONS, "γ; each arm has its own"),
-            "rho": paper(0.0, "each arm has its own"),
+            "lr": paper(5 / DIMENSIONS, "γ; each arm has its own; ours in the arms figure-6-…"),
+            "rho": paper(0.0, "each arm has its own; ours in the arms figure-6-…"),
             "alpha": paper(0.1, "or 0.02: each arm has its own; ours in the arms figure-6-…"),
             "m": paper(EXAMPLES, "each arm has its own"),
             "phases": paper(1, "2 in the arms switch-…"),

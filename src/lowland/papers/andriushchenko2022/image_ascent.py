@@ -1,4 +1,4 @@
-"""n-SAM: one perturbation for many training images, made apart from the batch that descends."""
+"""Two ascents that a closure over the batch can't say: over other images, and by groups one after another."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,7 +14,33 @@ from lowland.optim import SAM
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 
 
-class AscentOverTraining:
+class _Around:
+    """An optimizer around a `lowland.SAM`, which has its state; in one process alone."""
+
+    def __init__(self, sam: SAM, what: str):
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            raise SettingError(f"{what} runs in one process alone: start without torchrun")
+        self.sam = sam
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Those of ``sam``."""
+        return self.sam.param_groups
+
+    @param_groups.setter
+    def param_groups(self, value: list[dict[str, Any]]) -> None:
+        self.sam.param_groups = value
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of ``sam``."""
+        return self.sam.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up."""
+        self.sam.load_state_dict(state_dict)
+
+
+class AscentOverTraining(_Around):
     """`lowland.SAM` whose ascent accumulates the gradient over other images than those of the step's closure.
 
     A step takes the gradient of ``batches(step)`` at w, some images at a time, so that memory is bounded by those; then
@@ -33,19 +59,9 @@ class AscentOverTraining:
     """
 
     def __init__(self, sam: SAM, batches: Batches, examples: int, model: nn.Module, autocast: torch.dtype | None):
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            raise SettingError("n-SAM's ascent over training images runs in one process alone: start without torchrun")
-        self.sam, self.batches, self.examples = sam, batches, examples
+        super().__init__(sam, "n-SAM's ascent over training images")
+        self.batches, self.examples = batches, examples
         self.model, self.autocast = model, autocast
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Those of ``sam``."""
-        return self.sam.param_groups
-
-    @param_groups.setter
-    def param_groups(self, value: list[dict[str, Any]]) -> None:
-        self.sam.param_groups = value
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """Climb along the mean gradient over ``batches``, descend along ``closure``'s; its loss, which is at w + ε."""
@@ -66,10 +82,51 @@ class AscentOverTraining:
                 loss = F.cross_entropy(self.model(x), y, reduction="sum")
             (loss / self.examples).backward()
 
-    def state_dict(self) -> dict[str, Any]:
-        """That of ``sam``."""
-        return self.sam.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up."""
-        self.sam.load_state_dict(state_dict)
+class GroupAfterGroup(_Around):
+    """m-SAM by accumulation, as the authors' code has it: batch norm's running statistics move in every evaluation.
+
+    Each group of m images of the batch climbs and descends for itself, one after another; the gradients at their w + ε
+    add up, and the base optimizer takes one step. A step evaluates the batch twice, m images at a time, and moves the
+    running statistics twice for each group. Otherwise it is the step of ``SAM(m=…)``.
+
+    Args:
+        sam: without ``m`` and ``model``; ``l2`` is counted once.
+        m: images that share a perturbation; the last group of a batch is smaller where m doesn't divide it.
+        batch: step → ``(x, y)``, what the closure is of.
+        model: what is evaluated.
+        autocast: the type that is computed in, if not that of the weights.
+
+    Raises:
+        SettingError: in several processes.
+    """
+
+    def __init__(
+        self,
+        sam: SAM,
+        m: int,
+        batch: Callable[[int], tuple[Tensor, Tensor]],
+        model: nn.Module,
+        autocast: torch.dtype | None,
+    ):
+        super().__init__(sam, "m below the batch with statistics=both")
+        self.m, self.batch, self.model, self.autocast = m, batch, model, autocast
+        self.l2 = sam.l2
+
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        """Update; the batch's mean loss at w. ``closure`` is not called: it evaluates the whole batch at once."""
+        self.sam.zero_grad()
+        x, y = self.batch(self.sam.steps)
+        mean = x.new_zeros((), dtype=torch.float32)
+        for images, targets in zip(x.split(self.m), y.split(self.m), strict=True):
+            share = len(images) / len(x)
+            self.sam.l2 = share * self.l2  # of each run through the passes
+            for index, evaluation in enumerate(self.sam.passes()):
+                with evaluation:
+                    with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+                        loss = share * F.cross_entropy(self.model(images), targets)
+                    loss.backward()
+                    if index == 0:
+                        mean += loss.detach()
+        self.sam.step()
+        return mean

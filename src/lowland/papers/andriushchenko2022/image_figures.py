@@ -29,24 +29,26 @@ def network_figures(kinds: Sequence[str]) -> tuple[Plot, ...]:
     )  # fmt: skip
 
 
-def figure_1(dataset: str, levels: Mapping[str, tuple[str, float]]) -> Plot:
-    """Test error against ρ: a line with a band (95 % of the mean over seeds) for each method, ERM as a level.
+def figure_1(dataset: str, levels: Mapping[str, tuple[str, float]], sam: Mapping[float, float]) -> Plot:
+    """Test error against ρ: a line with a band (95 % of the mean over seeds) for each method, ERM across.
 
     Args:
         dataset: as people write it.
         levels: label → method, the paper's test error in %.
+        sam: ρ → that of 128-SAM, drawn as a line.
     """
+    theirs = Line(list(sam), list(sam.values()), "128-SAM, paper", "s:")
 
     def panels(arms: Mapping[str, Arm]) -> Sequence[Panel]:
         lines = [line for kind in METHODS if kind != "erm" and (line := _against_rho(arms, kind))]
         if not any(len(line.x) > 1 for line in lines):
             return []
-        erm = _errors([arm for arm in arms.values() if method(arm) == "erm"])
-        ours = [Level(erm.mean, "ERM, ours", "")] if erm else []
-        theirs = [
-            Level(value, label, METHODS[kind] if kind != "erm" else "") for label, (kind, value) in levels.items()
-        ]
-        return [Panel(dataset, "ρ", "test error (%)", lines, logx=True, levels=(*ours, *theirs))]
+        runs = [arm for arm in arms.values() if method(arm) == "erm"]
+        across = [Level(value, label, METHODS[kind]) for label, (kind, value) in levels.items()]
+        every = [rho for line in (*lines, theirs) for rho in line.x if rho is not None]
+        if erm := _errors(runs):
+            lines.append(banded({min(every): erm, max(every): erm}, METHODS["erm"]))
+        return [Panel(dataset, "ρ", "test error (%)", [*lines, theirs], logx=True, levels=across)]
 
     return Plot("figure-1", f"{dataset}: test error against ρ", panels)
 

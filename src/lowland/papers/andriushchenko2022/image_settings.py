@@ -40,7 +40,8 @@ class ImageSettings(training.Settings):
     )
     ascent_batch: int = setting("of those, how many are evaluated at a time: batch norm takes its statistics", low=1)
     statistics: str = setting(
-        "where batch norm's running statistics move: w, in the first pass of a step; both, in each of its passes",
+        "where batch norm's running statistics move: w, in the first pass of a step; both, in each of its passes, and "
+        "with m below batch_size in those of each group",
         choices=("w", "both"),
     )
     schedule: str = setting(
@@ -68,11 +69,6 @@ class ImageSettings(training.Settings):
                 f"ascent_examples is {self.ascent_examples}, and there are {trained} training images: "
                 f"set ascent_examples to at most {trained}"
             )
-        if self.per_example and self.statistics == "both":
-            raise SettingError(
-                f"with m = {self.m} below batch_size = {self.batch_size} the running statistics move at w alone: "
-                "set statistics=w, or m to batch_size or more"
-            )
         if self.norm == "group" and self.width % 2:
             raise SettingError(f"group norm takes width/2 groups: width must be even, not {self.width}")
         per_epoch = trained // self.batch_size
@@ -88,6 +84,11 @@ class ImageSettings(training.Settings):
     def per_example(self) -> bool:
         """Whether groups of a batch climb for themselves. Without an ascent along the batch m says nothing."""
         return self.rho > 0 and self.ascent == "batch" and self.m < self.batch_size
+
+    @property
+    def group_after_group(self) -> bool:
+        """Whether those groups are evaluated one after another: batch norm's statistics shall move in each pass."""
+        return self.per_example and self.statistics == "both" and self.norm == "batch"
 
     @property
     def climbs_over_training(self) -> bool:

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lowland.data import Dataset, Shuffled, Split, data_root, load, random_crop_flip, scale, seeded, split_validation
 from lowland.optim import SAM
 from lowland.optim.ascent import Random
-from lowland.papers.andriushchenko2022.image_ascent import AscentOverTraining
+from lowland.papers.andriushchenko2022.image_ascent import AscentOverTraining, GroupAfterGroup
 from lowland.papers.andriushchenko2022.image_check import ImageCheck, ImageSets
 from lowland.papers.andriushchenko2022.image_settings import HELD_OUT, ImageSettings
 from lowland.training import Task
@@ -69,7 +69,7 @@ def image_task(
         rho: in place of that of the settings: another radius, or one for each step.
 
     Raises:
-        SettingError: for n-SAM in several processes.
+        SettingError: in several processes for n-SAM, and for groups whose statistics move in both passes.
     """
     on = {name: _switched(getattr(settings, name), device) for name in ("amp", "channels_last", "compile")}
     sets = image_sets(dataset, settings, device, prepare_targets)
@@ -84,7 +84,7 @@ def image_task(
         rho=settings.rho if rho is None else rho,
         # Without the model its running statistics move in every pass.
         model=model if settings.statistics == "w" else None,
-        m=settings.m if settings.per_example else None,
+        m=settings.m if settings.per_example and not settings.group_after_group else None,
         l2=settings.l2,
         ascent=Random(settings.seed) if settings.ascent == "random" else None,
     )
@@ -92,6 +92,8 @@ def image_task(
     if settings.climbs_over_training:
         drawn = ascent_batches(batches, sets.train, settings)
         optimizer = AscentOverTraining(sam, drawn, settings.ascent_examples, model, autocast)
+    if settings.group_after_group:
+        optimizer = GroupAfterGroup(sam, settings.m, batches, model, autocast)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
     return Task(
         model,

@@ -33,7 +33,7 @@ EXPERIMENT = stacked_experiment(
     cost={
         "paper": "about two and a half hours, 2 cores (from steps measured on one core)",
         "desk": "about 80 minutes, 2 cores (from steps measured on one core)",
-        "laptop": "two to three minutes, 2 cores",
+        "laptop": "a minute and a half, 2 cores (from one seed's arms, on one core)",
         "smoke": "seconds",
     },
 )

@@ -22,9 +22,10 @@ def check_domain(sets: DomainSets, settings: Settings) -> None:
     )
     short = ((fitted + tested > 0) & (fitted < LEAST)).nonzero().flatten().tolist()
     if short:
+        left = f"{int(fitted[short[0]])} of the class {sets.classes[short[0]]}"
         raise SettingError(
             f"a probe takes {LEAST} images of each class beside a part held out for its test, and the domain "
-            f"{settings.held_out} of {settings.dataset} leaves {int(fitted[short[0]])} of {sets.classes[short[0]]}: "
+            f"{settings.held_out} of {settings.dataset} leaves {left}: "
             "set examples to more, or 0 for all; or measure=transfer, which takes no probe"
         )
 

@@ -2,6 +2,8 @@
 
 Of a dataset's domains all but one are trained on, as many images of each in every batch. The check that the training
 domains' validation parts select is tested on the domain left out; a run does so with every domain in turn.
+
+The base optimizer is the benchmark's, Adam, for both methods. That is ours: the paper speaks of SGD and SAM.
 """
 
 import math

@@ -9,8 +9,9 @@ from torch.nn.functional import softplus
 
 from lowland.errors import SettingError
 from lowland.papers.over_epochs import over_epochs
-from lowland.papers.paired import below_zero, by_seed, difference, judged, last
+from lowland.papers.paired import below_zero, by_seed, difference, judged, last, reached
 from lowland.papers.springer2024 import PAPER
+from lowland.papers.springer2024.claims import TRAINED
 from lowland.papers.springer2024.methods import METHODS, SGD
 from lowland.papers.springer2024.separate_network import Weights, features, initial_weights, outputs, step
 from lowland.papers.springer2024.toy import DRAWN, RHOS, ToyRuns, ToySettings, arm_name
@@ -117,6 +118,7 @@ EXPERIMENT = Experiment(
             f"{_WORDS[method]} gives the hard feature more of the last layer: v_hard/v_easy of SGD minus that at ρ = "
             f"{DRAWN:g}, at the end, paired by seed",
             "the toy's figures of v_hard/v_easy", "interval < 0", larger_ratio(method),
+            regime=reached(SGD, last("train_error"), TRAINED, "SGD's training error"),
         )
         for method in METHODS
     ),

@@ -20,5 +20,6 @@ EXPERIMENT = grouped_experiment(
         "epochs": ours(100),
         "check_epochs": ours(25),
     },
+    desk={},
     cost="three hours, one H100 (estimated)",
 )

@@ -1,0 +1,50 @@
+"""Where values come from: what the papers state is theirs, what their texts leave open is marked ours."""
+
+import pytest
+
+from lowland.papers import find
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "ours"),
+    [
+        (
+            # The appendix gives the probe, the domains and ρ; the rest is the benchmark's.
+            "springer2024/domainbed",
+            ("measure", "held_out", "rho", "network"),
+            ("lr", "steps", "check_every", "batch_size", "weight_decay", "size", "freeze", "augment", "weights"),
+        ),
+        (
+            # 300 points, η = 0.01, batches of 5; the points themselves are after another paper's generator.
+            "springer2024/toy",
+            ("lr", "batch_size", "examples"),
+            ("correlation", "noise", "slabs", "rotate", "width", "epochs"),
+        ),
+        (
+            "springer2024/cifar-mnist",
+            ("batch_size", "weight_decay", "momentum", "correlation", "examples", "test_examples"),
+            ("epochs", "check_epochs", "probe_examples", "phantom_rho"),
+        ),
+        ("springer2024/celeba", ("batch_size", "weight_decay", "network"), ("size", "weights", "augment", "epochs")),
+        ("andriushchenko2022/cifar10", ("epochs", "l2", "average", "augment"), ("statistics", "ascent_batch")),
+        ("long2024/mnist", ("examples", "width", "eps"), ("steps", "check_every", "seed")),
+    ],
+)
+def test_values_are_marked_as_the_papers_have_them(name, theirs, ours):
+    values = find(name).values("paper")
+    assert {each: values[each].origin for each in theirs} == dict.fromkeys(theirs, "paper")
+    assert {each: values[each].origin for each in ours} == dict.fromkeys(ours, "ours")
+
+
+def test_what_a_mark_cannot_say_its_note_does():
+    """Of the arms of figure 6 step size and radii are ours; MNIST has too few digits for the second stacks."""
+    diagonal = find("andriushchenko2022/diagonal").values("paper")
+    assert all("ours in the arms figure-6-" in diagonal[name].note for name in ("lr", "rho", "alpha"))
+    stacked = find("springer2024/fmnist-mnist").values("paper")
+    assert all("(ours)" in stacked[name].note for name in ("examples", "test_examples"))
+
+
+def test_laptop_runs_have_fewer_seeds_than_a_claim_takes():
+    for name in ("cifar-mnist", "fmnist-mnist", "celeba", "waterbirds"):
+        scales = {scale: find(f"springer2024/{name}").values(scale)["seeds"].value for scale in ("laptop", "desk")}
+        assert scales == {"laptop": 3, "desk": 5}
