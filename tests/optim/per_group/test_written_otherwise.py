@@ -1,0 +1,95 @@
+"""What docs/exact-m-sam.md says goes by the loop does, and what it says to write instead goes by the one pass."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .test_later_batches import check, optimizer_of
+
+B = 6
+rand = torch.Generator().manual_seed(0)
+X1, X2 = (torch.randn(B, 5, generator=rand, dtype=torch.float64) for _ in range(2))
+WORDS, MEMORY = torch.randn(B, 3, 5, generator=rand, dtype=torch.float64), torch.ones(B, 4, 8, dtype=torch.float64)
+MASK, Y = torch.arange(B) % 3 > 0, torch.arange(B) % 4
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.attend, self.last = nn.Linear(5, 8), nn.MultiheadAttention(8, 2), nn.Linear(8, 4)
+        self.double()
+
+    def f(self, x):
+        return self.first(x).tanh()
+
+    def forward(self, x):
+        return self.last(self.f(x))
+
+    def read(self, words):
+        return self.entropy(self.last(self.attend(words, MEMORY.transpose(0, 1), MEMORY.transpose(0, 1))[0].mean(0)))
+
+    @staticmethod
+    def entropy(z):
+        return F.cross_entropy(z, Y, reduction="none")
+
+    @staticmethod
+    def apart(a, b):
+        return -F.cosine_similarity(a, b, dim=-1)
+
+
+def put(net):
+    features = net.f(X1)
+    out = torch.zeros_like(features)
+    out[MASK] = features[MASK]
+    return net.entropy(net.last(out))
+
+
+#: By what the loop says: as it is written, and otherwise.
+CASES = {
+    "rows of some of the examples": (
+        lambda net: net.apart(*net(torch.cat([X1, X2])).chunk(2)),
+        lambda net: net.apart(*net(torch.stack([X1, X2], 1).flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)),
+    ),
+    "depends on cat": (
+        lambda net: net.apart(*net.last(torch.cat([net.f(X1), net.f(X2)])).chunk(2)),
+        lambda net: net.apart(
+            *net.last(torch.stack([net.f(X1), net.f(X2)], 1).flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
+        ),
+    ),
+    "depends on repeat": (
+        lambda net: net.entropy(net.last(net.f(X1).repeat(2, 1)).view(2, B, 4).mean(0)),
+        lambda net: net.entropy(net.last(net.f(X1).repeat_interleave(2, 0)).view(B, 2, 4).mean(1)),
+    ),
+    "where nobody watches": (
+        lambda net: net.read(net.first(WORDS.transpose(0, 1))),
+        lambda net: net.read(net.first(WORDS).transpose(0, 1)),
+    ),
+    "rows of one example alone": (
+        lambda net: net.entropy(torch.stack([net.last(row) for row in net.f(X1)])),
+        lambda net: net.entropy(net.last(net.f(X1))),
+    ),
+    "depends on index (": (
+        put,
+        lambda net: net.entropy(net.last(torch.where(MASK[:, None], net.f(X1), 0.0))),
+    ),
+}
+
+
+@pytest.mark.parametrize("audit", [True, False])
+@pytest.mark.parametrize("words", CASES)
+def test_the_loop_and_the_other_way(words, audit):
+    slow, quick = CASES[words]
+    for m in (1,) if audit else (4,):
+        net = Net()
+        if words != "where nobody watches":
+            net.attend.requires_grad_(False)
+        optimizer = optimizer_of(net, m, audit=audit)
+        (said,) = check(net, optimizer, lambda net=net: slow(net), m)
+        assert "group by group" in said
+        assert words in said
+        assert optimizer.last is None
+        optimizer = optimizer_of(net, m, audit=audit)
+        assert not check(net, optimizer, lambda net=net: quick(net), m)
+        assert optimizer.last is not None
