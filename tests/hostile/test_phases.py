@@ -122,7 +122,7 @@ sys.meta_path.insert(0, Finder())
 @pytest.mark.parametrize("act", [*SIGNALS, *INTERRUPTS[:2], "nobody reads stdout"])
 def test_while_modules_are_loaded(module, act, tmp_path, count):
     count("signals, by phase" if "Ctrl" not in act else "interrupts, by phase")
-    setup = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
+    setup = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); s.signal(s.SIGQUIT, s.SIG_DFL)"
     prelude = setup + LOADING.format(root=str(Path(__file__).parents[2]), module=module, act=act)
     ended = started(*SMALL, cwd=tmp_path, prelude=prelude)
     assert "Traceback" not in ended.err, ended
