@@ -1,4 +1,4 @@
-"""The campaign counts itself: the cases of each file, and the table of them in README.md."""
+"""The campaign counts itself: the cases of each file, the table of them in README.md, and their sum in SECURITY.md."""
 
 import subprocess
 from collections import Counter
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PAGE = Path(__file__).with_name("README.md")
+SUMMARY = Path(__file__).parents[2] / "SECURITY.md"
 BEGIN, END = "<!-- counts -->\n", "<!-- end of counts -->\n"
 HEAD = "| file | cases tried | passed | tests skipped | seed | commit |\n|---|---|---|---|---|---|\n"
 
@@ -51,16 +52,28 @@ def rows(files, seed, commit):
 
 
 def record(files, seed):
-    """Bring the table in README.md up to date: the lines of files that weren't run stay."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    table, _, after = rest.partition(END)
-    known = {line.split("`")[1]: line for line in table.splitlines() if line.startswith("| `")}
+    """Bring both pages up to date: the lines of files that weren't run stay."""
+    known = {line.split("`")[1]: line for line in _between(PAGE).splitlines() if line.startswith("| `")}
     known |= rows(files, seed, commit())
-    numbers = [[int(cell.replace(",", "")) for cell in line.split("|")[2:5]] for line in known.values()]
-    tried, passed, skipped = (sum(column) for column in zip(*numbers, strict=True))
+    cells = [[cell.strip() for cell in line.split("|")[2:7]] for line in known.values()]
+    tried, passed, skipped = (sum(int(row[column].replace(",", "")) for row in cells) for column in range(3))
     lines = "".join(f"{known[name]}\n" for name in sorted(known))
-    total = f"| in all | {tried:,} | {passed:,} | {skipped} | | |\n"
-    PAGE.write_text(f"{before}{BEGIN}{HEAD}{lines}{total}{END}{after}", encoding="utf-8")
+    _put(PAGE, f"{HEAD}{lines}| in all | {tried:,} | {passed:,} | {skipped} | | |\n")
+    commits = " and ".join(sorted({row[4] for row in cells}))
+    _put(
+        SUMMARY,
+        f"Of {tried:,} cases in {len(known)} files {passed:,} passed, as the campaign itself counted them at commit "
+        f"{commits}; {skipped} tests were skipped.\n",
+    )
+
+
+def _between(page):
+    return page.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+
+
+def _put(page, text):
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    page.write_text(f"{before}{BEGIN}{text}{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 def commit():
