@@ -26,9 +26,10 @@ def counted(stats):
     files = {}
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in stats.get(outcome, ()):
-            if outcome == "passed" and report.when != "call":
+            path = Path(report.nodeid.partition("::")[0])
+            if path.parent.name != PAGE.parent.name or (outcome == "passed" and report.when != "call"):
                 continue
-            entry = files.setdefault(Path(report.nodeid.partition("::")[0]).name, Counted())
+            entry = files.setdefault(path.name, Counted())
             if outcome == "skipped":
                 entry.skipped += 1
                 continue
