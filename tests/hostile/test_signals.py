@@ -12,6 +12,8 @@ import pytest
 from .children import ROOT, Child, whole
 from .victims import COMMANDS, ends_alike
 
+HEARING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # as no background job does
+DIGITS = ("run", "long2024/digits", "--out", "out")
 PAUSE = ("--set", "pause=0.01")
 
 
@@ -90,7 +92,7 @@ def test_a_terminal_is_left_as_it_was(number, tmp_path, count):
     count("signals")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", "from lowland.cli import main; main()", "run", "long2024/digits", "--out", "out"],
+        [sys.executable, "-c", f"{HEARING}; from lowland.cli import main; main()", *DIGITS],
         cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
     )  # fmt: skip
     os.close(theirs)
