@@ -50,9 +50,9 @@ def undisturbed(tmp_path_factory):
 def pytest_terminal_summary(terminalreporter, config):
     stats = terminalreporter.stats
     files = counts.counted(stats)
-    kinds = sum((one.kinds for one in files.values()), Counter())
-    if not kinds:
+    if not files:
         return
+    kinds = sum((one.kinds for one in files.values()), Counter())
     terminalreporter.section("hostile cases")
     for what, cases in sorted(kinds.items()):
         terminalreporter.line(f"{cases:6} {what}")
