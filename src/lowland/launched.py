@@ -1,8 +1,11 @@
 """Whether `torchrun` started this process together with others: known without torch."""
 
 import os
+import sys
+from typing import NoReturn
 
 from lowland.errors import SettingError
+from lowland.streams import finish
 
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -22,6 +25,22 @@ def quiet() -> bool:
         return launched() and int(os.environ["RANK"]) != 0
     except SettingError:
         return False
+
+
+def among_others() -> bool:
+    """Whether `torch.distributed` still ties this process to others: it ends by an error that not all know of."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def end(code: int) -> NoReturn:
+    """End this process with that exit code."""
+    if among_others():
+        finish()
+        # gloo's threads may wait for processes that are gone: Python's own end would wait, too, or be aborted by them.
+        # Nothing is lost: files are written whole, and no clean-up of ours waits for Python's end.
+        os._exit(code)
+    sys.exit(code)
 
 
 def _check() -> int:

@@ -32,6 +32,9 @@ def meet(patience: timedelta) -> None:
     Raises:
         RunError: if no connection can be had.
     """
+    # Loaded later, its functions would take the group for their default argument, and its threads would outlive it.
+    import torch.distributed.nn  # noqa: F401
+
     meeting = _Meeting(patience)
     meeting.thread.start()
     began = time.monotonic()
