@@ -131,6 +131,7 @@ def _work(arguments, cwd, ends, setup, environment):
             os.environ[name] = value
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and what nohup started
     from lowland import cli
 
     use_victim()

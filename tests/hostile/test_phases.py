@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from .children import call, whole
+from .test_signals import HEARING
 from .test_surroundings import SMALL, started
 from .victims import COMMANDS, ends_alike, outcome
 
@@ -122,8 +123,9 @@ sys.meta_path.insert(0, Finder())
 @pytest.mark.parametrize("act", [*SIGNALS, *INTERRUPTS[:2], "nobody reads stdout"])
 def test_while_modules_are_loaded(module, act, tmp_path, count):
     count("signals, by phase" if "Ctrl" not in act else "interrupts, by phase")
-    setup = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); s.signal(s.SIGQUIT, s.SIG_DFL)"
-    prelude = setup + LOADING.format(root=str(Path(__file__).parents[2]), module=module, act=act)
+    prelude = f"{HEARING}; s.signal(s.SIGQUIT, s.SIG_DFL)" + LOADING.format(
+        root=str(Path(__file__).parents[2]), module=module, act=act
+    )
     ended = started(*SMALL, cwd=tmp_path, prelude=prelude)
     assert "Traceback" not in ended.err, ended
     assert ended.code == (141 if "reads" in act else SIGNALS.get(act, 130)), ended

@@ -12,7 +12,8 @@ import pytest
 from .children import ROOT, Child, whole
 from .victims import COMMANDS, ends_alike
 
-HEARING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # as no background job does
+# As no background job does, nor what nohup started.
+HEARING = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); s.signal(s.SIGHUP, s.SIG_DFL)"
 DIGITS = ("run", "long2024/digits", "--out", "out")
 PAUSE = ("--set", "pause=0.01")
 
