@@ -56,7 +56,9 @@ class Interrupts:
         self.number, self.seen, self.where = number, 0, None
 
     def __call__(self, frame, event, argument):
-        return self.line if frame.f_code.co_filename.startswith(FILES) else None
+        file = frame.f_code.co_filename
+        # Between those lines Python hears nothing: tests/hostile/test_interrupts.py asks it.
+        return self.line if file.startswith(FILES) and not file.endswith("grad_mode.py") else None
 
     def line(self, frame, event, argument):
         # Not where a generator yields: no signal arrives there, and an exception would run none of its handlers.
