@@ -1,5 +1,6 @@
 """Whether `torchrun` started this process together with others: known without torch."""
 
+import atexit
 import os
 import sys
 from typing import NoReturn
@@ -21,10 +22,7 @@ def launched() -> bool:
 
 def quiet() -> bool:
     """Whether another process says what this one would say, too."""
-    try:
-        return launched() and int(os.environ["RANK"]) != 0
-    except SettingError:
-        return False
+    return _is_one_of_several() and int(os.environ["RANK"]) != 0
 
 
 def among_others() -> bool:
@@ -35,12 +33,21 @@ def among_others() -> bool:
 
 def end(code: int) -> NoReturn:
     """End this process with that exit code."""
-    if among_others():
+    if among_others() or _is_one_of_several():
         finish()
-        # gloo's threads may wait for processes that are gone: Python's own end would wait, too, or be aborted by them.
-        # Nothing is lost: files are written whole, and no clean-up of ours waits for Python's end.
+        if not among_others():
+            atexit._run_exitfuncs()
+        # A thread of torch's that frees a tensor while Python ends aborts the process; one that waits for others that
+        # are gone would keep it. Nothing is lost: streams are flushed, clean-ups are done, files are written whole.
         os._exit(code)
     sys.exit(code)
+
+
+def _is_one_of_several() -> bool:
+    try:
+        return launched()
+    except SettingError:
+        return False
 
 
 def _check() -> int:
