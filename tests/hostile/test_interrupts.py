@@ -69,6 +69,7 @@ def python_hears():
     signal.signal(signal.SIGINT, handler)
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("stride", [61, *whole(1)])
 @pytest.mark.parametrize("case", CASES)
 def test_an_interrupt_at_any_moment(case, stride, python_hears, draw, count):
