@@ -2,8 +2,9 @@
 
     python results/make_index.py [RUN ...]
 
-Each RUN is a finished run directory, whose summary and figures are recorded here first. A test fails while the
-index differs from what this writes, so it stays true as experiments are added.
+Each RUN is the directory of a finished run or sweep, whose summary and figures are recorded here first; one whose
+claims are no longer the experiment's is refused. A test fails while the index differs from what this writes, so it
+stays true as experiments are added.
 """
 
 import json
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lowland import sweeping
 from lowland.papers import experiments
 from lowland.training import Claim
 
@@ -27,6 +29,7 @@ versions) and its figures. The last table lists what has not been run. This page
 A claim about a difference holds if the whole 95 % interval over seeds lies on the claimed side, fails if it lies whole
 on the other, and is undecided between. It is undecided, too, where a run doesn't get to the regime of which the paper
 speaks.
+A run is judged anew, from its records, by the same command once its `summary.json` is removed.
 Until November 2026 a difference whose mean lay on the wrong side counted as false, whatever its interval. No verdict of
 the runs below changed by the new rule. Laptop runs of `cifar10`, `cifar100`, `finetune`, `label-noise`, `convergence`,
 `cifar-mnist`, `fmnist-mnist`, `domainbed` and `toy` were recorded here before. The settings of those experiments have
@@ -41,15 +44,30 @@ _SCALES = ("paper", "desk", "laptop")
 _VERDICTS = {True: "holds", False: "**fails**", None: "undecided"}
 
 
-def folder(experiment: str, scale: str) -> Path:
-    """Where a run is recorded."""
-    return HERE / f"{experiment.replace('/', '-')}-{scale}"
+def folder(experiment: str, scale: str, grid: str | None = None, dataset: str | None = None) -> Path:
+    """Where a run, or the sweep over ``grid``, is recorded; a data set other than the scale's is part of the name."""
+    parts = [experiment.replace("/", "-"), *([dataset] if dataset else []), *([f"sweep-{grid}"] if grid else []), scale]
+    return HERE / "-".join(parts)
 
 
 def record(run: Path) -> None:
-    """Copy summary and figures of the finished run under ``run``; the seconds it took are in the summary."""
+    """Copy summary and figures of the finished run or sweep under ``run``; the seconds it took are in the summary.
+
+    Raises:
+        SystemExit: if it was judged by other claims than the experiment has now, or made by settings that no command
+            here would name.
+    """
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    target = folder(summary["experiment"], summary["scale"])
+    experiment = experiments()[summary["experiment"]]
+    if [claim["id"] for claim in summary["claims"]] != [claim.id for claim in experiment.claims]:
+        raise SystemExit(
+            f"{run} was judged by other claims than {experiment.name} has now: remove its summary.json and run the "
+            "same command, which judges its records anew"
+        )
+    grid = grid_of(summary) if summary["config"].get("sweep") else None
+    if summary["config"].get("sweep") and grid is None:
+        raise SystemExit(f"{run} is a sweep over none of {experiment.name}'s own grids at {summary['scale']} scale")
+    target = folder(summary["experiment"], summary["scale"], grid, dataset_of(summary))
     target.mkdir(exist_ok=True)
     for arm, metrics in summary["metrics"].items():  # whole curves are in the figures, and are too long to keep
         summary["metrics"][arm] = {key: value for key, value in metrics.items() if not isinstance(value, list)}
@@ -58,26 +76,110 @@ def record(run: Path) -> None:
         shutil.copy(figure, target)
 
 
-def section(name: str, scale: str) -> str:
-    """A recorded run: how it was made, its claims, its figures, what is to be said of it."""
-    there = folder(name, scale)
+def settings_of(summary: dict[str, Any]) -> dict[str, Any]:
+    """Those that all runs have alike, of its first."""
+    config = summary["config"]
+    return dict(config["settings"] if config.get("sweep") else next(iter(config["arms"].values())))
+
+
+def dataset_of(summary: dict[str, Any]) -> str | None:
+    """The data set of a summary, if it isn't the one that the experiment has at that scale."""
+    usual = experiments()[summary["experiment"]].values(summary["scale"]).get("dataset")
+    there = settings_of(summary).get("dataset")
+    return None if usual is None or there == usual.value else str(there)
+
+
+def grid_of(summary: dict[str, Any]) -> str | None:
+    """The name of the experiment's grid that a sweep covers, or None."""
+    experiment = experiments()[summary["experiment"]]
+    changes = {"dataset": dataset} if (dataset := dataset_of(summary)) else {}
+    base = sweeping.base_settings(experiment, summary["scale"], changes)
+    for name in experiment.grids:
+        grid = sweeping.choose_grid(experiment, name, base, {})
+        points = {label: {key: getattr(at, key) for key in grid.varied} for label, at in grid.points.items()}
+        if json.loads(json.dumps(points)) == summary["config"]["grid"]["points"]:
+            return name
+    return None
+
+
+def command(summary: dict[str, Any]) -> str:
+    """The line that makes such a record."""
+    verb, grid = "run", ""
+    if summary["config"].get("sweep"):
+        verb, grid = "sweep", f" --grid {grid_of(summary)}"
+    dataset = dataset_of(summary)
+    change = f" --set dataset={dataset}" if dataset else ""
+    return f"lowland {verb} {summary['experiment']}{grid} --scale {summary['scale']}{change}"
+
+
+def section(there: Path) -> str:
+    """A record: how it was made, its claims, its differences, its figures, what is to be said of it."""
     summary = json.loads((there / "summary.json").read_text(encoding="utf-8"))
-    machine = summary["environment"]
-    arms = (summary["metrics"][arm] for arm in summary["config"]["arms"])
-    seconds = sum(value for arm in arms for key, value in arm.items() if key.endswith("_seconds"))
-    seeds = len({arm["seed"] for arm in summary["config"]["arms"].values()})
+    experiment, machine = experiments()[summary["experiment"]], summary["environment"]
+    swept = bool(summary["config"].get("sweep"))
+    runs = [summary["metrics"][arm] for arm in ({} if swept else summary["config"]["arms"])] or [
+        *summary["metrics"].values()
+    ]
+    seconds = sum(value for arm in runs for key, value in arm.items() if key.endswith("_seconds"))
+    seeds = len(summary["seed"] if swept else {arm["seed"] for arm in summary["config"]["arms"].values()})
+    diverged = sum(arm["status"] == "diverged" for arm in runs)
     lines = [
-        f"### {name}, {scale}\n",
-        f"`lowland run {name} --scale {scale}`: {machine['time']}, {machine['device']}, torch {machine['torch']}, "
-        f"{seconds:.0f} s; {seeds} {'seed' if seeds == 1 else 'seeds'}. [summary]({there.name}/summary.json)\n",
+        f"### {_title(summary)}\n",
+        f"`{command(summary)}`: {machine['time']}, {machine['device']}, torch {machine['torch']}, "
+        f"{seconds:.0f} s; {_counted(len(runs), 'run')}, {_counted(seeds, 'seed')}"
+        + (f", {diverged} diverged" if diverged else "")
+        + f". [summary]({there.name}/summary.json)\n",
         "| claim | the paper has | ours | holds if | verdict |",
         "|---|---|---|---|---|",
-        *(_claim(claim, entry) for claim, entry in zip(experiments()[name].claims, summary["claims"], strict=True)),
+        *(_claim(claim, entry) for claim, entry in zip(experiment.claims, summary["claims"], strict=True)),
         "",
+        *(_differences(summary) if swept else []),
         " ".join(f"[{figure.stem}]({there.name}/{figure.name})" for figure in sorted(there.glob("*.png"))),
     ]
     note = there / "note.md"
     return "\n".join(lines) + "\n" + (f"\n{note.read_text(encoding='utf-8')}" if note.exists() else "")
+
+
+def _title(summary: dict[str, Any]) -> str:
+    what = [dataset_of(summary), f"sweep {grid_of(summary)}" if summary["config"].get("sweep") else None]
+    return ", ".join([summary["experiment"], *(each for each in what if each), summary["scale"]])
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
+def _differences(summary: dict[str, Any]) -> list[str]:
+    """SAM against ρ = 0 at each point, of the experiment's first outcome."""
+    metrics = summary.get("differences", {}).get("metrics", {})
+    if not metrics:
+        return []
+    metric, found = next(iter(metrics.items()))
+    names = list(found["points"][0]["settings"])
+    rows = []
+    for point in found["points"]:
+        at, between = list(point["settings"].values()), point["difference"]
+        if between is None:
+            rows.append("| " + " | ".join([*map(str, at), "", "", "", "all diverged"]) + " |")
+            continue
+        interval = between["interval_95"]
+        spread = "" if interval is None else f"{interval[0]:.2g} to {interval[1]:.2g}"
+        p = "" if point["p_holm"] is None else f"{point['p_holm']:.2g}"
+        rows.append("| " + " | ".join([*map(str, at), f"{between['mean']:+.3g}", spread, p, point["verdict"]]) + " |")
+    trends = [
+        f"Trend of `{metric}` with ρ{_where(trend['settings'])}: {trend['per_decade']['mean']:+.2g} for each tenfold ρ"
+        + ("" if (i := trend["per_decade"]["interval_95"]) is None else f" (95 % interval {i[0]:.2g} to {i[1]:.2g})")
+        + "."
+        for trend in found["trends"]
+    ]
+    head = f"| {' | '.join(names)} | `{metric}` less that of ρ = 0 | 95 % interval | p (Holm) | |"
+    return [head, "|" + "---|" * (len(names) + 4), *rows, "", *([" ".join(trends), ""] if trends else [])]
+
+
+def _where(settings: dict[str, Any] | None) -> str:
+    if settings is None:
+        return ", over all"
+    return "".join(f", {name} = {value}" for name, value in settings.items())
 
 
 def _claim(claim: Claim, entry: dict[str, Any]) -> str:
@@ -86,7 +188,7 @@ def _claim(claim: Claim, entry: dict[str, Any]) -> str:
     paper = "" if claim.reference is None else f"{shown} ({claim.reference.where})"
     ours = "" if entry["measured"] is None else f"{entry['measured']:.3g}"
     verdict = _VERDICTS[entry["passed"]] if entry["threshold"] or entry["passed"] is not None else "reported"
-    reason = f": {entry['reason']}" if entry["reason"] else ""
+    reason = f": {entry['reason']}" if entry["reason"] and verdict != "reported" else ""
     cells = [f"{entry['text']} (`{entry['id']}`)", paper, ours, entry["threshold"] or "", verdict + reason]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
@@ -94,20 +196,36 @@ def _claim(claim: Claim, entry: dict[str, Any]) -> str:
 def index() -> str:
     """The whole page."""
     every = [(name, scale) for name in experiments() for scale in _SCALES if scale in experiments()[name].scales]
-    recorded = [run for run in every if (folder(*run) / "summary.json").exists()]
     pages, paper = [_INTRODUCTION], ""
-    for name, scale in recorded:
+    for there in _records():
+        name = json.loads((there / "summary.json").read_text(encoding="utf-8"))["experiment"]
         if experiments()[name].paper != paper:
             paper = experiments()[name].paper
             pages.append(f"## {paper}\n")
-        pages.append(section(name, scale))
+        pages.append(section(there))
+    recorded = [run for run in every if (folder(*run) / "summary.json").exists()]
     rows = [
         f"| `lowland run {name} --scale {scale}` | {experiments()[name].cost[scale]} |"
         for name, scale in every
-        if (name, scale) not in recorded
+        if not any(name == other and _alike(name, scale, at) for other, at in recorded)
     ]
     pages.append("## Not run yet\n\n| command | expected cost |\n|---|---|\n" + "\n".join(rows) + "\n")
     return "\n".join(pages)
+
+
+def _alike(name: str, scale: str, other: str) -> bool:
+    """Whether two scales of an experiment are the same run."""
+    experiment = experiments()[name]
+    return experiment.configure(scale, {}) == experiment.configure(other, {})
+
+
+def _records() -> list[Path]:
+    """Every record, by experiment, the larger scale first."""
+    order = {}
+    for path in HERE.glob("*/summary.json"):
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        order[path.parent] = (summary["experiment"], _SCALES.index(summary["scale"]), path.parent.name)
+    return sorted(order, key=lambda there: order[there])
 
 
 if __name__ == "__main__":

@@ -275,3 +275,23 @@ def test_importing_the_package_loads_torch_and_nothing_heavier():
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"matplotlib", "sklearn", "scipy", "rich", "typer", "numpy.testing"} & set(loaded.split())
+
+
+def test_run_as_json_is_the_summary_and_nothing_else(undrawn, lowland, tmp_path):
+    outcome = lowland(*SMOKE, "--out", "run", "--json")
+    assert outcome.code == 0
+    there = json.loads((tmp_path / "run/summary.json").read_text(encoding="utf-8"))
+    assert json.loads(outcome.out) == there
+    assert {"reference", "decided_by"} <= set(there["claims"][0])
+    again = lowland(*SMOKE, "--out", "run", "--json")
+    assert json.loads(again.out) == there
+
+
+def test_show_as_json(lowland):
+    shown = json.loads(lowland("show", "andriushchenko2022/cifar10", "--json").out)
+    assert shown["settings"]["lr"]["at"]["paper"] == {"value": 0.1, "origin": "paper", "note": ""}
+    assert list(shown["cost"]) == ["smoke", "laptop", "desk", "paper"]
+    claim = next(claim for claim in shown["claims"] if claim["id"] == "sam-beats-erm")
+    assert claim["reference"] == {"value": -0.0085, "where": "figure 1, read by eye"}
+    assert claim["decided_by"] == "desk"
+    assert set(json.loads(lowland("show", "long2024/digits", "--scale", "desk", "--json").out)["cost"]) == {"desk"}

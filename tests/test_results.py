@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,11 +31,63 @@ def test_recorded_runs_are_of_the_settings_that_the_experiments_have_now(make_in
     for path in recorded:
         summary = json.loads(path.read_text(encoding="utf-8"))
         experiment = experiments()[summary["experiment"]]
-        arms = experiment.configure(summary["scale"], {"seed": str(summary["seed"])})
-        assert {name: values_of(arm) for name, arm in arms.items()} == summary["config"]["arms"], path
         assert [claim["id"] for claim in summary["claims"]] == [claim.id for claim in experiment.claims], path
+        if summary["config"].get("sweep"):
+            assert make_index.grid_of(summary) is not None, path
+            continue
+        dataset = make_index.dataset_of(summary)
+        changes = {"seed": str(summary["seed"])} | ({"dataset": dataset} if dataset else {})
+        arms = experiment.configure(summary["scale"], changes)
+        assert {name: values_of(arm) for name, arm in arms.items()} == summary["config"]["arms"], path
         drawn = {figure.name for figure in experiment.figures}
         if all(getattr(arm, "eigenvalues", 0) == 1 for arm in arms.values()):
             drawn -= {"eigenvalues"}  # of one eigenvalue there is the Hessian norm's figure
         for name in drawn:
             assert (path.parent / f"{name}.png").exists(), path.parent / name
+
+
+@pytest.fixture
+def swept(tmp_path):
+    """A sweep of a small grid of the digits, as its directory has it once it is finished."""
+    from lowland import sweeping
+    from lowland.papers import find
+    from lowland.training import Arm, RunDirectory, choose_device
+    from lowland.training.sweep.outcome import summarize_sweep
+
+    experiment, device = find("long2024/digits"), choose_device("cpu")
+    base = sweeping.base_settings(experiment, "desk", {})
+    grid = sweeping.choose_grid(experiment, "paper", base, {})
+    arms = {}
+    for label, at in grid.points.items():
+        record = {"step": at.steps, "loss": 0.1, "hessian_norm": 1.0 - at.rho * (1 + at.seed / 100)}
+        arms[label] = Arm(at, [record], 7 if at.lr == 1.0 and at.rho == 0.3 else None, {"train_seconds": 1.0})
+    with RunDirectory(tmp_path / "sweep", sweeping.configuration(experiment, "desk", base, device)) as directory:
+        config = directory.config | {"grid": sweeping._described(grid), "halving": None}
+        judged = replace(experiment, claims=())
+        summary = summarize_sweep(judged, config, arms, grid.varied, device, 9.0)
+        made = {"measured": None, "threshold": "<= 1", "passed": None, "reason": "made up", "text": "A statement"}
+        summary["claims"] = [{"id": claim.id, "source": "", **made} for claim in experiment.claims]
+        directory.figures.mkdir()
+        (directory.figures / "differences.png").touch()
+        directory.conclude(summary)
+    return tmp_path / "sweep"
+
+
+def test_a_sweep_is_recorded_with_its_grid_and_differences(make_index, swept, tmp_path, monkeypatch):
+    monkeypatch.setattr(make_index, "HERE", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    make_index.record(swept)
+    there = tmp_path / "results/long2024-digits-sweep-paper-desk"
+    assert sorted(path.name for path in there.iterdir()) == ["differences.png", "summary.json"]
+    text = make_index.section(there)
+    assert "`lowland sweep long2024/digits --grid paper --scale desk`" in text
+    assert "48 runs, 4 seeds, 4 diverged." in text
+    assert text.count("| below |") == 8  # of nine points with ρ > 0, one of which diverged
+
+
+def test_a_run_that_was_judged_by_other_claims_is_refused(make_index, swept):
+    path = swept / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**summary, "claims": summary["claims"][1:]}), encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"remove its summary\.json and run the same command"):
+        make_index.record(swept)

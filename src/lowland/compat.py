@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowland.assigning import unassignable
 from lowland.optim import layout, parallel, sam
 from lowland.optim.ascent import Adaptive, Ascent, Slope
 from lowland.optim.buffers import Buffers
+from lowland.optim.descent import Descent
 from lowland.optim.functional import EPS
+from lowland.optim.wrapper import fixed
 
 _THEIR_STATE = ("old_p", "e_w")  # what these libraries keep in the state of a parameter, and save with it
 
@@ -31,6 +34,10 @@ class _Adaptive(Adaptive):
         return owner in self.__dict__["members"]
 
 
+_TWO_CALLS = "first_step() and second_step() know nothing of it: use lowland.SAM, or a preset of lowland.optim.presets"
+
+
+@unassignable(base_optimizer="it keeps the optimizer that it made. Make a new SAM")
 class SAM(sam.SAM):
     """`lowland.SAM` behind the usual two calls.
 
@@ -72,6 +79,16 @@ class SAM(sam.SAM):
         >>> optimizer.second_step(zero_grad=True)
     """
 
+    m: int | None = fixed("m", _TWO_CALLS)
+    l2: float = fixed("l2", _TWO_CALLS)
+    same_masks: bool = fixed("same_masks", _TWO_CALLS)
+    freeze: bool = fixed("freeze", _TWO_CALLS)
+    audit: bool = fixed("audit", _TWO_CALLS)
+    memory_limit: float | None = fixed("memory_limit", _TWO_CALLS)
+    perturbed_norms: bool = fixed("perturbed_norms", _TWO_CALLS)
+    descent_rule: Descent | None = fixed("descent_rule", _TWO_CALLS)
+    ascent_rule: Ascent = fixed("ascent_rule", "it follows from the groups: group['adaptive'] = True is ASAM")
+
     def __init__(
         self,
         params: Any,
@@ -98,7 +115,7 @@ class SAM(sam.SAM):
         for group in self.param_groups:
             group.setdefault("adaptive", self._adaptive)
         members = {p for group in self.param_groups if group["adaptive"] for p in group["params"]}
-        self.ascent_rule = _Adaptive(members) if members else Ascent()
+        self._own.ascent_rule = _Adaptive(members) if members else Ascent()
 
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False) -> None:
@@ -202,3 +219,9 @@ class SAM(sam.SAM):
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_adaptive": self._adaptive}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Undo `__getstate__`."""
+        state = dict(state)
+        self._adaptive = state.pop("_adaptive")
+        super().__setstate__(state)

@@ -21,6 +21,9 @@ ENGINES = ("vectorized", "process", "ray")
 _ESTIMATE = {"mean": NUMBER, "standard_error": Maybe(NUMBER), "n": int}
 _COUNTS = dict.fromkeys(("done", "diverged", "stopped", "failed"), int)
 _BETWEEN = {**_ESTIMATE, "interval_95": Maybe([NUMBER])}
+_POINT = {"settings": Each(object), "difference": Maybe(_BETWEEN), "p": Maybe(NUMBER), "p_holm": Maybe(NUMBER),
+          "diverged": int, "verdict": str}  # fmt: skip
+_TREND = {"settings": Maybe(Each(object)), "per_decade": _BETWEEN}
 # What the command line prints of a sweep's summary.
 _SUMMARY = {
     "scale": str,
@@ -30,9 +33,7 @@ _SUMMARY = {
     "selection": {"selected": Maybe(Each(object)), "reason": str, "metric": Maybe(str), "on": Maybe(str)},
     "claims": [{"id": str, "text": str, "at_each_point": Maybe(str), "counts": {"holds": int, "judged": int},
                 "measured": Maybe(NUMBER), "threshold": Maybe(str), "passed": Maybe(bool), "reason": str}],
-    "differences": {"metrics": Each({"points": [{"settings": Each(object), "difference": _BETWEEN, "p": Maybe(NUMBER),
-                                                 "p_holm": Maybe(NUMBER), "verdict": str}],
-                                     "trends": [{"settings": Maybe(Each(object)), "per_decade": _BETWEEN}]})},
+    "differences": {"metrics": Each({"points": [_POINT], "trends": [_TREND]})},
     "metrics": Each({"status": str, "error": Maybe(str)}),
 }  # fmt: skip
 _SELECTED = {

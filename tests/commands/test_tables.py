@@ -74,7 +74,9 @@ def test_run(capsys, width, tmp_path):
         verdicts = {printing.VERDICTS[claim["passed"]] for claim in summary["claims"] if claim["threshold"]}
         rows = [row["name"] for row in summary.get("table", []) if row["measures"]]
         paths = [str(figure), str(directory.figures), str(directory.path / "summary.json")]
-        check(capsys.readouterr().out, width, [*(claim["id"] for claim in summary["claims"]), *verdicts, *rows, *paths])
+        commands = [f"  {by['command']}" for claim in summary["claims"] if (by := claim.get("decided_by"))]
+        whole = [*(claim["id"] for claim in summary["claims"]), *verdicts, *rows, *paths, *commands]
+        check(capsys.readouterr().out, width, whole)
 
 
 def test_sweep(capsys, width, tmp_path):

@@ -98,5 +98,15 @@ class Centered(torch.autograd.Function):
     def backward(ctx, d):
         return d - d.mean(0)
 """,
+    "Clipped": """
+class Clipped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, d):
+        return d / (1 + d.norm())
+""",
     "checkpoint": "from torch.utils.checkpoint import checkpoint",
 }

@@ -9,6 +9,7 @@ import functools
 import itertools
 import math
 import tempfile
+import warnings
 
 import torch
 import torch.distributed as dist
@@ -242,6 +243,30 @@ def ddp_m_sam_of_unequal_batches():
     (batch,) = batches(0)
     x, y = (part[: 4 - dist.get_rank()] for part in mine(batch))
     optimizer.step(lambda: F.cross_entropy(model(x), y, reduction="none"))
+
+
+def ddp_m_sam_by_the_loop_in_one_process():
+    """Rows in another order go by the loop, whose looking for a reason averages nothing; one group alone doesn't."""
+    model = DDP(Net())
+    optimizer = SAM(sgd(model), rho=RHO, model=model, m=2)
+    parts = slice(0, 6), slice(6, 8)
+    for step in range(STEPS):
+        (batch,) = batches(step)
+        x, y = (part[parts[dist.get_rank()]] for part in batch)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "m-SAM goes group by group")
+            optimizer.step(lambda x=x, y=y: F.cross_entropy(model(x), y, reduction="none").flip(0))
+
+    def by_process(model, params, step):
+        (batch,) = batches(step)
+        means = []
+        for part in parts:
+            groups = list(zip(*(t[part].split(2) for t in batch), strict=True))
+            gradients = [sam_gradient(model, params, [group]) for group in groups]
+            means.append([sum(each) / len(groups) for each in zip(*gradients, strict=True)])
+        return [sum(each) / len(parts) for each in zip(*means, strict=True)]
+
+    same(model, textbook(by_process))
 
 
 def hybrid_accumulation_without_all_reduce():
@@ -792,7 +817,7 @@ TWO = [
     fsdp_with_mixed_precision,
     fsdp_ascent_without_synchronization_is_refused, fsdp_exception_in_the_perturbed_pass, fsdp_saves_and_resumes,
     tensor_parallel, ddp_m_sam, ddp_m_sam_of_unequal_batches, compat_under_fsdp,
-    ddp_static_graph, optimizer_state_in_pieces, the_older_fsdp_is_refused,
+    ddp_m_sam_by_the_loop_in_one_process, ddp_static_graph, optimizer_state_in_pieces, the_older_fsdp_is_refused,
     family_ddp, family_ddp_accumulation, family_fsdp, family_tensor_parallel, a_random_direction_in_pieces,
     family_fsdp_saves_and_resumes, family_fsdp_unsynchronized_is_refused,
     batches_that_all_leave_out,

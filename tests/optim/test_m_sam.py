@@ -80,6 +80,124 @@ def test_accumulation():
         torch.testing.assert_close(p.grad, t)
 
 
+class Clipped(torch.autograd.Function):
+    """Clips the gradient on its way back: a backward that isn't linear."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, d):
+        return d / (1 + d.norm())
+
+
+class Clipper(nn.Module):
+    def forward(self, x):
+        return Clipped.apply(x)
+
+
+@pytest.mark.filterwarnings("ignore:m-SAM")
+@pytest.mark.parametrize("m", [2, 5])
+def test_a_backward_that_is_not_linear(m):
+    model = nn.Sequential(network(), Clipper())
+    optimizer = SAM(sgd(model), rho=0.3, model=model, m=m)
+    x, y = batch()
+    expected = by_definition(model, x, y, m, 0.3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        optimizer.backward(lambda: F.cross_entropy(model(x), y, reduction="none"))
+        for p, g in zip(model.parameters(), expected, strict=True):
+            torch.testing.assert_close(p.grad, g)
+            assert not p._backward_hooks
+
+
+@pytest.mark.filterwarnings("ignore:m-SAM")
+@pytest.mark.parametrize("m", [2, 5])
+def test_a_gradient_hook_that_is_not_linear(m):
+    model = network()
+    x, y = batch()
+    for p in model.parameters():
+        p.register_hook(lambda g: g.clamp(-0.01, 0.01))
+    optimizer = SAM(sgd(model), rho=0.3, model=model, m=m)
+    optimizer.backward(lambda: F.cross_entropy(model(x), y, reduction="none"))
+    ours = [p.grad for p in model.parameters()]
+    for a, b in zip(x.split(m), y.split(m), strict=True):
+        part = hooked(model, a, b, 0.3)
+        ours = [g - len(a) / len(x) * h for g, h in zip(ours, part, strict=True)]
+    for g in ours:
+        torch.testing.assert_close(g, torch.zeros_like(g))
+
+
+def hooked(model, x, y, rho):
+    """The gradient at w + ε, both by backward, which runs hooks."""
+    params, weights = list(model.parameters()), [p.detach().clone() for p in model.parameters()]
+    for _ in range(2):
+        model.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        norm = torch.stack([p.grad.square().sum() for p in params]).sum().sqrt()
+        with torch.no_grad():
+            for p, w in zip(params, weights, strict=True):
+                p.copy_(w + rho * p.grad / norm if torch.equal(p, w) else w)
+    return [p.grad for p in params]
+
+
+def test_a_hook_on_sums_over_groups_is_refused():
+    model = network()
+    x, y = batch()
+    next(model.parameters()).register_post_accumulate_grad_hook(lambda p: p.grad.mul_(2))
+    with pytest.raises(ValueError, match="register_post_accumulate_grad_hook"):
+        SAM(sgd(model), rho=0.3, model=model, m=2).step(lambda: F.cross_entropy(model(x), y, reduction="none"))
+
+
+@pytest.mark.filterwarnings("ignore:m-SAM")
+def test_a_scripted_model():
+    model, x, y = network(), *batch()
+    expected = by_definition(model, x, y, 2, 0.3)
+    scripted = torch.jit.script(model)
+    SAM(sgd(scripted), rho=0.3, model=scripted, m=2).backward(lambda: F.cross_entropy(scripted(x), y, reduction="none"))
+    for p, g in zip(scripted.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g)
+
+
+@pytest.mark.filterwarnings("ignore:m-SAM")
+@pytest.mark.parametrize("audit", [True, False])
+@pytest.mark.parametrize("m", [None, 2, 5])
+@pytest.mark.parametrize("clips", [False, True])
+def test_parameters_of_another_optimizer_get_the_gradient_of_the_last_pass(m, audit, clips):
+    """They don't climb. ``clips``: by the loop."""
+    model = nn.Sequential(*network(), Clipper()) if clips else nn.Sequential(*network())
+    head = list(model[-2 if clips else -1].parameters())
+    others = [p for p in model.parameters() if all(p is not q for q in head)]
+    optimizer = SAM(sgd(model[-2 if clips else -1]), rho=0.3, model=model, m=m, audit=audit)
+    x, y = batch()
+    expected = [torch.zeros_like(p) for p in [*head, *others]]
+    for a, b in zip(x.split(m or len(x)), y.split(m or len(x)), strict=True):
+        part = at_perturbed(lambda a=a, b=b: F.cross_entropy(model(a), b), head, [*head, *others], 0.3)
+        expected = [t + len(a) / len(x) * g for t, g in zip(expected, part, strict=True)]
+    for times in (1, 2):
+        if m is None:
+            for evaluation in optimizer.passes():
+                with evaluation:
+                    F.cross_entropy(model(x), y).backward()
+        else:
+            optimizer.backward(lambda: F.cross_entropy(model(x), y, reduction="none"))
+        for p, g in zip([*head, *others], expected, strict=True):
+            torch.testing.assert_close(p.grad, times * g)
+
+
+def at_perturbed(loss, climbing, params, rho):
+    ascent = torch.autograd.grad(loss(), climbing)
+    norm = torch.stack([g.square().sum() for g in ascent]).sum().sqrt()
+    weights = [p.detach().clone() for p in climbing]
+    with torch.no_grad():
+        torch._foreach_add_(climbing, [rho * g / norm for g in ascent])
+    found = torch.autograd.grad(loss(), params)
+    with torch.no_grad():
+        torch._foreach_copy_(climbing, weights)
+    return found
+
+
 def test_dropout_leaves_out_the_same_units_everywhere():
     masks = []
 

@@ -171,4 +171,4 @@ def test_what_an_optimizer_keeps_is_shared():
         torchs = set(vars(torch.optim.SGD(model.parameters(), lr=0.1)))
         optimizer = build(sgd(model), rho=0.3, model=model)
         train(model, optimizer, losses(model, 1))
-        assert set(vars(optimizer)) - torchs == {"base", "_own"}
+        assert set(vars(optimizer)) - torchs == {"_own"}

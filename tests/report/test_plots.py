@@ -1,9 +1,10 @@
 """Figures of any panels: what is drawn where, and in which colour."""
 
 import pytest
+from matplotlib.colors import to_hex
 
 from lowland.report import plots
-from lowland.training import Bars, Line, Panel, Plot
+from lowland.training import Bars, Level, Line, Panel, Plot
 
 
 @pytest.fixture
@@ -65,3 +66,28 @@ def test_bars_stand_beside_each_other_with_their_errors(drawn):
     assert [text.get_text() for text in bars.get_xticklabels()] == ["one", "two", "three"]
     assert b[0].get_facecolor() != a[0].get_facecolor()
     assert lines.lines[0].get_color() == "#D55E00"
+
+
+def test_a_band_has_its_lines_colour_and_its_edges(drawn):
+    line = Line([0, 1, 2], [1.0, 2.0, 3.0], "a", low=[0.5, None, 2.5], high=[1.5, None, 3.5])
+    (axis,), legend = drawn(Panel("one", "x", "y", [line]))
+    (band,) = axis.collections
+    edges = {tuple(point) for path in band.get_paths() for point in path.vertices}
+    assert {(0, 0.5), (0, 1.5), (2, 2.5), (2, 3.5)} <= edges
+    assert not any(x == 1 for x, _ in edges)
+    assert to_hex(band.get_facecolor()[0]) == to_hex(axis.lines[0].get_color())
+    assert legend == ["a"]
+
+
+def test_a_level_lies_across_with_one_entry_in_the_legend(drawn):
+    levels = [Level(0.4, "ERM, paper"), Level(0.3, "SAM, paper", beside="a")]
+    axes, legend = drawn(
+        *(Panel(name, "x", "y", [Line([0, 1], [1, 2], "a")], levels=levels) for name in ("one", "two"))
+    )
+    assert sorted(legend) == ["ERM, paper", "SAM, paper", "a"]
+    for axis in axes:
+        ours, erm, sam = axis.lines
+        assert (list(erm.get_ydata()), list(sam.get_ydata())) == ([0.4, 0.4], [0.3, 0.3])
+        assert erm.get_color() == "#999999"
+        assert sam.get_color() == ours.get_color()
+        assert erm.get_linestyle() == ":"

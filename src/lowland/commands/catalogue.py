@@ -1,5 +1,7 @@
 """`lowland list` and `lowland show`: what there is."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +23,7 @@ def list_(json_: Json = False) -> None:
             "title": e.title,
             "paper": e.paper,
             "scales": e.scales_in_order,
+            "cost": {scale: e.cost[scale] for scale in e.scales_in_order if scale in e.cost},
             "datasets": list(e.datasets),
             "arms": list(e.arms),
         }
@@ -30,16 +33,60 @@ def list_(json_: Json = False) -> None:
         print_json(rows)
         return
     table(
-        ["name", flows("what it is"), flows("scales"), flows("datasets")],
-        [[r["name"], r["title"], " ".join(r["scales"]), " ".join(r["datasets"]) or "(no download)"] for r in rows],
+        ["name", flows("what it is"), flows("scales, and what a run takes"), flows("datasets")],
+        [
+            [r["name"], r["title"], _costs(r["scales"], r["cost"]), " ".join(r["datasets"]) or "(no download)"]
+            for r in rows
+        ],
     )
     for paper in dict.fromkeys(r["paper"] for r in rows):
         say(paper)
 
 
+def _costs(scales: Sequence[str], cost: Mapping[str, str]) -> str:
+    """``smoke: seconds; laptop: a minute, 2 cores``."""
+    return "; ".join(f"{scale}: {cost[scale]}" if scale in cost else scale for scale in scales)
+
+
+def _paper(reference: Any) -> str:
+    """The paper's own value, where it is known."""
+    return "" if reference is None else f"{short(reference.value)} ({reference.where})"
+
+
+def _by(claim: Any) -> str:
+    """The scale, and the grid of a sweep, that decide a claim."""
+    return f"{claim.decided_by}, --grid {claim.grid}" if claim.grid else str(claim.decided_by)
+
+
+def _described(experiment: Any, values: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
+    """What `show` prints, for programs."""
+    return {
+        "name": experiment.name,
+        "title": experiment.title,
+        "paper": experiment.paper,
+        "datasets": list(experiment.datasets),
+        "cost": {scale: experiment.cost.get(scale) for scale in values},
+        "settings": {
+            key: {"text": text, "at": {scale: asdict(found[key]) for scale, found in values.items()}}
+            for key, text in texts.items()
+        },
+        "arms": experiment.arms,
+        "grids": experiment.grids,
+        "claims": [
+            {
+                "id": claim.id, "text": claim.text, "source": claim.source, "threshold": claim.threshold,
+                "reference": None if claim.reference is None else claim.reference.entry(),
+                "decided_by": claim.decided_by, "grid": claim.grid,
+            }
+            for claim in experiment.claims
+        ],
+    }  # fmt: skip
+
+
 def show(
     name: Name,
     scale: Annotated[str | None, typer.Option(help="Only this scale: smoke, laptop, desk or paper.")] = None,
+    json_: Json = False,
 ) -> None:
     """An experiment's settings, where each comes from, and the claims it checks.
 
@@ -51,10 +98,13 @@ def show(
     experiment = find(name)
     scales = [scale] if scale else experiment.scales_in_order
     values = {s: experiment.values(s) for s in scales}
+    if json_:
+        print_json(_described(experiment, values, describe(experiment.settings)))
+        return
     say(f"{experiment.name}: {experiment.title}")
     say(experiment.paper)
     say(f"datasets: {' '.join(experiment.datasets) or 'none to download'}")
-    say(f"expected: {'; '.join(f'{s} {experiment.cost[s]}' for s in scales)}")
+    say(f"a run takes: {_costs(scales, experiment.cost)}")
     typer.echo()
     rows = []
     for key, text in describe(experiment.settings).items():
@@ -73,6 +123,16 @@ def show(
             if part:
                 table([title, flows("values")], [[k, " ".join(map(short, v))] for k, v in part.items()])
     table(
-        ["claim", flows("what it says"), flows("holds if"), flows("source")],
-        [[c.id, c.text, c.threshold or "(reported only)", c.source] for c in experiment.claims],
+        [
+            "claim",
+            flows("what it says"),
+            flows("holds if"),
+            flows("in the paper"),
+            flows("decided by"),
+            flows("source"),
+        ],
+        [
+            [c.id, c.text, c.threshold or "(reported only)", _paper(c.reference), _by(c), c.source]
+            for c in experiment.claims
+        ],
     )

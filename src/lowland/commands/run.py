@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from lowland.commands.claims import print_claims
-from lowland.commands.options import SET_HELP, Device, Name, Strict, check_out, default_directory
-from lowland.commands.printing import place, print_rows, say
+from lowland.commands.options import SET_HELP, Device, Json, Name, Strict, check_out, default_directory
+from lowland.commands.printing import place, print_json, print_rows, say
 from lowland.errors import LowlandError
 
 
@@ -21,6 +21,7 @@ def run(
     device: Device = "auto",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
     strict: Strict = False,
+    json_: Json = False,
 ) -> None:
     """Train every arm of an experiment, judge its claims, draw its figures.
 
@@ -40,13 +41,15 @@ def run(
         with processes.inside(directory):
             summary = processes.first(directory.summary)
             if summary is None:
-                if processes.leads:
+                if processes.leads and json_:
+                    typer.echo(f"run directory: {directory.path}", err=True)
+                elif processes.leads:
                     place("run directory", directory.path)
                 trained = training.train(experiment, arms, directory, chosen, processes=processes)
                 summary = processes.first(lambda: _conclude(experiment, arms, directory, chosen, trained))
-            elif processes.leads:
+            elif processes.leads and not json_:
                 say(f"{directory.path} is finished; remove it, or choose another --out, to run again")
-        processes.first(lambda: _report(directory, experiment, summary))
+        processes.first(lambda: _report(directory, experiment, summary, json_))
     if strict and any(claim["passed"] is False for claim in summary["claims"]):
         raise typer.Exit(1)
 
@@ -80,22 +83,32 @@ def _conclude(experiment: Any, arms: Any, directory: Any, device: Any, trained: 
 
     report.draw_run(directory.figures, experiment, trained)
     summary = training.summarize(experiment, directory.config, trained, device)
-    directory.conclude(summary)
-    return summary
+    written: dict[str, Any] = directory.conclude(summary)
+    return written
 
 
-def _report(directory: Any, experiment: Any, summary: dict[str, Any]) -> None:
+def _report(directory: Any, experiment: Any, summary: dict[str, Any], json_: bool = False) -> None:
+    from lowland.training.files import finite
+
+    divergences = _divergences(summary)
+    if json_:
+        print_json(finite(summary))
+    else:
+        _print(directory, experiment, summary, divergences)
+    if all(summary["metrics"][arm]["status"] == "diverged" for arm in summary["config"]["arms"]):
+        raise LowlandError(f"every arm diverged: {divergences}; try a smaller --set lr=…")
+
+
+def _print(directory: Any, experiment: Any, summary: dict[str, Any], divergences: str) -> None:
     print_rows(summary)
     print_claims(summary["claims"], experiment.cost)
-    if divergences := _divergences(summary):
+    if divergences:
         say(f"diverged: {divergences}")
     figure = directory.figures / f"{experiment.figures[0].name}.png"
     if figure.exists():
         place("figure", figure)
         place("figures", directory.figures)
     place("summary", directory.path / "summary.json")
-    if all(summary["metrics"][arm]["status"] == "diverged" for arm in summary["config"]["arms"]):
-        raise LowlandError(f"every arm diverged: {divergences}; try a smaller --set lr=…")
 
 
 def _divergences(summary: dict[str, Any]) -> str:

@@ -136,7 +136,7 @@ def _print_differences(summary: dict[str, Any]) -> None:
     names = found["points"][0]["settings"]
     rows = [
         [*map(short, point["settings"].values()), estimate(point["difference"]), _interval(point["difference"]),
-         "" if point["p_holm"] is None else f"{point['p_holm']:.2g}", point["verdict"]]
+         "" if point["p_holm"] is None else f"{point['p_holm']:.2g}", _told(point)]
         for point in found["points"]
     ]  # fmt: skip
     table([*names, f"{metric} less ρ = 0", "95 % interval", "p (Holm)", "verdict"], rows)
@@ -151,8 +151,13 @@ def _print_differences(summary: dict[str, Any]) -> None:
             f"{_interval(by) or 'no interval'} over {by['n']} seeds")  # fmt: skip
 
 
-def _interval(entry: dict[str, Any]) -> str:
-    between = entry["interval_95"]
+def _told(point: dict[str, Any]) -> str:
+    lost = point["diverged"] if point["difference"] is not None else 0
+    return f"{point['verdict']}, {lost} diverged" if lost else str(point["verdict"])
+
+
+def _interval(entry: dict[str, Any] | None) -> str:
+    between = None if entry is None else entry["interval_95"]
     return "" if between is None else f"{between[0]:.2g} to {between[1]:.2g}"
 
 

@@ -3,22 +3,28 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lowland.assigning import Absent, unassignable
 from lowland.curvature import lanczos
 from lowland.curvature.certify import UNCHECKED, certified, contradiction
 from lowland.curvature.chance import Unchanging
+from lowland.curvature.first_order import cut_off
 from lowland.curvature.lanczos import Eigenpairs, Which
 from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.curvature.processes import Product
 from lowland.curvature.second_order import differentiable_twice
 from lowland.curvature.vectors import coarsest
 
+_FIXED = "a Hessian is that of one loss. Make another"
 
+
+@unassignable(**dict.fromkeys(("objective", "shape", "dtype", "device"), _FIXED))
 class Hessian:
     """∇²L of the mean loss over the examples of ``batches``: products ``H @ v`` and eigenpairs.
 
@@ -50,35 +56,56 @@ class Hessian:
         (4.0, True)
     """
 
+    objective: Objective
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    device: torch.device
+    model = Absent(_FIXED)
+    loss_fn = Absent(_FIXED)
+    batches = Absent(_FIXED)
+    weight = Absent(_FIXED)
+
     def __init__(self, model: nn.Module, loss_fn: LossFn, batches: Iterable[Any], *, weight: Weight | None = None):
         self._of(Objective(model, loss_fn, batches, weight=weight))
 
     @classmethod
-    def of(cls, objective: Objective) -> "Hessian":
-        """The Hessian of ``objective``."""
+    def of(cls, objective: Objective, cut_off: str | None = None) -> "Hessian":
+        """The Hessian of ``objective``, of which `cut_off` may be known."""
         hessian = cls.__new__(cls)
-        hessian._of(objective)
+        hessian._of(objective, cut_off)
         return hessian
 
-    def _of(self, objective: Objective) -> None:
-        self.objective = objective
+    def _of(self, objective: Objective, cut_off: str | None = None) -> None:
+        self.objective, self._cut_off = objective, cut_off
         self.shape = (objective.size, objective.size)
         self.dtype, self.device = objective.dtype, objective.device
         self._unseen = True  # whether the loss has been seen to be the same twice
+
+    def cut_off(self) -> str:
+        """How the gradient differs from that of the loss, in words, empty where it doesn't: looked at once.
+
+        See `lowland.curvature.first_order.cut_off`, also for the price.
+        """
+        if self._cut_off is None:
+            with differentiable_twice(self.objective.model):
+                self._cut_off = cut_off(self.objective)
+        return self._cut_off
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Hv for ``vectors`` of shape ``(n,)``, or ``(n, k)`` for k products at once.
 
         The first product of a `Hessian` takes two gradients more, for differences of gradients (see `eigenpairs`),
         which must give the same within 1 %: products that are wrong beyond that come with a warning. And where they
-        don't, one more, by which a loss that differs from one evaluation to the next is found.
+        don't, one more, by which a loss that differs from one evaluation to the next is found. It also compares the
+        gradient with differences of the loss (see `eigenpairs`).
 
         Raises:
             ValueError: for another shape; where two evaluations at the same weights differ.
             RuntimeError: where an operation has no second derivative.
 
         Warns:
-            UserWarning: where differences of gradients contradict the first product.
+            UserWarning: where differences of gradients contradict the first product, or differences of the loss the
+                gradient.
         """
         if vectors.dim() not in (1, 2) or vectors.shape[0] != self.shape[0]:
             raise ValueError(f"H is {self.shape}: H @ v needs v of shape (n,) or (n, k), not {tuple(vectors.shape)}")
@@ -91,10 +118,12 @@ class Hessian:
             result = self._product(vectors, seen)
             of_one = (vectors, result) if vectors.dim() == 1 else (vectors[:, 0], result[:, 0])
             objection = contradiction(objective, *of_one, seen.gradient, region.kinks)
-            if objection:
+            cut_off = self.cut_off()
+            if objection or cut_off:
                 seen(*objective.loss_and_gradient())
         self._unseen = False
-        if objection and objection != UNCHECKED:
+        objection = cut_off or ("" if objection == UNCHECKED else objection)
+        if objection:
             warnings.warn(f"H @ v is wrong: {objection}", stacklevel=2)
         return result
 
@@ -133,13 +162,16 @@ class Hessian:
         that rests on the random start, so a warm ``start`` is mixed with a random vector, and there are at least 8
         products. Nor does it see what float32 products themselves got wrong, about 1e-6 of |λ₁|.
 
-        Three things are checked. The products must be those of a symmetric operator: no product more. Differences of
-        gradients must give the same residual to within tol · |λ₁| and their rounding
+        Four things are checked. The gradient must be that of the loss, which it isn't where a part is hidden from
+        differentiation (``detach()``, straight-through estimators, stop-gradients). Differences of the loss are
+        compared with it, once for each `Hessian`, on the first batch, in float64: one gradient and two losses
+        (`lowland.curvature.first_order.cut_off`). The products must be those of a symmetric operator: no product more.
+        Differences of gradients must give the same residual to within tol · |λ₁| and their rounding
         (`lowland.curvature.certify.objections` has the bound): two gradients, in float64 where the network has a ReLU,
-        and more only where these disagree. And the loss must be the same at every evaluation,
-        but for rounding: all are compared, and one gradient more is taken where differences disagree. What doesn't
-        stand the first two comes back with ``converged`` False, its ``reason``, a warning, and the residual that
-        differences of gradients give where that is known.
+        and more only where these disagree. And the loss must be the same at every evaluation, but for rounding: all are
+        compared, and one gradient more is taken where differences disagree. What doesn't stand the first three comes
+        back with ``converged`` False, its ``reason``, a warning, and the residual that differences of gradients give
+        where that is known.
 
         Args:
             k: how many.
@@ -202,6 +234,8 @@ class Hessian:
                 seen(*at_w)
             pairs = self._solved(solve, seen)
             pairs = certified(objective, pairs, seen.gradient, tol, region.kinks)
+            if self.cut_off():
+                pairs = replace(pairs, converged=False, reason=self.cut_off())
             if not pairs.converged:
                 seen(*objective.loss_and_gradient())
             return pairs

@@ -24,7 +24,7 @@ class Eigenpairs:
         vectors: v, shape ``(k, n)``, of unit length and orthogonal to each other.
         residuals: ‖Hv − λv‖ of each, shape ``(k,)``, computed from the products themselves and not from a
             recurrence that rounding could have falsified; from differences of gradients where these give more. Some
-            eigenvalue of H lies within it of λ.
+            eigenvalue of H lies within it of λ, unless ``reason`` says that the products are with something else.
         products: how many products with H it took.
         converged: whether all residuals are ≤ tol · |λ₁|, and nothing speaks against them.
         reason: why not, where ``converged`` is False; else empty.

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowland.assigning import checked, unassignable
 from lowland.curvature.edge import sam_edge
+from lowland.curvature.groups import check_count
 from lowland.curvature.hessian import Hessian
-from lowland.curvature.objective import LossFn, Objective, Weight
+from lowland.curvature.objective import LossFn, Objective, Weight, refuse_generator
 from lowland.curvature.processes import Processes, refuse_synchronized_batch_norm, unwrapped
 from lowland.curvature.rates import Rates, rates
 from lowland.curvature.sinks import Record, sinks
@@ -23,6 +25,40 @@ from lowland.optim.functional import EPS
 _SEED = 0  # of dropout's masks and a loader's order: one function at every check, in a resumed run too
 
 
+def _is_count(value: Any, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _has_groups(name: str, optimizer: Any) -> None:
+    if not hasattr(optimizer, "param_groups"):
+        raise TypeError(f"{name} must have param_groups, as torch's do: not a {type(optimizer).__name__}")
+
+
+def _is_every(name: str, value: Any) -> None:
+    if not _is_count(value, 1):
+        raise ValueError(f"{name} is a number of steps, an integer of at least 1: not {value!r}")
+
+
+def _is_tolerance(name: str, value: Any) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{name} is a relative residual, between 0 and 1: not {value!r}")
+
+
+def _is_basis(name: str, value: Any) -> None:
+    if not _is_count(value, 3):
+        raise ValueError(f"{name} is a number of vectors, an integer of at least 3: not {value!r}")
+
+
+def _is_radius(name: str, value: Any) -> None:
+    Ascent(0.0 if value is None else value)
+
+
+@unassignable(
+    line="it is the last record in a few words",
+    seconds="the monitor counts them; load_state_dict() brings those of an earlier run",
+    training_seconds="the monitor counts them; load_state_dict() brings those of an earlier run",
+    overhead="it follows from the seconds; max_overhead limits it",
+)
 class Monitor:
     """Measures the Hessian norm, the SAM edge and the sharpness now and then, and leaves no trace on training.
 
@@ -67,6 +103,8 @@ class Monitor:
         steps: calls of `step` so far.
         line: the last record in a few words, for a progress bar.
 
+    The arguments are attributes, too: assigned between checks, they take effect from the next on, checked as here.
+
     Raises:
         TypeError: for an optimizer without ``param_groups``, a generator as ``batches``, a ``to`` that is none of
             the above.
@@ -80,6 +118,15 @@ class Monitor:
             with the reason, when the eigenpair is not certified (``converged`` is False). Also when a record can't be
             written (OSError).
     """
+
+    optimizer: Any = checked(_has_groups)
+    every: int = checked(_is_every)
+    m: int | None = checked(lambda name, value: check_m(value))
+    radius: float | None = checked(_is_radius)
+    ascent_steps: int = checked(check_count)
+    tol: float = checked(_is_tolerance)
+    max_basis: int = checked(_is_basis)
+    batches: Iterable[Any] = checked(refuse_generator)
 
     def __init__(
         self,
@@ -98,34 +145,54 @@ class Monitor:
         weight: Weight | None = None,
         to: Any = None,
     ):
-        if not hasattr(optimizer, "param_groups"):
-            raise TypeError(f"optimizer must have param_groups, as torch's do: not a {type(optimizer).__name__}")
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"every is a number of steps, an integer of at least 1: not {every!r}")
-        if max_overhead is not None and not 0 < max_overhead <= 1:
-            raise ValueError(f"max_overhead is a share of all time, above 0 and at most 1: not {max_overhead!r}")
-        if not 0 < tol < 1:
-            raise ValueError(f"tol is a relative residual, between 0 and 1: not {tol!r}")
-        if isinstance(max_basis, bool) or not isinstance(max_basis, int) or max_basis < 3:
-            raise ValueError(f"max_basis is a number of vectors, an integer of at least 3: not {max_basis!r}")
-        Ascent(0.0 if radius is None else radius, ascent_steps)
-        check_m(m)
+        self._watch = Stopwatch(None)
         self.optimizer, self.loss_fn, self.batches, self.weight = optimizer, loss_fn, batches, weight
-        self.every, self.radius, self.m, self.ascent_steps = every, radius, m, ascent_steps
-        self.tol, self.max_basis = tol, max_basis
-        self.model, group = unwrapped(model)
-        self._processes = None
-        if group is not None:
-            refuse_synchronized_batch_norm(self.model)
-            self._processes = Processes(group, next(self.model.parameters()).device)
-        self._device = self._objective().device
+        self.every, self.max_overhead, self.tol, self.max_basis = every, max_overhead, tol, max_basis
+        self.radius, self.m, self.ascent_steps = radius, m, ascent_steps
+        self.model = model
+        self.to = to
         self.records: list[Record] = []
         self.steps = self._skipped = 0
         self._begun = False
         self._warned: set[str] = set()
         self._vector: Tensor | None = None
-        self._watch = Stopwatch(max_overhead)
-        self._sinks = sinks(to)
+        self._cut_off: dict[tuple[str, ...], str] = {}  # by the names of the parameters: known from the first check on
+
+    @property
+    def model(self) -> nn.Module:
+        """As it is trained, without what DDP, DataParallel and `torch.compile` put around it."""
+        return self._model
+
+    @model.setter
+    def model(self, value: nn.Module) -> None:
+        model, group = unwrapped(value)
+        processes = None
+        if group is not None:
+            refuse_synchronized_batch_norm(model)
+            processes = Processes(group, next(model.parameters()).device)
+        self._device = self._objective(model, processes).device
+        self._model, self._processes = model, processes
+
+    @property
+    def max_overhead(self) -> float | None:
+        """The largest share of all time that checks may take."""
+        return self._watch.budget
+
+    @max_overhead.setter
+    def max_overhead(self, value: float | None) -> None:
+        if value is not None and not 0 < value <= 1:
+            raise ValueError(f"max_overhead is a share of all time, above 0 and at most 1: not {value!r}")
+        self._watch.budget = value
+
+    @property
+    def to(self) -> Any:
+        """Where records go."""
+        return self._to
+
+    @to.setter
+    def to(self, value: Any) -> None:
+        self._sinks = sinks(value)
+        self._to = value
 
     @property
     def seconds(self) -> float:
@@ -217,18 +284,18 @@ class Monitor:
             finally:
                 torch.clear_autocast_cache()  # of what a model that casts by itself has left there
 
-    def _objective(self) -> Objective:
+    def _objective(self, model: nn.Module, processes: Processes | None) -> Objective:
         """Anew for each check: parameters may be frozen, thawed or added in the course of training."""
         params = [param for group in self.optimizer.param_groups for param in group["params"]]
-        if set(params).isdisjoint(self.model.parameters()):
+        if set(params).isdisjoint(model.parameters()):
             raise ValueError("the optimizer has none of the model's parameters: is it that of another model?")
         return Objective(
-            self.model, self.loss_fn, self.batches,
-            weight=self.weight, params=params, processes=self._processes, seed=_SEED,
+            model, self.loss_fn, self.batches,
+            weight=self.weight, params=params, processes=processes, seed=_SEED,
         )  # fmt: skip
 
     def _measure(self) -> Record:
-        objective = self._objective()
+        objective = self._objective(self.model, self._processes)
         now = rates(self.optimizer, objective)
         loss, gradient = objective.loss_and_gradient()
         norm = torch.linalg.vector_norm(gradient).item()
@@ -257,11 +324,12 @@ class Monitor:
         start = self._vector
         if start is not None and start.shape != gradient.shape:  # parameters came or went
             start = None
+        hessian = Hessian.of(objective, self._cut_off.get(objective.names))
         measured, pairs = at_w(
-            Hessian.of(objective), loss, gradient,
+            hessian, loss, gradient,
             rho=now.radii, eps=self._eps, tol=self.tol, start=start, max_basis=self.max_basis,
         )  # fmt: skip
-        self._vector = pairs.vectors[0]
+        self._vector, self._cut_off = pairs.vectors[0], {objective.names: hessian.cut_off()}
         if pairs.reason:
             self._warn("not certified", f"the Hessian norm at step {self.steps} is not certified: {pairs.reason}")
         return measured

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from lowland.assigning import Absent, unassignable
+from lowland.curvature import reach
 from lowland.curvature.masks import MasksOf
 from lowland.curvature.processes import Processes
 from lowland.curvature.vectors import Displacement, as_real, entries, like, real_type
@@ -19,6 +21,20 @@ Weight = Callable[[Any, Any], float]
 T = TypeVar("T")
 
 
+_FIXED = "an Objective is one function. Make another; objective.on(batches) is the same over other batches"
+
+
+def refuse_generator(name: str, batches: Any) -> None:
+    """Raise TypeError for what can be iterated only once."""
+    if isinstance(batches, Iterator):
+        raise TypeError(f"{name} must be iterable many times over, a list or a DataLoader: not a generator")
+
+
+@unassignable(
+    **dict.fromkeys(
+        ("model", "loss_fn", "batches", "weight", "processes", "names", "params", "dtype", "device", "size"), _FIXED
+    )
+)
 class Objective:
     """L(w): the mean of ``loss_fn(model(x), y)`` over the examples of all batches.
 
@@ -48,6 +64,18 @@ class Objective:
             evaluated, if ``loss_fn`` uses parameters other than through ``model``.
     """
 
+    model: nn.Module
+    loss_fn: LossFn
+    batches: Iterable[Any]
+    weight: Weight
+    processes: Processes | None
+    names: tuple[str, ...]
+    params: tuple[nn.Parameter, ...]
+    dtype: torch.dtype
+    device: torch.device
+    size: int
+    seed = Absent(_FIXED)
+
     def __init__(
         self,
         model: nn.Module,
@@ -59,8 +87,7 @@ class Objective:
         processes: Processes | None = None,
         seed: int | None = None,
     ):
-        if isinstance(batches, Iterator):
-            raise TypeError("batches must be iterable many times over, a list or a DataLoader: not a generator")
+        refuse_generator("batches", batches)
         self.model, self.loss_fn, self.batches = model, loss_fn, batches
         self.weight = weight or _examples
         self.processes = processes
@@ -75,8 +102,9 @@ class Objective:
         self.dtype = real_type(self.params)
         self.device = self.params[0].device
         self.size = sum(map(entries, self.params))
-        self._double = False
+        self._double = self._same_masks = False
         self._displaced = Displacement()
+        self._reached: list[bool] = []  # shared with copies
         self._random_states = _random_states(self.device)
         if seed is not None:
             self._random_states = [_seeded(device, seed) for device in ("cpu", self.device)[: len(self._random_states)]]
@@ -84,16 +112,18 @@ class Objective:
     def on(self, batches: Iterable[Any]) -> "Objective":
         """The same over other batches, of this process alone."""
         other = copy(self)
-        other.batches, other.processes = batches, None
+        vars(other).update(batches=batches, processes=None)
         return other
 
-    def in_double(self) -> "Objective":
+    def in_double(self, same_masks: bool = True) -> "Objective":
         """The same in float64: parameters, buffers and batches are converted where they enter the model.
 
-        A model or loss function that has types of its own written into it may fail there, or compute in those.
+        Dropout draws the masks that it draws in the parameters' own type, unless ``same_masks`` is False: that doesn't
+        reach activations that a backward pass computes again (checkpoints). A model or loss function that has types of
+        its own written into it may fail there, or compute in those.
         """
         other = copy(self)
-        other.dtype, other._double = torch.float64, True
+        vars(other).update(dtype=torch.float64, _double=True, _same_masks=same_masks)
         return other
 
     def flat(self, tensors: Iterable[Tensor]) -> Tensor:
@@ -134,7 +164,7 @@ class Objective:
         return self.inside(lambda: self._batch_loss(x, y), params)
 
     def _batch_loss(self, x: Any, y: Any) -> Tensor:
-        with torch.enable_grad(), MasksOf(self.params[0].dtype) if self._double else nullcontext():
+        with torch.enable_grad(), MasksOf(self.params[0].dtype) if self._same_masks else nullcontext():
             loss = self.loss_fn(self.model(self.converted(x)), self.converted(y))
         if loss.dim() != 0:
             raise ValueError(f"loss_fn must give the mean over the batch, not a tensor of shape {tuple(loss.shape)}")
@@ -165,12 +195,25 @@ class Objective:
     def leaves(self, offset: Tensor | None = None) -> list[Tensor]:
         """The parameters at w, or at w + ``offset`` ``(size,)``, to differentiate by: none of the model's hooks see it.
 
-        At w they share the memory of the model's own.
+        At w they are copies: a forward pass may write to its weights (``nn.Embedding(max_norm=...)``).
         """
         params = self._values()
-        if offset is not None:
+        if offset is None:
+            params = [p.clone() for p in params]
+        else:
+            self._check_reach()
             params = self._displaced(params, self.shaped(offset))
         return [p.requires_grad_() for p in params]
+
+    def _check_reach(self) -> None:
+        """Once: see `reach.check`."""
+        if self._reached:
+            return
+        self._reached.append(True)
+        plain = copy(self)
+        plain._double = plain._same_masks = False
+        _, x, y = next(self.weighted_batches())
+        reach.check(plain, x, y)
 
     def _values(self) -> list[Tensor]:
         return [self.converted(p.detach()) for p in self.params]
@@ -216,10 +259,7 @@ class Objective:
         """
         own = torch.autograd.grad(loss, [*params, *self.params], create_graph=create_graph, allow_unused=True)
         if any(piece is not None for piece in own[len(params) :]):
-            raise ValueError(
-                "loss_fn uses parameters that it doesn't ask the model for, a list made beforehand, say: they can't be "
-                "moved or differentiated by. Write model.parameters() inside loss_fn"
-            )
+            raise ValueError(reach.BESIDE)
         pieces = zip(own, params, strict=False)
         return [torch.zeros_like(param) if piece is None else piece for piece, param in pieces]
 

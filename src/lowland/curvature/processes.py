@@ -20,7 +20,7 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, Any]:
             group, model = model.process_group, model.module
         elif isinstance(model, nn.DataParallel):
             model = model.module
-        elif (inner := model._modules.get("_orig_mod")) is not None:
+        elif (inner := getattr(model, "_orig_mod", None)) is not None:
             model = inner
         else:
             return model, group

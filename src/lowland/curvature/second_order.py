@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lowland.eager import uncompiled
+
 # What torch says of a function that can't be differentiated twice.
 _ONCE = ("differentiate twice", "is not implemented", "double backward", "twice differentiable")
 
@@ -28,7 +30,7 @@ def differentiable_twice(model: nn.Module) -> Iterator["Region"]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     region = Region()
-    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"), region, _copied_buffers(model):
+    with sdpa_kernel(SDPBackend.MATH), uncompiled(), region, _copied_buffers(model):
         try:
             yield region
         except RuntimeError as error:

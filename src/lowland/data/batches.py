@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lowland.assigning import Absent, unassignable
 from lowland.errors import SettingError
 
 
@@ -40,6 +41,10 @@ class WholeBatch:
         return self.x, self.y
 
 
+_FIXED = "its batches follow from what it was made of. Make another"
+
+
+@unassignable(**dict.fromkeys(("x", "y", "batch_size", "seed", "per_epoch"), _FIXED))
 class Shuffled:
     """Minibatches in random order, a new order each epoch; those of a step follow from seed and step alone.
 
@@ -53,6 +58,13 @@ class Shuffled:
     Raises:
         SettingError: for a batch size below 1 or above n.
     """
+
+    x: Tensor
+    y: Tensor
+    batch_size: int
+    seed: int
+    per_epoch: int
+    drop_last = Absent(_FIXED)
 
     def __init__(self, x: Tensor, y: Tensor, batch_size: int, seed: int, *, drop_last: bool = False):
         if not 1 <= batch_size <= len(x):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lowland.assigning import Absent, unassignable
 from lowland.data.batches import seeded
 from lowland.errors import SettingError
 
@@ -20,6 +21,10 @@ def consecutive(tokens: Tensor, length: int) -> Tensor:
     return tokens[: count * length].view(count, length).long()
 
 
+_FIXED = "its batches follow from what it was made of. Make another"
+
+
+@unassignable(**dict.fromkeys(("pieces", "batch_size", "seed"), _FIXED))
 class TextPieces:
     """Minibatches of consecutive pieces of a text, shuffled through a buffer, as Long & Bartlett 2024 draw them.
 
@@ -36,6 +41,12 @@ class TextPieces:
     Raises:
         SettingError: for a text of fewer than 10 batches.
     """
+
+    pieces: Tensor
+    batch_size: int
+    seed: int
+    tokens = Absent(_FIXED)
+    length = Absent(_FIXED)
 
     def __init__(self, tokens: Tensor, length: int, batch_size: int, seed: int):
         pieces = consecutive(tokens, length + 1)

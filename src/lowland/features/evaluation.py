@@ -19,7 +19,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
-        elif (inner := model._modules.get("_orig_mod")) is not None:
+        elif (inner := getattr(model, "_orig_mod", None)) is not None:
             model = inner
         else:
             return model

@@ -64,13 +64,17 @@ def compiled_step(
         raise TypeError(f"compiled_step needs the model itself, a torch.nn.Module, not a {type(model).__name__}")
     if isinstance(optimizer.base, torch.optim.ASGD):
         raise ValueError("torch compiles ASGD's update wrongly (its eta stands still): use optimizer.step(closure)")
-    plain = type(optimizer) is SAM and optimizer.is_plain
-    if optimizer.m is not None or optimizer.same_masks or not plain:
-        raise ValueError("compiled_step compiles plain SAM: no m, no same_masks, no other rule or scope")
+    _check(optimizer)
     params = [p for group in optimizer.param_groups for p in group["params"]]
     if parallel.ddp(model) or any(is_distributed(p) for p in params):
         raise ValueError("compiled_step is for one process: compile the model itself under DDP, FSDP2 or with DTensors")
     return _CompiledStep(optimizer, _Objective(parallel.unwrapped(model), loss_fn), settings)
+
+
+def _check(optimizer: SAM) -> None:
+    plain = type(optimizer) is SAM and optimizer.is_plain
+    if optimizer.m is not None or optimizer.same_masks or not plain:
+        raise ValueError("compiled_step compiles plain SAM: no m, no same_masks, no other rule or scope")
 
 
 class _Objective(nn.Module):
@@ -108,16 +112,17 @@ def _static(tensor: Tensor) -> Tensor:
 class _CompiledStep:
     def __init__(self, optimizer: SAM, objective: _Objective, settings: dict[str, Any]):
         self.optimizer, self.objective, self.settings = optimizer, objective, settings
-        self.made_for: tuple[float, list[tuple[int, int, bool]]] | None = None
+        self.made_for: tuple[float, float, int, list[tuple[int, int, bool]]] | None = None
         self._named()
 
     def __call__(self, x: Any, y: Any) -> Tensor:
         optimizer, groups = self.optimizer, self.optimizer.param_groups
+        _check(optimizer)
         for o in (optimizer, optimizer.base):
             if o._optimizer_step_pre_hooks or o._optimizer_step_post_hooks:
                 raise RuntimeError("a compiled step can't call hooks on the optimizer's step: use step(closure)")
         parts = [(id(group), id(p), p.requires_grad) for group in groups for p in group["params"]]
-        current = optimizer.l2, parts
+        current = optimizer.l2, optimizer.eps, id(optimizer.model), parts
         if current != self.made_for:
             loss = self._ordinary(x, y)
             self._make()

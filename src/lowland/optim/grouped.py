@@ -4,8 +4,8 @@
 evaluations of the whole batch.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -45,9 +45,15 @@ def backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any = None) 
     training mode takes the statistics of each group.
 
     Raises:
-        ValueError: if what ``closure`` returns isn't one loss for each example, or if batch norm couples the groups.
+        ValueError: if what ``closure`` returns isn't one loss for each example, if batch norm couples the groups, or if
+            a parameter has a post-accumulate-grad hook.
     """
     optimizer._ready("m-SAM pass")
+    if any(param._post_accumulate_grad_hooks for param in optimizer._params()):
+        raise ValueError(
+            "m doesn't go with register_post_accumulate_grad_hook: such a hook acts on the sum over groups, again for "
+            "each group. Change p.grad after optimizer.backward(closure), or use register_hook"
+        )
     buffers = Buffers(optimizer.model, optimizer._constants)
     try:
         mean = _backward(optimizer, closure, scaler, buffers)
@@ -92,12 +98,32 @@ def _backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any, buffer
             groups = len(value.split(optimizer.m))
             # Averaged once: other processes may have other numbers of groups.
             share = len(value.split(optimizer.m)[group]) / len(value)
-            with synchronized(group == groups - 1), optimizer._perturbed(share=share):
+            with synchronized(group == groups - 1), optimizer._perturbed(share=share), _scaled(optimizer, share):
                 value = losses()
-                amp.scaled(scaler, value.split(optimizer.m)[group].sum() / len(value)).backward()
+                amp.scaled(scaler, value.split(optimizer.m)[group].mean()).backward()
         group += 1
     assert mean is not None
     return mean
+
+
+@contextmanager
+def _scaled(optimizer: Any, share: float) -> Iterator[None]:
+    """Inside, backward adds ``share`` times the gradient, which it would not for ``share`` times the loss.
+
+    A function's own backward need not be linear: it may clip. Hooks on parameters run before DDP averages.
+    """
+    owner, hooks = optimizer._owner, []
+
+    def times_share(gradient: Tensor) -> Tensor:
+        return gradient * share if optimizer._owner is owner else gradient  # left by an interrupt it does nothing
+
+    try:
+        for param in optimizer._trainable()[0] + optimizer._outside() if share < 1 else ():
+            hooks.append(param.register_hook(times_share))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def per_example(closure: Callable[[], Tensor], optimizer: Any) -> Tensor:

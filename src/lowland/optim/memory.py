@@ -33,6 +33,11 @@ class Memory:
             kept[param] = torch.zeros_like(param.detach(), memory_format=torch.preserve_format)
         return kept[param]
 
+    def rename(self, names: Iterable[str]) -> None:
+        """Keep tensors of other names; those of the same name stay."""
+        self.names = tuple(dict.fromkeys(names))
+        self._tensors = {name: self._tensors.get(name, {}) for name in self.names}
+
     def __bool__(self) -> bool:
         """Whether there is anything in it."""
         return any(self._tensors.values())

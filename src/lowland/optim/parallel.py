@@ -13,7 +13,7 @@ from lowland.optim.sharding import is_distributed
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """``model`` without the wrapper that `torch.compile` puts around it."""
-    inner = model._modules.get("_orig_mod")
+    inner = getattr(model, "_orig_mod", None)
     return model if inner is None else inner
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lowland.optim import amp, foreign, parallel, penalty, rules
+from lowland.optim import amp, assigned, foreign, parallel, penalty, rules
 from lowland.optim.ascent import Ascent, Climb, Slope, l2
 from lowland.optim.beside import Beside
 from lowland.optim.buffers import Buffers
@@ -57,15 +57,15 @@ _FSDP2 = (
 class Passes(Wrapper):
     """What `SAM` does between two steps; `passes` says which evaluations the rules need, in order."""
 
-    model: nn.Module | None = shared()
-    m: int | None = shared()
-    eps: float = shared()
-    l2: float = shared()
+    model: nn.Module | None = shared(assigned.model)
+    m: int | None = shared(assigned.m)
+    eps: float = shared(assigned.eps)
+    l2: float = shared(assigned.l2)
     same_masks: bool = shared()
     freeze: bool = shared()
-    ascent_rule: Ascent = shared()
-    descent_rule: Descent | None = shared()
-    scope: Scope = shared()
+    ascent_rule: Ascent = shared(assigned.ascent_rule)
+    descent_rule: Descent | None = shared(assigned.descent_rule)
+    scope: Scope = shared(assigned.chosen)
     _scope: set[Tensor] | None = shared()
     _memory: Memory = shared()
     _displacement: Displacement = shared()
@@ -136,13 +136,17 @@ class Passes(Wrapper):
         foreign.check(cls, arguments, named)
         return super().__new__(cls)
 
-    def _forget(self) -> None:
-        """No pass is under way, and none was."""
+    def _take_up_rules(self) -> None:
+        """What follows from them, once."""
         descent = self.descent_rule
         self._combines = descent is not None and not descent.per_example
         self._evaluations = max(self.ascent_rule.evaluations, self._combines)
         self._needs_scale = self.ascent_rule.needs_scale or (descent is not None and descent.needs_scale)
         self._learns = type(self.ascent_rule).learn is not Ascent.learn
+
+    def _forget(self) -> None:
+        """No pass is under way, and none was."""
+        self._take_up_rules()
         self._pass = self._climb = self._states = self._buffers = self._engine = None
         self._fsdp, self._beside, self._scaling = parallel.Fsdp(None, ()), Beside(), amp.Scaling()
         self._constants = Constants()
@@ -297,11 +301,12 @@ class Passes(Wrapper):
         if not onward:
             self._start()
             self._buffers = Buffers(self.model, self._constants) if buffers and self.model is not None else None
-        held = [parallel.set_aside(param.grad) for param in params]
+        everyone = params + self._outside()
+        held = [parallel.set_aside(param.grad) for param in everyone]
         owner = object()
         try:
             try:  # as in `_apart`, without the price of one more context
-                self._begin("ascent", params, held, owner)
+                self._begin("ascent", everyone, held, owner)
                 with parallel.ascending(self.model, self._fsdp, sync):
                     if before is None and self.same_masks:
                         self._states = random_states(params)
@@ -751,6 +756,13 @@ class Passes(Wrapper):
                     params.append(param)
                     rhos.append(rho)
         return params, rhos
+
+    def _outside(self) -> list[Tensor]:
+        """The model's parameters that another optimizer has: their gradient is that at w + ε."""
+        if self.model is None:
+            return []
+        own = set(self._params())
+        return [param for param in self.model.parameters() if param.requires_grad and param not in own]
 
     def _name(self, param: Tensor) -> str:
         assert self.model is not None

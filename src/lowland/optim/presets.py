@@ -86,8 +86,9 @@ def preset(*, formula: str, gradients: str, memory: float, paper: str) -> Callab
                     )
             try:
                 return build(base, *arguments, **settings)
-            except TypeError as error:
-                taken = [name for name in _COMMON if f"multiple values for keyword argument '{name}'" in str(error)]
+            except (TypeError, KeyError) as error:  # the second by Python, where it has been traced (a debugger)
+                words = ("multiple values for keyword argument {!r}" if isinstance(error, TypeError) else "{!r}").format
+                taken = [name for name in _COMMON if words(name) in str(error)]
                 if not taken:
                     raise
                 raise TypeError(f"{listed.name} sets {taken[0]} itself: that is what makes it {listed.name}") from None

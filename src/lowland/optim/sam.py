@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowland.optim import amp, bases, grouped, layout, parallel, per_group, rules, selected
+from lowland.assigning import Absent, unassignable
+from lowland.optim import amp, assigned, bases, layout, parallel, per_group, selected
 from lowland.optim.ascent import Ascent
-from lowland.optim.checks import number
 from lowland.optim.descent import Descent
 from lowland.optim.displacement import Displacement
 from lowland.optim.functional import EPS, check_rho
 from lowland.optim.grad_mode import recording, unrecorded
-from lowland.optim.memory import Memory, split
+from lowland.optim.memory import split
 from lowland.optim.passes import Passes
 from lowland.optim.scope import Scope, resolve
 from lowland.optim.sharding import local, settled
@@ -41,6 +41,15 @@ def _radius(rho: Any) -> float:
     return float(rho)
 
 
+@unassignable(
+    steps="step() counts. Set group['sam_steps'] of the parameter groups, or load_state_dict()",
+    under_way="the passes say so; skip() leaves out the batch whose passes are under way",
+    is_plain="it follows from ascent_rule, descent_rule and scope",
+    is_scheduled="it says whether the constructor was given a function, lowland.SAM(base, rho=function)",
+    per_example="it follows from m and descent_rule",
+    last="each batch with m leaves it",
+    ascent="it is the pass at w. The rule is optimizer.ascent_rule",
+)
 class SAM(Passes):
     """Sharpness-aware minimization: climb to w + ε, take the gradient there, update w with it.
 
@@ -107,6 +116,10 @@ class SAM(Passes):
         perturbed_norms: with ``m``, whether `last` has the norms of the groups' gradients at w + e, too: about another
             weight gradient.
 
+    Settings may be changed between steps by assigning them: each takes effect from the next step on, checked as here.
+    The rules are ``optimizer.ascent_rule`` and ``optimizer.descent_rule``, rho is ``group["rho"]``. What can't be
+    assigned raises AttributeError and says what to do.
+
     A gradient that is zero or not finite gives a zero perturbation, without waiting for the device. Memory
     beyond the base optimizer's: one copy of the perturbed parameters (the process's own part of sharded ones), and what
     a rule keeps.
@@ -118,7 +131,8 @@ class SAM(Passes):
             shows it), or with l2 SparseAdam or one that has l2 in its groups; ``m`` without ``model``, or with
             parameters that are not the model's; rules that don't go together, with ``m`` or with ``base``; a scope that
             has none of the parameters.
-        RuntimeError: for passes out of order, or a pass in which no parameter received a gradient.
+        RuntimeError: for passes out of order, a pass in which no parameter received a gradient, or settings that are
+            assigned in the middle of a step.
 
     Example:
         >>> model = torch.nn.Linear(3, 1)
@@ -130,14 +144,19 @@ class SAM(Passes):
         >>> loss = optimizer.step(closure)
     """
 
-    scope: Any = shared()
+    scope: Any = shared(assigned.chosen)
     audit: bool = shared()
-    memory_limit: float | None = shared()
+    memory_limit: float | None = shared(assigned.memory_limit)
     perturbed_norms: bool = shared()
     _schedule: Callable[[int], float] | None = shared()
     _rho: float = shared()
     #: Groups whose rho follows the schedule.
     _scheduled: list[int] = shared()
+    rho = Absent(
+        "rho stands in the parameter groups, for group in optimizer.param_groups: group['rho'] = 0.1; a function of "
+        "the number of steps goes to the constructor, lowland.SAM(base, rho=function)"
+    )
+    descent = Absent("the rule is optimizer.descent_rule")
 
     def __init__(
         self,
@@ -172,34 +191,18 @@ class SAM(Passes):
         bases.check(base)
         if isinstance(rho, nn.Module):
             raise TypeError("the second argument is rho: hand the network over by its name, model=model")
-        if not isinstance(eps, int | float) or not 0 <= eps < float("inf"):
-            raise ValueError(f"eps is added to the gradient norm: it must be finite and at least 0, not {eps!r}")
-        number("l2", l2, 0, 1e30)
-        if memory_limit is not None:
-            number("memory_limit", memory_limit, 1, 1e30)
-        if l2 and isinstance(base, torch.optim.SparseAdam):
-            raise ValueError("with l2 every gradient is dense: not for SparseAdam")
-        if l2 and any("l2" in group for group in base.param_groups):
-            raise ValueError("l2 is one number for all parameter groups, and a group has one of its own")
-        params = [p for group in base.param_groups for p in group["params"]]
-        if model is not None:
-            if not isinstance(model, nn.Module):
-                raise TypeError(f"model= is the network itself, a torch.nn.Module, not a {type(model).__name__}")
-            if set(params).isdisjoint(model.parameters()):
-                raise ValueError("model= is another model: it has none of the base optimizer's parameters")
-        parallel.check(params)
-        climbing, descending = rules.check(ascent, descent, base, model, m)
-        if m is not None:
-            grouped.check(m, model, params)
         super().__init__(base)
-        self.ascent_rule, self.descent_rule = climbing, descending
-        if isinstance(scope, Iterable) and not isinstance(scope, nn.Module):
-            scope = list(scope)
-        self._memory = Memory((*self.ascent_rule.memory, *(() if descent is None else descent.memory)))
-        self.scope, self._scope = scope, resolve(scope, model, params)
-        self.model, self.m, self.l2, self.eps = model, m, float(l2), eps
-        self.same_masks, self.freeze, self.audit = same_masks, freeze, audit
-        self.memory_limit, self.perturbed_norms = memory_limit, perturbed_norms
+        assigned.start(self)
+        assigned.eps(self, eps)
+        assigned.l2(self, l2)
+        assigned.memory_limit(self, memory_limit)
+        assigned.model(self, model)
+        parallel.check(list(self._params()))
+        assigned.both_rules(self, ascent, descent)
+        assigned.m(self, m)
+        assigned.chosen(self, scope)
+        own = self._own
+        own.same_masks, own.freeze, own.audit, own.perturbed_norms = same_masks, freeze, audit, perturbed_norms
         self._schedule = rho if callable(rho) else None
         self._rho = _radius(rho(0) if callable(rho) else rho)
         if any(STEPS in group and _radius(group["rho"]) != self._rho for group in base.param_groups):
@@ -221,6 +224,17 @@ class SAM(Passes):
         if callable(self.scope):
             self._scope = resolve(self.scope, self.model, self._params())
         self._complete_groups()
+
+    @property
+    def keep_on(self) -> str:
+        """Where w lies during the perturbed pass: ``"device"`` or ``"cpu"``."""
+        return self._displacement.keep_on
+
+    @keep_on.setter
+    def keep_on(self, value: str) -> None:
+        if self.under_way:
+            raise RuntimeError("keep_on assigned in the middle of a step: finish its passes first")
+        self._displacement = Displacement(value)
 
     @property
     def steps(self) -> int:
@@ -551,10 +565,11 @@ class SAM(Passes):
             "base", "model", "m", "l2", "ascent_rule", "descent_rule", "eps", "same_masks", "freeze", "audit",
             "memory_limit", "perturbed_norms", "_memory", "_rho", "_schedule", "_scheduled", "_scope", "scope",
         )  # fmt: skip
-        return {name: getattr(self, name) for name in own} | {"keep_on": self._displacement.keep_on}
+        return {name: getattr(self, name) for name in own} | {"keep_on": self.keep_on}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Undo `__getstate__`."""
+        state = dict(state)
         keep_on = state.pop("keep_on")
         super().__setstate__(state)
         self._displacement = Displacement(keep_on)

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from operator import attrgetter
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 from torch.optim import Optimizer
+
+from lowland.assigning import refusal
 
 
 class _OfBase:
@@ -27,16 +29,33 @@ class _OfBase:
 class _Shared(property):
     """An attribute in ``_own``, the one object that an optimizer has in common with whatever stands in for it."""
 
+    def __init__(self, assign: Callable[[Any, Any], None] | None = None):
+        super().__init__()
+        self.assign = assign
+
     def __set_name__(self, owner: type, name: str) -> None:
         def keep(wrapper: Any, value: Any) -> None:
             setattr(wrapper._own, name, value)
 
-        super().__init__(attrgetter(f"_own.{name}"), keep)
+        super().__init__(attrgetter(f"_own.{name}"), self.assign or keep)
 
 
-def shared() -> Any:
-    """Declares an attribute of a `Wrapper` that trainers' stand-ins for the optimizer read and change with it."""
-    return _Shared()
+def shared(assign: Callable[[Any, Any], None] | None = None) -> Any:
+    """Declares an attribute of a `Wrapper` that trainers' stand-ins for the optimizer read and change with it.
+
+    Args:
+        assign: what assigning it does: keeps the value in ``_own``, if it may. By default any is kept.
+    """
+    return _Shared(assign)
+
+
+def fixed(name: str, advice: str) -> Any:
+    """`shared`, and not to be assigned: that raises AttributeError with ``advice``."""
+
+    def refuse(wrapper: Any, value: Any) -> NoReturn:
+        raise refusal(wrapper, name, advice)
+
+    return _Shared(refuse)
 
 
 class Wrapper(Optimizer):
@@ -49,7 +68,7 @@ class Wrapper(Optimizer):
     Subclasses give `_step`, `_save` and `_load`.
     """
 
-    base: Optimizer
+    base: Optimizer = fixed("base", "it keeps the optimizer it was made around. Make a new SAM around the other")
     _own: SimpleNamespace
     param_groups: list[dict[str, Any]] = _OfBase()  # type: ignore[assignment]
     state: Any = _OfBase()
@@ -59,7 +78,7 @@ class Wrapper(Optimizer):
     found_inf: Any = _OfBase()
 
     def __init__(self, base: Optimizer):
-        self.base, self._own = base, SimpleNamespace(known_as=id(self))
+        self._own = SimpleNamespace(known_as=id(self), base=base)
         if not hasattr(base, "defaults"):  # a container that never called Optimizer.__init__
             base.defaults = {}
         # Not Optimizer.__init__, which would make groups and state of its own beside the base's; this sets up
@@ -68,9 +87,7 @@ class Wrapper(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """For copies and pickles, which share nothing with where they come from but what ``state`` brings."""
-        self._own = SimpleNamespace(known_as=id(self))
-        for name, value in state.items():
-            setattr(self, name, value)
+        self._own = SimpleNamespace(**state, known_as=id(self))
         super().__setstate__({})
 
     def __getattr__(self, name: str) -> Any:

@@ -20,7 +20,7 @@ def difference_panels(cells: Sequence[Cell], curves: Sequence[Curve]) -> list[Pa
         groups = defaultdict[tuple[tuple[str, Any], ...], list[tuple[float, Any]]](list)
         for found in differences(cells, curve.column):
             rest = tuple((name, value) for name, value in found.settings.items() if name != "rho")
-            if "rho" in found.settings:
+            if "rho" in found.settings and found.difference is not None:
                 groups[rest].append((float(found.settings["rho"]), found.difference))
         lines = []
         for rest, points in groups.items():

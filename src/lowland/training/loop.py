@@ -12,9 +12,10 @@ from lowland.errors import SettingError
 from lowland.training.arm import Arm, Record, seconds_in
 from lowland.training.experiment import Experiment
 from lowland.training.files import write_json
+from lowland.training.forecast import Forecast
 from lowland.training.pace import Pace
 from lowland.training.parallel import Alone
-from lowland.training.progress import Watch, bar
+from lowland.training.progress import Bar, Watch, bar
 from lowland.training.randomness import deterministic, random_state, restore_random_state, seed_everything
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings, repeats
@@ -63,10 +64,12 @@ def train(
     total = sum(settings.steps for settings in arms.values())
     visible = show_progress and processes.leads
     with nullcontext(watch) if watch else bar(total, visible) as shown, deterministic(device):
+        forecast = Forecast(arms, shown.say if isinstance(shown, Bar) and visible else _silent)
         for name, settings in arms.items():
             if not states.get(name, {}).get("finished"):
-                run = _ArmRun(experiment, arms, name, device, directory, states, shown, offset, processes)
+                run = _ArmRun(experiment, arms, name, device, directory, states, shown, offset, processes, forecast)
                 run.run(until)
+            forecast.end(name)
             offset += settings.steps
             shown.finish(offset)
     records = processes.first(directory.records)
@@ -79,6 +82,10 @@ def train(
         )
         for name, settings in arms.items()
     }
+
+
+def _silent(text: str) -> None:
+    """Where nobody watches."""
 
 
 class _ArmRun:
@@ -95,11 +102,12 @@ class _ArmRun:
         shown: Watch,
         offset: int,
         processes: Alone,
+        forecast: Forecast,
     ):
         settings = arms[name]
         self.name, self.settings, self.device = name, settings, device
         self.directory, self.states, self.bar, self.offset = directory, states, shown, offset
-        self.processes = processes
+        self.processes, self.forecast = processes, forecast
         seed_everything(settings.seed)
         self.task: Task = processes.together(lambda: _task(experiment, name, settings, device, processes.count))
         self.seconds = {"train_seconds": 0.0, "check_seconds": 0.0}
@@ -128,6 +136,7 @@ class _ArmRun:
 
     def run(self, until: int | None = None) -> None:
         steps, every = self.settings.steps, self.settings.check_every
+        self.forecast.begin(self.name, self.step)
         try:
             while True:
                 if until is not None and until <= self.step < steps:
@@ -139,6 +148,7 @@ class _ArmRun:
                 if self.step == steps:
                     break
                 self._train(batch)
+                self.forecast.step(self.bad_step.item)
                 if self.step % _LOOK_EVERY == 0 and self._has_diverged():
                     break
                 self._save_now_and_then()
@@ -180,7 +190,9 @@ class _ArmRun:
             raise FloatingPointError
         started = time.monotonic()
         record = self.processes.first(lambda: self._measure(batch))
-        self.seconds["check_seconds"] += time.monotonic() - started
+        took = time.monotonic() - started
+        self.seconds["check_seconds"] += took
+        self.forecast.check(took)
         self.bar.update(self.offset + self.step, self.name, record, self.task.show)
 
     def _measure(self, batch: tuple[Any, Any]) -> Record:

@@ -1,5 +1,6 @@
 """Where training is, on stderr: a bar on a terminal, elsewhere a line now and then."""
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,10 @@ class Bar:
         self._state = (done, self._state[1])
         self._progress.update(self._task, completed=done)
 
+    def say(self, text: str) -> None:
+        """A line of its own on stderr, above the bar where there is one."""
+        say_above(self._progress, text)
+
     def line(self) -> str:
         """``sam: 120 of 900 steps (13 %), about 4 min left; loss 0.12``."""
         done, arm = self._state
@@ -73,6 +78,14 @@ def fitting(parts: Sequence[str], progress: Any, taken: int) -> str:
         if sum(map(len, chosen)) + 2 * len(chosen) + len(part) <= room:
             chosen.append(part)
     return "  ".join(chosen)
+
+
+def say_above(progress: Any, text: str) -> None:
+    """A line on stderr that stays, above the bar where one is drawn."""
+    if progress.disable:
+        print(text, file=sys.stderr, flush=True)
+    else:
+        progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

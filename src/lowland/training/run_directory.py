@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lowland.assigning import unassignable
 from lowland.errors import LowlandError, RunError, is_memory
 from lowland.saved import tensors_in
 from lowland.training.arm import Record
@@ -41,6 +42,7 @@ _SUMMARY = {
 _ENDS = Each({"status": str, "diverged_at": Maybe(int)})
 
 
+@unassignable(**dict.fromkeys(("path", "config", "figures"), "it is one directory of one run. Make another"))
 class RunDirectory:
     """``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, ``summary.json`` and ``figures/`` under one path.
 
@@ -55,6 +57,10 @@ class RunDirectory:
         RunError: if the path is a file, holds something else or another configuration, is damaged or in use.
         OSError: if it can't be read or written.
     """
+
+    path: Path
+    config: dict[str, Any]
+    figures: Path
 
     def __init__(self, path: Path, config: dict[str, Any]):
         self.path, self.config = Path(path), finite(json.loads(json.dumps(config)))
@@ -229,12 +235,14 @@ class RunDirectory:
             f"what does that, remove {self.path} and start again"
         )
 
-    def conclude(self, summary: dict[str, Any]) -> None:
-        """Write the summary, with the checksums of the files that go with it: the run is finished."""
+    def conclude(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Write the summary, with the checksums of the files that go with it, and return it: the run is finished."""
         self.still_held()
         there = [path for path in (self._metrics, self.path / "results.csv") if path.exists()]
         files = {path.name: hashlib.sha256(read_bytes(path)).hexdigest() for path in there}
-        write_json(self._summary, {**summary, "files": files})
+        whole = {**summary, "files": files}
+        write_json(self._summary, whole)
+        return whole
 
     def changed_file(self, summary: dict[str, Any]) -> str:
         """The name of a file that isn't what it was when the ``summary`` was written; empty if there is none."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from torch.utils import _pytree as pytree
 from lowland.errors import SettingError
 from lowland.training.arm import Arm, seconds_in
 from lowland.training.experiment import Experiment
+from lowland.training.forecast import SHORT, STEPS, duration
 from lowland.training.pace import Pace
 from lowland.training.parallel import Alone
-from lowland.training.progress import Watch, bar
+from lowland.training.progress import Bar, Watch, bar
 from lowland.training.randomness import deterministic
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings
@@ -47,7 +49,7 @@ def train_together(
     with nullcontext(watch) if watch else bar(max(s.steps for s in arms.values()), show_progress) as shown:
         if not all(states.get(name, {}).get("finished") for name in arms):
             with deterministic(device):
-                _Run(experiment, arms, directory, device, saved, shown).run(until)
+                _Run(experiment, arms, directory, device, saved, shown, show_progress).run(until)
     records = directory.records()
     return {
         name: Arm(settings, records.get(name, []), states[name]["diverged_at"], seconds_in(states[name]))
@@ -66,6 +68,7 @@ class _Run:
         device: torch.device,
         saved: dict[str, Any],
         shown: Watch,
+        show: bool,
     ):
         assert experiment.together is not None
         self.arms, self.directory, self.saved, self.bar = arms, directory, saved, shown
@@ -80,6 +83,8 @@ class _Run:
             with directory.taking_up():
                 self._restore(saved)
         self.pace = Pace()
+        self.forecast_due, self.checks = show, list[float]()
+        self.mark: tuple[int, float] | None = None  # the step and the seconds of training at the first look
 
     def _restore(self, saved: dict[str, Any]) -> None:
         self.step, self.seconds = saved["step"], {name: float(saved["seconds"][name]) for name in self.seconds}
@@ -90,7 +95,7 @@ class _Run:
 
     def run(self, until: int | None) -> None:
         last = max(settings.steps for settings in self.arms.values())
-        stride = self.every
+        stride, began = min(self.every, STEPS), self.step
         while True:
             if until is not None and until <= self.step < last:
                 self._save()
@@ -104,11 +109,35 @@ class _Run:
             if until is not None:
                 steps = min(steps, until - self.step)
             stride = self._train(min(steps, stride), stride)
+            self._forecast(began)
             if self.pace.due():
                 self._save()
             self.bar.update(self.step, f"{len(self.arms)} runs")
         self._save()
         self.bar.finish(last)
+
+    def _forecast(self, began: int) -> None:
+        """Say once how long it will take: from the first steps that took as long as a look, with the checks so far.
+
+        But for those before the first look, which are warming up.
+        """
+        if not self.forecast_due or not isinstance(self.bar, Bar):
+            return
+        if self.mark is None:
+            self.mark = self.step, self.seconds["train_seconds"]
+            return
+        steps, seconds = self.step - self.mark[0], self.seconds["train_seconds"] - self.mark[1]
+        if seconds < _LOOK:
+            return
+        self.forecast_due = False
+        last = max(settings.steps for settings in self.arms.values())
+        checks = fmean(self.checks) * ((last - self.step) // self.every + 1) if self.checks else 0.0
+        left = seconds / steps * (last - self.step) + checks
+        if left >= SHORT:
+            more = " more" if began else ""
+            self.bar.say(
+                f"about {duration(left)}{more}, from the first {self.step - began} steps of {len(self.arms)} runs"
+            )
 
     def _train(self, steps: int, stride: int) -> int:
         """How many steps to take before looking at the clock again: about `_LOOK` seconds of them."""
@@ -133,7 +162,8 @@ class _Run:
             if found is not None:
                 self.directory.append({"arm": name, "step": self.step, **found})
             state["finished"] = ended or self.step == settings.steps
-        self.seconds["check_seconds"] += time.monotonic() - started
+        self.checks.append(time.monotonic() - started)
+        self.seconds["check_seconds"] += self.checks[-1]
 
     def _save(self) -> None:
         started = time.monotonic()

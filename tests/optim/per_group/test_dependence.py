@@ -68,6 +68,17 @@ INDEX = torch.tensor([2, 0, 1])
 PLACES = {
     "entry by entry": (lambda x: [x + 1, (x * W).tanh(), torch.where(x > 0.5, x, -x)], [Along(0)] * 3),
     "two that meet": (lambda x: [x + x.mT, x * x[:, :1]], [Along(0)] * 2),
+    "entry by entry, in place": (
+        lambda x: [
+            (x * 2).masked_fill_(x > 0.5, 0.0),
+            torch.ops.aten.gelu_(x * 2),
+            F.mish(x * 2, inplace=True),
+            F.threshold(x * 2, 0.5, 0.0, inplace=True),
+            W.repeat(3, 1, 1).masked_fill_(x > 0.5, 1.0),
+            W.repeat(3, 1, 1).masked_fill_((x > 0.5).any(0), 1.0),
+        ],
+        [Along(0)] * 5 + [Mixed],
+    ),
     "views": (lambda x: [x.transpose(0, 1), x.flatten(), x.view(B, 2, 8)[:, 1]], [Along(1), Along(0, 16), Along(0)]),
     "a transposed copy": (
         lambda x: [x.transpose(0, 1).contiguous(), x.permute(2, 1, 0).reshape(16, B)],
@@ -138,10 +149,11 @@ PLACES = {
     "losses": (
         lambda x: [
             F.cross_entropy(x, INDEX[:, None].expand(3, 4), reduction="none"),
+            F.cross_entropy(x, INDEX[:, None].expand(3, 4), reduction="none", label_smoothing=0.1),
             F.mse_loss(x, W.expand(3, 4, 4)),
             F.mse_loss(x, W.expand(3, 4, 4), reduction="none"),
         ],
-        [Along(0), Mixed, Along(0)],
+        [Along(0), Along(0), Mixed, Along(0)],
     ),
     "ctc": (
         lambda x: [

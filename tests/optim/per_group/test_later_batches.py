@@ -26,16 +26,16 @@ def textbook(model, losses, m, rho=0.1):
     total = [torch.zeros_like(p) for p in params]
     size = len(losses())
     for start in range(0, size, m):
-        part = slice(start, start + m)
+        part = slice(start, min(start + m, size))
         g = gradient(losses()[part].mean(), params)
         e = [rho * d / torch.cat([d.flatten() for d in g]).norm() for d in g]
         kept = [p.detach().clone() for p in params]
         with torch.no_grad():
             torch._foreach_add_(params, e)
-        d = gradient(losses()[part].sum() / size, params)
+        d = gradient(losses()[part].mean(), params)
         with torch.no_grad():
             torch._foreach_copy_(params, kept)
-        total = [t + x for t, x in zip(total, d, strict=True)]
+        total = [t + (part.stop - start) / size * x for t, x in zip(total, d, strict=True)]
     return total
 
 

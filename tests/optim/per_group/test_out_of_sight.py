@@ -12,11 +12,13 @@ from torch import nn
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.dlpack import to_dlpack
 
 from lowland.optim.per_group import row_wise
 
+from ..test_m_sam import Clipped
 from .test_later_batches import Centring, check, optimizer_of
 from .test_layers import rand
 
@@ -294,6 +296,36 @@ def written_at(n):
     return table
 
 
+class Rounded(TorchDispatchMode):
+    """Rounds what linear layers take, by the largest entry of the batch."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.addmm.default:
+            scale = args[1].abs().max() / 7
+            args = (args[0], (args[1] / scale).round() * scale, args[2])
+        return func(*args, **(kwargs or {}))
+
+
+def under_a_mode(m):
+    with Rounded():
+        return m.lin(m.lin(X).tanh().flatten(0, 1)).view_as(X)
+
+
+class Numbers:
+    """A sequence that gives one number twice."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        if i > 1:
+            raise IndexError
+        return self.number
+
+
 def contracted(dim):
     return torch.tensordot(TABLE[:, :6], TABLE[:, :6].T.roll(1, 0), dims=torch.stack([dim[None], dim[None]]))[0, 0]
 
@@ -357,6 +389,8 @@ CLOSURES = {
     "memory that NumPy shares": (through_numpy, False),
     "a kernel of one's own": (kernel, False),
     "a deep copy": (deep, False),
+    "clips the gradient of what parameters give": (lambda m: m.lin(X) * Clipped.apply(m.q.exp()), True),
+    "clips the gradient of rows": (lambda m: Clipped.apply(m.lin(X)), False),
     "the class of a parameter": (of_class, True),
     "ways by class": (by_class, True),
     "the class by name": (by_name, True),
@@ -371,6 +405,27 @@ CLOSURES = {
         lambda m: with_number(m, written_at),
         False,
     ),
+    "numbers of a constructor of one type": (
+        lambda m: with_number(m, lambda n: torch.DoubleTensor([n, 1.0])[0]),
+        False,
+    ),
+    "integers of a constructor of one type": (
+        lambda m: with_number(m, lambda n: torch.LongTensor([(n.abs() * 1e3).long() % 4])),
+        False,
+    ),
+    "numbers of a storage": (lambda m: with_number(m, lambda n: torch.DoubleStorage([n])[0]), False),
+    "numbers of a nested tensor": (
+        lambda m: with_number(m, lambda n: torch.nested.nested_tensor([[n, n], [n]]).to_padded_tensor(0.0).sum()),
+        False,
+    ),
+    "numbers in a sequence of one's own": (
+        lambda m: with_number(m, lambda n: torch.as_tensor(Numbers(n)).sum()),
+        False,
+    ),
+    "a truth": (lambda m: with_number(m, lambda n: 1.0 if n > 0.01 else 2.0), False),
+    "a complex number": (lambda m: with_number(m, lambda n: abs(complex(n))), False),
+    "a dispatch mode in the closure": (under_a_mode, False),
+    "traced": (lambda m: m.lin(X).tanh() * torch.jit.trace(m.mlp, X, check_trace=False)(X), False),
     "mapped by Python": (lambda m: with_number(m, lambda n: n.new_ones(()).map_(n, lambda one, other: other)), False),
     "dims of a product": (lambda m: with_number(m, lambda n: contracted((n.abs() * 1e3).long() % 2)), False),
     "lengths that are packed": (lambda m: with_number(m, lambda n: packed((n.abs() * 1e3).long() % 6 + 1)), False),

@@ -6,10 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from lowland.papers.springer2024.figures import _lorenz
-from lowland.papers.springer2024.over_grid import at_some_setting, differences, settings_of, trend
+from lowland.papers.springer2024.over_grid import at_some_setting, trend
 from lowland.papers.springer2024.over_training import at_the_threshold, over_time
 from lowland.training import Arm
-from lowland.training.statistics import holm, slope
 
 
 def run(seed, rho, records, lr=0.1):
@@ -30,25 +29,6 @@ def grid(error, seeds=5, rhos=(0.0, 0.1, 0.2), lrs=(0.1,)):
     }
 
 
-def test_holm():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
-def test_slope():
-    assert slope({0.0: 1.0, 1.0: 3.0, 2.0: 5.0}) == pytest.approx(2)
-
-
-def test_the_p_value_is_students():
-    arms = grid(lambda seed, rho, lr: 0.3 - (0.01 * (seed + 1) if rho else 0), rhos=(0.0, 0.1))
-    (found,) = settings_of(arms)
-    # Differences −0.01 ... −0.05: mean −0.03, standard error √(0.00025 / 5), t = −4.243 with 4 degrees of freedom.
-    assert found.difference.mean == pytest.approx(-0.03)
-    assert found.p == pytest.approx(0.013236, rel=1e-3)
-    assert found.corrected == found.p
-
-
 def test_some_setting_is_below():
     def error(seed, rho, lr):
         return 0.3 + 0.001 * (seed % 2) + {0.0: 0, 0.1: -0.05 + 0.001 * seed, 0.2: 0.01 * math.sin(seed)}[rho]
@@ -64,22 +44,29 @@ def test_some_setting_is_below():
 
 
 def test_the_trend_over_rho():
-    verdict = trend(grid(lambda seed, rho, lr: 0.3 - (0.1 + 0.01 * seed) * rho, lrs=(0.1, 0.5)))
+    rhos = (0.0, 0.01, 0.1, 1.0)
+
+    def falling(seed, rho, lr):
+        return 0.3 - (0.1 + 0.01 * seed) * (math.log10(rho) if rho else 0)
+
+    verdict = trend(grid(falling, rhos=rhos, lrs=(0.1, 0.5)))
     assert verdict.passed is True
     assert verdict.measured == pytest.approx(-0.12)
-    assert trend(grid(lambda seed, rho, lr: 0.3 + (0.1 + 0.01 * seed) * rho)).passed is False
-    assert "three values" in trend(grid(lambda *_: 0.3, rhos=(0.0, 0.1))).reason
-    missing = grid(lambda seed, rho, lr: 0.3 - rho, lrs=(0.1, 0.5))
-    del missing["0.5,0.2,0"]
-    assert "4" in trend(missing).reason  # seed 0 doesn't count: its runs are not those of the others
+    assert trend(grid(lambda *which: 0.6 - falling(*which), rhos=rhos)).passed is False
+    assert "three values" in trend(grid(lambda *_: 0.3)).reason
 
 
-def test_differences_are_drawn_with_their_intervals():
-    hard, easy = differences(grid(lambda seed, rho, lr: 0.3 - (0.1 + 0.01 * seed) * rho, lrs=(0.1, 0.5)))
-    assert [line.label for line in hard.lines] == ["η = 0.1", "η = 0.5"]
-    assert list(hard.lines[0].x) == [0.1, 0.2]
-    assert hard.lines[0].low[0] < hard.lines[0].y[0] < hard.lines[0].high[0]
-    assert list(easy.lines[0].y) == [0, 0]
+def test_the_trend_is_of_seeds_that_have_every_run():
+    arms = grid(lambda seed, rho, lr: 0.3 - lr * rho, rhos=(0.0, 0.01, 0.1, 1.0), lrs=(0.1, 0.5))
+    del arms["0.5,0.1,0"]
+    verdict = trend(arms)
+    assert verdict.passed is None
+    assert "these are 4" in verdict.reason
+    for seed in range(1, 5):  # η = 0.5 alone, or 0.1 alone, is not the mean over η
+        del arms[f"0.1,0.1,{seed}"]
+    verdict = trend(arms)
+    assert (verdict.measured, verdict.passed) == (None, None)
+    assert "a seed that has been trained at all of them" in verdict.reason
 
 
 def over_epochs(seeds=5, errors=(0.4, 0.005, 0.0)):

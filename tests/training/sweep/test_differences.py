@@ -97,13 +97,17 @@ def test_what_the_runs_without_sam_do_not_vary_is_compared_with_the_same_one():
     )
 
 
-def test_a_diverged_run_leaves_its_seed_out_and_a_point_without_any_is_none():
+def test_a_diverged_run_leaves_its_seed_out_and_is_counted():
     def diverging(lr, rho, seed):
         gone = rho == 1.0 or (lr, rho, seed) == (0.1, 0.1, 2)
         return {**error(lr, rho, seed), **({"diverged_at": 3} if gone else {})}
 
     found = differences(cells_of(made(diverging), VARIED), "test_error")
-    assert [(each.settings["rho"], each.difference.n) for each in found] == [(0.1, 4), (0.3, 5), (0.1, 5), (0.3, 5)]
+    assert [(each.settings["rho"], each.difference and each.difference.n, each.diverged) for each in found] == [
+        (0.1, 4, 1), (0.3, 5, 0), (1.0, None, 5), (0.1, 5, 0), (0.3, 5, 0), (1.0, None, 5)
+    ]  # fmt: skip
+    assert [each.verdict for each in found if each.difference is None] == ["diverged"] * 2
+    assert found[2].entry()["difference"] is None
 
 
 def test_the_summary_has_every_outcome_that_runs_have():
@@ -116,7 +120,7 @@ def test_the_summary_has_every_outcome_that_runs_have():
     entry = found["metrics"]["test_error"]
     assert len(entry["points"]) == 6
     assert len(entry["trends"]) == 3
-    assert set(entry["points"][0]) == {"settings", "difference", "p", "p_holm", "verdict"}
+    assert set(entry["points"][0]) == {"settings", "difference", "p", "p_holm", "diverged", "verdict"}
 
 
 def test_panels_have_a_band_of_the_interval():

@@ -301,6 +301,8 @@ class Dependence(TorchDispatchMode):
                 "each evaluation of a step needs the same random numbers, so draw from torch's default generator, or "
                 "before the closure"
             )
+        if not self._paused and torch.jit.is_tracing():
+            raise NotCovered(f"the closure is traced by torch.jit ({line()})")
         out = func(*args, **(kwargs or {}))
         if not self._paused:
             if types and self._are_opaque(args, kwargs):

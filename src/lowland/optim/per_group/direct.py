@@ -122,16 +122,36 @@ def function(watch: "Pass", cls: Any, args: tuple[Any, ...], call: Callable[...,
     with follow.paused():
         draws = have_moved(states)
     of_groups = []
-    for weights in zip(*([None] * count if s is None else s.unbind() for s in stacks), strict=True):
+    shares = (watch.groups.sizes / watch.divided_by).tolist()
+    for share, *weights in zip(shares, *([None] * count if s is None else s.unbind() for s in stacks), strict=True):
         if draws:
             replay(states)
-        of_groups.append(of(weights))
+        given = [None if w is None else _Times.apply(w, share) for w in weights]
+        of_groups.append([_Times.apply(result, 1 / share) for result in of(given)])
     with torch._C.DisableTorchFunctionSubclass(), follow.paused():
         each = zip(value, zip(*of_groups, strict=True), strict=True)
         derived = [Derived.of(v, ByGroup.apply(torch.stack(those))) for v, those in each]
     if follow.active:
         follow.hide(derived)
     return tuple(derived) if len(derived) > 1 else derived[0]
+
+
+class _Times(torch.autograd.Function):
+    """The identity; gradients come back times a number. Between two of them they are those of a group's mean loss.
+
+    A backward that isn't linear makes a difference of it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        """See `torch.autograd.Function`."""
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
+        """See `torch.autograd.Function`."""
+        return d if ctx.factor == 1 else d * ctx.factor, None
 
 
 class ByGroup(torch.autograd.Function):

@@ -149,8 +149,14 @@ class Engine:
     @contextmanager
     def _without_a_trace(self) -> Iterator[None]:
         """Afterwards buffers and gradients are what they were."""
-        with kept(self.optimizer.model), gradients_aside(list(self.optimizer._params())):
+        everyone = [*self.optimizer._params(), *self.optimizer._outside()]
+        with kept(self.optimizer.model), gradients_aside(everyone), self._alone():
             yield
+
+    def _alone(self) -> AbstractContextManager[Any]:
+        """Inside, DDP averages nothing: the last evaluation of a step is the only one that all processes make."""
+        wrapper = parallel.ddp(self.optimizer.model)
+        return nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, False)
 
     def _only_here(self, error: Exception, closure: Closure, scaler: Any, states: Any) -> str:
         """``error`` in words, if the passes raise it each time and the plain closure doesn't; else it is raised."""
@@ -192,7 +198,7 @@ class Engine:
             return self._evaluate(lambda: followed(closure), states)
 
         try:
-            with kept(optimizer.model), uncompiled():
+            with self._without_a_trace(), uncompiled():
                 audit = Audit(optimizer, params, names, losses, lambda: None)
                 coupled = self._size is not None and audit.couples(self._size)
         except Exception:  # nothing can be told; the loop is right all the same
@@ -220,25 +226,22 @@ class Engine:
                 raise NotCovered("the losses depend on no input that was there before the closure, as a plain tensor")
             return value
 
-        step = _Step(params, dict(zip(params, rhos, strict=True)), names, members, losses, scaler, buffers)
+        outside = optimizer._outside()
+        step = _Step(params, outside, dict(zip(params, rhos, strict=True)), names, members, losses, scaler, buffers)
+        before = [(p, None if p.grad is None else p.grad.clone()) for p in params + outside]
         parts: list[_Part] = []
-        start = 0
-        before: list[Tensor | None] | None = None
-        while start == 0 or start < parts[-1].groups.whole:
-            try:
-                parts.append(self._part(step, start))
-            except BaseException:
-                if before is not None:  # no part of a batch may stay
-                    for p, gradient in zip(params, before, strict=True):
-                        p.grad = gradient
-                raise
-            start = parts[-1].groups.chosen.stop
-            if before is None:
-                before = parts[-1].gradients
+        try:
+            while not parts or parts[-1].groups.chosen.stop < parts[-1].groups.whole:
+                parts.append(self._part(step, parts[-1].groups.chosen.stop if parts else 0))
+        except BaseException:
+            for p, gradient in before:  # no part of a batch may stay
+                p.grad = gradient
+            raise
         self._penalize(params, parts, scaler)
         if len(parts) > 1 and (has_others(optimizer.model) or self._twice):
             buffers.restart()  # each part had only its own examples
-            with torch.enable_grad(), by_group(optimizer.model, Groups(parts[0].groups.whole, optimizer.m)):
+            whole = Groups(parts[0].groups.whole, optimizer.m)
+            with torch.enable_grad(), self._alone(), by_group(optimizer.model, whole):
                 losses()
             buffers.settle()
         if scaler is not None:
@@ -252,20 +255,15 @@ class Engine:
 
     def _part(self, step: "_Step", start: int) -> "_Part":
         """Both passes for the groups from ``start`` on, as many as memory allows; their gradients are accumulated."""
-        optimizer, params = self.optimizer, step.params
-        held = [parallel.set_aside(p.grad) for p in params]
-        wrapper = parallel.ddp(optimizer.model)
-
-        def alone() -> AbstractContextManager[Any]:
-            return nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, False)
-
+        optimizer, params, everyone = self.optimizer, step.params, step.params + step.outside
+        held = [parallel.set_aside(p.grad) for p in everyone]
         try:
-            optimizer._begin("ascent", params, held)
-            with torch.enable_grad(), alone():
+            optimizer._begin("ascent", everyone, held)
+            with torch.enable_grad(), self._alone():
                 first, before = self._first(step, start)
             left = [step.names[p] for p in params if p.grad is not None]
         finally:
-            optimizer._end(params, held)
+            optimizer._end(everyone, held)
             amp.clear_caches()
         if left:
             raise NotCovered(
@@ -288,17 +286,16 @@ class Engine:
         second = SecondPass(groups, step.names, found, self.warn, first)
         if optimizer.audit and (self.batches >= self.next_audit or not first.uses <= self.audited):
             rewind = step.buffers.rewind
-            with alone():
+            with self._alone(), gradients_aside(step.outside):
                 audit = Audit(optimizer, params, step.names, step.losses, rewind, first.autocast, self.batches)
                 self._audit(audit, groups, found, second, first.uses)
         if optimizer.perturbed_norms:
             second.members = step.members
         last = groups.chosen.stop == groups.whole
-        gradients = [p.grad if last or p.grad is None else p.grad.clone() for p in params] if start == 0 else []
         self._watch = second
         try:
             optimizer._pass = "perturbed"
-            together = nullcontext() if last else alone()
+            together = nullcontext() if last else self._alone()
             step.buffers.rewind()  # before they are looked for
             with torch.enable_grad(), together:
                 with by_group(optimizer.model, groups), watching(params, optimizer.model, second):
@@ -318,7 +315,7 @@ class Engine:
                 at_moved = norms_at(second, [p for p in params if p in step.members], per, optimizer.l2)
             means = self._means(params, second) if optimizer.l2 else []
         seen = report.Last(report.means(before, groups), report.means(value, groups), norms, at_moved)
-        return _Part(groups, before, norms, plan, seen, means, gradients)
+        return _Part(groups, before, norms, plan, seen, means)
 
     def _audit(
         self, audit: Audit, groups: Groups, found: dict[Tensor, Perturbation], second: SecondPass, uses: Any
@@ -409,6 +406,8 @@ class _Step:
     """What all parts of a batch share."""
 
     params: list[Tensor]
+    #: Of the model, and not the optimizer's: they stay at w, and get the gradient of the second pass.
+    outside: list[Tensor]
     rhos: dict[Tensor, float]
     names: dict[Tensor, str]
     members: set[Tensor]
@@ -419,7 +418,7 @@ class _Step:
 
 @dataclass
 class _Part:
-    """What is kept of a part of a batch: see `Engine._part`; ``gradients`` are those before the first part."""
+    """What is kept of a part of a batch: see `Engine._part`."""
 
     groups: Groups
     losses: Tensor
@@ -427,7 +426,6 @@ class _Part:
     plan: list[report.Row]
     last: report.Last
     means: list[Tensor]
-    gradients: list[Tensor | None]
 
 
 def _is_compiled(module: nn.Module) -> bool:

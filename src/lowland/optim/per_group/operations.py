@@ -72,10 +72,13 @@ def rule_for(func: Any) -> Rule | None:
     if func.namespace != "aten":
         return None
     name = func._schema.name.partition("::")[2]
-    name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+    in_place = name.endswith("_") and not name.endswith("__")
+    name = name[:-1] if in_place else name
     if name in _RULES:
         return _RULES[name]
-    return entrywise if torch.Tag.pointwise in func.tags else None
+    # torch marks not all that write in place.
+    like = getattr(getattr(torch.ops.aten, name, func), func._overloadname, func) if in_place else func
+    return entrywise if torch.Tag.pointwise in like.tags else None
 
 
 def _rule(names: str) -> Callable[[Rule], Rule]:
@@ -123,7 +126,7 @@ def _listed(dims: Any, ndim: int) -> set[int] | None:
 
 
 @_rule(
-    "_to_copy copy clone fill zero where native_dropout _prelu_kernel hardswish polar complex ldexp "
+    "_to_copy copy clone fill masked_fill zero where native_dropout _prelu_kernel hardswish polar complex ldexp "
     "log_sigmoid_forward bernoulli normal real imag angle special_expit floor_divide"
 )
 def entrywise(call: Call) -> Place | None:

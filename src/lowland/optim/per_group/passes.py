@@ -150,6 +150,11 @@ class Pass:
         """Until the losses are there, a guess, which is then checked."""
         return self._groups
 
+    @property
+    def divided_by(self) -> int:
+        """Of what the sum over a group's losses is the numerator, in backward."""
+        return self.groups.m
+
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See `watch.Handler`."""
         return self._or_plain(partial(self._call, func, args, kwargs), partial(func, *args, **kwargs))
@@ -608,6 +613,11 @@ class SecondPass(Pass):
         #: Of the groups' summed losses at their own w + e.
         self.pieces: dict[Tensor, Piece] = {}
         self._tapped = False
+
+    @property
+    def divided_by(self) -> int:
+        """See `Pass`."""
+        return self.groups.whole
 
     @contextmanager
     def following(self, constants: list[Tensor]) -> Iterator[None]:

@@ -164,7 +164,8 @@ ROW_WISE: set[type[torch.autograd.Function]] = set()
 def row_wise(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
     """Say that the backward of a ``torch.autograd.Function`` keeps the rows of examples apart, as its forward does.
 
-    What operations of torch do in forward is followed; what a function does in backward can't be seen. A decorator::
+    What operations of torch do in forward is followed; what a function does in backward can't be seen. It must be
+    linear in the gradient that it gets: one that clips each row goes by the loop. A decorator::
 
         @lowland.optim.per_group.row_wise
         class ReverseGradient(torch.autograd.Function): ...

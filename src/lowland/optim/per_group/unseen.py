@@ -14,8 +14,10 @@ from functools import wraps
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from torch.autograd.function import _SingleLevelFunction
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 
@@ -78,9 +80,13 @@ def around() -> str | None:
     if not _are_torchs(torch._C._autograd._top_saved_tensors_default_hooks(True) or ()):
         return _HOOKS.format("around the step")
     for mode in _get_current_dispatch_mode_stack():
-        if not type(mode).__module__.startswith(("torch.", _OURS)):
-            return f"{type(mode).__name__}, a dispatch mode, is on around the step, and may change what operations give"
+        if not _is_known(mode):
+            return _MODE.format(type(mode).__name__, "around the step")
     return None
+
+
+def _is_known(mode: Any) -> bool:
+    return type(mode).__module__.startswith(("torch.", _OURS))
 
 
 def _are_torchs(functions: Any) -> bool:
@@ -103,6 +109,12 @@ def _enter(hooks: Any) -> None:
     _enter_hooks(hooks)
 
 
+def _push(mode: Any) -> None:
+    if (listener := _listening()) is not None and not _is_known(mode):
+        listener.cannot(_MODE.format(type(mode).__name__, "in the closure ({})"))
+    _push_mode(mode)
+
+
 def _imported(*args: Any, **kwargs: Any) -> Any:
     value = _from_dlpack(*args, **kwargs)
     if (listener := _listening()) is not None:
@@ -114,6 +126,19 @@ def _exported(value: Any, *args: Any, **kwargs: Any) -> Any:
     if (listener := _listening()) is not None:
         listener.leaves(value, "to_dlpack ({}) reads a value that depends on the parameters")
     return _to_dlpack(value, *args, **kwargs)
+
+
+def _number(name: str) -> Any:
+    """What C and Python call for the number in a tensor: torch's constructors, too, with no operation to be seen."""
+    theirs = getattr(Tensor, name)
+
+    @wraps(theirs)
+    def number(value: Tensor) -> Any:
+        if _listener is not None:
+            _listener.leaves(value, f"{name} ({{}}) reads a value that depends on the parameters")
+        return theirs(value)
+
+    return number
 
 
 def _announced(func: Any, to: str) -> Any:
@@ -129,12 +154,19 @@ def _announced(func: Any, to: str) -> Any:
 _OURS = "lowland.optim.per_group."
 _HOOKS = "hooks of what is saved for backward are set ({}), which may change it"
 _enter_hooks, _from_dlpack, _to_dlpack = saved_tensors_hooks.__enter__, torch._C._from_dlpack, torch._C._to_dlpack
+_MODE = "{}, a dispatch mode, is on {}, and may change what operations give"
+_push_mode = _python_dispatch._push_mode
 _THREAD, _PROCESS = "another thread", "another process"
 #: Whose, its name, what it is (None where it is inherited), and what it is for a while.
 _REPLACED: list[tuple[Any, str, Any, Any]] = [
     (_SingleLevelFunction, "apply", None, classmethod(_apply)),
     (saved_tensors_hooks, "__enter__", _enter_hooks, _enter),
+    (_python_dispatch, "_push_mode", _push_mode, _push),
     (torch._C, "_from_dlpack", _from_dlpack, _imported),
+    *(
+        (Tensor, name, vars(Tensor).get(name), _number(name))
+        for name in ("__float__", "__int__", "__index__", "__bool__", "__complex__")
+    ),
     *(
         (owner, name, _to_dlpack, _exported)
         for owner, name in ((torch._C, "_to_dlpack"), (torch.utils.dlpack, "to_dlpack"))

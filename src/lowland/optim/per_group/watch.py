@@ -291,10 +291,6 @@ class _Reads(TorchFunctionMode):
             self._refuse(args, name + " ({}) reads a value that depends on the parameters")
         elif attribute in _TAKEN_OUT:
             self._refuse(args[:1], attribute + " ({}) reads a value that depends on the parameters")
-        elif name in _FROM_NUMBERS or name in _INDEXED:
-            given = (*args, *(kwargs or {}).values())
-            lists = _in_lists(given[1:] if name in _INDEXED else given, tuples=name in _FROM_NUMBERS)
-            self._refuse(lists, "a list ({}) is read whose numbers depend on the parameters")
         elif name in _READ:
             first, what = _READ[name]
             self._refuse(
@@ -330,30 +326,11 @@ def _from_torch() -> bool:
 _ON_THE_WAY = ("torch.autograd", "torch._tensor", "torch.overrides", "torch._dynamo")
 
 
-def _in_lists(given: Any, tuples: bool) -> Iterator[Tensor]:
-    """The tensors in the lists of ``given``, at any depth: torch reads their values, and shows no operation.
-
-    ``tuples``: whether those are read likewise. As an index they are not: each of their tensors is an index.
-    """
-    for value in given:
-        if isinstance(value, list) or (tuples and isinstance(value, tuple)):
-            yield from (item for item in value if isinstance(item, Tensor))
-            yield from _in_lists(value, tuples=True)
-        elif isinstance(value, tuple):
-            yield from _in_lists(value, tuples=False)
-
-
 #: Who has the storage may look into it.
 _TAKEN_OUT_NAMES = (
     "numpy tolist __array__ __dlpack__ data_ptr untyped_storage storage apply_ map_ map2_ q_scale q_zero_point "
     "__repr__ __str__ __format__ __deepcopy__ __cuda_array_interface__"
 )
 _TAKEN_OUT = frozenset(_TAKEN_OUT_NAMES.split())
-#: What makes a tensor of numbers in Python's lists.
-_FROM_NUMBERS = frozenset(
-    {"tensor", "as_tensor", "asarray", "new_tensor", "new"}
-    | {f"sparse_{layout}_tensor" for layout in ("coo", "csr", "csc", "bsr", "bsc", "compressed")}
-)
-_INDEXED = frozenset(["__getitem__", "__setitem__"])
 #: What reads values of some arguments: from which on, and what they are.
 _READ = {"tensor_split": (1, "indices"), "tensordot": (2, "dims")}

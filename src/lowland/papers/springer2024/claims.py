@@ -35,8 +35,8 @@ def smaller(first: tuple[str, str], second: tuple[str, str]) -> Callable[[Mappin
 def no_price(arms: Mapping[str, Arm]) -> Verdict:
     """Whether SAM's error of the easy feature is at most `MARGIN` above SGD's.
 
-    True if the 95 % interval of the difference lies below `MARGIN` and not above 0; false if it lies above 0 or its
-    mean is not below `MARGIN`; else null.
+    True if the 95 % interval of the difference lies below `MARGIN` and not above 0; false if it lies above 0; else
+    null.
     """
     found = difference(arms, ("sam", "easy_error"), (SGD, "easy_error"))
     against = below_zero(Estimate(found.mean - MARGIN, found.standard_error, found.n), LEAST_SEEDS)

@@ -9,9 +9,8 @@ from lowland.papers.springer2024 import PAPER
 from lowland.papers.springer2024.claims import CLAIMS, GRID_CLAIMS
 from lowland.papers.springer2024.figures import feature_figures, probe_curves
 from lowland.papers.springer2024.methods import ARMS, METHODS, table
-from lowland.papers.springer2024.over_grid import differences
 from lowland.papers.springer2024.settings import FeatureSettings
-from lowland.training import Curve, Experiment, Plot, Selection, Task
+from lowland.training import Curve, Experiment, Selection, Task
 from lowland.training.settings import Value
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -52,10 +51,7 @@ def feature_experiment(
         "more_grids": {"mechanism": ({"seed": SEEDS, "method": ("sam",), "lr": lrs, "rho": (0.0,)}, climbing)},
         "claims": (*CLAIMS, *GRID_CLAIMS),
         "figures": (*feature_figures(list(ARMS)), probe_curves()),
-        "sweep_figures": (
-            Plot("differences", "SAM − SGD, paired by seed, 95 % intervals", differences),
-            probe_curves(),
-        ),
+        "sweep_figures": (probe_curves(),),
         "cost": dict(cost),
         "table": table,
         "selection": Selection("validation_error", "validation", ties="validation_loss", test="test_error"),

@@ -29,26 +29,31 @@ class Difference:
 
     Attributes:
         settings: of the cell.
-        difference: paired by seed.
+        difference: paired by seed, of the seeds that were trained to their end; None where all diverged.
         p: two-sided; None of a single seed.
         corrected: by Holm, over all points.
+        diverged: how many of the cell's runs did.
     """
 
     settings: Mapping[str, Any]
-    difference: Estimate
+    difference: Estimate | None
     p: float | None
     corrected: float | None
+    diverged: int
 
     @property
     def verdict(self) -> str:
-        """``"below"``, ``"above"`` or ``"undecided"``, by the corrected p."""
+        """``"below"``, ``"above"`` or ``"undecided"``, by the corrected p; ``"diverged"`` where all did."""
+        if self.difference is None:
+            return "diverged"
         if self.corrected is None or self.corrected > SIGNIFICANT:
             return "undecided"
         return "below" if self.difference.mean < 0 else "above"
 
     def entry(self) -> dict[str, Any]:
         """For a summary."""
-        found = {"difference": self.difference.entry(interval=True), "p": self.p, "p_holm": self.corrected}
+        between = None if self.difference is None else self.difference.entry(interval=True)
+        found = {"difference": between, "p": self.p, "p_holm": self.corrected, "diverged": self.diverged}
         return {"settings": dict(self.settings), **found, "verdict": self.verdict}
 
 
@@ -66,22 +71,27 @@ class Trend:
 
 
 def differences(cells: Sequence[Cell], metric: str) -> list[Difference]:
-    """Of every cell with ρ > 0 that has seeds in common with its cell with ρ = 0, in the grid's order."""
+    """Of every cell with ρ > 0 that has seeds in common with its cell with ρ = 0, in the grid's order.
+
+    And of those all of whose runs diverged.
+    """
     without = [cell for cell in cells if cell.rho == 0]
     names = [name for name in (cells[0].settings if cells else {}) if name != "rho"]
     varied = [name for name in names if len({cell.settings[name] for cell in without}) > 1]
     base = {tuple(cell.settings[name] for name in varied): cell for cell in without}
-    found = []
+    found = list[tuple[Cell, Estimate | None]]()
     for cell in cells:
         against = base.get(tuple(cell.settings[name] for name in varied)) if cell.rho > 0 else None
-        between = paired_difference(cell.values(metric), against.values(metric)) if against else None
-        if between is not None:
-            found.append((cell.settings, between))
-    told = [between.p for _, between in found if between.p is not None]
-    corrected = iter(holm(told))
+        if against is None or not against.values(metric):
+            continue
+        between = paired_difference(cell.values(metric), against.values(metric))
+        if between is not None or cell.count("diverged") == len(cell.runs):
+            found.append((cell, between))
+    ps = [None if between is None else between.p for _, between in found]
+    corrected = iter(holm([p for p in ps if p is not None]))
     return [
-        Difference(settings, between, between.p, None if between.p is None else next(corrected))
-        for settings, between in found
+        Difference(cell.settings, between, p, None if p is None else next(corrected), cell.count("diverged"))
+        for (cell, between), p in zip(found, ps, strict=True)
     ]
 
 
@@ -90,24 +100,37 @@ def trends(cells: Sequence[Cell], metric: str) -> list[Trend]:
 
     Of the seeds that have a value at every such ρ.
     """
-    groups = defaultdict[tuple[Any, ...], list[Cell]](list)
+    by_settings = _slopes(cells, metric)
+    means = [(settings, estimate(list(slopes.values()))) for settings, slopes in by_settings]
+    found = [Trend(settings, mean) for settings, mean in means if mean is not None]
+    whole = trend_over_all(cells, metric)
+    return [*found, Trend(None, whole)] if len(by_settings) > 1 and whole is not None else found
+
+
+def trend_over_all(cells: Sequence[Cell], metric: str) -> Estimate | None:
+    """The slope on log10 ρ, of each seed its mean over the combinations of the other settings with three or more ρ > 0.
+
+    Of the seeds that have a value at every ρ of every combination; None where none has, or nothing has three ρ.
+    """
+    by_settings = [slopes for _, slopes in _slopes(cells, metric)]
+    shared = [seed for seed in by_settings[0] if all(seed in each for each in by_settings)] if by_settings else []
+    return estimate([fmean(slopes[seed] for slopes in by_settings) for seed in shared])
+
+
+def _slopes(cells: Sequence[Cell], metric: str) -> list[tuple[Mapping[str, Any], dict[int, float]]]:
+    """Each combination of the settings other than ρ with three or more ρ > 0, and seed → slope."""
+    groups = defaultdict[tuple[Any, ...], dict[float, dict[int, float]]](dict)
     names = [name for name in (cells[0].settings if cells else {}) if name != "rho"]
     for cell in cells:
-        if cell.rho > 0 and cell.values(metric):
-            groups[tuple(cell.settings[name] for name in names)].append(cell)
-    found, of_seed = [], defaultdict[int, list[float]](list)
-    for key, group in groups.items():
-        values = {cell.rho: cell.values(metric) for cell in group}
-        if len(values) < 3:
-            continue
-        seeds = [seed for seed in next(iter(values.values())) if all(seed in each for each in values.values())]
-        slopes = {seed: slope({math.log10(rho): each[seed] for rho, each in values.items()}) for seed in seeds}
-        if (mean := estimate(list(slopes.values()))) is not None:
-            found.append(Trend(dict(zip(names, key, strict=True)), mean))
-        for seed, value in slopes.items():
-            of_seed[seed].append(value)
-    whole = estimate([fmean(values) for values in of_seed.values() if len(values) == len(found)])
-    return [*found, Trend(None, whole)] if len(found) > 1 and whole is not None else found
+        if cell.rho > 0 and (values := cell.values(metric)):
+            groups[tuple(cell.settings[name] for name in names)][cell.rho] = values
+    found = list[tuple[Mapping[str, Any], dict[int, float]]]()
+    for key, by_rho in groups.items():
+        if len(by_rho) >= 3:
+            seeds = [seed for seed in next(iter(by_rho.values())) if all(seed in each for each in by_rho.values())]
+            slopes = {seed: slope({math.log10(rho): each[seed] for rho, each in by_rho.items()}) for seed in seeds}
+            found.append((dict(zip(names, key, strict=True)), slopes))
+    return found
 
 
 def columns(experiment: Experiment) -> list[str]:
@@ -122,7 +145,7 @@ def summarize_differences(cells: Sequence[Cell], experiment: Experiment) -> dict
     found = {}
     for metric in columns(experiment):
         points = differences(cells, metric)
-        if points:
+        if any(point.difference is not None for point in points):
             entries = [trend.entry() for trend in trends(cells, metric)]
             found[metric] = {"points": [point.entry() for point in points], "trends": entries}
     return {"rule": RULE, "metrics": found}
