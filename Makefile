@@ -16,8 +16,8 @@ demo: $(READY)  ## a real experiment, start to figure: handwritten digits, no do
 test: check  ## every check and test, a file at a time on each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-hostile: $(READY)  ## the whole hostile campaign, about an hour; SEED=1 draws other cases
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hostile -m 'hostile or not hostile' --seed $(or $(SEED),0)
+hostile: $(READY)  ## the whole hostile campaign, two hours; SEED=1 draws other cases, RECORD=1 writes the counts down
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hostile -m 'hostile or not hostile' --seed $(or $(SEED),0) $(if $(RECORD),--record)
 
 hunt: $(READY)  ## ten minutes of random programs through exact m-SAM, against its definition; MINUTES=60 SEED=1 for others
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/hunt.py --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0)

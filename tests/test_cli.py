@@ -195,6 +195,14 @@ def test_strict(undrawn, lowland, tmp_path):
     assert "fails" in failed.out
 
 
+def test_no_more_threads(refused, monkeypatch):
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("lowland.progress.Lines.start", start)
+    refused("run", "long2024/digits", "--scale", "smoke", "--out", "run", says=("no more threads", "ulimit -u"))
+
+
 def test_a_full_disk_loses_nothing(lowland, tmp_path):
     """A limit on the size of files stands in for the disk: the checkpoint can't be written."""
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);" \

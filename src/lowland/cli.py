@@ -19,11 +19,15 @@ def main() -> None:
     except KeyboardInterrupt:  # while what came before was being said
         code = _interrupted()
     watched.end(code)
-    sys.exit(code)
+    from lowland.launched import end
+
+    end(code)
 
 
 def _watched_main(watched: interrupts.Interrupts) -> int:
-    from lowland import commands, progress, streams
+    import traceback
+
+    from lowland import commands, launched, progress, streams
 
     streams.prepare()
     explained = False
@@ -36,9 +40,11 @@ def _watched_main(watched: interrupts.Interrupts) -> int:
         # Whatever comes after Ctrl-C comes of it: libraries turn KeyboardInterrupt into exceptions of their own.
         interrupted = watched.seen or isinstance(error, KeyboardInterrupt)
         ending = _interrupted() if interrupted else _explained(error)
-        if ending is None:
+        if ending is None and not launched.among_others():
             raise
-        code, explained = ending, True
+        if ending is None:
+            traceback.print_exc()
+        code, explained = ending or 1, True
     failure = streams.finish()
     return code if failure is None or explained else _unwritten(failure)
 

@@ -1,8 +1,12 @@
 """Whether `torchrun` started this process together with others: known without torch."""
 
+import atexit
 import os
+import sys
+from typing import NoReturn
 
 from lowland.errors import SettingError
+from lowland.streams import finish
 
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -18,8 +22,30 @@ def launched() -> bool:
 
 def quiet() -> bool:
     """Whether another process says what this one would say, too."""
+    return _is_one_of_several() and int(os.environ["RANK"]) != 0
+
+
+def among_others() -> bool:
+    """Whether `torch.distributed` still ties this process to others: it ends by an error that not all know of."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def end(code: int) -> NoReturn:
+    """End this process with that exit code."""
+    if among_others() or _is_one_of_several():
+        finish()
+        if not among_others():
+            atexit._run_exitfuncs()
+        # A thread of torch's that frees a tensor while Python ends aborts the process; one that waits for others that
+        # are gone would keep it. Nothing is lost: streams are flushed, clean-ups are done, files are written whole.
+        os._exit(code)
+    sys.exit(code)
+
+
+def _is_one_of_several() -> bool:
     try:
-        return launched() and int(os.environ["RANK"]) != 0
+        return launched()
     except SettingError:
         return False
 

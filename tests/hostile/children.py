@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,7 +129,9 @@ def _work(arguments, cwd, ends, setup, environment):
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and what nohup started
     from lowland import cli
 
     use_victim()
@@ -192,20 +195,34 @@ def die_in(what, count):
     phases.at(what, count, "SIGKILL")
 
 
-def die_drawing(kind, late):
-    """SIGKILL while the first figure of this kind of file is made: at once, or when all of it is drawn."""
+def die_drawing(form, late):
+    """SIGKILL while the first figure in this form is made: at once, or when all of it is drawn."""
     from matplotlib.figure import Figure
 
     real = Figure.savefig
 
     def save(figure, *arguments, **options):
-        if options.get("format") == kind:
+        if options.get("format") == form:
             if late:
                 real(figure, *arguments, **options)
             os.kill(os.getpid(), signal.SIGKILL)
         return real(figure, *arguments, **options)
 
     Figure.savefig = save
+
+
+def die_after_drawing_began(seconds):
+    """SIGKILL so many seconds after the first figure is begun."""
+    from lowland import report
+
+    def later(draw):
+        def drawn(*arguments, **options):
+            threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            return draw(*arguments, **options)
+
+        return drawn
+
+    report.draw_run, report.draw_sweep = later(report.draw_run), later(report.draw_sweep)
 
 
 def fail_in(name, count, number):
@@ -228,5 +245,7 @@ def become_nobody():
     os.setuid(65534)
 
 
-_ALL = (undrawn, offline, limit, spare_memory, until, die_in, die_drawing, fail_in, become_nobody)
+_ALL = (
+    undrawn, offline, limit, spare_memory, until, die_in, die_drawing, die_after_drawing_began, fail_in, become_nobody
+)  # fmt: skip
 SETUPS = {one.__name__: one for one in _ALL} | phases.SETUPS

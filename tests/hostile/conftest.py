@@ -8,12 +8,14 @@ import pytest
 
 from tests.data.conftest import small  # noqa: F401
 
+from . import counts
 from .children import call
 from .victims import COMMANDS, outcome
 
 
 def pytest_addoption(parser):
     parser.addoption("--seed", type=int, default=0, help="of what the hostile campaign draws")
+    parser.addoption("--record", action="store_true", help="write how many cases there were to tests/hostile/README.md")
 
 
 @pytest.fixture
@@ -45,15 +47,20 @@ def undisturbed(tmp_path_factory):
     return find
 
 
-def pytest_terminal_summary(terminalreporter):
-    sums = Counter()
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            for name, value in getattr(report, "user_properties", ()):
-                if name == "cases" and report.when == "call":
-                    sums[value[0]] += value[1]
-    if sums:
-        terminalreporter.section("hostile cases")
-        for what, cases in sorted(sums.items()):
-            terminalreporter.line(f"{cases:6} {what}")
-        terminalreporter.line(f"{sum(sums.values()):6} in all")
+def pytest_terminal_summary(terminalreporter, config):
+    stats = terminalreporter.stats
+    files = counts.counted(stats)
+    if not files:
+        return
+    kinds = sum((one.kinds for one in files.values()), Counter())
+    terminalreporter.section("hostile cases")
+    for what, cases in sorted(kinds.items()):
+        terminalreporter.line(f"{cases:6} {what}")
+    terminalreporter.line("")
+    for line in counts.rows(files, config.getoption("--seed", 0), counts.commit()).values():
+        terminalreporter.line(line)
+    if config.getoption("--record", False):
+        if stats.get("deselected"):
+            terminalreporter.line("not recorded: only files that are run whole are")
+        else:
+            counts.record(files, config.getoption("--seed", 0))

@@ -25,11 +25,15 @@ def at(phase, count, act):
 def on_a_terminal():
     """Streams are those of a terminal; what it shows is in the file ``shown``."""
     ours, theirs = pty.openpty()
+    watcher = os.fork()  # it outlives this process, to see what was said last
+    if not watcher:
+        os.close(theirs)
+        _watch(ours)
     for descriptor in range(3):
         os.dup2(theirs, descriptor)
     os.close(theirs)
-    _terminal.append(ours)
-    threading.Thread(target=_watch, args=(ours,), daemon=True).start()
+    os.close(ours)
+    _watchers.append(watcher)
 
 
 def often():
@@ -39,16 +43,21 @@ def often():
     progress.EVERY = 0.005
 
 
-_terminal = []
+_watchers = []
 
 
 def _watch(terminal):
-    with open("shown", "wb", buffering=0) as shown:
-        try:
-            while content := os.read(terminal, 1 << 12):
-                shown.write(content)
-        except OSError:
-            pass  # it is gone
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with open("being shown", "wb", buffering=0) as shown:
+            try:
+                while content := os.read(terminal, 1 << 12):
+                    shown.write(content)
+            except OSError:
+                pass  # nobody writes there any more
+        os.replace("being shown", "shown")
+    finally:
+        os._exit(0)
 
 
 def _before(holder, name, now):
@@ -199,7 +208,9 @@ def _nobody_reads(descriptor):
 
 
 def _terminal_goes():
-    os.close(_terminal.pop())
+    watcher = _watchers.pop()
+    os.kill(watcher, signal.SIGKILL)
+    os.waitpid(watcher, 0)
 
 
 ACTS = {

@@ -12,6 +12,9 @@ import pytest
 from .children import ROOT, Child, whole
 from .victims import COMMANDS, ends_alike
 
+# As no background job does, nor what nohup started.
+HEARING = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); s.signal(s.SIGHUP, s.SIG_DFL)"
+DIGITS = ("run", "long2024/digits", "--out", "out")
 PAUSE = ("--set", "pause=0.01")
 
 
@@ -90,7 +93,7 @@ def test_a_terminal_is_left_as_it_was(number, tmp_path, count):
     count("signals")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", "from lowland.cli import main; main()", "run", "long2024/digits", "--out", "out"],
+        [sys.executable, "-c", f"{HEARING}; from lowland.cli import main; main()", *DIGITS],
         cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
     )  # fmt: skip
     os.close(theirs)

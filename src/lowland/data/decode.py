@@ -4,11 +4,12 @@ What an image file says of itself isn't believed: formats other than the five of
 programs, are not opened, nor is more memory taken than an image of `MOST_PIXELS` needs.
 """
 
+import ctypes
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any, Literal
@@ -46,7 +47,7 @@ def decode_all(
         advance: called after each.
     """
     broken: list[str] = []
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _silent_libtiff():
         warnings.simplefilter("ignore")  # Pillow's, of what it passes over, would stand beside our own line
         with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes outside the interpreter's lock
             for start in range(0, len(files), _AT_ONCE):
@@ -59,6 +60,25 @@ def decode_all(
                         out.write(result)
                     advance()
     return broken
+
+
+@contextmanager
+def _silent_libtiff() -> Iterator[None]:
+    """libtiff, inside of Pillow, prints what is wrong with a file on stderr by itself; Pillow's exception is enough."""
+    from PIL import Image
+
+    setters = []
+    with suppress(OSError, AttributeError):  # a Pillow that has it built in, or has none: it can't be asked then
+        library = ctypes.CDLL(Image.core.__file__)
+        setters = [library.TIFFSetErrorHandler, library.TIFFSetWarningHandler]
+    for setter in setters:
+        setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
+    before = [setter(None) for setter in setters]
+    try:
+        yield
+    finally:
+        for setter, handler in zip(setters, before, strict=True):
+            setter(handler)
 
 
 def _decode(folder: Path, file: str, size: int, crop: Crop) -> bytes | str:

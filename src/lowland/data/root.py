@@ -19,7 +19,9 @@ def data_root(root: str | Path | None = None) -> Path:
         path = Path(chosen or user_cache_path("lowland") / "data").expanduser().absolute()
     except RuntimeError as error:
         where = str(chosen) if chosen else "There is no home directory to keep datasets in"
-        raise DataError(f"{where}: {error}. Point $LOWLAND_DATA at the folder of the datasets.") from error
+        raise DataError(
+            f"{where}: {str(error).rstrip('.')}. Point $LOWLAND_DATA at the folder of the datasets."
+        ) from error
     if "\0" in str(path):
         raise DataError(f"{str(chosen)!r} is no path. Point $LOWLAND_DATA at the folder of the datasets.")
     if os.path.exists(path) and not path.is_dir():

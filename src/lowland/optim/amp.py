@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.amp.grad_scaler import OptState
 from torch.nn.utils import parametrize
 
+from lowland.optim.grad_mode import unrecorded
+
 
 def clear_caches() -> None:
     """Forget what torch keeps of weights that are about to move: autocast's casts, and parametrized weights.
@@ -29,7 +31,7 @@ def scaled(scaler: Any, loss: Tensor) -> Tensor:
     return loss if scaler is None else scaler.scale(loss)
 
 
-@torch.no_grad()
+@unrecorded
 def pass_on_overflow(overflow: bool | Tensor, gradients: list[Tensor]) -> None:
     """Where the ascent overflowed, make one gradient NaN: then the scaler finds it, skips the step and backs off.
 

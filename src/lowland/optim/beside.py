@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowland.optim.grad_mode import unrecorded
 from lowland.optim.sharding import global_norm, local
 
 
@@ -44,7 +45,7 @@ class Beside:
         norm = global_norm(params, list(self._sums), list(self._sums.values()))
         return ~torch.isfinite(norm) if isinstance(norm, Tensor) else not math.isfinite(norm)
 
-    @torch.no_grad()
+    @unrecorded
     def step(self, base: Any) -> None:
         """Subtract them from the weights, times each group's learning rate."""
         skipped = getattr(base, "found_inf", None)  # by a scaler, on the device

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lowland.optim.constants import Constants, Place
+from lowland.optim.grad_mode import unrecorded
 
 
 def places(model: nn.Module) -> list[Place]:
@@ -136,32 +137,29 @@ class _Contents:
 
     __slots__ = ("_kept",)
 
+    @unrecorded
     def __init__(self, tensors: Iterable[Tensor] = ()):
         self._kept: list[tuple[list[Tensor], list[Tensor], list[int]]] = []
         kinds: dict[object, list[Tensor]] = {}
         for t in tensors:
             plain = type(t) is Tensor and t.layout is torch.strided  # others would be copied one by one
             kinds.setdefault((t.dtype, t.device) if plain else id(t), []).append(t)
-        if kinds:
-            with torch.no_grad():
-                for kind, members in kinds.items():
-                    self._kept.append((members, _copies(kind, members), [t._version for t in members]))
+        for kind, members in kinds.items():
+            self._kept.append((members, _copies(kind, members), [t._version for t in members]))
 
+    @unrecorded
     def put_back(self) -> None:
         """Where nobody wrote, without a trace: a graph that has the tensor goes on being right."""
-        if not self._kept:
-            return
-        with torch.no_grad():
-            for members, values, versions in self._kept:
-                targets, sources = [], []
-                for t, value, version in zip(members, values, versions, strict=True):
-                    if t.shape != value.shape:  # it was resized
-                        t.data = value.clone()
-                    else:
-                        targets.append(t.data if t._version == version else t)
-                        sources.append(value)
-                if targets:
-                    torch._foreach_copy_(targets, sources)
+        for members, values, versions in self._kept:
+            targets, sources = [], []
+            for t, value, version in zip(members, values, versions, strict=True):
+                if t.shape != value.shape:  # it was resized
+                    t.data = value.clone()
+                else:
+                    targets.append(t.data if t._version == version else t)
+                    sources.append(value)
+            if targets:
+                torch._foreach_copy_(targets, sources)
 
 
 def _copies(kind: object, tensors: list[Tensor]) -> list[Tensor]:

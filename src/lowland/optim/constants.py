@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from lowland.optim.grad_mode import unrecorded
 from lowland.optim.sharding import local
 
 #: A buffer, behind its module and its name there.
@@ -26,7 +27,7 @@ class Look:
     copy: Tensor
     version: int
 
-    @torch.no_grad()
+    @unrecorded
     def put_back(self) -> None:
         """The contents."""
         self.buffer.copy_(self.copy)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lowland.optim.ascent import Climb
+from lowland.optim.grad_mode import unrecorded
 
 KEEP_ON = ("device", "cpu")
 
@@ -32,7 +33,7 @@ class Displacement:
         self._moved: list[Tensor] | None = None
         self._versions: list[int] = []
 
-    @torch.no_grad()
+    @unrecorded
     def move(self, weights: list[Tensor], gradients: list[Tensor], rhos: Sequence[float], climb: Climb) -> None:
         """Add ρ · factor · gradient to each of ``weights``.
 
@@ -56,7 +57,7 @@ class Displacement:
         """Whether weights are away from w."""
         return self._moved is not None
 
-    @torch.no_grad()
+    @unrecorded
     def put_back(self) -> None:
         """Make the weights w again. They stay known until that is done: an interrupt may fall into it."""
         if self._moved is None:

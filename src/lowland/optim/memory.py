@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowland.optim.grad_mode import unrecorded
 from lowland.optim.sharding import local
 
 PREFIX = "sam_"  # of their names in a state_dict
@@ -56,7 +57,7 @@ class Memory:
                 state[key] = {**state.get(key, {}), **own}
         return state
 
-    @torch.no_grad()
+    @unrecorded
     def load(self, params: Mapping[Any, Tensor], state: Mapping[Any, Any]) -> None:
         """Take up what `save` added, from the second half of `split`; what isn't there is zero."""
         self._tensors = {name: {} for name in self.names}

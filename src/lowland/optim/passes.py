@@ -17,6 +17,7 @@ from lowland.optim.buffers import Buffers
 from lowland.optim.constants import Constants
 from lowland.optim.descent import Descent, Pair
 from lowland.optim.displacement import Displacement
+from lowland.optim.grad_mode import recording, unrecorded
 from lowland.optim.memory import Memory
 from lowland.optim.randomness import random_states, replay
 from lowland.optim.scope import Scope, describe
@@ -420,7 +421,7 @@ class Passes(Wrapper):
             self._undo()
         finally:
             self._climb = self._run = None
-            torch.set_grad_enabled(grad)  # an interrupt may keep torch's own contexts from doing it
+            recording(grad)  # an interrupt may keep torch's own contexts from doing it
 
     def _undo(self) -> None:
         """Whatever a pass has begun: the weights are w, nothing is set aside or frozen, and no pass is under way."""
@@ -443,7 +444,7 @@ class Passes(Wrapper):
                 self._end(*self._held)
             self._pass = self._owner = None
 
-    @torch.no_grad()
+    @unrecorded
     def _plan(
         self,
         params: list[Tensor],
@@ -611,7 +612,7 @@ class Passes(Wrapper):
         self._add(params, None, gradients, 1.0)
         self._count_pass()
 
-    @torch.no_grad()
+    @unrecorded
     def _add(
         self,
         params: list[Tensor],

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lowland.optim.grad_mode import unrecorded
 from lowland.optim.sharding import local, settled
 
 
-@torch.no_grad()
+@unrecorded
 def add(
     params: Sequence[Tensor],
     factor: float,

@@ -16,6 +16,7 @@ from lowland.optim.ascent import Ascent
 from lowland.optim.descent import Descent
 from lowland.optim.displacement import Displacement
 from lowland.optim.functional import EPS, check_rho
+from lowland.optim.grad_mode import recording, unrecorded
 from lowland.optim.memory import split
 from lowland.optim.passes import Passes
 from lowland.optim.scope import Scope, resolve
@@ -420,6 +421,7 @@ class SAM(Passes):
             self._warn_of_a_plain_step()
             # torch.distributed.checkpoint makes such a step, of zeros, to see what state there will be.
             self._memory.make(param for param in self._params() if param.grad is not None)
+        grad = torch.is_grad_enabled()
         try:
             self.base.step()
         except Exception as error:
@@ -427,6 +429,9 @@ class SAM(Passes):
             if told is None:
                 raise
             raise told from error
+        except BaseException:
+            recording(grad)  # an interrupt may keep torch's own step from doing it
+            raise
         if self._beside:
             self._beside.step(self.base)
         self._forget_copies_of_weights()
@@ -453,7 +458,7 @@ class SAM(Passes):
                 f"large as the loss is scaled. Instead: {how}, then scaler.step(optimizer)"
             )
 
-    @torch.no_grad()
+    @unrecorded
     def _learn(self) -> None:
         owners = [param for param in self._trainable()[0] if param.grad is not None]
         pieces = [local(settled(param, param.grad)) for param in owners]

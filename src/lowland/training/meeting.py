@@ -11,11 +11,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from lowland.errors import RunError
+from lowland.errors import ElsewhereError, RunError
+from lowland.interrupts import leave
 from lowland.progress import EVERY
 
 _SILENT = 10.0  # seconds in which the others usually come
 _LOOK = 0.1
+_PATIENCE = 2.0  # for the thread to end
 
 
 def meet(patience: timedelta) -> None:
@@ -30,14 +32,21 @@ def meet(patience: timedelta) -> None:
     Raises:
         RunError: if no connection can be had.
     """
+    # Loaded later, its functions would take the group for their default argument, and its threads would outlive it.
+    import torch.distributed.nn  # noqa: F401
+
     meeting = _Meeting(patience)
     meeting.thread.start()
     began = time.monotonic()
     next_line = began + _SILENT
-    while not meeting.over.wait(_LOOK):
-        if time.monotonic() >= next_line:
-            next_line += EVERY
-            meeting.say(time.monotonic() - began)
+    try:
+        while not meeting.over.wait(_LOOK):
+            if time.monotonic() >= next_line:
+                next_line += EVERY
+                meeting.say(time.monotonic() - began)
+    except KeyboardInterrupt:
+        meeting.give_up()
+        raise
     if meeting.failure is not None:
         raise meeting.failure
 
@@ -50,6 +59,7 @@ class _Meeting:
         self.over = Event()
         self.failure: Exception | None = None
         self.thread = Thread(target=self._work, daemon=True)
+        self._given_up = Event()
         self._missing: list[int] = [0] if self.rank else []
         self._why = ""
 
@@ -66,6 +76,17 @@ class _Meeting:
             file=sys.stderr, flush=True,
         )  # fmt: skip
 
+    def give_up(self) -> None:
+        """End the thread, or else this process on the spot: Python must not end while a thread is inside of torch."""
+        self._given_up.set()
+        self.thread.join(_PATIENCE)
+        if self.thread.is_alive():
+            leave()
+
+    def _wait(self) -> None:
+        if self._given_up.wait(_LOOK):
+            raise ElsewhereError
+
     def _work(self) -> None:
         try:
             self._begin()
@@ -80,7 +101,7 @@ class _Meeting:
         while not store.check([f"here/{rank}" for rank in others]):
             if self.rank == 0:
                 self._missing = [rank for rank in others if not store.check([f"here/{rank}"])]
-            time.sleep(_LOOK)
+            self._wait()
         self._missing = []
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
@@ -112,11 +133,11 @@ class _Meeting:
         """Until somebody listens there; torch would wait as well, and print why at length."""
         while True:
             try:
-                socket.create_connection((self.host, self.port), timeout=_SILENT).close()
+                socket.create_connection((self.host, self.port), timeout=1.0).close()
                 return
             except OSError as error:
                 self._why = f" ({error.strerror or error})"
-            time.sleep(_LOOK)
+            self._wait()
 
 
 def _brief(error: Exception) -> str:

@@ -4,7 +4,9 @@
 gradients. The first alone measures, writes and prints, while the others wait to hear what came of it.
 """
 
+import gc
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
@@ -258,7 +260,7 @@ def world() -> Iterator[Alone]:
         yield processes
     except BaseException as error:
         if processes.ended:
-            _part()
+            _part(error)
         elif _lost(error) and processes.leads:
             raise RunError(
                 "another process of this run is gone: it was killed, or it says why; the same command goes on where it "
@@ -271,8 +273,16 @@ def world() -> Iterator[Alone]:
         _part()
 
 
-def _part() -> None:
-    dist.barrier()  # a thread of gloo's that still holds a tensor while Python ends would abort the process
+def _part(error: BaseException | None = None) -> None:
+    """Wait for the others, and end gloo's threads: one that still holds a tensor while Python ends aborts the process.
+
+    They end when nothing holds the group any more. DDP does; a cycle or the frames of an ``error`` may hold DDP.
+    """
+    dist.barrier()
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
     dist.destroy_process_group()
 
 
