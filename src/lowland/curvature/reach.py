@@ -34,7 +34,7 @@ def check(objective: Any, x: Any, y: Any) -> None:
         return float(objective.batch_loss(x, y, moved))
 
     def here() -> float:
-        return float(objective.batch_loss(x, y))
+        return float(objective.batch_loss(x, y).detach())
 
     before, in_places = here(), there()
     try:
