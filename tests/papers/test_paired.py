@@ -71,7 +71,7 @@ def grid(erm, small, large):
     return runs
 
 
-SMALL = next(claim.judge for claim in figure_1_claims(5.15, 4.3, "", "") if claim.id == "small-m")
+SMALL = next(claim.judge for claim in figure_1_claims(5.15, 4.3, "", "", desk_m=True) if claim.id == "small-m")
 
 
 def test_small_groups_against_large_ones():
