@@ -387,6 +387,7 @@ def test_no_bar_without_a_terminal(server, capfd):
 
 def test_bar(monkeypatch, capfd):
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
     download = DATASETS["mnist"].downloads[0]
     with bars(False) as advance:
         advance(download, 1)

@@ -15,6 +15,7 @@ from lowland.features.progress import watched
     [(True, True, -1, True), (False, True, -1, False), (True, False, -1, False), (True, True, 60, False)],
 )
 def test_bar(monkeypatch, capfd, show, terminal, patience, seen):
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(progress, "_PATIENCE", patience)
     monkeypatch.setattr(rich.console.Console, "is_terminal", terminal)
     with watched([3, 4], "extracting", show) as items:
@@ -25,6 +26,7 @@ def test_bar(monkeypatch, capfd, show, terminal, patience, seen):
 
 
 def test_bar_of_unknown_length(monkeypatch, capfd):
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(progress, "_PATIENCE", -1)
     monkeypatch.setattr(rich.console.Console, "is_terminal", True)
     with watched(iter("ab"), "probing", True) as items:
