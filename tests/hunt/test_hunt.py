@@ -9,7 +9,7 @@ from .judge import LIMIT, judge
 from .program import Program
 from .shrink import smallest
 
-CASES = range(24)
+CASES = range(32)
 
 
 @pytest.mark.parametrize("audit", [True, False])
@@ -19,7 +19,7 @@ def test_no_counter_example(audit):
     judged = [verdict for verdict in verdicts if verdict.way != "unfit"]
     exact = [verdict for verdict in judged if verdict.way.startswith("exact")]
     assert len(judged) > 5
-    assert len(exact) > len(judged) / 4  # else nothing would be shown
+    assert len(exact) > len(judged) / 3  # else nothing would be shown
 
 
 def test_a_number_gives_the_same_program_each_time():

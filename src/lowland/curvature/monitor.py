@@ -20,13 +20,10 @@ from lowland.curvature.sinks import Record, sinks
 from lowland.curvature.stability import at_w
 from lowland.curvature.stopwatch import Stopwatch
 from lowland.curvature.worst_case import Ascent, check_m, mean_rise
+from lowland.optim.checks import is_count
 from lowland.optim.functional import EPS
 
 _SEED = 0  # of dropout's masks and a loader's order: one function at every check, in a resumed run too
-
-
-def _is_count(value: Any, low: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
 
 
 def _has_groups(name: str, optimizer: Any) -> None:
@@ -35,7 +32,7 @@ def _has_groups(name: str, optimizer: Any) -> None:
 
 
 def _is_every(name: str, value: Any) -> None:
-    if not _is_count(value, 1):
+    if not is_count(value, 1):
         raise ValueError(f"{name} is a number of steps, an integer of at least 1: not {value!r}")
 
 
@@ -45,7 +42,7 @@ def _is_tolerance(name: str, value: Any) -> None:
 
 
 def _is_basis(name: str, value: Any) -> None:
-    if not _is_count(value, 3):
+    if not is_count(value, 3):
         raise ValueError(f"{name} is a number of vectors, an integer of at least 3: not {value!r}")
 
 

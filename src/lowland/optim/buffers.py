@@ -20,7 +20,17 @@ def places(model: nn.Module) -> list[Place]:
 
     Looked for anew each time, as layers and buffers may be replaced, so without the detours of ``model.modules()``.
     """
-    found: list[Place] = []
+    return [
+        (module, name, b)
+        for module in modules(model)
+        if module._buffers
+        for name, b in module._buffers.items()
+        if b is None or not is_lazy(b)
+    ]
+
+
+def modules(model: nn.Module) -> Iterator[nn.Module]:
+    """Each module of ``model`` once, in no order."""
     left, seen = [model], {model}
     while left:
         module = left.pop()
@@ -28,9 +38,7 @@ def places(model: nn.Module) -> list[Place]:
             if child is not None and child not in seen:
                 seen.add(child)
                 left.append(child)
-        if module._buffers:
-            found += [(module, name, b) for name, b in module._buffers.items() if b is None or not is_lazy(b)]
-    return found
+        yield module
 
 
 class Buffers:
@@ -97,6 +105,7 @@ class Buffers:
         self._carried_before.put_back()
         self._new.put_back()  # they weren't there before
 
+    @unrecorded
     def finish(self) -> None:
         """Make them what the step leaves behind; without a `settle`, what they were before."""
         if self._settled is None:
@@ -104,8 +113,7 @@ class Buffers:
         else:
             self._put_back(self._settled, self._after)
             if self._carried:
-                with torch.no_grad():
-                    torch._foreach_copy_(self._carried, self._carried_after)
+                torch._foreach_copy_(self._carried, self._carried_after)
         self.away = False
 
     def undo(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lowland.optim import amp, assigned, foreign, parallel, penalty, rules
 from lowland.optim.ascent import Ascent, Climb, Slope, l2
 from lowland.optim.beside import Beside
-from lowland.optim.buffers import Buffers
+from lowland.optim.buffers import Buffers, modules
 from lowland.optim.constants import Constants
 from lowland.optim.descent import Descent, Pair
 from lowland.optim.displacement import Displacement
@@ -761,8 +761,13 @@ class Passes(Wrapper):
         """The model's parameters that another optimizer has: their gradient is that at w + ε."""
         if self.model is None:
             return []
-        own = set(self._params())
-        return [param for param in self.model.parameters() if param.requires_grad and param not in own]
+        known, found = set(self._params()), list[Tensor]()
+        for module in modules(self.model):
+            for param in module._parameters.values():
+                if param is not None and param.requires_grad and param not in known:
+                    known.add(param)
+                    found.append(param)
+        return found
 
     def _name(self, param: Tensor) -> str:
         assert self.model is not None
