@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,3 +250,13 @@ _ALL = (
     undrawn, offline, limit, spare_memory, until, die_in, die_drawing, die_after_drawing_began, fail_in, become_nobody
 )  # fmt: skip
 SETUPS = {one.__name__: one for one in _ALL} | phases.SETUPS
+
+
+def open_to_all(folder, written=False):
+    """``folder``, all in it, and the folders of ours above it: everybody may read them, and write if ``written``."""
+    above = [path for path in folder.parents if path.stat().st_uid == os.geteuid()]
+    for path in above:
+        if path.is_relative_to(tempfile.gettempdir()) and path != Path(tempfile.gettempdir()):
+            path.chmod(0o777 if written else 0o755)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o777 if written else 0o755 if path.is_dir() else 0o644)

@@ -4,7 +4,6 @@ import json
 import os
 import resource
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
@@ -12,6 +11,7 @@ from lowland.data import data_root, fetch, load, load_celeba, load_domains, load
 from lowland.errors import DataError
 from tests.data.conftest import Small
 from tests.data.layouts import draw_celeba, draw_domains, draw_waterbirds
+from tests.hostile.children import open_to_all
 from tests.hostile.data_tools import SPECIAL, refused, special, within
 
 
@@ -243,15 +243,6 @@ def test_a_root_that_cant_be_written(root, cached):
     else:
         assert kind == "DataError"
         assert "can't be written: Permission denied" in text
-
-
-def open_to_all(path: Path):
-    """To be read by everybody, with all folders above."""
-    for folder in path.parents:
-        if folder.stat().st_uid == os.geteuid() and str(folder).startswith("/tmp/"):
-            folder.chmod(0o755)
-    for place in (path, *path.rglob("*")):
-        place.chmod(0o755 if place.is_dir() else 0o644)
 
 
 @pytest.mark.parametrize("size", [0, 100, 10_000])

@@ -4,13 +4,11 @@ import errno
 import os
 import shutil
 import subprocess
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 
-from .children import Child, call, whole
+from .children import Child, call, open_to_all, whole
 from .victims import COMMANDS, ends_alike
 
 BARE = [("undrawn",)]
@@ -95,7 +93,7 @@ def test_a_folder_that_becomes_read_only_in_mid_run(undisturbed, tmp_path, count
     """The run ends with the system's word for it; with the right to write it goes on."""
     expected, _ = undisturbed("run")
     count("no rights")
-    open_to_all(tmp_path)
+    open_to_all(tmp_path, written=True)
     child = Child(*COMMANDS["run"], "--out", "out", cwd=tmp_path, setup=[*BARE, *nobody()])
     trained_a_while(tmp_path)
     folders = [tmp_path / "out", *(path for path in tmp_path.rglob("*") if path.is_dir())]
@@ -179,16 +177,6 @@ def test_a_small_disk(size, undisturbed, tmp_path, count):
         subprocess.run(["umount", place], check=True)
 
 
-def open_to_all(folder):
-    ours = [path for path in folder.parents if path.is_relative_to(tempfile.gettempdir()) and is_ours(path)]
-    for path in (*ours, folder, *folder.rglob("*")):
-        path.chmod(0o777)
-
-
-def is_ours(path):
-    return path.stat().st_uid == os.geteuid() and path != Path(tempfile.gettempdir())
-
-
 def nobody():
     """Root has every right."""
     return [] if os.geteuid() else [("become_nobody",)]
@@ -202,7 +190,7 @@ def test_no_rights(what, tmp_path, count):
     count("no rights")
     assert call(*COMMANDS["run"], "--out", "out", cwd=tmp_path, setup=[("die_in", "the midst", 8)]).code == -9
     shutil.rmtree(tmp_path / "out/figures", ignore_errors=True)
-    open_to_all(tmp_path)
+    open_to_all(tmp_path, written=True)
     (tmp_path / what).chmod(0o000 if what not in ("out", ".") else 0o555)
     if what == ".":
         shutil.rmtree(tmp_path / "out")
