@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.assigning import checked, unassignable
+from lowland.checks import is_count
 from lowland.curvature.edge import sam_edge
 from lowland.curvature.groups import check_count
 from lowland.curvature.hessian import Hessian
@@ -20,7 +21,6 @@ from lowland.curvature.sinks import Record, sinks
 from lowland.curvature.stability import at_w
 from lowland.curvature.stopwatch import Stopwatch
 from lowland.curvature.worst_case import Ascent, check_m, mean_rise
-from lowland.optim.checks import is_count
 from lowland.optim.functional import EPS
 
 _SEED = 0  # of dropout's masks and a loader's order: one function at every check, in a resumed run too

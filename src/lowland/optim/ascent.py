@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.optim.checks import is_count, number
+from lowland.checks import is_count, number
 from lowland.optim.memory import is_finite, keep
 from lowland.optim.sharding import local, settled, shard_number
 

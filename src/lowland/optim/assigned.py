@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from lowland.checks import number
 from lowland.optim import grouped, rules, scope
 from lowland.optim.ascent import Ascent
-from lowland.optim.checks import number
 from lowland.optim.memory import Memory
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowland.optim.checks import is_count, number
+from lowland.checks import is_count, number
 from lowland.optim.memory import is_finite, keep
 
 Number = float | Tensor

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowland.checks import is_count
 from lowland.optim import amp, parallel
 from lowland.optim.buffers import Buffers
-from lowland.optim.checks import is_count
 from lowland.optim.randomness import random_states, replay
 from lowland.optim.sharding import is_distributed
 

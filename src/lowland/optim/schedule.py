@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lowland.optim.checks import is_count
+from lowland.checks import is_count
 
 Schedule = Callable[[int], float]
 
