@@ -3,6 +3,7 @@
 What is to happen inside a process is said by names of functions in `SETUPS`, with their arguments.
 """
 
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -239,24 +240,34 @@ def fail_in(name, count, number):
     setattr(os, name, call)
 
 
-def become_nobody():
-    """No rights to anything that isn't everybody's."""
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
+def ordinary_rights():
+    """Root may no longer do what the rights of a file or folder forbid its owner, nor may its child processes."""
+    if os.geteuid():
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (
+        (ctypes.c_uint32 * 2)(0x20080522, 0),
+        (ctypes.c_uint32 * 6)(),
+    )  # capabilities, of 64 bits, of this one
+    assert libc.capget(header, sets) == 0
+    for capability in (1, 2, 3):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
+        assert libc.prctl(24, capability, 0, 0, 0) == 0  # PR_CAPBSET_DROP: for programs that it starts
+        for which in range(3):
+            sets[which] &= ~(1 << capability)
+    assert libc.capset(header, sets) == 0
 
 
 _ALL = (
-    undrawn, offline, limit, spare_memory, until, die_in, die_drawing, die_after_drawing_began, fail_in, become_nobody
+    undrawn, offline, limit, spare_memory, until, die_in, die_drawing, die_after_drawing_began, fail_in, ordinary_rights
 )  # fmt: skip
 SETUPS = {one.__name__: one for one in _ALL} | phases.SETUPS
 
 
-def open_to_all(folder, written=False):
-    """``folder``, all in it, and the folders of ours above it: everybody may read them, and write if ``written``."""
+def open_to_all(folder):
+    """``folder``, all in it, and the folders of ours above it: everybody may read them."""
     above = [path for path in folder.parents if path.stat().st_uid == os.geteuid()]
     for path in above:
         if path.is_relative_to(tempfile.gettempdir()) and path != Path(tempfile.gettempdir()):
-            path.chmod(0o777 if written else 0o755)
+            path.chmod(0o755)
     for path in (folder, *folder.rglob("*")):
-        path.chmod(0o777 if written else 0o755 if path.is_dir() else 0o644)
+        path.chmod(0o755 if path.is_dir() else 0o644)

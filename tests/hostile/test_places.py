@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from .children import Child, call, open_to_all, whole
+from .children import Child, call, whole
 from .victims import COMMANDS, ends_alike
 
 BARE = [("undrawn",)]
@@ -89,24 +89,24 @@ def test_a_folder_that_goes_in_mid_run(kind, how, tmp_path, count):
     assert not (out / "summary.json").exists()
 
 
-def test_a_folder_that_becomes_read_only_in_mid_run(undisturbed, tmp_path, count):
-    """The run ends with the system's word for it; with the right to write it goes on."""
-    expected, _ = undisturbed("run")
+@pytest.mark.parametrize("kind", ["run", "vectorized", *whole("process")])
+def test_a_folder_that_becomes_read_only_in_mid_run(kind, undisturbed, tmp_path, count):
+    """The command ends with the system's word for it; with the right to write it goes on."""
+    expected, _ = undisturbed(kind)
     count("no rights")
-    open_to_all(tmp_path, written=True)
-    child = Child(*COMMANDS["run"], "--out", "out", cwd=tmp_path, setup=[*BARE, *nobody()])
+    child = Child(*COMMANDS[kind], "--out", "out", cwd=tmp_path, setup=[*BARE, ("ordinary_rights",)])
     trained_a_while(tmp_path)
-    folders = [tmp_path / "out", *(path for path in tmp_path.rglob("*") if path.is_dir())]
+    folders = [path for path in tmp_path.rglob("*") if path.is_dir()]
     for folder in folders:
         folder.chmod(0o555)
     ended = child.wait()
     for folder in folders:
-        folder.chmod(0o777)
+        folder.chmod(0o755)
     assert ended.code == 2, ended
     assert ended.is_clear(), ended
     assert "Permission denied" in ended.err
     assert "damaged" not in ended.err
-    ends_alike("run", tmp_path, expected)
+    ends_alike(kind, tmp_path, expected)
 
 
 def test_a_second_process(tmp_path, count):
@@ -177,11 +177,6 @@ def test_a_small_disk(size, undisturbed, tmp_path, count):
         subprocess.run(["umount", place], check=True)
 
 
-def nobody():
-    """Root has every right."""
-    return [] if os.geteuid() else [("become_nobody",)]
-
-
 @pytest.mark.parametrize(
     "what", ["out", "out/checkpoint.pt", *whole("out/config.json", "out/metrics.jsonl", "out/.lock", ".")]
 )
@@ -190,12 +185,11 @@ def test_no_rights(what, tmp_path, count):
     count("no rights")
     assert call(*COMMANDS["run"], "--out", "out", cwd=tmp_path, setup=[("die_in", "the midst", 8)]).code == -9
     shutil.rmtree(tmp_path / "out/figures", ignore_errors=True)
-    open_to_all(tmp_path, written=True)
     (tmp_path / what).chmod(0o000 if what not in ("out", ".") else 0o555)
     if what == ".":
         shutil.rmtree(tmp_path / "out")
-    ended = call(*COMMANDS["run"], "--out", tmp_path / "out", cwd=tmp_path.parent, setup=[*BARE, *nobody()])
-    (tmp_path / what).chmod(0o777)
+    ended = call(*COMMANDS["run"], "--out", tmp_path / "out", cwd=tmp_path.parent, setup=[*BARE, ("ordinary_rights",)])
+    (tmp_path / what).chmod(0o755)
     assert ended.code == 2, ended
     assert ended.is_clear(), ended
     assert "Permission denied" in ended.err
