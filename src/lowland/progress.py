@@ -1,10 +1,13 @@
-"""How far something is, a line now and then, where there is no terminal for a bar."""
+"""How far something is: a bar on a terminal, elsewhere a line now and then."""
 
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 EVERY = 30.0  # seconds between two lines
 
@@ -95,6 +98,40 @@ def lines(describe: Callable[[], str], show: bool = True) -> Iterator[Lines]:
         yield said
     finally:
         said.stop()
+
+
+@contextmanager
+def bar(
+    *columns: str, describe: Callable[[], str] | None, show: bool = True, stays: bool = False
+) -> Iterator[tuple["Progress", Lines]]:
+    """A bar on stderr where it is a terminal, elsewhere the lines that ``describe`` gives, if it is not None.
+
+    Args:
+        columns: the bar is ``"bar"`` (as wide as there is room) or ``"bar 24"`` (characters); ``"count"`` is done and
+            total, ``"bytes"`` the same in bytes, ``"left"`` the time left; anything else is a template of text.
+        describe: a line for where there is no terminal.
+        show: False shows neither.
+        stays: whether the bar is still there when all is done.
+
+    Yields:
+        The bar, to add tasks to, and the lines, whose ``check`` says that nobody reads them any more.
+    """
+    from rich import progress as rich  # here, because most uses of the library show no bar
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    drawn = show and console.is_terminal
+    made: dict[str, Callable[[], rich.ProgressColumn]] = {
+        "bar": rich.BarColumn,
+        "bar 24": lambda: rich.BarColumn(bar_width=24),
+        "count": rich.MofNCompleteColumn,
+        "bytes": rich.DownloadColumn,
+        "left": rich.TimeRemainingColumn,
+    }
+    whole = [made[column]() if column in made else rich.TextColumn(column) for column in columns]
+    progress = rich.Progress(*whole, console=console, transient=not stays, disable=not drawn, redirect_stdout=False)
+    with shown(progress), lines(describe or str, describe is not None and show and not drawn) as said:
+        yield progress, said
 
 
 def left(done: float, total: float, seconds: float) -> str:

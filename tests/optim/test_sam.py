@@ -403,6 +403,26 @@ def test_what_cannot_be_a_base():
         SAM(torch.optim.LBFGS([w]))
 
 
+def test_maximizing_is_refused_whenever_it_is_asked_for():
+    """The ascent would go where the objective is best."""
+    model = network()
+    x, y = batch()
+    with pytest.raises(ValueError, match="minimize the negative"):
+        SAM(torch.optim.SGD(model.parameters(), lr=0.1, maximize=True))
+    optimizer = SAM(torch.optim.SGD(model[0].parameters(), lr=0.1), model=model, m=2)
+    with pytest.raises(ValueError, match="minimize the negative"):
+        optimizer.add_param_group({"params": model[-1].parameters(), "maximize": True})
+    assert len(optimizer.param_groups) == 1
+    optimizer.param_groups[0]["maximize"] = True
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match="minimize the negative"):
+        optimizer.step(lambda: F.cross_entropy(model(x), y, reduction="none"))
+    optimizer.m = None
+    with pytest.raises(ValueError, match="minimize the negative"):
+        next(optimizer.passes())
+    assert all(map(torch.equal, before, model.parameters()))
+
+
 def test_out_of_memory_while_gradients_are_set_aside_leaves_the_optimizer_usable(monkeypatch):
     model = network()
     x, y = batch()

@@ -80,7 +80,6 @@ BASES = {
     "SGD": lambda params: sgd(params),
     "SGD, foreach": lambda params: sgd(params, foreach=True, nesterov=True),
     "SGD, fused": lambda params: sgd(params, fused=True),
-    "SGD, maximize": lambda params: sgd(params, maximize=True),
     "Adam": lambda params: torch.optim.Adam(params, lr=0.02),
     "AdamW, foreach": lambda params: torch.optim.AdamW(params, lr=0.02, foreach=True),
     "AdamW, fused": lambda params: torch.optim.AdamW(params, lr=0.02, fused=True),

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lowland.progress import Lines
 from lowland.training import forecast, together
 from lowland.training.forecast import Forecast, duration
 from lowland.training.progress import bar
@@ -128,7 +129,7 @@ def swept(monkeypatch):
         add_task=lambda *_, **__: 0, update=lambda *_, **__: None, console=SimpleNamespace(width=80)
     )
     points = {"rho=0": SETTINGS, "rho=0.1": replace(SETTINGS, rho=0.1)}
-    made = sweep_progress.SweepBar(display, points, {}, None)
+    made = sweep_progress.SweepBar(display, points, {}, None, Lines(str))
 
     def hear(label, steps, now):
         clock.now = 100.0 + now

@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.objective import LossFn, Objective, Weight
-from lowland.curvature.processes import unwrapped
 from lowland.curvature.vectors import coarsest
+from lowland.torch_tools import unwrapped
 
 Mean = Callable[[Any, Any], Tensor | float]
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -111,7 +111,7 @@ def along_line(
     statistics = batches if statistics is None else statistics
     if isinstance(statistics, Iterator):
         raise TypeError("statistics must be iterable many times over, a list or a DataLoader: not a generator")
-    model_a, model_b = unwrapped(model_a)[0], unwrapped(model_b)[0]
+    model_a, model_b = unwrapped(model_a), unwrapped(model_b)
     _refuse_differences(model_a, model_b)
     model = copy.deepcopy(model_a).eval()
     for param in model.parameters():

@@ -15,13 +15,14 @@ from lowland.curvature.edge import sam_edge
 from lowland.curvature.groups import check_count
 from lowland.curvature.hessian import Hessian
 from lowland.curvature.objective import LossFn, Objective, Weight, refuse_generator
-from lowland.curvature.processes import Processes, refuse_synchronized_batch_norm, unwrapped
+from lowland.curvature.processes import Processes, refuse_synchronized_batch_norm
 from lowland.curvature.rates import Rates, rates
 from lowland.curvature.sinks import Record, sinks
 from lowland.curvature.stability import at_w
 from lowland.curvature.stopwatch import Stopwatch
 from lowland.curvature.worst_case import Ascent, check_m, mean_rise
 from lowland.optim.functional import EPS
+from lowland.torch_tools import ddp, unwrapped
 
 _SEED = 0  # of dropout's masks and a loader's order: one function at every check, in a resumed run too
 
@@ -162,11 +163,10 @@ class Monitor:
 
     @model.setter
     def model(self, value: nn.Module) -> None:
-        model, group = unwrapped(value)
-        processes = None
-        if group is not None:
+        model, wrapper, processes = unwrapped(value), ddp(value), None
+        if wrapper is not None:
             refuse_synchronized_batch_norm(model)
-            processes = Processes(group, next(model.parameters()).device)
+            processes = Processes(wrapper.process_group, next(model.parameters()).device)
         self._device = self._objective(model, processes).device
         self._model, self._processes = model, processes
 

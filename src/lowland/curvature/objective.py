@@ -14,7 +14,7 @@ from lowland.curvature import reach
 from lowland.curvature.masks import MasksOf
 from lowland.curvature.processes import Processes
 from lowland.curvature.vectors import Displacement, as_real, entries, like, real_type
-from lowland.eager import uncompiled
+from lowland.torch_tools import replay, torch_states, uncompiled
 
 LossFn = Callable[[Any, Any], Tensor]
 Weight = Callable[[Any, Any], float]
@@ -105,9 +105,12 @@ class Objective:
         self._double = self._same_masks = False
         self._displaced = Displacement()
         self._reached: list[bool] = []  # shared with copies
-        self._random_states = _random_states(self.device)
+        self._random_states = torch_states([self.device])
         if seed is not None:
-            self._random_states = [_seeded(device, seed) for device in ("cpu", self.device)[: len(self._random_states)]]
+            self._random_states = [
+                (device, torch.Generator(device or "cpu").manual_seed(seed).get_state())
+                for device, _ in self._random_states
+            ]
 
     def on(self, batches: Iterable[Any]) -> "Objective":
         """The same over other batches, of this process alone."""
@@ -273,12 +276,12 @@ class Objective:
 
     @contextmanager
     def _same_randomness(self) -> Iterator[None]:
-        before = _random_states(self.device)
-        _restore(self._random_states, self.device)
+        before = torch_states([self.device])
+        replay(self._random_states)
         try:
             yield
         finally:
-            _restore(before, self.device)
+            replay(before)
 
 
 class _Inside(nn.Module):
@@ -323,20 +326,3 @@ def _in_double(value: Any) -> Any:
     if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
         return value.to(torch.promote_types(value.dtype, torch.float64))
     return value
-
-
-def _random_states(device: torch.device) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return states
-
-
-def _seeded(device: torch.device | str, seed: int) -> Tensor:
-    return torch.Generator(device).manual_seed(seed).get_state()
-
-
-def _restore(states: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    for state in states[1:]:
-        torch.cuda.set_rng_state(state, device)

@@ -12,20 +12,6 @@ from lowland.curvature.lanczos import Eigenpairs
 Product = Callable[[Tensor], Tensor]
 
 
-def unwrapped(model: nn.Module) -> tuple[nn.Module, Any]:
-    """The network inside what DDP, DataParallel and `torch.compile` put around it, and DDP's process group or None."""
-    group = None
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            group, model = model.process_group, model.module
-        elif isinstance(model, nn.DataParallel):
-            model = model.module
-        elif (inner := getattr(model, "_orig_mod", None)) is not None:
-            model = inner
-        else:
-            return model, group
-
-
 def refuse_synchronized_batch_norm(model: nn.Module) -> None:
     """Raise ValueError for statistics of the batches of all processes: they have no second derivative."""
     for name, module in model.named_modules():

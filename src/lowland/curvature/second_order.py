@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lowland.eager import uncompiled
+from lowland.torch_tools import uncompiled
 
 # What torch says of a function that can't be differentiated twice.
 _ONCE = ("differentiate twice", "is not implemented", "double backward", "twice differentiable")

@@ -8,21 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.eager import uncompiled
 from lowland.features.progress import watched
+from lowland.torch_tools import uncompiled
 
 Batch = tuple[Tensor, tuple[Any, ...]]
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside what DDP, DataParallel and `torch.compile` put around it."""
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = model.module
-        elif (inner := getattr(model, "_orig_mod", None)) is not None:
-            model = inner
-        else:
-            return model
 
 
 def check_batches(batches: Iterable[Any]) -> None:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lowland.errors import suggestion
-from lowland.features.evaluation import check_batches, evaluated, unwrapped
+from lowland.features.evaluation import check_batches, evaluated
+from lowland.torch_tools import unwrapped
 
 
 def extract(

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowland.features.evaluation import check_batches, evaluated, unwrapped
+from lowland.features.evaluation import check_batches, evaluated
 from lowland.optim.functional import check_rho, perturbation
+from lowland.torch_tools import unwrapped
 
 #: What climbs, as for `lowland.SAM`: a function of the model that gives parameters, a module of it, or parameters.
 Scope = Callable[[nn.Module], Iterable[Tensor]] | nn.Module | Iterable[Tensor] | None

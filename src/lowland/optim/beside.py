@@ -52,6 +52,6 @@ class Beside:
         for group in base.param_groups:
             for param in group["params"]:
                 if param in self._sums:
-                    change = self._sums[param] * (group["lr"] if group.get("maximize") else -group["lr"])
+                    change = self._sums[param] * -group["lr"]
                     local(param).add_(change if skipped is None else torch.where(skipped != 0, 0, change))
         self.clear()

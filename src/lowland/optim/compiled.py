@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.optim import parallel
 from lowland.optim.functional import perturbation
 from lowland.optim.sam import SAM, STEPS
 from lowland.optim.sharding import is_distributed
+from lowland.torch_tools import ddp, unwrapped
 
 # What the groups say while the update is traced and run. The kind of update is one that can be traced, and the
 # numbers that schedules change are in tensors: torch would compile for each value of a float, or of a count.
@@ -66,9 +66,9 @@ def compiled_step(
         raise ValueError("torch compiles ASGD's update wrongly (its eta stands still): use optimizer.step(closure)")
     _check(optimizer)
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    if parallel.ddp(model) or any(is_distributed(p) for p in params):
+    if ddp(model) or any(is_distributed(p) for p in params):
         raise ValueError("compiled_step is for one process: compile the model itself under DDP, FSDP2 or with DTensors")
-    return _CompiledStep(optimizer, _Objective(parallel.unwrapped(model), loss_fn), settings)
+    return _CompiledStep(optimizer, _Objective(unwrapped(model), loss_fn), settings)
 
 
 def _check(optimizer: SAM) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from lowland.checks import is_count
 from lowland.optim import amp, parallel
 from lowland.optim.buffers import Buffers
-from lowland.optim.randomness import random_states, replay
 from lowland.optim.sharding import is_distributed
+from lowland.torch_tools import ddp, random_states, replay
 
 
 def check(m: Any, model: nn.Module | None, params: list[Tensor]) -> None:
@@ -29,7 +29,7 @@ def check(m: Any, model: nn.Module | None, params: list[Tensor]) -> None:
         raise ValueError("with m, the base optimizer's parameters must be the model's: some are not in model=")
     if any(is_distributed(param) for param in params):
         raise ValueError("m needs whole parameters in each process: it goes with DDP, not with FSDP2 or DTensors")
-    wrapper = parallel.ddp(model)
+    wrapper = ddp(model)
     if wrapper is not None and wrapper.static_graph:
         raise ValueError(
             "m doesn't go with DistributedDataParallel(static_graph=True): m-SAM's first passes average nothing, and "
@@ -70,7 +70,7 @@ def _backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any, buffer
 
     states = random_states(optimizer._params())
     model = optimizer.model
-    wrapper = parallel.ddp(model)
+    wrapper = ddp(model)
 
     def losses() -> Tensor:
         replay(states)

@@ -9,18 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.optim.sharding import is_distributed
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """``model`` without the wrapper that `torch.compile` puts around it."""
-    inner = getattr(model, "_orig_mod", None)
-    return model if inner is None else inner
-
-
-def ddp(model: nn.Module | None) -> Any | None:
-    """``model`` if it is a DDP wrapper."""
-    model = None if model is None else unwrapped(model)
-    return model if isinstance(model, nn.parallel.DistributedDataParallel) else None
+from lowland.torch_tools import ddp
 
 
 def check(params: Iterable[Tensor]) -> None:

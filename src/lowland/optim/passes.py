@@ -19,10 +19,10 @@ from lowland.optim.descent import Descent, Pair
 from lowland.optim.displacement import Displacement
 from lowland.optim.grad_mode import recording, unrecorded
 from lowland.optim.memory import Memory
-from lowland.optim.randomness import random_states, replay
 from lowland.optim.scope import Scope, describe
 from lowland.optim.sharding import global_dot, global_norm, local, local_pair, settled
 from lowland.optim.wrapper import Wrapper, shared
+from lowland.torch_tools import random_states, replay
 
 
 @dataclass(slots=True)

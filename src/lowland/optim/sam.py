@@ -28,6 +28,10 @@ Rho = float | Callable[[int], float]
 _PASSES_WITH_SCALER = (
     "`for evaluation in optimizer.passes(scaler=scaler): with evaluation: scaler.scale(loss_fn()).backward()`"
 )
+_MAXIMIZES = (
+    "maximize=True: SAM climbs before it descends, so it can only minimize. Leave maximize out, and minimize the negative "
+    "of the objective: (-objective).backward()"
+)
 STEPS = "sam_steps"  # in every parameter group: what saves optimizers elsewhere carries groups, and often nothing else
 
 
@@ -128,7 +132,7 @@ class SAM(Passes):
         TypeError: if ``base`` is no torch optimizer, ``model`` no module, or a rule no rule.
         ValueError: for a negative or non-finite rho or l2; a ``base`` that already is a SAM, LBFGS or Adadelta, whose
             step needs more than gradients (a closure, or their derivatives, as AdaHessian's does, as far as its source
-            shows it), or with l2 SparseAdam or one that has l2 in its groups; ``m`` without ``model``, or with
+            shows it), a parameter group with ``maximize=True``, now or later, or with l2 SparseAdam or one that has l2 in its groups; ``m`` without ``model``, or with
             parameters that are not the model's; rules that don't go together, with ``m`` or with ``base``; a scope that
             has none of the parameters.
         RuntimeError: for passes out of order, a pass in which no parameter received a gradient, or settings that are
@@ -220,6 +224,8 @@ class SAM(Passes):
         """As torch's; the group's ``rho`` is this optimizer's unless it brings one."""
         if "rho" in param_group:
             _radius(param_group["rho"])
+        if param_group.get("maximize"):
+            raise ValueError(_MAXIMIZES)
         self.base.add_param_group(param_group)
         if callable(self.scope):
             self._scope = resolve(self.scope, self.model, self._params())
@@ -271,6 +277,8 @@ class SAM(Passes):
             for index in self._scheduled:
                 self.param_groups[index]["rho"] = self._rho
         for group in self.param_groups:
+            if group.get("maximize"):
+                raise ValueError(_MAXIMIZES)
             if type(group["rho"]) is not float or not 0 <= group["rho"] < math.inf:
                 group["rho"] = _radius(group["rho"])
 

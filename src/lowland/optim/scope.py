@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 
-from lowland.optim.parallel import ddp, unwrapped
+from lowland.torch_tools import unwrapped
 
 #: A function of the model that gives parameters, one of its modules, or parameters; None for all.
 Scope = Callable[[nn.Module], Iterable[Tensor]] | nn.Module | Iterable[Tensor] | None
@@ -101,8 +101,7 @@ def resolve(scope: Scope, model: nn.Module | None, params: Iterable[Tensor]) -> 
     elif callable(scope):
         if model is None:
             raise ValueError("a scope that is a function looks for its parameters in the model: give model=")
-        wrapper = ddp(model)
-        chosen = scope(unwrapped(model if wrapper is None else wrapper.module))
+        chosen = scope(unwrapped(model))
     else:
         chosen = scope
     members = set(chosen) if isinstance(chosen, Iterable) else {chosen}

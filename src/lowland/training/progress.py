@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from lowland import progress
 from lowland.progress import Lines, left, lines, shown
 from lowland.training.arm import Record
 
@@ -23,14 +24,13 @@ class Watch(Protocol):
 class Bar:
     """One bar over all arms of a run, or what a line says in its place."""
 
-    def __init__(self, progress: Any, total: int, interval: float):
-        self._progress, self._total, self._interval = progress, total, interval
+    def __init__(self, progress: Any, total: int, interval: float, said: Lines):
+        self._progress, self._total, self._interval, self._said = progress, total, interval, said
         self._task = progress.add_task("", total=total, text="")
         self._last = 0.0
         self._text: list[str] = []
         self._state = (0, "")
         self._began: tuple[int, float] | None = None  # a resumed run begins somewhere else than at 0
-        self.said: Lines | None = None
 
     def update(self, done: int, arm: str, record: Record | None = None, show: Mapping[str, str] | None = None) -> None:
         """Show ``done`` steps, and the entries of ``record`` that ``show`` names."""
@@ -40,8 +40,7 @@ class Bar:
         now = time.monotonic()
         self._began = self._began or (done, now)
         self._state = (done, arm)
-        if self.said is not None:
-            self.said.check()
+        self._said.check()
         if now - self._last >= self._interval:
             self._last = now
             taken = _BAR_CELLS + max(8, len(arm)) + 2 * len(str(self._total))
@@ -91,19 +90,10 @@ def say_above(progress: Any, text: str) -> None:
 @contextmanager
 def bar(total: int, visible: bool = True) -> Iterator[Bar]:
     """A bar of ``total`` steps where stderr is a terminal, elsewhere lines now and then; nothing unless ``visible``."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:>8}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
-    )  # fmt: skip
-    drawn = visible and console.is_terminal
-    with shown(Progress(*columns, console=console, disable=not drawn, redirect_stdout=False)) as progress:
-        made = Bar(progress, total, interval=0.1)
-        with lines(made.line, visible and not drawn) as made.said:
-            yield made
+    columns = ("{task.description:>8}", "bar 24", "count", "left", "{task.fields[text]}")
+    with progress.bar(*columns, describe=lambda: made.line(), show=visible, stays=True) as (drawn, said):
+        made = Bar(drawn, total, 0.1, said)
+        yield made
 
 
 @contextmanager

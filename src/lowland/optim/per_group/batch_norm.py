@@ -13,10 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from lowland.eager import uncompiled
 from lowland.optim.per_group.groups import Groups
 from lowland.optim.per_group.registry import laid_out, rows_of
 from lowland.optim.per_group.watch import Derived, NotCovered, Refused, Watched, by_rows, mixed, normalized
+from lowland.torch_tools import uncompiled
 
 _SIGNATURE = inspect.signature(F.batch_norm)
 

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from lowland.optim.per_group.dependence import Dependence
 from lowland.optim.per_group.places import Along, memory
 from lowland.optim.per_group.watch import Derived, NotCovered, Unordered, Watched
-from lowland.optim.randomness import have_moved, random_states, replay
+from lowland.torch_tools import have_moved, random_states, replay
 
 if TYPE_CHECKING:
     from lowland.optim.per_group.passes import Pass

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.eager import uncompiled
 from lowland.optim import amp, grouped, parallel
 from lowland.optim.ascent import Adaptive
 from lowland.optim.buffers import Buffers, kept
@@ -38,7 +37,7 @@ from lowland.optim.per_group.watch import (
     followed,
     watching,
 )
-from lowland.optim.randomness import random_states, replay
+from lowland.torch_tools import ddp, random_states, replay, uncompiled
 
 Closure = Callable[[], Tensor]
 
@@ -155,7 +154,7 @@ class Engine:
 
     def _alone(self) -> AbstractContextManager[Any]:
         """Inside, DDP averages nothing: the last evaluation of a step is the only one that all processes make."""
-        wrapper = parallel.ddp(self.optimizer.model)
+        wrapper = ddp(self.optimizer.model)
         return nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, False)
 
     def _only_here(self, error: Exception, closure: Closure, scaler: Any, states: Any) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from lowland.progress import Lines, left, lines, shown
+from lowland import progress
+from lowland.progress import Lines, left
 from lowland.training.arm import Record
 from lowland.training.experiment import Selection
 from lowland.training.forecast import CHANGED, SHORT, STEPS, duration, passes
@@ -23,9 +24,14 @@ class SweepBar:
     """Hears the news of all jobs."""
 
     def __init__(
-        self, progress: Any, points: Mapping[str, Settings], done: Mapping[str, Record], selection: Selection | None
+        self,
+        progress: Any,
+        points: Mapping[str, Settings],
+        done: Mapping[str, Record],
+        selection: Selection | None,
+        said: Lines,
     ):
-        self._progress, self._selection = progress, selection
+        self._progress, self._selection, self._said = progress, selection, said
         self._runs, self._done = len(points), len(done)
         self._finished_steps = sum(points[label].steps for label in done)
         self._steps: dict[Any, int] = {}
@@ -40,7 +46,6 @@ class SweepBar:
         self._forecasts = [_FIRST, _LATER]  # shares of the work that is left after which one is made
         self._forecast: float | None = None  # when all is done, by the clock
         self._line = ""
-        self.said: Lines | None = None
         self._task = progress.add_task("", total=self._total, completed=self._finished_steps, runs="", text="")
         for label, record in done.items():
             self._note(label, record)
@@ -79,8 +84,7 @@ class SweepBar:
         rest = left(new, self._total - self._finished_steps, time.monotonic() - self._began)
         done = f"{runs} done, {steps / max(self._total, 1):.0%} of all steps{rest}"
         self._line = f"{done}; {best}" if best else done
-        if self.said is not None:
-            self.said.check()
+        self._said.check()
 
     def _foretell(self) -> None:
         """Say how long the sweep will take, from its first steps; and once more, if by later ones it is quite another.
@@ -114,16 +118,7 @@ def sweep_bar(
     points: Mapping[str, Settings], done: Mapping[str, Record], selection: Selection | None, visible: bool = True
 ) -> Iterator[SweepBar]:
     """How far all ``points`` are, of which some are ``done``: as `lowland.training.progress.bar` shows it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.fields[runs]}"), BarColumn(bar_width=24), TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
-    )  # fmt: skip
-    drawn = visible and console.is_terminal
-    with shown(Progress(*columns, console=console, disable=not drawn, redirect_stdout=False)) as progress:
-        made = SweepBar(progress, points, done, selection)
-        with lines(made.line, visible and not drawn) as made.said:
-            yield made
+    columns = ("{task.fields[runs]}", "bar 24", "left", "{task.fields[text]}")
+    with progress.bar(*columns, describe=lambda: made.line(), show=visible, stays=True) as (drawn, said):
+        made = SweepBar(drawn, points, done, selection, said)
+        yield made

@@ -6,7 +6,7 @@ import torch
 import torch._dynamo
 from torch._dynamo import eval_frame
 
-from lowland.eager import uncompiled
+from lowland.torch_tools import uncompiled
 
 
 def stance():

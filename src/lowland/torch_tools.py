@@ -1,0 +1,111 @@
+"""What several rooms need of torch: the model in its wrappers, random states, compiled functions run as written."""
+
+import random
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+#: Generators and their states: of torch, by device and None for the CPU; then "python" and "numpy".
+States = list[tuple[Any, Any]]
+
+_lock = threading.Lock()
+_inside = 0
+_stance: Any = None
+
+
+def wrappers(model: nn.Module) -> Iterator[nn.Module]:
+    """``model``, then what is inside it, as long as it is a wrapper of DDP, DataParallel or `torch.compile`."""
+    while True:
+        yield model
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif (inner := getattr(model, "_orig_mod", None)) is not None:
+            model = inner
+        else:
+            return
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside the `wrappers`."""
+    *_, network = wrappers(model)
+    return network
+
+
+def ddp(model: nn.Module | None) -> nn.parallel.DistributedDataParallel | None:
+    """The DDP wrapper, where there is one."""
+    found = () if model is None else wrappers(model)
+    return next((one for one in found if isinstance(one, nn.parallel.DistributedDataParallel)), None)
+
+
+def torch_states(devices: Iterable[torch.device]) -> States:
+    """The states of torch's default generators, of the CPU and of ``devices``."""
+    others = {device for device in devices if device.type != "cpu"}
+    cpu: States = [(None, torch.random.get_rng_state())]
+    return cpu + [(device, torch.get_device_module(device).get_rng_state(device)) for device in others]
+
+
+def random_states(params: Iterable[Tensor]) -> States:
+    """The states of torch's default generators, on the CPU and wherever ``params`` are, of Python's and NumPy's."""
+    devices = {param.device for param in params}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # parameters may be offloaded
+        devices.add(torch.device("cuda", torch.cuda.current_device()))
+    states = torch_states(devices)
+    states.append(("python", random.getstate()))
+    if "numpy.random" in sys.modules:
+        states.append(("numpy", sys.modules["numpy.random"].get_state()))
+    return states
+
+
+def replay(states: States) -> None:
+    """Set the generators to what `random_states` or `torch_states` found."""
+    for generator, state in states:
+        if generator is None:
+            torch.random.set_rng_state(state)
+        elif generator == "python":
+            random.setstate(state)
+        elif generator == "numpy":
+            sys.modules["numpy.random"].set_state(state)
+        else:
+            torch.get_device_module(generator).set_rng_state(state, generator)
+
+
+def have_moved(states: States) -> bool:
+    """Whether the generators are no longer what `random_states` found."""
+    now = dict(random_states(torch.empty(0, device=device) for device, _ in states if isinstance(device, torch.device)))
+    return not all(_same(state, now[generator]) for generator, state in states)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, tuple | list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return bool((a == b).all()) if hasattr(a, "all") else bool(a == b)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Inside, what `torch.compile` made runs as it was written.
+
+    The compiler has one stance for all threads: the first of those that are inside sets it, the last sets it back.
+    """
+    global _inside, _stance
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled yet; it takes its time to load
+        yield
+        return
+    with _lock:
+        if _inside == 0:
+            _stance = torch.compiler.set_stance("force_eager")
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _stance.__exit__(None, None, None)
