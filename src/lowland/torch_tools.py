@@ -88,6 +88,11 @@ def _same(a: Any, b: Any) -> bool:
     return bool((a == b).all()) if hasattr(a, "all") else bool(a == b)
 
 
+def for_autograd(value: Any) -> Any:
+    """``value``, or a copy of a tensor that was made in `torch.inference_mode`, which autograd can't keep."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
 @contextmanager
 def uncompiled() -> Iterator[None]:
     """Inside, what `torch.compile` made runs as it was written.

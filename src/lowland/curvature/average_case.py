@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowland.curvature.groups import Sharpness, check_count, unchanging_groups
+from lowland.curvature.groups import Sharpness, check_count, unchanging_groups, warn_of_rounding
 from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.optim.functional import check_rho
 
@@ -51,7 +51,8 @@ def average_sharpness(
         ValueError: for arguments out of range; where two evaluations of the loss at w differ.
 
     Warns:
-        UserWarning: where parameters of float16 or bfloat16 are too coarse for the noise.
+        UserWarning: where parameters of float16 or bfloat16 are too coarse for the noise, or the rise is lost in the
+            rounding of the losses.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -64,7 +65,7 @@ def average_sharpness(
     check_count("draws", draws)
     objective = Objective(model, loss_fn, batches, weight=weight)
     scale = rho * objective.flat(p.detach() for p in objective.params).abs() if adaptive else rho
-    weights, rises = [], []
+    weights, losses, rises = [], [], []
     for counted, group, again in unchanging_groups(objective, None):
         generator = torch.Generator().manual_seed(seed)
         loss = group.loss()
@@ -75,9 +76,13 @@ def average_sharpness(
             noise = scale * noise.to(objective.device)
             of_group.append((group.loss(noise).item() + group.loss(-noise).item()) / 2 - at_w)
         weights.append(counted)
+        losses.append(at_w)
         rises.append(of_group)
     by_batch = torch.tensor(rises, dtype=torch.float64, device="cpu")
     shares = torch.tensor(weights, dtype=torch.float64, device="cpu") / sum(weights)
     by_draw = shares @ by_batch
+    if rho:
+        loss = (shares @ torch.tensor(losses).to(shares)).item()
+        warn_of_rounding(objective, by_draw.mean().item(), loss, stacklevel=2)
     error = by_draw.std().item() / math.sqrt(draws) if draws > 1 else None
     return Sharpness(by_draw.mean().item(), tuple(by_batch.mean(1).tolist()), tuple(weights), error)

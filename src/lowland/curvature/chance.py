@@ -41,6 +41,13 @@ class Unchanging:
         else:
             self._refuse(loss, _difference(self.first[1], gradient))
 
+    def finite(self) -> None:
+        """Raise FloatingPointError if the loss was not."""
+        assert self.first is not None
+        loss = self.first[0]
+        if not torch.isfinite(loss).all():
+            raise FloatingPointError(f"the loss is {loss.item()}")
+
     @property
     def gradient(self) -> Tensor:
         """Of the first evaluation."""

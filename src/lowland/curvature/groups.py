@@ -1,5 +1,6 @@
 """Groups of examples, each of which is measured for itself, and the mean over them."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.objective import Objective
 from lowland.curvature.vectors import coarsest
+
+_LOST = 0.1  # share of a rise that rounding may be
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,21 @@ def unchanging_groups(
     for number, (weight, group) in enumerate(groups(objective, m), 1):
         yield weight, group, partial(seen.again, number - 1)
     seen.counted(number)
+
+
+def warn_of_rounding(objective: Objective, rise: float, loss: float, stacklevel: int) -> None:
+    """Say where ``rise``, a difference of losses, is so small beside ``loss`` that their rounding is more than a tenth.
+
+    Warns:
+        UserWarning: if it is below 10 rounding units, those of the coarsest type among the parameters'.
+    """
+    rounding = coarsest(objective.params) * abs(loss)
+    if abs(rise) < rounding / _LOST:
+        warnings.warn(
+            f"the rise is {rise:.2g}, and the losses whose difference it is are rounded by about {rounding:.1g}: take "
+            "a larger rho, or measure a copy in float64, copy.deepcopy(model).double(), on batches of float64",
+            stacklevel=stacklevel + 1,
+        )
 
 
 def check_count(name: str, value: int) -> None:

@@ -81,6 +81,7 @@ class Hessian:
         self.dtype, self.device = objective.dtype, objective.device
         self._unseen = True  # whether the loss has been seen to be the same twice
 
+    @torch.inference_mode(False)
     def cut_off(self) -> str:
         """How the gradient differs from that of the loss, in words, empty where it doesn't: looked at once.
 
@@ -91,6 +92,7 @@ class Hessian:
                 self._cut_off = cut_off(self.objective)
         return self._cut_off
 
+    @torch.inference_mode(False)
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Hv for ``vectors`` of shape ``(n,)``, or ``(n, k)`` for k products at once.
 
@@ -100,8 +102,10 @@ class Hessian:
         gradient with differences of the loss (see `eigenpairs`).
 
         Raises:
-            ValueError: for another shape; where two evaluations at the same weights differ.
+            ValueError: for another shape; where two evaluations at the same weights differ; for a loss without a
+                gradient.
             RuntimeError: where an operation has no second derivative.
+            FloatingPointError: if the loss is not finite.
 
         Warns:
             UserWarning: where differences of gradients contradict the first product, or differences of the loss the
@@ -116,6 +120,7 @@ class Hessian:
                 return self._product(vectors, None)
             seen = self._unchanging()
             result = self._product(vectors, seen)
+            seen.finite()
             of_one = (vectors, result) if vectors.dim() == 1 else (vectors[:, 0], result[:, 0])
             objection = contradiction(objective, *of_one, seen.gradient, region.kinks)
             cut_off = self.cut_off()
@@ -183,9 +188,9 @@ class Hessian:
             generator: of the random start, on the CPU; by default seeded with 0.
 
         Raises:
-            ValueError: where two evaluations at the same weights differ.
+            ValueError: where two evaluations at the same weights differ; for a loss without a gradient.
             RuntimeError: where an operation has no second derivative.
-            FloatingPointError: if a product is not finite.
+            FloatingPointError: if the loss or a product is not finite.
 
         Warns:
             UserWarning: with the reason, where ``converged`` is False.
@@ -197,6 +202,7 @@ class Hessian:
             warnings.warn(f"the eigenpairs are not certified: {pairs.reason}", stacklevel=2)
         return pairs
 
+    @torch.inference_mode(False)
     def certified(
         self,
         k: int = 1,
@@ -233,6 +239,7 @@ class Hessian:
             if at_w is not None:
                 seen(*at_w)
             pairs = self._solved(solve, seen)
+            seen.finite()
             pairs = certified(objective, pairs, seen.gradient, tol, region.kinks)
             if self.cut_off():
                 pairs = replace(pairs, converged=False, reason=self.cut_off())

@@ -196,6 +196,8 @@ def _means(objective: Objective, functions: Mapping[str, Mean]) -> list[float]:
 
 
 def _value(name: str, value: Tensor | float) -> float:
+    if not isinstance(value, Tensor | int | float):
+        raise TypeError(f"the {name} must be the mean over the batch, a number, not a {type(value).__name__}")
     value = torch.as_tensor(value)
     if value.dim() != 0:
         raise ValueError(f"the {name} must be the mean over the batch, not a tensor of shape {tuple(value.shape)}")

@@ -14,7 +14,7 @@ from lowland.curvature import reach
 from lowland.curvature.masks import MasksOf
 from lowland.curvature.processes import Processes
 from lowland.curvature.vectors import Displacement, as_real, entries, like, real_type
-from lowland.torch_tools import replay, torch_states, uncompiled
+from lowland.torch_tools import for_autograd, replay, torch_states, uncompiled
 
 LossFn = Callable[[Any, Any], Tensor]
 Weight = Callable[[Any, Any], float]
@@ -59,7 +59,7 @@ class Objective:
 
     Raises:
         TypeError: if ``batches`` can be iterated only once; when evaluated, if ``x`` is no tensor and no
-            ``weight`` is given.
+            ``weight`` is given, or ``loss_fn`` gives none.
         ValueError: without a trainable parameter, or if parameters are in pieces (FSDP, tensor parallelism); when
             evaluated, if ``loss_fn`` uses parameters other than through ``model``.
     """
@@ -169,6 +169,11 @@ class Objective:
     def _batch_loss(self, x: Any, y: Any) -> Tensor:
         with torch.enable_grad(), MasksOf(self.params[0].dtype) if self._same_masks else nullcontext():
             loss = self.loss_fn(self.model(self.converted(x)), self.converted(y))
+        if not isinstance(loss, Tensor):
+            raise TypeError(
+                f"loss_fn must give the mean loss over the batch as a 0-d tensor, not a {type(loss).__name__}: without "
+                ".item(), and without what else it may return"
+            )
         if loss.dim() != 0:
             raise ValueError(f"loss_fn must give the mean over the batch, not a tensor of shape {tuple(loss.shape)}")
         if loss.is_complex():
@@ -222,8 +227,11 @@ class Objective:
         return [self.converted(p.detach()) for p in self.params]
 
     def converted(self, tensors: T) -> T:
-        """A tensor, or any structure of them, as this objective computes with it: the same, or `in_double`."""
-        return pytree.tree_map(_in_double, tensors) if self._double else tensors
+        """A tensor, or any structure of them, as this objective computes with it: the same, or `in_double`.
+
+        Those that were made in `torch.inference_mode` are copied: autograd can't keep them.
+        """
+        return pytree.tree_map(_in_double if self._double else for_autograd, tensors)
 
     def loss(self, offset: Tensor | None = None) -> Tensor:
         """L, a 0-d tensor, at w or at w + ``offset`` ``(size,)``."""
@@ -258,8 +266,13 @@ class Objective:
         """Of a `batch_loss` at ``params``, by them.
 
         Raises:
-            ValueError: if the loss depends on the model's own parameters beside ``params``.
+            ValueError: if the loss depends on the model's own parameters beside ``params``, or has no gradient.
         """
+        if not loss.requires_grad:
+            raise ValueError(
+                "the loss has no gradient by the parameters that are measured: is loss_fn differentiable (an error "
+                "rate, argmax, round(), detach() and numbers of Python are not), and does it depend on them?"
+            )
         own = torch.autograd.grad(loss, [*params, *self.params], create_graph=create_graph, allow_unused=True)
         if any(piece is not None for piece in own[len(params) :]):
             raise ValueError(reach.BESIDE)
@@ -323,6 +336,7 @@ def _examples(x: Any, y: Any) -> int:
 
 
 def _in_double(value: Any) -> Any:
+    value = for_autograd(value)
     if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
         return value.to(torch.promote_types(value.dtype, torch.float64))
     return value

@@ -50,6 +50,7 @@ class Stability:
     eigenvalues: tuple[float, ...] = ()
 
 
+@torch.inference_mode(False)
 def stability(
     model: nn.Module,
     loss_fn: LossFn,
@@ -81,7 +82,7 @@ def stability(
 
     Raises:
         FloatingPointError: if the loss or a product is not finite.
-        ValueError: where two evaluations at the same weights differ.
+        ValueError: where two evaluations at the same weights differ; for a loss without a gradient.
         RuntimeError: where an operation has no second derivative.
 
     Warns:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.curvature.chance import Unchanging
-from lowland.curvature.groups import Sharpness, check_count, groups, unchanging_groups
+from lowland.curvature.groups import Sharpness, check_count, groups, unchanging_groups, warn_of_rounding
 from lowland.curvature.lanczos import random_direction
 from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.curvature.vectors import coarsest
@@ -18,6 +18,7 @@ from lowland.optim.functional import EPS, check_rho, global_norm, perturbation
 _STRIDE = 0.1  # length of each of several ascent steps over ρ, as Andriushchenko & Flammarion (2022) have it
 
 
+@torch.inference_mode(False)
 def sharpness(
     model: nn.Module,
     loss_fn: LossFn,
@@ -71,7 +72,10 @@ def sharpness(
     Raises:
         TypeError: with ``m``, if a batch isn't two tensors that can be cut.
         ValueError: for arguments out of range; with ``m``, if a layer couples the examples of a batch; where two
-            evaluations of the loss at w differ.
+            evaluations of the loss at w differ; for a loss without a gradient.
+
+    Warns:
+        UserWarning: where the rise is lost in the rounding of the losses.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -84,11 +88,13 @@ def sharpness(
     ascent = Ascent(rho, steps, restarts, adaptive, step_size, eps, seed)
     check_m(m)
     objective = Objective(model, loss_fn, batches, weight=weight)
-    weights, values = zip(*_rises(objective, m, ascent), strict=True)
-    value = sum(weight * each for weight, each in zip(weights, values, strict=True)) / sum(weights)
+    found = list(_rises(objective, m, ascent))
+    weights, values, _ = zip(*found, strict=True)
+    value = _mean_rise(objective, found, ascent)
     return Sharpness(value, values, weights, _standard_error(value, weights, values))
 
 
+@torch.inference_mode(False)
 def m_sharpness(
     model: nn.Module,
     loss_fn: LossFn,
@@ -118,7 +124,10 @@ def m_sharpness(
     Raises:
         TypeError: with ``m``, if a batch isn't two tensors that can be cut.
         ValueError: for arguments out of range; with ``m``, if a layer couples the examples of a batch; where two
-            evaluations of the loss at w differ.
+            evaluations of the loss at w differ; for a loss without a gradient.
+
+    Warns:
+        UserWarning: where the rise is lost in the rounding of the losses.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -132,13 +141,12 @@ def m_sharpness(
     check_m(m)
     objective = Objective(model, loss_fn, batches, weight=weight)
     if m is not None:
-        rises = list(_rises(objective, m, ascent))
-        return sum(weight * rise for weight, rise in rises) / sum(weight for weight, _ in rises)
+        return _mean_rise(objective, list(_rises(objective, m, ascent)), ascent)
     seen = Unchanging(objective.dtype, coarsest(objective.params))
     at_w = objective.loss_and_gradient()
     seen(at_w[0])
     seen(objective.loss())
-    return ascent.rise(objective, at_w)
+    return _mean_rise(objective, [(1.0, ascent.rise(objective, at_w), at_w[0].item())], ascent)
 
 
 @dataclass(frozen=True)
@@ -203,12 +211,21 @@ class Ascent:
         return z * (self.rho / torch.linalg.vector_norm(z)).clamp(max=1).nan_to_num(1.0)  # 0/0: ρ or g is 0
 
 
-def _rises(objective: Objective, m: int | None, ascent: Ascent) -> Iterator[tuple[float, float]]:
-    """What each group counts, and its rise."""
+def _rises(objective: Objective, m: int | None, ascent: Ascent) -> Iterator[tuple[float, float, float]]:
+    """What each group counts, its rise, and its loss."""
     for weight, group, again in unchanging_groups(objective, m):
         at_w = group.loss_and_gradient()
         again(at_w[0])
-        yield weight, ascent.rise(group, at_w)
+        yield weight, ascent.rise(group, at_w), at_w[0].item()
+
+
+def _mean_rise(objective: Objective, found: list[tuple[float, float, float]], ascent: Ascent) -> float:
+    total = sum(weight for weight, _, _ in found)
+    rise = sum(weight * rise for weight, rise, _ in found) / total
+    if ascent.rho:
+        # behind inference_mode's own frame
+        warn_of_rounding(objective, rise, sum(weight * loss for weight, _, loss in found) / total, stacklevel=4)
+    return rise
 
 
 def mean_rise(objective: Objective, m: int | None, ascent: Ascent, at_w: tuple[Tensor, Tensor]) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.features.progress import watched
-from lowland.torch_tools import uncompiled
+from lowland.torch_tools import for_autograd, uncompiled
 
 Batch = tuple[Tensor, tuple[Any, ...]]
 
@@ -54,6 +54,6 @@ def _pairs(batches: Iterator[Any], device: torch.device | None) -> Iterator[Batc
         if not isinstance(x, Tensor):
             raise TypeError(f"a batch is x, (x, y) or (x, y, groups) with a tensor x, not {type(x).__name__}")
         examples += len(x)
-        yield x.to(device), tuple(others)
+        yield for_autograd(x).to(device), tuple(map(for_autograd, others))
     if not examples:
         raise ValueError("there are no examples in the batches")

@@ -30,6 +30,7 @@ class ImportanceWeights:
     phantom: Tensor
 
 
+@torch.inference_mode(False)
 def importance_weights(
     model: nn.Module,
     batches: Iterable[Any],

@@ -29,8 +29,8 @@ _PASSES_WITH_SCALER = (
     "`for evaluation in optimizer.passes(scaler=scaler): with evaluation: scaler.scale(loss_fn()).backward()`"
 )
 _MAXIMIZES = (
-    "maximize=True: SAM climbs before it descends, so it can only minimize. Leave maximize out, and minimize the negative "
-    "of the objective: (-objective).backward()"
+    "maximize=True: SAM climbs before it descends, so it can only minimize. Leave maximize out, and minimize the "
+    "negative of the objective: (-objective).backward()"
 )
 STEPS = "sam_steps"  # in every parameter group: what saves optimizers elsewhere carries groups, and often nothing else
 
@@ -132,9 +132,9 @@ class SAM(Passes):
         TypeError: if ``base`` is no torch optimizer, ``model`` no module, or a rule no rule.
         ValueError: for a negative or non-finite rho or l2; a ``base`` that already is a SAM, LBFGS or Adadelta, whose
             step needs more than gradients (a closure, or their derivatives, as AdaHessian's does, as far as its source
-            shows it), a parameter group with ``maximize=True``, now or later, or with l2 SparseAdam or one that has l2 in its groups; ``m`` without ``model``, or with
-            parameters that are not the model's; rules that don't go together, with ``m`` or with ``base``; a scope that
-            has none of the parameters.
+            shows it), a parameter group with ``maximize=True``, now or later, or with l2 SparseAdam or one that has l2
+            in its groups; ``m`` without ``model``, or with parameters that are not the model's; rules that don't go
+            together, with ``m`` or with ``base``; a scope that has none of the parameters.
         RuntimeError: for passes out of order, a pass in which no parameter received a gradient, or settings that are
             assigned in the middle of a step.
 
