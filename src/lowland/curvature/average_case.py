@@ -82,7 +82,7 @@ def average_sharpness(
     shares = torch.tensor(weights, dtype=torch.float64, device="cpu") / sum(weights)
     by_draw = shares @ by_batch
     if rho:
-        loss = (shares @ torch.tensor(losses).to(shares)).item()
-        warn_of_rounding(objective, by_draw.mean().item(), loss, stacklevel=2)
+        mean = (shares @ torch.tensor(losses).to(shares)).item()
+        warn_of_rounding(objective, by_draw.mean().item(), mean, stacklevel=2)
     error = by_draw.std().item() / math.sqrt(draws) if draws > 1 else None
     return Sharpness(by_draw.mean().item(), tuple(by_batch.mean(1).tolist()), tuple(weights), error)
