@@ -13,8 +13,8 @@ MODELS := $(VENV)/models
 demo: $(READY)  ## a real experiment, start to figure: handwritten digits, no download
 	$(BIN)/lowland run long2024/digits --out runs/demo
 
-test: check  ## every check and test, a file at a time on each core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+test: check  ## every check and test, on all cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 hostile: $(READY)  ## the whole hostile campaign, two hours; SEED=1 draws other cases, RECORD=1 writes the counts down
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hostile -m 'hostile or not hostile' --seed $(or $(SEED),0) $(if $(RECORD),--record)
