@@ -149,7 +149,9 @@ def configuration(experiment: Experiment, scale: str, base: Settings, device: An
     }
 
 
-def finished_summary(directory: RunDirectory, grid: Grid, halving: int | None) -> dict[str, Any] | None:
+def finished_summary(
+    experiment: Experiment, directory: RunDirectory, grid: Grid, halving: int | None
+) -> dict[str, Any] | None:
     """The summary of a sweep that is finished, over this very grid and without a failure; else None.
 
     Raises:
@@ -167,7 +169,7 @@ def finished_summary(directory: RunDirectory, grid: Grid, halving: int | None) -
     there = all((directory.path / name).is_file() for name in ("results.csv", "metrics.jsonl"))
     if not (same and there) or summary["totals"]["failed"]:
         return None
-    sweep.verify_parts(directory.path)
+    sweep.verify_parts(directory.path, experiment)
     return summary
 
 

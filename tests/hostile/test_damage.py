@@ -93,12 +93,14 @@ KINDS = {
 
 
 def _another_version(path, draw):
-    """Something that is left out or was added; in a checkpoint or in JSON."""
+    """Something is left out: in a checkpoint, in JSON, of the lines of a table."""
     if path.suffix == ".pt":
         state = torch.load(path, weights_only=True)
         holder = state if draw.random() < 0.3 else draw.choice(list(state["arms"].values()) or [state])
         holder.pop(draw.choice(list(holder)))
         torch.save(state, path)
+    elif path.suffix == ".csv":
+        path.write_bytes(b"".join(path.read_bytes().splitlines(True)[1:]))
     else:
         first, *rest = path.read_bytes().splitlines(True)
         value = json.loads(first) if rest and path.suffix == ".jsonl" else json.loads(path.read_bytes())

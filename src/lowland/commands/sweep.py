@@ -73,7 +73,7 @@ def sweep(
         sweeping.configuration(experiment, scale, base, chosen),
     )
     with directory:
-        summary = sweeping.finished_summary(directory, points, halving)
+        summary = sweeping.finished_summary(experiment, directory, points, halving)
         if summary is not None:
             say(
                 f"{directory.path} is finished; a grid with more points adds them. "

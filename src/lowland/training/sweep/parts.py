@@ -51,7 +51,7 @@ class Part:
         """
         if not (every or self.ended):
             return {}
-        records = read_records(self.path, torn=True)
+        records = read_records(self.path, torn=not self.finished)
         results = {}
         for label, settings in self.arms.items():
             if every or label in self.ended:
@@ -74,17 +74,14 @@ def finish(path: Path, trained: Mapping[str, Arm]) -> None:
     write_json(path / _ENDED, ended)
 
 
-def verify_parts(directory: Path) -> None:
-    """Make sure that the finished runs under a sweep's directory have the records that were written.
+def verify_parts(directory: Path, experiment: Experiment) -> None:
+    """Make sure that the finished runs under a sweep's directory have the records that were written, and no more.
 
     Raises:
         RunError: if they haven't.
     """
-    for path in sorted((directory / "runs").glob("*")):
-        if (path / _ENDED).exists():
-            records = read_records(path, torn=True)
-            for label, how in read_json(path / _ENDED, _ENDS, _again(path)).items():
-                _check(path, label, how, records.get(label, []))
+    for part in find_parts(directory, experiment):
+        part.results()
 
 
 def _check(path: Path, label: str, how: Mapping[str, Any], records: list[Record]) -> None:
