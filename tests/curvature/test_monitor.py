@@ -626,6 +626,17 @@ def test_a_resumed_run_goes_on(tmp_path):
         assert len((tmp_path / f"{name}.jsonl").read_text().splitlines()) == 6
 
 
+def test_a_resumed_run_keeps_the_verdict_of_the_first_check(monkeypatch):
+    """Whether the gradient is that of the loss is looked at once, and may depend on the weights."""
+    verdicts = iter(["hidden at first"])
+    monkeypatch.setattr("lowland.curvature.hessian.cut_off", lambda objective: next(verdicts))
+    _, _, watch, _ = setting()
+    assert watch.check()["converged"] is False
+    _, _, resumed, _ = setting()
+    resumed.load_state_dict(watch.state_dict())
+    assert resumed.check()["converged"] is False
+
+
 def test_state_without_records_and_with_times(clock):
     _, _, watch, _ = setting()
     watch.step()

@@ -247,6 +247,7 @@ class Monitor:
             records: whether those so far are part of it.
         """
         own = {"steps": self.steps, "skipped": self._skipped, "begun": self._begun, "vector": self._vector}
+        own["cut_off"] = [[list(names), how] for names, how in self._cut_off.items()]
         state: dict[str, Any] = own | self._watch.state_dict()
         return state | ({"records": [dict(record) for record in self.records]} if records else {})
 
@@ -255,6 +256,7 @@ class Monitor:
         self.steps, self._skipped, self._begun = (state_dict[name] for name in ("steps", "skipped", "begun"))
         vector = state_dict["vector"]
         self._vector = None if vector is None else vector.to(self._device)
+        self._cut_off = {tuple(names): how for names, how in state_dict.get("cut_off", [])}
         self._watch.load_state_dict(state_dict)
         self.records = [dict(record) for record in state_dict.get("records", [])]
         for sink in self._sinks:
