@@ -42,6 +42,30 @@ def ddp(model: nn.Module | None) -> nn.parallel.DistributedDataParallel | None:
     return next((one for one in found if isinstance(one, nn.parallel.DistributedDataParallel)), None)
 
 
+def fsdp_modules(modules: Iterable[nn.Module]) -> list[Any]:
+    """Those that FSDP2's ``fully_shard`` was called for."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # not imported: where it isn't loaded, there are none
+    return [] if fsdp is None else [module for module in modules if isinstance(module, fsdp.FSDPModule)]
+
+
+def refuse_pieces(model: nn.Module) -> None:
+    """Raise ValueError if the parameters lie in pieces in several processes, gathered for the moment or not."""
+    in_pieces = [
+        name
+        for name, p in model.named_parameters()  # DTensors, and what FullyShardedDataParallel makes of parameters
+        if hasattr(p, "placements") or getattr(p, "_fsdp_flattened", False)
+    ]
+    if not in_pieces and fsdp_modules(model.modules()):
+        in_pieces = [name for name, _ in model.named_parameters()]
+    if in_pieces:
+        raise ValueError(
+            f"the parameter {in_pieces[0]} lies in pieces in several processes (FSDP or tensor parallelism), and what "
+            "is measured needs it whole. Gather the weights "
+            "(torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True), load them into "
+            "an unsharded copy of the model, and measure that one"
+        )
+
+
 def torch_states(devices: Iterable[torch.device]) -> States:
     """The states of torch's default generators, of the CPU and of ``devices``."""
     others = {device for device in devices if device.type != "cpu"}

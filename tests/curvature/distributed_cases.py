@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 from lowland import SAM
-from lowland.curvature import Monitor, read_jsonl, stopwatch
+from lowland.curvature import Hessian, Monitor, along_line, average_sharpness, read_jsonl, stopwatch
+from lowland.features import importance_weights
 from tests.processes import run_here
 
 TOL = 1e-8
@@ -153,10 +154,22 @@ def pieces_are_refused():
     plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
     models = [fully_shard(net()), parallelize_module(net(), mesh, plan)]
     models += [FullyShardedDataParallel(net(), use_orig_params=o, device_id=torch.device("cpu")) for o in (True, False)]
-    for model in models:
+    gathered = fully_shard(net())
+    with torch.no_grad():
+        gathered(data()[0])  # after a forward pass the root's parameters are tensors like any
+    assert not hasattr(next(gathered.parameters()), "placements")
+    for model in [*models, gathered]:
         plain = torch.optim.SGD(model.parameters(), lr=0.1)
         with pytest.raises(ValueError, match=r"lies in pieces .* Gather the weights"):
             Monitor(plain, model, F.cross_entropy, mine())
+    for measure in (
+        lambda: Hessian(gathered, F.cross_entropy, mine()),
+        lambda: average_sharpness(gathered, F.cross_entropy, mine(), 0.1),
+        lambda: along_line(gathered, gathered, F.cross_entropy, mine()),
+        lambda: importance_weights(gathered, mine(), rho=0.1),
+    ):
+        with pytest.raises(ValueError, match=r"lies in pieces .* Gather the weights"):
+            measure()
 
 
 CASES = [

@@ -430,6 +430,20 @@ def fsdp():
     assert sum(shard) < sum(p.numel() for p in Net().parameters() if p.requires_grad)
 
 
+def fsdp_gathered_weights_are_refused():
+    """As an optimizer's parameters they are not what is trained."""
+    model = sharded(reshard_after_forward=False)
+    base = sgd(model)
+    with torch.no_grad():
+        model(next(iter(batches(0)))[0])
+    refused(ValueError, "call model.reshard()", lambda: SAM(sgd(model), rho=RHO))
+    refused(ValueError, "call model.reshard()", lambda: SAM(base, rho=RHO, model=model))
+    for module in model.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
+    SAM(base, rho=RHO, model=model)
+
+
 def fsdp_after_an_evaluation():
     model = sharded(reshard_after_forward=False)
     optimizer = SAM(sgd(model), rho=RHO, model=model)
@@ -813,6 +827,7 @@ TWO = [
     ddp_synchronized, ddp_local_ascent_is_m_sam, ddp_accumulation, ddp_accumulation_with_no_sync_around_both_passes,
     ddp_accumulation_of_all_together, ddp_unused_parameters, ddp_compiled,
     an_overflow_in_one_process_skips_the_step_in_all, fsdp, fsdp_after_an_evaluation,
+    fsdp_gathered_weights_are_refused,
     fsdp_without_resharding_after_backward, fsdp_accumulation_each_for_itself, fsdp_accumulation_of_all_together,
     fsdp_with_mixed_precision,
     fsdp_ascent_without_synchronization_is_refused, fsdp_exception_in_the_perturbed_pass, fsdp_saves_and_resumes,

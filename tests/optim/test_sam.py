@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from lowland.optim import SAM, parallel
+from lowland.optim import SAM, ascent, parallel, scope
 from lowland.optim.functional import sam_gradient
 
 
@@ -401,6 +401,47 @@ def test_what_cannot_be_a_base():
         SAM(torch.optim.Adadelta([w]))
     with pytest.raises(ValueError, match="LBFGS"):
         SAM(torch.optim.LBFGS([w]))
+
+
+def test_a_parameter_that_stands_twice_is_refused():
+    """Torch only warns; the norm would count it twice."""
+    model = network()
+    tied = [*model.parameters(), model[0].weight]
+    with pytest.warns(UserWarning, match="duplicate parameters"):
+        base = torch.optim.SGD(tied, lr=0.1)
+    with pytest.raises(ValueError, match=r"a parameter stands twice in the parameter groups, of shape \("):
+        SAM(base)
+    optimizer = SAM(torch.optim.SGD(model[0].parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="a parameter stands twice"):
+        optimizer.add_param_group({"params": iter([*model[-1].parameters(), model[-1].weight])})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": model[-1].parameters()})
+    assert len(optimizer.param_groups[1]["params"]) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"m": 2},
+        {"scope": scope.last_layer},
+        {"ascent": ascent.Random()},
+        {"ascent": ascent.Momentum()},
+        {"ascent": ascent.Previous()},
+    ],
+)
+def test_lazy_modules(options):
+    """Plain SAM may begin with them; for these they must have their shapes."""
+    torch.manual_seed(0)
+    lazy = nn.Sequential(nn.LazyLinear(5), nn.Tanh(), nn.LazyLinear(3))
+    plain = SAM(torch.optim.SGD(lazy.parameters(), lr=0.1, momentum=0.9), model=lazy)
+    with pytest.raises(ValueError, match="run one batch through the model first"):
+        SAM(torch.optim.SGD(lazy.parameters(), lr=0.1, momentum=0.9), model=lazy, **options)
+    for name, value in options.items():
+        with pytest.raises(ValueError, match="run one batch through the model first"):
+            setattr(plain, {"ascent": "ascent_rule", "descent": "descent_rule"}.get(name, name), value)
+    x, y = batch(dtype=torch.float32)
+    plain.step(lambda: (loss := F.cross_entropy(lazy(x), y), loss.backward())[0])
+    SAM(torch.optim.SGD(lazy.parameters(), lr=0.1, momentum=0.9), model=lazy, **options)
 
 
 def test_maximizing_is_refused_whenever_it_is_asked_for():

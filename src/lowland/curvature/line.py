@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.curvature.vectors import coarsest
-from lowland.torch_tools import unwrapped
+from lowland.torch_tools import refuse_pieces, unwrapped
 
 Mean = Callable[[Any, Any], Tensor | float]
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -112,6 +112,8 @@ def along_line(
     if isinstance(statistics, Iterator):
         raise TypeError("statistics must be iterable many times over, a list or a DataLoader: not a generator")
     model_a, model_b = unwrapped(model_a), unwrapped(model_b)
+    refuse_pieces(model_a)
+    refuse_pieces(model_b)
     _refuse_differences(model_a, model_b)
     model = copy.deepcopy(model_a).eval()
     for param in model.parameters():

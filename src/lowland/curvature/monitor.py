@@ -246,9 +246,14 @@ class Monitor:
         Args:
             records: whether those so far are part of it.
         """
-        own = {"steps": self.steps, "skipped": self._skipped, "begun": self._begun, "vector": self._vector}
+        own: dict[str, Any] = {
+            "steps": self.steps,
+            "skipped": self._skipped,
+            "begun": self._begun,
+            "vector": self._vector,
+        }
         own["cut_off"] = [[list(names), how] for names, how in self._cut_off.items()]
-        state: dict[str, Any] = own | self._watch.state_dict()
+        state = own | self._watch.state_dict()
         return state | ({"records": [dict(record) for record in self.records]} if records else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

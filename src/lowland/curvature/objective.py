@@ -14,7 +14,7 @@ from lowland.curvature import reach
 from lowland.curvature.masks import MasksOf
 from lowland.curvature.processes import Processes
 from lowland.curvature.vectors import Displacement, as_real, entries, like, real_type
-from lowland.torch_tools import for_autograd, replay, torch_states, uncompiled
+from lowland.torch_tools import for_autograd, refuse_pieces, replay, torch_states, uncompiled
 
 LossFn = Callable[[Any, Any], Tensor]
 Weight = Callable[[Any, Any], float]
@@ -88,6 +88,7 @@ class Objective:
         seed: int | None = None,
     ):
         refuse_generator("batches", batches)
+        refuse_pieces(model)
         self.model, self.loss_fn, self.batches = model, loss_fn, batches
         self.weight = weight or _examples
         self.processes = processes
@@ -95,7 +96,6 @@ class Objective:
         trainable = {
             name: p for name, p in model.named_parameters() if p.requires_grad and (wanted is None or p in wanted)
         }
-        _refuse_pieces(trainable)
         if not trainable:
             raise ValueError("the model has no parameter that requires a gradient")
         self.names, self.params = tuple(trainable), tuple(trainable.values())
@@ -307,18 +307,6 @@ class _Inside(nn.Module):
     def forward(self, function: Callable[[], T]) -> T:
         """What ``function`` returns."""
         return function()
-
-
-def _refuse_pieces(params: dict[str, nn.Parameter]) -> None:
-    for name, param in params.items():
-        # DTensors, and what FullyShardedDataParallel makes of parameters.
-        if hasattr(param, "placements") or getattr(param, "_fsdp_flattened", False):
-            raise ValueError(
-                f"the parameter {name} lies in pieces in several processes (FSDP or tensor parallelism), and second "
-                "derivatives are not available through the code that brings them together. Gather the weights "
-                "(torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True), load them "
-                "into an unsharded copy of the model, and measure that one: lowland.curvature.stability"
-            )
 
 
 def _places(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lowland.features.evaluation import check_batches, evaluated
 from lowland.optim.functional import check_rho, perturbation
-from lowland.torch_tools import unwrapped
+from lowland.torch_tools import refuse_pieces, unwrapped
 
 #: What climbs, as for `lowland.SAM`: a function of the model that gives parameters, a module of it, or parameters.
 Scope = Callable[[nn.Module], Iterable[Tensor]] | nn.Module | Iterable[Tensor] | None
@@ -74,7 +74,7 @@ def importance_weights(
         TypeError: for batches that are a generator or a tensor, or not of (x, y); for a scope that gives no parameters.
         ValueError: for ρ out of range; logits of another shape, or not finite at w or w + e; targets that aren't
             classes; a scope without a parameter to perturb, or without one that the logits depend on; batches in
-            another order the second time; no example.
+            another order the second time; no example; parameters in pieces (FSDP, tensor parallelism).
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -88,6 +88,7 @@ def importance_weights(
     check_rho(rho)
     check_batches(batches)
     model = unwrapped(model)
+    refuse_pieces(model)
     params = _perturbed(scope, model)
     total = [torch.zeros_like(p) for p in params]
     reached = False

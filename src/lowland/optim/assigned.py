@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lowland.checks import number
 from lowland.optim import grouped, rules, scope
@@ -46,6 +47,7 @@ def m(optimizer: Any, value: Any) -> None:
     """How many examples share a perturbation, or None."""
     own = optimizer._own
     _between_steps(optimizer, "m")
+    _shaped(optimizer, value is not None)
     rules.check(own.ascent_rule, own.descent_rule, optimizer.base, own.model, value)
     if value is not None:
         grouped.check(value, own.model, list(optimizer._params()))
@@ -96,6 +98,7 @@ def _rules(optimizer: Any, name: str, ascent: Any, descent: Any) -> None:
     own = optimizer._own
     _between_steps(optimizer, name)
     climbing, descending = rules.check(ascent, descent, optimizer.base, own.model, own.m)
+    _shaped(optimizer, bool(climbing.memory) or climbing.evaluations == 0)
     own.ascent_rule, own.descent_rule, own._engine = climbing, descending, None
     # What is remembered under the same name is the same: a rule with another number goes on with it.
     own._memory.rename((*climbing.memory, *(() if descending is None else descending.memory)))
@@ -106,10 +109,20 @@ def chosen(optimizer: Any, value: Any) -> None:
     """The scope."""
     own = optimizer._own
     _between_steps(optimizer, "scope")
+    _shaped(optimizer, value is not None)
     if isinstance(value, Iterable) and not isinstance(value, nn.Module):
         value = list(value)
     members = scope.resolve(value, own.model, optimizer._params())
     own.scope, own._scope, own._engine = value, members, None
+
+
+def _shaped(optimizer: Any, needed: bool) -> None:
+    """Whether all parameters have their shapes, if that is ``needed``: those of lazy modules have none yet."""
+    if needed and any(map(is_lazy, optimizer._params())):
+        raise ValueError(
+            "parameters of a lazy module have no shape yet, which m, a scope, and rules that climb without a gradient "
+            "or remember one need: run one batch through the model first, `with torch.no_grad(): model(x)`"
+        )
 
 
 def _between_steps(optimizer: Any, name: str) -> None:

@@ -9,11 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from lowland.optim.sharding import is_distributed
-from lowland.torch_tools import ddp
+from lowland.torch_tools import ddp, fsdp_modules
 
 
-def check(params: Iterable[Tensor]) -> None:
-    """Raise ValueError for parameters that hide their pieces: of those SAM would take a local norm for the global."""
+def check(model: nn.Module | None, params: Iterable[Tensor]) -> None:
+    """Raise ValueError for parameters that hide their pieces: of those SAM would take a local norm for the global.
+
+    Those of FSDP2 do while they are gathered: then ``model.parameters()`` are not what is trained.
+    """
+    params = set(params)
+    if "torch.distributed.fsdp" in sys.modules:
+        groups = _groups(fsdp_modules(_all_modules(model)))
+        gathered = {getattr(param, "_unsharded_param", None) for group in groups for param in group.fsdp_params}
+        of_model = () if model is None else model.parameters()
+        if not gathered.isdisjoint(params) or not gathered.isdisjoint(of_model):
+            raise ValueError(
+                "the weights of this FSDP2 model are gathered, as a forward pass leaves them: call model.reshard() "
+                "before the optimizer and SAM are made"
+            )
     if any(getattr(param, "_fsdp_flattened", False) for param in params):
         raise ValueError(
             "FullyShardedDataParallel flattens parameters, and doesn't say what each process holds of them: shard the "
@@ -106,27 +119,20 @@ class Fsdp:
     """The FSDP2 modules that hold some of ``params``; none where FSDP2 isn't in use."""
 
     def __init__(self, model: nn.Module | None, params: Iterable[Tensor]):
-        self.modules = []
-        # Looked up, not imported: in most programs it isn't loaded, and that takes its time.
-        fsdp = sys.modules.get("torch.distributed.fsdp")
-        if fsdp is not None and any(map(is_distributed, params)):
-            self.modules = [module for module in _all_modules(model) if isinstance(module, fsdp.FSDPModule)]
+        some = any(map(is_distributed, params))
+        self.modules = fsdp_modules(_all_modules(model)) if some else []
 
     def reshard(self) -> None:
         """Forget gathered weights: they are not what the shards are any more."""
         for module in self.modules:
             module.reshard()
 
-    def _groups(self) -> Iterator[Any]:
-        for module in self.modules:
-            state = module._get_fsdp_state()
-            groups = getattr(state, "_fsdp_param_groups", None)  # torch 2.13; before, one
-            yield from (group for group in ([state._fsdp_param_group] if groups is None else groups) if group)
-
     @contextmanager
     def unsynchronized_set_aside(self) -> Iterator[None]:
         """Gradients accumulated without synchronization are out of the way inside, and back afterwards."""
-        partly = [(group, group._partial_reduce_output) for group in self._groups()]  # reduced, not yet all-reduced
+        partly = [
+            (group, group._partial_reduce_output) for group in _groups(self.modules)
+        ]  # reduced, not yet all-reduced
         for group, _ in partly:
             group._partial_reduce_output = None
         held = []
@@ -145,6 +151,13 @@ class Fsdp:
                 param.unsharded_accumulated_grad = accumulated
                 if getattr(param, "_unsharded_param", None) is not None:
                     param._unsharded_param.grad = gradient
+
+
+def _groups(modules: Iterable[Any]) -> Iterator[Any]:
+    for module in modules:
+        state = module._get_fsdp_state()
+        groups = getattr(state, "_fsdp_param_groups", None)  # torch 2.13; before, one
+        yield from (group for group in ([state._fsdp_param_group] if groups is None else groups) if group)
 
 
 def _all_modules(model: nn.Module | None) -> list[nn.Module]:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -200,8 +200,9 @@ class SAM(Passes):
         assigned.eps(self, eps)
         assigned.l2(self, l2)
         assigned.memory_limit(self, memory_limit)
+        parallel.check(model, self._params())
         assigned.model(self, model)
-        parallel.check(list(self._params()))
+        _refuse_twice(self._params())
         assigned.both_rules(self, ascent, descent)
         assigned.m(self, m)
         assigned.chosen(self, scope)
@@ -226,6 +227,10 @@ class SAM(Passes):
             _radius(param_group["rho"])
         if param_group.get("maximize"):
             raise ValueError(_MAXIMIZES)
+        added = param_group["params"]
+        if isinstance(added, Iterable) and not isinstance(added, Tensor | set):
+            param_group["params"] = added = list(added)  # it may be read once only
+            _refuse_twice(param[1] if isinstance(param, tuple) else param for param in added)
         self.base.add_param_group(param_group)
         if callable(self.scope):
             self._scope = resolve(self.scope, self.model, self._params())
@@ -589,6 +594,17 @@ class SAM(Passes):
         radii = [group.get("rho", self._rho) for group in self.param_groups]
         l2 = f", l2={self.l2}" if self.l2 else ""
         return f"SAM(rho={radii}{schedule}{l2}{rules}, base={self.base!r})"
+
+
+def _refuse_twice(params: Iterable[Any]) -> None:
+    """Torch only warns, and a gradient that counts twice makes another norm."""
+    seen = [param for param in params if isinstance(param, Tensor)]
+    if len(set(seen)) < len(seen):
+        shapes = ", ".join({str(tuple(p.shape)) for p in seen if sum(p is other for other in seen) > 1})
+        raise ValueError(
+            f"a parameter stands twice in the parameter groups, of shape {shapes} (tied weights of two modules, say): "
+            "name each once, as model.parameters() does"
+        )
 
 
 def _changed(params: list[Tensor], before: list[tuple[Tensor | None, int | None]]) -> bool:

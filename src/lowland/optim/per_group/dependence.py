@@ -167,7 +167,8 @@ class Dependence(TorchDispatchMode):
         free = label if isinstance(label, _Free) else None
         if free is not None and free.unwritten:
             return self._unseen(value) if value.numel() else None
-        if value.requires_grad and not value.is_leaf and (free is None or not (free.unwatched or free.by_group)):
+        known = value.is_leaf or _is_part_of_a_leaf(value) or (free is not None and (free.unwatched or free.by_group))
+        if value.requires_grad and not known:
             return self._unseen(value)
         return None
 
@@ -427,6 +428,11 @@ class Dependence(TorchDispatchMode):
         elif any(t.requires_grad for t in tensors):  # of parameters that nobody watches
             for t in fresh:
                 self._put(t, _Free(unwatched=True))
+
+
+def _is_part_of_a_leaf(value: Tensor) -> bool:
+    """Whether ``value`` is a view of a parameter, the transposed weight of a layer that nobody watches say."""
+    return value._is_view() and value._base is not None and value._base.is_leaf
 
 
 def _from_zero(args: Any) -> bool:
