@@ -1,5 +1,6 @@
 """A loss that differs from one evaluation to the next is refused by every instrument; rounding is not."""
 
+import itertools
 import random
 
 import pytest
@@ -99,6 +100,33 @@ def test_rounding_is_not(name):
 
     INSTRUMENTS[name](small(), loss, [data()])
     INSTRUMENTS[name](nn.Sequential(*small()[:1], nn.Dropout(0.5), *small()[1:]), F.cross_entropy, [data()])
+
+
+#: With a radius at which the rise is about 1e-14.
+RISES = {
+    "sharpness": (lambda loss, rho: sharpness(small(), loss, [data()], rho), 3e-14),
+    "sharpness-m": (lambda loss, rho: sharpness(small(), loss, [data()], rho, 2), 3e-14),
+    "m_sharpness": (lambda loss, rho: m_sharpness(small(), loss, [data()], rho), 3e-14),
+    "average": (lambda loss, rho: average_sharpness(small(), loss, [data()], rho, draws=3), 1e-7),
+    "line": (lambda loss, rho: along_line(small(), small(), loss, [data()], [0, 1]), None),
+}
+
+
+@pytest.mark.parametrize("name", RISES)
+def test_chance_that_might_be_rounding_is_said_where_the_rise_is_as_small(name, recwarn):
+    """The loss changes by 1e-14, 50 rounding units."""
+    measure, radius = RISES[name]
+
+    def loss():
+        steps = itertools.cycle([0, 2, 1])
+        return lambda out, y: F.cross_entropy(out, y) * (1 + 5e-15 * next(steps))
+
+    if radius is not None:
+        measure(loss(), 0.01)
+        assert not recwarn.list
+    with pytest.warns(UserWarning, match="two evaluations of the loss at the same weights differ by") as said:
+        measure(loss(), radius)
+    assert said[-1].filename == __file__
 
 
 def test_rounding_is_not_in_half_precision():

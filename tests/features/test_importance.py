@@ -2,6 +2,7 @@
 
 import doctest
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -200,6 +201,20 @@ def test_a_loader_that_shuffles():
     own = torch.utils.data.DataLoader(list(zip(x, y, strict=True)), batch_size=4, shuffle=True, generator=generator)
     with pytest.raises(ValueError, match="in another order"):
         importance_weights(linear(), own, 0.5)
+
+
+def test_a_loader_that_augments():
+    """The real weights would be those of other images than the phantom ones."""
+    x, y = data(30)
+    draw = np.random.default_rng(0)
+
+    class Augmented:
+        def __iter__(self):
+            yield x + torch.from_numpy(draw.normal(0, 1e-6, x.shape)).to(x.dtype), y
+
+    with pytest.raises(ValueError, match="augmented anew: give a list of fixed ones"):
+        importance_weights(linear(), Augmented(), rho=0.5)
+    importance_weights(linear(), Augmented(), rho=0.5, per_batch=True)  # which sees each batch once
 
 
 def test_refusals():

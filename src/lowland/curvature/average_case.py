@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lowland.curvature.chance import Unchanging
 from lowland.curvature.groups import Sharpness, check_count, unchanging_groups, warn_of_rounding
 from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.optim.functional import check_rho
@@ -52,7 +53,7 @@ def average_sharpness(
 
     Warns:
         UserWarning: where parameters of float16 or bfloat16 are too coarse for the noise, or the rise is lost in the
-            rounding of the losses.
+            rounding of the losses, or in what they differ by at the same weights.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -66,7 +67,8 @@ def average_sharpness(
     objective = Objective(model, loss_fn, batches, weight=weight)
     scale = rho * objective.flat(p.detach() for p in objective.params).abs() if adaptive else rho
     weights, losses, rises = [], [], []
-    for counted, group, again in unchanging_groups(objective, None):
+    seen = Unchanging(objective.params, objective.dtype)
+    for counted, group, again in unchanging_groups(objective, None, seen):
         generator = torch.Generator().manual_seed(seed)
         loss = group.loss()
         again(loss)
@@ -84,5 +86,6 @@ def average_sharpness(
     if rho:
         mean = (shares @ torch.tensor(losses).to(shares)).item()
         warn_of_rounding(objective, by_draw.mean().item(), mean, stacklevel=2)
+        seen.warn_beside(by_draw.mean().item(), stacklevel=2)
     error = by_draw.std().item() / math.sqrt(draws) if draws > 1 else None
     return Sharpness(by_draw.mean().item(), tuple(by_batch.mean(1).tolist()), tuple(weights), error)

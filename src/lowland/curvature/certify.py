@@ -24,6 +24,7 @@ _PRODUCTS = 32  # rounding units that a product may be off by
 _OTHER, _HALF = 0.01, 0.3  # times ‖g‖: a gradient at w that differs by more is that of another function
 _FLAT = 1e-6  # times ‖g‖/‖w‖: less curvature than that is none
 _RANDOM = 1e-2  # tolerance for a product with any vector
+_SINGLE_COPY = "measure a copy in single precision, copy.deepcopy(model).float()"
 _SINGLE = torch.finfo(torch.float32).eps
 
 
@@ -185,10 +186,12 @@ def certified(objective: Objective, pairs: Eigenpairs, gradient: Tensor, tol: fl
         if objection is None:
             return pairs
     found = checked(pairs.vectors, images, pairs.residuals)
-    return amended(pairs, found, tol, largest)
+    return amended(pairs, found, tol, largest, coarsest(objective.params) > _SINGLE)
 
 
-def amended(pairs: Eigenpairs, found: Sequence[Objection | None], tol: float, largest: float) -> Eigenpairs:
+def amended(
+    pairs: Eigenpairs, found: Sequence[Objection | None], tol: float, largest: float, coarse: bool
+) -> Eigenpairs:
     """``pairs`` with the residuals that `objections` has found, which may be too large to be certified."""
     some = [objection for objection in found if objection is not None]
     if not some:
@@ -199,7 +202,8 @@ def amended(pairs: Eigenpairs, found: Sequence[Objection | None], tol: float, la
     ]
     reason = max(some, key=lambda objection: (bool(objection[1]), objection[0]))[1]
     if not reason and max(residuals) > tol * largest:
-        reason = f"differences of gradients give a residual of {max(residuals):.2g}, above tol · |λ₁|: lower tol"
+        reason = f"differences of gradients give a residual of {max(residuals):.2g}, above tol · |λ₁|: "
+        reason += _SINGLE_COPY if coarse else "lower tol"
     reason = reason or pairs.reason
     return replace(
         pairs, residuals=pairs.residuals.new_tensor(residuals), converged=pairs.converged and not reason, reason=reason
@@ -258,10 +262,7 @@ def _compared(
 
 def _denial(residual: float, claims: Claims, row: int) -> str:
     if claims.coarse:
-        why = (
-            "parameters of half precision are too coarse for products this exact. Measure a copy in single precision, "
-            "copy.deepcopy(model).float()"
-        )
+        why = f"parameters of half precision are too coarse for products this exact. {_SINGLE_COPY.capitalize()}"
     else:
         why = (
             "the products are not those with the loss's Hessian. An operation of the model has a wrong second "

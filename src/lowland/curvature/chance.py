@@ -1,11 +1,18 @@
 """A loss must be a function of the weights, or what is measured of it is noise."""
 
+import warnings
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from lowland.curvature.vectors import coarsest
+
 _GRADIENT = 30  # near a minimum a gradient is a small difference of large ones: it is allowed so much more than a loss
+_ON_CPU = 100  # rounding units of the vectors' type
 _COARSE = 4  # rounding units of float16 or bfloat16, where the parameters are of these types
 _CHANCE = "the loss is not a function of the weights alone"
+_SEEN = 0.1  # share of a rise that chance may be
 _ADVICE = (
     "Measure on fixed batches, a list of (x, y) without random augmentation. (Dropout, and a loader that shuffles with "
     "torch's global generator, are held fixed; a loader with a generator of its own, persistent workers that draw "
@@ -16,18 +23,28 @@ _ADVICE = (
 class Unchanging:
     """Sees every evaluation at the same weights, and raises ValueError at one that is not the first again.
 
-    What may differ is rounding, as of kernels that add up in changing order: of the loss √u, relative, u the rounding
-    unit of the vectors' type (in float32 0.03 %), and of the gradient 30 times as much of its norm. For parameters of
-    float16 and bfloat16 it is 4 times their own rounding unit, 0.4 % and 3 %.
+    What may differ is rounding: of the loss, relative, 100 u on a CPU, u the rounding unit of the vectors' type (in
+    float32 1e-5), and of the gradient 30 times as much of its norm. Elsewhere, where kernels add up in changing order
+    and multiply in coarser types (TF32), it is √u (0.03 %). For parameters of float16 and bfloat16 it is 4 times their
+    own rounding unit, 0.4 % and 3 %.
 
     Args:
+        params: of the model: their types and device count.
         dtype: of the vectors and sums.
-        coarsest: the largest rounding unit of the parameters' types.
+
+    Attributes:
+        apart: the largest difference of a loss that was seen, in units of the loss.
     """
 
-    def __init__(self, dtype: torch.dtype, coarsest: float):
-        single = coarsest <= torch.finfo(torch.float32).eps
-        self.rounding = torch.finfo(dtype).eps ** 0.5 if single else _COARSE * coarsest
+    def __init__(self, params: Sequence[Tensor], dtype: torch.dtype):
+        largest = coarsest(params)
+        self.unit, self.apart = torch.finfo(dtype).eps, 0.0
+        if largest > torch.finfo(torch.float32).eps:
+            self.rounding = _COARSE * largest
+        elif all(param.device.type == "cpu" for param in params):
+            self.rounding = _ON_CPU * self.unit
+        else:
+            self.rounding = self.unit**0.5
         self.first: tuple[Tensor, Tensor | None] | None = None
 
     def __call__(self, losses: Tensor, gradient: Tensor | None = None) -> None:
@@ -36,10 +53,26 @@ class Unchanging:
             self.first = losses, gradient
             return
         loss = _difference(self.first[0], losses)
+        self._note(self.first[0], losses)
         if gradient is None or self.first[1] is None:
             self._refuse(loss)
         else:
             self._refuse(loss, _difference(self.first[1], gradient))
+
+    def warn_beside(self, rise: float, stacklevel: int) -> None:
+        """Say where a difference of losses, ``rise``, is not large beside what losses at the same weights differ by.
+
+        Warns:
+            UserWarning: if these are more than a tenth of it, and more than 10 rounding units of the loss.
+        """
+        assert self.first is not None
+        rounding = 10 * self.unit * self.first[0].abs().max().item()
+        if self.apart > max(_SEEN * abs(rise), rounding):
+            warnings.warn(
+                f"the rise is {rise:.2g}, and two evaluations of the loss at the same weights differ by "
+                f"{self.apart:.1g}: {_CHANCE}. {_ADVICE}",
+                stacklevel=stacklevel + 1,
+            )
 
     def finite(self) -> None:
         """Raise FloatingPointError if the loss was not."""
@@ -61,6 +94,7 @@ class Unchanging:
         losses = self.first[0]
         if number >= len(losses):
             self.counted(number + 1)
+        self._note(losses[number], loss)
         scale = max(losses.square().mean().sqrt().item(), losses[number].abs().item(), loss.abs().item())
         self._refuse((loss - losses[number]).abs().item() / scale if scale > 0 else 0.0)
 
@@ -69,6 +103,9 @@ class Unchanging:
         assert self.first is not None
         if number != len(self.first[0]):
             raise ValueError(f"{_CHANCE}: there were {len(self.first[0])} groups of examples, now {number}. {_ADVICE}")
+
+    def _note(self, first: Tensor, now: Tensor) -> None:
+        self.apart = max(self.apart, (now - first).abs().max().item())
 
     def _refuse(self, loss: float, gradient: float | None = None) -> None:
         if loss > self.rounding or (gradient or 0.0) > _GRADIENT * self.rounding:

@@ -47,8 +47,11 @@ def sam_edge(gradient_norm: Any, lr: Any, rho: Any) -> Any:
 
 
 def alignment(a: Tensor, b: Tensor) -> Tensor:
-    """|cos| of the angle between two vectors of one shape, a 0-d tensor in [0, 1]; 0 if either is zero."""
+    """|cos| of the angle between two vectors of one shape, a 0-d tensor in [0, 1]; 0 if either is zero.
+
+    NaN if either has an entry that isn't finite.
+    """
     tiny = torch.finfo(a.dtype).tiny
     a, b = (v.reshape(-1) / v.abs().max().clamp(min=tiny) for v in (a, b))  # so that no square over- or underflows
     norms = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
-    return torch.where(norms > 0, (torch.dot(a, b) / norms).abs().clamp(max=1), torch.zeros_like(norms))
+    return torch.where(norms != 0, (torch.dot(a, b) / norms).abs().clamp(max=1), torch.zeros_like(norms))

@@ -64,14 +64,13 @@ def groups(objective: Objective, m: int | None) -> Iterator[tuple[float, Objecti
 
 
 def unchanging_groups(
-    objective: Objective, m: int | None
+    objective: Objective, m: int | None, seen: Unchanging
 ) -> Iterator[tuple[float, Objective, Callable[[Tensor], None]]]:
     """The same, each with what must be told its loss at w, once more measured: ValueError where that isn't the same.
 
-    It takes one loss of each group more.
+    It takes one loss of each group more. ``seen`` sees all of them.
     """
     first = [group.loss() for _, group in groups(objective, m)]
-    seen = Unchanging(objective.dtype, coarsest(objective.params))
     seen(torch.stack(first))
     number = 0
     for number, (weight, group) in enumerate(groups(objective, m), 1):

@@ -19,7 +19,6 @@ from lowland.curvature.lanczos import Eigenpairs, Which
 from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.curvature.processes import Product
 from lowland.curvature.second_order import differentiable_twice
-from lowland.curvature.vectors import coarsest
 
 _FIXED = "a Hessian is that of one loss. Make another"
 
@@ -256,7 +255,7 @@ class Hessian:
             return processes.iterate(product, torch.empty(self.shape[0], dtype=self.dtype, device=self.device), solve)
 
     def _unchanging(self) -> Unchanging:
-        return Unchanging(self.dtype, coarsest(self.objective.params))
+        return Unchanging(self.objective.params, self.dtype)
 
     @contextmanager
     def _linearized(self, seen: Unchanging | None) -> Iterator[Callable[[Tensor], Tensor]]:

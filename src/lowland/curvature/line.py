@@ -13,7 +13,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.objective import LossFn, Objective, Weight
-from lowland.curvature.vectors import coarsest
 from lowland.torch_tools import refuse_pieces, unwrapped
 
 Mean = Callable[[Any, Any], Tensor | float]
@@ -132,14 +131,15 @@ def along_line(
             _recompute(model, layers, statistics)
         return _means(objective, functions)
 
-    seen = Unchanging(objective.dtype, coarsest(objective.params))
+    seen = Unchanging(objective.params, objective.dtype)
     values = []
     for t in (points[0], *points):
         values.append(objective.inside(measured, _between(a, b, t)))
         if len(values) <= 2:
-            seen(torch.tensor(values[-1][0], device="cpu"))
+            seen(torch.tensor(values[-1][0], dtype=torch.float64, device="cpu"))
     curves = zip(*values[1:], strict=True)
     loss, *others = map(list, curves)
+    seen.warn_beside(max(loss) - min(loss), stacklevel=2)
     return Line(points, loss, dict(zip(metrics or (), others, strict=True)))
 
 

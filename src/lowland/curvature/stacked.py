@@ -120,7 +120,7 @@ def _measure(
     }
     finite = [row for row, run in enumerate(runs) if run not in found]
     if finite:
-        seen = Unchanging(stack.dtype, coarsest(stack.params))
+        seen = Unchanging(stack.params, stack.dtype)
         again = [runs[row] for row in finite]
         seen(losses[finite])
         seen(stack.losses(stack.leaves(again), again).detach())
@@ -194,7 +194,7 @@ def _certified(
     checked = pairs.copy()
     found = objections(claims, stack.gradients(some), lambda: stack.in_double().gradients(some), tol)
     for row, pair, objection in zip(rows, good, found, strict=True):
-        checked[row] = amended(pair, [objection], tol, pair.values.abs().item())
+        checked[row] = amended(pair, [objection], tol, pair.values.abs().item(), claims.coarse)
     return checked
 
 

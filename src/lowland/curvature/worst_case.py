@@ -12,7 +12,6 @@ from lowland.curvature.chance import Unchanging
 from lowland.curvature.groups import Sharpness, check_count, groups, unchanging_groups, warn_of_rounding
 from lowland.curvature.lanczos import random_direction
 from lowland.curvature.objective import LossFn, Objective, Weight
-from lowland.curvature.vectors import coarsest
 from lowland.optim.functional import EPS, check_rho, global_norm, perturbation
 
 _STRIDE = 0.1  # length of each of several ascent steps over ρ, as Andriushchenko & Flammarion (2022) have it
@@ -75,7 +74,8 @@ def sharpness(
             evaluations of the loss at w differ; for a loss without a gradient.
 
     Warns:
-        UserWarning: where the rise is lost in the rounding of the losses.
+        UserWarning: where the rise is lost in the rounding of the losses, or in what they differ by at the same
+            weights.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -88,9 +88,10 @@ def sharpness(
     ascent = Ascent(rho, steps, restarts, adaptive, step_size, eps, seed)
     check_m(m)
     objective = Objective(model, loss_fn, batches, weight=weight)
-    found = list(_rises(objective, m, ascent))
+    seen = Unchanging(objective.params, objective.dtype)
+    found = list(_rises(objective, m, ascent, seen))
     weights, values, _ = zip(*found, strict=True)
-    value = _mean_rise(objective, found, ascent)
+    value = _mean_rise(objective, found, ascent, seen)
     return Sharpness(value, values, weights, _standard_error(value, weights, values))
 
 
@@ -127,7 +128,8 @@ def m_sharpness(
             evaluations of the loss at w differ; for a loss without a gradient.
 
     Warns:
-        UserWarning: where the rise is lost in the rounding of the losses.
+        UserWarning: where the rise is lost in the rounding of the losses, or in what they differ by at the same
+            weights.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -140,13 +142,13 @@ def m_sharpness(
     ascent = Ascent(rho, steps, eps=eps)
     check_m(m)
     objective = Objective(model, loss_fn, batches, weight=weight)
+    seen = Unchanging(objective.params, objective.dtype)
     if m is not None:
-        return _mean_rise(objective, list(_rises(objective, m, ascent)), ascent)
-    seen = Unchanging(objective.dtype, coarsest(objective.params))
+        return _mean_rise(objective, list(_rises(objective, m, ascent, seen)), ascent, seen)
     at_w = objective.loss_and_gradient()
     seen(at_w[0])
     seen(objective.loss())
-    return _mean_rise(objective, [(1.0, ascent.rise(objective, at_w), at_w[0].item())], ascent)
+    return _mean_rise(objective, [(1.0, ascent.rise(objective, at_w), at_w[0].item())], ascent, seen)
 
 
 @dataclass(frozen=True)
@@ -211,20 +213,25 @@ class Ascent:
         return z * (self.rho / torch.linalg.vector_norm(z)).clamp(max=1).nan_to_num(1.0)  # 0/0: ρ or g is 0
 
 
-def _rises(objective: Objective, m: int | None, ascent: Ascent) -> Iterator[tuple[float, float, float]]:
+def _rises(
+    objective: Objective, m: int | None, ascent: Ascent, seen: Unchanging
+) -> Iterator[tuple[float, float, float]]:
     """What each group counts, its rise, and its loss."""
-    for weight, group, again in unchanging_groups(objective, m):
+    for weight, group, again in unchanging_groups(objective, m, seen):
         at_w = group.loss_and_gradient()
         again(at_w[0])
         yield weight, ascent.rise(group, at_w), at_w[0].item()
 
 
-def _mean_rise(objective: Objective, found: list[tuple[float, float, float]], ascent: Ascent) -> float:
+def _mean_rise(
+    objective: Objective, found: list[tuple[float, float, float]], ascent: Ascent, seen: Unchanging
+) -> float:
     total = sum(weight for weight, _, _ in found)
     rise = sum(weight * rise for weight, rise, _ in found) / total
     if ascent.rho:
         # behind inference_mode's own frame
         warn_of_rounding(objective, rise, sum(weight * loss for weight, _, loss in found) / total, stacklevel=4)
+        seen.warn_beside(rise, stacklevel=4)
     return rise
 
 

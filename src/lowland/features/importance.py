@@ -92,7 +92,7 @@ def importance_weights(
     params = _perturbed(scope, model)
     total = [torch.zeros_like(p) for p in params]
     reached = False
-    real, phantom, targets = [], [], []
+    real, phantom, targets, inputs = [], [], [], list[float]()
     with evaluated(model, batches, "weights at w", show_progress) as pairs:
         for x, others in pairs:
             with torch.enable_grad():
@@ -103,6 +103,7 @@ def importance_weights(
             gradient = [torch.zeros_like(p) if g is None else g for p, g in zip(params, found, strict=True)]
             real.append(_log_pulls(logits.detach(), y))
             targets.append(y)
+            inputs += _sums(x)
             if per_batch:
                 with torch.no_grad(), _moved(params, perturbation([g / len(y) for g in gradient], rho)):
                     phantom.append(_log_pulls(*_logits_and_classes(model(x), others)))
@@ -120,13 +121,16 @@ def importance_weights(
             _moved(params, perturbation([g / n for g in total], rho)),
             evaluated(model, batches, "weights at w + e", show_progress) as pairs,
         ):
-            again = []
+            again, inputs_again = [], list[float]()
             for x, others in pairs:
                 logits, y = _logits_and_classes(model(x), others)
                 phantom.append(_log_pulls(logits, y))
                 again.append(y)
-        if not torch.equal(torch.cat(again), torch.cat(targets)):
-            raise ValueError("the batches come in another order the second time: give a list of fixed batches")
+                inputs_again += _sums(x)
+        if inputs != inputs_again or not torch.equal(torch.cat(again), torch.cat(targets)):
+            raise ValueError(
+                "the batches are others the second time, in another order or augmented anew: give a list of fixed ones"
+            )
     return ImportanceWeights(_normalized(real, "w"), _normalized(phantom, "w + e"))
 
 
@@ -176,6 +180,17 @@ def _moved(params: list[Tensor], steps: list[Tensor]) -> Iterator[None]:
     finally:
         for p, w in zip(params, kept, strict=True):
             p.data = w
+
+
+def _sums(x: Tensor) -> list[float]:
+    """Of a batch of inputs: the same for the same inputs in the same order, and hardly else."""
+    rows = x.detach().flatten(1) if x.dim() > 1 else x.detach()[:, None]
+    if rows.is_complex():
+        rows = torch.view_as_real(rows).flatten(1)
+    rows = rows.to(torch.float32 if rows.device.type == "mps" else torch.float64).nan_to_num()
+    weights = torch.linspace(1, 2, len(rows), dtype=rows.dtype, device=rows.device)
+    sums = torch.stack([(weights @ rows).sum(), (weights @ rows.square()).sum()])
+    return sums.nan_to_num().tolist()
 
 
 def _perturbed(scope: Scope, model: nn.Module) -> list[Tensor]:
