@@ -43,6 +43,19 @@ def test_it_trains_as_here_and_survives_its_workers(tmp_path, expected, capfd):
     assert set(printed.err.splitlines()) == {"on the way out"}  # whole lines, through this process
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("error", [BrokenPipeError, EOFError, OSError])
+def test_an_error_of_who_hears_is_passed_on(tmp_path, error):
+    """As of one whose stderr is closed: it was taken for the death of the worker, and waited for for ever."""
+
+    def hear(job, news):
+        raise error("nobody reads")
+
+    with pytest.raises(error, match="nobody reads"):
+        Processes(1)([job(tmp_path, 0, steps=1000)], hear)
+
+
 PARENT = """
 import signal
 import sys

@@ -177,19 +177,21 @@ class _Worker:
         """Pass on what the worker has said; the task, if it must be tried again."""
         self.print()
         dead = self.process.poll() is not None
+        said = []
         try:
             while self.pipe.poll():
-                kind, content = self.pipe.recv()
-                assert self.task is not None
-                if kind == "news":
-                    self.task.last = content
-                    hear(self.task.job, content)
-                elif kind == "crash":
-                    self._last_words = content  # it is about to end
-                else:
-                    self._conclude(hear, content)
+                said.append(self.pipe.recv())
         except (EOFError, OSError):
             dead = True
+        for kind, content in said:  # not in there: an OSError of whoever hears, whose stderr is closed, is no death
+            assert self.task is not None
+            if kind == "news":
+                self.task.last = content
+                hear(self.task.job, content)
+            elif kind == "crash":
+                self._last_words = content  # it is about to end
+            else:
+                self._conclude(hear, content)
         return self._ended(hear) if dead else None
 
     def _ended(self, hear: Callable[[Job, News], None]) -> _Task | None:
