@@ -25,13 +25,20 @@ def main() -> None:
 
 
 def _watched_main(watched: interrupts.Interrupts) -> int:
+    import os
     import traceback
 
-    from lowland import commands, launched, progress, streams
+    from lowland import errors, launched, progress, streams
 
     streams.prepare()
     explained = False
     try:
+        try:
+            os.getcwd()
+        except FileNotFoundError:  # torch can't be loaded there
+            raise errors.SettingError("the folder that this was started in is gone: cd to one that exists") from None
+        from lowland import commands
+
         code = commands.call(sys.argv[1:])
     except SystemExit:
         raise
@@ -51,17 +58,17 @@ def _watched_main(watched: interrupts.Interrupts) -> int:
 
 def _explained(error: BaseException) -> int | None:
     """Say what the user can do about it; None for a bug of ours, which keeps its traceback."""
-    from lowland import commands, errors, launched, streams
+    from lowland import errors, launched, streams
 
     first = next(iter(str(error).splitlines()), "")
     text = f"{type(error).__name__} {error}"
     match error:
         case errors.ElsewhereError():
             return 2
+        case errors.UsageError():  # what each process of a run would say: the first does
+            return 2 if launched.quiet() else _fail(str(error))
         case errors.LowlandError():
             return _fail(str(error))
-        case commands.UsageError():  # what each process of a run would say: the first does
-            return 2 if launched.quiet() else _fail(str(error))
         case BrokenPipeError() if streams.reader_gone():
             return _READER_GONE
         case OSError():

@@ -38,6 +38,10 @@ class RunError(LowlandError):
     """A run directory or a file of weights can't be used: missing, in use, damaged, or of another configuration."""
 
 
+class UsageError(LowlandError):
+    """A bad option or argument; the message is typer's."""
+
+
 class ElsewhereError(LowlandError):
     """Another process of the same run failed, and says why; this one ends with it, without a word."""
 
@@ -49,6 +53,8 @@ def is_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError):
         return True
+    if isinstance(error, ImportError):  # of a library's compiled part
+        return "failed to map segment" in str(error) or "cannot allocate memory" in str(error).lower()
     if not isinstance(error, RuntimeError | TypeError | ValueError | OverflowError) or isinstance(error, UnicodeError):
         return False
     return _MEMORY.search(f"{type(error).__name__} {error}") is not None

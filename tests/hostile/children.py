@@ -240,21 +240,38 @@ def fail_in(name, count, number):
     setattr(os, name, call)
 
 
+_ANY_FILE, _SEARCH, _OWNER = 1, 2, 3  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
+
+
+def _capabilities(change):
+    """Those of this process, in words of 32 bits: effective, permitted, inheritable, for the lower numbers first."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    for which in range(3):
+        sets[which] = change(sets[which])
+    assert libc.capset(header, sets) == 0
+    return libc
+
+
 def ordinary_rights():
     """Root may no longer do what the rights of a file or folder forbid its owner, nor may its child processes."""
     if os.geteuid():
         return
-    libc = ctypes.CDLL(None, use_errno=True)
-    header, sets = (
-        (ctypes.c_uint32 * 2)(0x20080522, 0),
-        (ctypes.c_uint32 * 6)(),
-    )  # capabilities, of 64 bits, of this one
-    assert libc.capget(header, sets) == 0
-    for capability in (1, 2, 3):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
+    libc = _capabilities(lambda words: words & ~(1 << _ANY_FILE | 1 << _SEARCH | 1 << _OWNER))
+    for capability in (_ANY_FILE, _SEARCH, _OWNER):
         assert libc.prctl(24, capability, 0, 0, 0) == 0  # PR_CAPBSET_DROP: for programs that it starts
-        for which in range(3):
-            sets[which] &= ~(1 << capability)
-    assert libc.capset(header, sets) == 0
+
+
+def become_unknown():
+    """A user that no list has, who may read all files: Python may lie in somebody's home."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(8, 1, 0, 0, 0) == 0  # PR_SET_KEEPCAPS
+    os.setgroups([])
+    os.setgid(54321)
+    os.setuid(54321)
+    _capabilities(lambda words: 1 << _SEARCH)
+    assert libc.prctl(47, 2, _SEARCH, 0, 0) == 0  # PR_CAP_AMBIENT_RAISE: for the program that it becomes
 
 
 _ALL = (

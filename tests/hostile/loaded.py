@@ -8,6 +8,7 @@ import torch
 import torch._dynamo
 
 import lowland.cli
+import lowland.commands
 import lowland.evaluating
 import lowland.sweeping
 import lowland.training.stacked  # noqa: F401

@@ -37,7 +37,7 @@ def on_a_terminal():
 
 
 def often():
-    """Where there is no terminal, a line comes often; not so often that it fills a pipe that is read at the end alone."""
+    """Where there is no terminal, a line comes often; not so often that it fills a pipe that is read at the end."""
     from lowland import progress
 
     progress.EVERY = 0.05

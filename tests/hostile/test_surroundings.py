@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from .children import ROOT, Ended, call, whole
+from .children import ROOT, Ended, become_unknown, call, whole
 from .victims import COMMANDS, ends_alike
 
 SMALL = ("run", "springer2024/toy", "--scale", "smoke", "--out", "out")
@@ -76,7 +76,7 @@ def test_an_unknown_user_without_a_home(tmp_path, count):
         path.chmod(0o777)
     environment = {"HOME": None, "USER": None, "LOGNAME": None, "LOWLAND_DATA": None, "XDG_CACHE_HOME": None}
     for command in (SMALL, ("data", "status")):
-        ended = started(*command, cwd=tmp_path, environment=environment, user=54321, group=54321, extra_groups=[])
+        ended = started(*command, cwd=tmp_path, environment=environment, before=become_unknown)
         assert ended.code == 0 or ended.is_clear(), ended
         assert ended.code == 0 or command is not SMALL, ended
 

@@ -7,6 +7,7 @@ import typer
 
 from lowland import __version__
 from lowland.commands import catalogue, data, evaluate, run, sweep
+from lowland.errors import UsageError
 
 app = typer.Typer(
     name="lowland",
@@ -16,10 +17,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class UsageError(Exception):
-    """A bad option or argument; the message is typer's."""
 
 
 def call(arguments: Sequence[str]) -> int:

@@ -1,11 +1,13 @@
 """What all figures share: their style, their axes' numbers, how they are saved."""
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from lowland.errors import SettingError
 from lowland.training.files import write_atomically
 from lowland.training.sweep.cells import short
 
@@ -31,7 +33,14 @@ def style() -> AbstractContextManager[Any]:
 
 
 def save(canvas: Any, directory: Path, name: str) -> Path:
-    """Write a figure as PNG and PDF, the same bytes each time; returns the PNG."""
+    """Write a figure as PNG and PDF, the same bytes each time; returns the PNG.
+
+    Raises:
+        SettingError: if $SOURCE_DATE_EPOCH is no number, which matplotlib reads for every PDF.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH") or "0"
+    if not epoch.isdecimal():
+        raise SettingError(f"$SOURCE_DATE_EPOCH is a number of seconds, not {epoch!r}: unset it, and run this again")
     for suffix, options in ((".png", {"dpi": 160}), (".pdf", {"metadata": {"CreationDate": None}})):
         content = BytesIO()
         canvas.savefig(content, format=suffix[1:], **options)
