@@ -414,3 +414,37 @@ def test_refusals():
     pair.optimizer.base.register_step_post_hook(lambda *_: None)
     with pytest.raises(RuntimeError, match="hooks"):
         pair.step(x, y)
+
+
+@pytest.mark.parametrize("kind", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_hooks_on_a_parameters_gradient_are_refused(kind):
+    """They were dropped: a mask on the gradient of a pruned weight, say."""
+    pair = Pair()
+    (batch,) = batches(1)
+    handle = getattr(next(pair.model.parameters()), kind)(lambda g: None)
+    with pytest.raises(RuntimeError, match="can't call hooks on a parameter's gradient"):
+        pair.step(*batch)
+    handle.remove()
+    pair.both(*batch)
+
+
+def test_hooks_on_modules_that_come_later_are_refused():
+    """Those that are there from the first step on are compiled with it; torch has no eye for others."""
+    pair = Pair()
+
+    def doubled(module, args, output):
+        return 2 * output
+
+    for model in (pair.eager_model, pair.model):
+        first = model[0].register_forward_hook(doubled)
+    for batch in batches(3):
+        pair.both(*batch)
+    second = pair.model[0].register_forward_hook(doubled)
+    with pytest.raises(RuntimeError, match="make another compiled_step"):
+        pair.step(*batch)
+    second.remove()
+    pair.both(*batch)
+    pair.check()
+    first.remove()
+    with pytest.raises(RuntimeError, match="make another compiled_step"):
+        pair.step(*batch)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowland.optim.buffers import modules
 from lowland.optim.functional import perturbation
 from lowland.optim.sam import SAM, STEPS
 from lowland.optim.sharding import is_distributed
@@ -50,7 +51,8 @@ def compiled_step(
         TypeError: if ``optimizer`` is no SAM, or ``model`` no module.
         ValueError: if a parameter of the optimizer is not the model's or is distributed, the base optimizer is ASGD,
             or SAM isn't the plain one; from the first ``step``, if model or loss do what compiled would be lost.
-        RuntimeError: from ``step``, inside a pass, with hooks on the optimizer's step, or where torch can't compile.
+        RuntimeError: from ``step``, inside a pass, with hooks on the optimizer's step or on a parameter's gradient,
+            with hooks on modules that have changed since it was compiled, or where torch can't compile.
 
     Example:
         >>> model = torch.nn.Linear(3, 1)
@@ -109,10 +111,23 @@ def _static(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def _hooks(model: nn.Module) -> list[tuple[int, ...]]:
+    """The numbers of those on modules, by which torch knows them."""
+    return [
+        tuple(hooks)
+        for module in modules(model)
+        for hooks in (
+            module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+        )
+        if hooks
+    ]  # fmt: skip
+
+
 class _CompiledStep:
     def __init__(self, optimizer: SAM, objective: _Objective, settings: dict[str, Any]):
         self.optimizer, self.objective, self.settings = optimizer, objective, settings
         self.made_for: tuple[float, float, int, list[tuple[int, int, bool]]] | None = None
+        self.hooks: list[tuple[int, ...]] = []
         self._named()
 
     def __call__(self, x: Any, y: Any) -> Tensor:
@@ -121,13 +136,23 @@ class _CompiledStep:
         for o in (optimizer, optimizer.base):
             if o._optimizer_step_pre_hooks or o._optimizer_step_post_hooks:
                 raise RuntimeError("a compiled step can't call hooks on the optimizer's step: use step(closure)")
+        if any(p._backward_hooks or p._post_accumulate_grad_hooks for group in groups for p in group["params"]):  # type: ignore[attr-defined]
+            raise RuntimeError(
+                "a compiled step can't call hooks on a parameter's gradient (register_hook, "
+                "register_post_accumulate_grad_hook): use step(closure)"
+            )
         parts = [(id(group), id(p), p.requires_grad) for group in groups for p in group["params"]]
         current = optimizer.l2, optimizer.eps, id(optimizer.model), parts
         if current != self.made_for:
             loss = self._ordinary(x, y)
             self._make()
-            self.made_for = current
+            self.made_for, self.hooks = current, _hooks(self.objective)
             return loss
+        if _hooks(self.objective) != self.hooks:
+            raise RuntimeError(
+                "hooks of modules were added or removed since the step was compiled, which torch doesn't look for: "
+                "make another compiled_step"
+            )
         optimizer._ready("step()")
         optimizer._climb = None
         optimizer._complete_groups()
