@@ -1,11 +1,13 @@
-"""What a forward pass changes in its model: buffers. Every evaluation of a step begins with the same ones.
+"""What a forward pass changes in its model: buffers, frozen parameters. Every evaluation begins with the same ones.
 
-Batch-norm statistics, the vectors of spectral norm, codebooks, queues, observers, counters: a step moves them once, at
-w, however many evaluations it takes; and all of these are of one function of the weights.
+Batch-norm statistics, the vectors of spectral norm, codebooks, queues, observers, counters, encoders that follow the
+trained one by averaging: a step moves them once, at w, however many evaluations it takes; and all of these are of one
+function of the weights.
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +15,31 @@ from torch.nn.parameter import is_lazy
 
 from lowland.optim.constants import Constants, Place
 from lowland.optim.grad_mode import unrecorded
+from lowland.optim.sharding import is_distributed
+from lowland.torch_tools import fsdp_modules
 
 
 def places(model: nn.Module) -> list[Place]:
     """Each buffer of ``model``, behind its module and its name there; those that no checkpoint has, too.
 
-    Looked for anew each time, as layers and buffers may be replaced, so without the detours of ``model.modules()``.
+    And each frozen parameter, but for FSDP2's, which come and go. Looked for anew each time, as layers and buffers may
+    be replaced, so without the detours of ``model.modules()``.
     """
-    return [
+    everything = list(modules(model))
+    found: list[Place] = [
         (module, name, b)
-        for module in modules(model)
+        for module in everything
         if module._buffers
         for name, b in module._buffers.items()
         if b is None or not is_lazy(b)
     ]
+    frozen: list[Place] = [
+        (module, name, p)
+        for module in everything
+        for name, p in module._parameters.items()
+        if p is not None and not p.requires_grad and not is_lazy(p) and not is_distributed(p)
+    ]
+    return found + frozen if frozen and not fsdp_modules(everything) else found
 
 
 def modules(model: nn.Module) -> Iterator[nn.Module]:
@@ -81,12 +94,17 @@ class Buffers:
             carried = list(torch._foreach_add(self._carried_after, moved))
         self._carried_after = carried
         if self._settled is None:
-            self._settled = places(self._model)
+            # What was frozen in the meantime, for a while, is none of the state.
+            known_before = {id(b) for _, _, b in self._places}
+            self._settled = [
+                place
+                for place in places(self._model)
+                if not isinstance(place[2], nn.Parameter) or id(place[2]) in known_before
+            ]
             copied, self._looks = self._constants.learn(self._model, self._chosen, self._settled)
             self._after = _Contents(copied)
             if copied:
-                known = {id(b) for _, _, b in self._places}
-                self._new = _Contents([b for b in copied if id(b) not in known])
+                self._new = _Contents([b for b in copied if id(b) not in known_before])
 
     def restart(self) -> None:
         """As if there had been no evaluation yet."""
@@ -124,7 +142,7 @@ class Buffers:
     @staticmethod
     def _put_back(bindings: list[Place], contents: "_Contents") -> None:
         for module, name, b in bindings:
-            own = module._buffers
+            own: dict[str, Any] = module._parameters if isinstance(b, nn.Parameter) else module._buffers
             if name not in own or own[name] is not b:  # no get(): a script's has none
                 own[name] = b
         contents.put_back()

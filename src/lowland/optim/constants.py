@@ -1,4 +1,4 @@
-"""Buffers that need no copy: large ones that nothing changes (masks, tables, quantized weights)."""
+"""Buffers that need no copy: large ones, and frozen parameters, that nothing changes (masks, tables, backbones)."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lowland.optim.grad_mode import unrecorded
 from lowland.optim.sharding import local
 
-#: A buffer, behind its module and its name there.
+#: A buffer or frozen parameter, behind its module and its name there.
 Place = tuple[nn.Module, str, Tensor | None]
 #: Bytes above which a buffer is copied only if it moves.
 LARGE = 1 << 20
@@ -19,18 +19,27 @@ LARGE = 1 << 20
 
 @dataclass(slots=True)
 class Look:
-    """A large buffer with a copy, on the CPU, to see whether a step changes it."""
+    """A large buffer with a copy, on the CPU, or else the sum of its entries, to see whether a step changes it."""
 
     module: nn.Module
     name: str
     buffer: Tensor
-    copy: Tensor
+    copy: Tensor | None
+    total: Tensor | None
     version: int
+
+    @property
+    def moves(self) -> bool:
+        """Whether the contents are others now."""
+        if self.copy is not None:
+            return not _equal(self.buffer, self.copy)
+        return self.total is not None and not torch.equal(_sum(self.buffer), self.total)
 
     @unrecorded
     def put_back(self) -> None:
-        """The contents."""
-        self.buffer.copy_(self.copy)
+        """The contents, as far as they are known."""
+        if self.copy is not None:
+            self.buffer.copy_(self.copy)
 
 
 @dataclass(slots=True)
@@ -56,7 +65,8 @@ class Constants:
     """Remembers which large buffers an evaluation leaves as they are.
 
     One is looked at when it is new, when its module has gone into another mode, and in the second, fourth, eighth step
-    and so on; what has moved once counts as moving from then on.
+    and so on; what has moved once counts as moving from then on. Frozen parameters of any size count as large. Where
+    they take more than twice the bytes of the trained ones (a large backbone), only their sums are kept to compare.
     """
 
     def __init__(self) -> None:
@@ -74,17 +84,22 @@ class Constants:
         self._steps += 1
         again = self._steps & (self._steps - 1) == 0
         self._find_aliases(model, places)
+        summed: bool | None = None
         for module, name, b in places:
             if b is None or id(b) in copied or not self._is_changeable(b):
                 continue
-            if b.numel() * b.element_size() <= LARGE:
+            is_frozen = isinstance(b, nn.Parameter)
+            if _bytes(b) <= LARGE and not is_frozen:
                 copied[id(b)] = b
                 continue
             known = self._known.get(module, {}).get(name)
             if known is not None and known.moves:
                 copied[id(b)] = b
             elif again or known is None or known.training != module.training or known.buffer is not b:
-                chosen.looks.append(Look(module, name, b, b.detach().to("cpu", copy=True), b._version))
+                summed = _are_many(model, places) if summed is None else summed
+                copy = None if is_frozen and summed else b.detach().to("cpu", copy=True)
+                total = _sum(b) if copy is None else None
+                chosen.looks.append(Look(module, name, b, copy, total, b._version))
             else:
                 chosen.held.append((module, name, b, b._version))
         chosen.copied = list(copied.values())
@@ -103,12 +118,14 @@ class Constants:
         constant: set[int] = set()
         moved = []
         for look in chosen.looks:
-            moves = now.get((look.module, look.name)) is not look.buffer or not _equal(look.buffer, look.copy)
+            moves = now.get((look.module, look.name)) is not look.buffer or look.moves
             of_module = self._known.setdefault(look.module, {})
             known = of_module.get(look.name)
             same = known is not None and known.buffer is look.buffer and known.training == look.module.training
             if moves and same and not known.moves:  # type: ignore[union-attr]
                 _warn(look.module, look.name, "in earlier steps each evaluation may have moved it")
+            elif moves and look.copy is None:
+                _warn(look.module, look.name, "in this step the later evaluations begin with what the first made of it")
             signed = moves or look.buffer._version == look.version
             of_module[look.name] = _Known(look.buffer, look.module.training, moves, signed)
             if moves:
@@ -131,7 +148,7 @@ class Constants:
         ids = {id(b) for _, _, b in places}
         if ids <= self._seen:
             return
-        taken = {_memory(p) for p in model.parameters()} - {0}
+        taken = {_memory(p) for p in model.parameters() if p.requires_grad} - {0}
         self._seen = ids
         self._aliases = {id(b) for _, _, b in places if b is not None and _memory(b) in taken}
 
@@ -145,8 +162,8 @@ class Constants:
 
 def _warn(module: nn.Module, name: str, what: str) -> None:
     warnings.warn(
-        f"the buffer {name} of {type(module).__name__} moves, which it did not in earlier steps: {what}; from now on a "
-        "step moves it once",
+        f"{'the frozen parameter' if name in module._parameters else 'the buffer'} {name} of {type(module).__name__} "
+        f"moves, which it did not before: {what}; from now on a step moves it once",
         stacklevel=5,
     )
 
@@ -158,3 +175,24 @@ def _memory(t: Tensor) -> int:
 
 def _equal(buffer: Tensor, copy: Tensor) -> bool:
     return buffer.shape == copy.shape and torch.equal(local(buffer.detach()).cpu(), local(copy))
+
+
+def _bytes(t: Tensor) -> int:
+    return t.numel() * t.element_size()
+
+
+def _are_many(model: nn.Module, places: Sequence[Place]) -> bool:
+    """Whether frozen parameters take so much memory that it isn't to be taken twice."""
+    frozen = sum(_bytes(b) for _, _, b in places if isinstance(b, nn.Parameter))
+    return frozen > LARGE and frozen > 2 * sum(_bytes(p) for p in model.parameters() if p.requires_grad)
+
+
+def _sum(t: Tensor) -> Tensor:
+    """Of all entries, and NaN is equal to NaN; 0 for types that have no sums."""
+    try:
+        real = local(t.detach())
+        wide = torch.float32 if t.device.type == "mps" else torch.float64
+        total = real.sum(dtype=wide if real.is_floating_point() else torch.int64)
+    except (RuntimeError, NotImplementedError):
+        return torch.zeros(())
+    return total.nan_to_num().cpu()

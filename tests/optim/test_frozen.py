@@ -1,0 +1,181 @@
+"""Frozen parameters that a forward pass moves are state, as buffers are: encoders that follow by averaging, codebooks."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lowland
+from lowland.optim import constants, scope
+
+RHO = 0.4
+
+
+class Follows(nn.Module):
+    """As MoCo, BYOL and DINO have it: the frozen encoder is averaged towards the trained one in forward."""
+
+    def __init__(self, how, width=6):
+        super().__init__()
+        torch.manual_seed(0)
+        self.query, self.key = nn.Linear(5, width), nn.Linear(5, width)
+        self.key.requires_grad_(False)
+        self.how = how
+
+    def forward(self, x):
+        with torch.no_grad():
+            for q, k in zip(self.query.parameters(), self.key.parameters(), strict=True):
+                if self.how == "new data":
+                    k.data = k.data * 0.9 + q.data * 0.1
+                elif self.how == "behind autograd's back":
+                    k.data.mul_(0.9).add_(q.data, alpha=0.1)
+                else:
+                    k.lerp_(q, 0.1)
+        return (self.query(x) - self.key(x)).square().sum(1) + self.query(x).sin().sum(1)
+
+
+class Codebook(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.how = nn.Linear(5, 6), how
+        self.codes = nn.Parameter(torch.randn(4, 6), requires_grad=False)
+
+    def forward(self, x):
+        h = self.layer(x)
+        index = torch.cdist(h.detach(), self.codes).argmin(1)
+        out = F.mse_loss(h, self.codes[index], reduction="none").sum(1) + h.sin().sum(1)
+        moved = self.codes.detach().clone().index_add(0, index, 0.1 * (h.detach() - self.codes[index]))
+        if self.how == "new data":
+            self.codes.data = moved
+        else:
+            (self.codes.data if "back" in self.how else self.codes).copy_(moved)
+        return out
+
+
+def batch(step):
+    return torch.randn(6, 5, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+
+
+def trained(model):
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def gradient(model, at, x, rows=slice(None)):
+    """Of the mean over ``rows``, in a copy of the model at other weights; the copy, whose state has moved."""
+    other = copy.deepcopy(model)
+    for p, w in zip(trained(other), at, strict=True):
+        p.data = w.clone()
+    return torch.autograd.grad(other(x)[rows].mean(), trained(other)), other
+
+
+def textbook(model, x, m):
+    """The gradient of SAM in groups of m, and the state after the first evaluation, at w."""
+    w, total = [p.detach() for p in trained(model)], 0.0
+    for start in range(0, len(x), m):
+        rows = slice(start, start + m)
+        g, _ = gradient(model, w, x, rows)
+        norm = torch.cat([part.flatten() for part in g]).norm()
+        at = [p + RHO * part / norm for p, part in zip(w, g, strict=True)]
+        s, _ = gradient(model, at, x, rows)
+        total = total + len(x[rows]) / len(x) * torch.cat([part.flatten() for part in s])
+    return total, gradient(model, w, x)[1]
+
+
+@pytest.mark.filterwarnings("ignore:m-SAM goes group by group")
+@pytest.mark.parametrize("m", [None, 1, 4])
+@pytest.mark.parametrize("how", ["new data", "behind autograd's back", "in place"])
+@pytest.mark.parametrize("kind", [Follows, Codebook])
+def test_they_move_once_a_step_at_w(kind, how, m):
+    model = kind(how).double()
+    optimizer = lowland.SAM(torch.optim.SGD(trained(model), lr=0.1), rho=RHO, model=model, m=m)
+    for step in range(4):
+        x = batch(step)
+        expected, moved = textbook(model, x, m or len(x))
+        if m is None:
+            for evaluation in optimizer.passes():
+                with evaluation:
+                    model(x).mean().backward()
+        else:
+            optimizer.backward(lambda x=x: model(x))
+        found = torch.cat([p.grad.flatten() for p in trained(model)])
+        assert (found - expected).norm() < 1e-12 * expected.norm()
+        for (name, p), q in zip(model.named_parameters(), moved.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=0, atol=1e-14, msg=name)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_of_a_large_frozen_part_only_sums_are_kept(monkeypatch):
+    """What moves there is found after the first evaluation: the first step says so, from the second on all is right."""
+    monkeypatch.setattr(constants, "LARGE", 100)
+    model = Follows("behind autograd's back").double()
+    model.backbone = nn.Linear(50, 50).requires_grad_(False)
+    optimizer = lowland.SAM(torch.optim.SGD(trained(model), lr=0.1), rho=RHO, model=model)
+    for step in range(3):
+        x = batch(step)
+        expected, moved = textbook(model, x, len(x))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for evaluation in optimizer.passes():
+                with evaluation:
+                    model(x).mean().backward()
+        found = torch.cat([p.grad.flatten() for p in trained(model)])
+        assert len(said) == (2 if step == 0 else 0)
+        if step == 0:
+            assert "the frozen parameter weight of Linear moves" in str(said[0].message)
+        else:
+            assert (found - expected).norm() < 1e-12 * expected.norm()
+        torch.testing.assert_close(model.key.weight, moved.key.weight, rtol=0, atol=1e-14)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_what_is_frozen_while_climbing_is_no_state():
+    model = Follows("in place").double()
+    optimizer = lowland.SAM(
+        torch.optim.SGD(trained(model), lr=0.1),
+        rho=RHO,
+        model=model,
+        scope=lambda model: [model.query.bias],
+        freeze=True,
+    )
+    before = model.query.weight.detach().clone()
+    for evaluation in optimizer.passes():
+        with evaluation:
+            model(batch(0)).mean().backward()
+            model.query.weight.data.add_(0.0)
+    assert torch.equal(model.query.weight, before)
+    optimizer.step()
+    assert not torch.equal(model.query.weight, before)
+
+
+def test_a_frozen_view_of_a_trained_weight_is_none_of_the_state():
+    """To put it back would move the weight."""
+    model = Follows("in place").double()
+    model.view = nn.Parameter(model.query.weight.detach()[:3], requires_grad=False)
+    assert model.view.data_ptr() == model.query.weight.data_ptr()
+    optimizer = lowland.SAM(torch.optim.SGD(model.query.parameters(), lr=0.1), rho=RHO, model=model)
+    expected, _ = textbook(model, batch(0), 6)
+    seen = []
+    for evaluation in optimizer.passes():
+        with evaluation:
+            seen.append(model.query.weight.detach().clone())
+            model(batch(0)).mean().backward()
+    assert not torch.equal(*seen)
+    found = torch.cat([p.grad.flatten() for p in model.query.parameters()])
+    torch.testing.assert_close(found, expected)
+
+
+def test_last_layer_of_a_frozen_backbone():
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    model[0].requires_grad_(False)
+    optimizer = lowland.SAM(
+        torch.optim.SGD(model[2].parameters(), lr=0.1), rho=RHO, model=model, scope=scope.last_layer, m=2
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in range(5):
+            optimizer.step(lambda step=step: model(batch(step)).square().sum(1))
