@@ -1,12 +1,13 @@
 """Settings that are numbers."""
 
 import math
+from numbers import Integral
 from typing import Any
 
 
 def is_count(value: Any, low: int) -> bool:
-    """Whether ``value`` is an integer of at least ``low``; True and False are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+    """Whether ``value`` is an integer of at least ``low``, NumPy's included; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low
 
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:

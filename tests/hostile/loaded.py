@@ -4,6 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import matplotlib
+import scipy.special  # noqa: F401 - its OpenBLAS never ends where it is loaded into too little memory
 import torch
 import torch._dynamo
 

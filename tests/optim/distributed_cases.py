@@ -662,6 +662,31 @@ def l2_ddp_accumulation():
         same(model, textbook(functools.partial(gradient, micro=MICRO)))
 
 
+def ddp_m_sam_of_another_wrapper_is_refused():
+    """Gradients of groups would be averaged over the processes; with a network of others' it is no matter."""
+    (batch,) = batches(0)
+    x, y = mine(batch)
+    inner = Net()
+    wrapper = DDP(inner)
+    parts = nn.ModuleList([DDP(nn.Linear(5, 7).double()), DDP(nn.Linear(7, 3).double())])
+    holder = nn.Sequential(DDP(Net()))
+    teacher = DDP(Net())
+    for model, run in (
+        (inner, wrapper),
+        (holder, holder),
+        (parts, lambda x: parts[1](parts[0](x).tanh())),
+    ):
+        for audit in (True, False):
+            optimizer = SAM(sgd(model), rho=RHO, model=model, m=2, audit=audit)
+            before = [p.detach().clone() for p in model.parameters()]
+            step = functools.partial(optimizer.step, lambda run=run: F.cross_entropy(run(x), y, reduction="none"))
+            refused(ValueError, "hand SAM the wrapper itself", step)
+            assert all(map(torch.equal, before, model.parameters()))
+    model = DDP(Net())
+    optimizer = SAM(sgd(model), rho=RHO, model=model, m=2)
+    optimizer.step(lambda: F.cross_entropy(model(x), y, reduction="none") + teacher(x).detach().sum(1) * 0)
+
+
 def l2_ddp_m_sam():
     model = DDP(Net())
     optimizer = SAM(sgd(model), rho=RHO, model=model, m=2, l2=L2)
@@ -836,7 +861,8 @@ TWO = [
     family_ddp, family_ddp_accumulation, family_fsdp, family_tensor_parallel, a_random_direction_in_pieces,
     family_fsdp_saves_and_resumes, family_fsdp_unsynchronized_is_refused,
     batches_that_all_leave_out,
-    l2_ddp, l2_ddp_accumulation, l2_ddp_m_sam, l2_ddp_out_of_step_is_refused, l2_fsdp, l2_tensor_parallel,
+    l2_ddp, l2_ddp_accumulation, l2_ddp_m_sam,
+    ddp_m_sam_of_another_wrapper_is_refused, l2_ddp_out_of_step_is_refused, l2_fsdp, l2_tensor_parallel,
 ]  # fmt: skip
 FOUR = [
     ddp_synchronized, ddp_local_ascent_is_m_sam, ddp_accumulation_with_no_sync_around_both_passes, fsdp,

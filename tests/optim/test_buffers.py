@@ -239,6 +239,31 @@ def test_every_preset_moves_buffers_once_a_step(name):
         assert model[2][0].count == model[2][1].num_batches_tracked == step
 
 
+class Late(nn.Module):
+    """Makes its buffer when it knows its width."""
+
+    def forward(self, x):
+        if not hasattr(self, "mean"):
+            self.register_buffer("mean", x.detach().mean(0))
+        return x - self.mean.lerp_(x.detach().mean(0), 0.1)
+
+
+@pytest.mark.parametrize("m", [None, 2])
+def test_a_buffer_that_the_forward_pass_registers_is_said(m):
+    model = network(Late).double()
+    optimizer = lowland.SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.3, model=model, m=m, audit=False)
+
+    def closure():
+        losses = loss_of(model, batch(0))
+        return losses if m else _backward(losses.mean())
+
+    with pytest.warns(UserWarning, match="registers the buffer mean of Late: .* Run one batch through the model"):
+        optimizer.step(closure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*registers the buffer")
+        optimizer.step(closure)
+
+
 def interrupted(evaluation, model, x):
     with evaluation:
         loss_of(model, x).mean().backward()

@@ -1,4 +1,4 @@
-"""Frozen parameters that a forward pass moves are state, as buffers are: encoders that follow by averaging, codebooks."""
+"""Frozen parameters that a forward pass moves are state, as buffers are: encoders that follow, codebooks."""
 
 import copy
 import warnings

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -20,6 +21,41 @@ def by_definition(model, x, y, m, rho):
         part = textbook.gradient(lambda a=a, b=b: F.cross_entropy(model(a), b), params, rho)
         total = [t + len(a) / len(x) * g for t, g in zip(total, part, strict=True)]
     return total
+
+
+def test_an_integer_of_numpy_and_an_empty_batch():
+    model = torch.nn.Linear(3, 2)
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model=model, m=np.int64(2))
+    assert type(optimizer.m) is int
+    x = torch.ones(0, 3)
+    with pytest.raises(ValueError, match="the batch is empty"):
+        optimizer.step(lambda: model(x).sum(1))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("m", [1, 4])
+def test_an_overflow_in_the_first_batch_puts_the_audit_off(m):
+    """What a scaler begins with overflows, and infinities are equal to nothing."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 4))
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.2, model=model, m=m)
+    scaler, x, y = torch.amp.GradScaler("cpu", init_scale=2.0**20), torch.randn(12, 6), torch.arange(12) % 4
+    evaluations = []
+
+    def closure():
+        evaluations[-1] += 1
+        with torch.autocast("cpu", dtype=torch.float16):
+            return F.cross_entropy(model(x), y, reduction="none")
+
+    for _ in range(9):
+        evaluations.append(0)
+        optimizer.backward(closure, scaler=scaler)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert optimizer.steps < 9  # some overflowed
+    assert optimizer._engine.audited
+    assert evaluations[-1] == 2
 
 
 @pytest.mark.parametrize("m", [1, 3, 5, 12, 100])

@@ -51,6 +51,7 @@ def m(optimizer: Any, value: Any) -> None:
     rules.check(own.ascent_rule, own.descent_rule, optimizer.base, own.model, value)
     if value is not None:
         grouped.check(value, own.model, list(optimizer._params()))
+        value = int(value)  # of NumPy, say: what is saved must load anywhere
     own.m, own._engine = value, None
 
 

@@ -5,6 +5,7 @@ trained one by averaging: a step moves them once, at w, however many evaluations
 function of the weights.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,6 +53,24 @@ def modules(model: nn.Module) -> Iterator[nn.Module]:
                 seen.add(child)
                 left.append(child)
         yield module
+
+
+def warn_of_new(before: Iterable[Place], now: Iterable[Place]) -> None:
+    """Say which buffer stands under a name that had none before an evaluation: what it was then nobody knows.
+
+    Warns:
+        UserWarning: if there is one.
+    """
+    names = {(module, name) for module, name, _ in before}
+    new = next(((module, name) for module, name, _ in now if (module, name) not in names), None)
+    if new is not None:
+        module, name = new
+        warnings.warn(
+            f"the forward pass registers the buffer {name} of {type(module).__name__}: the later evaluations of this "
+            "step begin with what the first has made of it. Run one batch through the model before the first step, or "
+            "register it in __init__",
+            stacklevel=5,
+        )
 
 
 class Buffers:
@@ -105,6 +124,7 @@ class Buffers:
             self._after = _Contents(copied)
             if copied:
                 self._new = _Contents([b for b in copied if id(b) not in known_before])
+                warn_of_new(self._places, self._settled)
 
     def restart(self) -> None:
         """As if there had been no evaluation yet."""

@@ -131,6 +131,8 @@ def per_example(closure: Callable[[], Tensor], optimizer: Any) -> Tensor:
     value = closure()
     if isinstance(value, Tensor) and value.ndim == 1 and not value.requires_grad and optimizer._scope is not None:
         raise RuntimeError(optimizer._out_of_reach)
+    if isinstance(value, Tensor) and value.ndim == 1 and not len(value):
+        raise ValueError("the batch is empty: with m there must be an example. Leave empty batches out")
     if not isinstance(value, Tensor) or value.ndim != 1 or not len(value) or not value.requires_grad:
         raise ValueError(
             "the closure returns the loss of each example, shape (batch,), without calling backward: "

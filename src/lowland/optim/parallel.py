@@ -34,6 +34,38 @@ def check(model: nn.Module | None, params: Iterable[Tensor]) -> None:
         )
 
 
+@contextmanager
+def no_other_ddp(model: nn.Module | None, params: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, a forward pass through another DDP wrapper than ``model`` that has some of ``params`` raises.
+
+    Raises:
+        ValueError: for such a pass.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        yield
+        return
+    own, ours = ddp(model), set(params)
+    others: dict[nn.Module, bool] = {}
+
+    def look(module: nn.Module, _: Any) -> None:
+        if not isinstance(module, nn.parallel.DistributedDataParallel) or module is own:
+            return
+        if module not in others:
+            others[module] = not ours.isdisjoint(module.parameters())
+        if others[module] and torch.is_grad_enabled():
+            raise ValueError(
+                "the closure runs a DistributedDataParallel module that isn't model=: it would average the gradients "
+                "of each group over the processes. With m hand SAM the wrapper itself, model=DDP(net), one around all "
+                "of its parameters"
+            )
+
+    handle = nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def ascending(model: nn.Module | None, fsdp: "Fsdp", sync: bool) -> AbstractContextManager[Any]:
     """What an ascent needs of the processes' side of ``model`` while its pass runs.
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from lowland.assigning import Absent, unassignable
 from lowland.optim import amp, assigned, bases, layout, parallel, per_group, selected
 from lowland.optim.ascent import Ascent
+from lowland.optim.buffers import places, warn_of_new
 from lowland.optim.descent import Descent
 from lowland.optim.displacement import Displacement
 from lowland.optim.functional import EPS, check_rho
@@ -382,7 +383,8 @@ class SAM(Passes):
         Raises:
             RuntimeError: without ``m`` or such a rule.
             ValueError: if ``closure`` returns something else, or, with ``m``, the model couples the groups of a batch,
-                or batch norm in training mode has one value a channel in one of them.
+                or batch norm in training mode has one value a channel in one of them; under DDP, with ``m``, if
+                ``closure`` runs another wrapper than ``model``.
         """
         if not self.per_example:
             raise RuntimeError("backward() is for m-SAM and ESAM: give SAM an m, or run backward in passes()")
@@ -393,9 +395,15 @@ class SAM(Passes):
             if self.m is None:
                 return selected.backward(self, closure, scaler)
             self._ready_for("m-SAM pass")
+            before = None
             if self._engine is None:
-                self._engine = per_group.Engine(self)
-            mean = self._engine.backward(closure, scaler)
+                assert self.model is not None
+                self._engine, before = per_group.Engine(self), places(self.model)
+            with parallel.no_other_ddp(self.model, self._params()):
+                mean = self._engine.backward(closure, scaler)
+            # The loop comes after an evaluation, which may have registered some.
+            if before is not None and self._engine.reason is not None and self.model is not None:
+                warn_of_new(before, places(self.model))
         except BaseException:
             self._abandon(grad)
             raise

@@ -283,7 +283,8 @@ class Engine:
             found, norms = climb(optimizer, pieces, step.rhos, step.members, groups, step.scaler)
         first.check_inputs()
         second = SecondPass(groups, step.names, found, self.warn, first)
-        if optimizer.audit and (self.batches >= self.next_audit or not first.uses <= self.audited):
+        due = optimizer.audit and (self.batches >= self.next_audit or not first.uses <= self.audited)
+        if due and bool(norms.isfinite().all()):  # where the scaled gradients overflow there is nothing to compare
             rewind = step.buffers.rewind
             with self._alone(), gradients_aside(step.outside):
                 audit = Audit(optimizer, params, step.names, step.losses, rewind, first.autocast, self.batches)
