@@ -1,6 +1,7 @@
 """Networks with separate features against an ordinary loop, what is measured of them, and the claims."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,6 +70,45 @@ def test_networks_side_by_side_are_those_of_an_ordinary_loop():
         found = (model.W, model.b, model.a, model.last.weight[0])
         for p, w in zip(found, runs.weights, strict=True):
             assert torch.allclose(p, w[1, k], rtol=1e-9, atol=1e-12), names[k]
+
+
+def test_each_effect_on_the_last_layer_to_first_order():
+    """What a small ρ adds to the gradient of v_j, by hand, with λ = sigmoid(−y f), g the gradient and u = g/‖g‖.
+
+    The importance weights add ρ mean(λ (1 − λ) (∇f·u) z_j), the perturbed features ρ ‖g_j‖²/(v_j ‖g‖), where g_j is the
+    gradient of sub-network j, and the scaling nothing; together that is ρ times the Hessian times u.
+    """
+    rho, methods = 1e-5, ("sam", "phantom-weights", "phantom-scaling")
+    arms = configured(lr=0.1)
+    names = {method: f"{method}-rho-0.1-0" for method in methods}
+    runs = SeparateRuns({name: replace(arms[name], rho=rho) for name in names.values()}, CPU, torch.float64)
+    x, y = runs.train_points.x[:, :5], runs.train_points.hard[:, :5]
+    begun = runs.weights
+    runs._step(x, y)
+
+    model = Separate(begun, 0, 0)
+    f = model(x[0])[:, 0]
+    parameters = [model.W, model.b, model.a, model.last.weight]
+    g = torch.autograd.grad(F.softplus(-y[0] * f).mean(), parameters, create_graph=True)
+    norm = torch.cat([each.flatten() for each in g]).norm().detach()
+    u = [each.detach() / norm for each in g]
+    along = sum((p * q).sum() for p, q in zip(g, u, strict=True))
+    hessian_u = torch.autograd.grad(along, parameters, retain_graph=True)[3][0]
+    slopes = [torch.autograd.grad(each, parameters, retain_graph=True) for each in f]
+    slopes = torch.stack([sum((p * q).sum() for p, q in zip(slope, u, strict=True)) for slope in slopes])
+    pulled, v = torch.sigmoid(-y[0] * f), model.last.weight[0]
+    z = torch.stack([(x[0, :, j, None] * model.W[j] + model.b[j]).relu() @ model.a[j] for j in (0, 1)], 1)
+    by_weights = ((pulled * (1 - pulled) * slopes)[:, None] * z).mean(0)
+    by_features = sum(each.square().flatten(1).sum(1) for each in g[:3]) / (v * norm)
+
+    plain = begun.v[0, 0] - 0.1 * g[3][0]
+    rates = {
+        method: (plain - runs.weights.v[0, runs.names[0].index(name)]) / (0.1 * rho) for method, name in names.items()
+    }
+    assert torch.allclose(rates["phantom-weights"], by_weights, rtol=1e-4)
+    assert torch.allclose(rates["phantom-scaling"], torch.zeros(2).double(), atol=1e-9)
+    assert torch.allclose(by_weights + by_features, hessian_u, rtol=1e-9)
+    assert torch.allclose(rates["sam"], hessian_u, rtol=1e-3)
 
 
 def test_what_is_measured():
