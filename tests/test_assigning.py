@@ -333,6 +333,15 @@ def test_every_attribute_takes_effect_or_says_what_to_do(kind):
                 setattr(thing, name, getattr(thing, name, None))
 
 
+def test_help_says_what_a_setting_is():
+    for name in {name.partition(",")[0] for name in SETTINGS} - {"keep_on"}:
+        argument = name.removesuffix("_rule")
+        assert f"argument ``{argument}`` of `lowland.SAM`" in inspect.getdoc(getattr(lowland.SAM, name))
+        assert f"        {argument}: " in lowland.SAM.__doc__
+    assert "can't be assigned: it keeps the optimizer" in inspect.getdoc(lowland.SAM.base)
+    assert "rho stands in the parameter groups" in inspect.getdoc(lowland.SAM.rho)
+
+
 def test_a_method_in_the_place_of_a_method_is_the_one_that_is_called():
     network = Network()
     optimizer = made(network)

@@ -69,6 +69,17 @@ def test_nothing_names_a_place_of_one_machine():
             assert not re.search(r"/(?:home|root|work|tmp)/", path.read_text(encoding="utf-8")), path
 
 
+def test_the_changelog_says_nothing_twice():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    sentences = re.split(r"(?<=[.;:])\s", " ".join(text.replace("\n- ", " ").split()))
+    long = [sentence for sentence in sentences if len(sentence) > 25]
+    assert len(long) > 100
+    assert not {sentence for sentence in long if long.count(sentence) > 1}
+    # Nor do lines of two versions of an entry stand together, which a merge by union makes of one that changed.
+    beginnings = [" ".join(line.split()[:5]) for line in text.splitlines() if len(line.split()) > 9]
+    assert not {beginning for beginning in beginnings if beginnings.count(beginning) > 1}
+
+
 def test_every_preset_has_its_row():
     from lowland.optim.presets import PRESETS
 

@@ -68,6 +68,7 @@ class Absent:
 
     def __init__(self, advice: str):
         self.advice = advice
+        self.__doc__ = f"There is no such attribute: {advice}."
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name

@@ -373,6 +373,132 @@ def test_a_model_that_has_its_type_written_into_it():
     assert Hessian(model, F.cross_entropy, [(x, y)]).eigenpairs().converged
 
 
+# Models that compute in float32 whatever type they are given.
+
+
+class InSingle(nn.Module):
+    """RMS norm as language models have it, with weights that don't matter but for the norm of all."""
+
+    def __init__(self, n, single=True):
+        super().__init__()
+        self.weight, self.single, self.heavy = nn.Parameter(torch.ones(n)), single, nn.Parameter(torch.full((n,), 9.0))
+
+    def forward(self, x):
+        z = x.to(torch.float32) if self.single else x
+        z = z * torch.rsqrt(z.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return self.weight * z.to(x.dtype) + 0 * self.heavy
+
+
+def in_single(seed, act, norm=InSingle, wrong=0.0):
+    torch.manual_seed(seed)
+
+    class Off(torch.autograd.Function):
+        """x², whose second derivative is 2 (1 + wrong)."""
+
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.square()
+
+        @staticmethod
+        def backward(ctx, g):
+            (x,) = ctx.saved_tensors
+            return 2 * x.detach() * g + (1 + wrong) * 2 * (x - x.detach()) * g
+
+    class Square(nn.Module):
+        def forward(self, x):
+            return x + (Off.apply(x) if wrong else x.square()) / 4
+
+    layers = (nn.Linear(6, 12), norm(12), act(), nn.Linear(12, 12), norm(12), act(), nn.Linear(12, 5), Square())
+    return nn.Sequential(*layers, nn.Linear(5, 3)), torch.randn(40, 6), torch.randint(3, (40,))
+
+
+def true_residual(pairs, seed, act, wrong=0.0):
+    """By differences in float64, of the same network without float32 in it."""
+    model, x, y = in_single(seed, act, lambda n: InSingle(n, single=False), wrong)
+    vector = pairs.vectors[0].double()
+    exact = Objective(model.double(), F.cross_entropy, [(x.double(), y)])
+    return (by_differences(exact, vector, 1e-7) - pairs.values[0].double() * vector).norm().item()
+
+
+@pytest.mark.parametrize("act", [nn.SiLU, nn.ReLU])
+def test_float32_in_the_model_is_certified(act):
+    for seed in range(4):
+        model, x, y = in_single(seed, act)
+        pairs = Hessian(model, F.cross_entropy, [(x, y)]).eigenpairs()
+        assert pairs.converged, pairs.reason
+        assert true_residual(pairs, seed, act) < pairs.residuals.item() + 2e-3 * pairs.values.abs().item()
+    model, x, y = in_single(0, act)
+    for options in ({}, {"k": 2, "tol": 1e-2}):
+        pairs = Hessian(model.double(), F.cross_entropy, [(x.double(), y)]).eigenpairs(**options)
+        assert pairs.converged, pairs.reason
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("act", [nn.SiLU, nn.ReLU])
+@pytest.mark.parametrize("wrong", [1.0, 0.1])
+def test_float32_in_the_model_hides_no_wrong_second_derivative(wrong, act, dtype):
+    for seed in range(2):
+        model, x, y = in_single(seed, act, wrong=wrong)
+        pairs = Hessian(model.to(dtype), F.cross_entropy, [(x.to(dtype), y)]).certified()
+        true = true_residual(pairs, seed, act, wrong)
+        assert true > 5e-3 * pairs.values.abs().item()
+        assert not pairs.converged
+        if act is nn.SiLU and wrong == 1.0:
+            assert "second derivative" in pairs.reason
+            assert pairs.residuals.item() == pytest.approx(true, rel=0.1)
+        else:  # it may be kinks, or rounding
+            assert "the model computes in float32, whatever type it is given" in pairs.reason
+            assert ("kinks" in pairs.reason) == (act is nn.ReLU)
+
+
+def test_offsets_that_float32_swallows_are_no_contradiction():
+    class Single(nn.Linear):
+        def forward(self, x):
+            return F.linear(x.float(), self.weight.float(), self.bias.float())
+
+    for act in (nn.Tanh, nn.ReLU):
+        torch.manual_seed(0)
+        model = nn.Sequential(Single(8, 30), act(), Single(30, 30), act(), Single(30, 3))
+        x, y = torch.randn(99, 8), torch.arange(99) % 3
+        for dtype in (torch.float32, torch.float64):
+            pairs = Hessian(model.to(dtype), F.cross_entropy, [(x.to(dtype), y)]).eigenpairs()
+            assert pairs.converged, pairs.reason
+
+
+def test_float32_in_the_model_of_a_stack():
+    model, x, y = in_single(0, nn.SiLU)
+    others = [in_single(seed, nn.SiLU)[0] for seed in range(3)]
+    params = {
+        name: torch.stack([dict(other.named_parameters())[name].detach() for other in others])
+        for name, _ in model.named_parameters()
+    }
+    for found in stability_of_stack(model, F.cross_entropy, params, x, y, shared=True, lr=[0.1] * 3, rho=[0.1] * 3):
+        assert found.converged, found.reason
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_reason_names_the_type_in_the_model(inside):
+    class Steep(nn.Module):
+        """A gradient that bends within what float32 resolves, to the same on both sides: differences are all wrong."""
+
+        def __init__(self):
+            super().__init__()
+            self.p, self.eye = nn.Parameter(torch.linspace(1, 2, 9)), torch.eye(9)
+
+        def forward(self, x):
+            w = self.p.float() if inside else self.p @ self.eye
+            return ((1e3 * (w + x)).sin() / 1e6).sum(1, keepdim=True)
+
+    x = torch.zeros(1, 9)
+    says = "computes in float32, whatever type" if inside else r"doesn't run in float64 \(RuntimeError: "
+    with pytest.warns(UserWarning, match=f"could not be checked: the model {says}"):
+        pairs = Hessian(Steep(), lambda out, _: out.mean(), [(x, x)]).eigenpairs()
+    assert not pairs.converged
+    assert "tol=0.1 can be met" in pairs.reason
+    assert Hessian(Steep(), lambda out, _: out.mean(), [(x, x)]).eigenpairs(tol=0.1).converged
+
+
 def test_what_has_not_converged_warns():
     model, (x, y) = weight_normed(), sequences()
     with pytest.warns(UserWarning, match=r"after 3 products the residual is \S+, above tol"):

@@ -15,8 +15,10 @@ from torch import Tensor
 from lowland.curvature.lanczos import Eigenpairs
 from lowland.curvature.objective import Objective
 from lowland.curvature.vectors import as_real, coarsest
+from lowland.curvature.written import Rounded
 
 _SHORTEST, _SHORT, _LONG, _LONGEST = 1e-12, 1e-8, 5e-4, 1e-2  # steps over ‖w‖
+_FINE = (5e-5, 5e-6)  # those in float32 where there is nothing else
 _EXACT = 1e-3  # times |λ₁|: residuals differ by no more, whatever the tolerance
 _TARGET = 0.25  # share of the tolerance that rounding of the difference may take, where the step can be chosen so
 _MARGIN = 4  # over the rounding of w and of the gradient in a difference
@@ -24,6 +26,7 @@ _PRODUCTS = 32  # rounding units that a product may be off by
 _OTHER, _HALF = 0.01, 0.3  # times ‖g‖: a gradient at w that differs by more is that of another function
 _FLAT = 1e-6  # times ‖g‖/‖w‖: less curvature than that is none
 _RANDOM = 1e-2  # tolerance for a product with any vector
+_RAISED = (1e-2, 1e-1)  # tolerances that may be met where one is not
 _SINGLE_COPY = "measure a copy in single precision, copy.deepcopy(model).float()"
 _SINGLE = torch.finfo(torch.float32).eps
 
@@ -89,6 +92,14 @@ def objections(
     anything, by twice their change from one side of w to the other, lead to the next step size; where none is left, the
     claim could not be checked. That takes seven gradients at the most.
 
+    Where the model doesn't run in float64, or computes in float32 there, differences have the rounding of float32 in
+    any case, and those with h = 1e-11 ‖w‖ say nothing. Then h is 5e-4 ‖w‖ and, for a network whose gradient bends more
+    than that lets see, or to cross fewer kinks, 5e-5 and 5e-6 ‖w‖. There the residual must still be confirmed to within
+    what the rounding is at 5e-4 ‖w‖, or to within tol · |λ₁| (at most 1e-3 |λ₁|): more rounding makes differences
+    larger, and not more like the claim. They contradict it only where shorter steps don't give half the residual, and
+    among kinks never. That takes four gradients more at the most; for a claim that could not be checked, up to four to
+    find a tolerance that can be met.
+
     Args:
         claims: what is claimed.
         own: gradients in the precision of the products.
@@ -101,28 +112,40 @@ def objections(
     roughly: dict[int, float] = {}
     left = list(range(len(claims.vectors)))
     precise = own if own.dtype == torch.float64 else None
-    for in_double, longest in _steps(own.dtype, claims):
+    single = ""  # why there are no gradients in float64
+    for step in _steps(own.dtype, claims):
         if not left:
             break
+        if step.single and not single:
+            continue
         try:
             gradients = own
-            if in_double:
+            if step.in_double:
                 gradients = precise = precise or double()
-            verdicts = _compared(claims, left, gradients, longest, tol, own.dtype)
-        except Exception:
-            if not in_double or own.dtype == torch.float64:
+            verdicts, rounded = _compared(claims, left, gradients, step, tol, own.dtype)
+        except Exception as error:
+            if not step.in_double or own.dtype == torch.float64:
                 raise
-            continue  # the model has types written into it
+            single = f"the model doesn't run in float64 ({_first_line(error)})"  # it has types written into it
+            continue
+        if rounded is not None and agree(rounded != torch.float64):
+            single = f"the model computes in {str(rounded).removeprefix('torch.')}, whatever type it is given"
+        exact = step.in_double and not single
         after = []
         for row, (confirmed, larger, denied, residual) in zip(left, verdicts, strict=True):
-            if agree(confirmed and (in_double or not larger)):
+            if agree(confirmed and (exact or step.single or not larger)):
                 found[row] = (residual, "") if larger else None
                 continue
             if confirmed:  # but for what a long step sees beyond the Hessian
                 roughly[row] = residual
+            if single and not exact:
+                visible = _SHORT < step.longest < _LONGEST
+                if visible and residual < contradicted.get(row, 0.0) / 2:  # a longer step saw what isn't there
+                    del contradicted[row]
+                denied = denied and visible and not claims.kinks
             if denied:
-                contradicted[row] = residual
-            if agree(denied and in_double and longest <= _SHORT):  # so short a step that kinks are no excuse
+                contradicted.setdefault(row, residual)
+            if agree(denied and exact and step.longest <= _SHORT):  # so short a step that kinks are no excuse
                 found[row] = residual, _denial(residual, claims, row)
             else:
                 after.append(row)
@@ -133,7 +156,8 @@ def objections(
         elif row in contradicted:
             found[row] = contradicted[row], _denial(contradicted[row], claims, row)
         else:
-            found[row] = claims.residuals[row].item(), UNCHECKED
+            met = (t for t in _RAISED if t > tol and _meets(claims, row, own, precise, single, t, agree))
+            found[row] = claims.residuals[row].item(), _unchecked(single, claims.kinks, next(met, None))
     return [found[row] for row in range(len(claims.vectors))]
 
 
@@ -219,45 +243,84 @@ def _gradients(objective: Objective, runs: int) -> Gradients:
     return Gradients(at, objective.dtype, torch.full((runs,), sum(squares) ** 0.5, dtype=torch.float64, device="cpu"))
 
 
-def _steps(dtype: torch.dtype, claims: Claims) -> list[tuple[bool, float]]:
-    """Whether in float64, and the longest step over ‖w‖, in the order of trying."""
+@dataclass(frozen=True)
+class _Step:
+    """Of differences: whether in float64, the longest over ‖w‖, and whether only for models with types of their own."""
+
+    in_double: bool
+    longest: float
+    single: bool = False
+
+
+def _steps(dtype: torch.dtype, claims: Claims) -> list[_Step]:
+    """In the order of trying."""
+    precise, rough = _Step(True, _SHORT), _Step(False, _LONG)
+    finer = [_Step(dtype == torch.float64 or claims.coarse, longest, True) for longest in _FINE]
     if dtype == torch.float64:
-        return [(True, _SHORT), (True, _LONG)]
-    precise, rough = (True, _SHORT), (False, _LONG)
+        return [precise, _Step(True, _LONG), _Step(True, _LONG, True), *finer]
     if claims.coarse:
-        return [precise]
-    return [*([precise, rough] if claims.kinks else [rough, precise]), (False, _LONGEST)]
+        return [precise, _Step(True, _LONG, True), *finer]
+    first = [precise, rough] if claims.kinks else [rough, precise]
+    return [*first, *finer, _Step(False, _LONGEST)]
 
 
 def _compared(
-    claims: Claims, rows: list[int], gradients: Gradients, longest: float, tol: float, own: torch.dtype
-) -> list[tuple[bool, bool, bool, float]]:
-    """Of each of ``rows`` whether its claim is confirmed, but for a larger residual, or contradicted; the residual."""
+    claims: Claims, rows: list[int], gradients: Gradients, step: _Step, tol: float, own: torch.dtype
+) -> tuple[list[tuple[bool, bool, bool, float]], torch.dtype | None]:
+    """Of each of ``rows`` whether its claim is confirmed, but for a larger residual, or contradicted; the residual.
+
+    And the type that gradients in float64 are computed in, where that had to be looked at.
+    """
     vectors, images = (tensor[rows].to(gradients.dtype) for tensor in (claims.vectors, claims.images))
     norms, scales = gradients.norms[rows].clamp(min=0), claims.scales[rows]
     norms = torch.where(norms > 0, norms, 1.0)
     slopes = torch.linalg.vector_norm(claims.gradients[rows], dim=1).double().cpu()
-    rounding = _MARGIN * torch.finfo(gradients.dtype).eps * (norms * scales + slopes)
+    unit = max(torch.finfo(gradients.dtype).eps, _SINGLE if step.single else 0.0)
+    rounding = _MARGIN * unit * (norms * scales + slopes)
     steps = rounding / (_TARGET * tol * scales)  # not finite where scales or tol are 0: the longest then
-    steps = steps.nan_to_num(math.inf).clamp(min=_SHORTEST * norms).minimum(longest * norms)
+    steps = steps.nan_to_num(math.inf).clamp(min=_SHORTEST * norms).minimum(step.longest * norms)
     lengths = steps.to(vectors)[:, None]
     ahead = gradients.at(rows, lengths * vectors)
     behind = gradients.at(rows, -lengths * vectors)
     residuals = torch.linalg.vector_norm((ahead - behind) / (2 * lengths) - images, dim=1).double().cpu()
     excess = residuals - claims.residuals[rows]
     noise = (rounding / steps).maximum(_PRODUCTS * torch.finfo(own).eps * scales)
-    allowed = torch.maximum(min(tol, _EXACT) * scales, noise)
+    usual = noise
+    if step.longest in _FINE:  # rounding must not pass for a difference
+        usual = noise.minimum((rounding / (_LONG * norms)).maximum(_PRODUCTS * torch.finfo(own).eps * scales))
+    allowed = torch.maximum(min(tol, _EXACT) * scales, usual)
     telling = noise <= (scales / 2).maximum(_FLAT * slopes / norms)
     confirmed = (excess <= allowed) & telling
     denied = torch.zeros_like(confirmed)
+    rounded = None
     if not confirmed.all():
-        at_w = claims.gradients[rows] if gradients.dtype == own else gradients.at(rows, torch.zeros_like(vectors))
+        if gradients.dtype == torch.float64:
+            with Rounded(graph=True) as watch:
+                at_w = gradients.at(rows, torch.zeros_like(vectors))
+            rounded = watch.seen
+        else:
+            at_w = claims.gradients[rows]
         change = torch.linalg.vector_norm((ahead - at_w) - (at_w - behind), dim=1).double().cpu() / steps
-        denied = ~(excess <= allowed + 2 * change)
+        denied = ~(excess <= allowed.maximum(noise) + 2 * change)
         # In float64 a model may draw other random numbers.
         different = torch.linalg.vector_norm(at_w - claims.gradients[rows], dim=1).double().cpu()
         denied &= different <= (_HALF if claims.coarse else _OTHER) * slopes
-    return list(zip(confirmed.tolist(), (excess > noise).tolist(), denied.tolist(), residuals.tolist(), strict=True))
+    verdicts = zip(confirmed.tolist(), (excess > noise).tolist(), denied.tolist(), residuals.tolist(), strict=True)
+    return list(verdicts), rounded
+
+
+def _meets(
+    claims: Claims, row: int, own: Gradients, precise: Gradients | None, single: str, tol: float,
+    agree: Callable[[bool], bool],
+) -> bool:  # fmt: skip
+    """Whether the claim would be confirmed with another ``tol``."""
+    gradients = precise if claims.coarse and precise is not None else own
+    if not single or (claims.coarse and precise is None):
+        return False
+    ((confirmed, *_),), _ = _compared(
+        claims, [row], gradients, _Step(gradients is precise, _LONG, True), tol, own.dtype
+    )
+    return agree(confirmed)
 
 
 def _denial(residual: float, claims: Claims, row: int) -> str:
@@ -275,7 +338,22 @@ def _denial(residual: float, claims: Claims, row: int) -> str:
     )
 
 
-UNCHECKED = (
-    "the residual could not be checked: differences of gradients are too uncertain at these weights, by rounding or by "
-    "kinks (a ReLU whose input is 0), also in float64 where the model runs in it"
-)
+def _unchecked(single: str, kinks: bool, met: float | None) -> str:
+    if not single:
+        return UNCHECKED + (
+            ": differences of gradients are too uncertain at these weights, by rounding or by kinks (a ReLU whose "
+            "input is 0), also in float64"
+        )
+    advice = "" if met is None else f". tol={met:g} can be met"
+    return (
+        f"{UNCHECKED}: {single}, and differences of gradients have too much rounding for this tol"
+        f"{' or cross kinks of its ReLUs' * kinks}{advice}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:80]}"
+
+
+UNCHECKED = "the residual could not be checked"  # how the reason begins

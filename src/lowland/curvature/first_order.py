@@ -7,22 +7,19 @@ none, and products and differences of gradients can agree about it. Differences 
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from lowland.curvature.objective import Objective
 from lowland.curvature.vectors import as_real, coarsest, entries
+from lowland.curvature.written import Rounded
 
 _AWAY = 1e-2  # of each tensor's norm. At w itself, in a minimum say, both slopes may be zero by chance
 _FINE, _LONG = (1e-6, 1e-5), (2e-3, 1e-3)  # steps, of each tensor's norm: the first, and a second opinion
 _SAME, _ROUGHLY = 1e-4, 0.1  # times the size of slopes along random directions
 _ROUNDING = {_FINE: 1e3, _LONG: 16.0}  # rounding units of the loss that its difference may be off by
 _TRIED, _NAMED = 8, 3  # parameters
-_FACTORIES = ("like", "new_", "empty", "full", "zeros", "ones", "rand")  # which take a type, and no values
 
 
 def cut_off(objective: Objective) -> str:
@@ -62,7 +59,7 @@ class _Slopes:
         self.sizes = [entries(p) for p in objective.params]
         self.away = _AWAY * self._random()
         self.at = torch.zeros(())
-        self.coarse = _Coarse()
+        self.coarse = Rounded()
         self.unit = torch.finfo(torch.float64).eps
         self.steps = _FINE
         if objective.dtype != torch.float64 or coarsest(objective.leaves()) > self.unit:
@@ -143,25 +140,3 @@ def _words(slopes: str, names: str) -> str:
         "its own), so the products are not with the loss's Hessian. A target that is meant to stand still (BYOL, "
         "SimSiam, VQ) is computed beforehand and handed over as y"
     )
-
-
-class _Coarse(TorchFunctionMode):
-    """Sees whether numbers of float64 are rounded to another type on the way: ``seen`` is the coarsest."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen = torch.float64
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if not any(word in getattr(func, "__name__", "") for word in _FACTORIES):
-            fine = any(tensor.dtype == torch.float64 for tensor in _tensors((args, kwargs)))
-            rounded = {tensor.dtype for tensor in _tensors(result) if fine and tensor.is_floating_point()}
-            self.seen = max({self.seen, *rounded}, key=lambda dtype: torch.finfo(dtype).eps)
-        return result
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]

@@ -126,7 +126,7 @@ class Hessian:
             if objection or cut_off:
                 seen(*objective.loss_and_gradient())
         self._unseen = False
-        objection = cut_off or ("" if objection == UNCHECKED else objection)
+        objection = cut_off or ("" if objection.startswith(UNCHECKED) else objection)
         if objection:
             warnings.warn(f"H @ v is wrong: {objection}", stacklevel=2)
         return result

@@ -9,6 +9,10 @@ from torch.optim import Optimizer
 
 from lowland.assigning import refusal
 
+_SETTING = (
+    "The argument ``{}`` of `lowland.SAM`, which says what it is. Assigned, it takes effect from the next step on."
+)
+
 
 class _OfBase:
     """An attribute that is the base optimizer's, to read, to set and to delete."""
@@ -29,15 +33,17 @@ class _OfBase:
 class _Shared(property):
     """An attribute in ``_own``, the one object that an optimizer has in common with whatever stands in for it."""
 
-    def __init__(self, assign: Callable[[Any, Any], None] | None = None):
+    def __init__(self, assign: Callable[[Any, Any], None] | None = None, doc: str | None = None):
         super().__init__()
-        self.assign = assign
+        self.assign, self.doc = assign, doc
 
     def __set_name__(self, owner: type, name: str) -> None:
         def keep(wrapper: Any, value: Any) -> None:
             setattr(wrapper._own, name, value)
 
         super().__init__(attrgetter(f"_own.{name}"), self.assign or keep)
+        # In place of attrgetter's own.
+        self.__doc__ = _SETTING.format(name.removesuffix("_rule")) if self.doc is None else self.doc
 
 
 def shared(assign: Callable[[Any, Any], None] | None = None) -> Any:
@@ -55,7 +61,7 @@ def fixed(name: str, advice: str) -> Any:
     def refuse(wrapper: Any, value: Any) -> NoReturn:
         raise refusal(wrapper, name, advice)
 
-    return _Shared(refuse)
+    return _Shared(refuse, f"It can't be assigned: {advice}.")
 
 
 class Wrapper(Optimizer):

@@ -124,6 +124,55 @@ def test_losses_that_couple_examples_are_refused(loss, m):
     assert all(p.grad is None and type(p) is nn.Parameter for p in model.parameters())
 
 
+def pairs(z, _):
+    return (z - z.roll(1, 0)).square().sum(1)
+
+
+def nearest(z, _):
+    far = torch.full((len(z),), 1e9).diag().to(z)
+    return ((z[:, None] - z).square().sum(2) + far).min(1).values
+
+
+def within_groups(z, _):
+    z = z.unflatten(0, (-1, 2))
+    return (z - z.roll(1, 1)).square().sum(2).flatten()
+
+
+@pytest.mark.parametrize("loss", [pairs, nearest, within_groups])
+def test_losses_that_couple_a_few_examples_are_rows_of_the_whole_batch(loss):
+    torch.manual_seed(0)
+    model, x, m = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double(), rand(8, 4), 2
+
+    def by_definition(losses):
+        """m-SAM's gradient, for ``losses(j)`` of group j."""
+        w, total = [p.detach().clone() for p in model.parameters()], 0
+        for j in range(4):
+            g = torch.autograd.grad(losses(j).mean(), [*model.parameters()])
+            norm = torch.cat([piece.flatten() for piece in g]).norm()
+            with torch.no_grad():
+                for p, piece in zip(model.parameters(), g, strict=True):
+                    p += 0.5 * piece / (norm + 1e-12)
+            g = torch.autograd.grad(losses(j).mean(), [*model.parameters()])
+            with torch.no_grad():
+                for p, before in zip(model.parameters(), w, strict=True):
+                    p.copy_(before)
+            total = total + torch.cat([piece.flatten() for piece in g]) / 4
+        return total
+
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.5, model=model, m=m)
+    with pytest.warns(UserWarning, match="group by group.*The result is the same"):
+        optimizer.backward(lambda: loss(model(x), None))
+    ours = torch.cat([p.grad.flatten() for p in model.parameters()])
+    rows = by_definition(lambda j: loss(model(x), None)[m * j : m * j + m])
+    alone = by_definition(lambda j: loss(model(x[m * j : m * j + m]), None))
+    assert (ours - rows).norm() < 1e-9 * rows.norm()
+    assert ((ours - alone).norm() < 1e-9 * rows.norm()) == (loss is within_groups)
+    if loss is pairs:  # one group that reaches every example is an error, like losses that couple all
+        optimizer.m = 7
+        with pytest.raises(ValueError, match="that of one example alone"):
+            optimizer.backward(lambda: loss(model(x), None))
+
+
 def test_a_wrong_rule_is_found(monkeypatch):
     class Wrong(Linear):
         def perturbed(self, use, watch):
