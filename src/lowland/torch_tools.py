@@ -48,6 +48,12 @@ def fsdp_modules(modules: Iterable[nn.Module]) -> list[Any]:
     return [] if fsdp is None else [module for module in modules if isinstance(module, fsdp.FSDPModule)]
 
 
+def refuse_other_models(name: str, model: Any) -> None:
+    """Raise TypeError unless ``model`` is a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{name} must be the network itself, a torch.nn.Module, not a {type(model).__name__}")
+
+
 def refuse_pieces(model: nn.Module) -> None:
     """Raise ValueError if the parameters lie in pieces in several processes, gathered for the moment or not."""
     in_pieces = [

@@ -49,7 +49,7 @@ def test_limits():
 
 @pytest.mark.parametrize("bad", [(1, 0, 1), (1, 1, -1), (-1, 1, 1), (math.nan, 1, 1), (1, math.nan, 1)])
 def test_bad_arguments(bad):
-    with pytest.raises(ValueError, match="edge needs"):
+    with pytest.raises(ValueError, match=r"edge needs|must be a number, not nan"):
         sam_edge(*bad)
 
 

@@ -106,7 +106,7 @@ def test_gives_up_honestly_and_nothing_is_nothing():
 
 @pytest.mark.parametrize("wrong", [{"tol": -1.0}, {"tol": float("nan")}, {"max_basis": 2}, {"max_products": 0}])
 def test_bad_arguments(wrong):
-    with pytest.raises(ValueError, match="tol >= 0"):
+    with pytest.raises(ValueError, match=r"tol must be a number|needs tol >= 0"):
         principal_eigenpairs(lambda v, _: v, 5, [None], **wrong)
     with pytest.raises(ValueError, match="not zero"):
         principal_eigenpairs(lambda v, _: v, 5, [None, torch.zeros(5)])

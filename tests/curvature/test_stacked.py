@@ -264,7 +264,7 @@ def test_bad_arguments():
         stability_of_stack(models[0], loss_fn, params, x, y, **{**options, **changes})
 
     for changes, message in [
-        ({"rho": [0.1]}, "1 radii"), ({"rho": [0.1, -1.0]}, "rho"), ({"lr": [0.1, 0.0]}, "lr > 0"),
+        ({"rho": [0.1]}, "1 radii"), ({"rho": [0.1, -1.0]}, "rho"), ({"lr": [0.1, 0.0]}, "lr must be above 0"),
         ({"starts": [None]}, "1 starts"), ({"chunk": 0}, "chunk"), ({"tol": -1.0}, "tol"),
         ({"params": {}}, "must name"), ({"params": {**params, "1.weight": params["1.bias"]}}, "shape"),
         ({"starts": [torch.zeros(101), None]}, "not zero"),

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from lowland.checks import count
+from lowland.curvature.arguments import check_seed, radius
 from lowland.curvature.chance import Unchanging
-from lowland.curvature.groups import Sharpness, check_count, unchanging_groups, warn_of_rounding
+from lowland.curvature.groups import Sharpness, unchanging_groups, warn_of_rounding
 from lowland.curvature.objective import LossFn, Objective, Weight
-from lowland.optim.functional import check_rho
 
 
 def average_sharpness(
@@ -62,8 +63,9 @@ def average_sharpness(
         >>> abs(found.value - 0.1**2) < 3 * found.standard_error  # E (w + ξ)² − w²
         True
     """
-    check_rho(rho)
-    check_count("draws", draws)
+    rho = radius(rho)
+    count("draws", draws)
+    check_seed(seed)
     objective = Objective(model, loss_fn, batches, weight=weight)
     scale = rho * objective.flat(p.detach() for p in objective.params).abs() if adaptive else rho
     weights, losses, rises = [], [], []

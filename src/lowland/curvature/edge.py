@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowland.checks import number
+
 
 def sam_edge(gradient_norm: Any, lr: Any, rho: Any) -> Any:
     """The Hessian norm above which SAM with step size ``lr`` oscillates along the principal direction.
@@ -37,6 +39,8 @@ def sam_edge(gradient_norm: Any, lr: Any, rho: Any) -> Any:
         ratio = torch.as_tensor(8 * rho / (lr * gradient_norm))
         ratio = torch.where(torch.as_tensor(rho == 0, device=ratio.device), torch.zeros_like(ratio), ratio)
         return (4 / lr) / (ratio.add(1).sqrt() + 1)
+    for name, value in (("gradient_norm", gradient_norm), ("lr", lr), ("rho", rho)):
+        number(name, value)
     if not (lr > 0 and rho >= 0 and gradient_norm >= 0):
         raise ValueError(f"the edge needs lr > 0, rho >= 0, gradient norm >= 0: got {lr}, {rho}, {gradient_norm}")
     if rho == 0:
@@ -50,7 +54,15 @@ def alignment(a: Tensor, b: Tensor) -> Tensor:
     """|cos| of the angle between two vectors of one shape, a 0-d tensor in [0, 1]; 0 if either is zero.
 
     NaN if either has an entry that isn't finite.
+
+    Raises:
+        TypeError: for what is no tensor of floating-point numbers.
+        ValueError: for vectors of different sizes.
     """
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor) and a.is_floating_point() and b.is_floating_point()):
+        raise TypeError("alignment is that of two tensors of floating-point numbers")
+    if a.numel() != b.numel():
+        raise ValueError(f"alignment is that of two vectors of one size, not of {a.numel()} and {b.numel()} entries")
     tiny = torch.finfo(a.dtype).tiny
     a, b = (v.reshape(-1) / v.abs().max().clamp(min=tiny) for v in (a, b))  # so that no square over- or underflows
     norms = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)

@@ -93,12 +93,6 @@ def warn_of_rounding(objective: Objective, rise: float, loss: float, stacklevel:
         )
 
 
-def check_count(name: str, value: int) -> None:
-    """Raise ValueError unless ``value`` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
-
-
 def _refuse_coupling(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):

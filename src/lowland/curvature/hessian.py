@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lowland.assigning import Absent, unassignable
 from lowland.curvature import lanczos
+from lowland.curvature.arguments import check_vectors
 from lowland.curvature.certify import UNCHECKED, certified, contradiction
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.first_order import cut_off
@@ -41,7 +42,7 @@ class Hessian:
         device: of the vectors.
 
     Raises:
-        TypeError: for a generator.
+        TypeError: for a model, ``loss_fn``, ``weight`` or ``batches`` that is none, or a generator.
         ValueError: without a trainable parameter, or if parameters are in pieces (FSDP, tensor parallelism).
 
     Example:
@@ -101,6 +102,7 @@ class Hessian:
         gradient with differences of the loss (see `eigenpairs`).
 
         Raises:
+            TypeError: for what is no tensor.
             ValueError: for another shape; where two evaluations at the same weights differ; for a loss without a
                 gradient.
             RuntimeError: where an operation has no second derivative.
@@ -110,8 +112,7 @@ class Hessian:
             UserWarning: where differences of gradients contradict the first product, or differences of the loss the
                 gradient.
         """
-        if vectors.dim() not in (1, 2) or vectors.shape[0] != self.shape[0]:
-            raise ValueError(f"H is {self.shape}: H @ v needs v of shape (n,) or (n, k), not {tuple(vectors.shape)}")
+        check_vectors(vectors, self.shape[0])
         vectors = vectors.to(self.device, self.dtype)
         objective = self.objective
         with differentiable_twice(objective.model) as region:
@@ -187,7 +188,9 @@ class Hessian:
             generator: of the random start, on the CPU; by default seeded with 0.
 
         Raises:
-            ValueError: where two evaluations at the same weights differ; for a loss without a gradient.
+            TypeError: for a ``start`` that is no tensor, or a generator that is none.
+            ValueError: for arguments out of range, a ``start`` of another size; where two evaluations at the same
+                weights differ; for a loss without a gradient.
             RuntimeError: where an operation has no second derivative.
             FloatingPointError: if the loss or a product is not finite.
 

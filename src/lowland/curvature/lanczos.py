@@ -7,6 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lowland.checks import count, is_count
+from lowland.curvature.arguments import check_start, check_tolerance
+
 Which = Literal["magnitude", "largest", "smallest"]
 # Fewer products would take a neighbouring eigenvalue for the extreme one too often: on spectra whose two largest are
 # 2 to 5 percent apart, about one random start in twenty. A test counts them.
@@ -83,20 +86,24 @@ def eigenpairs(
         device: of the vectors.
 
     Raises:
+        TypeError: for a start that is no tensor, a generator that is none.
         ValueError: for a k, tol, basis or start that makes no sense.
         FloatingPointError: if a product is not finite.
     """
-    if not 1 <= k <= n:
-        raise ValueError(f"k must lie between 1 and the dimension {n}, not {k}")
-    if not tol >= 0:
-        raise ValueError(f"tol must be at least 0, not {tol}")
+    if not is_count(k, 1) or k > n:
+        raise ValueError(f"k must be an integer between 1 and the dimension {n}, not {k!r}")
+    check_tolerance(tol)
     if which not in ("magnitude", "largest", "smallest"):
         raise ValueError(f'which must be "magnitude", "largest" or "smallest", not {which!r}')
+    count("max_basis", max_basis)
     max_basis = min(max_basis, n)
     if max_basis < min(n, k + 2):
         raise ValueError(f"{k} pairs need a basis of at least {k + 2} vectors, not {max_basis}")
-    if max_products < 1:
-        raise ValueError(f"max_products must be at least 1, not {max_products}")
+    count("max_products", max_products)
+    if not isinstance(generator, torch.Generator | None):
+        raise TypeError(f"generator must be a torch.Generator or None, not a {type(generator).__name__}")
+    if start is not None:
+        check_start(start, n)
     generator = generator or torch.Generator().manual_seed(0)
 
     def random_vector() -> Tensor:
@@ -176,8 +183,10 @@ def warm_start(start: Tensor, random: Tensor) -> Tensor:
     """The first vector of an iteration that begins near ``start``, mixed with a ``random`` unit vector ``(n,)``.
 
     Raises:
-        ValueError: for a start that is zero or not finite.
+        TypeError: for what is no tensor.
+        ValueError: for a start of another shape, or one that is zero or not finite.
     """
+    check_start(start, len(random))
     warm = start.reshape(-1, len(random)).to(random).sum(0)
     length = torch.linalg.vector_norm(warm)
     if not (torch.isfinite(length) and length > 0):

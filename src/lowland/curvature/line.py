@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.objective import LossFn, Objective, Weight
-from lowland.torch_tools import refuse_pieces, unwrapped
+from lowland.torch_tools import refuse_other_models, refuse_pieces, unwrapped
 
 Mean = Callable[[Any, Any], Tensor | float]
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -104,6 +104,10 @@ def along_line(
         >>> line.loss, line.barrier
         ([0.0, 1.0, 0.0], 1.0)
     """
+    for name, model in (("model_a", model_a), ("model_b", model_b)):
+        refuse_other_models(name, model)
+    if not isinstance(points, Iterable):
+        raise TypeError(f"points are the values of t, a list of numbers, not {points!r}")
     points = [float(t) for t in points]
     if not points or not all(map(math.isfinite, points)):
         raise ValueError(f"points are the values of t, at least one and all finite: not {points}")

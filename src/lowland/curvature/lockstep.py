@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lowland.curvature.arguments import check_tolerance
 from lowland.curvature.lanczos import (
     FEWEST_PRODUCTS,
     HOPELESS,
@@ -53,6 +54,7 @@ def principal_eigenpairs(
     Raises:
         ValueError: for a start that is zero or not finite, a tolerance below 0, and limits too small.
     """
+    check_tolerance(tol)
     max_basis = min(max_basis, n)
     if not (tol >= 0 and max_products >= 1 and max_basis >= min(n, 3)):
         raise ValueError(

@@ -2,17 +2,17 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowland.assigning import checked, unassignable
-from lowland.checks import is_count
+from lowland.checks import count, is_count, number
 from lowland.curvature.edge import sam_edge
-from lowland.curvature.groups import check_count
 from lowland.curvature.hessian import Hessian
 from lowland.curvature.objective import LossFn, Objective, Weight, refuse_generator
 from lowland.curvature.processes import Processes, refuse_synchronized_batch_norm
@@ -22,7 +22,7 @@ from lowland.curvature.stability import at_w
 from lowland.curvature.stopwatch import Stopwatch
 from lowland.curvature.worst_case import Ascent, check_m, mean_rise
 from lowland.optim.functional import EPS
-from lowland.torch_tools import ddp, unwrapped
+from lowland.torch_tools import ddp, refuse_other_models, unwrapped
 
 _SEED = 0  # of dropout's masks and a loader's order: one function at every check, in a resumed run too
 
@@ -38,6 +38,7 @@ def _is_every(name: str, value: Any) -> None:
 
 
 def _is_tolerance(name: str, value: Any) -> None:
+    number(name, value, 0, 1)
     if not 0 < value < 1:
         raise ValueError(f"{name} is a relative residual, between 0 and 1: not {value!r}")
 
@@ -121,7 +122,7 @@ class Monitor:
     every: int = checked(_is_every)
     m: int | None = checked(lambda name, value: check_m(value))
     radius: float | None = checked(_is_radius)
-    ascent_steps: int = checked(check_count)
+    ascent_steps: int = checked(count)
     tol: float = checked(_is_tolerance)
     max_basis: int = checked(_is_basis)
     batches: Iterable[Any] = checked(refuse_generator)
@@ -163,6 +164,7 @@ class Monitor:
 
     @model.setter
     def model(self, value: nn.Module) -> None:
+        refuse_other_models("model", value)
         model, wrapper, processes = unwrapped(value), ddp(value), None
         if wrapper is not None:
             refuse_synchronized_batch_norm(model)
@@ -177,8 +179,10 @@ class Monitor:
 
     @max_overhead.setter
     def max_overhead(self, value: float | None) -> None:
-        if value is not None and not 0 < value <= 1:
-            raise ValueError(f"max_overhead is a share of all time, above 0 and at most 1: not {value!r}")
+        if value is not None:
+            number("max_overhead", value, 0, 1)
+            if value == 0:
+                raise ValueError("max_overhead is a share of all time, above 0 and at most 1: not 0")
         self._watch.budget = value
 
     @property
@@ -257,9 +261,14 @@ class Monitor:
         return state | ({"records": [dict(record) for record in self.records]} if records else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a `state_dict`. What a JSONL file holds of later steps is cut when the next record comes."""
+        """Go on from a `state_dict`. What a JSONL file holds of later steps is cut when the next record comes.
+
+        Raises:
+            ValueError: for anything else than a `state_dict` of a monitor, which stays as it is then.
+        """
+        _check_state(state_dict)
         self.steps, self._skipped, self._begun = (state_dict[name] for name in ("steps", "skipped", "begun"))
-        vector = state_dict["vector"]
+        vector = state_dict.get("vector")
         self._vector = None if vector is None else vector.to(self._device)
         self._cut_off = {tuple(names): how for names, how in state_dict.get("cut_off", [])}
         self._watch.load_state_dict(state_dict)
@@ -360,6 +369,30 @@ class Monitor:
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, stacklevel=2)
+
+
+def _check_state(state: Any) -> None:
+    """Raise ValueError for what no monitor's `state_dict` has made."""
+    seconds = ("check_seconds", "training_seconds", "last_check_seconds")
+    right = (
+        isinstance(state, Mapping)
+        and all(is_count(state.get(name), 0) for name in ("steps", "skipped"))
+        and isinstance(state.get("begun"), bool)
+        and isinstance(state.get("vector"), Tensor | None)
+        and all(isinstance(state.get(name), Real) for name in seconds)
+        and all(isinstance(record, Mapping) for record in _listed(state.get("records", [])))
+        and all(len(_listed(entry)) == 2 for entry in _listed(state.get("cut_off", [])))
+    )
+    if not right:
+        raise ValueError(
+            "this is not the state of a monitor: load_state_dict() takes what monitor.state_dict() gave, whole "
+            "(that of the optimizer or the model is another)"
+        )
+
+
+def _listed(value: Any) -> Any:
+    """A list or tuple as it is, anything else as one that is refused."""
+    return value if isinstance(value, list | tuple) else [None]
 
 
 def _blank(loss: Tensor, gradient_norm: float) -> Record:

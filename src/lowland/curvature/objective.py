@@ -14,7 +14,7 @@ from lowland.curvature import reach
 from lowland.curvature.masks import MasksOf
 from lowland.curvature.processes import Processes
 from lowland.curvature.vectors import Displacement, as_real, entries, like, real_type
-from lowland.torch_tools import for_autograd, refuse_pieces, replay, torch_states, uncompiled
+from lowland.torch_tools import for_autograd, refuse_other_models, refuse_pieces, replay, torch_states, uncompiled
 
 LossFn = Callable[[Any, Any], Tensor]
 Weight = Callable[[Any, Any], float]
@@ -25,7 +25,9 @@ _FIXED = "an Objective is one function. Make another; objective.on(batches) is t
 
 
 def refuse_generator(name: str, batches: Any) -> None:
-    """Raise TypeError for what can be iterated only once."""
+    """Raise TypeError for what can be iterated only once, or not at all."""
+    if not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
+        raise TypeError(f"{name} must be a list of pairs (x, y) or a DataLoader, not a {type(batches).__name__}")
     if isinstance(batches, Iterator):
         raise TypeError(f"{name} must be iterable many times over, a list or a DataLoader: not a generator")
 
@@ -58,8 +60,8 @@ class Objective:
         seed: of the random numbers that every evaluation draws; by default they follow from the global random state.
 
     Raises:
-        TypeError: if ``batches`` can be iterated only once; when evaluated, if ``x`` is no tensor and no
-            ``weight`` is given, or ``loss_fn`` gives none.
+        TypeError: for a model, ``loss_fn`` or ``weight`` of another kind, or if ``batches`` can't be iterated many
+            times; when evaluated, if ``x`` is no tensor and no ``weight`` is given, or ``loss_fn`` gives none.
         ValueError: without a trainable parameter, or if parameters are in pieces (FSDP, tensor parallelism); when
             evaluated, if ``loss_fn`` uses parameters other than through ``model``.
     """
@@ -87,7 +89,11 @@ class Objective:
         processes: Processes | None = None,
         seed: int | None = None,
     ):
+        refuse_other_models("model", model)
         refuse_generator("batches", batches)
+        for name, function in (("loss_fn", loss_fn), ("weight", weight or len)):
+            if not callable(function):
+                raise TypeError(f"{name} must be a function, not a {type(function).__name__}")
         refuse_pieces(model)
         self.model, self.loss_fn, self.batches = model, loss_fn, batches
         self.weight = weight or _examples

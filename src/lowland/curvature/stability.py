@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowland.curvature.arguments import check_eps, check_start, check_tolerance, radius, step_size
 from lowland.curvature.edge import alignment, sam_edge
 from lowland.curvature.hessian import Hessian
 from lowland.curvature.lanczos import Eigenpairs
@@ -81,14 +82,21 @@ def stability(
     The eigenpair is checked as that of `lowland.curvature.Hessian.eigenpairs`, at the same price.
 
     Raises:
+        TypeError: for arguments of another kind.
         FloatingPointError: if the loss or a product is not finite.
-        ValueError: where two evaluations at the same weights differ; for a loss without a gradient.
+        ValueError: for arguments out of range, a ``start`` of another size; where two evaluations at the same weights
+            differ; for a loss without a gradient.
         RuntimeError: where an operation has no second derivative.
 
     Warns:
         UserWarning: with the reason, where ``converged`` is False.
     """
+    lr, rho = step_size(lr), radius(rho)
+    check_eps(eps)
+    check_tolerance(tol)
     hessian = Hessian(model, loss_fn, batches, weight=weight)
+    if start is not None:
+        check_start(start, hessian.shape[0])
     loss, gradient = hessian.objective.loss_and_gradient()
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}")

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from lowland.checks import count
+from lowland.curvature.arguments import check_eps, check_tolerance, radius, step_size
 from lowland.curvature.certify import Claims, Gradients, amended, objections
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.edge import alignment, sam_edge
@@ -19,7 +21,7 @@ from lowland.curvature.objective import LossFn, Objective
 from lowland.curvature.second_order import Region, differentiable_twice
 from lowland.curvature.stability import Stability
 from lowland.curvature.vectors import Displacement, as_real, coarsest, entries, like, real_type
-from lowland.optim.functional import EPS, check_rho, perturbation
+from lowland.optim.functional import EPS, perturbation
 
 _BUSY = 500_000  # parameters times examples: from about here on one run keeps a core busy, see `_Stack.several`
 
@@ -75,6 +77,12 @@ def stability_of_stack(
     Warns:
         UserWarning: with the reason, where ``converged`` is False.
     """
+    for name, values in (("lr", lr), ("rho", rho)):
+        if not hasattr(values, "__len__") or isinstance(values, str):
+            raise TypeError(f"{name} must be a sequence with a number for each run, not {values!r}")
+    lr, rho = list(map(step_size, lr)), list(map(radius, rho))
+    check_eps(eps)
+    check_tolerance(tol)
     runs = len(lr)
     starts = [None] * runs if starts is None else starts
     stack = _Stack(Objective(model, loss_fn, [(x, y)]), params, x, y, shared)
@@ -83,10 +91,7 @@ def stability_of_stack(
             f"params are of {stack.runs} runs, and there are {runs} step sizes, {len(rho)} radii, {len(starts)} starts"
         )
     chunk = stack.several() if chunk is None else chunk
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, not {chunk}")
-    for radius in rho:
-        check_rho(radius)
+    count("chunk", chunk)
     results: list[Stability | FloatingPointError] = []
     for first in range(0, runs, chunk):
         some = list(range(runs))[first : first + chunk]
@@ -216,6 +221,8 @@ class _Stack:
     """The losses of N runs as functions of their parameters, flat ``(a, size)`` or shaped ``(a, *shape)``."""
 
     def __init__(self, objective: Objective, params: Mapping[str, Tensor], x: Any, y: Any, shared: bool):
+        if not isinstance(params, Mapping):
+            raise TypeError(f"params must be a mapping of names to tensors, not a {type(params).__name__}")
         if set(params) != set(objective.names):
             odd = sorted(set(params) ^ set(objective.names))
             raise ValueError(f"params must name the model's parameters that require gradients: {', '.join(odd)}")

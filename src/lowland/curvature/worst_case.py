@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowland.checks import count, number
+from lowland.curvature.arguments import check_eps, check_seed, radius
 from lowland.curvature.chance import Unchanging
-from lowland.curvature.groups import Sharpness, check_count, groups, unchanging_groups, warn_of_rounding
+from lowland.curvature.groups import Sharpness, groups, unchanging_groups, warn_of_rounding
 from lowland.curvature.lanczos import random_direction
 from lowland.curvature.objective import LossFn, Objective, Weight
-from lowland.optim.functional import EPS, check_rho, global_norm, perturbation
+from lowland.optim.functional import EPS, global_norm, perturbation
 
 _STRIDE = 0.1  # length of each of several ascent steps over ρ, as Andriushchenko & Flammarion (2022) have it
 
@@ -168,11 +170,15 @@ class Ascent:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_rho(self.rho)
-        check_count("steps", self.steps)
-        check_count("restarts", self.restarts)
-        if self.step_size is not None and not 0 < self.step_size <= 1:
-            raise ValueError(f"step_size is a fraction of rho, above 0 and at most 1: not {self.step_size!r}")
+        object.__setattr__(self, "rho", radius(self.rho))
+        count("steps", self.steps)
+        count("restarts", self.restarts)
+        check_eps(self.eps)
+        check_seed(self.seed)
+        if self.step_size is not None:
+            number("step_size", self.step_size, 0, 1)
+            if self.step_size == 0:
+                raise ValueError("step_size is a fraction of rho, above 0 and at most 1: not 0")
 
     def rise(self, objective: Objective, at_w: tuple[Tensor, Tensor] | None = None) -> float:
         """The highest L(w + ε) − L(w) found, where loss and gradient ``at_w`` may be known already."""
@@ -250,7 +256,7 @@ def mean_rise(objective: Objective, m: int | None, ascent: Ascent, at_w: tuple[T
 def check_m(m: int | None) -> None:
     """Raise ValueError for a size of groups out of range."""
     if m is not None:
-        check_count("m", m)
+        count("m", m)
 
 
 def _standard_error(value: float, weights: tuple[float, ...], values: tuple[float, ...]) -> float | None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lowland.errors import suggestion
 from lowland.features.evaluation import check_batches, evaluated
-from lowland.torch_tools import unwrapped
+from lowland.torch_tools import refuse_other_models, unwrapped
 
 
 def extract(
@@ -43,6 +43,7 @@ def extract(
         >>> bool((extract(model, [x]) == extract(model, [(x, None)], "0").relu()).all())
         True
     """
+    refuse_other_models("model", model)
     check_batches(batches)
     model = unwrapped(model)
     name, module = _layer(model, layer)

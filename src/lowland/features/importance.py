@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lowland.features.evaluation import check_batches, evaluated
 from lowland.optim.functional import check_rho, perturbation
-from lowland.torch_tools import refuse_pieces, unwrapped
+from lowland.torch_tools import refuse_other_models, refuse_pieces, unwrapped
 
 #: What climbs, as for `lowland.SAM`: a function of the model that gives parameters, a module of it, or parameters.
 Scope = Callable[[nn.Module], Iterable[Tensor]] | nn.Module | Iterable[Tensor] | None
@@ -86,6 +86,7 @@ def importance_weights(
         [0.434, 0.566]
     """
     check_rho(rho)
+    refuse_other_models("model", model)
     check_batches(batches)
     model = unwrapped(model)
     refuse_pieces(model)

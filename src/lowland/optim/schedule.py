@@ -10,7 +10,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lowland.checks import is_count
+from lowland.checks import is_count, number
+from lowland.optim.functional import check_rho
 
 Schedule = Callable[[int], float]
 
@@ -19,9 +20,10 @@ def every(k: int, rho: float) -> Schedule:
     """SAM every k-th step, the first one included; the base optimizer's own steps between.
 
     Raises:
-        ValueError: unless k is an integer of at least 1.
+        ValueError: unless k is an integer of at least 1, and rho a finite number of at least 0.
     """
     _check("k", k, 1)
+    check_rho(rho)
     return _Every(k, rho)
 
 
@@ -29,9 +31,10 @@ def since(start: int, rho: float) -> Schedule:
     """SAM from step ``start`` on; the base optimizer before.
 
     Raises:
-        ValueError: unless ``start`` is an integer of at least 0.
+        ValueError: unless ``start`` is an integer of at least 0, and rho a finite number of at least 0.
     """
     _check("start", start, 0)
+    check_rho(rho)
     return _Between(start, math.inf, rho)
 
 
@@ -39,9 +42,10 @@ def until(end: int, rho: float) -> Schedule:
     """SAM before step ``end``; the base optimizer from then on.
 
     Raises:
-        ValueError: unless ``end`` is an integer of at least 0.
+        ValueError: unless ``end`` is an integer of at least 0, and rho a finite number of at least 0.
     """
     _check("end", end, 0)
+    check_rho(rho)
     return _Between(0, end, rho)
 
 
@@ -56,8 +60,15 @@ def along_lr(base: Optimizer, rho: float, lowest_rho: float, lr: float, lowest_l
         lowest_lr: the smallest.
 
     Raises:
-        ValueError: unless ``lr`` is larger than ``lowest_lr``.
+        TypeError: if ``base`` is no optimizer.
+        ValueError: unless ``lr`` is larger than ``lowest_lr``, and both radii are finite and at least 0.
     """
+    check_rho(rho)
+    check_rho(lowest_rho)
+    if not hasattr(base, "param_groups"):
+        raise TypeError(f"base must be an optimizer, whose learning rate is followed, not a {type(base).__name__}")
+    number("lr", lr)
+    number("lowest_lr", lowest_lr)
     if not lr > lowest_lr:
         raise ValueError(f"rho follows the learning rate from {lr} down to {lowest_lr}: the first must be larger")
     return _AlongLr(base, rho, lowest_rho, lr, lowest_lr)
