@@ -124,6 +124,9 @@ def test_what_makes_sense_is_taken():
     )
     assert several[0].edge == pytest.approx(one.edge)
     assert sharpness(MODEL, F.cross_entropy, BATCHES, torch.tensor(0.1), eps=0).value > 0
+    sharpness(MODEL, F.cross_entropy, BATCHES, 0.1, np.int64(2), restarts=np.int64(2), seed=np.int64(3))
+    average_sharpness(MODEL, F.cross_entropy, BATCHES, 0.1, draws=np.int64(2), seed=np.int64(3))
+    Hessian(MODEL, F.cross_entropy, BATCHES).eigenpairs(np.int64(2), max_basis=np.int64(8), max_products=np.int64(90))
     assert sam_edge(0.5, np.float32(0.1), 0) == pytest.approx(20)
 
 

@@ -50,10 +50,11 @@ def check_tolerance(tol: Any) -> None:
     number("tol", tol, 0, _LARGEST)
 
 
-def check_seed(seed: Any) -> None:
-    """Raise ValueError unless ``seed`` is an integer that torch's generators take."""
+def whole_seed(seed: Any) -> int:
+    """``seed`` as torch's generators take it. Raises ValueError unless it is an integer of 64 bits."""
     if not is_count(seed, -(2**63)) or seed >= 2**64:
         raise ValueError(f"seed must be an integer of 64 bits, not {seed!r}")
+    return int(seed)
 
 
 def check_start(start: Any, n: int) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lowland.checks import count
-from lowland.curvature.arguments import check_seed, radius
+from lowland.curvature.arguments import radius, whole_seed
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.groups import Sharpness, unchanging_groups, warn_of_rounding
 from lowland.curvature.objective import LossFn, Objective, Weight
@@ -65,7 +65,7 @@ def average_sharpness(
     """
     rho = radius(rho)
     count("draws", draws)
-    check_seed(seed)
+    seed = whole_seed(seed)
     objective = Objective(model, loss_fn, batches, weight=weight)
     scale = rho * objective.flat(p.detach() for p in objective.params).abs() if adaptive else rho
     weights, losses, rises = [], [], []

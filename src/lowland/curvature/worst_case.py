@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.checks import count, number
-from lowland.curvature.arguments import check_eps, check_seed, radius
+from lowland.curvature.arguments import check_eps, radius, whole_seed
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.groups import Sharpness, groups, unchanging_groups, warn_of_rounding
 from lowland.curvature.lanczos import random_direction
@@ -174,7 +174,7 @@ class Ascent:
         count("steps", self.steps)
         count("restarts", self.restarts)
         check_eps(self.eps)
-        check_seed(self.seed)
+        object.__setattr__(self, "seed", whole_seed(self.seed))
         if self.step_size is not None:
             number("step_size", self.step_size, 0, 1)
             if self.step_size == 0:
