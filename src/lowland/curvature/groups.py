@@ -57,7 +57,7 @@ def groups(objective: Objective, m: int | None) -> Iterator[tuple[float, Objecti
             )
         if len(x) > m:
             _refuse_coupling(objective.model)
-        for part in zip(x.split(m), y.split(m), strict=True):
+        for part in zip(x.split(int(m)), y.split(int(m)), strict=True):
             weight = float(objective.weight(*part))
             if weight != 0:
                 yield weight, objective.on([part])
