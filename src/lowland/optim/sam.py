@@ -201,7 +201,7 @@ class SAM(Passes):
         assigned.eps(self, eps)
         assigned.l2(self, l2)
         assigned.memory_limit(self, memory_limit)
-        parallel.check(model, self._params())
+        parallel.check(model if isinstance(model, nn.Module) else None, self._params())
         assigned.model(self, model)
         _refuse_twice(self._params())
         assigned.both_rules(self, ascent, descent)
