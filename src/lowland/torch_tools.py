@@ -1,10 +1,12 @@
 """What several rooms need of torch: the model in its wrappers, random states, compiled functions run as written."""
 
+import contextlib
 import random
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +15,19 @@ from torch import Tensor, nn
 #: Generators and their states: of torch, by device and None for the CPU; then "python" and "numpy".
 States = list[tuple[Any, Any]]
 
+_OURS = (str(Path(__file__).parent), str(Path(torch.__file__).parent), contextlib.__file__)
 _lock = threading.Lock()
 _inside = 0
 _stance: Any = None
+
+
+def level_of_caller() -> int:
+    """The ``stacklevel``, for a warning given where this is called, of who uses the library, however deep that is."""
+    frame: Any = sys._getframe(1)
+    level = 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def wrappers(model: nn.Module) -> Iterator[nn.Module]:

@@ -179,3 +179,111 @@ def test_last_layer_of_a_frozen_backbone():
         warnings.simplefilter("error")
         for step in range(5):
             optimizer.step(lambda step=step: model(batch(step)).square().sum(1))
+
+
+def step(optimizer, model, x):
+    for evaluation in optimizer.passes():
+        with evaluation:
+            model(x).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_a_buffer_that_looks_at_a_weight_which_is_thawed_later():
+    """It must not put the weight back to w in the middle of the perturbed pass."""
+    model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Tanh(), nn.Linear(5, 2)).double()
+    model[0].weight.requires_grad_(False)
+    model.register_buffer("view", model[0].weight.detach())
+    optimizer = lowland.SAM(torch.optim.SGD(model.parameters(), lr=0.0), rho=RHO, model=model)
+    step(optimizer, model, batch(0))
+    step(optimizer, model, batch(1))
+    model[0].weight.requires_grad_(True)
+    seen = []
+    for evaluation in optimizer.passes():
+        with evaluation:
+            seen.append(model[0].weight.detach().clone())
+            model(batch(2)).square().mean().backward()
+    assert not torch.equal(*seen)
+
+
+class Elsewhere(torch.Tensor):
+    """Numbers that lie in another tensor, as quantized weights are held."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return cls(args[0].inner)
+        return NotImplemented
+
+
+UNUSUAL = {
+    "meta": lambda: torch.ones(4, 4, device="meta"),
+    "sparse": lambda: torch.eye(4).to_sparse(),
+    "compressed": lambda: torch.eye(4).to_sparse_csr(),
+    "a type of its own": lambda: Elsewhere(torch.ones(4, 4)),
+    "bytes": lambda: torch.ones(4, 4, dtype=torch.uint8),
+    "float8": lambda: torch.ones(4, 4).to(torch.float8_e4m3fn),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*Sparse CSR")
+@pytest.mark.parametrize("backbone", [0, 2000])
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_frozen_parameters_of_any_kind_are_no_matter(kind, backbone, monkeypatch):
+    monkeypatch.setattr(constants, "LARGE", 100)
+    model = nn.Linear(5, 2).double()
+    model.odd = nn.Parameter(UNUSUAL[kind](), requires_grad=False)
+    model.backbone = nn.Parameter(torch.ones(backbone), requires_grad=False)
+    optimizer = lowland.SAM(torch.optim.SGD(trained(model), lr=0.1), rho=RHO, model=model)
+    for number in range(3):
+        step(optimizer, model, batch(number))
+
+
+def test_a_scripted_model_that_was_loaded(tmp_path):
+    """Its parameters are tensors like any."""
+    model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+    model[0].requires_grad_(False)
+    torch.jit.script(model).save(tmp_path / "model.pt")
+    loaded = torch.jit.load(tmp_path / "model.pt")
+    optimizer = lowland.SAM(torch.optim.SGD(trained(loaded), lr=0.1), rho=RHO, model=loaded)
+    expected = lowland.SAM(torch.optim.SGD(trained(model), lr=0.1), rho=RHO, model=model)
+    for number in range(3):
+        step(optimizer, loaded, batch(number))
+        step(expected, model, batch(number))
+    torch.testing.assert_close(list(loaded.parameters()), list(model.parameters()))
+
+
+@pytest.mark.parametrize("backbone", [0, 2000])
+def test_a_bias_that_is_converted_once_has_not_moved(backbone, recwarn, monkeypatch):
+    monkeypatch.setattr(constants, "LARGE", 100)
+
+    class Converts(nn.Linear):
+        def forward(self, x):
+            self.bias.data = self.bias.data.to(x.dtype)
+            return super().forward(x)
+
+    model = nn.Sequential(Converts(5, 5).double(), nn.Linear(5, 2).double())
+    model[0].requires_grad_(False)
+    model[0].bias.data = model[0].bias.data.float()
+    model.backbone = nn.Parameter(torch.ones(backbone), requires_grad=False)
+    optimizer = lowland.SAM(torch.optim.SGD(trained(model), lr=0.1), rho=RHO, model=model)
+    for number in range(3):
+        step(optimizer, model, batch(number))
+    assert not recwarn.list
+
+
+def test_warnings_name_the_line_that_steps(monkeypatch):
+    monkeypatch.setattr(constants, "LARGE", 100)
+    model = Follows("in place").double()
+    model.backbone = nn.Linear(50, 50).requires_grad_(False)
+    optimizer = lowland.SAM(torch.optim.SGD(trained(model), lr=0.1), rho=RHO, model=model)
+    with pytest.warns(UserWarning, match="the frozen parameter") as said:
+        step(optimizer, model, batch(0))
+    assert {warning.filename for warning in said} == {__file__}

@@ -88,7 +88,8 @@ def warn_of_rounding(objective: Objective, rise: float, loss: float, stacklevel:
     if abs(rise) < rounding / _LOST:
         warnings.warn(
             f"the rise is {rise:.2g}, and the losses whose difference it is are rounded by about {rounding:.1g}: take "
-            "a larger rho, or measure a copy in float64, copy.deepcopy(model).double(), on batches of float64",
+            "a larger rho unless the loss is flat here, or measure a copy in float64 on batches of float64, "
+            "copy.deepcopy(model).double()",
             stacklevel=stacklevel + 1,
         )
 

@@ -16,14 +16,14 @@ from torch.nn.parameter import is_lazy
 
 from lowland.optim.constants import Constants, Place
 from lowland.optim.grad_mode import unrecorded
-from lowland.optim.sharding import is_distributed
-from lowland.torch_tools import fsdp_modules
+from lowland.torch_tools import fsdp_modules, level_of_caller
 
 
 def places(model: nn.Module) -> list[Place]:
     """Each buffer of ``model``, behind its module and its name there; those that no checkpoint has, too.
 
-    And each frozen parameter, but for FSDP2's, which come and go. Looked for anew each time, as layers and buffers may
+    And each frozen parameter of the usual kind: FSDP2's come and go, and what has its numbers elsewhere (meta, sparse,
+    quantized in a type of its own) can't be looked at. Looked for anew each time, as layers and buffers may
     be replaced, so without the detours of ``model.modules()``.
     """
     everything = list(modules(model))
@@ -38,7 +38,7 @@ def places(model: nn.Module) -> list[Place]:
         (module, name, p)
         for module in everything
         for name, p in module._parameters.items()
-        if p is not None and not p.requires_grad and not is_lazy(p) and not is_distributed(p)
+        if type(p) is nn.Parameter and not p.requires_grad and p.layout is torch.strided and not p.is_meta
     ]
     return found + frozen if frozen and not fsdp_modules(everything) else found
 
@@ -62,14 +62,15 @@ def warn_of_new(before: Iterable[Place], now: Iterable[Place]) -> None:
         UserWarning: if there is one.
     """
     names = {(module, name) for module, name, _ in before}
-    new = next(((module, name) for module, name, _ in now if (module, name) not in names), None)
+    buffers = ((module, name) for module, name, b in now if not isinstance(b, nn.Parameter))
+    new = next((place for place in buffers if place not in names), None)
     if new is not None:
         module, name = new
         warnings.warn(
             f"the forward pass registers the buffer {name} of {type(module).__name__}: the later evaluations of this "
             "step begin with what the first has made of it. Run one batch through the model before the first step, or "
             "register it in __init__",
-            stacklevel=5,
+            stacklevel=level_of_caller(),
         )
 
 

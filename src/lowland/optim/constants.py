@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lowland.optim.grad_mode import unrecorded
 from lowland.optim.sharding import local
+from lowland.torch_tools import level_of_caller
 
 #: A buffer or frozen parameter, behind its module and its name there.
 Place = tuple[nn.Module, str, Tensor | None]
@@ -27,12 +28,15 @@ class Look:
     copy: Tensor | None
     total: Tensor | None
     version: int
+    dtype: torch.dtype
 
     @property
     def moves(self) -> bool:
         """Whether the contents are others now."""
         if self.copy is not None:
-            return not _equal(self.buffer, self.copy)
+            return not _equal(self.buffer, self.copy.to(self.buffer.dtype))  # a layer may convert it, once
+        if self.buffer.dtype != self.dtype:
+            return False
         return self.total is not None and not torch.equal(_sum(self.buffer), self.total)
 
     @unrecorded
@@ -85,10 +89,16 @@ class Constants:
         again = self._steps & (self._steps - 1) == 0
         self._find_aliases(model, places)
         summed: bool | None = None
+        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()  # nothing can be looked at
         for module, name, b in places:
-            if b is None or id(b) in copied or not self._is_changeable(b):
+            if b is None or id(b) in copied:
                 continue
             is_frozen = isinstance(b, nn.Parameter)
+            if is_frozen and not again and self._is_constant(module, name, b):  # for speed: they may be many
+                chosen.held.append((module, name, b, b._version))
+                continue
+            if (is_frozen and capturing) or not self._is_changeable(b):
+                continue
             if _bytes(b) <= LARGE and not is_frozen:
                 copied[id(b)] = b
                 continue
@@ -99,7 +109,7 @@ class Constants:
                 summed = _are_many(model, places) if summed is None else summed
                 copy = None if is_frozen and summed else b.detach().to("cpu", copy=True)
                 total = _sum(b) if copy is None else None
-                chosen.looks.append(Look(module, name, b, copy, total, b._version))
+                chosen.looks.append(Look(module, name, b, copy, total, b._version, b.dtype))
             else:
                 chosen.held.append((module, name, b, b._version))
         chosen.copied = list(copied.values())
@@ -143,10 +153,14 @@ class Constants:
         found = {id(b): b for b in now.values() if b is not None and id(b) not in constant and self._is_changeable(b)}
         return list(found.values()), moved
 
+    def _is_constant(self, module: nn.Module, name: str, b: Tensor) -> bool:
+        known = self._known.get(module, {}).get(name)
+        return known is not None and not known.moves and known.training == module.training and known.buffer is b
+
     def _find_aliases(self, model: nn.Module, places: Sequence[Place]) -> None:
         """Buffers that lie in the memory of parameters: putting them back would move weights."""
         ids = {id(b) for _, _, b in places}
-        if ids <= self._seen:
+        if ids == self._seen:  # also where a parameter was frozen or thawed it is another
             return
         taken = {_memory(p) for p in model.parameters() if p.requires_grad} - {0}
         self._seen = ids
@@ -164,17 +178,25 @@ def _warn(module: nn.Module, name: str, what: str) -> None:
     warnings.warn(
         f"{'the frozen parameter' if name in module._parameters else 'the buffer'} {name} of {type(module).__name__} "
         f"moves, which it did not before: {what}; from now on a step moves it once",
-        stacklevel=5,
+        stacklevel=level_of_caller(),
     )
 
 
 def _memory(t: Tensor) -> int:
     t = local(t)
-    return t.untyped_storage().data_ptr() if t.layout is torch.strided else 0
+    try:
+        return t.untyped_storage().data_ptr() if t.layout is torch.strided else 0
+    except (RuntimeError, ValueError):  # it has no memory of its own: a lazy one, one that stands for others
+        return 0
 
 
 def _equal(buffer: Tensor, copy: Tensor) -> bool:
-    return buffer.shape == copy.shape and torch.equal(local(buffer.detach()).cpu(), local(copy))
+    if buffer.shape != copy.shape:
+        return False
+    try:
+        return torch.equal(local(buffer.detach()).cpu(), local(copy))
+    except NotImplementedError:  # of a type that can't be compared
+        return True
 
 
 def _bytes(t: Tensor) -> int:
@@ -192,7 +214,6 @@ def _sum(t: Tensor) -> Tensor:
     try:
         real = local(t.detach())
         wide = torch.float32 if t.device.type == "mps" else torch.float64
-        total = real.sum(dtype=wide if real.is_floating_point() else torch.int64)
+        return real.sum(dtype=wide if real.is_floating_point() else torch.int64).nan_to_num().cpu()
     except (RuntimeError, NotImplementedError):
         return torch.zeros(())
-    return total.nan_to_num().cpu()

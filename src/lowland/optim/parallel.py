@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.optim.sharding import is_distributed
-from lowland.torch_tools import ddp, fsdp_modules
+from lowland.torch_tools import ddp, fsdp_modules, unwrapped
 
 
 def check(model: nn.Module | None, params: Iterable[Tensor]) -> None:
@@ -35,35 +35,35 @@ def check(model: nn.Module | None, params: Iterable[Tensor]) -> None:
 
 
 @contextmanager
-def no_other_ddp(model: nn.Module | None, params: Iterable[Tensor]) -> Iterator[None]:
-    """Inside, a forward pass through another DDP wrapper than ``model`` that has some of ``params`` raises.
+def no_other_ddp(model: nn.Module) -> Iterator[None]:
+    """Inside, a forward pass of a module of ``model`` in another DDP wrapper than ``model``, which averages, raises.
 
     Raises:
         ValueError: for such a pass.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not distributed or torch.distributed.get_world_size() == 1:
         yield
         return
-    own, ours = ddp(model), set(params)
-    others: dict[nn.Module, bool] = {}
+    own = ddp(model)
 
     def look(module: nn.Module, _: Any) -> None:
-        if not isinstance(module, nn.parallel.DistributedDataParallel) or module is own:
-            return
-        if module not in others:
-            others[module] = not ours.isdisjoint(module.parameters())
-        if others[module] and torch.is_grad_enabled():
+        active = getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None)
+        averages = active is not None and active is not own and active.require_backward_grad_sync
+        if averages and torch.is_grad_enabled():
             raise ValueError(
                 "the closure runs a DistributedDataParallel module that isn't model=: it would average the gradients "
                 "of each group over the processes. With m hand SAM the wrapper itself, model=DDP(net), one around all "
                 "of its parameters"
             )
 
-    handle = nn.modules.module.register_module_forward_pre_hook(look)
+    hooked = (module for module in unwrapped(model).modules() if not isinstance(module, torch.jit.ScriptModule))
+    handles = [module.register_forward_pre_hook(look) for module in hooked]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def ascending(model: nn.Module | None, fsdp: "Fsdp", sync: bool) -> AbstractContextManager[Any]:

@@ -395,14 +395,14 @@ class SAM(Passes):
             if self.m is None:
                 return selected.backward(self, closure, scaler)
             self._ready_for("m-SAM pass")
+            assert self.model is not None
             before = None
             if self._engine is None:
-                assert self.model is not None
                 self._engine, before = per_group.Engine(self), places(self.model)
-            with parallel.no_other_ddp(self.model, self._params()):
+            with parallel.no_other_ddp(self.model):
                 mean = self._engine.backward(closure, scaler)
             # The loop comes after an evaluation, which may have registered some.
-            if before is not None and self._engine.reason is not None and self.model is not None:
+            if before is not None and self._engine.reason is not None:
                 warn_of_new(before, places(self.model))
         except BaseException:
             self._abandon(grad)
