@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 _MEMORY = re.compile(
-    r"memory|bad_alloc|size calculation overflow|overflow when unpacking|multiplication overflow|too large to convert"
+    r"memory|bad_alloc|size calculation overflow|overflow when unpacking|multiplication overflow|too (large|big) to convert"
     r"|array is too big|maximum (allowed|supported) (dimension|size)",
     re.IGNORECASE,
 )

@@ -152,6 +152,7 @@ def test_command_lines(part, draw, tmp_path, count):
         ValueError("Maximum allowed dimension exceeded"),
         ValueError("array is too big; `arr.size * arr.dtype.itemsize` is larger than the maximum possible size."),
         OverflowError("Python int too large to convert to C long"),
+        OverflowError("int too big to convert"),
     ],
     ids=str,
 )
