@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 _MEMORY = re.compile(
-    r"memory|bad_alloc|size calculation overflow|overflow when unpacking|multiplication overflow|too (large|big) to convert"
-    r"|array is too big|maximum (allowed|supported) (dimension|size)",
+    r"memory|bad_alloc|size calculation overflow|overflow when unpacking|multiplication overflow"
+    r"|too (large|big) to convert|array is too big|maximum (allowed|supported) (dimension|size)",
     re.IGNORECASE,
 )
 
