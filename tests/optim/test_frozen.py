@@ -11,6 +11,8 @@ from torch.nn import functional as F
 import lowland
 from lowland.optim import constants, scope
 
+from .per_group.test_out_of_sight import Wrapped
+
 RHO = 0.4
 
 
@@ -206,15 +208,8 @@ def test_a_buffer_that_looks_at_a_weight_which_is_thawed_later():
     assert not torch.equal(*seen)
 
 
-class Elsewhere(torch.Tensor):
-    """Numbers that lie in another tensor, as quantized weights are held."""
-
-    @staticmethod
-    def __new__(cls, inner):
-        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
-
-    def __init__(self, inner):
-        self.inner = inner
+class Elsewhere(Wrapped):
+    """Numbers that lie in another tensor, as quantized weights are held: it can do next to nothing."""
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
