@@ -31,9 +31,9 @@ from lowland.models import mlp, strided_cnn
 from lowland.optim import SAM
 from lowland.papers.long2024.digits import EXPERIMENT as DIGITS
 from lowland.training import Experiment, Stack, Task, ours
-from lowland.training.stacked import Runs, chunk_size
-from lowland.training.stacked.batches import Batches
-from lowland.training.stacked.program import Program
+from lowland.training.vectorized import Runs, chunk_size
+from lowland.training.vectorized.batches import Batches
+from lowland.training.vectorized.program import Program
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,10 @@ from lowland.models import Transformer, preact_resnet
 from lowland.optim import compiled_step, presets
 from lowland.training import RunDirectory, configuration
 from lowland.training import train as train_alone
-from lowland.training.stacked import train_stacked
+from lowland.training.vectorized import train_stacked
 
-from .training.stacked.networks import EXPERIMENT as STACKED
-from .training.stacked.test_stacked import same
+from .training.vectorized.networks import EXPERIMENT as STACKED
+from .training.vectorized.test_vectorized import same
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,7 +12,7 @@ import lowland.cli
 import lowland.commands
 import lowland.evaluating
 import lowland.sweeping
-import lowland.training.stacked  # noqa: F401
+import lowland.training.vectorized  # noqa: F401
 from lowland import papers, report, training
 from tests.hostile.victim import EXPERIMENT
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import lowland
 from lowland.optim import constants, scope
 
-from .per_group.test_out_of_sight import Wrapped
+from .m_sam.test_out_of_sight import Wrapped
 
 RHO = 0.4
 

@@ -11,7 +11,7 @@ import lowland.training as training
 from lowland.errors import SettingError
 from lowland.training import RunDirectory, configuration, loop
 from lowland.training.parallel import Alone
-from lowland.training.stacked import NotStackable, Runs
+from lowland.training.vectorized import NotStackable, Runs
 
 from .relay import EXPERIMENT, prepare
 

@@ -10,7 +10,7 @@ from lowland.curvature.monitor import Monitor
 from lowland.curvature.objective import Objective
 from lowland.curvature.sinks import read_jsonl
 from lowland.curvature.stability import Stability, stability
-from lowland.curvature.stacked import stability_of_stack
+from lowland.curvature.vectorized import stability_of_stack
 from lowland.curvature.worst_case import m_sharpness, sharpness
 
 __all__ = [

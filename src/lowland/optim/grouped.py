@@ -65,8 +65,8 @@ def backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any = None) 
 
 
 def _backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any, buffers: Buffers) -> Tensor:
-    from lowland.optim.per_group.batch_norm import by_group, in_training  # a package that imports this module
-    from lowland.optim.per_group.groups import Groups
+    from lowland.optim.m_sam.groups import Groups
+    from lowland.optim.m_sam.layers.batch_norm import by_group, in_training  # a package that imports this module
 
     states = random_states(optimizer._params())
     model = optimizer.model

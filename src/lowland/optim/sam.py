@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowland.assigning import Absent, unassignable
-from lowland.optim import amp, assigned, bases, layout, parallel, per_group, selected
+from lowland.optim import amp, assigned, bases, layout, m_sam, parallel, selected
 from lowland.optim.ascent import Ascent
 from lowland.optim.buffers import places, warn_of_new
 from lowland.optim.descent import Descent
@@ -89,7 +89,7 @@ class SAM(Passes):
             wrapper: then the ascent is synchronized also in the middle of ``no_sync``, and ``sync=False`` works.
         m: how many examples share a perturbation (m-SAM). Then ``step`` takes a closure that returns the loss of
             each example and calls no ``backward``; `backward` does the same for accumulation. Needs ``model``.
-            All groups are computed together, in two passes over the batch, for what `lowland.optim.per_group` covers;
+            All groups are computed together, in two passes over the batch, for what `lowland.optim.m_sam` covers;
             else by a loop over the groups, right and slow for small m, with a warning that says why. Batch norm in
             training mode takes the statistics of each group; its running statistics move once a step, along those
             at w, averaged over the batch. SyncBatchNorm is refused.
@@ -398,7 +398,7 @@ class SAM(Passes):
             assert self.model is not None
             before = None
             if self._engine is None:
-                self._engine, before = per_group.Engine(self), places(self.model)
+                self._engine, before = m_sam.Engine(self), places(self.model)
             with parallel.no_other_ddp(self.model):
                 mean = self._engine.backward(closure, scaler)
             # The loop comes after an evaluation, which may have registered some.
@@ -412,7 +412,7 @@ class SAM(Passes):
         return mean
 
     @property
-    def last(self) -> per_group.Last | None:
+    def last(self) -> m_sam.Last | None:
         """With ``m``, losses and gradient norms of the groups of the last batch; None where the loop was taken."""
         return None if self._engine is None else self._engine.last
 
@@ -420,7 +420,7 @@ class SAM(Passes):
         """Print how the last step with ``m`` held the groups' gradients, and what that took."""
         if self.m is None:
             raise RuntimeError("plan() is for m-SAM: give SAM an m")
-        print(per_group.Engine(self).plan() if self._engine is None else self._engine.plan())
+        print(m_sam.Engine(self).plan() if self._engine is None else self._engine.plan())
 
     def _update(self) -> None:
         if self._evaluated:

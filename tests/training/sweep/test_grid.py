@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lowland.errors import SettingError
 from lowland.training.sweep import make_grid, read_grid
 
-from ..stacked.networks import EXPERIMENT
+from ..vectorized.networks import EXPERIMENT
 
 BASE = EXPERIMENT.configure("paper", {})["sam"]
 

@@ -13,8 +13,8 @@ from lowland.training.sweep.halving import losers, rungs
 from lowland.training.sweep.job import News
 from lowland.training.sweep.parts import find_parts
 
-from ..stacked.networks import EXPERIMENT
-from ..stacked.test_stacked import same
+from ..vectorized.networks import EXPERIMENT
+from ..vectorized.test_vectorized import same
 
 RATES = {"lr": [0.01, 0.02], "rho": [0, 0.05], "seed": [0, 1]}
 

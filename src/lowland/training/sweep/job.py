@@ -86,7 +86,7 @@ def train_job(job: Job, tell: Callable[[News], None]) -> None:
     }
     with RunDirectory(job.path, config) as directory:
         if job.stacked:
-            from lowland.training.stacked import train_stacked
+            from lowland.training.vectorized import train_stacked
 
             trained = train_stacked(
                 job.experiment, job.arms, directory, device,

@@ -53,7 +53,7 @@ def plan(
 
 def can_stack(experiment: Experiment, points: Mapping[str, Settings], device: str) -> str:
     """Why these runs had better not be trained as one program; empty if they had."""
-    from lowland.training.stacked import NotStackable, Runs, too_large
+    from lowland.training.vectorized import NotStackable, Runs, too_large
 
     chosen = choose_device(device)
     for program in _programs(points):
@@ -83,7 +83,7 @@ def _each(points: Mapping[str, Settings]) -> Iterator[tuple[Mapping[str, Setting
 
 def _programs(points: Mapping[str, Settings]) -> list[dict[str, Settings]]:
     """Runs that are the same program together."""
-    from lowland.training.stacked import program_key
+    from lowland.training.vectorized import program_key
 
     programs: dict[object, dict[str, Settings]] = {}
     for label, settings in points.items():
@@ -99,7 +99,7 @@ def _groups(
     They follow from the whole grid and not from what is missing, so that a sweep that was interrupted is stacked as
     it would have been.
     """
-    from lowland.training.stacked import Runs, chunk_size
+    from lowland.training.vectorized import Runs, chunk_size
 
     chosen = choose_device(device)
     for program in _programs(points):

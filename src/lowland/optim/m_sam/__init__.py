@@ -1,0 +1,43 @@
+"""Exact m-SAM in one pass: one small file per layer type, in a registry.
+
+``SAM(base, rho=..., model=model, m=...)`` uses it. A layer of one's own gets a rule by the decorator `rule`::
+
+    @m_sam.rule(MyLayer)
+    class MyRule(m_sam.Rule):
+        arguments = ("x", "gain")  # of forward, then the parameters
+
+        def first(self, use, watch):  # at w: copies of the parameter, whose gradients are taken up
+            return use.x * watch.rows(use.gain, len(use.x))
+
+        perturbed = first  # at w + e: each row with what its group has
+
+    m_sam.verify(MyLayer(), torch.randn(5, 3))
+"""
+
+from lowland.optim.m_sam.engine import Engine
+from lowland.optim.m_sam.gradients import Built, Factors
+from lowland.optim.m_sam.groups import Groups
+from lowland.optim.m_sam.layers import attention, convolution, embedding, linear, normalization
+from lowland.optim.m_sam.registry import RULES, Rule, Use, row_wise, rule
+from lowland.optim.m_sam.report import Last, Row
+from lowland.optim.m_sam.verify import verify
+
+__all__ = [
+    "RULES",
+    "Built",
+    "Engine",
+    "Factors",
+    "Groups",
+    "Last",
+    "Row",
+    "Rule",
+    "Use",
+    "attention",
+    "convolution",
+    "embedding",
+    "linear",
+    "normalization",
+    "row_wise",
+    "rule",
+    "verify",
+]

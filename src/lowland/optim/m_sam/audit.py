@@ -1,0 +1,240 @@
+"""One group by brute force, through the same closure: what no rule can know about itself."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.optim import penalty
+from lowland.optim.m_sam.gradients import Factors
+from lowland.optim.m_sam.groups import Groups
+from lowland.optim.m_sam.layers.batch_norm import by_group
+from lowland.optim.m_sam.passes import FirstPass, Perturbation
+from lowland.optim.m_sam.watch import NotCovered, Refused, watching
+
+COUPLED = (
+    "the loss of a group of examples depends on other examples of the batch, so that no group has a gradient of its "
+    "own: with m each loss must be that of one example alone (no contrastive losses, no balancing over the batch); or "
+    "leave m out. (A table from outside that has as many rows as the batch is taken for examples: make it a buffer of "
+    "the model.)"
+)
+
+
+@dataclass
+class Audit:
+    """Compares what the two passes make of one group with its definition.
+
+    Attributes:
+        optimizer: the SAM.
+        params: its trainable parameters.
+        names: what the model calls them.
+        losses: the closure, on the same random numbers each time, from the same buffers.
+        rewind: puts the buffers there; before watching, which looks for them.
+        autocast: whether autocast was on.
+        seed: of the choice of groups.
+        evaluations: how many evaluations of the batch it has taken.
+    """
+
+    optimizer: Any
+    params: list[Tensor]
+    names: dict[Tensor, str]
+    losses: Callable[[], Tensor]
+    rewind: Callable[[], None]
+    autocast: bool = False
+    seed: int = 0
+    evaluations: int = field(default=0)
+
+    def run(self, groups: Groups, found: dict[Tensor, Perturbation], second: Any) -> bool:
+        """Compare the last group and the first; where numbers are rounded, others if one is off: a ReLU may flip.
+
+        Args:
+            groups: of the batch.
+            found: the perturbations.
+            second: a handler for the second pass.
+
+        Returns:
+            Whether there was something to compare: several groups, with gradients that are finite.
+
+        Raises:
+            Refused: if the losses couple examples.
+            NotCovered: if else something is wrong.
+        """
+        whole = Groups(groups.whole, self.optimizer.m)
+        if whole.count == 1:
+            return False
+        verdicts = [self._wrong(j, groups, found, second) for j in dict.fromkeys((groups.count - 1, 0))]
+        if None in verdicts:
+            return False
+        wrong = [verdict for verdict in verdicts if verdict]
+        if len(wrong) == 1 and self._tolerance() > 1e-6:
+            others = {groups.count // 2, groups.count // 3, groups.count // 4} - {0, groups.count - 1}
+            wrong += [verdict for j in others if (verdict := self._wrong(j, groups, found, second))]
+            wrong = wrong if len(wrong) > 1 or not others else []
+        beyond = self._reach(whole, whole.count // 2).beyond
+        if not wrong and not beyond:
+            return True
+        if self.couples(groups.whole):
+            raise Refused(COUPLED)
+        if not wrong:
+            raise NotCovered(f"some losses reach rows of other groups at {beyond}: maybe they depend on their examples")
+        raise NotCovered(
+            f"one group was computed by its definition, too, and {wrong[0]}: maybe the examples are not along the "
+            "first dimension of everything in the model, or depend on each other"
+        )
+
+    def couples(self, size: int) -> bool:
+        """Whether the losses of one group reach the rows of all examples, at each parameter."""
+        reached = self._reach(Groups(size, self.optimizer.m), 1)
+        return bool(reached.everywhere) and all(reached.everywhere.values())
+
+    def _wrong(self, j: int, groups: Groups, found: dict[Tensor, Perturbation], second: Any) -> str | None:
+        """What is wrong, "" if nothing; None where gradients aren't finite."""
+        at_w = self._gradients(j, groups)
+        if not all(g is None or bool(g.isfinite().all()) for g in at_w):
+            return None
+        with torch.no_grad():
+            moved = {p: of_group(p, perturbation, j, groups) - p for p, perturbation in found.items()}
+            expected = self._climb(at_w)
+        if (name := self._apart([moved.get(p) for p in self.params], expected)) is not None:
+            return f"its perturbation of {name} differs"
+        kept = [p.detach().clone() for p in self.params]
+        try:
+            with torch.no_grad():
+                for p, e in moved.items():
+                    p += e
+            by_hand = self._gradients(j, groups, penalize=False)
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.params, kept)
+        self.rewind()
+        with watching(self.params, self.optimizer.model, second):
+            ours = self._gradients(j, groups, penalize=False, watched=True)
+        name = self._apart(ours, by_hand)
+        return "" if name is None else f"its gradient of {name} at w + e differs"
+
+    def _climb(self, gradients: list[Tensor | None]) -> list[Tensor | None]:
+        """Where the loop would climb along these."""
+        optimizer = self.optimizer
+        plan = optimizer._plan(self.params, gradients, optimizer._trainable()[1], None, True)
+        factor = plan.climb.factor
+        steps = {
+            owner: direction * (rho * factor)
+            for owner, direction, rho in zip(plan.owners, plan.directions, plan.rhos, strict=True)
+        }
+        return [steps.get(p) for p in self.params]
+
+    def _apart(self, ours: list[Tensor | None], theirs: list[Tensor | None]) -> str | None:
+        """The name of the parameter where they are farthest apart, if that is too far."""
+        tolerance = self._tolerance()
+        zero = torch.zeros(())
+        pairs = [(zero if a is None else a, zero if b is None else b) for a, b in zip(ours, theirs, strict=True)]
+        apart = torch.tensor([float((a - b).norm()) for a, b in pairs])
+        whole = torch.tensor([float(b.norm()) for _, b in pairs]).norm()
+        # Twelve digits below the weights themselves nothing can be told.
+        floor = 1e-12 * float(torch.stack([p.detach().norm().cpu() for p in self.params]).norm())
+        if bool(apart.norm() <= tolerance * whole + floor):
+            return None
+        return self.names[self.params[int(apart.argmax())]]
+
+    def _tolerance(self) -> float:
+        if self.autocast or any(p.dtype.itemsize < 4 for p in self.params):
+            return 0.5  # the definition itself isn't right to more: what is grossly wrong is found
+        return 1e-6 if all(p.dtype == torch.float64 for p in self.params) else 1e-2
+
+    def _gradients(self, j: int, groups: Groups, penalize: bool = True, watched: bool = False) -> list[Tensor | None]:
+        """Of one group's mean loss."""
+        self.evaluations += 1
+        start = groups.start + j * groups.m
+        chosen = slice(start, min(start + groups.m, groups.chosen.stop))
+        whole = Groups(groups.whole, self.optimizer.m)
+        normalized = by_group(self.optimizer.model, *((groups,) if watched else (whole, start // whole.m)))
+        with gradients_aside(self.params), torch.enable_grad(), normalized:
+            self.losses()[chosen].mean().backward()
+            if penalize and self.optimizer.l2:
+                penalty.add(self.params, self.optimizer.l2)
+            return [p.grad for p in self.params]
+
+    def _reach(self, groups: Groups, count: int) -> "_Reached":
+        """Where the losses of ``count`` of all groups reach in layers."""
+        chosen = torch.randperm(groups.count, generator=torch.Generator().manual_seed(self.seed))[:count]
+        examples = torch.isin(torch.arange(groups.size) // groups.m, chosen)
+        watch = _Reached(groups, self.names, set(self.params), examples)
+        watch.dependence.generators = True  # the pass before has seen to them
+        model = self.optimizer.model
+        self.evaluations += 1
+        self.rewind()
+        with by_group(model, groups), watching(self.params, model, watch), gradients_aside(self.params):
+            with torch.enable_grad():
+                value = self.losses()
+                watch.recording = bool(value.isfinite().all())
+                value[examples.to(value.device)].sum().backward()
+        return watch
+
+
+class _Reached(FirstPass):
+    """Looks where gradients of some examples' losses are zero: in all rows of the others, in whatever precision."""
+
+    def __init__(self, groups: Groups, names: dict[Tensor, str], members: set[Tensor], examples: Tensor):
+        super().__init__(groups, names, members, False, lambda _: None)
+        self.parted = False  # what can't be followed is looked at, too
+        self.examples = examples
+        #: The parameter of a layer where they aren't; "" if there is none.
+        self.beyond = ""
+        #: For each parameter of layers, whether they reach the rows of all examples in one of its uses.
+        self.everywhere: dict[str, bool] = {}
+
+    def record(self, use: Any, a: Tensor, d: Tensor) -> None:
+        """Look at the rows of a layer."""
+        d = d if use.leading is None else d.unflatten(0, use.leading)
+        where = self.names[next(iter(use.owners.values()))]
+        size, k = self._groups.size, len(d) // self._groups.size
+        if k * size != len(d):
+            return
+        self._look(d.flatten(1), self.examples.repeat_interleave(k).to(d.device), where)
+        # Examples may be along any dimension.
+        whole = [d.movedim(dim, 0).flatten(1) for dim, n in enumerate(d.shape) if n % size == 0]
+        reached = k == 1 and all(bool((rows != 0).any(1).all()) for rows in whole)
+        self.everywhere[where] = self.everywhere.get(where, False) or reached
+
+    def _add(self, param: Tensor, piece: Any) -> None:
+        """Look at a parameter's gradients of groups."""
+        chosen = self.examples[:: self._groups.m].to(piece.stack.device)
+        self._look(piece.stack.reshape(len(chosen), -1), chosen, self.names[param])
+
+    def _look(self, rows: Tensor, chosen: Tensor, where: str) -> None:
+        if self.recording and bool((rows[~chosen] != 0).any()):
+            self.beyond = self.beyond or where
+
+    def expect(self) -> None:
+        """Losses that aren't finite say nothing, and nothing is looked at."""
+
+
+@contextmanager
+def gradients_aside(params: list[Tensor]) -> Iterator[None]:
+    """Inside, ``p.grad`` is None to begin with; afterwards it is what it was."""
+    held = [p.grad for p in params]
+    try:
+        for p in params:
+            p.grad = None
+        yield
+    finally:
+        for p, gradient in zip(params, held, strict=True):
+            p.grad = gradient
+
+
+def of_group(p: Tensor, found: Perturbation, j: int, groups: Groups) -> Tensor:
+    """The weights of one group."""
+    if found.stack is not None:
+        return found.stack[j]
+    assert found.c is not None
+    at_w = p.detach() * (1 if found.keeps is None else found.keeps[j].to(p.dtype))
+    if found.raw is not None:
+        return at_w + found.raw[j] * found.c[j].to(p.dtype)
+    assert found.factors is not None
+    chosen = slice(j * groups.m, (j + 1) * groups.m)
+    a, d = found.factors.a[chosen], found.factors.d[chosen]
+    e = Factors(a, d).build(Groups(len(a), len(a)), p.shape).stack[0]
+    return e * found.c[j].to(e.dtype) + at_w

@@ -1,0 +1,142 @@
+"""From the groups' gradients to what is added to each parameter: the ascent rules that have a form for all at once."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.optim import amp
+from lowland.optim.ascent import Adaptive, Ascent, LossBudget, Slope, Unnormalized
+from lowland.optim.m_sam.gradients import Built, Factors, Piece, squared_norms
+from lowland.optim.m_sam.groups import Groups
+from lowland.optim.m_sam.passes import Perturbation, SecondPass, written_out
+
+
+def unsupported(optimizer: Any) -> str | None:
+    """Why the ascent rule of ``optimizer`` has no such form, if it hasn't."""
+    rule = optimizer.ascent_rule
+    if type(rule) not in (Ascent, Unnormalized, LossBudget, Adaptive):
+        return f"the ascent rule {type(rule).__name__} has no form for all groups at once"
+    return None
+
+
+def climb(
+    optimizer: Any,
+    found: dict[Tensor, Piece],
+    rhos: dict[Tensor, float],
+    members: set[Tensor],
+    groups: Groups,
+    scaler: Any,
+) -> tuple[dict[Tensor, Perturbation], Tensor]:
+    """Where each group climbs, and the norms of its gradient.
+
+    Args:
+        optimizer: the SAM.
+        found: of ``members``, gradients of each group's summed loss over ``groups.m``, scaled by ``scaler``.
+        rhos: of all parameters.
+        members: that climb.
+        groups: of the examples.
+        scaler: a ``GradScaler``, or None.
+
+    Returns:
+        What to add to each parameter; norms, shape (groups,), float64.
+    """
+    rule, l2 = optimizer.ascent_rule, optimizer.l2
+    pieces = dict(found)
+    per = of_means(groups, next(iter(rhos)), scaler)
+    if l2:
+        for p in members - pieces.keys():
+            pieces[p] = Built(p.new_zeros(()).expand(groups.count, *p.shape))
+    if type(rule) is Adaptive:
+        return _adapt(optimizer, pieces, rhos, groups, per)
+    squares = squared_norms(pieces.values(), groups) * per.square()
+    if l2:
+        for p, piece in pieces.items():
+            w = p.detach()
+            squares += 2 * l2 * piece.dot(w, groups) * per
+            squares += l2**2 * torch.linalg.vector_norm(w).double().square()
+    norms = squares.clamp_(min=0).sqrt_()
+    s = _reach(optimizer, norms, max((rhos[p] for p in members), default=0.0))
+    reach = {rho: rho * s * per for rho in set(rhos.values()) if rho}
+    keeps = {rho: 1 + rho * s * l2 if l2 else None for rho in reach}
+    return {p: _perturbation(piece, reach[rhos[p]], keeps[rhos[p]]) for p, piece in pieces.items() if rhos[p]}, norms
+
+
+def of_means(groups: Groups, param: Tensor, scaler: Any, divided_by: int | None = None) -> Tensor:
+    """What makes gradients of summed losses over ``divided_by``, ``groups.m`` by default, those of means; (groups,)."""
+    scale = amp.loss_scale(scaler, param)
+    scale = scale.double() if isinstance(scale, Tensor) else scale
+    return (divided_by or groups.m) / (groups.sizes.to(param.device) * scale)
+
+
+def _reach(optimizer: Any, norms: Tensor, rho: float) -> Tensor:
+    """How far each group climbs, for rho 1, relative to its gradient."""
+    rule = optimizer.ascent_rule
+    usable = torch.isfinite(norms) & (norms > 0)
+    if type(rule) is Unnormalized:
+        return usable.double()
+    factor = torch.where(usable, 1 / (norms + optimizer.eps), 0)
+    if type(rule) is LossBudget:
+        return factor * factor.clamp(max=rule.longest / rho if rho else 0.0)
+    return factor
+
+
+def _adapt(
+    optimizer: Any, pieces: dict[Tensor, Piece], rhos: dict[Tensor, float], groups: Groups, per: Tensor
+) -> tuple[dict[Tensor, Perturbation], Tensor]:
+    rule, l2 = optimizer.ascent_rule, optimizer.l2
+    slope: Any = Slope([], [], [], lambda _: 0.0, 0.0, 1.0, 0, None, 0.0, optimizer._name, lambda _: [], None)  # type: ignore[arg-type]
+    squares, own, directions = torch.zeros_like(per), torch.zeros_like(per), {}
+    for p, piece in pieces.items():
+        assert isinstance(piece, Built)
+        g = piece.stack * _like(per, piece.stack) + l2 * p.detach()
+        own += Built(g).squares(groups)
+        t = p.detach().abs() + rule.eta if rule.adapts(p, slope) else torch.ones_like(p)
+        g *= t
+        squares += Built(g).squares(groups)
+        directions[p] = g.mul_(t)
+    s = _reach(optimizer, squares.sqrt(), max(rhos[p] for p in directions))
+    found = {
+        p: Perturbation(stack=direction.mul_(_like(rhos[p] * s, direction)).add_(p.detach()))
+        for p, direction in directions.items()
+        if rhos[p]
+    }
+    return found, own.sqrt_()
+
+
+def norms_at(second: SecondPass, params: list[Tensor], per: Tensor, l2: float) -> Tensor:
+    """Of each group's gradient at its own w + e, shape (groups,), float64; ``second`` has recorded it."""
+    groups, squares = second.groups, []
+    if not l2:
+        return squared_norms(second.pieces.values(), groups).mul_(per.square()).sqrt_()
+    for p in params:
+        piece = second.pieces.get(p)
+        stack = second.constant(p) * l2
+        if piece is not None:
+            built = piece.build(groups, p.shape) if isinstance(piece, Factors) else piece
+            stack = stack + built.stack * _like(per, built.stack)
+        squares.append(Built(stack).squares(groups))
+    return torch.stack(squares).sum(0).sqrt_()
+
+
+def _like(values: Tensor, stack: Tensor) -> Tensor:
+    """``(groups,)`` to go along with ``(groups, *shape)``."""
+    return values.to(stack.dtype).view(-1, *[1] * (stack.ndim - 1))
+
+
+def _perturbation(piece: Piece, c: Tensor, keeps: Tensor | None) -> Perturbation:
+    if isinstance(piece, Factors):
+        return Perturbation(piece, c, keeps)
+    return Perturbation(c=c, keeps=keeps, raw=piece.stack, owned=piece.owned, terms=piece.terms)
+
+
+def mean(p: Tensor, found: Perturbation | None, shares: Tensor, groups: Groups) -> Tensor:
+    """Of the groups' weights, weighted by ``shares`` of the batch, shape (groups,)."""
+    if found is None:
+        return p.detach() * shares.sum().to(p.dtype)
+    if found.stack is not None or found.raw is not None:
+        return torch.tensordot(shares.to(p.dtype), written_out(p, found, groups), 1)
+    assert found.factors is not None
+    assert found.c is not None
+    kept = 1.0 if found.keeps is None else (shares * found.keeps).sum().to(p.dtype)
+    return (p.detach() * kept).add_(found.factors.weighted(groups.spread(found.c * shares, groups.size), p.shape))

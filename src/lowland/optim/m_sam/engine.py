@@ -1,0 +1,432 @@
+"""Exact m-SAM in two passes over the whole batch, whatever m.
+
+For group j of n_j consecutive examples, g_j is the gradient of its mean loss at w, s_j = ρ/(‖g_j‖ + eps) and
+e_j = s_j g_j; the gradient that descends is Σ_j (n_j/B) · that of the group's mean loss at w + e_j (Foret et al. 2021,
+section 4.1; Andriushchenko & Flammarion 2022, equation 3). The first pass takes the gradients at the outputs of
+layers, from which g_j follows; the second calls the layers with what e_j adds to their outputs.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowland.optim import amp, grouped, parallel
+from lowland.optim.ascent import Adaptive
+from lowland.optim.buffers import Buffers, kept
+from lowland.optim.m_sam import report
+from lowland.optim.m_sam.audit import COUPLED, Audit, gradients_aside
+from lowland.optim.m_sam.climb import climb, mean, norms_at, of_means, unsupported
+from lowland.optim.m_sam.dependence import line_of
+from lowland.optim.m_sam.groups import Groups
+from lowland.optim.m_sam.layers.batch_norm import by_group, has_others, running_statistics
+from lowland.optim.m_sam.passes import FirstPass, Pass, Perturbation, SecondPass, TooLarge, raising
+from lowland.optim.m_sam.watch import (
+    Derived,
+    NoGradient,
+    NotCovered,
+    OwnGenerator,
+    Refused,
+    Unordered,
+    check,
+    followed,
+    watching,
+)
+from lowland.torch_tools import ddp, random_states, replay, uncompiled
+
+Closure = Callable[[], Tensor]
+
+#: Batches whose number is a power of this are audited again.
+AGAIN = 10
+
+
+class Engine:
+    """Computes m-SAM's gradient for one optimizer; remembers what it can't do."""
+
+    def __init__(self, optimizer: Any):
+        self.optimizer = optimizer
+        #: Why the loop is taken, once that is known.
+        self.reason: str | None = None
+        #: Uses of parameters that were audited.
+        self.audited: set[tuple[str, str]] = set()
+        #: Batches so far, and the number of that which is audited whatever it uses.
+        self.batches, self.next_audit = 0, AGAIN
+        #: What the audit took, in words.
+        self.audit_cost = ""
+        #: Of the last batch; None before, and where the loop was taken.
+        self.last: report.Last | None = None
+        self._plan: list[report.Row] = []
+        self._parts: list[Groups] = []
+        self._size: int | None = None
+        #: Groups in one part of a batch; None for all.
+        self._at_once: int | None = None
+        self._said: set[str] = set()
+        self._inner: dict[Any, Any] = {}
+        #: Whether there are inputs without rows that come from outside: then they don't hint at another size of batch.
+        self._odd_inputs = False
+        self._watch: Pass | None = None
+        #: Whether generators of the closure's own give the same numbers each time.
+        self._generators = False
+        #: Whether a batch norm was used more than once in the last pass.
+        self._twice = False
+
+    def backward(self, closure: Closure, scaler: Any = None) -> Tensor:
+        """See `SAM.backward`."""
+        optimizer = self.optimizer
+        if self.reason is None:
+            self.reason = unsupported(optimizer)
+            if self.reason is None:
+                states = random_states(optimizer._params())
+                if any(map(_is_compiled, optimizer.model.modules())):
+                    self.warn(
+                        "m-SAM runs what torch.compile compiled as it was written, for weights that differ by group"
+                    )
+                self.batches += 1
+                optimizer._ready("m-SAM pass")
+                # Running statistics by group are the sum of what the parts of a batch give.
+                carried = running_statistics(optimizer.model)
+                buffers = Buffers(optimizer.model, optimizer._constants, carried)
+                try:
+                    with uncompiled():
+                        mean = self._backward(closure, scaler, states, buffers)
+                    buffers.finish()
+                    return mean
+                except BaseException as error:
+                    buffers.undo()
+                    if isinstance(error, OwnGenerator) and not self._generators and self._repeats(closure, states):
+                        self._generators = True
+                        replay(states)
+                        return self.backward(closure, scaler)
+                    self.reason = self._why_not(error, closure, scaler, states)
+                    replay(states)
+            self.warn(
+                f"m-SAM goes group by group, two evaluations of the batch for each: {self.reason}. The result is "
+                "the same."
+            )
+        self.last = None
+        return grouped.backward(optimizer, closure, scaler)
+
+    def plan(self) -> str:
+        """A table of how the last step held the groups' gradients."""
+        if self.reason is not None:
+            return f"m-SAM goes group by group: {self.reason}"
+        if not self._parts:
+            return "m-SAM: no step was made yet"
+        groups, count = self._parts[0], sum(part.count for part in self._parts)
+        head = f"m-SAM of {groups.whole} examples in {count} groups of {groups.m}"
+        if len(self._parts) > 1:
+            head += f", in {len(self._parts)} parts for memory; the first, of {groups.count} groups:"
+        return report.table(self._plan, head, self.audit_cost)
+
+    def warn(self, line: str) -> None:
+        """Once."""
+        if line not in self._said:
+            self._said.add(line)
+            warnings.warn(line, stacklevel=4)
+
+    def _why_not(self, error: BaseException, closure: Closure, scaler: Any, states: Any) -> str:
+        """Why the loop is taken after ``error``, which is raised if the loop can't help."""
+        if isinstance(error, NotCovered):
+            if isinstance(error, Unordered) and self.optimizer.audit:
+                self._refuse_coupled(closure, states)
+            return str(error)
+        if not isinstance(error, Exception) or isinstance(error, Refused | NoGradient | torch.OutOfMemoryError):
+            raise error
+        return self._only_here(error, closure, scaler, states)
+
+    def _evaluate(self, closure: Closure, states: Any) -> Tensor:
+        """The losses, on the same random numbers each time."""
+        replay(states)
+        amp.clear_caches()
+        return grouped.per_example(closure, self.optimizer)
+
+    @contextmanager
+    def _without_a_trace(self) -> Iterator[None]:
+        """Afterwards buffers and gradients are what they were."""
+        everyone = [*self.optimizer._params(), *self.optimizer._outside()]
+        with kept(self.optimizer.model), gradients_aside(everyone), self._alone():
+            yield
+
+    def _alone(self) -> AbstractContextManager[Any]:
+        """Inside, DDP averages nothing: the last evaluation of a step is the only one that all processes make."""
+        wrapper = ddp(self.optimizer.model)
+        return nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, False)
+
+    def _only_here(self, error: Exception, closure: Closure, scaler: Any, states: Any) -> str:
+        """``error`` in words, if the passes raise it each time and the plain closure doesn't; else it is raised."""
+        optimizer = self.optimizer
+        optimizer._back_to_w()
+        evaluated = optimizer._evaluated
+        with self._without_a_trace():
+            try:
+                with torch.enable_grad():
+                    self._evaluate(closure, states).mean().backward()
+            except Exception:
+                raise error from None
+        with self._without_a_trace():
+            try:
+                with uncompiled():
+                    carried = running_statistics(optimizer.model)
+                    self._backward(closure, scaler, states, Buffers(optimizer.model, carried=carried))
+            except Exception:
+                pass
+            else:  # once, and not again: maybe what it reads wasn't there
+                raise error
+            finally:
+                optimizer._evaluated = evaluated
+                amp.clear_caches()
+        return raising(error, line_of(error), "" if self._watch is None else self._watch.where)
+
+    def _repeats(self, closure: Closure, states: Any) -> bool:
+        """Whether two evaluations give the same losses."""
+        with self._without_a_trace():
+            return torch.equal(*(self._evaluate(closure, states).detach() for _ in range(2)))
+
+    def _refuse_coupled(self, closure: Closure, states: Any) -> None:
+        """Raise Refused if the losses of one group reach all rows of each layer."""
+        optimizer = self.optimizer
+        params, _ = optimizer._trainable()
+        names = {p: name for name, p in optimizer.model.named_parameters()}
+
+        def losses() -> Tensor:
+            return self._evaluate(lambda: followed(closure), states)
+
+        try:
+            with self._without_a_trace(), uncompiled():
+                audit = Audit(optimizer, params, names, losses, lambda: None)
+                coupled = self._size is not None and audit.couples(self._size)
+        except Exception:  # nothing can be told; the loop is right all the same
+            return
+        finally:
+            amp.clear_caches()
+        if coupled:
+            raise Refused(COUPLED)
+
+    def _backward(self, closure: Closure, scaler: Any, states: Any, buffers: Buffers) -> Tensor:
+        optimizer = self.optimizer
+        optimizer._start()
+        params, rhos = optimizer._trainable()
+        names = {p: name for name, p in optimizer.model.named_parameters()}
+        members = {p for p in params if optimizer._scope is None or p in optimizer._scope}
+        check(params, optimizer.model)
+
+        def losses() -> Tensor:
+            buffers.rewind()
+            return self._evaluate(watched, states)
+
+        def watched() -> Tensor:
+            value = followed(closure)
+            if isinstance(value, Derived):
+                raise NotCovered("the losses depend on no input that was there before the closure, as a plain tensor")
+            return value
+
+        outside = optimizer._outside()
+        step = _Step(params, outside, dict(zip(params, rhos, strict=True)), names, members, losses, scaler, buffers)
+        before = [(p, None if p.grad is None else p.grad.clone()) for p in params + outside]
+        parts: list[_Part] = []
+        try:
+            while not parts or parts[-1].groups.chosen.stop < parts[-1].groups.whole:
+                parts.append(self._part(step, parts[-1].groups.chosen.stop if parts else 0))
+        except BaseException:
+            for p, gradient in before:  # no part of a batch may stay
+                p.grad = gradient
+            raise
+        self._penalize(params, parts, scaler)
+        if len(parts) > 1 and (has_others(optimizer.model) or self._twice):
+            buffers.restart()  # each part had only its own examples
+            whole = Groups(parts[0].groups.whole, optimizer.m)
+            with torch.enable_grad(), self._alone(), by_group(optimizer.model, whole):
+                losses()
+            buffers.settle()
+        if scaler is not None:
+            finite = torch.stack([torch.isfinite(part.norms).all() for part in parts]).all()
+            overflow = parallel.anywhere(~finite, optimizer.model)
+            amp.pass_on_overflow(overflow, [p.grad for p in params if p.grad is not None])
+        optimizer._evaluated += 1
+        self._plan, self._parts = parts[0].plan, [part.groups for part in parts]
+        self.last = report.last([part.last for part in parts])
+        return torch.cat([part.losses for part in parts]).mean()
+
+    def _part(self, step: "_Step", start: int) -> "_Part":
+        """Both passes for the groups from ``start`` on, as many as memory allows; their gradients are accumulated."""
+        optimizer, params, everyone = self.optimizer, step.params, step.params + step.outside
+        held = [parallel.set_aside(p.grad) for p in everyone]
+        try:
+            optimizer._begin("ascent", everyone, held)
+            with torch.enable_grad(), self._alone():
+                first, before = self._first(step, start)
+            left = [step.names[p] for p in params if p.grad is not None]
+        finally:
+            optimizer._end(everyone, held)
+            amp.clear_caches()
+        if left:
+            raise NotCovered(
+                f"{left[0]} has a gradient that came by a way nobody watches (a function of autograd's own, say, or "
+                "a copy made before the step)"
+            )
+        if not step.members & first.pieces.keys() and not optimizer.l2:
+            raise NoGradient(
+                "no parameter that climbs received a gradient: do the losses depend on them?"
+                if optimizer._scope is None
+                else optimizer._out_of_reach
+            )
+        groups = first.groups
+        self._twice = len(set(first.normalized)) < len(first.normalized)
+        pieces = {p: piece for p, piece in first.pieces.items() if p in step.members}
+        plan = report.rows(pieces, step.names, groups)
+        with torch.no_grad():
+            found, norms = climb(optimizer, pieces, step.rhos, step.members, groups, step.scaler)
+        first.check_inputs()
+        second = SecondPass(groups, step.names, found, self.warn, first)
+        due = optimizer.audit and (self.batches >= self.next_audit or not first.uses <= self.audited)
+        if due and bool(norms.isfinite().all()):  # where the scaled gradients overflow there is nothing to compare
+            rewind = step.buffers.rewind
+            with self._alone(), gradients_aside(step.outside):
+                audit = Audit(optimizer, params, step.names, step.losses, rewind, first.autocast, self.batches)
+                self._audit(audit, groups, found, second, first.uses)
+        if optimizer.perturbed_norms:
+            second.members = step.members
+        last = groups.chosen.stop == groups.whole
+        self._watch = second
+        try:
+            optimizer._pass = "perturbed"
+            together = nullcontext() if last else self._alone()
+            step.buffers.rewind()  # before they are looked for
+            with torch.enable_grad(), together:
+                with by_group(optimizer.model, groups), watching(params, optimizer.model, second):
+                    value = step.losses()
+                    first.check_inputs()
+                    if len(value) != groups.whole:
+                        raise NotCovered("the closure doesn't return the losses of the same batch each time")
+                    value = value[groups.chosen]
+                    amp.scaled(step.scaler, value.sum() / groups.whole).backward()
+        finally:
+            optimizer._pass = None
+            amp.clear_caches()
+        at_moved = None
+        with torch.no_grad():
+            if optimizer.perturbed_norms:
+                per = of_means(groups, params[0], step.scaler, groups.whole)
+                at_moved = norms_at(second, [p for p in params if p in step.members], per, optimizer.l2)
+            means = self._means(params, second) if optimizer.l2 else []
+        seen = report.Last(report.means(before, groups), report.means(value, groups), norms, at_moved)
+        return _Part(groups, before, norms, plan, seen, means)
+
+    def _audit(
+        self, audit: Audit, groups: Groups, found: dict[Tensor, Perturbation], second: SecondPass, uses: Any
+    ) -> None:
+        started = time.perf_counter()
+        if audit.run(groups, found, second):
+            self.audited |= uses
+            while self.next_audit <= self.batches:
+                self.next_audit *= AGAIN
+            self.audit_cost = (
+                f"check of two groups by their definition, at batch {self.batches}: {audit.evaluations} evaluations "
+                f"of it, {time.perf_counter() - started:.2g} s; again where parameters are used in a new way, and at "
+                f"batch {self.next_audit}; SAM(..., audit=False) leaves it out"
+            )
+
+    def _first(self, step: "_Step", start: int) -> tuple[FirstPass, Tensor]:
+        """The first pass over the groups from ``start`` on; their losses."""
+        optimizer, params = self.optimizer, step.params
+        factors = type(optimizer.ascent_rule) is not Adaptive
+        if self._size is None:
+            self._size = self._learn(step)
+            if any(p.grad is not None for p in params):
+                raise Refused("the closure ran backward: with m it returns the loss of each example, no more")
+            sure = True
+        else:
+            sure = self._odd_inputs or start > 0
+        sizes: list[int] = []
+        while True:
+            stop = self._size if self._at_once is None else min(self._size, start + self._at_once * optimizer.m)
+            groups = Groups(stop - start, optimizer.m, start, self._size)
+            step.buffers.rewind()
+            first = FirstPass(groups, step.names, step.members, factors, self.warn, optimizer.memory_limit)
+            first.inner, first.sure, first.dependence.generators = self._inner, sure, self._generators
+            self._watch = first
+            try:
+                with by_group(optimizer.model, groups), watching(params, optimizer.model, first):
+                    value = step.losses()
+                    if len(value) == self._size:
+                        first.recording = True
+                        amp.scaled(step.scaler, value[groups.chosen].sum() / groups.m).backward()
+                        step.buffers.settle()
+                        return first, value.detach()[groups.chosen]
+                size = len(value)
+            except TooLarge:
+                size, self._at_once = self._size, max(1, groups.count // 2)
+                for p in params:
+                    p.grad = None
+            except NotCovered:
+                size = self._learn(step)
+                if size == self._size:
+                    if sure:
+                        raise
+                    sure = self._odd_inputs = True
+                    continue
+                sure = True
+            sizes.append(size)
+            if (start and size != self._size) or (size != self._size and size in sizes[:-1]):
+                raise NotCovered("the closure doesn't return as many losses each time")
+            self._size = size
+
+    def _learn(self, step: "_Step") -> int:
+        """The batch's size."""
+        with by_group(self.optimizer.model, None):
+            return len(step.losses())
+
+    def _means(self, params: list[Tensor], second: SecondPass) -> list[Tensor]:
+        shares = (second.groups.sizes / second.groups.whole).to(params[0].device)
+        return [mean(p, second.perturbations.get(p), shares, second.groups) for p in params]
+
+    @torch.no_grad()
+    def _penalize(self, params: list[Tensor], parts: "list[_Part]", scaler: Any) -> None:
+        """Add λ(w + mean of the groups' e), the gradient of ½λ‖w + e‖²."""
+        optimizer = self.optimizer
+        if not optimizer.l2:
+            return
+        means = [torch.stack(of_parts).sum(0) for of_parts in zip(*(part.means for part in parts), strict=True)]
+        average = parallel.averaging(optimizer.model)
+        if average is not None:
+            means = average(means)
+        scale = amp.loss_scale(scaler, params[0])
+        for p, moved in zip(params, means, strict=True):
+            moved = moved.mul_(optimizer.l2).mul_(scale)
+            p.grad = moved if p.grad is None else p.grad.add_(moved)
+
+
+@dataclass
+class _Step:
+    """What all parts of a batch share."""
+
+    params: list[Tensor]
+    #: Of the model, and not the optimizer's: they stay at w, and get the gradient of the second pass.
+    outside: list[Tensor]
+    rhos: dict[Tensor, float]
+    names: dict[Tensor, str]
+    members: set[Tensor]
+    losses: Closure
+    scaler: Any
+    buffers: Buffers
+
+
+@dataclass
+class _Part:
+    """What is kept of a part of a batch: see `Engine._part`."""
+
+    groups: Groups
+    losses: Tensor
+    norms: Tensor
+    plan: list[report.Row]
+    last: report.Last
+    means: list[Tensor]
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None

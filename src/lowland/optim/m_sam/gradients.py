@@ -1,0 +1,199 @@
+"""The gradients of all groups with respect to one parameter: as factors, or built."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lowland.optim.m_sam.groups import Groups
+
+# A number written to memory and read again costs about as much time as this many multiplications: rather more on GPUs.
+FLOPS_PER_NUMBER = 20
+
+
+@dataclass
+class Factors:
+    """Σ_t d_t a_tᵀ of each example, unbuilt.
+
+    Attributes:
+        a: ``(examples, positions, inputs)``.
+        d: ``(examples, positions, outputs)``.
+    """
+
+    a: Tensor
+    d: Tensor
+
+    #: How much longer built weight gradients take than their operations would in a plain layer.
+    rate: ClassVar[float] = 1
+
+    def __add__(self, other: "Factors") -> "Factors":
+        return Factors(torch.cat([self.a, other.a], 1), torch.cat([self.d, other.d], 1))
+
+    @property
+    def positions(self) -> int:
+        """Of an example."""
+        return self.d.shape[1]
+
+    @property
+    def inputs(self) -> int:
+        """Numbers in a position's input."""
+        return self.a.shape[2]
+
+    @property
+    def kept(self) -> Tensor:
+        """What ``a`` follows from, ``(rows, ...)``."""
+        return self.a
+
+    @property
+    def held(self) -> int:
+        """Bytes."""
+        return sum(t.numel() * t.element_size() for t in (self.kept, self.d))
+
+    def to(self, dtype: torch.dtype, c: Tensor, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
+        """`kept`, d and c of ``(groups,)`` for products in ``dtype``.
+
+        In types of 16 bits d comes times c, which is of the size of what is added; alone neither may fit.
+        """
+        if dtype.itemsize > 2:
+            return self.kept.to(dtype), self.d.to(dtype), c.to(dtype)
+        d = self.d.to(torch.float32) * groups.spread(c.float(), groups.size)[:, None, None]
+        return self.kept.to(dtype), d.to(dtype), torch.ones_like(c, dtype=dtype)
+
+    def gram(self, rows: Tensor, others: Tensor) -> Tensor:
+        """A · a' for all pairs of positions in each group, ``(groups, positions, positions)``.
+
+        Args:
+            rows: what is `kept`, ``(groups, rows of a group, ...)``.
+            others: the same of other inputs.
+        """
+        return torch.bmm(rows.flatten(1, 2), others.flatten(1, 2).mT)
+
+    def pays(self, groups: Groups) -> bool:
+        """Whether products of pairs of positions are cheaper than one weight gradient for each group."""
+        return self.cost(groups) < self.built_cost(groups)
+
+    def cost(self, groups: Groups, memory: bool = True) -> float:
+        """Operations that plain SAM doesn't have; with ``memory``, reading and writing counted as such.
+
+        Pairs of R positions in a group take 6 R² (K + C) operations.
+        """
+        r, features = self.positions * groups.m, self.inputs + self.d.shape[2]
+        if r == 1:
+            return float(groups.count * 6 * features)
+        return float(groups.count * (6 * r * r * features + memory * 5 * FLOPS_PER_NUMBER * r * r))
+
+    def built_cost(self, groups: Groups, memory: bool = True) -> float:
+        """The same for the other way: weight gradients of 2 R K C operations, written and read five times."""
+        r, numbers = self.positions * groups.m, self.inputs * self.d.shape[2]
+        rate = self.rate if memory else 1
+        return float(groups.count * (2 * rate * r * numbers + memory * 5 * FLOPS_PER_NUMBER * numbers))
+
+    def build(self, groups: Groups, shape: torch.Size) -> "Built":
+        """Written out."""
+        parts = zip(groups.split(self.a), groups.split(self.d), strict=True)
+        stacks = [torch.bmm(d.flatten(1, 2).mT, a.flatten(1, 2)) for a, d in parts]
+        stack = stacks[0] if len(stacks) == 1 else torch.cat(stacks)
+        return Built(stack.view(-1, *shape), owned=True)
+
+    def squares(self, groups: Groups) -> Tensor:
+        """Squared norm for each group, shape (groups,), float64.
+
+        From d scaled to order one: gradients of fitted examples have squares that float32 doesn't hold.
+        """
+        found = []
+        for a, d in zip(groups.split(self.kept), groups.split(self.d), strict=True):
+            d = d.flatten(1, 2)
+            if d.shape[1] == 1 and self.kept is self.a:
+                found.append((_lengths(a.flatten(1)) * _lengths(d.flatten(1))).square())
+                continue
+            wide = torch.promote_types(d.dtype, torch.float32)
+            largest = d.abs().amax((1, 2), keepdim=True).to(wide)
+            largest = torch.where(largest == 0, 1, largest)
+            a, d = a.to(wide), d.to(wide) / largest
+            products = self.gram(a, a).mul_(torch.bmm(d, d.mT))
+            found.append(products.sum((1, 2), dtype=torch.float64).clamp_(min=0) * largest.view(-1).double().square())
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def dot(self, weight: Tensor, groups: Groups) -> Tensor:
+        """⟨G_j, W⟩ = Σ d · (W a), shape (groups,), float64."""
+        products = (self.a @ weight.flatten(1).T.to(self.a.dtype)).mul_(self.d).sum((1, 2), dtype=torch.float64)
+        return groups.sums(products)
+
+    def weighted(self, weights: Tensor, shape: torch.Size) -> Tensor:
+        """Σ_j weights_j G_j, like the parameter; ``weights`` one for each example."""
+        wide = torch.promote_types(self.d.dtype, torch.float32)
+        d = self.d * weights.to(wide)[:, None, None]
+        return (d.flatten(0, 1).T @ self.a.flatten(0, 1).to(wide)).view(shape)
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    """The norm of each row, float64."""
+    if rows.device.type == "cpu" and rows.dtype == torch.float32:  # to convert takes longer than to add
+        found = torch.linalg.vector_norm(rows, dim=1)
+        if bool(((found > 1e-15) & (found < 1e15)).all()):
+            return found.double()
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+
+
+@dataclass
+class Built:
+    """One tensor like the parameter for each group.
+
+    Attributes:
+        stack: ``(groups, *shape)``.
+        owned: whether nobody else holds its memory.
+        terms: what it is the sum of over positions and examples, ``(examples, positions, *shape)``, if it is.
+    """
+
+    stack: Tensor
+    owned: bool = False
+    terms: Tensor | None = None
+    _squares: Tensor | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def held(self) -> int:
+        """Bytes."""
+        return self.stack.numel() * self.stack.element_size()
+
+    def __add__(self, other: "Built") -> "Built":
+        return Built(self.stack + other.stack, owned=True)
+
+    def squares(self, groups: Groups) -> Tensor:
+        """Squared norm for each group, shape (groups,), float64."""
+        if self._squares is None:
+            wide = torch.promote_types(self.stack.dtype, torch.float32)
+            self._squares = _lengths(self.stack.reshape(len(self.stack), -1).to(wide)).square()
+        return self._squares
+
+    def dot(self, weight: Tensor, groups: Groups) -> Tensor:
+        """⟨G_j, W⟩, shape (groups,), float64."""
+        return (self.stack.reshape(len(self.stack), -1) @ weight.flatten().to(self.stack.dtype)).double()
+
+
+Piece = Factors | Built
+
+
+def squared_norms(pieces: Iterable[Piece], groups: Groups) -> Tensor:
+    """Over all parameters together, for each group, shape (groups,), float64."""
+    found, small = [], []
+    for piece in pieces:
+        if isinstance(piece, Built) and piece.stack[0].numel() < 10_000 and piece.stack.dtype.itemsize > 2:
+            small.append(piece.stack.reshape(groups.count, -1))
+        else:
+            found.append(piece.squares(groups))
+    for dtype in dict.fromkeys(stack.dtype for stack in small):  # one call for many biases
+        found.append(Built(torch.cat([stack for stack in small if stack.dtype == dtype], 1)).squares(groups))
+    return torch.stack(found).sum(0)
+
+
+def add(before: Piece | None, piece: Piece, groups: Groups, shape: torch.Size) -> Piece:
+    """What two uses of a parameter add up to."""
+    if before is None:
+        return piece
+    if isinstance(before, Factors) and isinstance(piece, Factors):
+        both = before + piece
+        return both if both.pays(groups) else both.build(groups, shape)
+    first, second = (p.build(groups, shape) if isinstance(p, Factors) else p for p in (before, piece))
+    return first + second

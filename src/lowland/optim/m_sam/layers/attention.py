@@ -1,0 +1,60 @@
+"""``nn.MultiheadAttention``: fully connected layers, with the examples along the second dimension in between."""
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lowland.optim.m_sam.registry import composed
+from lowland.optim.m_sam.watch import Derived, NotCovered, Watched
+
+if TYPE_CHECKING:
+    from lowland.optim.m_sam.passes import Pass
+
+
+@composed(F.multi_head_attention_forward)
+def multi_head_attention(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    """The projections by their rule, examples first; between them torch's own function, projecting by the identity."""
+    bound = inspect.signature(func).bind(*args, **kwargs)
+    bound.apply_defaults()
+    given = bound.arguments
+    inputs = [given[name] for name in ("query", "key", "value")]
+    if given["bias_k"] is not None or given["static_k"] is not None or any(t.ndim != 3 for t in inputs):
+        raise NotCovered("multi_head_attention_forward has a bias_k, a static_k or inputs without a batch")
+    width = given["embed_dim_to_check"]
+    q, k, v = _projected(watch, given, *inputs)
+    if any(isinstance(t, Watched | Derived) for t in (q, k, v)):
+        raise NotCovered("multi_head_attention_forward has a query, key or value that parameters alone give")
+    identity = torch.eye(width, dtype=q.dtype, device=q.device)
+    own = {
+        "query": q, "key": k, "value": v, "in_proj_weight": identity.repeat(3, 1), "in_proj_bias": None,
+        "out_proj_weight": identity, "out_proj_bias": None, "use_separate_proj_weight": False,
+        "q_proj_weight": None, "k_proj_weight": None, "v_proj_weight": None,
+    }  # fmt: skip
+    attended, weights = func(**(given | own))
+    out = watch.call(F.linear, (attended.transpose(0, 1), given["out_proj_weight"], given["out_proj_bias"]), {})
+    # Laid out as torch's own: dropout draws in that order.
+    return out.transpose(0, 1).contiguous(), weights
+
+
+def _projected(watch: "Pass", given: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+    def call(func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        watched = any(isinstance(arg, Watched | Derived) for arg in args)
+        return watch.call(func, args, {}) if watched else func(*args)
+
+    def linear(x: Tensor, weight: Any, bias: Any) -> Tensor:
+        out: Tensor = call(F.linear, (x.transpose(0, 1), weight, bias))
+        return out.transpose(0, 1)
+
+    bias = given["in_proj_bias"]
+    if not given["use_separate_proj_weight"] and q is k and k is v:
+        return list(linear(q, given["in_proj_weight"], bias).chunk(3, -1))
+    if given["use_separate_proj_weight"]:
+        weights = [given[f"{name}_proj_weight"] for name in "qkv"]
+    else:
+        weights = call(Tensor.chunk, (given["in_proj_weight"], 3))
+    biases = [None] * 3 if bias is None else call(Tensor.chunk, (bias, 3))
+    return [linear(x, w, b) for x, w, b in zip((q, k, v), weights, biases, strict=True)]

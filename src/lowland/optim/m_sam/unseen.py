@@ -1,0 +1,184 @@
+"""What autograd and Python do without an operation: torch's and Python's own functions are others for the time being.
+
+Functions of autograd's own, reentrant checkpoints, hooks of what is saved for backward, and work that is handed to
+threads and processes leave no operation behind that `dependence` could follow.
+"""
+
+import multiprocessing.pool
+import multiprocessing.process
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import _SingleLevelFunction
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils import _python_dispatch
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+
+class Listener(Protocol):
+    """Who wants to know."""
+
+    #: Whether the closure is running.
+    in_closure: bool
+
+    def function(self, cls: Any, args: tuple[Any, ...], apply: Callable[..., Any]) -> Any:
+        """The result of ``cls``, a function of autograd's own; ``apply`` calls it."""
+
+    def cannot(self, why: str) -> None:
+        """The one pass can't be taken; ``why`` has a place for the line."""
+
+    def imported(self, value: Any) -> None:
+        """``value`` lies in memory that came without an operation."""
+
+    def leaves(self, value: Any, why: str) -> None:
+        """``value`` leaves torch."""
+
+
+_listener: Listener | None = None
+_thread = 0  # whose closure it is
+
+
+@contextmanager
+def looked_for(listener: Listener) -> Iterator[None]:
+    """Inside, ``listener`` hears of what this thread does without an operation."""
+    global _listener, _thread
+    outer = _listener, _thread
+    _listener, _thread = listener, threading.get_ident()
+    if outer[0] is None:
+        for owner, name, _, ours in _REPLACED:
+            setattr(owner, name, ours)
+    try:
+        yield
+    finally:
+        _listener, _thread = outer
+        if outer[0] is None:
+            for owner, name, theirs, _ in _REPLACED:
+                if theirs is None:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, theirs)
+
+
+def _listening() -> Listener | None:
+    """Who listens to this thread's closure, while it runs."""
+    listener = _listener
+    return None if listener is None or not listener.in_closure or _elsewhere() else listener
+
+
+def _elsewhere() -> bool:
+    return _thread != threading.get_ident()
+
+
+def around() -> str | None:
+    """What is on around the closure and may change what operations or backward give, in words; None for nothing."""
+    if not _are_torchs(torch._C._autograd._top_saved_tensors_default_hooks(True) or ()):
+        return _HOOKS.format("around the step")
+    for mode in _get_current_dispatch_mode_stack():
+        if not _is_known(mode):
+            return _MODE.format(type(mode).__name__, "around the step")
+    return None
+
+
+def _is_known(mode: Any) -> bool:
+    return type(mode).__module__.startswith(("torch.", _OURS))
+
+
+def _are_torchs(functions: Any) -> bool:
+    return all(str(getattr(function, "__module__", "")).startswith("torch.") for function in functions)
+
+
+# What stands in for torch's and Python's own functions.
+
+
+def _apply(cls: Any, *args: Any) -> Any:
+    plain = super(_SingleLevelFunction, cls).apply
+    if _listener is None or cls.__module__.startswith(_OURS) or (_listener.in_closure and _elsewhere()):
+        return plain(*args)
+    return _listener.function(cls, args, plain)
+
+
+def _enter(hooks: Any) -> None:
+    if _listener is not None and not _are_torchs((hooks.pack_hook, hooks.unpack_hook)):
+        _listener.cannot(_HOOKS)
+    _enter_hooks(hooks)
+
+
+def _push(mode: Any) -> None:
+    if (listener := _listening()) is not None and not _is_known(mode):
+        listener.cannot(_MODE.format(type(mode).__name__, "in the closure ({})"))
+    _push_mode(mode)
+
+
+def _imported(*args: Any, **kwargs: Any) -> Any:
+    value = _from_dlpack(*args, **kwargs)
+    if (listener := _listening()) is not None:
+        listener.imported(value)
+    return value
+
+
+def _exported(value: Any, *args: Any, **kwargs: Any) -> Any:
+    if (listener := _listening()) is not None:
+        listener.leaves(value, "to_dlpack ({}) reads a value that depends on the parameters")
+    return _to_dlpack(value, *args, **kwargs)
+
+
+def _number(name: str) -> Any:
+    """What C and Python call for the number in a tensor: torch's constructors, too, with no operation to be seen."""
+    theirs = getattr(Tensor, name)
+
+    @wraps(theirs)
+    def number(value: Tensor) -> Any:
+        if _listener is not None:
+            _listener.leaves(value, f"{name} ({{}}) reads a value that depends on the parameters")
+        return theirs(value)
+
+    return number
+
+
+def _announced(func: Any, to: str) -> Any:
+    @wraps(func)
+    def announced(*args: Any, **kwargs: Any) -> Any:
+        if (listener := _listening()) is not None:
+            listener.cannot(f"the closure hands work to {to} ({{}}), where nothing is followed")
+        return func(*args, **kwargs)
+
+    return announced
+
+
+_OURS = "lowland.optim.m_sam."
+_HOOKS = "hooks of what is saved for backward are set ({}), which may change it"
+_enter_hooks, _from_dlpack, _to_dlpack = saved_tensors_hooks.__enter__, torch._C._from_dlpack, torch._C._to_dlpack
+_MODE = "{}, a dispatch mode, is on {}, and may change what operations give"
+_push_mode = _python_dispatch._push_mode
+_THREAD, _PROCESS = "another thread", "another process"
+#: Whose, its name, what it is (None where it is inherited), and what it is for a while.
+_REPLACED: list[tuple[Any, str, Any, Any]] = [
+    (_SingleLevelFunction, "apply", None, classmethod(_apply)),
+    (saved_tensors_hooks, "__enter__", _enter_hooks, _enter),
+    (_python_dispatch, "_push_mode", _push_mode, _push),
+    (torch._C, "_from_dlpack", _from_dlpack, _imported),
+    *(
+        (Tensor, name, vars(Tensor).get(name), _number(name))
+        for name in ("__float__", "__int__", "__index__", "__bool__", "__complex__")
+    ),
+    *(
+        (owner, name, _to_dlpack, _exported)
+        for owner, name in ((torch._C, "_to_dlpack"), (torch.utils.dlpack, "to_dlpack"))
+    ),
+    *(
+        (owner, name, vars(owner)[name], _announced(vars(owner)[name], to))
+        for owner, name, to in (
+            (threading.Thread, "start", _THREAD),
+            (ThreadPoolExecutor, "submit", _THREAD),
+            (ProcessPoolExecutor, "submit", _PROCESS),
+            (multiprocessing.process.BaseProcess, "start", _PROCESS),
+            (multiprocessing.pool.Pool, "_check_running", "a pool"),
+        )
+    ),
+]

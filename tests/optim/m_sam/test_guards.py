@@ -1,0 +1,233 @@
+"""What the one pass can't do is done by the loop, or refused: never wrong without a word."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lowland.optim import SAM
+from lowland.optim.m_sam import RULES
+from lowland.optim.m_sam.layers.linear import Linear
+
+from .against_the_loop import by_both, relative_error
+from .test_layers import N, rand
+
+
+class Square(torch.autograd.Function):
+    """Hands its parameter to autograd where nobody sees it."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(x, w)
+        return x * w.square()
+
+    @staticmethod
+    def backward(ctx, d):
+        x, w = ctx.saved_tensors
+        return d * w.square(), (2 * d * x * w).flatten(0, -2).sum(0)
+
+
+class Layer(nn.Module):
+    def __init__(self, function, *shape):
+        super().__init__()
+        self.w, self.function = nn.Parameter(rand(*shape)), function
+
+    def forward(self, x):
+        return self.function(x, self.w)
+
+
+class SequenceFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4).double()
+
+    def forward(self, x):
+        return torch.tanh(self.linear(x.transpose(0, 1))).transpose(0, 1)
+
+
+def in_place(x, w):
+    x = x + 0
+    x += w
+    return x
+
+
+def lstm():
+    return nn.LSTM(4, 4, batch_first=True).double()
+
+
+BY_THE_LOOP = {
+    "a function of autograd's": (lambda: Layer(Square.apply, 4), "Square, a function of autograd's own, .* takes rows"),
+    "recurrent": (lambda: lstm(), "lstm of"),
+    "sequence first": (SequenceFirst, "examples aren't along the first dimension"),
+    "sequence of another length": (lambda: SequenceFirst(), "first dimension"),
+    "data": (lambda: Layer(lambda x, w: x * w.data * w, 4), "data of 1.w"),
+    "in place": (lambda: Layer(in_place, 4), "writes in place"),
+    "its value": (lambda: Layer(lambda x, w: x * w * float(w[0]), 4), "item|float"),
+    "list": (lambda: Layer(lambda x, w: x * w * w.tolist()[0], 4), "tolist"),
+}
+
+
+@pytest.mark.parametrize("m", [1, 3])
+@pytest.mark.parametrize("name", BY_THE_LOOP)
+def test_goes_by_the_loop_and_says_why(name, m):
+    torch.manual_seed(0)
+    make, why = BY_THE_LOOP[name]
+    middle = make()
+    model = nn.ModuleList([nn.Linear(4, 4), middle]).double()
+    x = rand(N, 5 if name == "sequence of another length" else N, 4)
+
+    def losses():
+        y = middle(model[0](x))
+        return (y[0] if isinstance(y, tuple) else y).square().sum((1, 2))
+
+    with pytest.warns(UserWarning, match=f"group by group.*({why})") as said:
+        (ours, loss), (theirs, expected), optimizer = by_both(model, losses, m, rho=0.1)
+    assert relative_error(ours, theirs) < 1e-9
+    assert loss == expected
+    assert len([w for w in said if "group by group" in str(w.message)]) == 1
+    assert all(type(p) is nn.Parameter for p in model.parameters())
+    with warnings.catch_warnings():  # once
+        warnings.filterwarnings("error", message="m-SAM")
+        optimizer.backward(losses)
+
+
+def test_a_function_without_a_rule_is_named_once():
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose1d(3, 2, 2)
+    model = nn.Sequential(layer, nn.Tanh()).double()
+    x = rand(N, 3, 5)
+    with pytest.warns(UserWarning, match=r"conv_transpose1d of 0.weight and 0.bias has no rule.*7 groups.*MB") as said:
+        (ours, _), (theirs, _), _ = by_both(model, lambda: model(x).square().sum((1, 2)), 1)
+    assert len([w for w in said if "no rule" in str(w.message)]) == 1
+    assert relative_error(ours, theirs) < 1e-9
+
+
+def contrastive(z, _):
+    return -(z @ z.T).log_softmax(1).diagonal()
+
+
+def normalized_over_the_batch(z, _):
+    return ((z - z.mean(0)) / z.std(0)).pow(4).sum(1)
+
+
+@pytest.mark.parametrize("m", [1, 3])
+@pytest.mark.parametrize("loss", [contrastive, normalized_over_the_batch])
+def test_losses_that_couple_examples_are_refused(loss, m):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3).double()
+    x, y = rand(N, 4), None
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.5, model=model, m=m)
+    with pytest.raises(ValueError, match="that of one example alone"):
+        optimizer.step(lambda: loss(model(x), y))
+    assert all(p.grad is None and type(p) is nn.Parameter for p in model.parameters())
+
+
+def pairs(z, _):
+    return (z - z.roll(1, 0)).square().sum(1)
+
+
+def nearest(z, _):
+    far = torch.full((len(z),), 1e9).diag().to(z)
+    return ((z[:, None] - z).square().sum(2) + far).min(1).values
+
+
+def within_groups(z, _):
+    z = z.unflatten(0, (-1, 2))
+    return (z - z.roll(1, 1)).square().sum(2).flatten()
+
+
+@pytest.mark.parametrize("loss", [pairs, nearest, within_groups])
+def test_losses_that_couple_a_few_examples_are_rows_of_the_whole_batch(loss):
+    torch.manual_seed(0)
+    model, x, m = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double(), rand(8, 4), 2
+
+    def by_definition(losses):
+        """m-SAM's gradient, for ``losses(j)`` of group j."""
+        w, total = [p.detach().clone() for p in model.parameters()], 0
+        for j in range(4):
+            g = torch.autograd.grad(losses(j).mean(), [*model.parameters()])
+            norm = torch.cat([piece.flatten() for piece in g]).norm()
+            with torch.no_grad():
+                for p, piece in zip(model.parameters(), g, strict=True):
+                    p += 0.5 * piece / (norm + 1e-12)
+            g = torch.autograd.grad(losses(j).mean(), [*model.parameters()])
+            with torch.no_grad():
+                for p, before in zip(model.parameters(), w, strict=True):
+                    p.copy_(before)
+            total = total + torch.cat([piece.flatten() for piece in g]) / 4
+        return total
+
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.5, model=model, m=m)
+    with pytest.warns(UserWarning, match="group by group.*The result is the same"):
+        optimizer.backward(lambda: loss(model(x), None))
+    ours = torch.cat([p.grad.flatten() for p in model.parameters()])
+    rows = by_definition(lambda j: loss(model(x), None)[m * j : m * j + m])
+    alone = by_definition(lambda j: loss(model(x[m * j : m * j + m]), None))
+    assert (ours - rows).norm() < 1e-9 * rows.norm()
+    assert ((ours - alone).norm() < 1e-9 * rows.norm()) == (loss is within_groups)
+    if loss is pairs:  # one group that reaches every example is an error, like losses that couple all
+        optimizer.m = 7
+        with pytest.raises(ValueError, match="that of one example alone"):
+            optimizer.backward(lambda: loss(model(x), None))
+
+
+def test_a_wrong_rule_is_found(monkeypatch):
+    class Wrong(Linear):
+        def perturbed(self, use, watch):
+            return super().perturbed(use, watch) * 1.001
+
+    model, x = nn.Linear(4, 3).double(), rand(N, 4)
+    monkeypatch.setitem(RULES, F.linear, Wrong())
+    with pytest.warns(UserWarning, match=r"gradient of (weight|bias) at w"):
+        (ours, _), (theirs, _), optimizer = by_both(model, lambda: model(x).square().sum(1), 2)
+    assert relative_error(ours, theirs) < 1e-9
+    assert not optimizer._engine.audited
+    (ours, _), (theirs, _), _ = by_both(model, lambda: model(x).square().sum(1), 2, audit=False)
+    assert relative_error(ours, theirs) > 1e-4
+
+
+def test_the_audit_says_what_it_cost():
+    model, x = nn.Linear(4, 3).double(), rand(N, 4)
+    *_, optimizer = by_both(model, lambda: model(x).square().sum(1), 2)
+    assert "7 evaluations of it" in optimizer._engine.audit_cost
+
+
+def test_a_closure_that_ran_backward():
+    model, x = nn.Linear(4, 3).double(), rand(N, 4)
+
+    def closure():
+        losses = model(x).square().sum(1)
+        losses.mean().backward(retain_graph=True)
+        return losses
+
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.5, model=model, m=1)
+    with pytest.raises(ValueError, match="ran backward"):
+        optimizer.step(closure)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_an_exception_in_the_closure_leaves_everything_as_it_was():
+    model, x = nn.Linear(4, 3).double(), rand(N, 4)
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.5, model=model, m=1)
+    before, calls, limit = [p.clone() for p in model.parameters()], [], [0]
+
+    def closure():
+        calls.append(0)
+        if len(calls) == limit[0]:
+            raise KeyError
+        return model(x).square().sum(1)
+
+    for limit[0] in range(1, 7):
+        calls.clear()
+        optimizer._engine = None
+        with pytest.raises(KeyError):
+            optimizer.step(closure)
+        assert all(type(p) is nn.Parameter and p.grad is None for p in model.parameters())
+        assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+        assert optimizer.under_way is None
+    calls.clear()
+    limit[0] = 100
+    optimizer.step(closure)
+    assert optimizer.steps == 1
