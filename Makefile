@@ -22,11 +22,12 @@ hostile: $(READY)  ## the whole hostile campaign, two hours; SEED=1 draws other 
 hunt: $(READY)  ## ten minutes of random programs through exact m-SAM, against its definition; MINUTES=60 SEED=1 for others
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/hunt.py --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0)
 
-check: $(READY)  ## formatter, linter, types, import rules
+check: $(READY)  ## formatter, linter, types, import rules, the house's limits
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tests/house.py --check
 
 models: $(MODELS)/.ready  ## real architectures through exact m-SAM, against its definition
 	$(BIN)/python benchmarks/real_models.py

@@ -1,0 +1,285 @@
+"""The numbers that the house is kept to; `python tests/house.py` prints them by room.
+
+A name that is over a limit must stand in `house.txt`, which may only get shorter: strike a name out once it is mended.
+"""
+
+import ast
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import grimp
+
+SOURCE = Path(__file__).parents[1] / "src"
+OFFENDERS = Path(__file__).with_suffix(".txt")
+sys.path.insert(0, str(SOURCE))  # grimp finds the package there
+ATTRIBUTES, METHODS, PARAMETERS = 12, 25, 8
+KINDS = ("circle", "private", "attributes", "methods", "parameters", "twice")
+#: Torch's own, which some of our classes have too.
+TORCHS = {"_version", "_buffers", "_values"}
+#: What the author of an experiment writes down by name, flat as on the command line.
+DECLARED = {"Settings", "Experiment", "Task"}
+#: The same class under another library's name for it, or for another library.
+NAMESAKES = {"SAM", "MonitorCallback", "Settings"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+#: Who imports whom, and where.
+Arrows = dict[str, dict[str, grimp.DetailedImport]]
+
+
+@dataclass(frozen=True, order=True)
+class Offence:
+    """What is over a limit: its kind, its room, its name, and where it stands."""
+
+    kind: str
+    room: str
+    name: str
+    where: str
+
+    @property
+    def line(self) -> str:
+        """As the list of offenders has it: without the file, so that moving a file is no news."""
+        return f"{self.kind} {self.room} {self.name}"
+
+
+@dataclass
+class Module:
+    """One file of the library."""
+
+    path: Path
+    tree: ast.Module
+
+    @property
+    def room(self) -> str:
+        """The directory below `lowland`, or "ground" for the files beside it."""
+        parts = self.path.relative_to(SOURCE / "lowland").parts
+        return parts[0] if len(parts) > 1 else "ground"
+
+    @property
+    def classes(self) -> list[ast.ClassDef]:
+        """All of them, nested ones too."""
+        return [node for node in ast.walk(self.tree) if isinstance(node, ast.ClassDef)]
+
+    def offence(self, kind: str, name: str, node: ast.expr | ast.stmt) -> Offence:
+        return Offence(kind, self.room, name, f"{self.path.relative_to(SOURCE)}:{node.lineno}")
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__") and name != "_"
+
+
+def functions(node: ast.AST) -> list[Function]:
+    return [child for child in ast.iter_child_nodes(node) if isinstance(child, Function)]
+
+
+def fields(node: ast.ClassDef) -> set[str]:
+    """Annotated names in the body of a class: a dataclass's fields and other attributes of its instances."""
+    return {
+        child.target.id
+        for child in node.body
+        if isinstance(child, ast.AnnAssign)
+        and isinstance(child.target, ast.Name)
+        and "ClassVar" not in ast.unparse(child.annotation)
+    }
+
+
+@cache
+def attributes(node: ast.ClassDef) -> set[str]:
+    """What its instances have: the annotated, and what methods assign to `self`."""
+    assigned = {
+        child.attr
+        for function in functions(node)
+        for child in ast.walk(function)
+        if isinstance(child, ast.Attribute)
+        and isinstance(child.ctx, ast.Store)
+        and getattr(child.value, "id", None) == "self"
+    }
+    return (fields(node) | assigned) - {function.name for function in functions(node)}
+
+
+def methods(node: ast.ClassDef) -> set[str]:
+    return {function.name for function in functions(node)}
+
+
+@cache
+def members(node: ast.ClassDef) -> set[str]:
+    """Its private members."""
+    plain = {
+        target.id
+        for child in node.body
+        if isinstance(child, ast.Assign)
+        for target in child.targets
+        if isinstance(target, ast.Name)
+    }
+    return {name for name in attributes(node) | methods(node) | plain if private(name)}
+
+
+def parameters(function: Function) -> list[str]:
+    every = function.args
+    named = [*every.posonlyargs, *every.args, *every.kwonlyargs, *filter(None, (every.vararg, every.kwarg))]
+    return [each.arg for each in named if each.arg not in ("self", "cls")]
+
+
+class House:
+    """All modules, and who inherits from whom."""
+
+    def __init__(self) -> None:
+        self.modules = [
+            Module(path, ast.parse(path.read_text())) for path in sorted((SOURCE / "lowland").rglob("*.py"))
+        ]
+        self.by_name: dict[str, list[tuple[Module, ast.ClassDef]]] = defaultdict(list)
+        for module in self.modules:
+            for node in module.classes:
+                self.by_name[node.name].append((module, node))
+        packages = [module.tree for module in self.modules if module.path.name == "__init__.py"]
+        #: What a room's `__init__` takes from its files.
+        self.exported = {
+            name.name
+            for tree in packages
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom)
+            for name in node.names
+        }
+
+    def lineage(self, module: Module, node: ast.ClassDef) -> list[ast.ClassDef]:
+        """A class and those of the library that it inherits from."""
+        found = [node]
+        for base in node.bases:
+            name = ast.unparse(base).split("[")[0].split(".")[-1]
+            candidates = self.by_name[name]
+            for parent in [each for each in candidates if each[0] is module] or candidates[:1]:
+                if parent[1] is not node:
+                    found += self.lineage(*parent)
+        return found
+
+    def offences(self) -> Iterator[Offence]:
+        yield from self.circles()
+        for module in self.modules:
+            yield from self.reached(module)
+            for node in module.classes:
+                lineage = self.lineage(module, node)
+                declared = any(each.name in DECLARED for each in lineage)
+                if len(set().union(*map(attributes, lineage))) > ATTRIBUTES and not declared:
+                    yield module.offence("attributes", node.name, node)
+                if len(set().union(*map(methods, lineage))) > METHODS:
+                    yield module.offence("methods", node.name, node)
+            yield from self.wide(module, module.tree, "")
+        for name, found in self.by_name.items():
+            for module, node in found if len(found) > 1 and not private(name) and name not in NAMESAKES else ():
+                yield module.offence("twice", name, node)
+
+    def wide(self, module: Module, node: ast.AST, owner: str) -> Iterator[Offence]:
+        """Functions of too many parameters, but public constructors, what a room exports, and a command's options."""
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, Function) and len(parameters(child)) > PARAMETERS:
+                constructor = (child.name == "__init__" and not private(owner)) or module.path.name == "presets.py"
+                command = module.room == "commands" and not owner and not private(child.name)
+                if not constructor and not command and (owner or child.name not in self.exported):
+                    yield module.offence("parameters", f"{owner}.{child.name}".lstrip("."), child)
+            yield from self.wide(module, child, child.name if isinstance(child, ast.ClassDef) else owner)
+
+    def reached(self, module: Module) -> Iterator[Offence]:
+        """Private members of the library's classes that a module reaches for without having the class."""
+        own = {name for node in module.classes for name in members(node)}
+        others = {name for found in self.by_name.values() for _, node in found for name in members(node)} - own - TORCHS
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Attribute) and node.attr in others:
+                yield module.offence("private", node.attr, node)
+            elif (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("getattr", "setattr", "hasattr", "delattr")
+                and isinstance(node.args[1], ast.Constant)
+                and node.args[1].value in others
+            ):
+                yield module.offence("private", node.args[1].value, node)
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lowland"):
+                for name in node.names:
+                    if private(name.name):
+                        yield module.offence("private", name.name, node)
+
+    def circles(self) -> Iterator[Offence]:
+        """Imports that lie on a circle: among the modules and packages of one package, its `__init__` included."""
+        graph = grimp.build_graph("lowland", cache_dir=None)
+        for package in sorted(name for name in graph.modules if graph.find_children(name)):
+            arrows: Arrows = defaultdict(dict)
+            below = graph.find_descendants(package) | {package}
+            for importer in sorted(below):
+                for imported in graph.find_modules_directly_imported_by(importer) & below:
+                    ends = [self.sibling(package, end) for end in (importer, imported)]
+                    if ends[0] != ends[1]:
+                        arrows[ends[0]].setdefault(
+                            ends[1], graph.get_import_details(importer=importer, imported=imported)[0]
+                        )
+            for start, further in arrows.items():
+                for end, details in further.items():
+                    if start in reachable(arrows, end):
+                        room = package.split(".")[1] if "." in package else "ground"
+                        yield Offence(
+                            "circle", room, f"{start} -> {end}", f"{details['importer']}:{details['line_number']}"
+                        )
+
+    def sibling(self, package: str, module: str) -> str:
+        depth = package.count(".") + 2
+        return ".".join(module.split(".")[:depth]) if module != package else f"{package}.__init__"
+
+
+def reachable(arrows: Arrows, start: str) -> set[str]:
+    found, ahead = set(), [start]
+    while ahead:
+        here = ahead.pop()
+        if here not in found:
+            found.add(here)
+            ahead += arrows.get(here, ())
+    return found
+
+
+def untyped(module: Module) -> int:
+    return sum(isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(module.tree))
+
+
+def table(house: House, found: list[Offence]) -> str:
+    """How many of each kind in each room, and how many lines and `Any`."""
+    counts = Counter((offence.room, offence.kind) for offence in found)
+    rooms = sorted({module.room for module in house.modules})
+    lines: Counter[str] = Counter()
+    anything: Counter[str] = Counter()
+    for module in house.modules:
+        lines[module.room] += len(module.path.read_text().splitlines())
+        anything[module.room] += untyped(module)
+    rows: list[list] = [[room, *(counts[room, kind] for kind in KINDS), anything[room], lines[room]] for room in rooms]
+    rows.append(["all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])])
+    return "\n".join("".join(f"{cell!s:>{11}}" for cell in row) for row in [["room", *KINDS, "Any", "lines"], *rows])
+
+
+def main() -> int:
+    """Print the numbers; `--list` prints what is over a limit, `--check` what isn't in `house.txt`.
+
+    `--prune` strikes out what is mended.
+    """
+    house = House()
+    found = sorted(set(house.offences()))
+    allowed = Counter(OFFENDERS.read_text().splitlines())
+    present = Counter(offence.line for offence in found)
+    if "--prune" in sys.argv:
+        OFFENDERS.write_text("".join(f"{line}\n" for line in sorted((allowed & present).elements())))
+    if "--list" in sys.argv:
+        print(*(f"{offence.where}: {offence.kind} {offence.name}" for offence in found), sep="\n")
+    elif "--check" not in sys.argv:
+        print(table(house, found))
+    new = present - allowed
+    for offence in found:
+        if new[offence.line]:
+            print(
+                f"{offence.where}: {offence.kind} {offence.name} (over the house's limits, and not in {OFFENDERS.name})"
+            )
+    if gone := (allowed - present).total():
+        print(f"{OFFENDERS.name}: {gone} mended; `python tests/house.py --prune` strikes them out")
+    return 1 if new else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
