@@ -1,21 +1,18 @@
-"""The papers as experiments: every module ``papers/PAPER/NAME.py`` that defines ``EXPERIMENT`` is one."""
+"""The papers as experiments: all that are variables of modules ``papers/PAPER/NAME.py``."""
 
 import pkgutil
 from functools import cache
-from importlib import import_module
 
 from lowland.errors import SettingError, suggestion
-from lowland.training import Experiment
+from lowland.training import Experiment, registry
 
 
 @cache
 def experiments() -> dict[str, Experiment]:
     """Every experiment by name, in alphabetical order."""
-    found = {}
+    found: dict[str, Experiment] = {}
     for module in pkgutil.walk_packages(__path__, f"{__name__}."):
-        experiment = getattr(import_module(module.name), "EXPERIMENT", None)
-        if experiment is not None:
-            found[experiment.name] = experiment
+        found |= registry.load(module.name)
     return dict(sorted(found.items()))
 
 

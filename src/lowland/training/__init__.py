@@ -1,5 +1,6 @@
 """One loop, its run directory, and what an experiment has to say to be run by it."""
 
+from lowland.training import registry
 from lowland.training.arm import Arm, Record
 from lowland.training.drawing import Bars, Curve, Figure, Level, Line, Panel, Plot, banded
 from lowland.training.environment import choose_device
@@ -44,6 +45,7 @@ __all__ = [
     "parse_assignments",
     "read_json",
     "read_records",
+    "registry",
     "repeats",
     "setting",
     "summarize",

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -141,7 +140,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment of a paper. It is pickled by reference to the module of its ``prepare``.
+    """An experiment of a paper. It is pickled by its name (`lowland.training.registry`).
 
     Attributes:
         name: ``paper/experiment``.
@@ -194,10 +193,6 @@ class Experiment:
         if (self.prepare is None) == (self.together is None):
             raise ValueError(f"{self.name} needs either prepare or together")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Its judges are closures; workers find it where it is defined, as ``EXPERIMENT``."""
-        return _experiment_of, ((self.prepare or self.together).__module__,)
-
     def task(self, settings: Settings, device: torch.device) -> Task:
         """The task of one arm; SettingError if there are none."""
         if self.prepare is None:
@@ -232,8 +227,3 @@ class Experiment:
         """The settings of each arm at ``scale`` with the user's ``changes``; raises SettingError for bad ones."""
         values = {name: value.value for name, value in self.values(scale).items()}
         return repeated(resolve_arms(self.settings, values, self.arms, changes))
-
-
-def _experiment_of(module: str) -> Experiment:
-    experiment: Experiment = import_module(module).EXPERIMENT
-    return experiment

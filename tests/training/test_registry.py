@@ -1,0 +1,38 @@
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from lowland import papers
+from lowland.errors import SettingError
+from lowland.training import registry
+
+from . import toy
+
+FIRST = replace(toy.EXPERIMENT, name="tests/first")
+SECOND = replace(toy.EXPERIMENT, name="tests/second")
+
+
+def test_a_module_may_define_several():
+    assert registry.load(__name__) == {"tests/first": FIRST, "tests/second": SECOND}
+    assert [pickle.loads(pickle.dumps(one)) for one in (SECOND, FIRST)] == [SECOND, FIRST]
+
+
+def test_one_that_is_not_registered_is_found_beside_what_prepares_it():
+    assert pickle.loads(pickle.dumps(toy.EXPERIMENT)) is toy.EXPERIMENT
+
+
+def test_one_that_is_nowhere_is_an_error():
+    lost = replace(toy.EXPERIMENT, name="tests/lost")
+    with pytest.raises(SettingError, match="has no experiment tests/lost: make it a variable of that module"):
+        pickle.loads(pickle.dumps(lost))
+
+
+def test_every_experiment_of_the_papers_is_found_by_another_process():
+    names = list(papers.experiments())
+    code = "import pickle, sys; print(*(one.name for one in pickle.load(sys.stdin.buffer)), sep='\\n')"
+    pickled = pickle.dumps(list(papers.experiments().values()))
+    found = subprocess.run([sys.executable, "-c", code], input=pickled, capture_output=True, check=True)
+    assert found.stdout.decode().split() == names
