@@ -32,7 +32,8 @@ from common import describe_machine, in_turns, median_ratio
 from counting import count, peak_bandwidth, peak_flops
 from lowland import SAM
 from lowland.models import Transformer, mlp, preact_resnet
-from lowland.optim import grouped
+from lowland.optim.m_sam import loop as by_groups
+from lowland.optim.passes import MSamHost
 
 
 def perceptron(arguments):
@@ -91,7 +92,7 @@ def loop(model, x, y, m):
 
     def step():
         optimizer.zero_grad()
-        grouped.backward(optimizer, lambda: losses(model, x, y))
+        by_groups.backward(MSamHost(optimizer), lambda: losses(model, x, y))
         optimizer.step()
 
     return step

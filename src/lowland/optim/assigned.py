@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lowland.checks import number
-from lowland.optim import grouped, rules, scope
+from lowland.optim import rules, scope
 from lowland.optim.ascent import Ascent
+from lowland.optim.m_sam import loop
 from lowland.optim.memory import Memory
 
 
@@ -37,7 +38,7 @@ def model(optimizer: Any, value: Any) -> None:
     if value is not None and set(params).isdisjoint(value.parameters()):
         raise ValueError("model= is another model: it has none of the base optimizer's parameters")
     if own.m is not None:
-        grouped.check(own.m, value, params)
+        loop.check(own.m, value, params)
     rules.check(own.ascent_rule, own.descent_rule, optimizer.base, value, own.m)
     chosen = scope.resolve(own.scope, value, params) if callable(own.scope) else own._scope
     own.model, own._scope, own._names, own._engine = value, chosen, {}, None
@@ -50,7 +51,7 @@ def m(optimizer: Any, value: Any) -> None:
     _shaped(optimizer, value is not None)
     rules.check(own.ascent_rule, own.descent_rule, optimizer.base, own.model, value)
     if value is not None:
-        grouped.check(value, own.model, list(optimizer._params()))
+        loop.check(value, own.model, list(optimizer._params()))
         value = int(value)  # of NumPy, say: what is saved must load anywhere
     own.m, own._engine = value, None
 

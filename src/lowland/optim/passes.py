@@ -1,6 +1,6 @@
 """The evaluations of a step: where the weights are in each, and what becomes of its gradient."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from lowland.optim.constants import Constants
 from lowland.optim.descent import Descent, Pair
 from lowland.optim.displacement import Displacement
 from lowland.optim.grad_mode import recording, unrecorded
+from lowland.optim.m_sam.host import Parameters, Settings
 from lowland.optim.memory import Memory
 from lowland.optim.scope import Scope, describe
 from lowland.optim.sharding import global_dot, global_norm, local, local_pair, settled
@@ -63,6 +64,9 @@ class Passes(Wrapper):
     l2: float = shared(assigned.l2)
     same_masks: bool = shared()
     freeze: bool = shared()
+    audit: bool = shared()
+    memory_limit: float | None = shared(assigned.memory_limit)
+    perturbed_norms: bool = shared()
     ascent_rule: Ascent = shared(assigned.ascent_rule)
     descent_rule: Descent | None = shared(assigned.descent_rule)
     scope: Scope = shared(assigned.chosen)
@@ -367,6 +371,10 @@ class Passes(Wrapper):
                 raise RuntimeError(self._out_of_reach) from error
             raise
         self._thaw()  # after an exception whoever closes the pass does it
+
+    def _nothing_in_reach(self) -> str | None:
+        """What to say of losses that depend on no parameter that climbs, if there is a scope."""
+        return None if self._scope is None else self._out_of_reach
 
     @property
     def _out_of_reach(self) -> str:
@@ -809,6 +817,100 @@ class Passes(Wrapper):
         """For ``what``: no pass is under way, and no interrupted one left the weights elsewhere."""
         self._not_inside(what)
         self._undo_once()
+
+
+class MSamHost:
+    """A `m_sam.host.Host`: the optimizer, for the passes that `m_sam` makes itself."""
+
+    def __init__(self, optimizer: Passes):
+        self.optimizer = optimizer
+
+    @property
+    def model(self) -> nn.Module:
+        """See `m_sam.host.Host`."""
+        assert self.optimizer.model is not None
+        return self.optimizer.model
+
+    @property
+    def settings(self) -> Settings:
+        """See `m_sam.host.Host`."""
+        o = self.optimizer
+        assert o.m is not None
+        return Settings(o.m, o.ascent_rule, o.l2, o.eps, o.audit, o.memory_limit, o.perturbed_norms)
+
+    def parameters(self) -> Parameters:
+        """See `m_sam.host.Host`."""
+        trainable, rhos = self.optimizer._trainable()
+        scope = self.optimizer._scope
+        return Parameters(
+            list(self.optimizer._params()),
+            trainable,
+            dict(zip(trainable, rhos, strict=True)),
+            {p for p in trainable if scope is None or p in scope},
+            self.optimizer._outside(),
+            {p: name for name, p in self.model.named_parameters()},
+        )
+
+    def buffers(self, carried: Iterable[Tensor] = ()) -> Buffers:
+        """See `m_sam.host.Host`."""
+        return Buffers(self.model, self.optimizer._constants, carried)
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """See `m_sam.host.Host`."""
+        self.optimizer._start()
+        yield
+        self.optimizer._evaluated += 1
+
+    @contextmanager
+    def under_way(self, name: str, apart: Sequence[Tensor] = ()) -> Iterator[None]:
+        """See `m_sam.host.Host`."""
+        params = list(apart)
+        held = [parallel.set_aside(p.grad) for p in params]
+        try:
+            self.optimizer._begin(name, params, held)
+            yield
+        finally:
+            self.optimizer._end(params, held)
+            amp.clear_caches()
+
+    def at_w(self, scaler: Any, sync: bool, onward: bool) -> AbstractContextManager[None]:
+        """See `m_sam.host.Host`."""
+        return self.optimizer._ascent(scaler, sync, onward, buffers=False)
+
+    @contextmanager
+    def at_perturbed(self, share: float) -> Iterator[None]:
+        """See `m_sam.host.Host`.
+
+        Hooks scale the gradients, not the loss: a function's own backward need not be linear, it may clip. Hooks on
+        parameters run before DDP averages.
+        """
+        optimizer = self.optimizer
+        with optimizer._perturbed(share=share):
+            owner, hooks = optimizer._owner, []
+
+            def times_share(gradient: Tensor) -> Tensor:
+                return gradient * share if optimizer._owner is owner else gradient  # left by an interrupt: nothing
+
+            try:
+                for param in optimizer._trainable()[0] + optimizer._outside() if share < 1 else ():
+                    hooks.append(param.register_hook(times_share))
+                yield
+            finally:
+                for hook in hooks:
+                    hook.remove()
+
+    def perturbations(self, gradients: list[Tensor | None]) -> list[Tensor | None]:
+        """See `m_sam.host.Host`."""
+        params, rhos = self.optimizer._trainable()
+        plan = self.optimizer._plan(params, gradients, rhos, None, True)
+        moves = zip(plan.owners, plan.directions, plan.rhos, strict=True)
+        steps = {owner: direction * (rho * plan.climb.factor) for owner, direction, rho in moves}
+        return [steps.get(p) for p in params]
+
+    def out_of_reach(self) -> str | None:
+        """See `m_sam.host.Host`."""
+        return self.optimizer._nothing_in_reach()
 
 
 def _versions(params: Iterable[Tensor]) -> list[int] | None:

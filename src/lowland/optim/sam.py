@@ -19,7 +19,7 @@ from lowland.optim.displacement import Displacement
 from lowland.optim.functional import EPS, check_rho
 from lowland.optim.grad_mode import recording, unrecorded
 from lowland.optim.memory import split
-from lowland.optim.passes import Passes
+from lowland.optim.passes import MSamHost, Passes
 from lowland.optim.scope import Scope, resolve
 from lowland.optim.sharding import local, settled
 from lowland.optim.wrapper import shared
@@ -150,9 +150,6 @@ class SAM(Passes):
     """
 
     scope: Any = shared(assigned.chosen)
-    audit: bool = shared()
-    memory_limit: float | None = shared(assigned.memory_limit)
-    perturbed_norms: bool = shared()
     _schedule: Callable[[int], float] | None = shared()
     _rho: float = shared()
     #: Groups whose rho follows the schedule.
@@ -398,7 +395,7 @@ class SAM(Passes):
             assert self.model is not None
             before = None
             if self._engine is None:
-                self._engine, before = m_sam.Engine(self), places(self.model)
+                self._engine, before = m_sam.Engine(MSamHost(self)), places(self.model)
             with parallel.no_other_ddp(self.model):
                 mean = self._engine.backward(closure, scaler)
             # The loop comes after an evaluation, which may have registered some.
@@ -420,7 +417,7 @@ class SAM(Passes):
         """Print how the last step with ``m`` held the groups' gradients, and what that took."""
         if self.m is None:
             raise RuntimeError("plan() is for m-SAM: give SAM an m")
-        print(m_sam.Engine(self).plan() if self._engine is None else self._engine.plan())
+        print(m_sam.Engine(MSamHost(self)).plan() if self._engine is None else self._engine.plan())
 
     def _update(self) -> None:
         if self._evaluated:

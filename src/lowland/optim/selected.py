@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lowland.optim import amp
-from lowland.optim.grouped import per_example
+from lowland.optim.m_sam.loop import per_example
 
 
 def backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any = None) -> Tensor:
@@ -24,15 +24,15 @@ def backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any = None) 
     with torch.enable_grad():
         if optimizer._stays:  # there is no climb to choose by
             with optimizer._plain(scaler):
-                before = per_example(closure, optimizer)
+                before = per_example(closure, optimizer._nothing_in_reach)
                 amp.scaled(scaler, before.mean()).backward()
             return before.detach().mean()
         with optimizer._ascent(scaler):
-            before = per_example(closure, optimizer)
+            before = per_example(closure, optimizer._nothing_in_reach)
             amp.scaled(scaler, before.mean()).backward()
         before = before.detach()
         with optimizer.perturbed():
-            after = per_example(closure, optimizer)
+            after = per_example(closure, optimizer._nothing_in_reach)
             count = max(1, int(optimizer.descent_rule.keep * len(after) + 1e-9))  # 0.29 · 100 is 28.999…
             chosen = torch.topk(after.detach() - before, count).indices
             amp.scaled(scaler, after[chosen].mean()).backward()

@@ -6,11 +6,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lowland.optim import SAM, grouped
+from lowland.optim import SAM
+from lowland.optim.m_sam import loop
+from lowland.optim.passes import MSamHost
 
 
 def entropy(model, x, y):
     return lambda: F.cross_entropy(model(x), y, reduction="none")
+
+
+def by_the_loop(optimizer, closure, scaler=None):
+    """`SAM.backward`, group by group."""
+    return loop.backward(MSamHost(optimizer), closure, scaler)
 
 
 def gradients(model):
@@ -28,7 +35,7 @@ def by_both(model, closure, m, groups=None, scaler=None, **options):
             p.grad = None
         torch.manual_seed(7)
         if way == "loop":
-            loss = grouped.backward(optimizer, closure, scaler)
+            loss = by_the_loop(optimizer, closure, scaler)
         else:
             ours = optimizer
             loss = optimizer.backward(closure, scaler)

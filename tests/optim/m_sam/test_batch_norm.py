@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lowland.models import resnet
-from lowland.optim import SAM, ascent, grouped, m_sam
+from lowland.optim import SAM, ascent, m_sam
 
-from .against_the_loop import gradients, relative_error
+from .against_the_loop import by_the_loop, gradients, relative_error
 from .test_layers import Net, rand
 
 RHO = 0.3
@@ -59,7 +59,7 @@ def check(model, x, m, losses=plain, **options):
         ours = copy.deepcopy(model)
         params = [p for p in ours.parameters() if p.requires_grad]
         optimizer = SAM(torch.optim.SGD(params, lr=0.1), rho=RHO, model=ours, m=m, **options)
-        run = optimizer.backward if way == "one pass" else partial(grouped.backward, optimizer)
+        run = optimizer.backward if way == "one pass" else partial(by_the_loop, optimizer)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="m-SAM")
             run(lambda ours=ours: losses(ours, x, torch.arange(len(x))))
@@ -188,7 +188,7 @@ def test_other_ascent_rules_agree_with_the_loop(rule):
     for way in ("one pass", "loop"):
         ours = copy.deepcopy(model)
         optimizer = SAM(torch.optim.SGD(ours.parameters(), lr=0.1), rho=0.1, model=ours, m=3, ascent=rule)
-        run = optimizer.backward if way == "one pass" else partial(grouped.backward, optimizer)
+        run = optimizer.backward if way == "one pass" else partial(by_the_loop, optimizer)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="m-SAM goes group by group")
             run(lambda ours=ours: ours(x))
@@ -285,7 +285,7 @@ def test_a_compiled_model_runs_as_it_was_written(way):
     expected, statistics = definition(model, x, plain, 3), running(model, x, plain, 3)
     model.compile(backend="eager")
     optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=RHO, model=model, m=3)
-    run = optimizer.backward if way == "one pass" else partial(grouped.backward, optimizer)
+    run = optimizer.backward if way == "one pass" else partial(by_the_loop, optimizer)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"m-SAM runs what torch\.compile compiled")
         run(lambda: model(x))

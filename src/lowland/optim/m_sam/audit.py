@@ -11,6 +11,7 @@ from torch import Tensor
 from lowland.optim import penalty
 from lowland.optim.m_sam.gradients import Factors
 from lowland.optim.m_sam.groups import Groups
+from lowland.optim.m_sam.host import Host, Parameters
 from lowland.optim.m_sam.layers.batch_norm import by_group
 from lowland.optim.m_sam.passes import FirstPass, Perturbation
 from lowland.optim.m_sam.watch import NotCovered, Refused, watching
@@ -28,9 +29,8 @@ class Audit:
     """Compares what the two passes make of one group with its definition.
 
     Attributes:
-        optimizer: the SAM.
-        params: its trainable parameters.
-        names: what the model calls them.
+        host: the optimizer.
+        who: takes part.
         losses: the closure, on the same random numbers each time, from the same buffers.
         rewind: puts the buffers there; before watching, which looks for them.
         autocast: whether autocast was on.
@@ -38,14 +38,18 @@ class Audit:
         evaluations: how many evaluations of the batch it has taken.
     """
 
-    optimizer: Any
-    params: list[Tensor]
-    names: dict[Tensor, str]
+    host: Host
+    who: Parameters
     losses: Callable[[], Tensor]
     rewind: Callable[[], None]
     autocast: bool = False
     seed: int = 0
     evaluations: int = field(default=0)
+
+    @property
+    def params(self) -> list[Tensor]:
+        """Those that are trained."""
+        return self.who.trainable
 
     def run(self, groups: Groups, found: dict[Tensor, Perturbation], second: Any) -> bool:
         """Compare the last group and the first; where numbers are rounded, others if one is off: a ReLU may flip.
@@ -62,7 +66,7 @@ class Audit:
             Refused: if the losses couple examples.
             NotCovered: if else something is wrong.
         """
-        whole = Groups(groups.whole, self.optimizer.m)
+        whole = Groups(groups.whole, self.host.settings.m)
         if whole.count == 1:
             return False
         verdicts = [self._wrong(j, groups, found, second) for j in dict.fromkeys((groups.count - 1, 0))]
@@ -87,7 +91,7 @@ class Audit:
 
     def couples(self, size: int) -> bool:
         """Whether the losses of one group reach the rows of all examples, at each parameter."""
-        reached = self._reach(Groups(size, self.optimizer.m), 1)
+        reached = self._reach(Groups(size, self.host.settings.m), 1)
         return bool(reached.everywhere) and all(reached.everywhere.values())
 
     def _wrong(self, j: int, groups: Groups, found: dict[Tensor, Perturbation], second: Any) -> str | None:
@@ -97,7 +101,7 @@ class Audit:
             return None
         with torch.no_grad():
             moved = {p: of_group(p, perturbation, j, groups) - p for p, perturbation in found.items()}
-            expected = self._climb(at_w)
+            expected = self.host.perturbations(at_w)
         if (name := self._apart([moved.get(p) for p in self.params], expected)) is not None:
             return f"its perturbation of {name} differs"
         kept = [p.detach().clone() for p in self.params]
@@ -110,21 +114,10 @@ class Audit:
             with torch.no_grad():
                 torch._foreach_copy_(self.params, kept)
         self.rewind()
-        with watching(self.params, self.optimizer.model, second):
+        with watching(self.params, self.host.model, second):
             ours = self._gradients(j, groups, penalize=False, watched=True)
         name = self._apart(ours, by_hand)
         return "" if name is None else f"its gradient of {name} at w + e differs"
-
-    def _climb(self, gradients: list[Tensor | None]) -> list[Tensor | None]:
-        """Where the loop would climb along these."""
-        optimizer = self.optimizer
-        plan = optimizer._plan(self.params, gradients, optimizer._trainable()[1], None, True)
-        factor = plan.climb.factor
-        steps = {
-            owner: direction * (rho * factor)
-            for owner, direction, rho in zip(plan.owners, plan.directions, plan.rhos, strict=True)
-        }
-        return [steps.get(p) for p in self.params]
 
     def _apart(self, ours: list[Tensor | None], theirs: list[Tensor | None]) -> str | None:
         """The name of the parameter where they are farthest apart, if that is too far."""
@@ -137,7 +130,7 @@ class Audit:
         floor = 1e-12 * float(torch.stack([p.detach().norm().cpu() for p in self.params]).norm())
         if bool(apart.norm() <= tolerance * whole + floor):
             return None
-        return self.names[self.params[int(apart.argmax())]]
+        return self.who.names[self.params[int(apart.argmax())]]
 
     def _tolerance(self) -> float:
         if self.autocast or any(p.dtype.itemsize < 4 for p in self.params):
@@ -149,21 +142,21 @@ class Audit:
         self.evaluations += 1
         start = groups.start + j * groups.m
         chosen = slice(start, min(start + groups.m, groups.chosen.stop))
-        whole = Groups(groups.whole, self.optimizer.m)
-        normalized = by_group(self.optimizer.model, *((groups,) if watched else (whole, start // whole.m)))
+        whole = Groups(groups.whole, self.host.settings.m)
+        normalized = by_group(self.host.model, *((groups,) if watched else (whole, start // whole.m)))
         with gradients_aside(self.params), torch.enable_grad(), normalized:
             self.losses()[chosen].mean().backward()
-            if penalize and self.optimizer.l2:
-                penalty.add(self.params, self.optimizer.l2)
+            if penalize and (l2 := self.host.settings.l2):
+                penalty.add(self.params, l2)
             return [p.grad for p in self.params]
 
     def _reach(self, groups: Groups, count: int) -> "_Reached":
         """Where the losses of ``count`` of all groups reach in layers."""
         chosen = torch.randperm(groups.count, generator=torch.Generator().manual_seed(self.seed))[:count]
         examples = torch.isin(torch.arange(groups.size) // groups.m, chosen)
-        watch = _Reached(groups, self.names, set(self.params), examples)
+        watch = _Reached(groups, self.who.names, set(self.params), examples)
         watch.dependence.generators = True  # the pass before has seen to them
-        model = self.optimizer.model
+        model = self.host.model
         self.evaluations += 1
         self.rewind()
         with by_group(model, groups), watching(self.params, model, watch), gradients_aside(self.params):

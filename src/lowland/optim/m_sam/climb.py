@@ -9,46 +9,41 @@ from lowland.optim import amp
 from lowland.optim.ascent import Adaptive, Ascent, LossBudget, Slope, Unnormalized
 from lowland.optim.m_sam.gradients import Built, Factors, Piece, squared_norms
 from lowland.optim.m_sam.groups import Groups
+from lowland.optim.m_sam.host import Parameters, Settings
 from lowland.optim.m_sam.passes import Perturbation, SecondPass, written_out
 
 
-def unsupported(optimizer: Any) -> str | None:
-    """Why the ascent rule of ``optimizer`` has no such form, if it hasn't."""
-    rule = optimizer.ascent_rule
+def unsupported(rule: Ascent) -> str | None:
+    """Why an ascent rule has no such form, if it hasn't."""
     if type(rule) not in (Ascent, Unnormalized, LossBudget, Adaptive):
         return f"the ascent rule {type(rule).__name__} has no form for all groups at once"
     return None
 
 
 def climb(
-    optimizer: Any,
-    found: dict[Tensor, Piece],
-    rhos: dict[Tensor, float],
-    members: set[Tensor],
-    groups: Groups,
-    scaler: Any,
+    settings: Settings, who: Parameters, found: dict[Tensor, Piece], groups: Groups, scaler: Any
 ) -> tuple[dict[Tensor, Perturbation], Tensor]:
     """Where each group climbs, and the norms of its gradient.
 
     Args:
-        optimizer: the SAM.
-        found: of ``members``, gradients of each group's summed loss over ``groups.m``, scaled by ``scaler``.
-        rhos: of all parameters.
-        members: that climb.
+        settings: of the optimizer.
+        who: takes part.
+        found: of the parameters that climb, gradients of each group's summed loss over ``groups.m``, scaled by
+            ``scaler``.
         groups: of the examples.
         scaler: a ``GradScaler``, or None.
 
     Returns:
         What to add to each parameter; norms, shape (groups,), float64.
     """
-    rule, l2 = optimizer.ascent_rule, optimizer.l2
+    l2, rhos = settings.l2, who.rhos
     pieces = dict(found)
     per = of_means(groups, next(iter(rhos)), scaler)
     if l2:
-        for p in members - pieces.keys():
+        for p in who.climbing - pieces.keys():
             pieces[p] = Built(p.new_zeros(()).expand(groups.count, *p.shape))
-    if type(rule) is Adaptive:
-        return _adapt(optimizer, pieces, rhos, groups, per)
+    if isinstance(settings.ascent_rule, Adaptive):
+        return _adapt(settings, settings.ascent_rule, who, pieces, groups, per)
     squares = squared_norms(pieces.values(), groups) * per.square()
     if l2:
         for p, piece in pieces.items():
@@ -56,7 +51,7 @@ def climb(
             squares += 2 * l2 * piece.dot(w, groups) * per
             squares += l2**2 * torch.linalg.vector_norm(w).double().square()
     norms = squares.clamp_(min=0).sqrt_()
-    s = _reach(optimizer, norms, max((rhos[p] for p in members), default=0.0))
+    s = _reach(settings, norms, max((rhos[p] for p in who.climbing), default=0.0))
     reach = {rho: rho * s * per for rho in set(rhos.values()) if rho}
     keeps = {rho: 1 + rho * s * l2 if l2 else None for rho in reach}
     return {p: _perturbation(piece, reach[rhos[p]], keeps[rhos[p]]) for p, piece in pieces.items() if rhos[p]}, norms
@@ -69,23 +64,23 @@ def of_means(groups: Groups, param: Tensor, scaler: Any, divided_by: int | None 
     return (divided_by or groups.m) / (groups.sizes.to(param.device) * scale)
 
 
-def _reach(optimizer: Any, norms: Tensor, rho: float) -> Tensor:
+def _reach(settings: Settings, norms: Tensor, rho: float) -> Tensor:
     """How far each group climbs, for rho 1, relative to its gradient."""
-    rule = optimizer.ascent_rule
+    rule = settings.ascent_rule
     usable = torch.isfinite(norms) & (norms > 0)
-    if type(rule) is Unnormalized:
+    if isinstance(rule, Unnormalized):
         return usable.double()
-    factor = torch.where(usable, 1 / (norms + optimizer.eps), 0)
-    if type(rule) is LossBudget:
+    factor = torch.where(usable, 1 / (norms + settings.eps), 0)
+    if isinstance(rule, LossBudget):
         return factor * factor.clamp(max=rule.longest / rho if rho else 0.0)
     return factor
 
 
 def _adapt(
-    optimizer: Any, pieces: dict[Tensor, Piece], rhos: dict[Tensor, float], groups: Groups, per: Tensor
+    settings: Settings, rule: Adaptive, who: Parameters, pieces: dict[Tensor, Piece], groups: Groups, per: Tensor
 ) -> tuple[dict[Tensor, Perturbation], Tensor]:
-    rule, l2 = optimizer.ascent_rule, optimizer.l2
-    slope: Any = Slope([], [], [], lambda _: 0.0, 0.0, 1.0, 0, None, 0.0, optimizer._name, lambda _: [], None)  # type: ignore[arg-type]
+    l2, rhos = settings.l2, who.rhos
+    slope: Any = Slope([], [], [], lambda _: 0.0, 0.0, 1.0, 0, None, 0.0, who.names.__getitem__, lambda _: [], None)  # type: ignore[arg-type]
     squares, own, directions = torch.zeros_like(per), torch.zeros_like(per), {}
     for p, piece in pieces.items():
         assert isinstance(piece, Built)
@@ -95,7 +90,7 @@ def _adapt(
         g *= t
         squares += Built(g).squares(groups)
         directions[p] = g.mul_(t)
-    s = _reach(optimizer, squares.sqrt(), max(rhos[p] for p in directions))
+    s = _reach(settings, squares.sqrt(), max(rhos[p] for p in directions))
     found = {
         p: Perturbation(stack=direction.mul_(_like(rhos[p] * s, direction)).add_(p.detach()))
         for p, direction in directions.items()

@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.optim import amp, grouped, parallel
+from lowland.optim import amp, parallel
 from lowland.optim.ascent import Adaptive
 from lowland.optim.buffers import Buffers, kept
-from lowland.optim.m_sam import report
+from lowland.optim.m_sam import loop, report
 from lowland.optim.m_sam.audit import COUPLED, Audit, gradients_aside
 from lowland.optim.m_sam.climb import climb, mean, norms_at, of_means, unsupported
 from lowland.optim.m_sam.dependence import line_of
 from lowland.optim.m_sam.groups import Groups
+from lowland.optim.m_sam.host import Host, Parameters, Settings
 from lowland.optim.m_sam.layers.batch_norm import by_group, has_others, running_statistics
 from lowland.optim.m_sam.passes import FirstPass, Pass, Perturbation, SecondPass, TooLarge, raising
 from lowland.optim.m_sam.watch import (
@@ -48,8 +49,8 @@ AGAIN = 10
 class Engine:
     """Computes m-SAM's gradient for one optimizer; remembers what it can't do."""
 
-    def __init__(self, optimizer: Any):
-        self.optimizer = optimizer
+    def __init__(self, host: Host):
+        self.host = host
         #: Why the loop is taken, once that is known.
         self.reason: str | None = None
         #: Uses of parameters that were audited.
@@ -77,22 +78,20 @@ class Engine:
 
     def backward(self, closure: Closure, scaler: Any = None) -> Tensor:
         """See `SAM.backward`."""
-        optimizer = self.optimizer
+        model = self.host.model
         if self.reason is None:
-            self.reason = unsupported(optimizer)
+            self.reason = unsupported(self.host.settings.ascent_rule)
             if self.reason is None:
-                states = random_states(optimizer._params())
-                if any(map(_is_compiled, optimizer.model.modules())):
+                states = random_states(self.host.parameters().everyone)
+                if any(map(_is_compiled, model.modules())):
                     self.warn(
                         "m-SAM runs what torch.compile compiled as it was written, for weights that differ by group"
                     )
                 self.batches += 1
-                optimizer._ready("m-SAM pass")
                 # Running statistics by group are the sum of what the parts of a batch give.
-                carried = running_statistics(optimizer.model)
-                buffers = Buffers(optimizer.model, optimizer._constants, carried)
+                buffers = self.host.buffers(carried=running_statistics(model))
                 try:
-                    with uncompiled():
+                    with uncompiled(), self.host.batch():
                         mean = self._backward(closure, scaler, states, buffers)
                     buffers.finish()
                     return mean
@@ -109,7 +108,7 @@ class Engine:
                 "the same."
             )
         self.last = None
-        return grouped.backward(optimizer, closure, scaler)
+        return loop.backward(self.host, closure, scaler)
 
     def plan(self) -> str:
         """A table of how the last step held the groups' gradients."""
@@ -132,7 +131,7 @@ class Engine:
     def _why_not(self, error: BaseException, closure: Closure, scaler: Any, states: Any) -> str:
         """Why the loop is taken after ``error``, which is raised if the loop can't help."""
         if isinstance(error, NotCovered):
-            if isinstance(error, Unordered) and self.optimizer.audit:
+            if isinstance(error, Unordered) and self.host.settings.audit:
                 self._refuse_coupled(closure, states)
             return str(error)
         if not isinstance(error, Exception) or isinstance(error, Refused | NoGradient | torch.OutOfMemoryError):
@@ -143,25 +142,23 @@ class Engine:
         """The losses, on the same random numbers each time."""
         replay(states)
         amp.clear_caches()
-        return grouped.per_example(closure, self.optimizer)
+        return loop.per_example(closure, self.host.out_of_reach)
 
     @contextmanager
     def _without_a_trace(self) -> Iterator[None]:
         """Afterwards buffers and gradients are what they were."""
-        everyone = [*self.optimizer._params(), *self.optimizer._outside()]
-        with kept(self.optimizer.model), gradients_aside(everyone), self._alone():
+        who = self.host.parameters()
+        with kept(self.host.model), gradients_aside([*who.everyone, *who.outside]), self._alone():
             yield
 
     def _alone(self) -> AbstractContextManager[Any]:
         """Inside, DDP averages nothing: the last evaluation of a step is the only one that all processes make."""
-        wrapper = ddp(self.optimizer.model)
+        wrapper = ddp(self.host.model)
         return nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, False)
 
     def _only_here(self, error: Exception, closure: Closure, scaler: Any, states: Any) -> str:
         """``error`` in words, if the passes raise it each time and the plain closure doesn't; else it is raised."""
-        optimizer = self.optimizer
-        optimizer._back_to_w()
-        evaluated = optimizer._evaluated
+        model = self.host.model
         with self._without_a_trace():
             try:
                 with torch.enable_grad():
@@ -171,14 +168,12 @@ class Engine:
         with self._without_a_trace():
             try:
                 with uncompiled():
-                    carried = running_statistics(optimizer.model)
-                    self._backward(closure, scaler, states, Buffers(optimizer.model, carried=carried))
+                    self._backward(closure, scaler, states, Buffers(model, carried=running_statistics(model)))
             except Exception:
                 pass
             else:  # once, and not again: maybe what it reads wasn't there
                 raise error
             finally:
-                optimizer._evaluated = evaluated
                 amp.clear_caches()
         return raising(error, line_of(error), "" if self._watch is None else self._watch.where)
 
@@ -189,16 +184,13 @@ class Engine:
 
     def _refuse_coupled(self, closure: Closure, states: Any) -> None:
         """Raise Refused if the losses of one group reach all rows of each layer."""
-        optimizer = self.optimizer
-        params, _ = optimizer._trainable()
-        names = {p: name for name, p in optimizer.model.named_parameters()}
 
         def losses() -> Tensor:
             return self._evaluate(lambda: followed(closure), states)
 
         try:
             with self._without_a_trace(), uncompiled():
-                audit = Audit(optimizer, params, names, losses, lambda: None)
+                audit = Audit(self.host, self.host.parameters(), losses, lambda: None)
                 coupled = self._size is not None and audit.couples(self._size)
         except Exception:  # nothing can be told; the loop is right all the same
             return
@@ -208,12 +200,9 @@ class Engine:
             raise Refused(COUPLED)
 
     def _backward(self, closure: Closure, scaler: Any, states: Any, buffers: Buffers) -> Tensor:
-        optimizer = self.optimizer
-        optimizer._start()
-        params, rhos = optimizer._trainable()
-        names = {p: name for name, p in optimizer.model.named_parameters()}
-        members = {p for p in params if optimizer._scope is None or p in optimizer._scope}
-        check(params, optimizer.model)
+        model, settings, who = self.host.model, self.host.settings, self.host.parameters()
+        params = who.trainable
+        check(params, model)
 
         def losses() -> Tensor:
             buffers.rewind()
@@ -225,9 +214,8 @@ class Engine:
                 raise NotCovered("the losses depend on no input that was there before the closure, as a plain tensor")
             return value
 
-        outside = optimizer._outside()
-        step = _Step(params, outside, dict(zip(params, rhos, strict=True)), names, members, losses, scaler, buffers)
-        before = [(p, None if p.grad is None else p.grad.clone()) for p in params + outside]
+        step = _Step(settings, who, losses, scaler, buffers)
+        before = [(p, None if p.grad is None else p.grad.clone()) for p in params + who.outside]
         parts: list[_Part] = []
         try:
             while not parts or parts[-1].groups.chosen.stop < parts[-1].groups.whole:
@@ -236,84 +224,73 @@ class Engine:
             for p, gradient in before:  # no part of a batch may stay
                 p.grad = gradient
             raise
-        self._penalize(params, parts, scaler)
-        if len(parts) > 1 and (has_others(optimizer.model) or self._twice):
+        self._penalize(step, parts)
+        if len(parts) > 1 and (has_others(model) or self._twice):
             buffers.restart()  # each part had only its own examples
-            whole = Groups(parts[0].groups.whole, optimizer.m)
-            with torch.enable_grad(), self._alone(), by_group(optimizer.model, whole):
+            whole = Groups(parts[0].groups.whole, settings.m)
+            with torch.enable_grad(), self._alone(), by_group(model, whole):
                 losses()
             buffers.settle()
         if scaler is not None:
             finite = torch.stack([torch.isfinite(part.norms).all() for part in parts]).all()
-            overflow = parallel.anywhere(~finite, optimizer.model)
+            overflow = parallel.anywhere(~finite, model)
             amp.pass_on_overflow(overflow, [p.grad for p in params if p.grad is not None])
-        optimizer._evaluated += 1
         self._plan, self._parts = parts[0].plan, [part.groups for part in parts]
         self.last = report.last([part.last for part in parts])
         return torch.cat([part.losses for part in parts]).mean()
 
     def _part(self, step: "_Step", start: int) -> "_Part":
         """Both passes for the groups from ``start`` on, as many as memory allows; their gradients are accumulated."""
-        optimizer, params, everyone = self.optimizer, step.params, step.params + step.outside
-        held = [parallel.set_aside(p.grad) for p in everyone]
-        try:
-            optimizer._begin("ascent", everyone, held)
+        host, settings, who = self.host, step.settings, step.who
+        model, params = host.model, who.trainable
+        with host.under_way("ascent", apart=params + who.outside):
             with torch.enable_grad(), self._alone():
                 first, before = self._first(step, start)
-            left = [step.names[p] for p in params if p.grad is not None]
-        finally:
-            optimizer._end(everyone, held)
-            amp.clear_caches()
+            left = [who.names[p] for p in params if p.grad is not None]
         if left:
             raise NotCovered(
                 f"{left[0]} has a gradient that came by a way nobody watches (a function of autograd's own, say, or "
                 "a copy made before the step)"
             )
-        if not step.members & first.pieces.keys() and not optimizer.l2:
+        if not who.climbing & first.pieces.keys() and not settings.l2:
             raise NoGradient(
-                "no parameter that climbs received a gradient: do the losses depend on them?"
-                if optimizer._scope is None
-                else optimizer._out_of_reach
+                host.out_of_reach() or "no parameter that climbs received a gradient: do the losses depend on them?"
             )
         groups = first.groups
         self._twice = len(set(first.normalized)) < len(first.normalized)
-        pieces = {p: piece for p, piece in first.pieces.items() if p in step.members}
-        plan = report.rows(pieces, step.names, groups)
+        pieces = {p: piece for p, piece in first.pieces.items() if p in who.climbing}
+        plan = report.rows(pieces, who.names, groups)
         with torch.no_grad():
-            found, norms = climb(optimizer, pieces, step.rhos, step.members, groups, step.scaler)
+            found, norms = climb(settings, who, pieces, groups, step.scaler)
         first.check_inputs()
-        second = SecondPass(groups, step.names, found, self.warn, first)
-        due = optimizer.audit and (self.batches >= self.next_audit or not first.uses <= self.audited)
+        second = SecondPass(groups, who.names, found, self.warn, first)
+        due = settings.audit and (self.batches >= self.next_audit or not first.uses <= self.audited)
         if due and bool(norms.isfinite().all()):  # where the scaled gradients overflow there is nothing to compare
             rewind = step.buffers.rewind
-            with self._alone(), gradients_aside(step.outside):
-                audit = Audit(optimizer, params, step.names, step.losses, rewind, first.autocast, self.batches)
+            with self._alone(), gradients_aside(who.outside):
+                audit = Audit(host, who, step.losses, rewind, first.autocast, self.batches)
                 self._audit(audit, groups, found, second, first.uses)
-        if optimizer.perturbed_norms:
-            second.members = step.members
+        if settings.perturbed_norms:
+            second.members = who.climbing
         last = groups.chosen.stop == groups.whole
         self._watch = second
-        try:
-            optimizer._pass = "perturbed"
-            together = nullcontext() if last else self._alone()
+        together = nullcontext() if last else self._alone()
+        with host.under_way("perturbed"):
             step.buffers.rewind()  # before they are looked for
             with torch.enable_grad(), together:
-                with by_group(optimizer.model, groups), watching(params, optimizer.model, second):
+                with by_group(model, groups), watching(params, model, second):
                     value = step.losses()
                     first.check_inputs()
                     if len(value) != groups.whole:
                         raise NotCovered("the closure doesn't return the losses of the same batch each time")
                     value = value[groups.chosen]
                     amp.scaled(step.scaler, value.sum() / groups.whole).backward()
-        finally:
-            optimizer._pass = None
-            amp.clear_caches()
         at_moved = None
         with torch.no_grad():
-            if optimizer.perturbed_norms:
+            if settings.perturbed_norms:
                 per = of_means(groups, params[0], step.scaler, groups.whole)
-                at_moved = norms_at(second, [p for p in params if p in step.members], per, optimizer.l2)
-            means = self._means(params, second) if optimizer.l2 else []
+                at_moved = norms_at(second, [p for p in params if p in who.climbing], per, settings.l2)
+            means = self._means(params, second) if settings.l2 else []
         seen = report.Last(report.means(before, groups), report.means(value, groups), norms, at_moved)
         return _Part(groups, before, norms, plan, seen, means)
 
@@ -333,8 +310,9 @@ class Engine:
 
     def _first(self, step: "_Step", start: int) -> tuple[FirstPass, Tensor]:
         """The first pass over the groups from ``start`` on; their losses."""
-        optimizer, params = self.optimizer, step.params
-        factors = type(optimizer.ascent_rule) is not Adaptive
+        model, settings, who = self.host.model, step.settings, step.who
+        params = who.trainable
+        factors = type(settings.ascent_rule) is not Adaptive
         if self._size is None:
             self._size = self._learn(step)
             if any(p.grad is not None for p in params):
@@ -344,14 +322,14 @@ class Engine:
             sure = self._odd_inputs or start > 0
         sizes: list[int] = []
         while True:
-            stop = self._size if self._at_once is None else min(self._size, start + self._at_once * optimizer.m)
-            groups = Groups(stop - start, optimizer.m, start, self._size)
+            stop = self._size if self._at_once is None else min(self._size, start + self._at_once * settings.m)
+            groups = Groups(stop - start, settings.m, start, self._size)
             step.buffers.rewind()
-            first = FirstPass(groups, step.names, step.members, factors, self.warn, optimizer.memory_limit)
+            first = FirstPass(groups, who.names, who.climbing, factors, self.warn, settings.memory_limit)
             first.inner, first.sure, first.dependence.generators = self._inner, sure, self._generators
             self._watch = first
             try:
-                with by_group(optimizer.model, groups), watching(params, optimizer.model, first):
+                with by_group(model, groups), watching(params, model, first):
                     value = step.losses()
                     if len(value) == self._size:
                         first.recording = True
@@ -378,7 +356,7 @@ class Engine:
 
     def _learn(self, step: "_Step") -> int:
         """The batch's size."""
-        with by_group(self.optimizer.model, None):
+        with by_group(self.host.model, None):
             return len(step.losses())
 
     def _means(self, params: list[Tensor], second: SecondPass) -> list[Tensor]:
@@ -386,18 +364,18 @@ class Engine:
         return [mean(p, second.perturbations.get(p), shares, second.groups) for p in params]
 
     @torch.no_grad()
-    def _penalize(self, params: list[Tensor], parts: "list[_Part]", scaler: Any) -> None:
+    def _penalize(self, step: "_Step", parts: "list[_Part]") -> None:
         """Add λ(w + mean of the groups' e), the gradient of ½λ‖w + e‖²."""
-        optimizer = self.optimizer
-        if not optimizer.l2:
+        params, l2 = step.who.trainable, step.settings.l2
+        if not l2:
             return
         means = [torch.stack(of_parts).sum(0) for of_parts in zip(*(part.means for part in parts), strict=True)]
-        average = parallel.averaging(optimizer.model)
+        average = parallel.averaging(self.host.model)
         if average is not None:
             means = average(means)
-        scale = amp.loss_scale(scaler, params[0])
+        scale = amp.loss_scale(step.scaler, params[0])
         for p, moved in zip(params, means, strict=True):
-            moved = moved.mul_(optimizer.l2).mul_(scale)
+            moved = moved.mul_(l2).mul_(scale)
             p.grad = moved if p.grad is None else p.grad.add_(moved)
 
 
@@ -405,12 +383,8 @@ class Engine:
 class _Step:
     """What all parts of a batch share."""
 
-    params: list[Tensor]
-    #: Of the model, and not the optimizer's: they stay at w, and get the gradient of the second pass.
-    outside: list[Tensor]
-    rhos: dict[Tensor, float]
-    names: dict[Tensor, str]
-    members: set[Tensor]
+    settings: Settings
+    who: Parameters
     losses: Closure
     scaler: Any
     buffers: Buffers

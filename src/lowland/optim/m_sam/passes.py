@@ -438,7 +438,7 @@ class FirstPass(Pass):
         members: set[Tensor],
         factors: bool,
         warn: Callable[[str], None],
-        limit: int | None = None,
+        limit: float | None = None,
     ):
         super().__init__(groups, names, warn)
         self.members, self.factors, self.limit = members, factors, limit
@@ -509,7 +509,7 @@ class FirstPass(Pass):
             if self.limit is not None:
                 self._keep_to(self.limit)
 
-    def _keep_to(self, limit: int) -> None:
+    def _keep_to(self, limit: float) -> None:
         held = sum(piece.held for piece in self.pieces.values())
         if held <= limit:
             return

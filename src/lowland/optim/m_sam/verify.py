@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.optim import grouped
+from lowland.optim.m_sam import loop
 from lowland.optim.m_sam.registry import RULES
 
 
@@ -25,6 +25,7 @@ def verify(layer: nn.Module, example: Tensor | tuple[Tensor, ...], rho: float = 
     Raises:
         ValueError: if the error is above 1e-9, or if no rule covers the layer.
     """
+    from lowland.optim.passes import MSamHost
     from lowland.optim.sam import SAM  # which imports this package
 
     layer = copy.deepcopy(layer).double()
@@ -47,7 +48,7 @@ def verify(layer: nn.Module, example: Tensor | tuple[Tensor, ...], rho: float = 
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", message="m-SAM")
                 try:
-                    grouped.backward(optimizer, closure) if way == "loop" else optimizer.backward(closure)
+                    loop.backward(MSamHost(optimizer), closure) if way == "loop" else optimizer.backward(closure)
                 except UserWarning as why:
                     raise ValueError(f"no rule covers {type(layer).__name__}: {why}") from None
             found.append(torch.cat([p.grad.flatten() for p in params if p.grad is not None]))

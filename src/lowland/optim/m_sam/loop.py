@@ -4,8 +4,8 @@
 evaluations of the whole batch.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from lowland.checks import is_count
 from lowland.optim import amp, parallel
 from lowland.optim.buffers import Buffers
+from lowland.optim.m_sam.groups import Groups
+from lowland.optim.m_sam.host import Host
+from lowland.optim.m_sam.layers.batch_norm import by_group, in_training
 from lowland.optim.sharding import is_distributed
-from lowland.torch_tools import ddp, random_states, replay
+from lowland.torch_tools import States, ddp, random_states, replay
 
 
 def check(m: Any, model: nn.Module | None, params: list[Tensor]) -> None:
@@ -37,7 +40,7 @@ def check(m: Any, model: nn.Module | None, params: list[Tensor]) -> None:
         )
 
 
-def backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any = None) -> Tensor:
+def backward(host: Host, closure: Callable[[], Tensor], scaler: Any = None) -> Tensor:
     """Add the m-SAM gradient of the mean of ``closure()`` to ``p.grad``; the mean at w, detached.
 
     Dropout leaves out the same units in every evaluation, and each begins with the buffers as they were before the
@@ -48,15 +51,15 @@ def backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any = None) 
         ValueError: if what ``closure`` returns isn't one loss for each example, if batch norm couples the groups, or if
             a parameter has a post-accumulate-grad hook.
     """
-    optimizer._ready("m-SAM pass")
-    if any(param._post_accumulate_grad_hooks for param in optimizer._params()):
+    params = host.parameters().everyone
+    if any(param._post_accumulate_grad_hooks for param in params):
         raise ValueError(
             "m doesn't go with register_post_accumulate_grad_hook: such a hook acts on the sum over groups, again for "
             "each group. Change p.grad after optimizer.backward(closure), or use register_hook"
         )
-    buffers = Buffers(optimizer.model, optimizer._constants)
+    buffers = host.buffers()
     try:
-        mean = _backward(optimizer, closure, scaler, buffers)
+        mean = _backward(host, closure, scaler, buffers, random_states(params))
     except BaseException:
         buffers.undo()
         raise
@@ -64,18 +67,14 @@ def backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any = None) 
     return mean
 
 
-def _backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any, buffers: Buffers) -> Tensor:
-    from lowland.optim.m_sam.groups import Groups
-    from lowland.optim.m_sam.layers.batch_norm import by_group, in_training  # a package that imports this module
-
-    states = random_states(optimizer._params())
-    model = optimizer.model
+def _backward(host: Host, closure: Callable[[], Tensor], scaler: Any, buffers: Buffers, states: States) -> Tensor:
+    model, m, evaluations = host.model, host.settings.m, host.settings.ascent_rule.evaluations
     wrapper = ddp(model)
 
     def losses() -> Tensor:
         replay(states)
         buffers.rewind()
-        return per_example(closure, optimizer)
+        return per_example(closure, host.out_of_reach)
 
     def synchronized(when: bool) -> AbstractContextManager[Any]:
         return nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, when)
@@ -83,54 +82,40 @@ def _backward(optimizer: Any, closure: Callable[[], Tensor], scaler: Any, buffer
     known = None
     if in_training(model):
         with torch.enable_grad(), synchronized(False), by_group(model, None):
-            known = Groups(len(losses()), optimizer.m)
+            known = Groups(len(losses()), m)
 
     mean, group, groups = None, 0, 1
     while group < groups:
         with torch.enable_grad(), by_group(model, known, group):
-            for evaluation in range(optimizer.ascent_rule.evaluations):
-                with optimizer._ascent(scaler, sync=wrapper is None, onward=evaluation > 0, buffers=False):
+            for evaluation in range(evaluations):
+                with host.at_w(scaler, sync=wrapper is None, onward=evaluation > 0):
                     value = losses()
-                    amp.scaled(scaler, value.split(optimizer.m)[group].mean()).backward()
+                    amp.scaled(scaler, value.split(m)[group].mean()).backward()
                     if mean is None:
                         mean = value.detach().mean()
                         buffers.settle()
-            groups = len(value.split(optimizer.m))
+            groups = len(value.split(m))
             # Averaged once: other processes may have other numbers of groups.
-            share = len(value.split(optimizer.m)[group]) / len(value)
-            with synchronized(group == groups - 1), optimizer._perturbed(share=share), _scaled(optimizer, share):
+            share = len(value.split(m)[group]) / len(value)
+            with synchronized(group == groups - 1), host.at_perturbed(share):
                 value = losses()
-                amp.scaled(scaler, value.split(optimizer.m)[group].mean()).backward()
+                amp.scaled(scaler, value.split(m)[group].mean()).backward()
         group += 1
     assert mean is not None
     return mean
 
 
-@contextmanager
-def _scaled(optimizer: Any, share: float) -> Iterator[None]:
-    """Inside, backward adds ``share`` times the gradient, which it would not for ``share`` times the loss.
+def per_example(closure: Callable[[], Tensor], out_of_reach: Callable[[], str | None]) -> Tensor:
+    """What ``closure`` returns; raises ValueError unless that is one loss for each example.
 
-    A function's own backward need not be linear: it may clip. Hooks on parameters run before DDP averages.
+    Args:
+        closure: of a step.
+        out_of_reach: what to say where the losses depend on no parameter, if a scope may be the reason.
     """
-    owner, hooks = optimizer._owner, []
-
-    def times_share(gradient: Tensor) -> Tensor:
-        return gradient * share if optimizer._owner is owner else gradient  # left by an interrupt it does nothing
-
-    try:
-        for param in optimizer._trainable()[0] + optimizer._outside() if share < 1 else ():
-            hooks.append(param.register_hook(times_share))
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def per_example(closure: Callable[[], Tensor], optimizer: Any) -> Tensor:
-    """What ``closure`` returns; raises ValueError unless that is one loss for each example."""
     value = closure()
-    if isinstance(value, Tensor) and value.ndim == 1 and not value.requires_grad and optimizer._scope is not None:
-        raise RuntimeError(optimizer._out_of_reach)
+    cut_off = isinstance(value, Tensor) and value.ndim == 1 and not value.requires_grad
+    if cut_off and (why := out_of_reach()) is not None:
+        raise RuntimeError(why)
     if isinstance(value, Tensor) and value.ndim == 1 and not len(value):
         raise ValueError("the batch is empty: with m there must be an example. Leave empty batches out")
     if not isinstance(value, Tensor) or value.ndim != 1 or not len(value) or not value.requires_grad:
