@@ -51,8 +51,8 @@ def swept(tmp_path):
     """A sweep of a small grid of the digits, as its directory has it once it is finished."""
     from lowland import sweeping
     from lowland.papers import find
-    from lowland.training import Arm, RunDirectory, choose_device
-    from lowland.training.sweep.outcome import summarize_sweep
+    from lowland.training import Outcome, RunDirectory, choose_device
+    from lowland.training.sweep.summary import summarize_sweep
 
     experiment, device = find("long2024/digits"), choose_device("cpu")
     base = sweeping.base_settings(experiment, "desk", {})
@@ -60,7 +60,7 @@ def swept(tmp_path):
     arms = {}
     for label, at in grid.points.items():
         record = {"step": at.steps, "loss": 0.1, "hessian_norm": 1.0 - at.rho * (1 + at.seed / 100)}
-        arms[label] = Arm(at, [record], 7 if at.lr == 1.0 and at.rho == 0.3 else None, {"train_seconds": 1.0})
+        arms[label] = Outcome(at, [record], 7 if at.lr == 1.0 and at.rho == 0.3 else None, {"train_seconds": 1.0})
     with RunDirectory(tmp_path / "sweep", sweeping.configuration(experiment, "desk", base, device)) as directory:
         config = directory.config | {"grid": sweeping._described(grid), "halving": None}
         judged = replace(experiment, claims=())

@@ -9,12 +9,12 @@ from typing import Any
 
 from lowland import report
 from lowland.errors import SettingError, suggestion
-from lowland.training import Arm, Experiment, RunDirectory, Settings, sweep
+from lowland.training import Experiment, Outcome, RunDirectory, Settings, sweep
 from lowland.training.files import finite, write_atomically
 from lowland.training.settings import check, checked, values_of
 from lowland.training.shapes import NUMBER, Each, Maybe, fault
 from lowland.training.sweep import Engine, Grid
-from lowland.training.sweep.outcome import summarize_sweep
+from lowland.training.sweep.summary import summarize_sweep
 from lowland.training.sweep.table import write_table
 
 ENGINES = ("vectorized", "process", "ray")
@@ -184,17 +184,17 @@ def run_sweep(
         RunError: for a directory that can't be used.
     """
     started = time.monotonic()
-    arms = sweep.sweep(
+    outcomes = sweep.sweep(
         experiment, scale, grid, directory.path, device.type, engine.train,
         stacked=engine.stacked, threads=engine.threads, halving=halving,
         still_held=directory.still_held,
     )  # fmt: skip
     directory.still_held()
-    write_table(directory.path / "results.csv", arms, grid.varied)
-    _write_records(directory.path / "metrics.jsonl", arms)
-    report.draw_sweep(directory.figures, experiment, arms, grid.varied)
+    write_table(directory.path / "results.csv", outcomes, grid.varied)
+    _write_records(directory.path / "metrics.jsonl", outcomes)
+    report.draw_sweep(directory.figures, experiment, outcomes, grid.varied)
     config = directory.config | {"grid": _described(grid), "halving": halving}
-    summary = summarize_sweep(experiment, config, arms, grid.varied, device, time.monotonic() - started)
+    summary = summarize_sweep(experiment, config, outcomes, grid.varied, device, time.monotonic() - started)
     directory.conclude(summary)
     return summary
 
@@ -205,7 +205,11 @@ def _described(grid: Grid) -> dict[str, Any]:
     return {"varied": list(grid.varied), "points": points}
 
 
-def _write_records(path: Path, arms: Mapping[str, Arm]) -> None:
+def _write_records(path: Path, outcomes: Mapping[str, Outcome]) -> None:
     """The records of all runs, each under the label that its run has in this grid."""
-    lines = [json.dumps(finite({**record, "arm": label})) for label, arm in arms.items() for record in arm.records]
+    lines = [
+        json.dumps(finite({**record, "arm": label}))
+        for label, outcome in outcomes.items()
+        for record in outcome.records
+    ]
     write_atomically(path, "".join(line + "\n" for line in lines).encode())

@@ -14,7 +14,7 @@ from lowland.papers.long2024.claims import claims
 from lowland.papers.long2024.edge_of_stability import one_batch
 from lowland.papers.long2024.held_out import HeldOut
 from lowland.papers.long2024.shakespeare import loss_fn as shakespeare_loss
-from lowland.training import Arm
+from lowland.training import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def arm(settings, diverged_at=None, **columns):
     }  # fmt: skip
     steps = range(0, settings.steps + 1, settings.check_every)
     records = [{"step": t, **{name: f(t) for name, f in {**defaults, **columns}.items()}} for t in steps]
-    return Arm(settings, records, diverged_at)
+    return Outcome(settings, records, diverged_at)
 
 
 def verdicts(digits, deviation=0.05, fitted=None, **arms):

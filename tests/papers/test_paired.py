@@ -7,7 +7,7 @@ from scipy.stats import t, ttest_rel
 
 from lowland.papers.andriushchenko2022.image_claims import figure_1_claims
 from lowland.papers.paired import below_zero, last, reached, smaller
-from lowland.training import Arm
+from lowland.training import Outcome
 from lowland.training.statistics import Estimate
 
 
@@ -18,7 +18,7 @@ def arms(errors, **more):
         rho = 0.0 if name == "erm" else 0.1
         for k, value in enumerate(values):
             settings = SimpleNamespace(rho=rho, seed=k, **more)
-            made[f"{name}-{k}"] = Arm(settings, [{"step": 0, "test_error": 0.9}, {"step": 1, "test_error": value}])
+            made[f"{name}-{k}"] = Outcome(settings, [{"step": 0, "test_error": 0.9}, {"step": 1, "test_error": value}])
     return made
 
 
@@ -55,7 +55,7 @@ def test_what_seeds_cannot_tell_is_null(sam, erm, passed, reason):
 
 def test_a_diverged_arm_and_one_that_is_no_sam_are_null():
     made = arms({"sam": [0.3], "erm": [0.4]})
-    made["sam-0"] = Arm(made["sam-0"].settings, made["sam-0"].records, diverged_at=7)
+    made["sam-0"] = Outcome(made["sam-0"].settings, made["sam-0"].records, diverged_at=7)
     assert judge(made).reason == "arm sam-0 diverged at step 7"
     made = arms({"sam": [0.3], "erm": [0.4]})
     made["sam-0"].settings.rho = 0.0
@@ -67,7 +67,7 @@ def grid(erm, small, large):
     for m, rho, errors in ((128, 0.0, erm), (4, 0.1, small), (16, 0.1, small), (128, 0.1, large)):
         for seed, error in enumerate(errors):
             settings = SimpleNamespace(rho=rho, seed=seed, m=m)
-            runs[f"m={m},rho={rho},seed={seed}"] = Arm(settings, [{"step": 0, "test_error": error}])
+            runs[f"m={m},rho={rho},seed={seed}"] = Outcome(settings, [{"step": 0, "test_error": error}])
     return runs
 
 

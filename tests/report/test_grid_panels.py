@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lowland.report import draw_sweep, grid_panels
-from lowland.training import Arm, Curve, Figure
+from lowland.training import Curve, Figure, Outcome
 from lowland.training.sweep.cells import cells_of
 
 from ..training.sweep.grids import SETTINGS
@@ -27,7 +27,7 @@ def runs(rhos=(0.0, 0.1), lrs=(0.1, 0.2, 0.4), seeds=(0,)):
                 steps = (0,) if lr == 0.4 else (0, 10)
                 records = [{"step": step, "norm": rho + 10 * lr + step, "edge": 2 / lr} for step in steps]
                 settings = replace(SETTINGS, rho=rho, lr=lr, seed=seed)
-                arms[f"{rho},{lr},{seed}"] = Arm(settings, records, 7 if lr == 0.4 else None)
+                arms[f"{rho},{lr},{seed}"] = Outcome(settings, records, 7 if lr == 0.4 else None)
     return arms
 
 

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 
 from lowland.report import draw_sweep, grid_lines, heat_map
 from lowland.report.canvas import COLOURS
-from lowland.training import Arm, Curve, Selection
+from lowland.training import Curve, Outcome, Selection
 
 from ..training.relay import EXPERIMENT as RELAY
 from ..training.sweep.grids import grid
@@ -216,7 +216,7 @@ def test_labels_do_not_overlap_where_there_are_many(tmp_path, canvases):
 def test_outcomes_are_drawn_against_m_where_it_varies(tmp_path):
     base = RELAY.configure("paper", {"seeds": "1"})["grouped"]
     points = [(0.0, 4), *((0.1, m) for m in (1, 2, 4))]
-    arms = {f"rho={rho},m={m}": Arm(replace(base, rho=rho, m=m), [{"step": 9, "loss": 1 / m}]) for rho, m in points}
+    arms = {f"rho={rho},m={m}": Outcome(replace(base, rho=rho, m=m), [{"step": 9, "loss": 1 / m}]) for rho, m in points}
     experiment = replace(RELAY, outcomes=(Curve("loss", "training loss"),))
     assert names(draw_sweep(tmp_path, experiment, arms, ("rho", "m"))) == [
         "loss-by-rho", "loss-by-m", "loss-over-rho-and-m"

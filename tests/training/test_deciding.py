@@ -7,7 +7,7 @@ import torch
 
 from lowland.errors import SettingError
 from lowland.papers import find
-from lowland.training import Arm, Claim, Verdict, configuration, ours, summarize
+from lowland.training import Claim, Outcome, Verdict, configuration, ours, summarize
 from lowland.training.deciding import decided_by
 from lowland.training.settings import checked, values_of
 from tests.training.toy import EXPERIMENT
@@ -21,7 +21,7 @@ def claimed(scale, changes=(), verdict=UNDECIDED, scales=SCALES, **more):
     experiment = replace(EXPERIMENT, scales=scales, claims=(claim,))
     settings = experiment.configure(scale, dict(changes))
     config = configuration(experiment, scale, settings, torch.device("cpu"))
-    arms = {name: Arm(each, [{"step": 0, "loss": 1.0}]) for name, each in settings.items()}
+    arms = {name: Outcome(each, [{"step": 0, "loss": 1.0}]) for name, each in settings.items()}
     return summarize(experiment, config, arms, torch.device("cpu"))["claims"][0]
 
 

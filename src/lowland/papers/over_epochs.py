@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from lowland.training import Arm, Level, Line, Panel, Plot, repeats
+from lowland.training import Level, Line, Outcome, Panel, Plot, repeats
 
 # A column of the records and how its panel is drawn: heading, label of the vertical axis, whether logarithmic.
 PanelOf = tuple[str, str, str, bool]
 # The arms → column → levels across its panel: what a paper reports.
-LevelsOf = Callable[[Mapping[str, Arm]], Mapping[str, Sequence[Level]]]
+LevelsOf = Callable[[Mapping[str, Outcome]], Mapping[str, Sequence[Level]]]
 
 _MOST = 20  # seeds that are drawn one by one: more would hide the mean
 
@@ -21,21 +21,21 @@ def over_epochs(
     ``levels``: what is drawn across them.
     """
 
-    def panels(arms: Mapping[str, Arm]) -> Sequence[Panel]:
-        across = levels(arms) if levels is not None else {}
+    def panels(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
+        across = levels(outcomes) if levels is not None else {}
         drawn = []
         for column, heading, label, log in columns:
-            lines = [line for kind in kinds for line in _lines(arms, kind, column)]
+            lines = [line for kind in kinds for line in _lines(outcomes, kind, column)]
             drawn.append(Panel(heading, "epoch", label, lines, logy=log, levels=across.get(column, ())))
         return drawn
 
     return Plot(name, title, panels)
 
 
-def _lines(arms: Mapping[str, Arm], kind: str, column: str) -> list[Line]:
-    found = [arm for label, arm in arms.items() if repeats(label, kind) and arm.records]
+def _lines(outcomes: Mapping[str, Outcome], kind: str, column: str) -> list[Line]:
+    found = [outcome for label, outcome in outcomes.items() if repeats(label, kind) and outcome.records]
     # A value that was not finite is None in the records.
-    curves = [{r["epoch"]: r[column] for r in arm.records if r.get(column) is not None} for arm in found]
+    curves = [{r["epoch"]: r[column] for r in outcome.records if r.get(column) is not None} for outcome in found]
     if not any(curves):
         return []
     shared = [epoch for epoch in curves[0] if all(epoch in curve for curve in curves)]

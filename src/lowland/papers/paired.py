@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from functools import wraps
 
-from lowland.training import Arm, Verdict, repeats
+from lowland.training import Outcome, Verdict, repeats
 from lowland.training.statistics import Estimate, paired_difference
 
-Measure = Callable[[Arm], float]
-Judge = Callable[[Mapping[str, Arm]], Verdict]
+Measure = Callable[[Outcome], float]
+Judge = Callable[[Mapping[str, Outcome]], Verdict]
 ONE_SEED = "one seed says nothing of the scatter between seeds: take several"
 _ASCENDS = {"sam": True, "erm": False, "gd": False}
 
@@ -24,9 +24,9 @@ def judged(judge: Judge) -> Judge:
     """``judge``, whose Unfit becomes a verdict of null with the reason."""
 
     @wraps(judge)
-    def fit(arms: Mapping[str, Arm]) -> Verdict:
+    def fit(outcomes: Mapping[str, Outcome]) -> Verdict:
         try:
-            return judge(arms)
+            return judge(outcomes)
         except Unfit as unfit:
             return Verdict(None, None, unfit.reason)
 
@@ -36,24 +36,24 @@ def judged(judge: Judge) -> Judge:
 def last(column: str) -> Measure:
     """The entry of the last record; raises Unfit if it was not finite."""
 
-    def measure(arm: Arm) -> float:
-        value = arm.records[-1][column]
+    def measure(outcome: Outcome) -> float:
+        value = outcome.records[-1][column]
         if value is None:
-            raise Unfit(f"{column} is not finite at the end of the run with seed {arm.settings.seed}")
+            raise Unfit(f"{column} is not finite at the end of the run with seed {outcome.settings.seed}")
         return float(value)
 
     return measure
 
 
-def by_seed(arms: Mapping[str, Arm], kind: str, measure: Measure) -> dict[int, float]:
+def by_seed(outcomes: Mapping[str, Outcome], kind: str, measure: Measure) -> dict[int, float]:
     """Seed → the measure of the arm of that kind; raises Unfit if one of them diverged, or is not of that kind."""
-    found = [(label, arms[label]) for label in arms if repeats(label, kind)]
-    for label, arm in found:
-        if kind in _ASCENDS and (arm.settings.rho > 0) != _ASCENDS[kind]:
-            raise Unfit(f"arm {label} has ρ = {arm.settings.rho:g}")
-        if arm.diverged_at is not None or not arm.records:
-            raise Unfit(f"arm {label} diverged at step {arm.diverged_at}")
-    return {arm.settings.seed: measure(arm) for _, arm in found}
+    found = [(label, outcomes[label]) for label in outcomes if repeats(label, kind)]
+    for label, outcome in found:
+        if kind in _ASCENDS and (outcome.settings.rho > 0) != _ASCENDS[kind]:
+            raise Unfit(f"arm {label} has ρ = {outcome.settings.rho:g}")
+        if outcome.diverged_at is not None or not outcome.records:
+            raise Unfit(f"arm {label} diverged at step {outcome.diverged_at}")
+    return {outcome.settings.seed: measure(outcome) for _, outcome in found}
 
 
 def between(first: Mapping[int, float], second: Mapping[int, float], none: str) -> Estimate:
@@ -64,9 +64,9 @@ def between(first: Mapping[int, float], second: Mapping[int, float], none: str) 
     return found
 
 
-def difference(arms: Mapping[str, Arm], kind: str, other: str, measure: Measure) -> Estimate:
+def difference(outcomes: Mapping[str, Outcome], kind: str, other: str, measure: Measure) -> Estimate:
     """The mean over seeds of ``kind`` − ``other``; raises Unfit if there is none."""
-    first, second = by_seed(arms, kind, measure), by_seed(arms, other, measure)
+    first, second = by_seed(outcomes, kind, measure), by_seed(outcomes, other, measure)
     return between(first, second, f"there are no runs of {kind} and {other} with the same seed")
 
 
@@ -75,18 +75,18 @@ def smaller(kind: str, other: str, measure: Measure) -> Judge:
 
     As `below_zero` says.
     """
-    return judged(lambda arms: below_zero(difference(arms, kind, other, measure)))
+    return judged(lambda outcomes: below_zero(difference(outcomes, kind, other, measure)))
 
 
-def reached(kind: str, measure: Measure, threshold: float, what: str) -> Callable[[Mapping[str, Arm]], str]:
+def reached(kind: str, measure: Measure, threshold: float, what: str) -> Callable[[Mapping[str, Outcome]], str]:
     """A `Claim`'s ``regime``: that the arms of ``kind`` end at or below ``threshold``, the worst seed included.
 
     ``what``: the measure in words, ``"ERM's training error"``.
     """
 
-    def regime(arms: Mapping[str, Arm]) -> str:
+    def regime(outcomes: Mapping[str, Outcome]) -> str:
         try:
-            values = by_seed(arms, kind, measure)
+            values = by_seed(outcomes, kind, measure)
         except Unfit as unfit:
             return unfit.reason
         if not values:
@@ -106,8 +106,8 @@ def at_most(threshold: float, measure: Measure, neither: str) -> Judge:
     """
 
     @judged
-    def judge(arms: Mapping[str, Arm]) -> Verdict:
-        worst = {kind: max(by_seed(arms, kind, measure).values()) for kind in ("sam", "erm")}
+    def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
+        worst = {kind: max(by_seed(outcomes, kind, measure).values()) for kind in ("sam", "erm")}
         if min(worst.values()) > threshold:
             return Verdict(worst["sam"], None, f"{neither} {worst['erm']:.2g}")
         return Verdict(worst["sam"], worst["sam"] <= threshold)

@@ -6,7 +6,7 @@ from typing import Any
 
 from lowland.report.axes import labelled, others, values_of
 from lowland.report.canvas import COLOURS, plain_logarithm, save, style
-from lowland.training import Arm, Figure
+from lowland.training import Figure, Outcome
 from lowland.training.sweep.cells import Cell
 
 _LARGEST = 10  # inches across or down
@@ -26,7 +26,7 @@ def draw_panels(directory: Path, cells: Sequence[Cell], figure: Figure, best: Ce
         return None
     rest = others(best or cells[0], (rows, columns))
     shown = [cell for cell in cells if others(cell, (rows, columns)) == rest]
-    if not any(arm.records for cell in shown for arm in cell.runs.values()):
+    if not any(outcome.records for cell in shown for outcome in cell.runs.values()):
         return None
     down, across = values_of(shown, rows), values_of(shown, columns)
     from matplotlib.figure import Figure as Canvas
@@ -60,7 +60,7 @@ def draw_panels(directory: Path, cells: Sequence[Cell], figure: Figure, best: Ce
         return save(canvas, directory, f"{figure.name}-over-{rows}-and-{columns}")
 
 
-def _panel(axis: Any, figure: Figure, runs: Sequence[Arm]) -> dict[str, Any]:
+def _panel(axis: Any, figure: Figure, runs: Sequence[Outcome]) -> dict[str, Any]:
     """The curves of some runs, and its legend entries by label."""
     handles = {}
     for run in runs:

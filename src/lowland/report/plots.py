@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from lowland.report.canvas import COLOURS, label_positions, legend_below, plain_logarithm, save, style
-from lowland.training import Arm, Bars, Panel, Plot
+from lowland.training import Bars, Outcome, Panel, Plot
 
 _GREY = "#999999"
 
 
-def draw_plot(directory: Path, plot: Plot, arms: Mapping[str, Arm], title: str) -> Path | None:
+def draw_plot(directory: Path, plot: Plot, outcomes: Mapping[str, Outcome], title: str) -> Path | None:
     """Draw ``plot`` as PNG and PDF under ``directory``; the PNG, or None where there is nothing to draw.
 
     Lines with the same label have the same colour in all panels; those without a label, or beyond as many labels as
@@ -19,7 +19,7 @@ def draw_plot(directory: Path, plot: Plot, arms: Mapping[str, Arm], title: str) 
     """
     from matplotlib.figure import Figure as Canvas
 
-    panels = [panel for panel in plot.panels(arms) if isinstance(panel, Bars) or panel.lines]
+    panels = [panel for panel in plot.panels(outcomes) if isinstance(panel, Bars) or panel.lines]
     if not panels:
         return None
     labels = dict.fromkeys(label for panel in panels for label in panel.labels)

@@ -9,14 +9,16 @@ from lowland.report.grid_lines import draw_lines
 from lowland.report.grid_panels import draw_panels
 from lowland.report.heat_map import draw_map
 from lowland.report.plots import draw_plot
-from lowland.training import Arm, Curve, Experiment, Figure, Plot
+from lowland.training import Curve, Experiment, Figure, Outcome, Plot
 from lowland.training.sweep.cells import Cell, cells_of
 from lowland.training.sweep.selection import select
 
 _BETWEEN = "SAM less ρ = 0, paired by seed, with 95 % intervals"
 
 
-def draw_sweep(directory: Path, experiment: Experiment, arms: Mapping[str, Arm], varied: Sequence[str]) -> list[Path]:
+def draw_sweep(
+    directory: Path, experiment: Experiment, outcomes: Mapping[str, Outcome], varied: Sequence[str]
+) -> list[Path]:
     """Draw what the last records of a sweep's runs say, each figure as PNG and PDF under ``directory``.
 
     Every outcome of the experiment, and the metric that it selects by, against ρ and against m, whichever varies (or
@@ -28,14 +30,14 @@ def draw_sweep(directory: Path, experiment: Experiment, arms: Mapping[str, Arm],
     Args:
         directory: made if need be.
         experiment: names the outcomes.
-        arms: label → run, in the order of the grid.
+        outcomes: label → run, in the order of the grid.
         varied: the settings that vary over it.
 
     Returns:
         The PNG files.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    cells = cells_of(arms, varied)
+    cells = cells_of(outcomes, varied)
     curves = _curves(experiment)
     selection = experiment.selection
     best = select(cells, selection) if selection else None
@@ -56,7 +58,7 @@ def draw_sweep(directory: Path, experiment: Experiment, arms: Mapping[str, Arm],
             panels = draw_panels(directory, cells, figure, best, experiment.name)
             drawn += [panels] if panels else []
     between = Plot("differences", _BETWEEN, lambda _: difference_panels(cells, curves))
-    plots = [draw_plot(directory, plot, arms, experiment.name) for plot in (between, *experiment.sweep_figures)]
+    plots = [draw_plot(directory, plot, outcomes, experiment.name) for plot in (between, *experiment.sweep_figures)]
     return drawn + [path for path in plots if path is not None]
 
 

@@ -1,11 +1,11 @@
 """One loop, its run directory, and what an experiment has to say to be run by it."""
 
 from lowland.training import registry
-from lowland.training.arm import Arm, Record
 from lowland.training.drawing import Bars, Curve, Figure, Level, Line, Panel, Plot, banded
 from lowland.training.environment import choose_device
 from lowland.training.experiment import SCALES, Claim, Experiment, Reference, Row, Selection, Verdict
 from lowland.training.loop import train
+from lowland.training.outcome import Outcome, Record
 from lowland.training.parallel import Alone, world
 from lowland.training.reading import read_json, read_records
 from lowland.training.run_directory import RunDirectory
@@ -16,7 +16,6 @@ from lowland.training.task import Stack, Task, Together
 __all__ = [
     "SCALES",
     "Alone",
-    "Arm",
     "Bars",
     "Claim",
     "Curve",
@@ -24,6 +23,7 @@ __all__ = [
     "Figure",
     "Level",
     "Line",
+    "Outcome",
     "Panel",
     "Plot",
     "Record",

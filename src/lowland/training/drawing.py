@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lowland.training.arm import Arm
+from lowland.training.outcome import Outcome
 from lowland.training.statistics import Estimate
 
 
@@ -134,11 +134,11 @@ class Plot:
     Attributes:
         name: of the file.
         title: what it shows.
-        panels: made of the arms, by name; none where there is nothing to draw. Row by row.
+        panels: made of the outcomes, by arm; none where there is nothing to draw. Row by row.
         columns: how many panels are beside each other, at most.
     """
 
     name: str
     title: str
-    panels: Callable[[Mapping[str, Arm]], Sequence[Panel | Bars]]
+    panels: Callable[[Mapping[str, Outcome]], Sequence[Panel | Bars]]
     columns: int = 3

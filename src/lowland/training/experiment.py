@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from lowland.errors import SettingError, suggestion
-from lowland.training.arm import Arm
 from lowland.training.drawing import Curve, Figure, Plot
+from lowland.training.outcome import Outcome
 from lowland.training.settings import Settings, Value, repeated, resolve_arms
 from lowland.training.statistics import estimate
 from lowland.training.task import Task, Together
@@ -51,12 +51,12 @@ class Claim:
         text: the statement.
         source: where it is made.
         threshold: the condition on the measured value, as text (``"<= 0.1"``), or None where it is only reported.
-        judge: arms by name → verdict.
+        judge: outcomes by arm → verdict.
         over_seeds: whether it compares arms over several seeds, NAME-0, NAME-1, ...: in a sweep those of the grid.
         whole_grid: whether, in a sweep, it is a claim about all its runs together, by label, and not about the arms
             around each point.
         reference: the paper's own value, where one is known.
-        regime: arms by name → why these runs don't get to where the claim speaks, in one sentence with the number
+        regime: outcomes by arm → why these runs don't get to where the claim speaks, in one sentence with the number
             (``"ERM's training error is 0.67, and the claim is about networks trained to below 0.02"``); empty if they
             do. Where they don't the claim is undecided, whatever was measured.
         decided_by: the scale that gets there, and has the seeds that it takes.
@@ -67,18 +67,18 @@ class Claim:
     text: str
     source: str
     threshold: str | None
-    judge: Callable[[Mapping[str, Arm]], Verdict]
+    judge: Callable[[Mapping[str, Outcome]], Verdict]
     over_seeds: bool = False
     whole_grid: bool = False
     reference: Reference | None = None
-    regime: Callable[[Mapping[str, Arm]], str] | None = None
+    regime: Callable[[Mapping[str, Outcome]], str] | None = None
     decided_by: str = "desk"
     grid: str | None = None
 
-    def decide(self, arms: Mapping[str, Arm]) -> Verdict:
-        """The verdict on these arms: that of ``judge``, but null with the reason where they don't get to the regime."""
-        short = self.regime(arms) if self.regime is not None else ""
-        verdict = self.judge(arms)
+    def decide(self, outcomes: Mapping[str, Outcome]) -> Verdict:
+        """``judge`` of these outcomes, but null with the reason where they don't get to the regime."""
+        short = self.regime(outcomes) if self.regime is not None else ""
+        verdict = self.judge(outcomes)
         return Verdict(verdict.measured, None, short) if short else verdict
 
 
@@ -160,9 +160,9 @@ class Experiment:
         cost: what a run at each scale is expected to take, and on what.
         prepare: builds the task of one arm on a device.
         together: in place of ``prepare``: builds all arms as one program.
-        digest: further entries for the metrics of a summary, from all arms.
+        digest: further entries for the metrics of a summary, from all outcomes.
         table: what a summary says beside its claims, of a run and of a sweep, and what is printed above them: rows of
-            means over seeds, from all arms.
+            means over seeds, from all outcomes.
         selection: how a sweep chooses among the points of a grid.
         outcomes: what a sweep draws of its runs' last records.
         sweep_figures: what a sweep draws beside them: plots of its runs, by label.
@@ -181,8 +181,8 @@ class Experiment:
     cost: Mapping[str, str]
     prepare: Callable[[Any, torch.device], Task] | None = None
     together: Callable[[Mapping[str, Any], torch.device], Together] | None = None
-    digest: Callable[[Mapping[str, Arm]], Mapping[str, Any]] | None = None
-    table: Callable[[Mapping[str, Arm]], Sequence["Row"]] | None = None
+    digest: Callable[[Mapping[str, Outcome]], Mapping[str, Any]] | None = None
+    table: Callable[[Mapping[str, Outcome]], Sequence["Row"]] | None = None
     selection: Selection | None = None
     outcomes: tuple[Curve, ...] = ()
     sweep_figures: tuple[Plot, ...] = ()

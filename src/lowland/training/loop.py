@@ -9,10 +9,10 @@ import torch
 from torch.utils import _pytree as pytree
 
 from lowland.errors import SettingError
-from lowland.training.arm import Arm, Record, seconds_in
 from lowland.training.experiment import Experiment
 from lowland.training.files import write_json
 from lowland.training.forecast import Forecast
+from lowland.training.outcome import Outcome, Record, seconds_in
 from lowland.training.pace import Pace
 from lowland.training.parallel import Alone
 from lowland.training.progress import Bar, Watch, bar
@@ -35,7 +35,7 @@ def train(
     watch: Watch | None = None,
     until: int | None = None,
     processes: Alone | None = None,
-) -> dict[str, Arm]:
+) -> dict[str, Outcome]:
     """Train every arm, from where ``directory`` stands; what each became, in order.
 
     Args:
@@ -74,7 +74,7 @@ def train(
             shown.finish(offset)
     records = processes.first(directory.records)
     return {
-        name: Arm(
+        name: Outcome(
             settings,
             records.get(name, []),
             states[name]["diverged_at"],

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from lowland import progress
 from lowland.progress import Lines, left, lines, shown
-from lowland.training.arm import Record
+from lowland.training.outcome import Record
 
 
 class Watch(Protocol):

@@ -13,7 +13,7 @@ from typing import Any
 
 from lowland.errors import RunError
 from lowland.files import naming, refuse_special
-from lowland.training.arm import Record
+from lowland.training.outcome import Record
 from lowland.training.shapes import Within, fault
 
 _RECORD = {"arm": str, "step": Within(0, 2**63 - 1)}

@@ -14,9 +14,9 @@ import torch
 from lowland.assigning import unassignable
 from lowland.errors import LowlandError, RunError, is_memory
 from lowland.saved import tensors_in
-from lowland.training.arm import Record
 from lowland.training.files import finite, naming, write_atomically, write_json
 from lowland.training.lock import Lock
+from lowland.training.outcome import Record
 from lowland.training.reading import damaged, parse_records, read_bytes, read_json
 from lowland.training.shapes import NUMBER, Each, Maybe, Within, fault
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from lowland.training.arm import Arm
 from lowland.training.deciding import decided_by
 from lowland.training.environment import environment
 from lowland.training.experiment import Claim, Experiment, Verdict
+from lowland.training.outcome import Outcome
 from lowland.training.settings import Settings, values_of
 
 SMOKE = Verdict(None, None, "smoke runs judge no claims")
@@ -31,39 +31,39 @@ def configuration(
 
 
 def summarize(
-    experiment: Experiment, config: Mapping[str, Any], arms: Mapping[str, Arm], device: torch.device
+    experiment: Experiment, config: Mapping[str, Any], outcomes: Mapping[str, Outcome], device: torch.device
 ) -> dict[str, Any]:
     """What ``summary.json`` holds; ``config`` is the run directory's."""
-    digest = experiment.digest(arms) if experiment.digest is not None else {}
+    digest = experiment.digest(outcomes) if experiment.digest is not None else {}
     return {
         "experiment": experiment.name,
         "scale": config["scale"],
         "seed": config["seed"],
         "config": dict(config),
-        "metrics": {name: final(arm) for name, arm in arms.items()} | dict(digest),
+        "metrics": {name: final(outcome) for name, outcome in outcomes.items()} | dict(digest),
         "claims": [
-            claim_entry(experiment, config, claim, SMOKE if config["scale"] == "smoke" else claim.decide(arms))
+            claim_entry(experiment, config, claim, SMOKE if config["scale"] == "smoke" else claim.decide(outcomes))
             for claim in experiment.claims
         ],
-        **table_entry(experiment, arms),
+        **table_entry(experiment, outcomes),
         "environment": environment(device) | {key: config[key] for key in ("processes",) if key in config},
     }
 
 
-def final(arm: Arm) -> dict[str, Any]:
+def final(outcome: Outcome) -> dict[str, Any]:
     """How an arm ended, its last record, and the seconds it took."""
-    last = {key: value for key, value in arm.records[-1].items() if key != "arm"} if arm.records else {}
-    ended: dict[str, Any] = {"status": arm.status, "diverged_at": arm.diverged_at}
-    if arm.stopped_at is not None:
-        ended["stopped_at"] = arm.stopped_at
-    if arm.error:
-        ended["error"] = arm.error
-    return {**ended, **last, **arm.seconds}
+    last = {key: value for key, value in outcome.records[-1].items() if key != "arm"} if outcome.records else {}
+    ended: dict[str, Any] = {"status": outcome.status, "diverged_at": outcome.diverged_at}
+    if outcome.stopped_at is not None:
+        ended["stopped_at"] = outcome.stopped_at
+    if outcome.error:
+        ended["error"] = outcome.error
+    return {**ended, **last, **outcome.seconds}
 
 
-def table_entry(experiment: Experiment, arms: Mapping[str, Arm]) -> dict[str, Any]:
+def table_entry(experiment: Experiment, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     """The experiment's table, under ``table``; nothing where it has none."""
-    return {} if experiment.table is None else {"table": [row.entry() for row in experiment.table(arms)]}
+    return {} if experiment.table is None else {"table": [row.entry() for row in experiment.table(outcomes)]}
 
 
 def claim_entry(experiment: Experiment, config: Mapping[str, Any], claim: Claim, verdict: Verdict) -> dict[str, Any]:

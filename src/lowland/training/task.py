@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from lowland.training.arm import Record
+from lowland.training.outcome import Record
 
 
 class Optimizer(Protocol):

@@ -10,9 +10,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from lowland.errors import SettingError
-from lowland.training.arm import Arm, seconds_in
 from lowland.training.experiment import Experiment
 from lowland.training.forecast import SHORT, STEPS, duration
+from lowland.training.outcome import Outcome, seconds_in
 from lowland.training.pace import Pace
 from lowland.training.parallel import Alone
 from lowland.training.progress import Bar, Watch, bar
@@ -33,7 +33,7 @@ def train_together(
     watch: Watch | None = None,
     until: int | None = None,
     processes: Alone,
-) -> dict[str, Arm]:
+) -> dict[str, Outcome]:
     """As `lowland.training.loop.train`, which calls this one.
 
     Raises:
@@ -52,7 +52,7 @@ def train_together(
                 _Run(experiment, arms, directory, device, saved, shown, show_progress).run(until)
     records = directory.records()
     return {
-        name: Arm(settings, records.get(name, []), states[name]["diverged_at"], seconds_in(states[name]))
+        name: Outcome(settings, records.get(name, []), states[name]["diverged_at"], seconds_in(states[name]))
         for name, settings in arms.items()
     }
 

@@ -15,7 +15,7 @@ from lowland.papers import find
 from lowland.papers.andriushchenko2022.diagonal import DiagonalRuns, digest
 from lowland.papers.andriushchenko2022.diagonal_network import ordered_sum, sparse_regression
 from lowland.papers.andriushchenko2022.diagonal_runs import RUNS, SWITCHING, gd_like, tabled
-from lowland.training import Arm
+from lowland.training import Outcome
 
 CPU = torch.device("cpu")
 # Printed in the authors' notebook, for γ = 5/d and α = 0.1.
@@ -229,7 +229,7 @@ def test_in_a_run_the_long_ones_have_their_own_records(lowland, tmp_path):
 def made_up(arms, losses, diverged=(), train_loss=1e-13):
     """Every run ends with the loss given for it, or with 1."""
     return {
-        name: Arm(run, [{"step": 0, "test_loss": losses.get(name, 1.0), "train_loss": train_loss}],
+        name: Outcome(run, [{"step": 0, "test_loss": losses.get(name, 1.0), "train_loss": train_loss}],
                   diverged_at=50 if name in diverged else None)
         for name, run in arms.items()
     }  # fmt: skip
@@ -323,7 +323,7 @@ def test_the_line_goes_through_both_solutions(experiment):
     program.train(10)
     measured = program.measure()
     arms = {
-        name: Arm(one, [{"step": 20, **measured[name]}] if isinstance(measured[name], dict) else [])
+        name: Outcome(one, [{"step": 20, **measured[name]}] if isinstance(measured[name], dict) else [])
         for name, one in smoke.items()
     }
     assert digest(arms)["line"] is None  # ρ = 10 is too large so early: there is no second solution

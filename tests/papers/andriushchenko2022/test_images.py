@@ -11,7 +11,7 @@ from lowland.papers import find
 from lowland.papers.andriushchenko2022.image_task import ImageBatches, _schedule
 from lowland.papers.evaluating import evaluating
 from lowland.papers.over_epochs import over_epochs
-from lowland.training import Arm
+from lowland.training import Outcome
 from lowland.training.pace import Pace
 from lowland.training.randomness import seed_everything
 
@@ -458,7 +458,7 @@ def test_on_a_cuda_device(small, quick, lowland, tmp_path):
 def test_a_value_that_was_not_finite_is_left_out_of_the_figure():
     settings = configured({"seeds": "1"})
     arms = {
-        f"sam-{seed}": Arm(settings, [{"epoch": 0.0, "sharpness": 1.0 + seed}, {"epoch": 1.0, "sharpness": last}])
+        f"sam-{seed}": Outcome(settings, [{"epoch": 0.0, "sharpness": 1.0 + seed}, {"epoch": 1.0, "sharpness": last}])
         for seed, last in enumerate((2.0, None))
     }
     (panel,) = over_epochs("sharpness", "Sharpness", ("sam",), (("sharpness", "", "", True),)).panels(arms)
@@ -477,7 +477,7 @@ def runs(experiment, ends, **changes):
     """Arms of two seeds from the last records of each kind, one number for both seeds or two."""
     configurations = find(f"andriushchenko2022/{experiment}").configure("smoke", {"seeds": "2", **changes})
     return {
-        f"{kind}-{k}": Arm(
+        f"{kind}-{k}": Outcome(
             configurations[f"{kind}-{k}"], [{"step": 0}, *({"step": 1 + n, **r} for n, r in enumerate(records[k]))]
         )
         for kind, records in ends.items()
@@ -527,7 +527,7 @@ def test_tuning_is_judged_against_erm_for_as_long():
     kept = verdict_of("finetune", "keeps", arms)
     assert (kept.passed, kept.measured) == (True, pytest.approx(-0.7))
     untrained = {
-        name: Arm(arm.settings, [{**arm.records[-1], "train_error": 0.3}]) if name.startswith("erm-") else arm
+        name: Outcome(arm.settings, [{**arm.records[-1], "train_error": 0.3}]) if name.startswith("erm-") else arm
         for name, arm in arms.items()
     }
     undecided = verdict_of("finetune", "recovers", untrained)
@@ -554,7 +554,7 @@ def grid_of_methods(errors, validation=None):
                 "validation_loss": 1.0,
                 "train_error": 0.0,
             }
-            arms[f"{ascent},{rho},{seed}"] = Arm(settings, [end])
+            arms[f"{ascent},{rho},{seed}"] = Outcome(settings, [end])
     return arms
 
 
@@ -582,7 +582,7 @@ def test_figure_1_is_judged_at_the_rho_that_validation_selects():
 def test_a_radius_where_a_run_diverged_is_not_selected_and_the_others_are_judged():
     arms = grid_of_methods(FIGURE_1)
     lost = "batch,0.4,1"
-    arms[lost] = Arm(arms[lost].settings, arms[lost].records, diverged_at=5)
+    arms[lost] = Outcome(arms[lost].settings, arms[lost].records, diverged_at=5)
     assert verdict_of("cifar10", "sam-beats-erm", arms).measured == pytest.approx(-0.1, abs=0.003)
 
 

@@ -4,16 +4,17 @@ import pytest
 
 from lowland.papers import find
 from lowland.papers.andriushchenko2022.over_seeds import over_seeds
-from lowland.training import Arm
+from lowland.training import Outcome
 
 
 def test_means_are_of_the_seeds_that_ended():
     settings = find("andriushchenko2022/cifar10").configure("smoke", {})["erm"]
     ends = [{"test_error": 0.2}, {"test_error": 0.4}, {"test_error": None}, {"test_error": 0.9}]
     arms = {
-        f"erm-{k}": Arm(settings, [{"step": 0, "test_error": 1.0}, {"step": 4, **end}]) for k, end in enumerate(ends)
+        f"erm-{k}": Outcome(settings, [{"step": 0, "test_error": 1.0}, {"step": 4, **end}])
+        for k, end in enumerate(ends)
     }
-    arms["erm-3"] = Arm(settings, arms["erm-3"].records, diverged_at=3)
+    arms["erm-3"] = Outcome(settings, arms["erm-3"].records, diverged_at=3)
     digest = over_seeds(("erm", "sam"))(arms)["over_seeds"]
     assert digest["sam"] == {}
     assert digest["erm"]["test_error"] == {"mean": pytest.approx(0.3), "standard_error": pytest.approx(0.1), "n": 2}

@@ -11,7 +11,7 @@ from lowland.papers import find
 from lowland.papers.andriushchenko2022 import relu_network
 from lowland.papers.andriushchenko2022.relu import ReluRuns, digest
 from lowland.papers.andriushchenko2022.relu_network import initial_weights, loss_and_gradient, points
-from lowland.training import Arm
+from lowland.training import Outcome
 
 CPU = torch.device("cpu")
 
@@ -168,7 +168,7 @@ def made_up(experiment, gd, sam, diverged=()):
     kinks |= dict(zip([name for name in arms if name.startswith("sam")], sam, strict=True))
     record = {"step": 0, "loss": 0.5, "made": 7, "stopped": True}
     return {
-        name: Arm(run, [{**record, "kinks": kinks[name]}], 5 if name in diverged else None)
+        name: Outcome(run, [{**record, "kinks": kinks[name]}], 5 if name in diverged else None)
         for name, run in arms.items()
     }
 

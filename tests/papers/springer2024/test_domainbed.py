@@ -16,7 +16,7 @@ from lowland.papers.springer2024.domain_figures import bars
 from lowland.papers.springer2024.domain_settings import DATASETS, domain_names
 from lowland.papers.springer2024.domain_table import sam_below_erm, table, trained
 from lowland.papers.springer2024.domainbed import EXPERIMENT, DomainCheck
-from lowland.training import Arm
+from lowland.training import Outcome
 from lowland.training.randomness import seed_everything
 from tests.data.layouts import PACS, draw_domains
 
@@ -170,7 +170,7 @@ def arm(rho, held_out, seed, validation, test, dataset="pacs", loss=1.0, **more)
         "step": 2, "selected_validation_error": validation, "selected_validation_loss": loss,
         "selected_test_error": test,
     }  # fmt: skip
-    return Arm(settings, [end], **more)
+    return Outcome(settings, [end], **more)
 
 
 def of_all(seeds=5, gain=0.1):
@@ -325,7 +325,7 @@ def test_accuracies_are_compared_the_other_way_round():
     def probed(rho, domain, seed, accuracy):
         settings = configured(dataset="pacs", measure="probe", held_out=domain, rho=rho, seed=seed)
         end = {"step": 2, "validation_error": 0.01, "validation_loss": 0.1, "probe_accuracy": accuracy}
-        return Arm(settings, [end])
+        return Outcome(settings, [end])
 
     arms = {
         f"{rho}{seed}{domain}": probed(rho, domain, seed, 0.7 + rho + 0.001 * seed * (rho > 0))

@@ -9,7 +9,7 @@ from scipy.stats import ttest_rel
 from lowland.papers.springer2024.claims import CLAIMS, MARGIN, no_price
 from lowland.papers.springer2024.figures import feature_figures
 from lowland.papers.springer2024.methods import METHODS, SGD, selected, table
-from lowland.training import Arm
+from lowland.training import Outcome
 
 JUDGE = {claim.id: claim.judge for claim in CLAIMS}
 
@@ -18,7 +18,7 @@ def arm(method, seed, rho=0.1, lr=0.1, error=0.1, loss=0.5, diverged_at=None, mo
     settings = SimpleNamespace(method="sam" if method == SGD else method, rho=0.0 if method == SGD else rho,
                                lr=lr, seed=seed, **(more or {}))  # fmt: skip
     record = {"epoch": 1.0, "step": 9, "validation_error": error, "validation_loss": loss, "test_error": 0.2, **last}
-    return Arm(settings, [{"epoch": 0.0, "step": 0}, record], diverged_at)
+    return Outcome(settings, [{"epoch": 0.0, "step": 0}, record], diverged_at)
 
 
 def test_the_lowest_validation_error_is_selected_for_each_method_and_seed():

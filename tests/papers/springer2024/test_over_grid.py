@@ -8,12 +8,12 @@ import pytest
 from lowland.papers.springer2024.figures import _lorenz
 from lowland.papers.springer2024.over_grid import at_some_setting, trend
 from lowland.papers.springer2024.over_training import at_the_threshold, over_time
-from lowland.training import Arm
+from lowland.training import Outcome
 
 
 def run(seed, rho, records, lr=0.1):
     settings = SimpleNamespace(lr=lr, rho=rho, method="sam", seed=seed)
-    return Arm(settings, records)
+    return Outcome(settings, records)
 
 
 def end(hard):

@@ -13,7 +13,7 @@ from lowland.optim.scope import last_layer
 from lowland.papers import find
 from lowland.papers.springer2024.mechanism import Mechanism
 from lowland.papers.springer2024.toy_separate import SeparateRuns, against_rho, larger_ratio
-from lowland.training import Arm
+from lowland.training import Outcome
 
 CPU = torch.device("cpu")
 NAME = "springer2024/toy-separate"
@@ -132,7 +132,7 @@ def test_what_is_measured():
 def test_the_claims():
     arms = configured(seeds=5)
     made = {
-        label: Arm(s, [{"step": 1, "ratio": 0.5 + s.rho * (1 + 0.1 * s.seed), "hard_share": 0.2}])
+        label: Outcome(s, [{"step": 1, "ratio": 0.5 + s.rho * (1 + 0.1 * s.seed), "hard_share": 0.2}])
         for label, s in arms.items()
     }
     verdict = larger_ratio("sam")(made)
@@ -146,7 +146,7 @@ def test_the_claims():
 def test_claims_of_networks_that_are_not_trained_are_undecided():
     def verdict(error):
         made = {
-            label: Arm(s, [{"step": 1, "ratio": 0.5 + s.rho * (1 + 0.1 * s.seed), "train_error": error}])
+            label: Outcome(s, [{"step": 1, "ratio": 0.5 + s.rho * (1 + 0.1 * s.seed), "train_error": error}])
             for label, s in configured(seeds=5).items()
         }
         return next(claim for claim in find(NAME).claims if claim.id == "ratio-sam").decide(made)

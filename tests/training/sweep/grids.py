@@ -3,7 +3,7 @@
 from dataclasses import replace
 from itertools import product
 
-from lowland.training import Arm
+from lowland.training import Outcome
 
 from ..toy import EXPERIMENT
 
@@ -13,7 +13,7 @@ SETTINGS = EXPERIMENT.configure("paper", {})["sam"]
 def run(*, diverged_at=None, stopped_at=None, error="", seconds=None, steps=(0, 40), settings=SETTINGS, **final):
     """A run whose last record holds ``final``."""
     records = [{"arm": "x", "step": step, **final} for step in steps]
-    return Arm(settings, records, diverged_at, seconds or {}, stopped_at, error)
+    return Outcome(settings, records, diverged_at, seconds or {}, stopped_at, error)
 
 
 def grid(value, **axes):

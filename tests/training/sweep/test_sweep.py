@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lowland.errors import RunError, SettingError
-from lowland.training.arm import Arm
+from lowland.training.outcome import Outcome
 from lowland.training.sweep import here, make_grid, sweep
 from lowland.training.sweep.halving import losers, rungs
 from lowland.training.sweep.job import News
@@ -264,7 +264,7 @@ def test_rungs_are_steps_of_checks():
 
 def arm(lr, seed, loss, **more):
     settings = EXPERIMENT.configure("paper", {"lr": lr, "seed": seed})["sam"]
-    return Arm(settings, [{"step": 4, "loss": loss}], **more)
+    return Outcome(settings, [{"step": 4, "loss": loss}], **more)
 
 
 def test_losers_are_settings_and_not_runs():

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowland.training import Arm
+from lowland.training import Outcome
 from lowland.training.sweep.table import write_table
 
 from .grids import SETTINGS, grid, run
@@ -78,7 +78,7 @@ def test_no_runs_are_a_table_without_rows(tmp_path):
 def test_numbers_round_trip(values, tmp_path_factory):
     path = tmp_path_factory.mktemp("table") / "results.csv"
     record = {f"m{number}": value for number, value in enumerate(values)}
-    write_table(path, {"a": Arm(SETTINGS, [{"arm": "a", **record}])}, ())
+    write_table(path, {"a": Outcome(SETTINGS, [{"arm": "a", **record}])}, ())
     (row,) = read(path)
     for name, value in record.items():
         if value is None or not math.isfinite(value):

@@ -4,29 +4,29 @@ from collections.abc import Mapping
 from statistics import fmean
 
 from lowland.papers.paired import Unfit, last
-from lowland.training import Arm
+from lowland.training import Outcome
 
 #: Method → what figure 1 calls it.
 METHODS = {"erm": "ERM", "sam": "128-SAM", "n-sam": "n-SAM", "random": "random"}
 _BY_ASCENT = {"batch": "sam", "training": "n-sam", "random": "random"}
 
 
-def method(arm: Arm) -> str:
+def method(outcome: Outcome) -> str:
     """``"erm"``, ``"sam"``, ``"n-sam"`` or ``"random"``: what its settings make it."""
-    return "erm" if arm.settings.rho == 0 else _BY_ASCENT[getattr(arm.settings, "ascent", "batch")]
+    return "erm" if outcome.settings.rho == 0 else _BY_ASCENT[getattr(outcome.settings, "ascent", "batch")]
 
 
-def by_rho(arms: Mapping[str, Arm], kind: str) -> dict[float, list[Arm]]:
+def by_rho(outcomes: Mapping[str, Outcome], kind: str) -> dict[float, list[Outcome]]:
     """ρ → the runs of a method, in ascending order of ρ; those with m below the batch are left out."""
-    found: dict[float, list[Arm]] = {}
-    for arm in arms.values():
-        whole = getattr(arm.settings, "m", 0) >= getattr(arm.settings, "batch_size", 0)
-        if method(arm) == kind and (whole or kind != "sam"):
-            found.setdefault(arm.settings.rho, []).append(arm)
+    found: dict[float, list[Outcome]] = {}
+    for outcome in outcomes.values():
+        whole = getattr(outcome.settings, "m", 0) >= getattr(outcome.settings, "batch_size", 0)
+        if method(outcome) == kind and (whole or kind != "sam"):
+            found.setdefault(outcome.settings.rho, []).append(outcome)
     return dict(sorted(found.items()))
 
 
-def errors_at_best(arms: Mapping[str, Arm], kind: str) -> tuple[float, dict[int, float]]:
+def errors_at_best(outcomes: Mapping[str, Outcome], kind: str) -> tuple[float, dict[int, float]]:
     """The ρ with the lowest mean validation error (then loss), and seed → test error there.
 
     Among those ρ whose every seed was trained to its end, and which have the most seeds.
@@ -34,16 +34,16 @@ def errors_at_best(arms: Mapping[str, Arm], kind: str) -> tuple[float, dict[int,
     Raises:
         Unfit: if there is none.
     """
-    eligible = {rho: runs for rho, runs in by_rho(arms, kind).items() if all(a.status == "done" for a in runs)}
+    eligible = {rho: runs for rho, runs in by_rho(outcomes, kind).items() if all(run.status == "done" for run in runs)}
     most = max(map(len, eligible.values()), default=0)
     eligible = {rho: runs for rho, runs in eligible.items() if len(runs) == most}
     if not eligible:
         raise Unfit(f"no run of {METHODS[kind]} was trained to its end: lowland sweep … --grid figure-1")
     error, loss, test = last("validation_error"), last("validation_loss"), last("test_error")
     rho = min(eligible, key=lambda rho: (fmean(map(error, eligible[rho])), fmean(map(loss, eligible[rho]))))
-    return rho, {arm.settings.seed: test(arm) for arm in eligible[rho]}
+    return rho, {outcome.settings.seed: test(outcome) for outcome in eligible[rho]}
 
 
-def at_best_rho(arms: Mapping[str, Arm], kind: str) -> dict[int, float]:
+def at_best_rho(outcomes: Mapping[str, Outcome], kind: str) -> dict[int, float]:
     """Seed → test error at the best ρ, as `errors_at_best`."""
-    return errors_at_best(arms, kind)[1]
+    return errors_at_best(outcomes, kind)[1]

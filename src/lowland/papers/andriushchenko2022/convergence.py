@@ -7,7 +7,7 @@ from lowland.papers.andriushchenko2022.image_experiment import ARMS, image_exper
 from lowland.papers.andriushchenko2022.image_settings import ImageSettings, scales
 from lowland.papers.over_epochs import over_epochs
 from lowland.papers.paired import Unfit, at_most, last
-from lowland.training import Arm, Claim, Task, ours
+from lowland.training import Claim, Outcome, Task, ours
 
 ZERO = 0.01  # training loss that counts as zero; guessing has 2.3
 FALLEN = 0.1  # gradient norm at the end over that at the beginning
@@ -19,11 +19,11 @@ def prepare(settings: ImageSettings, device: torch.device) -> Task:
     return clean.prepare(settings, device)
 
 
-def _fall(arm: Arm) -> float:
-    first = arm.records[0]["gradient_norm"]
+def _fall(outcome: Outcome) -> float:
+    first = outcome.records[0]["gradient_norm"]
     if not first:
         raise Unfit(f"the gradient norm is {'not finite' if first is None else 'zero'} at the beginning")
-    return last("gradient_norm")(arm) / float(first)
+    return last("gradient_norm")(outcome) / float(first)
 
 
 LAPTOP = {

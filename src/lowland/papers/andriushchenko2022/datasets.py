@@ -7,7 +7,7 @@ from torch import nn
 from lowland.papers.andriushchenko2022 import cifar10, cifar100
 from lowland.papers.andriushchenko2022.image_settings import ImageSettings
 from lowland.papers.over_epochs import LevelsOf
-from lowland.training import Arm, Level
+from lowland.training import Level, Outcome
 
 DATASETS = ("cifar-10", "cifar-100")
 
@@ -23,8 +23,8 @@ def reported(values: Mapping[str, Mapping[str, Sequence[tuple[str, str, float]]]
     ``values``: dataset → column of the records → kind of arm, label, value in %.
     """
 
-    def levels(arms: Mapping[str, Arm]) -> dict[str, list[Level]]:
-        found = {getattr(arm.settings, "dataset", DATASETS[0]) for arm in arms.values()}
+    def levels(outcomes: Mapping[str, Outcome]) -> dict[str, list[Level]]:
+        found = {getattr(outcome.settings, "dataset", DATASETS[0]) for outcome in outcomes.values()}
         columns = values[found.pop()] if len(found) == 1 else {}
         return {
             column: [Level(value / 100, label, kind) for kind, label, value in several]

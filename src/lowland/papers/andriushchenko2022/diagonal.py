@@ -21,7 +21,7 @@ from lowland.papers.andriushchenko2022.diagonal_network import (
     sparse_regression,
 )
 from lowland.papers.andriushchenko2022.diagonal_runs import final_loss, losses_on_line, made_arms, tabled
-from lowland.training import Arm, Experiment, Record, derived, ours, paper, setting
+from lowland.training import Experiment, Outcome, Record, derived, ours, paper, setting
 
 _PER_OCTAVE = 32
 
@@ -137,25 +137,25 @@ class DiagonalRuns:
 # What a run comes to.
 
 
-def _radius(arm: Arm) -> float:
+def _radius(outcome: Outcome) -> float:
     """That of the part with 1-SAM, where a run switches."""
-    settings = arm.settings
+    settings = outcome.settings
     assert isinstance(settings, Settings)
     return max(settings.rho, settings.then_rho)
 
 
-def _status(arm: Arm) -> str:
+def _status(outcome: Outcome) -> str:
     """With the step of the check that found it diverged."""
-    return arm.status if arm.diverged_at is None else f"diverged at step {arm.diverged_at}"
+    return outcome.status if outcome.diverged_at is None else f"diverged at step {outcome.diverged_at}"
 
 
-def digest(arms: Mapping[str, Arm]) -> dict[str, Any]:
+def digest(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     """``test_loss``, ``rho`` and ``status`` as `tabled`, and the losses along the ``line`` (None if there is none)."""
     return {
-        "test_loss": tabled(lambda name: final_loss(arms, name)),
-        "rho": tabled(lambda name: _radius(arms[name])),
-        "status": tabled(lambda name: _status(arms[name])),
-        "line": losses_on_line(arms),
+        "test_loss": tabled(lambda name: final_loss(outcomes, name)),
+        "rho": tabled(lambda name: _radius(outcomes[name])),
+        "status": tabled(lambda name: _status(outcomes[name])),
+        "line": losses_on_line(outcomes),
     }
 
 

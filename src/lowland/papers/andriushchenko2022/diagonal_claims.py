@@ -14,7 +14,7 @@ from lowland.papers.andriushchenko2022.diagonal_runs import (
     final_loss,
     gd_like,
 )
-from lowland.training import Arm, Claim, Reference, Verdict
+from lowland.training import Claim, Outcome, Reference, Verdict
 
 _FITTED = 1e-12  # figure 6's runs end below that training loss
 _SOURCE = "the section on diagonal linear networks"
@@ -23,12 +23,12 @@ _FIGURE = "figure 6, read by eye"
 
 def _best_ratio(
     gd: str, radii: Mapping[float, str], passes: Callable[[float], bool]
-) -> Callable[[Mapping[str, Arm]], Verdict]:
+) -> Callable[[Mapping[str, Outcome]], Verdict]:
     """The best test loss of some ``radii``, by arm, over that of gradient descent with the same step size and α."""
 
-    def judge(arms: Mapping[str, Arm]) -> Verdict:
-        reference = final_loss(arms, gd)
-        losses = [final_loss(arms, arm) for arm in radii.values()]
+    def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
+        reference = final_loss(outcomes, gd)
+        losses = [final_loss(outcomes, arm) for arm in radii.values()]
         finite = [loss for loss in losses if loss is not None]
         if not reference or not finite:
             return Verdict(None, None, f"{gd} diverged" if not reference else "every radius diverged")
@@ -38,39 +38,39 @@ def _best_ratio(
     return judge
 
 
-def _in_setting(group: str, method: str, passes: Callable[[float], bool]) -> Callable[[Mapping[str, Arm]], Verdict]:
+def _in_setting(group: str, method: str, passes: Callable[[float], bool]) -> Callable[[Mapping[str, Outcome]], Verdict]:
     radii = {rho: arm_name(group, method, rho) for rho in RUNS[group][method][2]}
     return _best_ratio(gd_like(group, method), radii, passes)
 
 
-def _fitted(arms: Mapping[str, Arm], name: str) -> bool:
-    loss = final_loss(arms, name, "train_loss")
+def _fitted(outcomes: Mapping[str, Outcome], name: str) -> bool:
+    loss = final_loss(outcomes, name, "train_loss")
     return loss is not None and loss < _FITTED
 
 
-def _in_figure_6(method: str, passes: Callable[[float], bool]) -> Callable[[Mapping[str, Arm]], Verdict]:
+def _in_figure_6(method: str, passes: Callable[[float], bool]) -> Callable[[Mapping[str, Outcome]], Verdict]:
     """As in the settings, of the radii with which the training loss ends where the figure's does."""
     names = {rho: arm_name(LONG, method, rho) for rho in FIGURE_6[2]}
 
-    def judge(arms: Mapping[str, Arm]) -> Verdict:
-        fitted = {rho: name for rho, name in names.items() if _fitted(arms, name)}
+    def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
+        fitted = {rho: name for rho, name in names.items() if _fitted(outcomes, name)}
         if not fitted:
             return Verdict(None, None, f"with no radius the training loss of {method} ends below {_FITTED:g}")
-        return _best_ratio(f"{LONG}-gd", fitted, passes)(arms)
+        return _best_ratio(f"{LONG}-gd", fitted, passes)(outcomes)
 
     return judge
 
 
-def _too_short(arms: Mapping[str, Arm]) -> str:
+def _too_short(outcomes: Mapping[str, Outcome]) -> str:
     """Why the runs of figure 6 don't reach the figure's regime: gradient descent hasn't fitted the data."""
-    loss = final_loss(arms, f"{LONG}-gd", "train_loss")
+    loss = final_loss(outcomes, f"{LONG}-gd", "train_loss")
     if loss is None or loss < _FITTED:
         return ""
     return f"gradient descent's training loss is {loss:.1e}, and the figure's runs end below {_FITTED:g}"
 
 
-def _recovered(arms: Mapping[str, Arm]) -> Verdict:
-    losses = [final_loss(arms, f"switch-{name}") for name in ("gd", "1-sam", "gd-to-1-sam")]
+def _recovered(outcomes: Mapping[str, Outcome]) -> Verdict:
+    losses = [final_loss(outcomes, f"switch-{name}") for name in ("gd", "1-sam", "gd-to-1-sam")]
     if not all(losses):
         return Verdict(None, None, "one of the runs diverged")
     gd, sam, switched = (math.log(loss) for loss in losses if loss)
@@ -80,15 +80,15 @@ def _recovered(arms: Mapping[str, Arm]) -> Verdict:
     return Verdict(share, share >= 0.9)
 
 
-def _kept(arms: Mapping[str, Arm]) -> Verdict:
-    first, last = final_loss(arms, "switch-1-sam"), final_loss(arms, "switch-1-sam-to-gd")
+def _kept(outcomes: Mapping[str, Outcome]) -> Verdict:
+    first, last = final_loss(outcomes, "switch-1-sam"), final_loss(outcomes, "switch-1-sam-to-gd")
     if not first or not last:
         return Verdict(None, None, "one of the runs diverged")
     return Verdict(last / first, None, "reported without a threshold")
 
 
-def _diverge(arms: Mapping[str, Arm]) -> Verdict:
-    count = sum(arm.diverged_at is not None for arm in arms.values())
+def _diverge(outcomes: Mapping[str, Outcome]) -> Verdict:
+    count = sum(outcome.diverged_at is not None for outcome in outcomes.values())
     return Verdict(count, count >= 1)
 
 

@@ -12,25 +12,25 @@ from lowland.papers.andriushchenko2022.diagonal_runs import (
     gd_like,
     losses_on_line,
 )
-from lowland.training import Arm, Level, Line, Panel, Plot
+from lowland.training import Level, Line, Outcome, Panel, Plot
 
 METHODS = {"gd": "gradient descent", "n-sam": "n-SAM", "1-sam": "1-SAM"}
 _LOSSES = {"test_loss": "test loss", "train_loss": "training loss"}
 
 
-def _curve(arm: Arm, column: str, label: str = "", style: str = "-") -> Line:
-    return Line(arm.column("step"), arm.column(column), label, style)
+def _curve(outcome: Outcome, column: str, label: str = "", style: str = "-") -> Line:
+    return Line(outcome.column("step"), outcome.column(column), label, style)
 
 
-def _over_steps(group: str, method: str) -> Callable[[Mapping[str, Arm]], Sequence[Panel]]:
+def _over_steps(group: str, method: str) -> Callable[[Mapping[str, Outcome]], Sequence[Panel]]:
     times, alpha, rhos = RUNS[group][method]
 
-    def named(arms: Mapping[str, Arm], rho: float) -> str:
-        diverged = arms[arm_name(group, method, rho)].diverged_at is not None
+    def named(outcomes: Mapping[str, Outcome], rho: float) -> str:
+        diverged = outcomes[arm_name(group, method, rho)].diverged_at is not None
         return f"ρ = {rho:g}" + (" (diverged)" if diverged else "")
 
-    def panels(arms: Mapping[str, Arm]) -> list[Panel]:
-        gd = arms[gd_like(group, method)]
+    def panels(outcomes: Mapping[str, Outcome]) -> list[Panel]:
+        gd = outcomes[gd_like(group, method)]
         if len(gd.records) < 3:  # with the first at step 0, where a logarithmic axis doesn't reach
             return []
         return [
@@ -38,7 +38,7 @@ def _over_steps(group: str, method: str) -> Callable[[Mapping[str, Arm]], Sequen
                 f"{METHODS[method]}, γ = {times}/d, α = {alpha:g} (dotted: GD)",
                 "step", label,
                 [
-                    *(_curve(arms[arm_name(group, method, rho)], column, named(arms, rho)) for rho in rhos),
+                    *(_curve(outcomes[arm_name(group, method, rho)], column, named(outcomes, rho)) for rho in rhos),
                     _curve(gd, column, style=":"),
                 ],
                 logx=True, logy=True,
@@ -49,38 +49,38 @@ def _over_steps(group: str, method: str) -> Callable[[Mapping[str, Arm]], Sequen
     return panels
 
 
-def _against_rho(arms: Mapping[str, Arm]) -> list[Panel]:
+def _against_rho(outcomes: Mapping[str, Outcome]) -> list[Panel]:
     panels = []
     for group, methods in RUNS.items():
         lines, diverged = [], []
         for method, (_, _, rhos) in methods.items():
             if method == "gd":
                 continue
-            losses = [final_loss(arms, arm_name(group, method, rho)) for rho in rhos]
+            losses = [final_loss(outcomes, arm_name(group, method, rho)) for rho in rhos]
             lines.append(Line(rhos, losses, METHODS[method], "o-"))
             diverged += [f"{METHODS[method]} {rho:g}" for rho, loss in zip(rhos, losses, strict=True) if loss is None]
         rhos = tuple(rho for line in lines for rho in line.x if rho is not None)
-        lines.append(Line([min(rhos), max(rhos)], [final_loss(arms, f"{group}-gd")] * 2, METHODS["gd"], "--"))
+        lines.append(Line([min(rhos), max(rhos)], [final_loss(outcomes, f"{group}-gd")] * 2, METHODS["gd"], "--"))
         title = f"setting {group}" + (f" (diverged: {', '.join(diverged)})" if diverged else "")
         panels.append(Panel(title, "radius ρ", "final test loss", lines, logx=True, logy=True))
     return panels
 
 
-def _switching(arms: Mapping[str, Arm]) -> list[Panel]:
+def _switching(outcomes: Mapping[str, Outcome]) -> list[Panel]:
     labels = {"gd": "GD", "1-sam": "1-SAM", "gd-to-1-sam": "GD, then 1-SAM", "1-sam-to-gd": "1-SAM, then GD"}
     styles = {"gd": "-", "1-sam": "-", "gd-to-1-sam": "--", "1-sam-to-gd": "--"}
     return [
         Panel(
-            f"switch at step {arms['switch-gd'].settings.steps // 2}", "step", label,
-            [_curve(arms[f"switch-{name}"], column, labels[name], styles[name]) for name in SWITCHING],
+            f"switch at step {outcomes['switch-gd'].settings.steps // 2}", "step", label,
+            [_curve(outcomes[f"switch-{name}"], column, labels[name], styles[name]) for name in SWITCHING],
             logy=True,
         )
         for column, label in _LOSSES.items()
     ]  # fmt: skip
 
 
-def _on_the_line(arms: Mapping[str, Arm]) -> list[Panel]:
-    found = losses_on_line(arms)
+def _on_the_line(outcomes: Mapping[str, Outcome]) -> list[Panel]:
+    found = losses_on_line(outcomes)
     if found is None:
         return []
     lines = [
@@ -90,16 +90,18 @@ def _on_the_line(arms: Mapping[str, Arm]) -> list[Panel]:
     return [Panel("0: GD, 1: GD, then 1-SAM", "t", "loss", lines)]
 
 
-def _figure_6(arms: Mapping[str, Arm]) -> list[Panel]:
+def _figure_6(outcomes: Mapping[str, Outcome]) -> list[Panel]:
     """Of each method the best radius, and thinly the others; with the test losses at which the paper's curves end."""
-    if len(arms[f"{LONG}-gd"].records) < 3:
+    if len(outcomes[f"{LONG}-gd"].records) < 3:
         return []
     times, alpha, rhos = FIGURE_6
     panels = []
     for column, label in _LOSSES.items():
-        lines = [_curve(arms[f"{LONG}-gd"], column, METHODS["gd"], ":")]
+        lines = [_curve(outcomes[f"{LONG}-gd"], column, METHODS["gd"], ":")]
         for method, style in (("n-sam", "--"), ("1-sam", "-")):
-            lines += _best_and_others(arms, {rho: arm_name(LONG, method, rho) for rho in rhos}, method, column, style)
+            lines += _best_and_others(
+                outcomes, {rho: arm_name(LONG, method, rho) for rho in rhos}, method, column, style
+            )
         levels = _ENDS if column == "test_loss" else ()
         title = f"γ = {times}/d, α = {alpha:g}"
         panels.append(Panel(title, "step", label, lines, logx=True, logy=True, levels=levels))
@@ -107,17 +109,17 @@ def _figure_6(arms: Mapping[str, Arm]) -> list[Panel]:
 
 
 def _best_and_others(
-    arms: Mapping[str, Arm], radii: Mapping[float, str], method: str, column: str, style: str
+    outcomes: Mapping[str, Outcome], radii: Mapping[float, str], method: str, column: str, style: str
 ) -> list[Line]:
-    losses = {rho: final_loss(arms, name) for rho, name in radii.items()}
+    losses = {rho: final_loss(outcomes, name) for rho, name in radii.items()}
     finite = {rho: loss for rho, loss in losses.items() if loss is not None}
     best = min(finite or losses, key=lambda rho: finite.get(rho, rho))
     label = f"{METHODS[method]}, ρ = {best:g} (thin: {', '.join(f'{rho:g}' for rho in radii if rho != best)})"
     lines = []
     for rho, name in radii.items():
-        arm = arms[name]
+        outcome = outcomes[name]
         shown, beside = (label, "") if rho == best else ("", label)
-        lines.append(Line(arm.column("step"), arm.column(column), shown, style, beside))
+        lines.append(Line(outcome.column("step"), outcome.column(column), shown, style, beside))
     return lines
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 
 from lowland.papers.andriushchenko2022.diagonal_network import DIMENSIONS, EXAMPLES, sparse_regression
-from lowland.training import Arm
+from lowland.training import Outcome
 
 T = TypeVar("T")
 
@@ -83,26 +83,26 @@ def tabled(of: Callable[[str], T]) -> dict[str, dict[str, T | list[T]]]:
     return table | {"switch": {name: of(f"switch-{name}") for name in SWITCHING}, LONG: long}
 
 
-def final_loss(arms: Mapping[str, Arm], name: str, column: str = "test_loss") -> float | None:
+def final_loss(outcomes: Mapping[str, Outcome], name: str, column: str = "test_loss") -> float | None:
     """The last test loss, or the last entry of another column; None if the run diverged."""
-    arm = arms[name]
-    return None if arm.diverged_at is not None or not arm.records else arm.records[-1][column]
+    outcome = outcomes[name]
+    return None if outcome.diverged_at is not None or not outcome.records else outcome.records[-1][column]
 
 
-def losses_on_line(arms: Mapping[str, Arm]) -> dict[str, list[float]] | None:
+def losses_on_line(outcomes: Mapping[str, Outcome]) -> dict[str, list[float]] | None:
     """Losses at (1 − t) w + t w' for t from −1 to 2: w of gradient descent, w' of gradient descent, then 1-SAM.
 
     None where one of the two has no last weights, or they have seen different data.
     """
-    ends = [arms["switch-gd"], arms["switch-gd-to-1-sam"]]
+    ends = [outcomes["switch-gd"], outcomes["switch-gd-to-1-sam"]]
     seed = ends[0].settings.seed
-    if not all(arm.records and "u" in arm.records[-1] and arm.settings.seed == seed for arm in ends):
+    if not all(outcome.records and "u" in outcome.records[-1] and outcome.settings.seed == seed for outcome in ends):
         return None
     t = torch.linspace(-1, 2, 61, dtype=torch.float64)
     u, v = (
         torch.outer(1 - t, first) + torch.outer(t, second)
         for first, second in (
-            [torch.tensor(arm.records[-1][name], dtype=torch.float64) for arm in ends] for name in "uv"
+            [torch.tensor(outcome.records[-1][name], dtype=torch.float64) for outcome in ends] for name in "uv"
         )
     )
     train, test = sparse_regression(seed).losses(u, v)

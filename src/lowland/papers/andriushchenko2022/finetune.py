@@ -22,9 +22,9 @@ from lowland.papers.andriushchenko2022.image_task import image_task
 from lowland.papers.over_epochs import over_epochs
 from lowland.papers.paired import Unfit, by_seed, judged, last, smaller
 from lowland.training import (
-    Arm,
     Claim,
     Line,
+    Outcome,
     Panel,
     Plot,
     Reference,
@@ -181,14 +181,14 @@ def _finished(directory: Path, kind: str, settings: Settings) -> dict[str, Any]:
 
 
 @judged
-def _connected(arms: Mapping[str, Arm]) -> Verdict:
+def _connected(outcomes: Mapping[str, Outcome]) -> Verdict:
     """The largest rise of the loss over the straight line between its ends' losses; the mean over seeds."""
-    measured = fmean(by_seed(arms, "erm-to-sam", _barrier).values())
+    measured = fmean(by_seed(outcomes, "erm-to-sam", _barrier).values())
     return Verdict(measured, measured <= CONNECTED)
 
 
-def _barrier(arm: Arm) -> float:
-    end = arm.records[-1]
+def _barrier(outcome: Outcome) -> float:
+    end = outcome.records[-1]
     loss = end["line_loss"]
     if None in loss:
         raise Unfit("the loss along the line is not finite")
@@ -197,12 +197,12 @@ def _barrier(arm: Arm) -> float:
     return float(max(value - (1 - t) * ends[0] - t * ends[1] for t, value in curve.items() if 0 <= t <= 1))
 
 
-def _lines(arms: Mapping[str, Arm]) -> list[Panel]:
+def _lines(outcomes: Mapping[str, Outcome]) -> list[Panel]:
     panels = []
     for column, label in (("line_loss", "training loss"), ("line_error", "test error")):
         lines = []
         for kind in TUNED:
-            ends = [arms[name].records[-1] for name in arms if repeats(name, kind) and arms[name].records]
+            ends = [outcomes[name].records[-1] for name in outcomes if repeats(name, kind) and outcomes[name].records]
             ends = [end for end in ends if column in end]
             if ends:
                 mean = [fmean(values) for values in zip(*(end[column] for end in ends), strict=True)]

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping
 
 from lowland.papers.paired import Measure, Unfit, below_zero, by_seed, difference, judged, shown
-from lowland.training import Arm, Verdict
+from lowland.training import Outcome, Verdict
 from lowland.training.statistics import Estimate, estimate
 
 
 def share_of_gain(
     kind: str, sam: str, erm: str, measure: Measure, share: float = 0.5
-) -> Callable[[Mapping[str, Arm]], Verdict]:
+) -> Callable[[Mapping[str, Outcome]], Verdict]:
     """Judges whether ``kind`` brings more than ``share`` of the gain of the arm ``sam`` over ``erm``.
 
     By the mean over seeds of share · (erm − sam) − (erm − kind), whose interval lies below 0 if it does. Null where
@@ -17,11 +17,11 @@ def share_of_gain(
     """
 
     @judged
-    def judge(arms: Mapping[str, Arm]) -> Verdict:
-        gain = difference(arms, erm, sam, measure)
+    def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
+        gain = difference(outcomes, erm, sam, measure)
         if not_told(gain):
             raise Unfit(f"there is no gain to share: SAM's is {gain.mean:.2g} ({shown(gain)})")
-        errors, with_sam, other = (by_seed(arms, name, measure) for name in (erm, sam, kind))
+        errors, with_sam, other = (by_seed(outcomes, name, measure) for name in (erm, sam, kind))
         none = f"there are no runs of {kind}, {sam} and {erm} with the same seed"
         found, brought = short_of(errors, with_sam, other, gain, share, none)
         verdict = below_zero(found)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from lowland.papers.andriushchenko2022.by_method import at_best_rho, errors_at_best, method
 from lowland.papers.andriushchenko2022.gains import not_told, short_of
 from lowland.papers.paired import Unfit, below_zero, between, judged, last, reached, shown
-from lowland.training import Arm, Claim, Reference, Verdict
+from lowland.training import Claim, Outcome, Reference, Verdict
 from lowland.training.statistics import Estimate
 
 TEST_ERROR = last("test_error")
@@ -16,9 +16,13 @@ FITTED = 0.02  # training error; the paper's networks get to zero
 FITS = reached("erm", last("train_error"), FITTED, "ERM's training error")
 
 
-def fits(arms: Mapping[str, Arm]) -> str:
+def fits(outcomes: Mapping[str, Outcome]) -> str:
     """A `Claim`'s ``regime`` over a grid: that the runs with ρ = 0 end at or below a training error of ``FITTED``."""
-    ends = [arm.records[-1]["train_error"] for arm in arms.values() if method(arm) == "erm" and arm.records]
+    ends = [
+        outcome.records[-1]["train_error"]
+        for outcome in outcomes.values()
+        if method(outcome) == "erm" and outcome.records
+    ]
     if not ends:
         return "there are no runs with ρ = 0 to tell whether networks fit their training images"
     if max(ends) <= FITTED:
@@ -69,17 +73,17 @@ def figure_1_claims(erm: float, sam: float, n_sam: str, random: str, *, desk_m: 
 
 
 @judged
-def _sam_beats_erm(arms: Mapping[str, Arm]) -> Verdict:
-    rho, found = errors_at_best(arms, "sam")
-    verdict = below_zero(between(found, at_best_rho(arms, "erm"), _NEITHER))
+def _sam_beats_erm(outcomes: Mapping[str, Outcome]) -> Verdict:
+    rho, found = errors_at_best(outcomes, "sam")
+    verdict = below_zero(between(found, at_best_rho(outcomes, "erm"), _NEITHER))
     return Verdict(verdict.measured, verdict.passed, f"ρ = {rho:g}; {verdict.reason}")
 
 
-def _gains_little(kind: str) -> Callable[[Mapping[str, Arm]], Verdict]:
+def _gains_little(kind: str) -> Callable[[Mapping[str, Outcome]], Verdict]:
     @judged
-    def judge(arms: Mapping[str, Arm]) -> Verdict:
-        erm = at_best_rho(arms, "erm")
-        (rho, other), (best, sam) = errors_at_best(arms, kind), errors_at_best(arms, "sam")
+    def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
+        erm = at_best_rho(outcomes, "erm")
+        (rho, other), (best, sam) = errors_at_best(outcomes, kind), errors_at_best(outcomes, "sam")
         gain = between(erm, sam, _NEITHER)
         if not_told(gain):
             raise Unfit(f"128-SAM gains nothing that can be told from the scatter: {shown(gain)}")
@@ -92,18 +96,18 @@ def _gains_little(kind: str) -> Callable[[Mapping[str, Arm]], Verdict]:
 
 
 @judged
-def _small_beats_large(arms: Mapping[str, Arm]) -> Verdict:
+def _small_beats_large(outcomes: Mapping[str, Outcome]) -> Verdict:
     found: dict[str, dict[int, list[float]]] = {"small": {}, "large": {}}
-    sams = [arm for arm in arms.values() if method(arm) == "sam"]
-    varied = {name for arm in sams for name, value in vars(arm.settings).items()
+    sams = [outcome for outcome in outcomes.values() if method(outcome) == "sam"]
+    varied = {name for outcome in sams for name, value in vars(outcome.settings).items()
               if value != getattr(sams[0].settings, name)}  # fmt: skip
     if others := varied - {"m", "seed"}:
         raise Unfit(f"more than m varies: {', '.join(sorted(others))}")
-    for arm in sams:
-        m = getattr(arm.settings, "m", 0)
+    for outcome in sams:
+        m = getattr(outcome.settings, "m", 0)
         kind = "small" if m <= SMALL else "large" if m >= LARGE else None
-        if kind is not None and arm.status == "done" and arm.records:
-            found[kind].setdefault(arm.settings.seed, []).append(TEST_ERROR(arm))
+        if kind is not None and outcome.status == "done" and outcome.records:
+            found[kind].setdefault(outcome.settings.seed, []).append(TEST_ERROR(outcome))
     if not all(found.values()):
         raise Unfit(f"it takes runs with m ≤ {SMALL} and with m ≥ {LARGE}: lowland sweep … --grid m")
     means = {kind: {seed: sum(e) / len(e) for seed, e in errors.items()} for kind, errors in found.items()}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from lowland.papers.andriushchenko2022.by_method import METHODS, by_rho, method
 from lowland.papers.over_epochs import over_epochs
-from lowland.training import Arm, Level, Line, Panel, Plot, banded
+from lowland.training import Level, Line, Outcome, Panel, Plot, banded
 from lowland.training.statistics import Estimate, estimate
 
 
@@ -39,11 +39,11 @@ def figure_1(dataset: str, levels: Mapping[str, tuple[str, float]], sam: Mapping
     """
     theirs = Line(list(sam), list(sam.values()), "128-SAM, paper", "s:")
 
-    def panels(arms: Mapping[str, Arm]) -> Sequence[Panel]:
-        lines = [line for kind in METHODS if kind != "erm" and (line := _against_rho(arms, kind))]
+    def panels(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
+        lines = [line for kind in METHODS if kind != "erm" and (line := _against_rho(outcomes, kind))]
         if not any(len(line.x) > 1 for line in lines):
             return []
-        runs = [arm for arm in arms.values() if method(arm) == "erm"]
+        runs = [outcome for outcome in outcomes.values() if method(outcome) == "erm"]
         across = [Level(value, label, METHODS[kind]) for label, (kind, value) in levels.items()]
         every = [rho for line in (*lines, theirs) for rho in line.x if rho is not None]
         if erm := _errors(runs):
@@ -56,14 +56,14 @@ def figure_1(dataset: str, levels: Mapping[str, tuple[str, float]], sam: Mapping
 def against_m(dataset: str) -> Plot:
     """Test and training error against m at one ρ, and ERM's as a level."""
 
-    def panels(arms: Mapping[str, Arm]) -> Sequence[Panel]:
-        sams: dict[int, list[Arm]] = {}
-        for arm in arms.values():
-            if method(arm) == "sam":
-                sams.setdefault(getattr(arm.settings, "m", 0), []).append(arm)
-        if len(sams) < 2 or len({arm.settings.rho for runs in sams.values() for arm in runs}) > 1:
+    def panels(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
+        sams: dict[int, list[Outcome]] = {}
+        for outcome in outcomes.values():
+            if method(outcome) == "sam":
+                sams.setdefault(getattr(outcome.settings, "m", 0), []).append(outcome)
+        if len(sams) < 2 or len({outcome.settings.rho for runs in sams.values() for outcome in runs}) > 1:
             return []
-        erms = [arm for arm in arms.values() if method(arm) == "erm"]
+        erms = [outcome for outcome in outcomes.values() if method(outcome) == "erm"]
         drawn = []
         for column, label in (("test_error", "test error (%)"), ("train_error", "training error (%)")):
             found = {float(m): at for m, runs in sorted(sams.items()) if (at := _errors(runs, column))}
@@ -75,11 +75,13 @@ def against_m(dataset: str) -> Plot:
     return Plot("against-m", f"{dataset}: error against m", panels)
 
 
-def _against_rho(arms: Mapping[str, Arm], kind: str) -> Line | None:
-    found = {rho: at for rho, runs in by_rho(arms, kind).items() if (at := _errors(runs))}
+def _against_rho(outcomes: Mapping[str, Outcome], kind: str) -> Line | None:
+    found = {rho: at for rho, runs in by_rho(outcomes, kind).items() if (at := _errors(runs))}
     return banded(found, METHODS[kind]) if found else None
 
 
-def _errors(arms: Sequence[Arm], column: str = "test_error") -> Estimate | None:
+def _errors(outcomes: Sequence[Outcome], column: str = "test_error") -> Estimate | None:
     """In %, of the runs that ended."""
-    return estimate([100 * arm.records[-1][column] for arm in arms if arm.status == "done" and arm.records])
+    return estimate(
+        [100 * outcome.records[-1][column] for outcome in outcomes if outcome.status == "done" and outcome.records]
+    )

@@ -17,7 +17,7 @@ from lowland.papers.andriushchenko2022.image_task import image_sets, image_task
 from lowland.papers.evaluating import evaluating
 from lowland.papers.over_epochs import over_epochs
 from lowland.papers.paired import below_zero, between, by_seed, judged, last, reached, smaller
-from lowland.training import Arm, Claim, Reference, Task, Verdict, ours, paper, setting
+from lowland.training import Claim, Outcome, Reference, Task, Verdict, ours, paper, setting
 
 FITTED = 0.15  # error on the wrongly labelled images at the end; guessing has 0.9, or 0.99
 _FIGURE = "figure 12, read by eye"
@@ -80,26 +80,26 @@ def prepare(settings: Settings, device: torch.device) -> Task:
     return replace(task, files=files, check=NoisyCheck(task.check, given.targets != right.targets))
 
 
-def _early_stopped(arm: Arm) -> float:
+def _early_stopped(outcome: Outcome) -> float:
     """Test error at the check with the smallest error on the (noisy) validation images; the first of equals.
 
     Weights as drawn, before the first step, are none to stop at.
     """
-    return float(min(arm.records[1:], key=lambda record: record["validation_error"])["test_error"])
+    return float(min(outcome.records[1:], key=lambda record: record["validation_error"])["test_error"])
 
 
 def _worse_at_the_end(kind: str) -> Any:
     @judged
-    def judge(arms: Mapping[str, Arm]) -> Verdict:
-        best, end = (by_seed(arms, kind, measure) for measure in (_early_stopped, last("test_error")))
+    def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
+        best, end = (by_seed(outcomes, kind, measure) for measure in (_early_stopped, last("test_error")))
         return below_zero(between(best, end, f"there is no run of {kind}"))
 
     return judge
 
 
 @judged
-def _fitted(arms: Mapping[str, Arm]) -> Verdict:
-    worst = max(by_seed(arms, "sam", last("noisy_error")).values())
+def _fitted(outcomes: Mapping[str, Outcome]) -> Verdict:
+    worst = max(by_seed(outcomes, "sam", last("noisy_error")).values())
     return Verdict(worst, worst < FITTED)
 
 

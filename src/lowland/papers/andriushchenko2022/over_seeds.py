@@ -3,25 +3,27 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lowland.training import Arm, repeats
+from lowland.training import Outcome, repeats
 from lowland.training.statistics import estimate
 
 
-def over_seeds(kinds: Sequence[str]) -> Callable[[Mapping[str, Arm]], dict[str, Any]]:
+def over_seeds(kinds: Sequence[str]) -> Callable[[Mapping[str, Outcome]], dict[str, Any]]:
     """A digest: ``over_seeds``, kind of arm → column of the last records → mean, standard error and n.
 
     Of the seeds that were trained to their end and have a finite number there; None for the standard error of one.
     """
 
-    def digest(arms: Mapping[str, Arm]) -> dict[str, Any]:
-        return {"over_seeds": {kind: _estimates(arms, kind) for kind in kinds}}
+    def digest(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+        return {"over_seeds": {kind: _estimates(outcomes, kind) for kind in kinds}}
 
     return digest
 
 
-def _estimates(arms: Mapping[str, Arm], kind: str) -> dict[str, Any]:
+def _estimates(outcomes: Mapping[str, Outcome], kind: str) -> dict[str, Any]:
     ends = [
-        arm.records[-1] for label, arm in arms.items() if repeats(label, kind) and arm.status == "done" and arm.records
+        outcome.records[-1]
+        for label, outcome in outcomes.items()
+        if repeats(label, kind) and outcome.status == "done" and outcome.records
     ]
     values: dict[str, list[float]] = {}
     for end in ends:

@@ -24,7 +24,7 @@ from lowland.papers.andriushchenko2022.relu_network import (
     points,
 )
 from lowland.papers.paired import last, smaller
-from lowland.training import Arm, Claim, Curve, Experiment, Line, Panel, Plot, Record, ours, paper, setting
+from lowland.training import Claim, Curve, Experiment, Line, Outcome, Panel, Plot, Record, ours, paper, setting
 
 _MARGIN = 0.05  # by which the drawn interval exceeds the data
 
@@ -104,47 +104,47 @@ class ReluRuns:
 # What a run comes to.
 
 
-def _by_seed(arms: Mapping[str, Arm], name: str) -> dict[int, Arm]:
-    return {arm.settings.seed: arm for label, arm in arms.items() if training.repeats(label, name)}
+def _by_seed(outcomes: Mapping[str, Outcome], name: str) -> dict[int, Outcome]:
+    return {outcome.settings.seed: outcome for label, outcome in outcomes.items() if training.repeats(label, name)}
 
 
-def digest(arms: Mapping[str, Arm]) -> dict[str, Any]:
+def digest(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     """Kinks, losses and steps by method, each a list over the seeds; None for a run that diverged."""
 
-    def last(arm: Arm, column: str) -> Any:
-        return None if arm.diverged_at is not None or not arm.records else arm.records[-1][column]
+    def last(outcome: Outcome, column: str) -> Any:
+        return None if outcome.diverged_at is not None or not outcome.records else outcome.records[-1][column]
 
     columns = {"kinks": "kinks", "final_loss": "loss", "steps_made": "made", "stopped": "stopped"}
-    by_method = {name: _by_seed(arms, name) for name in ("gd", "sam")}
+    by_method = {name: _by_seed(outcomes, name) for name in ("gd", "sam")}
     return {"seeds": list(by_method["sam"])} | {
         entry: {name: [last(arm, column) for arm in found.values()] for name, found in by_method.items()}
         for entry, column in columns.items()
     }
 
 
-def _functions(arms: Mapping[str, Arm]) -> list[Panel]:
+def _functions(outcomes: Mapping[str, Outcome]) -> list[Panel]:
     x, y = points()
     panels = []
-    for seed, gd in _by_seed(arms, "gd").items():
-        fitted = {"gradient descent": gd, "SAM": _by_seed(arms, "sam").get(seed)}
+    for seed, gd in _by_seed(outcomes, "gd").items():
+        fitted = {"gradient descent": gd, "SAM": _by_seed(outcomes, "sam").get(seed)}
         lines = [
-            Line(arm.records[-1]["function_x"], arm.records[-1]["function_y"], label)
-            for label, arm in fitted.items()
-            if arm is not None and arm.records and "function_x" in arm.records[-1]
+            Line(outcome.records[-1]["function_x"], outcome.records[-1]["function_y"], label)
+            for label, outcome in fitted.items()
+            if outcome is not None and outcome.records and "function_x" in outcome.records[-1]
         ]
         if lines:
             panels.append(Panel(f"seed {seed}", "x", "y", [*lines, Line(x.tolist(), y.tolist(), "data", "o")]))
     return panels
 
 
-def _over_steps(arms: Mapping[str, Arm]) -> list[Panel]:
+def _over_steps(outcomes: Mapping[str, Outcome]) -> list[Panel]:
     return [
         Panel(
             what, "step", what,
             [
-                Line(arm.column("step"), arm.column(column), label)
+                Line(outcome.column("step"), outcome.column(column), label)
                 for name, label in (("gd", "gradient descent"), ("sam", "SAM"))
-                for arm in _by_seed(arms, name).values()
+                for outcome in _by_seed(outcomes, name).values()
             ],
             logy=column == "loss",
         )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from statistics import fmean, median
 
-from lowland.training import Arm, Claim, Reference, Verdict
+from lowland.training import Claim, Outcome, Reference, Verdict
 
 
 def claims(
@@ -20,13 +20,13 @@ def claims(
         fitted: the training loss that gradient descent must get to before a claim says something; None for none.
     """
     settled = f"<= {deviation:g}" if deviation is not None else None
-    trained = None if fitted is None else lambda arms: _too_little(arms[gd], fitted)
+    trained = None if fitted is None else lambda outcomes: _too_little(outcomes[gd], fitted)
     return (
         Claim(
             "sam-edge",
             "With ρ > 0 the Hessian norm settles on the SAM edge: median |norm/edge − 1| over the second half",
             "the experiments", settled, _on(lambda arm: _settles(arm, "edge", deviation), sam=sam),
-            reference=_SAM_EDGE, regime=lambda arms: _too_short(arms[sam], "edge", "its edge"),
+            reference=_SAM_EDGE, regime=lambda outcomes: _too_short(outcomes[sam], "edge", "its edge"),
         ),
         Claim(
             "far-below-gd-edge",
@@ -43,7 +43,7 @@ def claims(
             "gd-edge",
             "With ρ = 0 and η large enough the Hessian norm settles on 2/η: median |norm·η/2 − 1| over the second half",
             "the experiments", settled, _on(lambda arm: _settles(arm, "gd_edge", deviation), gd=gd_edge),
-            reference=_GD_EDGE, regime=lambda arms: _too_short(arms[gd_edge], "gd_edge", "2/η"),
+            reference=_GD_EDGE, regime=lambda outcomes: _too_short(outcomes[gd_edge], "gd_edge", "2/η"),
         ),
         Claim(
             "alignment",
@@ -68,35 +68,35 @@ _GD_EDGE = Reference("often the norm grows to about 2/η and fluctuates around i
 
 def _on(
     decide: Callable[..., Verdict], *, sam: str | None = None, gd: str | None = None
-) -> Callable[[Mapping[str, Arm]], Verdict]:
+) -> Callable[[Mapping[str, Outcome]], Verdict]:
     """A judge that hands ``decide`` the arm of SAM, that of gradient descent, or both, in this order.
 
     Null where an arm is not that, diverged, or has records that say nothing.
     """
     ascends = {name: name == sam for name in (sam, gd) if name is not None}
 
-    def judge(arms: Mapping[str, Arm]) -> Verdict:
+    def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
         for name, climbs in ascends.items():
-            reason = _unfit(arms[name], climbs)
+            reason = _unfit(outcomes[name], climbs)
             if reason:
                 return Verdict(None, None, f"arm {name} {reason}")
-        return decide(*(arms[name] for name in ascends))
+        return decide(*(outcomes[name] for name in ascends))
 
     return judge
 
 
-def _unfit(arm: Arm, ascends: bool) -> str:
+def _unfit(outcome: Outcome, ascends: bool) -> str:
     """Why nothing can be judged on ``arm``; empty if it can."""
-    if (arm.settings.rho > 0) != ascends:
-        return f"has ρ = {arm.settings.rho:g}"
-    if arm.diverged_at is not None:
-        return f"diverged at step {arm.diverged_at}"
-    loose = sum(not record["converged"] for record in arm.records)
+    if (outcome.settings.rho > 0) != ascends:
+        return f"has ρ = {outcome.settings.rho:g}"
+    if outcome.diverged_at is not None:
+        return f"diverged at step {outcome.diverged_at}"
+    loose = sum(not record["converged"] for record in outcome.records)
     if loose:
         return f"has {loose} eigenpairs that missed their tolerance"
-    if any(not record[key] for record in arm.records for key in ("edge", "gd_edge", "hessian_norm")):
+    if any(not record[key] for record in outcome.records for key in ("edge", "gd_edge", "hessian_norm")):
         return "has an edge or a Hessian norm of zero"
-    if not all(_tenth(arm, "edge", *part) for part in (_FIRST, _LAST)):
+    if not all(_tenth(outcome, "edge", *part) for part in (_FIRST, _LAST)):
         return "has too few checks in its second half"
     return ""
 
@@ -105,74 +105,74 @@ def _unfit(arm: Arm, ascends: bool) -> str:
 _FIRST, _LAST = (0.5, 0.6), (0.9, 1.0)
 
 
-def _tenth(arm: Arm, column: str, begin: float, end: float) -> list[float]:
-    steps = arm.settings.steps
-    return [record[column] for record in arm.records if begin * steps <= record["step"] <= end * steps]
+def _tenth(outcome: Outcome, column: str, begin: float, end: float) -> list[float]:
+    steps = outcome.settings.steps
+    return [record[column] for record in outcome.records if begin * steps <= record["step"] <= end * steps]
 
 
-def _first_and_last(arm: Arm, column: str) -> tuple[float, float]:
+def _first_and_last(outcome: Outcome, column: str) -> tuple[float, float]:
     """Medians over the first and the last tenth of the second half."""
-    return median(_tenth(arm, column, *_FIRST)), median(_tenth(arm, column, *_LAST))
+    return median(_tenth(outcome, column, *_FIRST)), median(_tenth(outcome, column, *_LAST))
 
 
-def _too_short(arm: Arm, edge: str, what: str) -> str:
+def _too_short(outcome: Outcome, edge: str, what: str) -> str:
     """Why a run doesn't get to where the norm can settle on an ``edge``; empty if it does, or can't be judged at all.
 
     To a tenth, within the first half: later there is no time to settle. A norm of SAM's that never gets there and
     doesn't rise any more has settled elsewhere.
     """
-    if not arm.records or _unfit(arm, arm.settings.rho > 0):
+    if not outcome.records or _unfit(outcome, outcome.settings.rho > 0):
         return ""
-    ratios = {record["step"]: record["hessian_norm"] / record[edge] for record in arm.records}
+    ratios = {record["step"]: record["hessian_norm"] / record[edge] for record in outcome.records}
     arrival = next((step for step, ratio in ratios.items() if ratio >= 0.9), None)
-    first, last = _first_and_last(arm, "hessian_norm")
-    steps = arm.settings.steps
+    first, last = _first_and_last(outcome, "hessian_norm")
+    steps = outcome.settings.steps
     about = "and the claim is about runs that get there in the first half"
-    if arrival is None and (arm.settings.rho == 0 or last > 1.05 * first):
+    if arrival is None and (outcome.settings.rho == 0 or last > 1.05 * first):
         return f"the norm gets to {max(ratios.values()):.2g} of {what} in {steps:,} steps, {about}"
     if arrival is not None and arrival > steps / 2:
         return f"the norm gets to {what} only at step {arrival:,} of {steps:,}, {about}"
     return ""
 
 
-def _too_little(arm: Arm, fitted: float) -> str:
+def _too_little(outcome: Outcome, fitted: float) -> str:
     """Why gradient descent has learned too little; empty if it has enough, or diverged."""
-    if not arm.records or _unfit(arm, False):
+    if not outcome.records or _unfit(outcome, False):
         return ""
-    loss = _first_and_last(arm, "loss")[1]
+    loss = _first_and_last(outcome, "loss")[1]
     if loss <= fitted:
         return ""
     return f"gradient descent's training loss is {loss:.2f}, and the claim is about networks that get to {fitted:g}"
 
 
-def _settles(arm: Arm, edge: str, deviation: float | None) -> Verdict:
+def _settles(outcome: Outcome, edge: str, deviation: float | None) -> Verdict:
     measured = median(
-        abs(norm / limit - 1) for norm, limit in zip(arm.late("hessian_norm"), arm.late(edge), strict=True)
+        abs(norm / limit - 1) for norm, limit in zip(outcome.late("hessian_norm"), outcome.late(edge), strict=True)
     )
     if deviation is None:
         return Verdict(measured, None, "reported without a threshold: the edge is derived for full batches")
     return Verdict(measured, measured <= deviation)
 
 
-def _far_below(arm: Arm) -> Verdict:
-    measured = median(edge / limit for edge, limit in zip(arm.late("edge"), arm.late("gd_edge"), strict=True))
+def _far_below(outcome: Outcome) -> Verdict:
+    measured = median(edge / limit for edge, limit in zip(outcome.late("edge"), outcome.late("gd_edge"), strict=True))
     return Verdict(measured, measured <= 0.5)
 
 
-def _falls(arm: Arm) -> Verdict:
-    gradient, gradient_end = _first_and_last(arm, "gradient_norm")
-    norm, norm_end = _first_and_last(arm, "hessian_norm")
+def _falls(outcome: Outcome) -> Verdict:
+    gradient, gradient_end = _first_and_last(outcome, "gradient_norm")
+    norm, norm_end = _first_and_last(outcome, "hessian_norm")
     if gradient_end >= gradient:
         return Verdict(norm_end / norm, None, "the gradient norm didn't fall over the second half")
     return Verdict(norm_end / norm, norm_end < norm)
 
 
-def _aligned(arm: Arm) -> Verdict:
-    measured = fmean(arm.column("sam_gradient_alignment")) - fmean(arm.column("gradient_alignment"))
+def _aligned(outcome: Outcome) -> Verdict:
+    measured = fmean(outcome.column("sam_gradient_alignment")) - fmean(outcome.column("gradient_alignment"))
     return Verdict(measured, measured > 0)
 
 
-def _flatter(sam: Arm, gd: Arm) -> Verdict:
+def _flatter(sam: Outcome, gd: Outcome) -> Verdict:
     if sam.settings.lr != gd.settings.lr:
         return Verdict(None, None, f"the arms have different η: {sam.settings.lr:g} and {gd.settings.lr:g}")
     measured = _first_and_last(sam, "hessian_norm")[1] / _first_and_last(gd, "hessian_norm")[1]

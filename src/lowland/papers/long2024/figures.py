@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 
-from lowland.training import Arm, Line, Panel, Plot
+from lowland.training import Line, Outcome, Panel, Plot
 from lowland.training.figures import EDGE_OF_STABILITY
 
 
-def _eigenvalues(arms: Mapping[str, Arm]) -> list[Panel]:
+def _eigenvalues(outcomes: Mapping[str, Outcome]) -> list[Panel]:
     """Of the arms that record several."""
     panels = []
-    for name, arm in arms.items():
-        records = [record for record in arm.records if "eigenvalues" in record]
+    for name, outcome in outcomes.items():
+        records = [record for record in outcome.records if "eigenvalues" in record]
         if records:
             steps = [record["step"] for record in records]
             lines = [
@@ -18,7 +18,7 @@ def _eigenvalues(arms: Mapping[str, Arm]) -> list[Panel]:
                 for i in range(len(records[0]["eigenvalues"]))
             ]
             lines += [Line(steps, [record[edge] for record in records], label, style) for edge, label, style in _EDGES]
-            title = f"{name}: η = {arm.settings.lr:g}, ρ = {arm.settings.rho:g}"
+            title = f"{name}: η = {outcome.settings.lr:g}, ρ = {outcome.settings.rho:g}"
             panels.append(Panel(title, "step", "magnitude", lines, logy=True))
     return panels
 

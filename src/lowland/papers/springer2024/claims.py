@@ -6,7 +6,7 @@ from lowland.papers.paired import Unfit, below_zero, between, judged, shown
 from lowland.papers.springer2024.methods import SGD, selected, values, varied
 from lowland.papers.springer2024.over_grid import LEAST_SEEDS, at_some_setting, trend
 from lowland.papers.springer2024.over_training import THRESHOLD, at_the_threshold, over_time
-from lowland.training import Arm, Claim, Verdict
+from lowland.training import Claim, Outcome, Verdict
 from lowland.training.statistics import Estimate
 
 TRAINED = 0.02  # the training error of a network that the claims speak of
@@ -14,31 +14,31 @@ MARGIN = 0.01  # by which the easy feature's error may rise before SAM counts as
 _SELECTED = "of the runs with the lowest validation error of each method and seed"
 
 
-def difference(arms: Mapping[str, Arm], first: tuple[str, str], second: tuple[str, str]) -> Estimate:
+def difference(outcomes: Mapping[str, Outcome], first: tuple[str, str], second: tuple[str, str]) -> Estimate:
     """The mean over seeds of ``first`` − ``second``, each a method and a column; raises Unfit if there is none."""
-    if others := varied(arms):
+    if others := varied(outcomes):
         raise Unfit(f"more varies than what is selected among: {', '.join(sorted(others))}")
-    runs = selected(arms)
+    runs = selected(outcomes)
     for method, _ in (first, second):
         if method not in runs:
             raise Unfit(f"no run of {method} was trained to its end")
-    ours, theirs = (values(arms, runs[method], column) for method, column in (first, second))
+    ours, theirs = (values(outcomes, runs[method], column) for method, column in (first, second))
     return between(ours, theirs, f"no seed has runs of both {first[0]} and {second[0]}")
 
 
-def smaller(first: tuple[str, str], second: tuple[str, str]) -> Callable[[Mapping[str, Arm]], Verdict]:
+def smaller(first: tuple[str, str], second: tuple[str, str]) -> Callable[[Mapping[str, Outcome]], Verdict]:
     """Judges as `lowland.papers.paired.below_zero` does, of `LEAST_SEEDS` seeds."""
-    return judged(lambda arms: below_zero(difference(arms, first, second), LEAST_SEEDS))
+    return judged(lambda outcomes: below_zero(difference(outcomes, first, second), LEAST_SEEDS))
 
 
 @judged
-def no_price(arms: Mapping[str, Arm]) -> Verdict:
+def no_price(outcomes: Mapping[str, Outcome]) -> Verdict:
     """Whether SAM's error of the easy feature is at most `MARGIN` above SGD's.
 
     True if the 95 % interval of the difference lies below `MARGIN` and not above 0; false if it lies above 0; else
     null.
     """
-    found = difference(arms, ("sam", "easy_error"), (SGD, "easy_error"))
+    found = difference(outcomes, ("sam", "easy_error"), (SGD, "easy_error"))
     against = below_zero(Estimate(found.mean - MARGIN, found.standard_error, found.n), LEAST_SEEDS)
     if found.n < LEAST_SEEDS or found.interval is None:
         return Verdict(found.mean, None, against.reason)
@@ -46,9 +46,9 @@ def no_price(arms: Mapping[str, Arm]) -> Verdict:
     return Verdict(found.mean, False if pays else against.passed, f"over {found.n} seeds: {shown(found)}")
 
 
-def trained(arms: Mapping[str, Arm]) -> str:
+def trained(outcomes: Mapping[str, Outcome]) -> str:
     """The claims' regime: SGD's selected runs end with a training error of at most `TRAINED`."""
-    worst = max(values(arms, selected(arms).get(SGD, {}), "train_error").values(), default=0.0)
+    worst = max(values(outcomes, selected(outcomes).get(SGD, {}), "train_error").values(), default=0.0)
     if worst <= TRAINED:
         return ""
     return f"SGD's training error is {worst:.2g}, and the claim is about networks trained to {TRAINED:g} or less"

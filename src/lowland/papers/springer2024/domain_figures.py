@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from lowland.papers.springer2024.domain_table import METHODS, measure_of, table
-from lowland.training import Arm, Bars, Line, Panel
+from lowland.training import Bars, Line, Outcome, Panel
 from lowland.training.statistics import estimate
 
 
-def bars(arms: Mapping[str, Arm]) -> Sequence[Bars]:
+def bars(outcomes: Mapping[str, Outcome]) -> Sequence[Bars]:
     """What the table says."""
-    rows = [row for row in table(arms) if row.runs]
+    rows = [row for row in table(outcomes) if row.runs]
     if not rows:
         return []
     found = {row.name: [estimate(list(values.values())) for values in row.measures.values()] for row in rows}
@@ -18,7 +18,7 @@ def bars(arms: Mapping[str, Arm]) -> Sequence[Bars]:
         Bars(
             "",
             "held-out domain",
-            "accuracy of the probe" if measure_of(arms) == "probe" else "test error",
+            "accuracy of the probe" if measure_of(outcomes) == "probe" else "test error",
             list(rows[0].measures),
             {name: [each.mean if each else None for each in several] for name, several in found.items()},
             {name: [each.standard_error if each else None for each in several] for name, several in found.items()},
@@ -26,16 +26,16 @@ def bars(arms: Mapping[str, Arm]) -> Sequence[Bars]:
     ]
 
 
-def over_training(arms: Mapping[str, Arm]) -> Sequence[Panel]:
+def over_training(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
     """Means over seeds and domains of the steps at which all of them have records."""
     panels = []
     for column, heading in (("validation_error", "validation, training domains"), ("test_error", "held-out domain")):
         lines = []
         for method in METHODS:
             curves = [
-                {record["step"]: record[column] for record in arm.records}
-                for arm in arms.values()
-                if METHODS[arm.settings.rho > 0] == method and arm.records
+                {record["step"]: record[column] for record in outcome.records}
+                for outcome in outcomes.values()
+                if METHODS[outcome.settings.rho > 0] == method and outcome.records
             ]
             steps = sorted(set.intersection(*map(set, curves))) if curves else []
             if steps:

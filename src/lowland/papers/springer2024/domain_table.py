@@ -6,7 +6,7 @@ from typing import Any
 
 from lowland.papers.paired import Unfit, below_zero, between, judged
 from lowland.papers.springer2024.domain_settings import domain_names
-from lowland.training import Arm, Row, Verdict
+from lowland.training import Outcome, Row, Verdict
 
 METHODS = ("erm", "sam")
 MEAN = "mean"
@@ -20,7 +20,7 @@ _CHOSEN_BY = {
 _MEASURED = {"probe": "probe_accuracy", "transfer": "selected_test_error"}
 
 
-def table(arms: Mapping[str, Arm]) -> list[Row]:
+def table(outcomes: Mapping[str, Outcome]) -> list[Row]:
     """A row for each method: the measure by held-out domain, and its mean over the domains of seeds that have them all.
 
     The measure is the accuracy of the probe, or the test error of the network (``measure=transfer``).
@@ -28,15 +28,15 @@ def table(arms: Mapping[str, Arm]) -> list[Row]:
     Of several arms of one method, domain and seed (in a sweep: several η or ρ) that with the lowest validation error
     counts, then with the lowest validation loss: training-domain validation, as the benchmark has it.
     """
-    domains = _domains(arms)
+    domains = _domains(outcomes)
     rows = []
     for method in METHODS:
-        chosen = {domain: _chosen(arms, method, domain) for domain in domains}
+        chosen = {domain: _chosen(outcomes, method, domain) for domain in domains}
         runs: dict[int, str] = {}
         measures: dict[str, dict[int, float]] = {}
         for domain, labels in chosen.items():
             measures[domain] = {
-                seed: arms[label].records[-1][_MEASURED[measure_of(arms)]] for seed, label in labels.items()
+                seed: outcomes[label].records[-1][_MEASURED[measure_of(outcomes)]] for seed, label in labels.items()
             }
             for seed, label in labels.items():
                 runs[seed] = f"{runs[seed]}, {label}" if seed in runs else label
@@ -46,29 +46,33 @@ def table(arms: Mapping[str, Arm]) -> list[Row]:
     return rows
 
 
-def measure_of(arms: Mapping[str, Arm]) -> str:
+def measure_of(outcomes: Mapping[str, Outcome]) -> str:
     """``"probe"`` or ``"transfer"``: that of the first arm."""
-    settings: Any = next(iter(arms.values())).settings
+    settings: Any = next(iter(outcomes.values())).settings
     return str(settings.measure)
 
 
-def trained(arms: Mapping[str, Arm]) -> str:
+def trained(outcomes: Mapping[str, Outcome]) -> str:
     """The claim's regime: ERM's validation error on the training domains is at most `TRAINED` at the end."""
-    errors = [arm.records[-1].get("validation_error") for arm in arms.values() if arm.records and not arm.settings.rho]
+    errors = [
+        outcome.records[-1].get("validation_error")
+        for outcome in outcomes.values()
+        if outcome.records and not outcome.settings.rho
+    ]
     worst = max((error for error in errors if error is not None), default=0.0)
     if worst <= TRAINED:
         return ""
     return f"ERM's validation error on its own domains is {worst:.2g}, and the claim is about {TRAINED:g} or less"
 
 
-def _chosen(arms: Mapping[str, Arm], method: str, domain: str) -> dict[int, str]:
+def _chosen(outcomes: Mapping[str, Outcome], method: str, domain: str) -> dict[int, str]:
     """Seed → label."""
     best: dict[int, tuple[Any, str]] = {}
-    for label, arm in arms.items():
-        settings: Any = arm.settings
-        if (METHODS[settings.rho > 0], settings.held_out) != (method, domain) or arm.status != "done":
+    for label, outcome in outcomes.items():
+        settings: Any = outcome.settings
+        if (METHODS[settings.rho > 0], settings.held_out) != (method, domain) or outcome.status != "done":
             continue
-        end = arm.records[-1]
+        end = outcome.records[-1]
         key: Any = tuple(end.get(column) for column in _CHOSEN_BY[settings.measure])
         if None not in (*key, end.get(_MEASURED[settings.measure])) and (
             settings.seed not in best or key < best[settings.seed][0]
@@ -77,26 +81,26 @@ def _chosen(arms: Mapping[str, Arm], method: str, domain: str) -> dict[int, str]
     return {seed: label for seed, (_, label) in best.items()}
 
 
-def _domains(arms: Mapping[str, Arm]) -> list[str]:
+def _domains(outcomes: Mapping[str, Outcome]) -> list[str]:
     """Those that are held out, in the order of the dataset."""
-    asked: list[Any] = [arm.settings for arm in arms.values()]
+    asked: list[Any] = [outcome.settings for outcome in outcomes.values()]
     names = dict.fromkeys(name for settings in asked for name in domain_names(settings.dataset))
     held_out = {settings.held_out for settings in asked}
     return [name for name in names if name in held_out]
 
 
 @judged
-def sam_below_erm(arms: Mapping[str, Arm]) -> Verdict:
+def sam_below_erm(outcomes: Mapping[str, Outcome]) -> Verdict:
     """The difference of the means over all domains, paired by seed."""
-    settings: list[Any] = [arm.settings for arm in arms.values()]
+    settings: list[Any] = [outcome.settings for outcome in outcomes.values()]
     if len({each.dataset for each in settings}) > 1:
         raise Unfit("there are runs on several datasets: a claim is about one")
     if len({each.measure for each in settings}) > 1:
         raise Unfit("there are runs of both measures: a claim is about one")
-    lacking = [name for name in domain_names(settings[0].dataset) if name not in _domains(arms)]
+    lacking = [name for name in domain_names(settings[0].dataset) if name not in _domains(outcomes)]
     if lacking:
         raise Unfit(f"no run holds out {', '.join(lacking)}: the mean is over every domain")
-    erm, sam = (row.measures[MEAN] for row in table(arms))
-    pair = (erm, sam) if measure_of(arms) == "probe" else (sam, erm)
+    erm, sam = (row.measures[MEAN] for row in table(outcomes))
+    pair = (erm, sam) if measure_of(outcomes) == "probe" else (sam, erm)
     found = between(*pair, "no seed has runs of both methods, trained to their end, on every domain")
     return below_zero(found, LEAST)

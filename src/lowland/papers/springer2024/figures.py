@@ -8,19 +8,19 @@ import numpy as np
 
 from lowland.papers.over_epochs import over_epochs
 from lowland.papers.springer2024.methods import SGD, method_of, selected, values
-from lowland.training import Arm, Line, Panel, Plot
+from lowland.training import Line, Outcome, Panel, Plot
 
 _PROBES = (("easy_error", "easy feature"), ("hard_error", "hard feature"))
 _MOST = 20  # seeds whose differences are drawn one by one
 _LORENZ = (SGD, "lsam", "sam")
 
 
-def _against_rho(arms: Mapping[str, Arm]) -> Sequence[Panel]:
-    by_rho: dict[float, dict[str, Arm]] = defaultdict(dict)
-    for label, arm in arms.items():
-        by_rho[arm.settings.rho][label] = arm
+def _against_rho(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
+    by_rho: dict[float, dict[str, Outcome]] = defaultdict(dict)
+    for label, outcome in outcomes.items():
+        by_rho[outcome.settings.rho][label] = outcome
     chosen = {rho: selected(by_rho[rho]) for rho in sorted(by_rho)}
-    methods = dict.fromkeys(method_of(arm.settings) for arm in arms.values())
+    methods = dict.fromkeys(method_of(outcome.settings) for outcome in outcomes.values())
     panels = []
     for column, title in _PROBES:
         lines = []
@@ -38,10 +38,10 @@ def _against_rho(arms: Mapping[str, Arm]) -> Sequence[Panel]:
     return panels
 
 
-def _lorenz(arms: Mapping[str, Arm]) -> Sequence[Panel]:
-    runs, panels = selected(arms), []
+def _lorenz(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
+    runs, panels = selected(outcomes), []
     for method in _LORENZ:
-        ends = [arms[label].records[-1] for label in runs.get(method, {}).values()]
+        ends = [outcomes[label].records[-1] for label in runs.get(method, {}).values()]
         ends = [end for end in ends if "lorenz_real" in end]
         if not ends:
             continue
@@ -86,10 +86,10 @@ def probe_curves() -> Plot:
     return Plot("probes", "Probing error against the examples of the probe, mean over seeds", _curves)
 
 
-def _curves(arms: Mapping[str, Arm]) -> Sequence[Panel]:
-    runs = selected(arms)
-    drawn = [r for arm in arms.values() for r in arm.records[:1] if "seen_sizes" in r and r["step"] == 0]
-    ends = {name: [arms[label].records[-1] for label in labels.values()] for name, labels in runs.items()}
+def _curves(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
+    runs = selected(outcomes)
+    drawn = [r for outcome in outcomes.values() for r in outcome.records[:1] if "seen_sizes" in r and r["step"] == 0]
+    ends = {name: [outcomes[label].records[-1] for label in labels.values()] for name, labels in runs.items()}
     panels = []
     for feature, title in (("hard", "hard feature"), ("easy", "easy feature")):
         lines = []

@@ -10,7 +10,7 @@ from torch import nn
 from lowland.optim import SAM
 from lowland.optim.scope import last_layer
 from lowland.papers.springer2024.mechanism import Mechanism
-from lowland.training import Arm, Row, Settings
+from lowland.training import Outcome, Row, Settings
 
 METHODS = ("sam", "lsam", "phantom-weights", "phantom-scaling")
 SGD = "sgd"  # whatever the method, if ρ is 0
@@ -43,14 +43,14 @@ def method_of(settings: Settings) -> str:
     return SGD if settings.rho == 0 else str(settings.method)  # type: ignore[attr-defined]
 
 
-def varied(arms: Mapping[str, Arm]) -> set[str]:
+def varied(outcomes: Mapping[str, Outcome]) -> set[str]:
     """The settings, other than method and seed and those to choose from, in which the runs differ."""
-    first, *others = [vars(arm.settings) for arm in arms.values()]
+    first, *others = [vars(outcome.settings) for outcome in outcomes.values()]
     names = {name for other in others for name, value in other.items() if value != first[name]}
     return names - {"method", "seed", *CHOSEN}
 
 
-def selected(arms: Mapping[str, Arm]) -> dict[str, dict[int, str]]:
+def selected(outcomes: Mapping[str, Outcome]) -> dict[str, dict[int, str]]:
     """Method → seed → label of its run with the lowest final validation error.
 
     Of equals the one with the lower validation loss, then the earlier. Runs that have not ended, or have diverged, are
@@ -58,30 +58,30 @@ def selected(arms: Mapping[str, Arm]) -> dict[str, dict[int, str]]:
     """
     best: dict[str, dict[int, str]] = {}
     scores: dict[str, tuple[float, float]] = {}
-    for label, arm in arms.items():
-        if arm.status != "done" or not arm.records:
+    for label, outcome in outcomes.items():
+        if outcome.status != "done" or not outcome.records:
             continue
-        error, loss = (arm.records[-1].get(f"validation_{column}") for column in ("error", "loss"))
+        error, loss = (outcome.records[-1].get(f"validation_{column}") for column in ("error", "loss"))
         if error is None or loss is None or not (math.isfinite(error) and math.isfinite(loss)):
             continue
         scores[label] = score = float(error), float(loss)
-        of_method = best.setdefault(method_of(arm.settings), {})
-        if (seed := arm.settings.seed) not in of_method or score < scores[of_method[seed]]:
+        of_method = best.setdefault(method_of(outcome.settings), {})
+        if (seed := outcome.settings.seed) not in of_method or score < scores[of_method[seed]]:
             of_method[seed] = label
     return {name: best[name] for name in (SGD, *METHODS) if name in best}
 
 
-def values(arms: Mapping[str, Arm], runs: Mapping[int, str], column: str) -> dict[int, float]:
+def values(outcomes: Mapping[str, Outcome], runs: Mapping[int, str], column: str) -> dict[int, float]:
     """Seed → finite entry of the last record of its run."""
-    found = {seed: arms[label].records[-1].get(column) for seed, label in runs.items()}
+    found = {seed: outcomes[label].records[-1].get(column) for seed, label in runs.items()}
     return {seed: float(value) for seed, value in found.items() if value is not None and math.isfinite(value)}
 
 
-def table(arms: Mapping[str, Arm], measures: Mapping[str, str] = MEASURES) -> Sequence[Row]:
+def table(outcomes: Mapping[str, Outcome], measures: Mapping[str, str] = MEASURES) -> Sequence[Row]:
     """A row for each method, of the runs that are `selected`; none over a grid of other settings than those."""
-    if not arms or varied(arms):
+    if not outcomes or varied(outcomes):
         return []
     return [
-        Row(name, runs, {title: values(arms, runs, column) for column, title in measures.items()})
-        for name, runs in selected(arms).items()
+        Row(name, runs, {title: values(outcomes, runs, column) for column, title in measures.items()})
+        for name, runs in selected(outcomes).items()
     ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from lowland.papers.paired import Unfit, below_zero, judged
 from lowland.papers.springer2024.methods import SGD, method_of, varied
-from lowland.training import Arm, Verdict
+from lowland.training import Outcome, Verdict
 from lowland.training.sweep.cells import Cell, cells_of
 from lowland.training.sweep.differences import differences, trend_over_all
 
@@ -16,22 +16,22 @@ LEAST_SEEDS = 5
 MEASURE = "hard_error"
 
 
-def cells(arms: Mapping[str, Arm]) -> list[Cell]:
+def cells(outcomes: Mapping[str, Outcome]) -> list[Cell]:
     """The runs of SGD and SAM by η and ρ; raises Unfit if more varies."""
-    if others := varied(arms):
+    if others := varied(outcomes):
         raise Unfit(f"more varies than what is compared: {', '.join(sorted(others))}")
-    kept = {label: arm for label, arm in arms.items() if method_of(arm.settings) in (SGD, "sam")}
+    kept = {label: outcome for label, outcome in outcomes.items() if method_of(outcome.settings) in (SGD, "sam")}
     return cells_of(kept, ("lr", "rho", "seed"))
 
 
 @judged
-def at_some_setting(arms: Mapping[str, Arm]) -> Verdict:
+def at_some_setting(outcomes: Mapping[str, Outcome]) -> Verdict:
     """Whether SAM's error is below SGD's at a setting, corrected for all of them.
 
     The measured value is the mean difference where the corrected p-value is lowest. True if there is a setting below,
     false if there is one above and none below, else null.
     """
-    points = differences(cells(arms), MEASURE)
+    points = differences(cells(outcomes), MEASURE)
     found = [
         (each.corrected, each.difference, each)
         for each in points
@@ -51,9 +51,9 @@ def at_some_setting(arms: Mapping[str, Arm]) -> Verdict:
 
 
 @judged
-def trend(arms: Mapping[str, Arm]) -> Verdict:
+def trend(outcomes: Mapping[str, Outcome]) -> Verdict:
     """Whether SAM's probing error falls with ρ: its slope on log10 ρ, mean over η, of each seed; over the seeds."""
-    found = trend_over_all(cells(arms), MEASURE)
+    found = trend_over_all(cells(outcomes), MEASURE)
     if found is None:
         raise Unfit("a trend takes three values of ρ above 0, and a seed that has been trained at all of them")
     return below_zero(found, LEAST_SEEDS)

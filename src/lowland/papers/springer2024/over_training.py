@@ -10,19 +10,19 @@ from collections.abc import Callable, Mapping
 
 from lowland.papers.paired import Unfit, below_zero, judged
 from lowland.papers.springer2024.methods import selected
-from lowland.training import Arm, Record, Verdict
+from lowland.training import Outcome, Record, Verdict
 from lowland.training.statistics import estimate
 
 THRESHOLD = 0.01
 LEAST_SEEDS = 5
 
 
-def at_the_threshold(method: str) -> Callable[[Mapping[str, Arm]], Verdict]:
+def at_the_threshold(method: str) -> Callable[[Mapping[str, Outcome]], Verdict]:
     """Judges the mean of Gini(phantom) − Gini(real) over the seeds, each at its first check below `THRESHOLD`."""
 
     @judged
-    def judge(arms: Mapping[str, Arm]) -> Verdict:
-        runs = _runs(arms, method)
+    def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
+        runs = _runs(outcomes, method)
         found = {}
         for seed, records in runs.items():
             first = next((record for record in records if record["train_error"] < THRESHOLD), None)
@@ -40,12 +40,12 @@ def at_the_threshold(method: str) -> Callable[[Mapping[str, Arm]], Verdict]:
     return judge
 
 
-def over_time(method: str) -> Callable[[Mapping[str, Arm]], Verdict]:
+def over_time(method: str) -> Callable[[Mapping[str, Outcome]], Verdict]:
     """Reports at which epochs the claim holds, fails and is undecided; measured is the share at which it holds."""
 
     @judged
-    def judge(arms: Mapping[str, Arm]) -> Verdict:
-        runs = _runs(arms, method)
+    def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
+        runs = _runs(outcomes, method)
         by_epoch = [{round(record["epoch"], 6): _difference(record) for record in records} for records in runs.values()]
         shared = [epoch for epoch in by_epoch[0] if all(epoch in each for each in by_epoch)]
         words: dict[str, list[str]] = {"holds": [], "fails": [], "undecided": []}
@@ -60,13 +60,13 @@ def over_time(method: str) -> Callable[[Mapping[str, Arm]], Verdict]:
     return judge
 
 
-def _runs(arms: Mapping[str, Arm], method: str) -> dict[int, list[Record]]:
+def _runs(outcomes: Mapping[str, Outcome], method: str) -> dict[int, list[Record]]:
     """Seed → the records of its selected run that have Gini coefficients."""
-    labels = selected(arms).get(method, {})
+    labels = selected(outcomes).get(method, {})
     if not labels:
         raise Unfit(f"no run of {method} was trained to its end")
     return {
-        seed: [record for record in arms[label].records if record.get("gini_phantom") is not None]
+        seed: [record for record in outcomes[label].records if record.get("gini_phantom") is not None]
         for seed, label in labels.items()
     }
 

@@ -17,7 +17,7 @@ from lowland.papers.springer2024.separate_network import Weights, features, init
 from lowland.papers.springer2024.toy import DRAWN, RHOS, ToyRuns, ToySettings, arm_name
 from lowland.papers.springer2024.toy import EXPERIMENT as JOINT
 from lowland.papers.springer2024.toy_probe import wrong
-from lowland.training import Arm, Claim, Experiment, Line, Panel, Plot, Record, Verdict, ours
+from lowland.training import Claim, Experiment, Line, Outcome, Panel, Plot, Record, Verdict, ours
 
 _KINDS = [SGD, *(arm_name(method, DRAWN) for method in METHODS)]
 
@@ -67,19 +67,19 @@ class SeparateRuns(ToyRuns):
         return records
 
 
-def larger_ratio(method: str) -> Callable[[Mapping[str, Arm]], Verdict]:
+def larger_ratio(method: str) -> Callable[[Mapping[str, Outcome]], Verdict]:
     """Judges SGD's v_hard/v_easy minus that of ``method`` at ρ = `DRAWN`, at the end, paired by seed."""
-    return judged(lambda arms: below_zero(difference(arms, SGD, arm_name(method, DRAWN), last("ratio")), 5))
+    return judged(lambda outcomes: below_zero(difference(outcomes, SGD, arm_name(method, DRAWN), last("ratio")), 5))
 
 
-def against_rho(arms: Mapping[str, Arm]) -> Sequence[Panel]:
+def against_rho(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
     """The ratio at the end against ρ, mean over seeds, a line for each method; SGD is at ρ = 0."""
     panels = []
     for column, title in (("ratio", "v_hard / v_easy"), ("hard_share", "share of the hard feature")):
         lines = []
         for method in METHODS:
             kinds = {0.0: SGD, **{rho: arm_name(method, rho) for rho in RHOS}}
-            found = {rho: by_kind(arms, kind, column) for rho, kind in kinds.items()}
+            found = {rho: by_kind(outcomes, kind, column) for rho, kind in kinds.items()}
             points = {rho: fmean(values) for rho, values in found.items() if values}
             if points:
                 lines.append(Line(list(points), list(points.values()), method, "o-"))
@@ -87,9 +87,9 @@ def against_rho(arms: Mapping[str, Arm]) -> Sequence[Panel]:
     return panels
 
 
-def by_kind(arms: Mapping[str, Arm], kind: str, column: str) -> list[float]:
+def by_kind(outcomes: Mapping[str, Outcome], kind: str, column: str) -> list[float]:
     """The last entries of the runs of that kind that were trained to their end."""
-    done = {label: arm for label, arm in arms.items() if arm.status == "done" and arm.records}
+    done = {label: outcome for label, outcome in outcomes.items() if outcome.status == "done" and outcome.records}
     return list(by_seed(done, kind, last(column)).values())
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowland.training.arm import Arm
+from lowland.training.outcome import Outcome
 from lowland.training.statistics import Estimate, estimate
 
 SEED = "seed"
@@ -23,7 +23,7 @@ class Cell:
     """
 
     settings: Mapping[str, Any]
-    runs: Mapping[str, Arm]
+    runs: Mapping[str, Outcome]
 
     @property
     def rho(self) -> float:
@@ -32,7 +32,7 @@ class Cell:
 
     def count(self, status: str) -> int:
         """How many of its runs ended as ``status``."""
-        return Counter(arm.status for arm in self.runs.values())[status]
+        return Counter(outcome.status for outcome in self.runs.values())[status]
 
     @property
     def complete(self) -> bool:
@@ -41,17 +41,17 @@ class Cell:
 
     def metrics(self) -> list[str]:
         """Columns of numbers in the last records, in the order in which they appear."""
-        lasts = [arm.records[-1] for arm in self.runs.values() if arm.status == "done" and arm.records]
+        lasts = [outcome.records[-1] for outcome in self.runs.values() if outcome.status == "done" and outcome.records]
         names = dict.fromkeys(key for last in lasts for key in last if key not in _NOT_METRICS)
         return [name for name in names if self.values(name)]
 
     def values(self, metric: str) -> dict[int, float]:
         """Seed → ``metric`` in the last record of each run that is done and has it, as a finite number."""
         found = {}
-        for arm in self.runs.values():
-            value = arm.records[-1].get(metric) if arm.status == "done" and arm.records else None
+        for outcome in self.runs.values():
+            value = outcome.records[-1].get(metric) if outcome.status == "done" and outcome.records else None
             if isinstance(value, int | float) and math.isfinite(value):
-                found[arm.settings.seed] = float(value)
+                found[outcome.settings.seed] = float(value)
         return found
 
     def estimate(self, metric: str) -> Estimate | None:
@@ -59,12 +59,12 @@ class Cell:
         return estimate(list(self.values(metric).values()))
 
 
-def cells_of(arms: Mapping[str, Arm], varied: Sequence[str]) -> list[Cell]:
+def cells_of(outcomes: Mapping[str, Outcome], varied: Sequence[str]) -> list[Cell]:
     """The cells of a grid whose settings ``varied`` vary, in its order."""
     names = [name for name in varied if name != SEED]
-    found = defaultdict[tuple[Any, ...], dict[str, Arm]](dict)
-    for label, arm in arms.items():
-        found[tuple(getattr(arm.settings, name) for name in names)][label] = arm
+    found = defaultdict[tuple[Any, ...], dict[str, Outcome]](dict)
+    for label, outcome in outcomes.items():
+        found[tuple(getattr(outcome.settings, name) for name in names)][label] = outcome
     return [Cell(dict(zip(names, values, strict=True)), runs) for values, runs in found.items()]
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
-from lowland.training.arm import Arm
 from lowland.training.experiment import Claim, Experiment, Verdict
+from lowland.training.outcome import Outcome
 from lowland.training.settings import Settings, values_of
 from lowland.training.summary import SMOKE, claim_entry
 from lowland.training.sweep.cells import describe
@@ -18,7 +18,7 @@ EVERYWHERE = "= 1"
 
 
 def judge_claims(
-    experiment: Experiment, config: Mapping[str, Any], arms: Mapping[str, Arm], varied: Sequence[str]
+    experiment: Experiment, config: Mapping[str, Any], outcomes: Mapping[str, Outcome], varied: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Every claim over the grid, for a summary.
 
@@ -31,14 +31,14 @@ def judge_claims(
     Args:
         experiment: whose claims.
         config: of the sweep; one of smoke scale judges none.
-        arms: label → run, in the order of the grid.
+        outcomes: label → run, in the order of the grid.
         varied: the settings that vary over it.
     """
     smoke = config["scale"] == "smoke"
     return [
-        _of_all(experiment, config, claim, SMOKE if smoke else claim.decide(arms))
+        _of_all(experiment, config, claim, SMOKE if smoke else claim.decide(outcomes))
         if claim.whole_grid
-        else _over_grid(experiment, config, claim, [] if smoke else _points(claim, experiment, arms, varied))
+        else _over_grid(experiment, config, claim, [] if smoke else _points(claim, experiment, outcomes, varied))
         for claim in experiment.claims
     ]
 
@@ -62,8 +62,10 @@ class _Point:
     verdict: Verdict
 
 
-def _points(claim: Claim, experiment: Experiment, arms: Mapping[str, Arm], varied: Sequence[str]) -> list[_Point]:
-    labels = {arm.settings: label for label, arm in arms.items()}
+def _points(
+    claim: Claim, experiment: Experiment, outcomes: Mapping[str, Outcome], varied: Sequence[str]
+) -> list[_Point]:
+    labels = {outcome.settings: label for label, outcome in outcomes.items()}
     points, known = [], set[tuple[Any, ...]]()
     bases, made = list(labels), dict(experiment.arms)
     if claim.over_seeds:
@@ -71,7 +73,7 @@ def _points(claim: Claim, experiment: Experiment, arms: Mapping[str, Arm], varie
         bases = list(dict.fromkeys(replace(settings, seed=seeds[0]) for settings in labels))
         made = {f"{name}-{k}": {**fixed, "seed": seed} for name, fixed in made.items() for k, seed in enumerate(seeds)}
     for base in bases:
-        seen = _Reader(made, base, labels, arms, varied, known)
+        seen = _Reader(made, base, labels, outcomes, varied, known)
         try:
             verdict = claim.decide(seen)
         except _KnownError:
@@ -92,14 +94,14 @@ class _KnownError(Exception):
 
 
 @dataclass
-class _Reader(Mapping[str, Arm]):
+class _Reader(Mapping[str, Outcome]):
     """Arms by name around one run of the grid, which remembers which of them were read.
 
     Attributes:
         made: arm → the settings that make it.
         base: the run's settings.
         labels: settings → run.
-        arms: the grid's runs.
+        outcomes: the grid's runs.
         varied: the settings that vary over it.
         known: what was read in full at earlier points. Judges are functions of what they read, so that one that
             has read just this ends as it did there.
@@ -109,12 +111,12 @@ class _Reader(Mapping[str, Arm]):
     made: Mapping[str, Mapping[str, Any]]
     base: Settings
     labels: Mapping[Settings, str]
-    arms: Mapping[str, Arm]
+    outcomes: Mapping[str, Outcome]
     varied: Sequence[str]
     known: set[tuple[Any, ...]]
     read: list[tuple[str, Settings]] = field(default_factory=list)
 
-    def __getitem__(self, name: str) -> Arm:
+    def __getitem__(self, name: str) -> Outcome:
         settings = replace(self.base, **self.made[name])
         self.read.append((name, settings))
         if tuple(self.read) in self.known:
@@ -124,13 +126,13 @@ class _Reader(Mapping[str, Arm]):
             shown = values_of(settings)
             names = dict.fromkeys((*self.made[name], *self.varied))
             raise _UnfitError(f"the grid has no run with {describe({key: shown[key] for key in names})}")
-        arm = self.arms[label]
-        if arm.status in ("failed", "stopped"):
-            end = f"failed: {arm.error}" if arm.error else f"was stopped at step {arm.stopped_at}"
+        outcome = self.outcomes[label]
+        if outcome.status in ("failed", "stopped"):
+            end = f"failed: {outcome.error}" if outcome.error else f"was stopped at step {outcome.stopped_at}"
             raise _UnfitError(f"run {label} {end}")
-        if not arm.records:
+        if not outcome.records:
             raise _UnfitError(f"run {label} has no records")
-        return arm
+        return outcome
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.made)

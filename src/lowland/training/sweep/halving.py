@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from lowland.training.arm import Arm
 from lowland.training.experiment import Selection
+from lowland.training.outcome import Outcome
 from lowland.training.settings import Settings
 
 
@@ -19,27 +19,27 @@ def rungs(settings: Settings, factor: int) -> list[int]:
     return sorted(set(found))
 
 
-def losers(arms: Mapping[str, Arm], selection: Selection, step: int, factor: int) -> set[str]:
+def losers(outcomes: Mapping[str, Outcome], selection: Selection, step: int, factor: int) -> set[str]:
     """Labels of the runs whose settings are not among the best 1/``factor`` at ``step``.
 
     Settings that differ in the seed alone stand or fall together, by the mean of their metric over the seeds; one
     with a diverged run falls.
     """
-    by_settings: dict[Any, dict[str, Arm]] = {}
-    for label, arm in arms.items():
-        rest = tuple((name, value) for name, value in vars(arm.settings).items() if name != "seed")
-        by_settings.setdefault(rest, {})[label] = arm
+    by_settings: dict[Any, dict[str, Outcome]] = {}
+    for label, outcome in outcomes.items():
+        rest = tuple((name, value) for name, value in vars(outcome.settings).items() if name != "seed")
+        by_settings.setdefault(rest, {})[label] = outcome
     scores = {rest: _score(runs, selection, step) for rest, runs in by_settings.items()}
     ranked = sorted(scores, key=lambda rest: scores[rest])
     kept = set(ranked[: max(1, -(-len(ranked) // factor))])
     return {label for rest, runs in by_settings.items() if rest not in kept for label in runs}
 
 
-def _score(runs: Mapping[str, Arm], selection: Selection, step: int) -> float:
+def _score(runs: Mapping[str, Outcome], selection: Selection, step: int) -> float:
     values = []
-    for arm in runs.values():
-        value = next((record.get(selection.metric) for record in arm.records if record["step"] == step), None)
-        if value is None or (arm.diverged_at is not None and arm.diverged_at <= step):
+    for outcome in runs.values():
+        value = next((record.get(selection.metric) for record in outcome.records if record["step"] == step), None)
+        if value is None or (outcome.diverged_at is not None and outcome.diverged_at <= step):
             return float("inf")
         values.append(value)
     return fmean(values)

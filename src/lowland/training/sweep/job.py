@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from lowland.training.arm import Record
 from lowland.training.environment import choose_device
 from lowland.training.experiment import Experiment
 from lowland.training.loop import train
+from lowland.training.outcome import Record
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings
 from lowland.training.summary import configuration

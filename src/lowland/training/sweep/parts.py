@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lowland.errors import RunError, SettingError
-from lowland.training.arm import Arm, Record, seconds_in
 from lowland.training.experiment import Experiment
 from lowland.training.files import write_json
+from lowland.training.outcome import Outcome, Record, seconds_in
 from lowland.training.reading import damaged, fingerprint, read_json, read_records
 from lowland.training.settings import Settings, checked, values_of
 from lowland.training.shapes import NUMBER, Each, Maybe, Within, fault
@@ -43,7 +43,7 @@ class Part:
         """Whether nothing of it is left to train."""
         return set(self.ended) == set(self.arms)
 
-    def results(self, every: bool = False) -> dict[Settings, Arm]:
+    def results(self, every: bool = False) -> dict[Settings, Outcome]:
         """What became of its finished runs, or of ``every`` run so far.
 
         Raises:
@@ -56,20 +56,20 @@ class Part:
         for label, settings in self.arms.items():
             if every or label in self.ended:
                 how = self.ended.get(label, {})
-                arm = Arm(settings, records.get(label, []), how.get("diverged_at"), seconds_in(how))
-                if label in self.ended and not _is_finished(arm):
+                outcome = Outcome(settings, records.get(label, []), how.get("diverged_at"), seconds_in(how))
+                if label in self.ended and not _is_finished(outcome):
                     raise RunError(f"{self.path} lacks records of a finished run: remove it, and it is trained again")
-                _check(self.path, label, how, arm.records)
-                results[settings] = arm
+                _check(self.path, label, how, outcome.records)
+                results[settings] = outcome
         return results
 
 
-def finish(path: Path, trained: Mapping[str, Arm]) -> None:
+def finish(path: Path, trained: Mapping[str, Outcome]) -> None:
     """Note which runs of the part at ``path``, where this process is alone, are finished, and how."""
     ended = {
-        label: {"diverged_at": arm.diverged_at, **arm.seconds, "records_sha256": fingerprint(arm.records)}
-        for label, arm in trained.items()
-        if _is_finished(arm)
+        label: {"diverged_at": outcome.diverged_at, **outcome.seconds, "records_sha256": fingerprint(outcome.records)}
+        for label, outcome in trained.items()
+        if _is_finished(outcome)
     }
     write_json(path / _ENDED, ended)
 
@@ -122,8 +122,10 @@ def find_parts(directory: Path, experiment: Experiment) -> list[Part]:
     return parts
 
 
-def _is_finished(arm: Arm) -> bool:
-    return arm.diverged_at is not None or (bool(arm.records) and arm.records[-1]["step"] == arm.settings.steps)
+def _is_finished(outcome: Outcome) -> bool:
+    return outcome.diverged_at is not None or (
+        bool(outcome.records) and outcome.records[-1]["step"] == outcome.settings.steps
+    )
 
 
 def new_path(directory: Path, arms: Mapping[str, Settings]) -> Path:

@@ -7,9 +7,9 @@ from typing import Any
 
 from lowland import progress
 from lowland.progress import Lines, left
-from lowland.training.arm import Record
 from lowland.training.experiment import Selection
 from lowland.training.forecast import CHANGED, SHORT, STEPS, duration, passes
+from lowland.training.outcome import Record
 from lowland.training.progress import fitting, say_above
 from lowland.training.settings import Settings
 from lowland.training.sweep.job import Job, News

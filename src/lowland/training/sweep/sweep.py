@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lowland.errors import SettingError
-from lowland.training.arm import Arm
 from lowland.training.experiment import Experiment
+from lowland.training.outcome import Outcome
 from lowland.training.settings import Settings
 from lowland.training.sweep.grid import Grid
 from lowland.training.sweep.halving import losers, rungs
@@ -29,7 +29,7 @@ def sweep(
     halving: int | None = None,
     show_progress: bool = True,
     still_held: Callable[[], None] = lambda: None,
-) -> dict[str, Arm]:
+) -> dict[str, Outcome]:
     """Train what ``directory`` misses of ``grid``; what became of each point, in the grid's order.
 
     Args:
@@ -55,7 +55,11 @@ def sweep(
     errors: dict[Settings, str] = {}
     failed: set[Path] = set()
     stopped: dict[str, int] = {}
-    done = {label: arm.records[-1] for label, arm in _results(experiment, labels, directory).items() if arm.records}
+    done = {
+        label: outcome.records[-1]
+        for label, outcome in _results(experiment, labels, directory).items()
+        if outcome.records
+    }
     with sweep_bar(grid.points, done, experiment.selection, show_progress) as bar:
 
         def hear(job: Job, news: News) -> None:
@@ -80,16 +84,17 @@ def sweep(
     # A run that was trained to its end is not stopped, nor has it failed if others of its stack did.
     ended = _results(experiment, labels, directory)
     return {
-        label: ended.get(label) or _left(begun.get(label, Arm(settings, [])), errors.get(settings), stopped.get(label))
+        label: ended.get(label)
+        or _left(begun.get(label, Outcome(settings, [])), errors.get(settings), stopped.get(label))
         for label, settings in grid.points.items()
     }
 
 
-def _left(arm: Arm, error: str | None, stopped_at: int | None) -> Arm:
+def _left(outcome: Outcome, error: str | None, stopped_at: int | None) -> Outcome:
     """What became of a run that was not trained to its end."""
     if stopped_at is not None:
-        return replace(arm, stopped_at=stopped_at)
-    return replace(arm, error=error or "it was not trained to its end")
+        return replace(outcome, stopped_at=stopped_at)
+    return replace(outcome, error=error or "it was not trained to its end")
 
 
 def common_rungs(experiment: Experiment, grid: Grid, halving: int | None) -> list[int]:
@@ -118,7 +123,7 @@ def _stopped(job: Job, labels: Mapping[Settings, str], stopped: Mapping[str, int
 
 def _results(
     experiment: Experiment, labels: Mapping[Settings, str], directory: Path, every: bool = False
-) -> dict[str, Arm]:
+) -> dict[str, Outcome]:
     """What became of the runs so far, by the label they have in this grid."""
     return {
         labels[settings]: arm

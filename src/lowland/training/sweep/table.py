@@ -7,13 +7,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from lowland.training.arm import Arm
 from lowland.training.files import write_atomically, write_json
+from lowland.training.outcome import Outcome
 from lowland.training.settings import values_of
 
 
-def write_table(path: Path, arms: Mapping[str, Arm], varied: Sequence[str]) -> None:
-    """Write a CSV file with a row for each run, in the order of ``arms``.
+def write_table(path: Path, outcomes: Mapping[str, Outcome], varied: Sequence[str]) -> None:
+    """Write a CSV file with a row for each run, in the order of ``outcomes``.
 
     The columns: ``run``, its settings (those in ``varied`` first), ``status``, ``diverged_at``, ``stopped_at``,
     ``error``, what its last record says, and the seconds it took. A value that is missing or not finite is an empty
@@ -23,8 +23,8 @@ def write_table(path: Path, arms: Mapping[str, Arm], varied: Sequence[str]) -> N
     A cell holds one value. An entry that is more than that in any run, a curve say, is no column: it is the file
     ``curves/NAME.json`` beside ``path``, an object with the value of each run that has one, by the run's name.
     """
-    rows = [_row(label, arm, varied) for label, arm in arms.items()]
-    _write_curves(path.parent / "curves", list(arms), [last for _, last, _ in rows])
+    rows = [_row(label, outcome, varied) for label, outcome in outcomes.items()]
+    _write_curves(path.parent / "curves", list(outcomes), [last for _, last, _ in rows])
     parts = [list(dict.fromkeys(key for row in rows for key in row[part])) for part in range(3)]
     head = parts[0] or ["run", *varied]
     names = [*head, *(f"last_{key}" if key in head else key for key in parts[1]), *parts[2]]
@@ -45,20 +45,22 @@ def _write_curves(folder: Path, labels: Sequence[str], records: Sequence[dict[st
         write_json(folder / f"{name}.json", {label: value for label, value in values.items() if value is not None})
 
 
-def _row(label: str, arm: Arm, varied: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
+def _row(
+    label: str, outcome: Outcome, varied: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
     """What a run was asked to do and what became of it, its last record, its seconds."""
-    settings = values_of(arm.settings)
+    settings = values_of(outcome.settings)
     head = {
         "run": label,
         **{name: settings[name] for name in varied},
         **settings,
-        "status": arm.status,
-        "diverged_at": arm.diverged_at,
-        "stopped_at": arm.stopped_at,
-        "error": arm.error,
+        "status": outcome.status,
+        "diverged_at": outcome.diverged_at,
+        "stopped_at": outcome.stopped_at,
+        "error": outcome.error,
     }
-    last = {key: value for key, value in arm.records[-1].items() if key != "arm"} if arm.records else {}
-    return head, last, dict(arm.seconds)
+    last = {key: value for key, value in outcome.records[-1].items() if key != "arm"} if outcome.records else {}
+    return head, last, dict(outcome.seconds)
 
 
 def _cell(value: Any) -> str:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from lowland.training.arm import Arm, Record, seconds_in
 from lowland.training.experiment import Experiment
+from lowland.training.outcome import Outcome, Record, seconds_in
 from lowland.training.pace import Pace
 from lowland.training.progress import Watch, bar
 from lowland.training.randomness import deterministic, random_state, restore_random_state
@@ -38,7 +38,7 @@ def train_stacked(
     until: int | None = None,
     without: Collection[str] = (),
     alike: int = 1,
-) -> dict[str, Arm]:
+) -> dict[str, Outcome]:
     """Train all ``arms`` as one program; each ends as it would alone, to rounding.
 
     Args:
@@ -70,7 +70,7 @@ def train_stacked(
     records = directory.records()
     ended = {name: states.get(name, {}) for name in arms}
     return {
-        name: Arm(arms[name], records.get(name, []), state.get("diverged_at"), seconds_in(state))
+        name: Outcome(arms[name], records.get(name, []), state.get("diverged_at"), seconds_in(state))
         for name, state in ended.items()
     }
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from lowland.training.arm import Arm
 from lowland.training.environment import environment
 from lowland.training.experiment import Experiment
+from lowland.training.outcome import Outcome
 from lowland.training.summary import final, table_entry
 from lowland.training.sweep.cells import Cell, cells_of
 from lowland.training.sweep.claims import judge_claims
@@ -21,7 +21,7 @@ _STATUSES = ("done", "diverged", "stopped", "failed")
 def summarize_sweep(
     experiment: Experiment,
     config: Mapping[str, Any],
-    arms: Mapping[str, Arm],
+    outcomes: Mapping[str, Outcome],
     varied: Sequence[str],
     device: torch.device,
     seconds: float,
@@ -31,37 +31,37 @@ def summarize_sweep(
     Args:
         experiment: which.
         config: the sweep directory's.
-        arms: label → run, in the order of the grid.
+        outcomes: label → run, in the order of the grid.
         varied: the settings that vary over it.
         device: the runs were trained on.
         seconds: the whole sweep took, by the clock.
     """
-    cells = cells_of(arms, varied)
+    cells = cells_of(outcomes, varied)
     return {
         "experiment": experiment.name,
         "scale": config["scale"],
-        "seed": list(dict.fromkeys(arm.settings.seed for arm in arms.values())),
+        "seed": list(dict.fromkeys(outcome.settings.seed for outcome in outcomes.values())),
         "config": dict(config),
-        "totals": _totals(arms, seconds),
+        "totals": _totals(outcomes, seconds),
         "selection": summarize_selection(cells, experiment.selection),
         "differences": summarize_differences(cells, experiment),
-        "claims": judge_claims(experiment, config, arms, varied),
-        **table_entry(experiment, arms),
+        "claims": judge_claims(experiment, config, outcomes, varied),
+        **table_entry(experiment, outcomes),
         "settings": [_over_seeds(cell) for cell in cells],
-        "metrics": {label: final(arm) for label, arm in arms.items()},
+        "metrics": {label: final(outcome) for label, outcome in outcomes.items()},
         "environment": environment(device),
     }
 
 
-def _totals(arms: Mapping[str, Arm], seconds: float) -> dict[str, Any]:
+def _totals(outcomes: Mapping[str, Outcome], seconds: float) -> dict[str, Any]:
     """How many runs ended in which way; what they took together, and the sweep by the clock."""
     spent = Counter[str]()
-    for arm in arms.values():
-        spent.update(arm.seconds)
-    rate = len(arms) / seconds if seconds > 0 else None
-    counts = Counter(arm.status for arm in arms.values())
+    for outcome in outcomes.values():
+        spent.update(outcome.seconds)
+    rate = len(outcomes) / seconds if seconds > 0 else None
+    counts = Counter(outcome.status for outcome in outcomes.values())
     return {
-        "runs": len(arms),
+        "runs": len(outcomes),
         **{status: counts[status] for status in _STATUSES},
         "seconds": {"total": seconds, **spent, "runs_per_second": rate},
     }

@@ -10,8 +10,8 @@ import torch
 from lowland.training import Selection
 from lowland.training.files import finite
 from lowland.training.sweep.cells import cells_of
-from lowland.training.sweep.outcome import summarize_sweep
 from lowland.training.sweep.selection import select
+from lowland.training.sweep.summary import summarize_sweep
 
 from ..toy import EXPERIMENT
 from .grids import grid

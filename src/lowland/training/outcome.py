@@ -15,7 +15,7 @@ def seconds_in(state: Mapping[str, Any]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Arm:
+class Outcome:
     """What became of one arm.
 
     Attributes:
