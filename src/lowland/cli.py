@@ -1,6 +1,6 @@
-"""The door of the command line: what a command ends with, whatever it meets. The commands are in `lowland.commands`.
+"""The entry point: hands the arguments to `lowland.commands`, and ends with a line and an exit code, whatever it meets.
 
-Next to nothing is loaded before Ctrl-C is in good hands: torch takes seconds.
+Ctrl-C is handled before anything heavy is loaded: torch takes seconds.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The commands, one file each: every one parses, calls the library, and prints."""
+"""The commands, one file each: every one takes its options, calls the library, and prints."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lowland import __version__
-from lowland.commands import catalogue, data, evaluate, run, sweep
+from lowland.commands import data, evaluate, listing, run, show, sweep
 from lowland.errors import UsageError
 
 app = typer.Typer(
@@ -59,8 +59,8 @@ def _options(
     pass
 
 
-app.command("list")(catalogue.list_)
-app.command("show")(catalogue.show)
+app.command("list")(listing.list_)
+app.command("show")(show.show)
 app.command("run")(run.run)
 app.command("evaluate")(evaluate.evaluate)
 app.command("sweep")(sweep.sweep)

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +87,8 @@ def print_rows(summary: dict[str, Any]) -> None:
                 for row in rows
             ],
         )
+
+
+def costs(scales: Sequence[str], cost: Mapping[str, str]) -> str:
+    """``smoke: seconds; laptop: a minute, 2 cores``."""
+    return "; ".join(f"{scale}: {cost[scale]}" if scale in cost else scale for scale in scales)

@@ -1,51 +1,13 @@
-"""`lowland list` and `lowland show`: what there is."""
+"""`lowland show`: one experiment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from lowland.commands.options import Json, Name
-from lowland.commands.printing import flows, print_json, say, short, table
-
-
-def list_(json_: Json = False) -> None:
-    """Every experiment: name, paper, scales, datasets.
-
-    Example: lowland list --json
-    """
-    from lowland.papers import experiments
-
-    rows: list[dict[str, Any]] = [
-        {
-            "name": e.name,
-            "title": e.title,
-            "paper": e.paper,
-            "scales": e.scales_in_order,
-            "cost": {scale: e.cost[scale] for scale in e.scales_in_order if scale in e.cost},
-            "datasets": list(e.datasets),
-            "arms": list(e.arms),
-        }
-        for e in experiments().values()
-    ]
-    if json_:
-        print_json(rows)
-        return
-    table(
-        ["name", flows("what it is"), flows("scales, and what a run takes"), flows("datasets")],
-        [
-            [r["name"], r["title"], _costs(r["scales"], r["cost"]), " ".join(r["datasets"]) or "(no download)"]
-            for r in rows
-        ],
-    )
-    for paper in dict.fromkeys(r["paper"] for r in rows):
-        say(paper)
-
-
-def _costs(scales: Sequence[str], cost: Mapping[str, str]) -> str:
-    """``smoke: seconds; laptop: a minute, 2 cores``."""
-    return "; ".join(f"{scale}: {cost[scale]}" if scale in cost else scale for scale in scales)
+from lowland.commands.printing import costs, flows, print_json, say, short, table
 
 
 def _paper(reference: Any) -> str:
@@ -104,7 +66,7 @@ def show(
     say(f"{experiment.name}: {experiment.title}")
     say(experiment.paper)
     say(f"datasets: {' '.join(experiment.datasets) or 'none to download'}")
-    say(f"a run takes: {_costs(scales, experiment.cost)}")
+    say(f"a run takes: {costs(scales, experiment.cost)}")
     typer.echo()
     rows = []
     for key, text in describe(experiment.settings).items():
