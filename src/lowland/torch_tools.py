@@ -1,4 +1,4 @@
-"""What several rooms need of torch: the model in its wrappers, random states, compiled functions run as written."""
+"""What several rooms need of torch: the model in its wrappers and modes, random states, uncompiled functions."""
 
 import contextlib
 import random
@@ -133,6 +133,18 @@ def _same(a: Any, b: Any) -> bool:
 def for_autograd(value: Any) -> Any:
     """``value``, or a copy of a tensor that was made in `torch.inference_mode`, which autograd can't keep."""
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """``model`` in evaluation mode; afterwards each of its modules in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.features.progress import watched
-from lowland.torch_tools import for_autograd, uncompiled
+from lowland.torch_tools import evaluating, for_autograd, uncompiled
 
 Batch = tuple[Tensor, tuple[Any, ...]]
 
@@ -35,16 +35,14 @@ def evaluated(model: nn.Module, batches: Iterable[Any], what: str, show_progress
     """
     tensor = next(chain(model.parameters(), model.buffers()), None)
     device = None if tensor is None else tensor.device
-    modes = [(module, module.training) for module in model.modules()]
     forked = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=forked), uncompiled():
-        try:
-            model.eval()
-            with watched(batches, what, show_progress) as each:
-                yield _pairs(each, device)
-        finally:
-            for module, training in modes:
-                module.training = training
+    with (
+        torch.random.fork_rng(devices=forked),
+        uncompiled(),
+        evaluating(model),
+        watched(batches, what, show_progress) as each,
+    ):
+        yield _pairs(each, device)
 
 
 def _pairs(batches: Iterator[Any], device: torch.device | None) -> Iterator[Batch]:

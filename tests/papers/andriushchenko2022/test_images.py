@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from lowland.data import scale
 from lowland.papers import find
 from lowland.papers.andriushchenko2022.image_task import ImageBatches, _schedule
-from lowland.papers.evaluating import evaluating
-from lowland.papers.over_epochs import over_epochs
+from lowland.papers.figures import over_epochs
+from lowland.torch_tools import evaluating
 from lowland.training import Outcome
 from lowland.training.pace import Pace
 from lowland.training.randomness import seed_everything

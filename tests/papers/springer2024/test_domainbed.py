@@ -9,13 +9,13 @@ from torch.nn import functional as F
 
 from lowland.data import Dataset, Split
 from lowland.features import extract, probe
-from lowland.papers.evaluating import evaluating
 from lowland.papers.springer2024 import domain_data
 from lowland.papers.springer2024.domain_data import domain_sets
 from lowland.papers.springer2024.domain_figures import bars
 from lowland.papers.springer2024.domain_settings import DATASETS, domain_names
 from lowland.papers.springer2024.domain_table import sam_below_erm, table, trained
 from lowland.papers.springer2024.domainbed import EXPERIMENT, DomainCheck
+from lowland.torch_tools import evaluating
 from lowland.training import Outcome
 from lowland.training.randomness import seed_everything
 from tests.data.layouts import PACS, draw_domains

@@ -12,11 +12,11 @@ from lowland.errors import DataError, SettingError
 from lowland.features import deep_feature_reweighting, extract
 from lowland.models import bottleneck_resnet
 from lowland.papers import find
-from lowland.papers.evaluating import evaluating
 from lowland.papers.springer2024 import grouped, grouped_check
 from lowland.papers.springer2024.check import FeatureSets
 from lowland.papers.springer2024.grouped import grouped_sets, part_of_groups
 from lowland.papers.springer2024.grouped_check import GroupedCheck
+from lowland.torch_tools import evaluating
 from lowland.training.deciding import decided_by
 from lowland.training.randomness import seed_everything
 from lowland.training.settings import values_of

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from statistics import fmean
 
-from lowland.papers.paired import Unfit, last
+from lowland.papers.claims import Unfit, last
 from lowland.training import Outcome
 
 #: Method → what figure 1 calls it.

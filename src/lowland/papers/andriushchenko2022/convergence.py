@@ -5,8 +5,8 @@ import torch
 from lowland.papers.andriushchenko2022 import cifar10 as clean
 from lowland.papers.andriushchenko2022.image_experiment import ARMS, image_experiment
 from lowland.papers.andriushchenko2022.image_settings import ImageSettings, scales
-from lowland.papers.over_epochs import over_epochs
-from lowland.papers.paired import Unfit, at_most, last
+from lowland.papers.claims import Unfit, at_most, last
+from lowland.papers.figures import over_epochs
 from lowland.training import Claim, Outcome, Task, ours
 
 ZERO = 0.01  # training loss that counts as zero; guessing has 2.3

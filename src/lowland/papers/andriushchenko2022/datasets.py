@@ -6,7 +6,7 @@ from torch import nn
 
 from lowland.papers.andriushchenko2022 import cifar10, cifar100
 from lowland.papers.andriushchenko2022.image_settings import ImageSettings
-from lowland.papers.over_epochs import LevelsOf
+from lowland.papers.figures import LevelsOf
 from lowland.training import Level, Outcome
 
 DATASETS = ("cifar-10", "cifar-100")

@@ -19,8 +19,8 @@ from lowland.papers.andriushchenko2022.image_claims import FITS
 from lowland.papers.andriushchenko2022.image_experiment import image_experiment
 from lowland.papers.andriushchenko2022.image_settings import ImageSettings, scales
 from lowland.papers.andriushchenko2022.image_task import image_task
-from lowland.papers.over_epochs import over_epochs
-from lowland.papers.paired import Unfit, by_seed, judged, last, smaller
+from lowland.papers.claims import Unfit, by_seed, judged, last, smaller
+from lowland.papers.figures import over_epochs
 from lowland.training import (
     Claim,
     Line,

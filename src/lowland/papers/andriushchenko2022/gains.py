@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from lowland.papers.paired import Measure, Unfit, below_zero, by_seed, difference, judged, shown
+from lowland.papers.claims import Measure, Unfit, below_zero, by_seed, difference, judged, shown
 from lowland.training import Outcome, Verdict
 from lowland.training.statistics import Estimate, estimate
 

@@ -13,7 +13,7 @@ from lowland.curvature import Objective, sharpness
 from lowland.data import Split, scale
 from lowland.optim.functional import perturbation
 from lowland.papers.andriushchenko2022.image_settings import ImageSettings
-from lowland.papers.evaluating import evaluating
+from lowland.torch_tools import evaluating
 
 _AT_ONCE = 500  # images evaluated at a time
 MANY = 20  # steps of the longer ascent

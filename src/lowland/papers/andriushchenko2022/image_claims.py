@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from lowland.papers.andriushchenko2022.by_method import at_best_rho, errors_at_best, method
 from lowland.papers.andriushchenko2022.gains import not_told, short_of
-from lowland.papers.paired import Unfit, below_zero, between, judged, last, reached, shown
+from lowland.papers.claims import Unfit, below_zero, between, judged, last, reached, shown
 from lowland.training import Claim, Outcome, Reference, Verdict
 from lowland.training.statistics import Estimate
 

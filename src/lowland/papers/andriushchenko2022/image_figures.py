@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lowland.papers.andriushchenko2022.by_method import METHODS, by_rho, method
-from lowland.papers.over_epochs import over_epochs
+from lowland.papers.figures import over_epochs
 from lowland.training import Level, Line, Outcome, Panel, Plot, banded
 from lowland.training.statistics import Estimate, estimate
 

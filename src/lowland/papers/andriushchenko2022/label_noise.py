@@ -14,9 +14,9 @@ from lowland.papers.andriushchenko2022.image_check import ImageCheck, error_and_
 from lowland.papers.andriushchenko2022.image_experiment import ARMS, image_experiment
 from lowland.papers.andriushchenko2022.image_settings import ImageSettings, scales
 from lowland.papers.andriushchenko2022.image_task import image_sets, image_task
-from lowland.papers.evaluating import evaluating
-from lowland.papers.over_epochs import over_epochs
-from lowland.papers.paired import below_zero, between, by_seed, judged, last, reached, smaller
+from lowland.papers.claims import below_zero, between, by_seed, judged, last, reached, smaller
+from lowland.papers.figures import over_epochs
+from lowland.torch_tools import evaluating
 from lowland.training import Claim, Outcome, Reference, Task, Verdict, ours, paper, setting
 
 FITTED = 0.15  # error on the wrongly labelled images at the end; guessing has 0.9, or 0.99

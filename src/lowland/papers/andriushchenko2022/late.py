@@ -12,8 +12,8 @@ from lowland.papers.andriushchenko2022.image_claims import FITS, TEST_ERROR
 from lowland.papers.andriushchenko2022.image_experiment import image_experiment
 from lowland.papers.andriushchenko2022.image_settings import ImageSettings, scales
 from lowland.papers.andriushchenko2022.image_task import image_task
-from lowland.papers.over_epochs import over_epochs
-from lowland.papers.paired import smaller
+from lowland.papers.claims import smaller
+from lowland.papers.figures import over_epochs
 from lowland.training import Claim, Task, ours, setting
 
 _SOURCE = "the switches of the authors' code; its text not seen"

@@ -23,7 +23,7 @@ from lowland.papers.andriushchenko2022.relu_network import (
     loss_and_gradient,
     points,
 )
-from lowland.papers.paired import last, smaller
+from lowland.papers.claims import last, smaller
 from lowland.training import Claim, Curve, Experiment, Line, Outcome, Panel, Plot, Record, ours, paper, setting
 
 _MARGIN = 0.05  # by which the drawn interval exceeds the data

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from lowland.data import Split
 from lowland.features import extract, gini, importance_weights, lorenz, probe, worst_group_accuracy
 from lowland.optim.scope import last_layer
-from lowland.papers.evaluating import evaluating
 from lowland.papers.springer2024.mechanism import last_linear
 from lowland.papers.springer2024.settings import FeatureSettings
+from lowland.torch_tools import evaluating
 
 _AT_ONCE = 500  # images evaluated at a time
 POINTS = 101  # of a Lorenz curve that is recorded

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from lowland.papers.paired import Unfit, below_zero, between, judged, shown
+from lowland.papers.claims import Unfit, below_zero, between, judged, shown
 from lowland.papers.springer2024.methods import SGD, selected, values, varied
 from lowland.papers.springer2024.over_grid import LEAST_SEEDS, at_some_setting, trend
 from lowland.papers.springer2024.over_training import THRESHOLD, at_the_threshold, over_time
@@ -27,7 +27,7 @@ def difference(outcomes: Mapping[str, Outcome], first: tuple[str, str], second: 
 
 
 def smaller(first: tuple[str, str], second: tuple[str, str]) -> Callable[[Mapping[str, Outcome]], Verdict]:
-    """Judges as `lowland.papers.paired.below_zero` does, of `LEAST_SEEDS` seeds."""
+    """Judges as `lowland.papers.claims.below_zero` does, of `LEAST_SEEDS` seeds."""
     return judged(lambda outcomes: below_zero(difference(outcomes, first, second), LEAST_SEEDS))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from lowland.papers.paired import Unfit, below_zero, between, judged
+from lowland.papers.claims import Unfit, below_zero, between, judged
 from lowland.papers.springer2024.domain_settings import domain_names
 from lowland.training import Outcome, Row, Verdict
 

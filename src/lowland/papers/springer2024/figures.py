@@ -6,7 +6,7 @@ from statistics import fmean
 
 import numpy as np
 
-from lowland.papers.over_epochs import over_epochs
+from lowland.papers.figures import over_epochs
 from lowland.papers.springer2024.methods import SGD, method_of, selected, values
 from lowland.training import Line, Outcome, Panel, Plot
 

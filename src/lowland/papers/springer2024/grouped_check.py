@@ -15,9 +15,9 @@ from lowland.features import (
     probe,
     worst_group_accuracy,
 )
-from lowland.papers.evaluating import evaluating
 from lowland.papers.springer2024.check import FeatureCheck, FeatureSets, groups_of
 from lowland.papers.springer2024.settings import FeatureSettings
+from lowland.torch_tools import evaluating
 
 GROUPS = 4
 FRACTION = 0.2  # of the validation images, within each group: the probes' regularization is chosen on them

@@ -6,7 +6,7 @@ about selected runs stand two about the whole grid, by `lowland.training.sweep.d
 
 from collections.abc import Mapping
 
-from lowland.papers.paired import Unfit, below_zero, judged
+from lowland.papers.claims import Unfit, below_zero, judged
 from lowland.papers.springer2024.methods import SGD, method_of, varied
 from lowland.training import Outcome, Verdict
 from lowland.training.sweep.cells import Cell, cells_of

@@ -8,7 +8,7 @@ Gini coefficient over training had been seen.
 
 from collections.abc import Callable, Mapping
 
-from lowland.papers.paired import Unfit, below_zero, judged
+from lowland.papers.claims import Unfit, below_zero, judged
 from lowland.papers.springer2024.methods import selected
 from lowland.training import Outcome, Record, Verdict
 from lowland.training.statistics import estimate

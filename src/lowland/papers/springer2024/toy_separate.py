@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from lowland.errors import SettingError
-from lowland.papers.over_epochs import over_epochs
-from lowland.papers.paired import below_zero, by_seed, difference, judged, last, reached
+from lowland.papers.claims import below_zero, by_seed, difference, judged, last, reached
+from lowland.papers.figures import over_epochs
 from lowland.papers.springer2024 import PAPER
 from lowland.papers.springer2024.claims import TRAINED
 from lowland.papers.springer2024.methods import METHODS, SGD

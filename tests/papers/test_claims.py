@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import t, ttest_rel
 
 from lowland.papers.andriushchenko2022.image_claims import figure_1_claims
-from lowland.papers.paired import below_zero, last, reached, smaller
+from lowland.papers.claims import below_zero, last, reached, smaller
 from lowland.training import Outcome
 from lowland.training.statistics import Estimate
 
