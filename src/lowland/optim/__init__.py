@@ -7,6 +7,7 @@ from lowland.optim import ascent, descent, functional, schedule, scope
 from lowland.optim.compiled import compiled_step
 from lowland.optim.previous import with_previous
 from lowland.optim.sam import SAM
+from lowland.optim.verify import verify_rule
 
 __all__ = [
     "SAM",
@@ -17,6 +18,7 @@ __all__ = [
     "presets",
     "schedule",
     "scope",
+    "verify_rule",
     "with_previous",
 ]
 

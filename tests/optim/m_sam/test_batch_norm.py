@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lowland.models import resnet
-from lowland.optim import SAM, ascent, m_sam
+from lowland.optim import SAM, ascent, verify_rule
 
 from .against_the_loop import by_the_loop, gradients, relative_error
 from .test_layers import Net, rand
@@ -301,9 +301,9 @@ def test_statistics_of_all_processes_are_refused():
 
 
 def test_verified_where_single_examples_have_a_variance():
-    assert m_sam.verify(nn.BatchNorm2d(3), torch.randn(5, 3, 2, 2)) < 1e-12
+    assert verify_rule(nn.BatchNorm2d(3), torch.randn(5, 3, 2, 2)) < 1e-12
     with pytest.raises(ValueError, match=r"batch norm \(weight\) has one value a channel"):
-        m_sam.verify(nn.BatchNorm1d(3), torch.randn(5, 3))
+        verify_rule(nn.BatchNorm1d(3), torch.randn(5, 3))
 
 
 class Renormed(nn.Module):

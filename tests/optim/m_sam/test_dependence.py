@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lowland.optim.m_sam.dependence import Dependence
 from lowland.optim.m_sam.places import Along, Mixed
-from lowland.optim.m_sam.watch import NotCovered
+from lowland.optim.m_sam.refusals import NotCovered
 
 B = 3
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowland.optim import SAM
-from lowland.optim.m_sam import passes, row_wise
+from lowland.optim.m_sam import registry, row_wise
 
 from .against_the_loop import relative_error
 from .test_layers import rand
@@ -378,7 +378,7 @@ def test_a_function_of_autograds_own_that_is_vouched_for():
     try:
         assert not check(model, optimizer_of(model), lambda: model[2](Reversed.apply(model[:2](x))).square().sum(1))
     finally:
-        passes.ROW_WISE.remove(Reversed)
+        registry.ROW_WISE.remove(Reversed)
 
 
 @pytest.mark.parametrize("draw", [random.random, np.random.rand])

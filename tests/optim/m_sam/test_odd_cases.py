@@ -260,8 +260,8 @@ def gain():
     class OfGain(m_sam.Rule):
         arguments = ("x", "gain")
 
-        def pieces(self, use, a, d, groups):
-            return {"gain": m_sam.Built(groups.sums(a * d))}
+        def pieces(self, use, activations, output_gradients, groups):
+            return {"gain": m_sam.Built(groups.sums(activations * output_gradients))}
 
         def perturbed(self, use, watch):
             return use.x * watch.rows(use.gain, len(use.x))

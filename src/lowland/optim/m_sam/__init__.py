@@ -11,16 +11,16 @@
 
         perturbed = first  # at w + e: each row with what its group has
 
-    m_sam.verify(MyLayer(), torch.randn(5, 3))
+    lowland.optim.verify_rule(MyLayer(), torch.randn(5, 3))
 """
 
 from lowland.optim.m_sam.engine import Engine
 from lowland.optim.m_sam.gradients import Built, Factors
 from lowland.optim.m_sam.groups import Groups
 from lowland.optim.m_sam.layers import attention, convolution, embedding, linear, normalization
-from lowland.optim.m_sam.registry import RULES, Rule, Use, row_wise, rule
+from lowland.optim.m_sam.registry import RULES, row_wise, rule
 from lowland.optim.m_sam.report import Last, Row
-from lowland.optim.m_sam.verify import verify
+from lowland.optim.m_sam.rule import Rule, Use
 
 __all__ = [
     "RULES",
@@ -39,5 +39,4 @@ __all__ = [
     "normalization",
     "row_wise",
     "rule",
-    "verify",
 ]

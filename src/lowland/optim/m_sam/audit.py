@@ -3,18 +3,22 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowland.optim import penalty
-from lowland.optim.m_sam.gradients import Factors
+from lowland.optim.m_sam.closure import Closure
+from lowland.optim.m_sam.first_pass import FirstPass
+from lowland.optim.m_sam.gradients import Built, Piece
 from lowland.optim.m_sam.groups import Groups
+from lowland.optim.m_sam.handler import Handler
 from lowland.optim.m_sam.host import Host, Parameters
 from lowland.optim.m_sam.layers.batch_norm import by_group
-from lowland.optim.m_sam.passes import FirstPass, Perturbation
-from lowland.optim.m_sam.watch import NotCovered, Refused, watching
+from lowland.optim.m_sam.perturbation import Perturbation
+from lowland.optim.m_sam.refusals import NotCovered, Refused
+from lowland.optim.m_sam.rule import Use
+from lowland.optim.m_sam.watch import watching
 
 COUPLED = (
     "the loss of a group of examples depends on other examples of the batch, so that no group has a gradient of its "
@@ -44,14 +48,14 @@ class Audit:
     rewind: Callable[[], None]
     autocast: bool = False
     seed: int = 0
-    evaluations: int = field(default=0)
+    evaluations: int = 0
 
     @property
     def params(self) -> list[Tensor]:
         """Those that are trained."""
         return self.who.trainable
 
-    def run(self, groups: Groups, found: dict[Tensor, Perturbation], second: Any) -> bool:
+    def run(self, groups: Groups, found: dict[Tensor, Perturbation], second: Handler) -> bool:
         """Compare the last group and the first; where numbers are rounded, others if one is off: a ReLU may flip.
 
         Args:
@@ -94,13 +98,13 @@ class Audit:
         reached = self._reach(Groups(size, self.host.settings.m), 1)
         return bool(reached.everywhere) and all(reached.everywhere.values())
 
-    def _wrong(self, j: int, groups: Groups, found: dict[Tensor, Perturbation], second: Any) -> str | None:
+    def _wrong(self, j: int, groups: Groups, found: dict[Tensor, Perturbation], second: Handler) -> str | None:
         """What is wrong, "" if nothing; None where gradients aren't finite."""
         at_w = self._gradients(j, groups)
         if not all(g is None or bool(g.isfinite().all()) for g in at_w):
             return None
         with torch.no_grad():
-            moved = {p: of_group(p, perturbation, j, groups) - p for p, perturbation in found.items()}
+            moved = {p: perturbation.of_group(p, j, groups) - p for p, perturbation in found.items()}
             expected = self.host.perturbations(at_w)
         if (name := self._apart([moved.get(p) for p in self.params], expected)) is not None:
             return f"its perturbation of {name} differs"
@@ -150,21 +154,35 @@ class Audit:
                 penalty.add(self.params, l2)
             return [p.grad for p in self.params]
 
-    def _reach(self, groups: Groups, count: int) -> "_Reached":
+    def _reach(self, groups: Groups, count: int) -> "_Reach":
         """Where the losses of ``count`` of all groups reach in layers."""
         chosen = torch.randperm(groups.count, generator=torch.Generator().manual_seed(self.seed))[:count]
         examples = torch.isin(torch.arange(groups.size) // groups.m, chosen)
         watch = _Reached(groups, self.who.names, set(self.params), examples)
-        watch.dependence.generators = True  # the pass before has seen to them
+        closure = Closure(groups.whole, self.who.names, parted=False)  # what can't be followed is looked at, too
+        closure.dependence.generators = True  # the pass before has seen to them
         model = self.host.model
         self.evaluations += 1
         self.rewind()
-        with by_group(model, groups), watching(self.params, model, watch), gradients_aside(self.params):
-            with torch.enable_grad():
-                value = self.losses()
-                watch.recording = bool(value.isfinite().all())
-                value[examples.to(value.device)].sum().backward()
-        return watch
+        watched = watching(self.params, model, Handler(watch, closure))
+        with by_group(model, groups), watched, gradients_aside(self.params), torch.enable_grad():
+            value = self.losses()
+            watch.recording = bool(value.isfinite().all())
+            value[examples.to(value.device)].sum().backward()
+        return watch.reach
+
+
+@dataclass
+class _Reach:
+    """How far losses of some groups reach.
+
+    Attributes:
+        beyond: the parameter of a layer where they reach rows of other groups; "" if there is none.
+        everywhere: for each parameter of layers, whether they reach the rows of all examples in one of its uses.
+    """
+
+    beyond: str = ""
+    everywhere: dict[str, bool] = field(default_factory=dict)
 
 
 class _Reached(FirstPass):
@@ -172,34 +190,31 @@ class _Reached(FirstPass):
 
     def __init__(self, groups: Groups, names: dict[Tensor, str], members: set[Tensor], examples: Tensor):
         super().__init__(groups, names, members, False, lambda _: None)
-        self.parted = False  # what can't be followed is looked at, too
         self.examples = examples
-        #: The parameter of a layer where they aren't; "" if there is none.
-        self.beyond = ""
-        #: For each parameter of layers, whether they reach the rows of all examples in one of its uses.
-        self.everywhere: dict[str, bool] = {}
+        self.reach = _Reach()
 
-    def record(self, use: Any, a: Tensor, d: Tensor) -> None:
+    def record(self, use: Use, activations: Tensor, output_gradients: Tensor) -> None:
         """Look at the rows of a layer."""
-        d = d if use.leading is None else d.unflatten(0, use.leading)
+        d = output_gradients if use.leading is None else output_gradients.unflatten(0, use.leading)
         where = self.names[next(iter(use.owners.values()))]
-        size, k = self._groups.size, len(d) // self._groups.size
+        size, k = self.groups.size, len(d) // self.groups.size
         if k * size != len(d):
             return
         self._look(d.flatten(1), self.examples.repeat_interleave(k).to(d.device), where)
         # Examples may be along any dimension.
         whole = [d.movedim(dim, 0).flatten(1) for dim, n in enumerate(d.shape) if n % size == 0]
         reached = k == 1 and all(bool((rows != 0).any(1).all()) for rows in whole)
-        self.everywhere[where] = self.everywhere.get(where, False) or reached
+        self.reach.everywhere[where] = self.reach.everywhere.get(where, False) or reached
 
-    def _add(self, param: Tensor, piece: Any) -> None:
+    def add(self, param: Tensor, piece: Piece) -> None:
         """Look at a parameter's gradients of groups."""
-        chosen = self.examples[:: self._groups.m].to(piece.stack.device)
+        assert isinstance(piece, Built)
+        chosen = self.examples[:: self.groups.m].to(piece.stack.device)
         self._look(piece.stack.reshape(len(chosen), -1), chosen, self.names[param])
 
     def _look(self, rows: Tensor, chosen: Tensor, where: str) -> None:
         if self.recording and bool((rows[~chosen] != 0).any()):
-            self.beyond = self.beyond or where
+            self.reach.beyond = self.reach.beyond or where
 
     def expect(self) -> None:
         """Losses that aren't finite say nothing, and nothing is looked at."""
@@ -216,18 +231,3 @@ def gradients_aside(params: list[Tensor]) -> Iterator[None]:
     finally:
         for p, gradient in zip(params, held, strict=True):
             p.grad = gradient
-
-
-def of_group(p: Tensor, found: Perturbation, j: int, groups: Groups) -> Tensor:
-    """The weights of one group."""
-    if found.stack is not None:
-        return found.stack[j]
-    assert found.c is not None
-    at_w = p.detach() * (1 if found.keeps is None else found.keeps[j].to(p.dtype))
-    if found.raw is not None:
-        return at_w + found.raw[j] * found.c[j].to(p.dtype)
-    assert found.factors is not None
-    chosen = slice(j * groups.m, (j + 1) * groups.m)
-    a, d = found.factors.a[chosen], found.factors.d[chosen]
-    e = Factors(a, d).build(Groups(len(a), len(a)), p.shape).stack[0]
-    return e * found.c[j].to(e.dtype) + at_w

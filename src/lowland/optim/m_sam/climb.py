@@ -10,7 +10,8 @@ from lowland.optim.ascent import Adaptive, Ascent, LossBudget, Slope, Unnormaliz
 from lowland.optim.m_sam.gradients import Built, Factors, Piece, squared_norms
 from lowland.optim.m_sam.groups import Groups
 from lowland.optim.m_sam.host import Parameters, Settings
-from lowland.optim.m_sam.passes import Perturbation, SecondPass, written_out
+from lowland.optim.m_sam.perturbation import Perturbation, along
+from lowland.optim.m_sam.second_pass import SecondPass
 
 
 def unsupported(rule: Ascent) -> str | None:
@@ -84,7 +85,7 @@ def _adapt(
     squares, own, directions = torch.zeros_like(per), torch.zeros_like(per), {}
     for p, piece in pieces.items():
         assert isinstance(piece, Built)
-        g = piece.stack * _like(per, piece.stack) + l2 * p.detach()
+        g = piece.stack * along(per, piece.stack[0]) + l2 * p.detach()
         own += Built(g).squares(groups)
         t = p.detach().abs() + rule.eta if rule.adapts(p, slope) else torch.ones_like(p)
         g *= t
@@ -92,7 +93,7 @@ def _adapt(
         directions[p] = g.mul_(t)
     s = _reach(settings, squares.sqrt(), max(rhos[p] for p in directions))
     found = {
-        p: Perturbation(stack=direction.mul_(_like(rhos[p] * s, direction)).add_(p.detach()))
+        p: Perturbation(stack=direction.mul_(along(rhos[p] * s, p)).add_(p.detach()))
         for p, direction in directions.items()
         if rhos[p]
     }
@@ -109,29 +110,12 @@ def norms_at(second: SecondPass, params: list[Tensor], per: Tensor, l2: float) -
         stack = second.constant(p) * l2
         if piece is not None:
             built = piece.build(groups, p.shape) if isinstance(piece, Factors) else piece
-            stack = stack + built.stack * _like(per, built.stack)
+            stack = stack + built.stack * along(per, built.stack[0])
         squares.append(Built(stack).squares(groups))
     return torch.stack(squares).sum(0).sqrt_()
 
 
-def _like(values: Tensor, stack: Tensor) -> Tensor:
-    """``(groups,)`` to go along with ``(groups, *shape)``."""
-    return values.to(stack.dtype).view(-1, *[1] * (stack.ndim - 1))
-
-
-def _perturbation(piece: Piece, c: Tensor, keeps: Tensor | None) -> Perturbation:
+def _perturbation(piece: Piece, coefficients: Tensor, keeps: Tensor | None) -> Perturbation:
     if isinstance(piece, Factors):
-        return Perturbation(piece, c, keeps)
-    return Perturbation(c=c, keeps=keeps, raw=piece.stack, owned=piece.owned, terms=piece.terms)
-
-
-def mean(p: Tensor, found: Perturbation | None, shares: Tensor, groups: Groups) -> Tensor:
-    """Of the groups' weights, weighted by ``shares`` of the batch, shape (groups,)."""
-    if found is None:
-        return p.detach() * shares.sum().to(p.dtype)
-    if found.stack is not None or found.raw is not None:
-        return torch.tensordot(shares.to(p.dtype), written_out(p, found, groups), 1)
-    assert found.factors is not None
-    assert found.c is not None
-    kept = 1.0 if found.keeps is None else (shares * found.keeps).sum().to(p.dtype)
-    return (p.detach() * kept).add_(found.factors.weighted(groups.spread(found.c * shares, groups.size), p.shape))
+        return Perturbation(piece, coefficients, keeps)
+    return Perturbation(coefficients=coefficients, keeps=keeps, raw=piece.stack, owned=piece.owned, terms=piece.terms)

@@ -9,12 +9,10 @@ one that picks among them by data ends the knowledge: its result is `Mixed`. Los
 refused. Nothing is inferred from values, so that what holds for one batch holds for all.
 """
 
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,9 +20,10 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, _pop_mode, _push_mode
 
+from lowland.optim.m_sam.lines import line
 from lowland.optim.m_sam.operations import Call, Rule, entrywise, rule_for
 from lowland.optim.m_sam.places import Along, Mixed, Place, memory
-from lowland.optim.m_sam.watch import NotCovered, OwnGenerator
+from lowland.optim.m_sam.refusals import NotCovered, OwnGenerator
 
 
 @dataclass(frozen=True)
@@ -449,33 +448,3 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
             yield value
         elif type(value) in (list, tuple):
             yield from _tensors(value)
-
-
-def line() -> str:
-    """Where the closure is, as file:line."""
-    frame: Any = sys._getframe(1)
-    while frame is not None and not _is_theirs(frame):
-        frame = frame.f_back
-    return _UNKNOWN if frame is None else _place(frame, frame.f_lineno)
-
-
-def line_of(error: BaseException) -> str:
-    """The last line of the closure that ``error`` came through, as file:line."""
-    found, trace = _UNKNOWN, error.__traceback__
-    while trace is not None:
-        if _is_theirs(trace.tb_frame):
-            found = _place(trace.tb_frame, trace.tb_lineno)
-        trace = trace.tb_next
-    return found
-
-
-def _is_theirs(frame: Any) -> bool:
-    return not frame.f_code.co_filename.startswith(_NOT_THEIRS)
-
-
-def _place(frame: Any, number: int) -> str:
-    return f"{Path(frame.f_code.co_filename).name}:{number}"
-
-
-_UNKNOWN = "line unknown"
-_NOT_THEIRS = ("<", str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))

@@ -21,26 +21,23 @@ from lowland.optim.ascent import Adaptive
 from lowland.optim.buffers import Buffers, kept
 from lowland.optim.m_sam import loop, report
 from lowland.optim.m_sam.audit import COUPLED, Audit, gradients_aside
-from lowland.optim.m_sam.climb import climb, mean, norms_at, of_means, unsupported
-from lowland.optim.m_sam.dependence import line_of
+from lowland.optim.m_sam.climb import climb, norms_at, of_means, unsupported
+from lowland.optim.m_sam.closure import Closure, ClosureAgain, Inner
+from lowland.optim.m_sam.first_pass import FirstPass
 from lowland.optim.m_sam.groups import Groups
+from lowland.optim.m_sam.handler import Handler
 from lowland.optim.m_sam.host import Host, Parameters, Settings
 from lowland.optim.m_sam.layers.batch_norm import by_group, has_others, running_statistics
-from lowland.optim.m_sam.passes import FirstPass, Pass, Perturbation, SecondPass, TooLarge, raising
-from lowland.optim.m_sam.watch import (
-    Derived,
-    NoGradient,
-    NotCovered,
-    OwnGenerator,
-    Refused,
-    Unordered,
-    check,
-    followed,
-    watching,
-)
+from lowland.optim.m_sam.lines import line_of
+from lowland.optim.m_sam.perturbation import Perturbation
+from lowland.optim.m_sam.refusals import NoGradient, NotCovered, OwnGenerator, Refused, TooLarge, Unordered, raising
+from lowland.optim.m_sam.second_pass import SecondPass
+from lowland.optim.m_sam.watch import check, followed, watching
+from lowland.optim.m_sam.watched import Derived
 from lowland.torch_tools import ddp, random_states, replay, uncompiled
 
-Closure = Callable[[], Tensor]
+#: Returns the loss of each example.
+Losses = Callable[[], Tensor]
 
 #: Batches whose number is a power of this are audited again.
 AGAIN = 10
@@ -67,16 +64,16 @@ class Engine:
         #: Groups in one part of a batch; None for all.
         self._at_once: int | None = None
         self._said: set[str] = set()
-        self._inner: dict[Any, Any] = {}
+        self._inner: Inner = {}
         #: Whether there are inputs without rows that come from outside: then they don't hint at another size of batch.
         self._odd_inputs = False
-        self._watch: Pass | None = None
+        self._closure: Closure | None = None
         #: Whether generators of the closure's own give the same numbers each time.
         self._generators = False
         #: Whether a batch norm was used more than once in the last pass.
         self._twice = False
 
-    def backward(self, closure: Closure, scaler: Any = None) -> Tensor:
+    def backward(self, closure: Losses, scaler: Any = None) -> Tensor:
         """See `SAM.backward`."""
         model = self.host.model
         if self.reason is None:
@@ -128,7 +125,7 @@ class Engine:
             self._said.add(line)
             warnings.warn(line, stacklevel=4)
 
-    def _why_not(self, error: BaseException, closure: Closure, scaler: Any, states: Any) -> str:
+    def _why_not(self, error: BaseException, closure: Losses, scaler: Any, states: Any) -> str:
         """Why the loop is taken after ``error``, which is raised if the loop can't help."""
         if isinstance(error, NotCovered):
             if isinstance(error, Unordered) and self.host.settings.audit:
@@ -138,7 +135,7 @@ class Engine:
             raise error
         return self._only_here(error, closure, scaler, states)
 
-    def _evaluate(self, closure: Closure, states: Any) -> Tensor:
+    def _evaluate(self, closure: Losses, states: Any) -> Tensor:
         """The losses, on the same random numbers each time."""
         replay(states)
         amp.clear_caches()
@@ -156,7 +153,7 @@ class Engine:
         wrapper = ddp(self.host.model)
         return nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, False)
 
-    def _only_here(self, error: Exception, closure: Closure, scaler: Any, states: Any) -> str:
+    def _only_here(self, error: Exception, closure: Losses, scaler: Any, states: Any) -> str:
         """``error`` in words, if the passes raise it each time and the plain closure doesn't; else it is raised."""
         model = self.host.model
         with self._without_a_trace():
@@ -175,14 +172,14 @@ class Engine:
                 raise error
             finally:
                 amp.clear_caches()
-        return raising(error, line_of(error), "" if self._watch is None else self._watch.where)
+        return raising(error, line_of(error), "" if self._closure is None else self._closure.seen.where)
 
-    def _repeats(self, closure: Closure, states: Any) -> bool:
+    def _repeats(self, closure: Losses, states: Any) -> bool:
         """Whether two evaluations give the same losses."""
         with self._without_a_trace():
             return torch.equal(*(self._evaluate(closure, states).detach() for _ in range(2)))
 
-    def _refuse_coupled(self, closure: Closure, states: Any) -> None:
+    def _refuse_coupled(self, closure: Losses, states: Any) -> None:
         """Raise Refused if the losses of one group reach all rows of each layer."""
 
         def losses() -> Tensor:
@@ -199,7 +196,7 @@ class Engine:
         if coupled:
             raise Refused(COUPLED)
 
-    def _backward(self, closure: Closure, scaler: Any, states: Any, buffers: Buffers) -> Tensor:
+    def _backward(self, closure: Losses, scaler: Any, states: Any, buffers: Buffers) -> Tensor:
         model, settings, who = self.host.model, self.host.settings, self.host.parameters()
         params = who.trainable
         check(params, model)
@@ -245,7 +242,7 @@ class Engine:
         model, params = host.model, who.trainable
         with host.under_way("ascent", apart=params + who.outside):
             with torch.enable_grad(), self._alone():
-                first, before = self._first(step, start)
+                first, ran, before = self._first(step, start)
             left = [who.names[p] for p in params if p.grad is not None]
         if left:
             raise NotCovered(
@@ -257,28 +254,29 @@ class Engine:
                 host.out_of_reach() or "no parameter that climbs received a gradient: do the losses depend on them?"
             )
         groups = first.groups
-        self._twice = len(set(first.normalized)) < len(first.normalized)
+        self._twice = len(set(ran.seen.normalized)) < len(ran.seen.normalized)
         pieces = {p: piece for p, piece in first.pieces.items() if p in who.climbing}
         plan = report.rows(pieces, who.names, groups)
         with torch.no_grad():
             found, norms = climb(settings, who, pieces, groups, step.scaler)
         first.check_inputs()
-        second = SecondPass(groups, who.names, found, self.warn, first)
-        due = settings.audit and (self.batches >= self.next_audit or not first.uses <= self.audited)
+        second = SecondPass(groups, who.names, found, self.warn)
+        handler = Handler(second, ClosureAgain(ran, groups.whole))
+        due = settings.audit and (self.batches >= self.next_audit or not ran.seen.uses <= self.audited)
         if due and bool(norms.isfinite().all()):  # where the scaled gradients overflow there is nothing to compare
             rewind = step.buffers.rewind
             with self._alone(), gradients_aside(who.outside):
-                audit = Audit(host, who, step.losses, rewind, first.autocast, self.batches)
-                self._audit(audit, groups, found, second, first.uses)
+                audit = Audit(host, who, step.losses, rewind, ran.seen.autocast, self.batches)
+                self._audit(audit, groups, found, handler, ran.seen.uses)
         if settings.perturbed_norms:
             second.members = who.climbing
         last = groups.chosen.stop == groups.whole
-        self._watch = second
+        self._closure = handler.closure
         together = nullcontext() if last else self._alone()
         with host.under_way("perturbed"):
             step.buffers.rewind()  # before they are looked for
             with torch.enable_grad(), together:
-                with by_group(model, groups), watching(params, model, second):
+                with by_group(model, groups), watching(params, model, handler):
                     value = step.losses()
                     first.check_inputs()
                     if len(value) != groups.whole:
@@ -295,7 +293,12 @@ class Engine:
         return _Part(groups, before, norms, plan, seen, means)
 
     def _audit(
-        self, audit: Audit, groups: Groups, found: dict[Tensor, Perturbation], second: SecondPass, uses: Any
+        self,
+        audit: Audit,
+        groups: Groups,
+        found: dict[Tensor, Perturbation],
+        second: Handler,
+        uses: set[tuple[str, str]],
     ) -> None:
         started = time.perf_counter()
         if audit.run(groups, found, second):
@@ -308,8 +311,8 @@ class Engine:
                 f"batch {self.next_audit}; SAM(..., audit=False) leaves it out"
             )
 
-    def _first(self, step: "_Step", start: int) -> tuple[FirstPass, Tensor]:
-        """The first pass over the groups from ``start`` on; their losses."""
+    def _first(self, step: "_Step", start: int) -> tuple[FirstPass, Closure, Tensor]:
+        """The first pass over the groups from ``start`` on, the closure in it, and their losses."""
         model, settings, who = self.host.model, step.settings, step.who
         params = who.trainable
         factors = type(settings.ascent_rule) is not Adaptive
@@ -326,16 +329,17 @@ class Engine:
             groups = Groups(stop - start, settings.m, start, self._size)
             step.buffers.rewind()
             first = FirstPass(groups, who.names, who.climbing, factors, self.warn, settings.memory_limit)
-            first.inner, first.sure, first.dependence.generators = self._inner, sure, self._generators
-            self._watch = first
+            closure = Closure(groups.whole, who.names, groups.m < groups.whole, sure)
+            closure.seen.inner, closure.dependence.generators = self._inner, self._generators
+            self._closure = closure
             try:
-                with by_group(model, groups), watching(params, model, first):
+                with by_group(model, groups), watching(params, model, Handler(first, closure)):
                     value = step.losses()
                     if len(value) == self._size:
                         first.recording = True
                         amp.scaled(step.scaler, value[groups.chosen].sum() / groups.m).backward()
                         step.buffers.settle()
-                        return first, value.detach()[groups.chosen]
+                        return first, closure, value.detach()[groups.chosen]
                 size = len(value)
             except TooLarge:
                 size, self._at_once = self._size, max(1, groups.count // 2)
@@ -361,7 +365,10 @@ class Engine:
 
     def _means(self, params: list[Tensor], second: SecondPass) -> list[Tensor]:
         shares = (second.groups.sizes / second.groups.whole).to(params[0].device)
-        return [mean(p, second.perturbations.get(p), shares, second.groups) for p in params]
+        total, found = shares.sum(), second.perturbations
+        return [
+            found[p].mean(p, shares, second.groups) if p in found else p.detach() * total.to(p.dtype) for p in params
+        ]
 
     @torch.no_grad()
     def _penalize(self, step: "_Step", parts: "list[_Part]") -> None:
@@ -385,7 +392,7 @@ class _Step:
 
     settings: Settings
     who: Parameters
-    losses: Closure
+    losses: Losses
     scaler: Any
     buffers: Buffers
 

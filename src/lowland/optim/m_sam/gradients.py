@@ -15,54 +15,59 @@ FLOPS_PER_NUMBER = 20
 
 @dataclass
 class Factors:
-    """Σ_t d_t a_tᵀ of each example, unbuilt.
+    """Σ_t d_t a_tᵀ of each example, over its positions t, unbuilt: a are activations, d output gradients.
 
     Attributes:
-        a: ``(examples, positions, inputs)``.
-        d: ``(examples, positions, outputs)``.
+        activations: ``(examples, positions, inputs)``.
+        output_gradients: ``(examples, positions, outputs)``.
     """
 
-    a: Tensor
-    d: Tensor
+    activations: Tensor
+    output_gradients: Tensor
 
     #: How much longer built weight gradients take than their operations would in a plain layer.
     rate: ClassVar[float] = 1
 
     def __add__(self, other: "Factors") -> "Factors":
-        return Factors(torch.cat([self.a, other.a], 1), torch.cat([self.d, other.d], 1))
+        return Factors(
+            torch.cat([self.activations, other.activations], 1),
+            torch.cat([self.output_gradients, other.output_gradients], 1),
+        )
 
     @property
     def positions(self) -> int:
-        """Of an example."""
-        return self.d.shape[1]
+        """How many an example has."""
+        return self.output_gradients.shape[1]
 
     @property
     def inputs(self) -> int:
         """Numbers in a position's input."""
-        return self.a.shape[2]
+        return self.activations.shape[2]
 
     @property
     def kept(self) -> Tensor:
-        """What ``a`` follows from, ``(rows, ...)``."""
-        return self.a
+        """What the activations follow from, ``(rows, ...)``."""
+        return self.activations
 
     @property
     def held(self) -> int:
-        """Bytes."""
-        return sum(t.numel() * t.element_size() for t in (self.kept, self.d))
+        """How many bytes are kept for the second pass."""
+        return sum(t.numel() * t.element_size() for t in (self.kept, self.output_gradients))
 
-    def to(self, dtype: torch.dtype, c: Tensor, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
-        """`kept`, d and c of ``(groups,)`` for products in ``dtype``.
+    def to(self, dtype: torch.dtype, coefficients: Tensor, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
+        """What is `kept`, output gradients and ``coefficients`` of the groups, for products in ``dtype``.
 
-        In types of 16 bits d comes times c, which is of the size of what is added; alone neither may fit.
+        In types of 16 bits output gradients come times coefficients, which is of the size of what is added; alone
+        neither may fit.
         """
         if dtype.itemsize > 2:
-            return self.kept.to(dtype), self.d.to(dtype), c.to(dtype)
-        d = self.d.to(torch.float32) * groups.spread(c.float(), groups.size)[:, None, None]
-        return self.kept.to(dtype), d.to(dtype), torch.ones_like(c, dtype=dtype)
+            return self.kept.to(dtype), self.output_gradients.to(dtype), coefficients.to(dtype)
+        of_examples = groups.spread(coefficients.float(), groups.size)[:, None, None]
+        scaled = self.output_gradients.to(torch.float32) * of_examples
+        return self.kept.to(dtype), scaled.to(dtype), torch.ones_like(coefficients, dtype=dtype)
 
     def gram(self, rows: Tensor, others: Tensor) -> Tensor:
-        """A · a' for all pairs of positions in each group, ``(groups, positions, positions)``.
+        """Products a · a' of activations, for all pairs of positions in a group: ``(groups, positions, positions)``.
 
         Args:
             rows: what is `kept`, ``(groups, rows of a group, ...)``.
@@ -79,20 +84,20 @@ class Factors:
 
         Pairs of R positions in a group take 6 R² (K + C) operations.
         """
-        r, features = self.positions * groups.m, self.inputs + self.d.shape[2]
+        r, features = self.positions * groups.m, self.inputs + self.output_gradients.shape[2]
         if r == 1:
             return float(groups.count * 6 * features)
         return float(groups.count * (6 * r * r * features + memory * 5 * FLOPS_PER_NUMBER * r * r))
 
     def built_cost(self, groups: Groups, memory: bool = True) -> float:
         """The same for the other way: weight gradients of 2 R K C operations, written and read five times."""
-        r, numbers = self.positions * groups.m, self.inputs * self.d.shape[2]
+        r, numbers = self.positions * groups.m, self.inputs * self.output_gradients.shape[2]
         rate = self.rate if memory else 1
         return float(groups.count * (2 * rate * r * numbers + memory * 5 * FLOPS_PER_NUMBER * numbers))
 
     def build(self, groups: Groups, shape: torch.Size) -> "Built":
-        """Written out."""
-        parts = zip(groups.split(self.a), groups.split(self.d), strict=True)
+        """The gradients of the groups, written out."""
+        parts = zip(groups.split(self.activations), groups.split(self.output_gradients), strict=True)
         stacks = [torch.bmm(d.flatten(1, 2).mT, a.flatten(1, 2)) for a, d in parts]
         stack = stacks[0] if len(stacks) == 1 else torch.cat(stacks)
         return Built(stack.view(-1, *shape), owned=True)
@@ -103,9 +108,9 @@ class Factors:
         From d scaled to order one: gradients of fitted examples have squares that float32 doesn't hold.
         """
         found = []
-        for a, d in zip(groups.split(self.kept), groups.split(self.d), strict=True):
+        for a, d in zip(groups.split(self.kept), groups.split(self.output_gradients), strict=True):
             d = d.flatten(1, 2)
-            if d.shape[1] == 1 and self.kept is self.a:
+            if d.shape[1] == 1 and self.kept is self.activations:
                 found.append((_lengths(a.flatten(1)) * _lengths(d.flatten(1))).square())
                 continue
             wide = torch.promote_types(d.dtype, torch.float32)
@@ -118,14 +123,14 @@ class Factors:
 
     def dot(self, weight: Tensor, groups: Groups) -> Tensor:
         """⟨G_j, W⟩ = Σ d · (W a), shape (groups,), float64."""
-        products = (self.a @ weight.flatten(1).T.to(self.a.dtype)).mul_(self.d).sum((1, 2), dtype=torch.float64)
-        return groups.sums(products)
+        outputs = self.activations @ weight.flatten(1).T.to(self.activations.dtype)
+        return groups.sums(outputs.mul_(self.output_gradients).sum((1, 2), dtype=torch.float64))
 
     def weighted(self, weights: Tensor, shape: torch.Size) -> Tensor:
         """Σ_j weights_j G_j, like the parameter; ``weights`` one for each example."""
-        wide = torch.promote_types(self.d.dtype, torch.float32)
-        d = self.d * weights.to(wide)[:, None, None]
-        return (d.flatten(0, 1).T @ self.a.flatten(0, 1).to(wide)).view(shape)
+        wide = torch.promote_types(self.output_gradients.dtype, torch.float32)
+        weighted = self.output_gradients * weights.to(wide)[:, None, None]
+        return (weighted.flatten(0, 1).T @ self.activations.flatten(0, 1).to(wide)).view(shape)
 
 
 def _lengths(rows: Tensor) -> Tensor:
@@ -154,7 +159,7 @@ class Built:
 
     @property
     def held(self) -> int:
-        """Bytes."""
+        """How many bytes are kept for the second pass."""
         return self.stack.numel() * self.stack.element_size()
 
     def __add__(self, other: "Built") -> "Built":

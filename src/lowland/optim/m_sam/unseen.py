@@ -27,9 +27,6 @@ class Listener(Protocol):
     #: Whether the closure is running.
     in_closure: bool
 
-    def function(self, cls: Any, args: tuple[Any, ...], apply: Callable[..., Any]) -> Any:
-        """The result of ``cls``, a function of autograd's own; ``apply`` calls it."""
-
     def cannot(self, why: str) -> None:
         """The one pass can't be taken; ``why`` has a place for the line."""
 
@@ -40,23 +37,27 @@ class Listener(Protocol):
         """``value`` leaves torch."""
 
 
+#: The result of a class, a function of autograd's own, with these arguments; the last one calls it.
+Function = Callable[[Any, tuple[Any, ...], Callable[..., Any]], Any]
+
 _listener: Listener | None = None
+_function: Function = lambda cls, args, apply: apply(*args)  # noqa: E731
 _thread = 0  # whose closure it is
 
 
 @contextmanager
-def looked_for(listener: Listener) -> Iterator[None]:
-    """Inside, ``listener`` hears of what this thread does without an operation."""
-    global _listener, _thread
-    outer = _listener, _thread
-    _listener, _thread = listener, threading.get_ident()
+def looked_for(listener: Listener, function: Function) -> Iterator[None]:
+    """Inside, ``listener`` hears of what this thread does without an operation, and ``function`` calls functions."""
+    global _listener, _function, _thread
+    outer = _listener, _function, _thread
+    _listener, _function, _thread = listener, function, threading.get_ident()
     if outer[0] is None:
         for owner, name, _, ours in _REPLACED:
             setattr(owner, name, ours)
     try:
         yield
     finally:
-        _listener, _thread = outer
+        _listener, _function, _thread = outer
         if outer[0] is None:
             for owner, name, theirs, _ in _REPLACED:
                 if theirs is None:
@@ -100,7 +101,7 @@ def _apply(cls: Any, *args: Any) -> Any:
     plain = super(_SingleLevelFunction, cls).apply
     if _listener is None or cls.__module__.startswith(_OURS) or (_listener.in_closure and _elsewhere()):
         return plain(*args)
-    return _listener.function(cls, args, plain)
+    return _function(cls, args, plain)
 
 
 def _enter(hooks: Any) -> None:

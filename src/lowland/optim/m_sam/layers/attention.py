@@ -2,21 +2,19 @@
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.registry import composed
-from lowland.optim.m_sam.watch import Derived, NotCovered, Watched
-
-if TYPE_CHECKING:
-    from lowland.optim.m_sam.passes import Pass
+from lowland.optim.m_sam.watched import Caller, Derived, Watched
 
 
 @composed(F.multi_head_attention_forward)
-def multi_head_attention(watch: "Pass", func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+def multi_head_attention(watch: Caller, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     """The projections by their rule, examples first; between them torch's own function, projecting by the identity."""
     bound = inspect.signature(func).bind(*args, **kwargs)
     bound.apply_defaults()
@@ -40,7 +38,7 @@ def multi_head_attention(watch: "Pass", func: Callable[..., Any], args: Any, kwa
     return out.transpose(0, 1).contiguous(), weights
 
 
-def _projected(watch: "Pass", given: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+def _projected(watch: Caller, given: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
     def call(func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         watched = any(isinstance(arg, Watched | Derived) for arg in args)
         return watch.call(func, args, {}) if watched else func(*args)

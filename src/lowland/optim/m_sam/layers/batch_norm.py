@@ -14,8 +14,10 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from lowland.optim.m_sam.groups import Groups
-from lowland.optim.m_sam.registry import laid_out, rows_of
-from lowland.optim.m_sam.watch import Derived, NotCovered, Refused, Watched, by_rows, mixed, normalized
+from lowland.optim.m_sam.refusals import NotCovered, Refused
+from lowland.optim.m_sam.rows import laid_out, rows_of
+from lowland.optim.m_sam.watch import by_rows, mixed, normalized
+from lowland.optim.m_sam.watched import Derived, Watched
 from lowland.torch_tools import uncompiled
 
 _SIGNATURE = inspect.signature(F.batch_norm)

@@ -1,21 +1,21 @@
 """Convolutions of one, two and three dimensions: fully connected layers of patches."""
 
 from itertools import starmap
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowland.optim.m_sam.geometry import Geometry
 from lowland.optim.m_sam.gradients import Built, Factors, Piece
 from lowland.optim.m_sam.groups import Groups
+from lowland.optim.m_sam.layers.geometry import Geometry
 from lowland.optim.m_sam.layers.linear import autocast
 from lowland.optim.m_sam.layers.patches import Patches, flat, pixel_products, products_of_patches, sums_of_positions
-from lowland.optim.m_sam.registry import Rule, Use, laid_out, rule
-
-if TYPE_CHECKING:
-    from lowland.optim.m_sam.passes import FirstPass, SecondPass
+from lowland.optim.m_sam.perturbation import Products
+from lowland.optim.m_sam.registry import rule
+from lowland.optim.m_sam.rows import laid_out
+from lowland.optim.m_sam.rule import AtPerturbed, AtW, Rule, Use
 
 
 @rule(F.conv1d, F.conv2d, F.conv3d)
@@ -29,7 +29,7 @@ class Convolution(Rule):
         """Single images have no rows."""
         return "no rows" if use.input.ndim != use.weight.ndim else None
 
-    def first(self, use: Use, watch: "FirstPass") -> Tensor:
+    def first(self, use: Use, watch: AtW) -> Tensor:
         """Plain, tapped."""
         geometry = Geometry(use)
         at_w = use.at_w()
@@ -41,24 +41,27 @@ class Convolution(Rule):
         x: Tensor = autocast(Geometry(use).prepared(use.input))[0]
         return x
 
-    def pieces(self, use: Use, a: Tensor, d: Tensor, groups: Groups) -> dict[str, Piece]:
+    def pieces(self, use: Use, activations: Tensor, output_gradients: Tensor, groups: Groups) -> dict[str, Piece]:
         """Factors where pairs of positions are cheaper."""
         geometry, shape = Geometry(use), use.weight.shape
-        bias: dict[str, Piece] = {"bias": Built(groups.sums(d.flatten(2).sum(2)))} if "bias" in use.owners else {}
+        bias: dict[str, Piece] = (
+            {"bias": Built(groups.sums(output_gradients.flatten(2).sum(2)))} if "bias" in use.owners else {}
+        )
         if "weight" not in use.owners:
             return bias
         if geometry.groups == 1 and len(shape) <= 4:
-            patches = Patches(a, d, geometry, groups.size)
+            patches = Patches(activations, output_gradients, geometry, groups.size)
             if patches.pays(groups):
                 return {"weight": patches} | bias
         if geometry.is_product:
-            factors = Factors(*(t.flatten(2).mT.reshape(groups.size, -1, t.shape[1]) for t in (a, d)))
+            both = activations, output_gradients
+            factors = Factors(*(t.flatten(2).mT.reshape(groups.size, -1, t.shape[1]) for t in both))
             return {"weight": factors.build(groups, shape)} | bias
-        parts = zip(groups.split(a), groups.split(d), groups.parts, strict=True)
+        parts = zip(groups.split(activations), groups.split(output_gradients), groups.parts, strict=True)
         stacks = [_weight_gradients(geometry, x, dz, count, shape) for x, dz, (_, count, _) in parts]
         return {"weight": Built(stacks[0] if len(stacks) == 1 else torch.cat(stacks), owned=True)} | bias
 
-    def perturbed(self, use: Use, watch: "SecondPass") -> Tensor:
+    def perturbed(self, use: Use, watch: AtPerturbed) -> Tensor:
         """Plain and what is added, or each group with its own weights."""
         geometry = Geometry(use)
         x, w, b = autocast(geometry.prepared(use.input), use.weight, use.bias)
@@ -66,16 +69,13 @@ class Convolution(Rule):
         found = watch.factors(use.weight)
         bias = None if use.bias is None or use.bias not in watch.perturbations else use.bias
         if found is not None and isinstance(found.factors, Patches):
-            assert found.c is not None
-            a, d, c = found.factors.to(x.dtype, found.c, groups)
-            keeps = None if found.keeps is None else found.keeps.to(x.dtype)
-            z = _Pairwise.apply(x, w, a, d, c, keeps, groups, geometry)
+            z = _PairwiseConvolution.apply(x, w, Products.of(found, x.dtype, groups), geometry)
         elif use.weight in watch.perturbations:
             if x.dtype.itemsize < use.weight.dtype.itemsize:
                 e = watch.moved(use.weight, x.dtype)
-                z = geometry.run(x, w) + _Grouped.apply(x, w.detach(), e, groups, geometry)
+                z = geometry.run(x, w) + _ConvolutionByGroup.apply(x, w.detach(), e, groups, geometry)
             else:
-                z = _Grouped.apply(x, w, watch.constant(use.weight), groups, geometry)
+                z = _ConvolutionByGroup.apply(x, w, watch.constant(use.weight), groups, geometry)
         else:
             z = geometry.run(x, w)
         z = laid_out(laid_out(z, x), w)
@@ -85,22 +85,17 @@ class Convolution(Rule):
         return z + rows.view(*rows.shape, *[1] * len(geometry.size))
 
 
-class _Pairwise(torch.autograd.Function):
-    """The convolution with W + Σ_i c d_i a_iᵀ for each group, never built; the gradient of W is the plain one."""
+class _PairwiseConvolution(torch.autograd.Function):
+    """The convolution with W + Σ_i c d_i a_iᵀ for each group, never built; the gradient of W is the plain one.
+
+    a_i are the patches of the activations, d_i the output gradients and c the coefficients of `Products`.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        w: Tensor,
-        a: Tensor,
-        d: Tensor,
-        c: Tensor,
-        keeps: Tensor | None,
-        groups: Groups,
-        geometry: Geometry,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, added: Products, geometry: Geometry) -> Tensor:
         w = w.detach()
+        a, d, c = added.activations, added.output_gradients, added.coefficients
+        keeps, groups = added.keeps, added.groups
         ctx.save_for_backward(x, w, a, d, c)
         ctx.groups, ctx.geometry = groups, geometry
         ctx.keeps = None if keeps is None else groups.spread(keeps, len(x)).view(-1, *[1] * (x.ndim - 1))
@@ -128,7 +123,7 @@ class _Pairwise(torch.autograd.Function):
                 pairs = pixel_products(d_.flatten(1, 2), flat(dz_)).mul_(c_[:, None, None])
                 pairs = sums_of_positions(pairs, tuple(x.shape[2:]), geometry).to(x.dtype)
                 dx_ += _maps(torch.bmm(flat(a_), pairs), dx_)
-        return dx, dw, None, None, None, None, None, None
+        return dx, dw, None, None
 
 
 def _maps(found: Tensor, like: Tensor) -> Tensor:
@@ -165,7 +160,7 @@ def _products(weights: Tensor, rows: Tensor) -> Tensor:
     return (weights.unsqueeze(1) @ rows.flatten(3)).unflatten(3, rows.shape[3:])
 
 
-class _Grouped(torch.autograd.Function):
+class _ConvolutionByGroup(torch.autograd.Function):
     """Each group of rows with its own weights; the gradient of the weight is that of one convolution of all rows."""
 
     @staticmethod

@@ -1,18 +1,16 @@
 """Embeddings: a row of the weight for each token."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from lowland.optim.m_sam.gradients import Built, Piece
 from lowland.optim.m_sam.groups import Groups
-from lowland.optim.m_sam.layers.linear import over
-from lowland.optim.m_sam.registry import Rule, Use, rule
-from lowland.optim.m_sam.watch import NotCovered
-
-if TYPE_CHECKING:
-    from lowland.optim.m_sam.passes import FirstPass, SecondPass
+from lowland.optim.m_sam.refusals import NotCovered
+from lowland.optim.m_sam.registry import rule
+from lowland.optim.m_sam.rows import over
+from lowland.optim.m_sam.rule import AtPerturbed, AtW, Rule, Use
 
 
 @rule(F.embedding)
@@ -32,20 +30,22 @@ class Embedding(Rule):
                 raise NotCovered(f"an embedding with {name} has no gradient for each group")
         return None
 
-    def first(self, use: Use, watch: "FirstPass") -> Tensor:
+    def first(self, use: Use, watch: AtW) -> Tensor:
         """Plain, tapped."""
         return watch.tap(use, use.run(weight=use.weight.detach()), use.input)
 
-    def pieces(self, use: Use, a: Tensor, d: Tensor, groups: Groups) -> dict[str, Piece]:
+    def pieces(self, use: Use, activations: Tensor, output_gradients: Tensor, groups: Groups) -> dict[str, Piece]:
         """Built: a table for each group."""
         symbols, width = use.weight.shape
-        d = d.reshape(-1, width)
+        d = output_gradients.reshape(-1, width)
         if use.padding_idx is not None:
-            d = d.masked_fill((a == use.padding_idx % symbols).view(-1, 1), 0)
-        stack = d.new_zeros(groups.count * symbols, width).index_add_(0, keys(a, symbols, groups).flatten(), d)
+            d = d.masked_fill((activations == use.padding_idx % symbols).view(-1, 1), 0)
+        stack = d.new_zeros(groups.count * symbols, width).index_add_(
+            0, keys(activations, symbols, groups).flatten(), d
+        )
         return {"weight": Built(stack.view(groups.count, symbols, width), owned=True)}
 
-    def perturbed(self, use: Use, watch: "SecondPass") -> Tensor:
+    def perturbed(self, use: Use, watch: AtPerturbed) -> Tensor:
         """Plain, and what the table of the group has beyond."""
         table = watch.constant(use.weight)
         own = F.embedding(keys(use.input, len(use.weight), watch.groups), table.flatten(0, 1))

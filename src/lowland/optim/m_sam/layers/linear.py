@@ -1,6 +1,7 @@
 """Fully connected layers: z = W a + b, at one position or many."""
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,10 +9,10 @@ from torch.nn import functional as F
 
 from lowland.optim.m_sam.gradients import Built, Factors, Piece
 from lowland.optim.m_sam.groups import Groups
-from lowland.optim.m_sam.registry import Rule, Use, autocasts, rule
-
-if TYPE_CHECKING:
-    from lowland.optim.m_sam.passes import FirstPass, Perturbation, SecondPass
+from lowland.optim.m_sam.perturbation import Perturbation, Products
+from lowland.optim.m_sam.registry import rule
+from lowland.optim.m_sam.rows import over
+from lowland.optim.m_sam.rule import AtPerturbed, AtW, Rule, Use
 
 
 @rule(F.linear)
@@ -22,7 +23,7 @@ class Linear(Rule):
         """Single vectors have no rows."""
         return "no rows" if use.input.ndim < 2 else None
 
-    def first(self, use: Use, watch: "FirstPass") -> Tensor:
+    def first(self, use: Use, watch: AtW) -> Tensor:
         """Plain, tapped."""
         at_w = use.at_w()
         x, w, b = autocast(use.input, at_w["weight"], at_w["bias"])
@@ -35,11 +36,19 @@ class Linear(Rule):
         x: Tensor = autocast(use.input)[0]
         return x
 
-    def pieces(self, use: Use, a: Tensor, d: Tensor, groups: Groups) -> dict[str, Piece]:
+    def pieces(self, use: Use, activations: Tensor, output_gradients: Tensor, groups: Groups) -> dict[str, Piece]:
         """Factors where pairs of positions are cheaper."""
-        return pieces(by_example(a, groups), by_example(d, groups), use, groups)
+        a, d = by_example(activations, groups), by_example(output_gradients, groups)
+        found: dict[str, Piece] = {}
+        if "weight" in use.owners:
+            factors = Factors(a, d)
+            found["weight"] = factors if factors.pays(groups) else factors.build(groups, use.weight.shape)
+        if "bias" in use.owners:
+            alone = groups.m == a.shape[1] == 1
+            found["bias"] = Built(d.flatten(0, 1) if alone else groups.sums(d.sum(1)), owned=not alone, terms=d)
+        return found
 
-    def perturbed(self, use: Use, watch: "SecondPass") -> Tensor:
+    def perturbed(self, use: Use, watch: AtPerturbed) -> Tensor:
         """Plain and what is added, or each group with weights written out."""
         x, w, b = autocast(use.input, use.weight, use.bias)
         groups = watch.groups
@@ -49,9 +58,9 @@ class Linear(Rule):
             if x.dtype.itemsize < use.weight.dtype.itemsize:
                 moved = None if bias is None else watch.moved(bias, x.dtype)
                 e = watch.moved(use.weight, x.dtype)
-                return F.linear(x, w, b) + _Grouped.apply(x, w.detach(), None, e, moved, groups)
+                return F.linear(x, w, b) + _LinearByGroup.apply(x, w.detach(), None, e, moved, groups)
             biases = None if bias is None else watch.constant(bias)
-            return _Grouped.apply(x, w, b, watch.constant(use.weight), biases, groups)
+            return _LinearByGroup.apply(x, w, b, watch.constant(use.weight), biases, groups)
         if found is not None:
             return pairwise(x, w, b, found, watch, bias)
         z = F.linear(x, w)
@@ -63,7 +72,7 @@ class Linear(Rule):
 def autocast(*tensors: Any) -> Any:
     """As autocast would give them to a product."""
     device = tensors[0].device.type
-    if not autocasts(tensors[0]):
+    if not torch.is_autocast_enabled(device):
         return tensors
     to = torch.get_autocast_dtype(device)
     return tuple(
@@ -76,27 +85,10 @@ def by_example(rows: Tensor, groups: Groups) -> Tensor:
     return rows.reshape(groups.size, -1, rows.shape[-1])
 
 
-def over(rows: Tensor, ndim: int) -> Tensor:
-    """``(rows,)`` or ``(rows, features)`` to go along with a tensor of ``ndim`` dimensions."""
-    return rows.view(len(rows), *[1] * (ndim - rows.ndim), *rows.shape[1:])
-
-
-def pieces(a: Tensor, d: Tensor, use: Use, groups: Groups) -> dict[str, Piece]:
-    """Of weight and bias, from ``(examples, positions, features)`` of input and gradient."""
-    found: dict[str, Piece] = {}
-    if "weight" in use.owners:
-        factors = Factors(a, d)
-        found["weight"] = factors if factors.pays(groups) else factors.build(groups, use.weight.shape)
-    if "bias" in use.owners:
-        alone = groups.m == a.shape[1] == 1
-        found["bias"] = Built(d.flatten(0, 1) if alone else groups.sums(d.sum(1)), owned=not alone, terms=d)
-    return found
-
-
 def pairwise(
-    x: Tensor, w: Tensor, b: Tensor | None, found: "Perturbation", watch: "SecondPass", bias: Tensor | None
+    x: Tensor, w: Tensor, b: Tensor | None, found: Perturbation, watch: AtPerturbed, bias: Tensor | None
 ) -> Tensor:
-    """The layer with weights W + Σ_i c d_i a_iᵀ for each group, never built.
+    """The layer with each group's own weights, never built.
 
     Args:
         x: ``(rows, ..., inputs)``.
@@ -106,39 +98,30 @@ def pairwise(
         watch: the pass.
         bias: the parameter, if it is perturbed.
     """
-    factors, groups = found.factors, watch.groups
-    assert factors is not None
-    assert found.c is not None
-    a, d, c = factors.to(x.dtype, found.c, groups)
-    keeps = None if found.keeps is None else found.keeps.to(x.dtype)
-    shift = moved = None
+    added = Products.of(found, x.dtype, watch.groups)
+    moved = None
     if bias is not None:
         its = watch.perturbations[bias]
-        if its.terms is factors.d and its.c is not None and keeps is None and x.dtype.itemsize > 2:
-            shift = its.c.to(x.dtype)
+        alike = found.factors is not None and its.terms is found.factors.output_gradients
+        if alike and its.coefficients is not None and added.keeps is None and x.dtype.itemsize > 2:
+            added = replace(added, shift=its.coefficients.to(x.dtype))
         else:
             moved = watch.moved(bias, x.dtype)
-    z: Tensor = _Pairwise.apply(x, w, b, a, d, c, keeps, shift, groups)
-    return z if moved is None else z + over(groups.spread(moved, len(z)), z.ndim)
+    z: Tensor = _PairwiseLinear.apply(x, w, b, added)
+    return z if moved is None else z + over(watch.groups.spread(moved, len(z)), z.ndim)
 
 
-class _Pairwise(torch.autograd.Function):
-    """``keeps`` · W x + b + Σ_i d_i (c a_i · x + shift), over the group; gradients of W and b are plain."""
+class _PairwiseLinear(torch.autograd.Function):
+    """``keeps`` · W x + b + Σ_i d_i (c a_i · x + shift), over the group; gradients of W and b are plain.
+
+    a_i, d_i and c are activations, output gradients and coefficients of `Products`.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        w: Tensor,
-        b: Tensor | None,
-        a: Tensor,
-        d: Tensor,
-        c: Tensor,
-        keeps: Tensor | None,
-        shift: Tensor | None,
-        groups: Groups,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, added: Products) -> Tensor:
         w, b = w.detach(), None if b is None else b.detach()  # in backward, too, uses of a parameter would be seen
+        a, d, c = added.activations, added.output_gradients, added.coefficients
+        keeps, groups = added.keeps, added.groups
         ctx.save_for_backward(x, w, a, d, c, keeps)
         ctx.groups = groups
         if keeps is None:
@@ -146,7 +129,7 @@ class _Pairwise(torch.autograd.Function):
         else:
             z = F.linear(x, w).mul_(over(groups.spread(keeps, len(x)), x.ndim))
             z = z if b is None else z.add_(b)
-        _add_pairs(z, x, a, d, c, shift, groups)
+        _add_pairs(z, x, a, d, c, added.shift, groups)
         return z.data if z._is_view() else z  # a view made in here couldn't be written to
 
     @staticmethod
@@ -161,11 +144,11 @@ class _Pairwise(torch.autograd.Function):
             dw = dz.flatten(0, -2).T @ x.flatten(0, -2)
         if ctx.needs_input_grad[2]:
             db = dz.flatten(0, -2).sum(0)
-        return dx, dw, db, None, None, None, None, None, None
+        return dx, dw, db, None
 
 
 def _add_pairs(z: Tensor, x: Tensor, a: Tensor, d: Tensor, c: Tensor, shift: Tensor | None, groups: Groups) -> None:
-    """``z`` += Σ_i d_i (c a_i · x + shift), over the group."""
+    """``z`` += Σ_i d_i (c a_i · x + shift), over the group, as `_PairwiseLinear` has them."""
     if groups.m == a.shape[1] == 1 and x.ndim == 2 and len(x) == groups.size:
         along = _dots(a.flatten(1), x) * c
         z.addcmul_(d.flatten(1), (along if shift is None else along.add_(shift))[:, None])
@@ -184,7 +167,7 @@ def _dots(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(1)  # a batched product of single rows takes nine times as long on a CPU
 
 
-class _Grouped(torch.autograd.Function):
+class _LinearByGroup(torch.autograd.Function):
     """x Wⱼᵀ + bⱼ for the rows of each group; the gradients of W and b are those of one product over all rows."""
 
     @staticmethod

@@ -1,30 +1,29 @@
 """Scale and shift of normalization layers: each row with its own."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lowland.optim.m_sam.layers.batch_norm import as_a_function, batch_norm
-from lowland.optim.m_sam.registry import Rule, Use, autocasts, laid_out, rule
-
-if TYPE_CHECKING:
-    from lowland.optim.m_sam.passes import FirstPass, SecondPass
+from lowland.optim.m_sam.registry import rule
+from lowland.optim.m_sam.rows import laid_out
+from lowland.optim.m_sam.rule import AtPerturbed, AtW, EitherPass, Rule, Use
 
 
 class _Normalization(Rule):
     """What remains to be said for each kind is `with_rows`."""
 
-    def first(self, use: Use, watch: "FirstPass") -> Tensor:
+    def first(self, use: Use, watch: AtW) -> Tensor:
         """With a copy of the parameters for each row, whose gradients are those of the rows."""
         return self.with_rows(use, *self._rows(use, watch))
 
-    def perturbed(self, use: Use, watch: "SecondPass") -> Tensor:
+    def perturbed(self, use: Use, watch: AtPerturbed) -> Tensor:
         """With the parameters of each row's group."""
         return self.with_rows(use, *self._rows(use, watch))
 
-    def _rows(self, use: Use, watch: Any) -> list[Tensor | None]:
+    def _rows(self, use: Use, watch: EitherPass) -> list[Tensor | None]:
         given = ((name, use.arguments[name]) for name in ("weight", "bias"))
         return [watch.rows(p, len(use.input)) if name in use.owners else p for name, p in given]
 
@@ -49,7 +48,7 @@ class LayerNorm(_Normalization):
         ndim = len(use.normalized_shape)
         x = use.input
         both = weight is not None and bias is not None and weight.ndim == bias.ndim == ndim + 1
-        if both and x.numel() and not autocasts(x):
+        if both and x.numel() and not torch.is_autocast_enabled(x.device.type):
             out: Tensor = _LayerNorm.apply(x, weight, bias, use.eps)
             return out
         return affine(F.layer_norm(use.input, use.normalized_shape, None, None, use.eps), weight, bias, ndim)
@@ -100,7 +99,7 @@ class RMSNorm(LayerNorm):
     defaults: ClassVar = {"weight": None, "eps": None}
     parameters: ClassVar = ("weight",)
 
-    def _rows(self, use: Use, watch: Any) -> list[Tensor | None]:
+    def _rows(self, use: Use, watch: EitherPass) -> list[Tensor | None]:
         return [watch.rows(use.weight, len(use.input)), None]
 
     def with_rows(self, use: Use, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -145,19 +144,19 @@ class BatchNorm(_Normalization):
         """In training mode running statistics are written to, no more."""
         return ("running_mean", "running_var") if use.training else ()
 
-    def first(self, use: Use, watch: "FirstPass") -> Tensor:
+    def first(self, use: Use, watch: AtW) -> Tensor:
         """In training mode with a copy of the parameters for each group."""
         return self._by_group(use, watch) if use.training else super().first(use, watch)
 
-    def perturbed(self, use: Use, watch: "SecondPass") -> Tensor:
+    def perturbed(self, use: Use, watch: AtPerturbed) -> Tensor:
         """The same."""
         return self._by_group(use, watch) if use.training else super().perturbed(use, watch)
 
-    def unmoved(self, use: Use, watch: "SecondPass") -> Tensor:
+    def unmoved(self, use: Use, watch: AtPerturbed) -> Tensor:
         """Statistics are those of the groups all the same."""
         return self._by_group(use, watch) if use.training else super().unmoved(use, watch)
 
-    def _by_group(self, use: Use, watch: Any) -> Tensor:
+    def _by_group(self, use: Use, watch: EitherPass) -> Tensor:
         given = ((name, use.arguments[name]) for name in ("weight", "bias"))
         weight, bias = (watch.stack(p) if name in use.owners else p for name, p in given)
         what = f"batch norm ({watch.names[next(iter(use.owners.values()))]})"

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from lowland.optim.m_sam.geometry import Geometry
 from lowland.optim.m_sam.gradients import Factors
 from lowland.optim.m_sam.groups import Groups
+from lowland.optim.m_sam.layers.geometry import Geometry
 
 
 class Patches(Factors):
@@ -15,19 +15,19 @@ class Patches(Factors):
 
     Args:
         x: input, ``(rows, channels, *pixels)``.
-        d: gradient at the output, ``(rows, channels, *pixels)``.
+        output_gradients: ``(rows, channels, *pixels)``.
         geometry: of the convolution.
         size: examples.
     """
 
-    def __init__(self, x: Tensor, d: Tensor, geometry: Geometry, size: int):
+    def __init__(self, x: Tensor, output_gradients: Tensor, geometry: Geometry, size: int):
         self.x, self.geometry = x, geometry
-        self.d = d.flatten(2).mT.reshape(size, -1, d.shape[1])
+        self.output_gradients = output_gradients.flatten(2).mT.reshape(size, -1, output_gradients.shape[1])
 
     @property
-    def a(self) -> Tensor:  # type: ignore[override]
+    def activations(self) -> Tensor:  # type: ignore[override]
         """The patches, for what is rarely asked for."""
-        return self.geometry.patches(self.x).reshape(*self.d.shape[:2], -1)
+        return self.geometry.patches(self.x).reshape(*self.output_gradients.shape[:2], -1)
 
     @property
     def inputs(self) -> int:
@@ -51,7 +51,7 @@ class Patches(Factors):
     def cost(self, groups: Groups, memory: bool = True) -> float:
         """See `Factors`: three times the products of pixels and of gradients, and the sums between."""
         pixels = math.prod(self.x.shape[2:]) * len(self.x) // groups.size * groups.m
-        r, channels, outputs = self.positions * groups.m, self.x.shape[1], self.d.shape[2]
+        r, channels, outputs = self.positions * groups.m, self.x.shape[1], self.output_gradients.shape[2]
         numbers = r * r if self.geometry.is_product else _numbers(self.x, self.geometry) * groups.m**2
         flops = 6 * (pixels**2 * channels + r * r * outputs) + memory * 3 * FLOPS_PER_SUM * numbers
         return float(groups.count * flops)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowland.optim.m_sam.registry import Use
+from lowland.optim.m_sam.rule import Use
 
 _DERIVATIVES = torch.ops.aten.convolution_backward.default
 

@@ -1,17 +1,18 @@
-"""A rule against autograd."""
+"""Checks a rule of exact m-SAM against the loop over groups, which asks autograd."""
 
 import copy
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowland.optim.m_sam import loop
 from lowland.optim.m_sam.registry import RULES
+from lowland.optim.passes import MSamHost
+from lowland.optim.sam import SAM
 
 
-def verify(layer: nn.Module, example: Tensor | tuple[Tensor, ...], rho: float = 0.1) -> float:
+def verify_rule(layer: nn.Module, example: Tensor | tuple[Tensor, ...], rho: float = 0.1) -> float:
     """Compare what the rules make of ``layer`` with a loop over groups, in float64, for groups of several sizes.
 
     Args:
@@ -25,9 +26,6 @@ def verify(layer: nn.Module, example: Tensor | tuple[Tensor, ...], rho: float = 
     Raises:
         ValueError: if the error is above 1e-9, or if no rule covers the layer.
     """
-    from lowland.optim.passes import MSamHost
-    from lowland.optim.sam import SAM  # which imports this package
-
     layer = copy.deepcopy(layer).double()
     inputs = example if isinstance(example, tuple) else (example,)
     inputs = tuple(t.double() if t.is_floating_point() else t for t in inputs)
@@ -43,7 +41,7 @@ def verify(layer: nn.Module, example: Tensor | tuple[Tensor, ...], rho: float = 
         found = []
         for way in ("rules", "loop"):
             params = list(layer.parameters())
-            optimizer: Any = SAM(torch.optim.SGD(params, lr=0.0), rho=rho, model=layer, m=m, audit=False)
+            optimizer = SAM(torch.optim.SGD(params, lr=0.0), rho=rho, model=layer, m=m, audit=False)
             optimizer.zero_grad()
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", message="m-SAM")

@@ -1,0 +1,230 @@
+"""Any function of parameters, by `torch.vmap` over the groups: each group calls it with its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from lowland.optim.m_sam.closure import Closure
+from lowland.optim.m_sam.dependence import Dependence
+from lowland.optim.m_sam.passing import Pass
+from lowland.optim.m_sam.places import Along
+from lowland.optim.m_sam.refusals import NotCovered, Unordered
+from lowland.optim.m_sam.watched import Derived, Watched
+from lowland.optim.m_sam.writing import not_in_place, note_shared, written
+
+_ENTRYWISE_NAMES = """
+add sub subtract mul multiply div divide true_divide pow maximum minimum where lerp addcmul addcdiv rsub
+__add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __pow__ __rpow__
+"""
+_ORDINARY_NAMES = """
+t T mT transpose permute view reshape flatten unflatten unsqueeze squeeze __getitem__ select narrow chunk
+split unbind type index_select clone contiguous detach float double to type_as matmul mm bmm __matmul__ __rmatmul__
+einsum linear layer_norm rms_norm group_norm embedding conv1d conv2d cat concat stack neg __neg__ exp log sqrt
+rsqrt square abs tanh sigmoid softplus softmax relu norm sum mean clamp prelu scaled_dot_product_attention
+"""
+#: In these, entry stands beside entry: arguments with a row for each example go with the rows of their group.
+_ENTRYWISE = frozenset(_ENTRYWISE_NAMES.split())
+#: These repeat what they are given, for every example if the first size is theirs.
+_REPEATING = frozenset({"expand", "repeat", "expand_as", "tile", "broadcast_to"})
+_ORDINARY = _ENTRYWISE | _REPEATING | frozenset(_ORDINARY_NAMES.split())
+
+
+@dataclass
+class _Call:
+    """A function with its arguments as a flat list, in the form ``spec``; ``batched`` says which have rows."""
+
+    func: Callable[..., Any]
+    name: str
+    #: In messages.
+    what: str
+    leaves: list[Any]
+    spec: pytree.TreeSpec
+    batched: list[bool]
+
+    def on(self, leaves: Any) -> Any:
+        """The result on other arguments."""
+        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        return self.func(*args, **kwargs)
+
+
+def by_vmap(now: Pass, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    """``func`` for each group, with its own parameters and its own rows of everything that has rows.
+
+    Of arguments without rows, parameters and what the closure computed from nothing, the result has none either.
+
+    Raises:
+        NotCovered: where that can't be told, or can't be done.
+    """
+    name = _name(func)
+    closure, follow = now.closure, now.closure.dependence
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    owners = [now.side.names[leaf] for leaf in leaves if type(leaf) is Watched]
+    what = f"{name} of {' and '.join(owners)}" if owners else f"{name} of what parameters give"
+    now.uses(name, owners)
+    if name in ("data", "requires_grad_", "requires_grad"):
+        raise NotCovered(f"{what} is used")
+    if (name.endswith("_") and not name.endswith("__")) or name[:3] == "__i" or name in ("__setitem__", "__set__"):
+        raise NotCovered(f"{what} writes in place")
+    if name == "embedding" and _has_options(*args, **kwargs):
+        raise NotCovered("an embedding's table is computed, and it has options (padding_idx, say)")
+    in_place = not_in_place(func, args, kwargs)
+    if in_place is not None:
+        leaves, spec = pytree.tree_flatten(in_place[1])
+    batched = [
+        isinstance(t, Tensor) and not isinstance(t, Watched | Derived) and closure.has_rows(t, what) for t in leaves
+    ]
+    call = _Call(func, name, what, leaves, spec, batched)
+    inner, strides = _inner(closure, call) if any(batched) else (0, [])
+    with follow.paused():
+        result = _by_group(now, call, inner)
+        if in_place is not None:
+            return written(in_place[0], result, what)
+    if any(batched):
+        found, form = pytree.tree_flatten(result)
+        with follow.paused():
+            found = list(map(_laid_out, found, strides))
+        return pytree.tree_unflatten(map(closure.own, found), form)
+    if type(result) is Tensor:  # repeated for the examples
+        return closure.own(result)
+    derived = [t for t in pytree.tree_leaves(result) if type(t) is Derived]
+    note_shared(derived, leaves)
+    if follow.active:
+        follow.hide(derived)
+    return result
+
+
+def _by_group(now: Pass, call: _Call, inner: int) -> Any:
+    groups, what, batched = now.side.groups, call.what, call.batched
+    leaves = [groups.own(leaf) if is_batched else leaf for leaf, is_batched in zip(call.leaves, batched, strict=True)]
+    stacks = [now.stack_of(leaf) for leaf in leaves]
+    if call.name not in _ORDINARY:
+        taken = sum(stack.numel() * stack.element_size() for stack in stacks if stack is not None)
+        now.side.warn(
+            f"m-SAM: {what} has no rule of its own: it goes by vmap over the {groups.count} groups, which is slower "
+            f"and takes {taken / 1e6:.1f} MB more (lowland.optim.m_sam.rule registers one)"
+        )
+    ndim = max((t.ndim for t, is_batched in zip(leaves, batched, strict=True) if is_batched), default=0)
+    repeats = call.name in _REPEATING and not any(batched) and _repeats(call, groups.whole)
+
+    def of_part(index: int) -> list[Any]:
+        chosen, _, n = groups.parts[index]
+        given = []
+        for leaf, stack, is_batched in zip(leaves, stacks, batched, strict=True):
+            if is_batched:
+                given.append(groups.split(leaf)[index])
+            elif stack is None:
+                given.append(leaf)
+            elif call.name in _ENTRYWISE and 0 < ndim == leaf.ndim and len(leaf) == groups.whole > 1:
+                own = groups.start + torch.arange(chosen.start * groups.m, groups.size, device=stack.device)
+                of = torch.arange(chosen.start, chosen.stop, device=stack.device)
+                given.append(stack[of[:, None], own[: len(of) * n].view(-1, n)])
+            else:
+                given.append(stack[chosen])
+        return given
+
+    dims = tuple(0 if has_rows or s is not None else None for has_rows, s in zip(batched, stacks, strict=True))
+
+    def called(*given: Any) -> Any:
+        return call.on(given)
+
+    try:
+        if repeats:  # the rows are all alike: of what all of them would be for a group, its own
+            given = [leaf if s is None else s for leaf, s in zip(leaves, stacks, strict=True)]
+            stack = torch.vmap(lambda *its: call.on(its)[0], dims)(*given)
+            return groups.among(groups.spread(stack, groups.size))
+        results = [torch.vmap(called, dims)(*of_part(index)) for index in range(len(groups.parts))]
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise NotCovered(f"{what} doesn't go by vmap: {str(error).splitlines()[0]}") from error
+    if any(batched):
+        for (_, _, n), result in zip(groups.parts, results, strict=True):
+            if any(t.shape[1] != n * inner for t in pytree.tree_leaves(result)):
+                raise NotCovered(f"{what} meets rows of examples in a parameter's own dimension")
+        return _joined(results, lambda parts: groups.among(groups.join(parts)))
+    value = call.on([leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves])
+    stack = _joined(results, lambda parts: parts[0] if len(parts) == 1 else torch.cat(parts))
+    return pytree.tree_map(lambda v, s: Derived.of(v, s, shared=False), value, stack)
+
+
+def _inner(closure: Closure, call: _Call) -> tuple[int, list[tuple[int, ...]]]:
+    """How many rows of the results belong to an example, and the strides of each result.
+
+    Found by calling the function on tensors without values, whose rows are followed.
+
+    Raises:
+        NotCovered: if it doesn't keep rows apart, in order, along the first dimension.
+    """
+    known, size = closure.seen.inner, closure.examples
+    plain = [(t.shape, t.stride(), t.dtype) if isinstance(t, Tensor) else t for t in call.leaves]
+    key = (call.func, str(plain), call.spec, tuple(call.batched), size)
+    if len(known) > 4096:  # numbers among the arguments may be others each time
+        known.clear()
+    if key not in known:
+        follow = Dependence(size)
+        forms = [_form(t) if isinstance(t, Tensor) else t for t in call.leaves]
+        try:
+            with closure.dependence.paused(), torch.no_grad(), follow:
+                for form, is_batched in zip(forms, call.batched, strict=True):
+                    if is_batched:
+                        follow.own(form, len(form) // size)
+                    elif isinstance(form, Tensor):
+                        follow.set_by_group(form)
+                results = pytree.tree_leaves(call.on(forms))
+                places = [follow.at(t) for t in results]
+        except Exception as error:
+            raise NotCovered(f"{call.what} can't be followed: {str(error).splitlines()[0]}") from error
+        if closure.parted and (
+            len(set(places)) != 1
+            or not isinstance(places[0], Along)
+            or places[0].dim
+            or len({len(t) for t in results}) > 1
+        ):
+            raise Unordered(f"{call.what} doesn't keep the rows of examples apart, along the first dimension")
+        known[key] = len(results[0]) // size, [t.stride() for t in results]
+    return known[key]
+
+
+def _form(t: Tensor) -> Tensor:
+    """Without values; what is repeated along the rows lies there as rows do."""
+    if t.ndim and t.stride(0) == 0:
+        return torch.empty(t.shape, dtype=t.dtype, device="meta")
+    return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+
+
+def _laid_out(out: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """``out``, in memory as the function gives it at w: dropout draws in that order."""
+    if out.stride() == strides:
+        return out
+    return torch.empty_strided(out.shape, strides, dtype=out.dtype, device=out.device).copy_(out)
+
+
+def _has_options(
+    input: Any,
+    weight: Any,
+    padding_idx: Any = None,
+    max_norm: Any = None,
+    norm_type: Any = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> bool:
+    return padding_idx is not None or max_norm is not None or scale_grad_by_freq or sparse
+
+
+def _joined(results: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
+    return pytree.tree_map(lambda *parts: join(list(parts)), *results)
+
+
+def _name(func: Any) -> str:
+    name = getattr(func, "__name__", repr(func))
+    return getattr(func.__self__, "__name__", name) if name == "__get__" else name
+
+
+def _repeats(call: _Call, size: int) -> bool:
+    """Whether the result has a row for each example."""
+    args, _ = pytree.tree_unflatten(call.leaves, call.spec)
+    source = args[0]
+    result = call.on([t.detach() if isinstance(t, Tensor) else t for t in call.leaves])
+    return size > 1 and len(result) == size and (result.ndim > source.ndim or len(source) == 1)

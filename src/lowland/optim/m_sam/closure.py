@@ -1,0 +1,281 @@
+"""The closure as it runs in a pass: what is followed, what was decided of its tensors, and why it can't be taken."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from lowland.optim.m_sam.dependence import Dependence
+from lowland.optim.m_sam.functions import check_functions
+from lowland.optim.m_sam.lines import line
+from lowland.optim.m_sam.places import Along, Mixed, Place
+from lowland.optim.m_sam.reads import Reads
+from lowland.optim.m_sam.refusals import NoGradient, NotCovered, Refused, Unordered, raising
+from lowland.optim.m_sam.rows import rows_of
+from lowland.optim.m_sam.watched import Derived, Watched, followed_here
+
+T = TypeVar("T")
+#: Of functions without a rule: how many rows an example has in their results, and the strides of those.
+Inner = dict[Any, tuple[int, list[tuple[int, ...]]]]
+
+OTHERWISE = "a reentrant checkpoint does something else in backward than in forward"
+_CHANGED = "the closure does something else in the second pass than in the first"
+
+
+@dataclass
+class Seen:
+    """What was noticed of the closure.
+
+    Attributes:
+        uses: what parameters were used in, as (function, name of the parameter).
+        where: the parameter that was used last, in words.
+        autocast: whether autocast was on.
+        normalized: batch norms that took the statistics of groups, one for each use.
+        inner: see `Inner`.
+    """
+
+    uses: set[tuple[str, str]] = field(default_factory=set)
+    where: str = ""
+    autocast: bool = False
+    normalized: list[str] = field(default_factory=list)
+    inner: Inner = field(default_factory=dict)
+
+
+class Closure:
+    """The closure in the first pass.
+
+    Args:
+        examples: how many the batch has, as far as is known.
+        names: of all parameters that are watched.
+        parted: whether it matters where the examples are: one group alone may have its rows anywhere.
+        sure: whether the batch is known to have so many examples.
+    """
+
+    def __init__(self, examples: int, names: dict[Tensor, str], parted: bool, sure: bool = True):
+        self.examples, self.names, self.parted, self.sure = examples, names, parted, sure
+        #: Where the examples are in what depends on parameters.
+        self.dependence = Dependence(examples)
+        self.seen = Seen()
+        #: Whether the closure is running, and why it can't be covered, if so.
+        self.in_closure = False
+        self.stopped: NotCovered | None = None
+        #: Whether autograd is calling a part of the closure again.
+        self.recomputing = False
+        #: What was decided of inputs, in order, and by what.
+        self.decided: list[tuple[Any, Any]] = []
+        self.decisions: dict[Any, Any] = {}
+
+    # Running it.
+
+    @contextmanager
+    def following(self, constants: list[Tensor]) -> Iterator[None]:
+        """Inside, operations are followed; ``constants`` have no rows. Raises NotCovered if they can't be."""
+        with self.dependence:
+            self.dependence.set_constant(constants)
+            self.dependence.hide(p for p in self.names if type(p) is Watched)
+            with self._running():
+                yield
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        self.in_closure, self.stopped = True, None
+        try:
+            yield
+        finally:
+            self.in_closure = False
+        stopped, self.stopped = self.stopped or self.dependence.stopped, None
+        if stopped is not None:
+            raise stopped
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Inside, autograd calls a part of the closure again; raises NotCovered if it can't be followed."""
+        before, self.recomputing = self.recomputing, True
+        try:
+            with followed_here(), Reads(self.dependence.refuse), self._followed_again():
+                yield
+        finally:
+            self.recomputing = before
+
+    def _followed_again(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.dependence.active else self.dependence.resumed()
+
+    def or_plain(self, watched: Callable[[], Any], plain: Callable[[], Any]) -> Any:
+        """``watched()``; once that can't be done, ``plain()`` to the end of the closure, which is refused then.
+
+        What the closure changes for a while, ``model.eval()`` say, it must be able to change back.
+        """
+        if self.stopped is not None:
+            return plain()
+        if not self.in_closure:
+            return watched()
+        try:
+            return watched()
+        except (Refused, NoGradient):
+            raise
+        except NotCovered as stop:
+            self.stopped = self.dependence.stopped or stop
+            return plain()
+        except Exception as error:
+            out = plain()  # which raises it, if it is the closure's own
+            self.stopped = NotCovered(raising(error, line(), self.seen.where))
+            return out
+
+    # What is noticed without an operation: see `unseen.Listener`.
+
+    def cannot(self, why: str) -> None:
+        """See `unseen.Listener`."""
+        stop = NotCovered(why.format(line()))
+        if not self.in_closure:
+            raise stop
+        self.stopped = self.stopped or self.dependence.stopped or stop
+
+    def imported(self, value: Tensor) -> None:
+        """See `unseen.Listener`."""
+        self.dependence.look_for_aliases(value)
+
+    def leaves(self, value: Any, why: str) -> None:
+        """See `unseen.Listener`."""
+        self.dependence.refuse(value, why)
+
+    # Where the examples are.
+
+    def places(self, values: Any) -> list[Place | None]:
+        """Where the examples are in tensors among ``values``."""
+        return [self.dependence.at(t) for t in pytree.tree_leaves(values) if isinstance(t, Tensor)]
+
+    def own(self, out: Tensor) -> Tensor:
+        """``out``, whose rows are those of the examples."""
+        return self.dependence.own(out, len(out) // self.examples) if self.dependence.active else out
+
+    def has_rows(self, x: Tensor, what: str) -> bool:
+        """Whether ``x`` has rows of the examples: else each group sees it as it is.
+
+        What doesn't depend on parameters is taken to have them where their number fits. If that is wrong the losses
+        come out `Mixed`.
+
+        Raises:
+            NotCovered: if its examples aren't along the first dimension, in order.
+        """
+        return self.remembered(("rows", what, _forms([x])), lambda: self._look_for_rows(x, what))
+
+    def _look_for_rows(self, x: Tensor, what: str) -> bool:
+        place = self.dependence.at(x)
+        if place is not None and type(x) is not Tensor:
+            raise NotCovered(f"{what} sees a tensor of the class {type(x).__name__} that depends on parameters")
+        if x.ndim == 0 or type(x) is not Tensor:
+            if place is not None and self.parted:
+                raise Unordered(f"{what} sees one number for all examples")
+            return False
+        if place is None:
+            if self.dependence.is_constant(x):
+                return False
+            if not self.sure:
+                rows_of(x, self.examples, what)
+            return len(x) % self.examples == 0
+        if not self.parted:
+            rows_of(x, self.examples, what)
+        elif isinstance(place, Mixed):
+            raise Unordered(f"{what} sees what depends on {place.why}")
+        elif place.dim or place.inner * self.examples != len(x):
+            raise Unordered(
+                f"{what} sees a tensor of shape {tuple(x.shape)} whose examples aren't along the first dimension"
+            )
+        return True
+
+    def are_alone(self, tensors: list[Any], what: str) -> bool:
+        """Whether none of ``tensors`` depends on examples."""
+        return self.remembered(
+            ("alone", what, _forms(tensors)), lambda: all(self.dependence.at(t) is None for t in tensors)
+        )
+
+    def remembered(self, key: Any, decide: Callable[[], T]) -> T:
+        """A decision; where activation checkpointing calls a layer again, nothing is followed, the one before."""
+        if self.dependence.active:
+            decision = decide()
+            if self.recomputing:
+                if self.decisions.get(key) != decision:
+                    raise NotCovered(OTHERWISE)
+                return decision
+            self.decided.append((key, decision))
+            self.decisions[key] = decision if self.decisions.get(key, decision) == decision else None
+            return decision
+        if (before := self.decisions.get(key)) is None:
+            raise NotCovered(
+                f"{key[1]} is used in backward by a way nobody watches (a function of autograd's own, say)"
+            )
+        return before
+
+    def by_rows(self, x: Tensor, what: str, call: Callable[[], Tensor]) -> Tensor:
+        """``call()``, which computes the rows of ``x`` that belong to a group by themselves."""
+        if not self.dependence.active or (place := self.dependence.at(x)) is None:
+            return call()
+        with self.dependence.paused():
+            y = call()
+        if place == Along(0, len(x) // self.examples):
+            return self.dependence.own(y, len(y) // self.examples)
+        self.dependence.set_mixed(y, what)
+        return y
+
+    def check_losses(self, losses: Any) -> None:
+        """Raise Unordered unless each of ``losses`` depends on one example, in order."""
+        if not self.parted or type(losses) is Derived or losses.shape != (self.examples,):
+            return
+        check_functions(losses)
+        place = self.dependence.at(losses)
+        if isinstance(place, Mixed):
+            raise Unordered(f"the losses depend on {place.why}")
+        if place not in (None, Along(0, 1)):
+            raise Unordered("the losses aren't those of the examples in order")
+
+
+class ClosureAgain(Closure):
+    """The closure in the second pass. It does the same: what was decided in the first holds, and nothing is followed.
+
+    Args:
+        first: the closure in the first pass.
+        examples: how many the batch has.
+    """
+
+    def __init__(self, first: Closure, examples: int):
+        super().__init__(examples, first.names, first.parted)
+        self.decided, self.decisions, self.seen.inner = first.decided, first.decisions, first.seen.inner
+        self._left: Iterator[tuple[Any, Any]] | None = None
+
+    @contextmanager
+    def following(self, constants: list[Tensor]) -> Iterator[None]:
+        """Nothing is followed twice; raises NotCovered if the closure does something else."""
+        self._left = iter(self.decided)
+        try:
+            with self._running():
+                yield
+            if next(self._left, None) is not None:
+                raise NotCovered(_CHANGED)
+        finally:
+            self._left = None
+
+    def remembered(self, key: Any, decide: Callable[[], T]) -> T:
+        """The decision of the first pass."""
+        if self._left is None:
+            return super().remembered(key, decide)
+        before, decision = next(self._left, (None, False))
+        if before != key:
+            raise NotCovered(_CHANGED)
+        return decision  # type: ignore[return-value]
+
+    def _followed_again(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def places(self, values: Any) -> list[Place | None]:
+        """The first pass looked."""
+        return []
+
+    def check_losses(self, losses: Any) -> None:
+        """The first pass did."""
+
+
+def _forms(values: list[Any]) -> tuple[Any, ...]:
+    return tuple((t.shape, t.dtype) if isinstance(t, Tensor) else None for t in values)

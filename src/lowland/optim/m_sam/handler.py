@@ -1,0 +1,101 @@
+"""What becomes of functions of parameters in a pass: they go by their rule, or else by `torch.vmap`."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
+
+from lowland.optim.m_sam.by_turns import by_turns
+from lowland.optim.m_sam.by_vmap import by_vmap
+from lowland.optim.m_sam.checkpoints import checkpointed
+from lowland.optim.m_sam.passing import Pass
+from lowland.optim.m_sam.refusals import NotCovered
+from lowland.optim.m_sam.registry import COMPOSED, RULES
+from lowland.optim.m_sam.rows import laid_out, rows_of
+from lowland.optim.m_sam.rule import Use
+from lowland.optim.m_sam.watched import is_followed_here, of_parameters
+
+
+class Handler(Pass):
+    """Computes what is called with watched parameters, with weights of their own for each group."""
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of a function."""
+        if self.closure.in_closure and not is_followed_here():
+            self.closure.cannot("a parameter is used in another thread ({}), where nothing is followed")
+            return func(*args, **kwargs)
+        return self.closure.or_plain(partial(self._call, func, args, kwargs), partial(func, *args, **kwargs))
+
+    def layer(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
+        """The result of a module that has a rule of its own."""
+        return self.closure.or_plain(partial(self._layer, module, args), partial(type(module).forward, module, *args))
+
+    def function(self, cls: Any, args: tuple[Any, ...], apply: Callable[..., Any]) -> Any:
+        """The result of a function of autograd's own, which ``apply`` calls."""
+        closure = self.closure
+        if closure.stopped is not None or not (closure.in_closure or closure.recomputing):
+            return apply(*args)
+        if cls is CheckpointFunction:
+            return checkpointed(closure, args, apply)
+        if of_parameters(args):
+            return closure.or_plain(partial(by_turns, self, cls, args, apply), partial(apply, *args))
+        out = apply(*args)
+        if of_parameters(out):
+            closure.cannot(f"{cls.__name__}, a function of autograd's own, gives what parameters alone give ({{}})")
+        return out
+
+    def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            raise NotCovered("the closure uses torch.func")
+        seen = self.closure.seen
+        seen.autocast |= torch.is_autocast_enabled(next(iter(self.side.names)).device.type)
+        if func in COMPOSED:
+            return COMPOSED[func](self, func, args, kwargs)
+        rule = RULES.get(func)
+        use = None if rule is None else rule.bind(func, args, kwargs)
+        if use is not None and self._goes_by_rule(use):
+            return self._covered(use)
+        return by_vmap(self, func, args, kwargs)
+
+    def _layer(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            use = RULES[type(module)].bind_layer(module, args)
+            if use.owners:
+                for name in use.inputs:
+                    if isinstance(use.arguments[name], Tensor):
+                        self.closure.has_rows(use.arguments[name], f"{type(module).__name__}")
+            return self._covered(use)
+
+    def _goes_by_rule(self, use: Use) -> bool:
+        """Whether the input has rows, and nothing else depends on examples."""
+        x = use.arguments[use.inputs[0]]
+        if not x.numel():
+            return True
+        known = {*use.owners, *use.inputs, *use.rule.unread(use)}
+        others = [t for n, t in use.arguments.items() if n not in known]
+        what = self.side.names[next(iter(use.owners.values()))] if use.owners else type(use.rule).__name__
+        return self.closure.has_rows(x, what) and self.closure.are_alone(others, what)
+
+    def _covered(self, use: Use) -> Any:
+        if not use.owners:
+            return use.run()
+        side, closure, groups = self.side, self.closure, self.side.groups
+        first, *others = use.inputs
+        if not use.arguments[first].numel():
+            with closure.dependence.paused():
+                return side.without_rows(use)
+        owners = [side.names[p] for p in use.owners.values()]
+        self.uses(type(use.rule).__name__, owners)
+        rows_of(use.arguments[first], groups.whole, owners[0])
+        with closure.dependence.paused():
+            if groups.size == groups.whole:
+                out = side.covered(use)
+            else:
+                rows = [n for n in others if closure.has_rows(use.arguments[n], owners[0])]
+                use.arguments |= {name: groups.own(use.arguments[name]) for name in (first, *rows)}
+                out = side.covered(use)
+                out = laid_out(groups.among(out), out)
+        return closure.own(out)

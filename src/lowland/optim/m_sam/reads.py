@@ -1,0 +1,68 @@
+"""Values that Python takes out of tensors without an operation."""
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+from lowland.optim.m_sam.watched import Watched
+
+
+class Reads(TorchFunctionMode):
+    """Hands tensors whose values Python takes over to ``refuse``, with the reason, which has a place for the line."""
+
+    def __init__(self, refuse: Callable[[Any, str], None]):
+        super().__init__()
+        self.refuse = refuse
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        attribute = _asked_for(func) if name == "__get__" else ""
+        if name in _TAKEN_OUT and args and sys._getframe(1).f_globals.get("__package__") != __package__:
+            self._refuse(args, name + " ({}) reads a value that depends on the parameters")
+        elif attribute in _TAKEN_OUT:
+            self._refuse(args[:1], attribute + " ({}) reads a value that depends on the parameters")
+        elif name in _READ:
+            first, what = _READ[name]
+            self._refuse(
+                (*args[first:], *(kwargs or {}).values()), f"{name} ({{}}) reads {what} that depend on the parameters"
+            )
+        elif name == "register_hook" and not _from_torch():
+            self._refuse(args[:1], "a gradient hook is set ({}), which may mix the examples")
+        elif attribute == "grad_fn" and not _from_torch():
+            self._refuse(args[:1], "the grad_fn of a tensor is taken ({}), whose hooks may mix the examples")
+        elif attribute == "data" and type(args[0]) is not Watched:
+            self._refuse(args[:1], "data of a tensor is taken ({}), which autograd doesn't see: take detach()")
+        return func(*args, **(kwargs or {}))
+
+    def _refuse(self, values: Iterable[Any], why: str) -> None:
+        for value in values:
+            self.refuse(value, why)
+
+
+def _asked_for(getter: Any) -> str:
+    """The name of the attribute that ``getter``, the ``__get__`` of a tensor's property, gives."""
+    of = getter.__self__
+    return str(getattr(getattr(of, "fget", of), "__name__", ""))
+
+
+def _from_torch() -> bool:
+    """Whether torch asks for itself: what counts its operations, say, and not on the way from somebody else."""
+    frame: Any = sys._getframe(2)
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith(_ON_THE_WAY):
+        frame = frame.f_back
+    return frame is not None and str(frame.f_globals.get("__name__")).startswith("torch.")
+
+
+_ON_THE_WAY = ("torch.autograd", "torch._tensor", "torch.overrides", "torch._dynamo")
+
+
+#: Who has the storage may look into it.
+_TAKEN_OUT_NAMES = (
+    "numpy tolist __array__ __dlpack__ data_ptr untyped_storage storage apply_ map_ map2_ q_scale q_zero_point "
+    "__repr__ __str__ __format__ __deepcopy__ __cuda_array_interface__"
+)
+_TAKEN_OUT = frozenset(_TAKEN_OUT_NAMES.split())
+#: What reads values of some arguments: from which on, and what they are.
+_READ = {"tensor_split": (1, "indices"), "tensordot": (2, "dims")}

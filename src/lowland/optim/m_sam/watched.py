@@ -1,0 +1,141 @@
+"""Parameters whose uses are intercepted: their class is another one for the time of a pass."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+
+class Caller(Protocol):
+    """A pass, which computes functions of watched parameters."""
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of a function, with weights of their own for each group."""
+
+
+# Not one for each thread: activation checkpointing calls layers again from autograd's.
+_caller: Caller | None = None
+_thread = 0  # which watches
+
+
+@contextmanager
+def called_by(caller: Caller) -> Iterator[None]:
+    """Inside, functions of watched parameters go to ``caller``, and it is this thread's closure that is followed."""
+    global _caller, _thread
+    before = _caller
+    try:
+        _caller, _thread = caller, threading.get_ident()
+        yield
+    finally:
+        _caller = before
+
+
+@contextmanager
+def followed_here() -> Iterator[None]:
+    """Inside, this thread, which may be autograd's, does what the closure did."""
+    global _thread
+    before, _thread = _thread, threading.get_ident()
+    try:
+        yield
+    finally:
+        _thread = before
+
+
+def is_followed_here() -> bool:
+    """Whether somebody watches, and it is this thread that is followed."""
+    return _caller is not None and _thread == threading.get_ident()
+
+
+def _torch_function(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    with torch._C.DisableTorchFunctionSubclass():
+        if _caller is None or _asks_only_about_form(func, args) or _is_autograds(func):
+            return func(*args, **(kwargs or {}))
+        return _caller.call(func, args, kwargs or {})
+
+
+_class_of = vars(object)["__class__"]
+
+
+def _shown_as(model: type) -> Any:
+    """What instances of a class say their class is, to programs that ask for ``__class__``, as ``isinstance`` does."""
+    return property(lambda _: model, lambda self, other: _class_of.__set__(self, other))
+
+
+class _Parameters(type(nn.Parameter)):  # type: ignore[misc]
+    """The class of a class that equals ``nn.Parameter``, in dictionaries, too.
+
+    None may equal ``torch.Tensor``: of equal classes torch calls one ``__torch_function__`` alone.
+    """
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is nn.Parameter
+
+    def __hash__(cls) -> int:
+        return hash(nn.Parameter)
+
+
+class Watched(nn.Parameter, metaclass=_Parameters):
+    """A parameter whose uses go to a `Caller`."""
+
+    __torch_function__ = classmethod(_torch_function)
+    __class__ = _shown_as(nn.Parameter)  # type: ignore[assignment]
+
+
+class Derived(torch.Tensor):
+    """A function of parameters alone, which each group has its own value of.
+
+    Its own entries are those at w; ``stack``, of shape ``(groups, *shape)``, is what counts.
+    """
+
+    stack: Tensor
+    #: Whether others may lie in the same memory.
+    shared: bool
+    __torch_function__ = classmethod(_torch_function)
+    __class__ = _shown_as(torch.Tensor)  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, value: Tensor, stack: Tensor, shared: bool = True) -> "Derived":
+        """``value`` at w, ``stack`` for the groups."""
+        derived = value.detach().as_subclass(cls)
+        derived.stack, derived.shared = stack, shared
+        return derived
+
+
+for _kind, _model in ((Watched, nn.Parameter), (Derived, torch.Tensor)):
+    _kind.__name__, _kind.__qualname__, _kind.__module__ = _model.__name__, _model.__qualname__, _model.__module__
+
+
+def _is_autograds(func: Any) -> bool:
+    """Whether this is a step of backward that a dispatch mode (one that counts operations, say) calls again."""
+    return isinstance(func, torch._ops.OpOverload) and not torch.is_grad_enabled()
+
+
+_FORM_NAMES = """
+size dim ndimension numel nelement stride is_contiguous element_size storage_offset is_floating_point
+is_complex get_device data_ptr untyped_storage __len__ __hash__ __repr__ __format__
+register_hook is_same_size new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like empty_like
+full_like rand_like randn_like dtype type is_shared is_pinned has_names retain_grad sym_size is_inference
+is_conj is_neg __delete__
+"""
+_FORM = frozenset(_FORM_NAMES.split())
+_VALUES = frozenset(["T", "mT", "H", "mH", "data", "real", "imag"])
+
+
+def _asks_only_about_form(func: Any, args: Any) -> bool:
+    name = getattr(func, "__name__", "")
+    if name == "type" and len(args) > 1:  # a conversion
+        return False
+    if name == "__set__":
+        return getattr(func.__self__, "__name__", "") != "requires_grad"
+    if name == "__get__":
+        return getattr(func.__self__, "__name__", "") not in _VALUES
+    return name in _FORM
+
+
+def of_parameters(values: Any) -> bool:
+    """Whether there are parameters, or what they alone give, among ``values``."""
+    return any(isinstance(t, Watched | Derived) for t in pytree.tree_leaves(values))
