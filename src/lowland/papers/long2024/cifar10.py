@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 
 from lowland.models import norm_cnn
+from lowland.papers.long2024 import PAPER
 from lowland.papers.long2024 import settings as common
 from lowland.papers.long2024.claims import claims
-from lowland.papers.long2024.edge_of_stability import one_batch, squared_error, task
 from lowland.papers.long2024.figures import FIGURES
+from lowland.papers.long2024.task import one_batch, squared_error, task
 from lowland.training import Experiment, Task, ours, paper, setting
 
 
@@ -31,7 +32,7 @@ def prepare(settings: Settings, device: torch.device) -> Task:
 EXPERIMENT = Experiment(
     name="long2024/cifar10",
     title="CIFAR-10, a thousand images as one batch, convolutional network",
-    paper=common.PAPER,
+    paper=PAPER,
     datasets=("cifar-10",),
     settings=Settings,
     scales={

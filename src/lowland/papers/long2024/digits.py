@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from lowland.models import mlp
+from lowland.papers.long2024 import PAPER
 from lowland.papers.long2024.claims import claims
-from lowland.papers.long2024.edge_of_stability import one_batch, squared_error, task
 from lowland.papers.long2024.figures import FIGURES
-from lowland.papers.long2024.settings import OUTCOMES, PAPER, Settings
+from lowland.papers.long2024.settings import OUTCOMES, Settings
+from lowland.papers.long2024.task import one_batch, squared_error, task
 from lowland.training import Experiment, Selection, Task, ours, paper
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 
 from lowland.models import mlp
+from lowland.papers.long2024 import PAPER
 from lowland.papers.long2024 import settings as common
 from lowland.papers.long2024.claims import claims
-from lowland.papers.long2024.edge_of_stability import one_batch, squared_error, task
 from lowland.papers.long2024.figures import FIGURES
+from lowland.papers.long2024.task import one_batch, squared_error, task
 from lowland.training import Experiment, Task, ours, paper, setting
 
 
@@ -30,7 +31,7 @@ def prepare(settings: Settings, device: torch.device) -> Task:
 EXPERIMENT = Experiment(
     name="long2024/mnist",
     title="MNIST as one batch, fully connected network",
-    paper=common.PAPER,
+    paper=PAPER,
     datasets=("mnist",),
     settings=Settings,
     scales={

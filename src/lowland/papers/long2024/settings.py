@@ -5,10 +5,6 @@ from dataclasses import dataclass
 import lowland.training as training
 from lowland.training import Curve, Selection, paper, setting
 
-PAPER = (
-    "Long & Bartlett 2024, Sharpness-Aware Minimization and the Edge of Stability, "
-    "Journal of Machine Learning Research 25"
-)
 RHOS = (0.0, 0.1, 0.3, 1.0)
 # The paper compares no settings: nothing is held out to select them by.
 SELECTION = Selection(metric="loss", on="training", test="test_error")

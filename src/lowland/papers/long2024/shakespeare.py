@@ -8,11 +8,12 @@ from torch.nn import functional as F
 
 from lowland.data import TextPieces, consecutive, load
 from lowland.models import Transformer
+from lowland.papers.long2024 import PAPER
 from lowland.papers.long2024 import settings as common
+from lowland.papers.long2024.check import HeldOut
 from lowland.papers.long2024.claims import claims
-from lowland.papers.long2024.edge_of_stability import task
 from lowland.papers.long2024.figures import FIGURES
-from lowland.papers.long2024.held_out import HeldOut
+from lowland.papers.long2024.task import task
 from lowland.training import Experiment, Task, ours, paper, setting
 
 SYMBOLS = 128  # ASCII
@@ -52,7 +53,7 @@ def prepare(settings: Settings, device: torch.device) -> Task:
 EXPERIMENT = Experiment(
     name="long2024/shakespeare",
     title="Characters of Shakespeare in minibatches, Transformer",
-    paper=common.PAPER,
+    paper=PAPER,
     datasets=("tinyshakespeare",),
     settings=Settings,
     scales={

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from lowland.curvature import alignment
 from lowland.models import mlp
 from lowland.papers import find
-from lowland.papers.long2024.check import EdgeCheck
-from lowland.papers.long2024.held_out import HeldOut
+from lowland.papers.long2024.check import EdgeCheck, HeldOut
 from lowland.training import Stack
 
 

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from lowland.data import load
 from lowland.papers import experiments, find
+from lowland.papers.long2024.check import HeldOut
 from lowland.papers.long2024.claims import claims
-from lowland.papers.long2024.edge_of_stability import one_batch
-from lowland.papers.long2024.held_out import HeldOut
 from lowland.papers.long2024.shakespeare import loss_fn as shakespeare_loss
+from lowland.papers.long2024.task import one_batch
 from lowland.training import Outcome
 
 

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from lowland.data import WholeBatch, data_root, load
 from lowland.data.transforms import center, one_hot, scale
 from lowland.optim import SAM
-from lowland.papers.long2024.check import EdgeCheck
-from lowland.papers.long2024.held_out import HeldOut
+from lowland.papers.long2024.check import EdgeCheck, HeldOut
 from lowland.papers.long2024.settings import Settings
 from lowland.training import Task
 
