@@ -61,7 +61,7 @@ EXPERIMENT = image_experiment(
         "desk": "85 minutes, 2 cores (from its first steps, on one)",
         "laptop": "two minutes, 2 cores",
     },
-    dataset="cifar-100",
+    datasets=("cifar-100",),
     more_grids=figure_1_grids(3),
     sweep_figures=(figure_1("CIFAR-100", LEVELS, SAM), against_m("CIFAR-100")),
 )

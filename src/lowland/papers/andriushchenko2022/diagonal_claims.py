@@ -116,13 +116,14 @@ CLAIMS = (
     _gains_not("d", None),
     Claim(
         "1-sam-figure-6",
-        "Figure 6: after a million steps the test loss of 1-SAM lies far below gradient descent's: ratio",
+        "Figure 6: after a million steps the test loss of 1-SAM lies far below gradient descent's: ratio (threshold "
+        "ours)",
         _SOURCE, "<= 0.25", _in_figure_6("1-sam", lambda ratio: ratio <= 0.25),
         reference=Reference(1.5e-4 / 1.2e-3, _FIGURE), regime=_too_short,
     ),
     Claim(
         "n-sam-figure-6",
-        "Figure 6: that of n-SAM does not: ratio",
+        "Figure 6: that of n-SAM does not: ratio (threshold ours)",
         _SOURCE, ">= 0.5", _in_figure_6("n-sam", lambda ratio: ratio >= 0.5),
         reference=Reference(1.0, _FIGURE), regime=_too_short,
     ),

@@ -247,6 +247,7 @@ EXPERIMENT = image_experiment(
     "finetune",
     "CIFAR-10 and CIFAR-100: ERM tuned with SAM, and SAM with ERM",
     prepare,
+    datasets=DATASETS,
     settings=Settings,
     scales=scales(
         LAPTOP,

@@ -72,7 +72,7 @@ def image_experiment(
     scales: Mapping[str, Mapping[str, Value]],
     claims: Sequence[Claim],
     cost: Mapping[str, str],
-    dataset: str = "cifar-10",
+    datasets: tuple[str, ...] = ("cifar-10",),
     settings: type[ImageSettings] = ImageSettings,
     arms: Mapping[str, Mapping[str, Any]] = ARMS,
     figures: Sequence[Plot] = (),
@@ -87,7 +87,7 @@ def image_experiment(
         scales: its values.
         claims: it judges.
         cost: of a run at paper, desk and laptop scale.
-        dataset: in `lowland.data`.
+        datasets: in `lowland.data`.
         settings: with those that it adds.
         arms: it compares.
         figures: drawn before those of every network run.
@@ -97,7 +97,7 @@ def image_experiment(
         name=f"andriushchenko2022/{name}",
         title=title,
         paper=PAPER,
-        datasets=(dataset,),
+        datasets=datasets,
         settings=settings,
         scales=scales,
         arms=arms,

@@ -21,6 +21,11 @@ def claims(
     """
     settled = f"<= {deviation:g}" if deviation is not None else None
     trained = None if fitted is None else lambda outcomes: _too_little(outcomes[gd], fitted)
+
+    def at_edge(outcomes: Mapping[str, Outcome]) -> str:
+        too_little = trained(outcomes) if trained is not None else ""
+        return too_little or _too_short(outcomes[sam], "edge", "its edge")
+
     return (
         Claim(
             "sam-edge",
@@ -31,13 +36,13 @@ def claims(
         Claim(
             "far-below-gd-edge",
             "There the SAM edge lies far below 2/η: median edge/(2/η) over the second half (threshold ours)",
-            "the experiments", "<= 0.5", _on(_far_below, sam=sam), regime=trained,
+            "the experiments", "<= 0.5", _on(_far_below, sam=sam), regime=at_edge,
         ),
         Claim(
             "edge-falls",
             "The edge falls as the gradient norm falls, and the Hessian norm with it: "
             "Hessian norm of the last tenth over the first tenth of the second half",
-            "the derivation of the edge, and the experiments", "< 1", _on(_falls, sam=sam), regime=trained,
+            "the derivation of the edge, and the experiments", "< 1", _on(_falls, sam=sam), regime=at_edge,
         ),
         Claim(
             "gd-edge",
