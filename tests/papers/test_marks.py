@@ -11,8 +11,19 @@ from lowland.papers import find
         (
             # The appendix gives the probe, the domains and ρ; the rest is the benchmark's.
             "springer2024/domainbed",
-            ("measure", "held_out", "rho", "network"),
-            ("lr", "steps", "check_every", "batch_size", "weight_decay", "size", "freeze", "augment", "weights"),
+            ("measure", "held_out", "rho", "network", "optimizer"),
+            (
+                "lr",
+                "momentum",
+                "steps",
+                "check_every",
+                "batch_size",
+                "weight_decay",
+                "size",
+                "freeze",
+                "augment",
+                "weights",
+            ),
         ),
         (
             # 300 points, η = 0.01, batches of 5; the points themselves are after another paper's generator.

@@ -12,7 +12,7 @@ from lowland.features import extract, probe
 from lowland.papers.springer2024 import domain_data
 from lowland.papers.springer2024.domain_data import domain_sets
 from lowland.papers.springer2024.domain_figures import bars
-from lowland.papers.springer2024.domain_settings import DATASETS, domain_names
+from lowland.papers.springer2024.domain_settings import DATASETS, SGD_LRS, domain_names
 from lowland.papers.springer2024.domain_table import sam_below_erm, table, trained
 from lowland.papers.springer2024.domainbed import EXPERIMENT, DomainCheck
 from lowland.torch_tools import evaluating
@@ -63,7 +63,10 @@ def test_a_run_holds_out_every_domain_in_turn_with_the_benchmarks_defaults(datas
     assert [arm.seed for arm in arms.values()] == 2 * (len(domains) * [0] + len(domains) * [1])
     first = arms[f"erm-0-without-{domains[0]}"]
     small = dataset in ("rotated-mnist", "colored-mnist")
-    assert (first.lr, first.batch_size, first.network) == ((1e-3, 64, "cnn") if small else (5e-5, 32, "resnet-50"))
+    assert (first.batch_size, first.network) == ((64, "cnn") if small else (32, "resnet-50"))
+    assert (first.optimizer, first.momentum, first.lr) == ("sgd", 0.9, SGD_LRS[first.network])
+    transfer = EXPERIMENT.configure("paper", {"dataset": dataset, "measure": "transfer"})
+    assert {(arm.optimizer, arm.lr) for arm in transfer.values()} == {("adam", 1e-3 if small else 5e-5)}
     assert first.check_every == {"rotated-mnist": 100, "colored-mnist": 100, "domain-net": 1000}.get(dataset, 300)
     assert (first.steps, first.weight_decay, first.is_augmented) == (5001, 0.0, not small)
 
@@ -93,13 +96,26 @@ def test_every_domain_is_cut_alike_whichever_is_held_out(digits):
     assert (len(few.test), len(few.validation[0])) == (8, 2)
 
 
+def sgd(w, g, state, step):
+    state["m"] = 0.9 * state.get("m", 0) + g
+    return w - 0.01 * state["m"]
+
+
+def adam(w, g, state, step):
+    state["m"] = 0.9 * state.get("m", 0) + 0.1 * g
+    state["v"] = 0.999 * state.get("v", 0) + 0.001 * g**2
+    return w - 0.01 * (state["m"] / (1 - 0.9**step)) / ((state["v"] / (1 - 0.999**step)).sqrt() + 1e-8)
+
+
+@pytest.mark.parametrize(("measure", "update"), [("probe", sgd), ("transfer", adam)])
 @pytest.mark.parametrize("rho", [0.0, 0.3])
-def test_a_step_is_adams_with_the_gradient_at_the_perturbed_weights(digits, rho):
-    task = task_of(configured(rho=rho, lr=0.01, weight_decay=0.1, held_out="30", network="small"))
-    other = task_of(configured(rho=rho, lr=0.01, weight_decay=0.1, held_out="30", network="small")).model.double()
+@pytest.mark.parametrize("digits", [1200], indirect=True)
+def test_a_step_is_sgds_or_adams_with_the_gradient_at_the_perturbed_weights(digits, rho, measure, update):
+    chosen = configured(measure=measure, rho=rho, lr=0.01, weight_decay=0.1, held_out="30", network="small")
+    task, other = task_of(chosen), task_of(chosen).model.double()
     task.model.double()
     params = list(other.parameters())
-    first, second = ([torch.zeros_like(p) for p in params] for _ in range(2))
+    states = [{} for _ in params]
     for step in range(1, 4):
         x, y = task.batch(step - 1)
         assert x.shape == (10, 1, 28, 28)  # two of each of five domains
@@ -119,11 +135,8 @@ def test_a_step_is_adams_with_the_gradient_at_the_perturbed_weights(digits, rho)
                 p += rho * g / norm
         gradient = torch.autograd.grad(F.cross_entropy(other(x), y), params)
         with torch.no_grad():
-            for p, w, m, v, g in zip(params, before, first, second, gradient, strict=True):
-                g = g + 0.1 * w
-                m.mul_(0.9).add_(0.1 * g)
-                v.mul_(0.999).add_(0.001 * g**2)
-                p.copy_(w - 0.01 * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8))
+            for p, w, g, state in zip(params, before, gradient, states, strict=True):
+                p.copy_(update(w, g + 0.1 * w, state, step))
     for p, q in zip(task.model.parameters(), params, strict=True):
         assert torch.allclose(p, q, rtol=1e-7, atol=1e-10)
 
