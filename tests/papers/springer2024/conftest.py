@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lowland.data import Dataset, Split
-from lowland.papers.springer2024 import check, stacked
+from lowland.papers.springer2024 import check, data
 
 
 def images(n, shape, seed):
@@ -19,13 +19,13 @@ def images(n, shape, seed):
 def small(monkeypatch):
     """3000 training and 400 test images under each name."""
 
-    def load(root, name):
+    def load(name):
         shape = (3, 32, 32) if name == "cifar-10" else (1, 28, 28)
         train, test = images(3000, shape, 0), images(400, shape, 1)
         return Dataset(name, train, test, tuple(map(str, range(10))))
 
-    monkeypatch.setattr(stacked, "_load", load)
+    monkeypatch.setattr(data, "load_once", load)
     monkeypatch.setattr(check, "PROBE_CS", (1e-4, 1e-3))  # the fits that take least
-    stacked.stacked_sets.cache_clear()
+    data._stacked_sets.cache_clear()
     yield
-    stacked.stacked_sets.cache_clear()
+    data._stacked_sets.cache_clear()

@@ -12,10 +12,10 @@ from lowland.errors import DataError, SettingError
 from lowland.features import deep_feature_reweighting, extract
 from lowland.models import bottleneck_resnet
 from lowland.papers import find
-from lowland.papers.springer2024 import grouped, grouped_check
-from lowland.papers.springer2024.check import FeatureSets
-from lowland.papers.springer2024.grouped import grouped_sets, part_of_groups
-from lowland.papers.springer2024.grouped_check import GroupedCheck
+from lowland.papers.springer2024 import check as checks
+from lowland.papers.springer2024 import data
+from lowland.papers.springer2024.check import GroupedCheck
+from lowland.papers.springer2024.data import FeatureSets, grouped_sets, part_of_groups
 from lowland.torch_tools import evaluating
 from lowland.training.deciding import decided_by
 from lowland.training.randomness import seed_everything
@@ -31,11 +31,11 @@ DRAW = {"celeba": draw_celeba, "waterbirds": draw_waterbirds}
 def drawn(tmp_path, monkeypatch):
     """Copies of both, with five images of each group in each split."""
     monkeypatch.setenv("LOWLAND_DATA", str(tmp_path / "data"))
-    grouped._load.cache_clear()
+    data._load_groups.cache_clear()
     for draw in DRAW.values():
         draw(tmp_path / "data", 60)
     yield tmp_path / "data"
-    grouped._load.cache_clear()
+    data._load_groups.cache_clear()
 
 
 def configured(name="celeba", arm="sam", scale="smoke", **changes):
@@ -102,7 +102,7 @@ def test_a_part_has_its_share_of_each_group_and_enough_of_the_smallest():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_sets_are_the_publishers_splits(drawn, name):
     sets = grouped_sets(name, configured(name, examples=20), CPU)
-    whole = grouped._load(drawn, name, 16)
+    whole = data._load_groups(drawn, name, 16)
     for part, other in ((sets.train, whole.train), (sets.validation, whole.validation), (sets.test, whole.test)):
         assert torch.equal(part.inputs, other.inputs)
         assert torch.equal(part.targets, other.targets)
@@ -137,7 +137,7 @@ def test_a_check_counts_every_group_the_same(monkeypatch):
     settings = configured(phantom_examples=30)
     sets = unequal([60, 20, 12, 8], 0, settings)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2))
-    monkeypatch.setattr(grouped_check, "probe", lambda *args, **how: _probe(*args, **how, Cs=(1.0,)))
+    monkeypatch.setattr(checks, "probe", lambda *args, **how: _probe(*args, **how, Cs=(1.0,)))
     from lowland.features import probe as _probe
 
     record = GroupedCheck(model, sets, settings)(settings.steps, None)
@@ -190,9 +190,10 @@ def test_reweighting_is_left_to_the_last_step_and_weights_are_of_images_drawn_at
     record = check(0, None)
     assert not any("reweighted" in name for name in record)
     assert check.sets is sets
-    assert len(check.weighed) == 30
-    assert not torch.equal(check.weighed.inputs, sets.train.inputs[:30])
-    assert len({image.numpy().tobytes() for image in check.weighed.inputs}) == 30
+    weighed = check.weighed()
+    assert len(weighed) == 30
+    assert not torch.equal(weighed.inputs, sets.train.inputs[:30])
+    assert len({image.numpy().tobytes() for image in weighed.inputs}) == 30
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -247,7 +248,7 @@ def test_bad_settings(drawn, refused, changes, says):
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_data_and_groups_that_are_too_small(refused, tmp_path, monkeypatch, name):
     monkeypatch.setenv("LOWLAND_DATA", str(tmp_path))
-    grouped._load.cache_clear()
+    data._load_groups.cache_clear()
     refused("run", f"springer2024/{name}", "--scale", "smoke", says=(name, "missing"))
     DRAW[name](tmp_path, 48)
     refused("run", f"springer2024/{name}", "--scale", "smoke", says=("validation has 4 images of the group", "take 5"))
@@ -262,7 +263,7 @@ def test_gender_is_the_hard_feature_of_celeba(drawn):
     sets = {name: grouped_sets(name, configured(name), CPU) for name in NAMES}
     assert (sets["celeba"].easy, sets["celeba"].hard) == ("targets", "attributes")  # the target is hair colour
     assert (sets["waterbirds"].easy, sets["waterbirds"].hard) == ("attributes", "targets")  # and the bird
-    assert grouped._load(drawn, "celeba", 16).attributes[1].lower() == "male"
+    assert data._load_groups(drawn, "celeba", 16).attributes[1].lower() == "male"
 
 
 @pytest.mark.parametrize("name", NAMES)

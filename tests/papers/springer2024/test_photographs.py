@@ -8,7 +8,10 @@ from lowland.data import Split, random_view, scale, seeded
 from lowland.errors import SettingError
 from lowland.models import bottleneck_resnet
 from lowland.papers.springer2024 import photographs
-from lowland.papers.springer2024.photographs import Batches, Portion, check_network, error_and_loss, network
+from lowland.papers.springer2024.data import normalized
+from lowland.papers.springer2024.photographs import Batches, Portion, error_and_loss
+from lowland.papers.springer2024.settings import NETWORKS, check_network
+from lowland.papers.springer2024.task import network
 
 CPU = torch.device("cpu")
 
@@ -23,10 +26,10 @@ def portion(n=10, seed=0, channels=3, side=8, first=3):
 def test_photographs_get_imagenets_mean_and_deviation_and_digits_none():
     images = torch.rand(2, 3, 4, 4)
     for channel, (mean, deviation) in enumerate(((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))):
-        found = photographs.normalized(images)[:, channel]
+        found = normalized(images)[:, channel]
         assert torch.allclose(found, (images[:, channel] - mean) / deviation, atol=1e-6)
     digits = torch.rand(2, 2, 4, 4)
-    assert torch.equal(photographs.normalized(digits), digits)
+    assert torch.equal(normalized(digits), digits)
 
 
 def test_batches_have_as_many_of_each_portion_and_are_functions_of_the_step():
@@ -40,7 +43,7 @@ def test_batches_have_as_many_of_each_portion_and_are_functions_of_the_step():
         assert torch.equal(y, drawn[step][1])
         assert x.is_contiguous(memory_format=torch.channels_last)
     for number, part in enumerate(portions):
-        images = photographs.normalized(part.images(part.indices, CPU))
+        images = normalized(part.images(part.indices, CPU))
         chosen = [[(images == x).flatten(1).all(1).nonzero().item() for x in batch.split(2)[number]]
                   for batch, _ in drawn]  # fmt: skip
         assert [part.targets[c].tolist() for c in chosen] == [y.split(2)[number].tolist() for _, y in drawn]
@@ -60,7 +63,7 @@ def test_random_views_are_drawn_anew_at_every_step():
     plain, views = (Batches([part], 4, 0, CPU, augment=augment) for augment in (False, True))
     indices = part.indices[plain.shuffled[0].order(0)]
     expected = random_view(part.images(indices, CPU), generator=seeded(2**31, 0))
-    assert torch.equal(views(0)[0], photographs.normalized(expected))
+    assert torch.equal(views(0)[0], normalized(expected))
     assert torch.equal(views(0)[1], plain(0)[1])
     assert not torch.equal(views(1)[0], views(0)[0])
 
@@ -75,14 +78,14 @@ def test_errors_and_losses_are_those_of_all_images(monkeypatch):
     part = portion(10)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
     error, loss = error_and_loss(model, part, CPU)
-    output = model(photographs.normalized(scale(part.split.inputs[3:], 255)))
+    output = model(normalized(scale(part.split.inputs[3:], 255)))
     assert loss == pytest.approx(F.cross_entropy(output, part.targets).item(), rel=1e-5)
     assert error == pytest.approx((output.argmax(1) != part.targets).float().mean().item())
 
 
 def test_networks(tmp_path):
     images = torch.rand(2, 3, 32, 32)
-    for name in photographs.NETWORKS:
+    for name in NETWORKS:
         assert network(name, 8, 7, images.shape)(images).shape == (2, 7)
     saved = bottleneck_resnet(width=2)  # with ImageNet's thousand classes
     torch.save(saved.state_dict(), tmp_path / "weights.pth")

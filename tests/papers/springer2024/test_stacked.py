@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from lowland import features, report
 from lowland.data import scale
 from lowland.papers import find
-from lowland.papers.springer2024.stacked import stacked_sets
+from lowland.papers.springer2024.data import Sizes, _stacked_sets
 from lowland.training import sweep
 from lowland.training.randomness import seed_everything
 
@@ -126,7 +126,7 @@ def test_bad_settings(small, refused):
 @pytest.mark.data
 @pytest.mark.parametrize("name", NAMES)
 def test_real_images(name, data_root):
-    sets = stacked_sets(data_root, name, 0, CPU, 1.0, 100, 50, 50, 50, 50)
+    sets = _stacked_sets(data_root, name, 0, 1.0, Sizes(100, 50, 50, 50, 50), CPU)
     assert torch.equal(sets.train.targets, sets.train.attributes)
     assert not torch.equal(sets.probe_test.targets, sets.probe_test.attributes)
     assert sets.train.inputs.shape == (100, 3, 64, 32)

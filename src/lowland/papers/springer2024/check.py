@@ -1,7 +1,5 @@
-"""What is measured of a network whose features are probed."""
+"""What is measured of a network on images with two features."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,69 +7,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowland.data import Split
-from lowland.features import extract, gini, importance_weights, lorenz, probe, worst_group_accuracy
+from lowland.data import Split, seeded
+from lowland.features import (
+    Probe,
+    deep_feature_reweighting,
+    extract,
+    gini,
+    group_balanced_accuracy,
+    importance_weights,
+    lorenz,
+    probe,
+    worst_group_accuracy,
+)
 from lowland.optim.scope import last_layer
+from lowland.papers.images import error_and_loss
+from lowland.papers.springer2024.data import FeatureSets
 from lowland.papers.springer2024.mechanism import last_linear
 from lowland.papers.springer2024.settings import FeatureSettings
 from lowland.torch_tools import evaluating
 
-_AT_ONCE = 500  # images evaluated at a time
 POINTS = 101  # of a Lorenz curve that is recorded
 _FEWEST = 60  # pairs that a probe is fitted on
 _COLUMN = {"held-out": "held_out", "training": "seen"}
+GROUPS = 4
+FRACTION = 0.2  # of the validation images, within each group: the probes' regularization is chosen on them
 # Larger ones interpolate the probe's examples all the same, if they are fewer than the features, and take longest.
 PROBE_CS = (1e-4, 1e-3, 1e-2, 1e-1)
-
-
-@dataclass(frozen=True)
-class FeatureSets:
-    """Images with two features, uint8, on the device.
-
-    Attributes:
-        train: what the network is trained on.
-        validation: the same, held out; settings are selected by it.
-        test: the same, of test images.
-        probe_train: what probes are fitted on, a tenth of it held out for their regularization: images that the
-            network was **not** trained on, in which the two features are independent.
-        probe_test: what they are tested on, likewise; of test images.
-        prepare: uint8 images → the network's inputs.
-        easy: where the class of the easy feature stands, ``"attributes"`` or ``"targets"``.
-        hard: likewise of the hard one.
-        probe_seen: pairs of the images that the network **was** trained on, paired anew so that the two features are
-            independent; None where there are none.
-    """
-
-    train: Split
-    validation: Split
-    test: Split
-    probe_train: Split
-    probe_test: Split
-    prepare: Callable[[Tensor], Tensor]
-    easy: str = "attributes"
-    hard: str = "targets"
-    probe_seen: Split | None = None
-
-    def batches(self, split: Split) -> "Prepared":
-        """``split`` as pairs of inputs and targets."""
-        return Prepared(split, self.prepare)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Pairs of inputs and targets, in order, as often as they are asked for."""
-
-    split: Split
-    prepare: Callable[[Tensor], Tensor]
-
-    def __len__(self) -> int:
-        """How many batches."""
-        return -(-len(self.split) // _AT_ONCE)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        assert self.split.targets is not None
-        for images, targets in zip(self.split.inputs.split(_AT_ONCE), self.split.targets.split(_AT_ONCE), strict=True):
-            yield self.prepare(images), targets
 
 
 class FeatureCheck:
@@ -109,13 +70,13 @@ class FeatureCheck:
             return record | self._of_batch(batch)
         with evaluating(self.model):
             for name in ("train", "validation", "test"):
-                error, loss = self._error_and_loss(getattr(self.sets, name))
+                error, loss = error_and_loss(self.model, self.sets.batches(getattr(self.sets, name)))
                 if not loss < float("inf"):
                     raise FloatingPointError(f"the {name} loss is {loss}")
                 record |= {f"{name}_error": error, f"{name}_loss": loss}
         record |= self._weights(last)
         if epoch % settings.check_epochs == 0 or last:
-            record |= self._probes(curves=last or (step == 0 and settings.rho == 0))
+            record |= self._probes(step)
         return record
 
     def _of_batch(self, batch: tuple[Any, Any]) -> dict[str, float]:
@@ -125,17 +86,9 @@ class FeatureCheck:
             raise FloatingPointError(f"the loss of a batch is {loss}")
         return {"batch_loss": loss}
 
-    def _error_and_loss(self, split: Split) -> tuple[float, float]:
-        wrong = loss = 0.0
-        with torch.no_grad():
-            for x, y in self.sets.batches(split):
-                output = self.model(x).float()
-                wrong += (output.argmax(1) != y).sum().item()
-                loss += F.cross_entropy(output, y, reduction="sum").item()
-        return wrong / len(split), loss / len(split)
-
-    def _probes(self, curves: bool) -> dict[str, Any]:
+    def _probes(self, step: int) -> dict[str, Any]:
         sets, groups = self.sets, groups_of(self.sets.probe_test)
+        curves = step == self.settings.steps or (step == 0 and self.settings.rho == 0)
         test = extract(self.model, sets.batches(sets.probe_test), show_progress=False)
         with torch.no_grad():
             predicted = last_linear(self.model)(test).argmax(1)
@@ -167,12 +120,15 @@ class FeatureCheck:
                     record |= {f"{name}_error": found[-1].error, f"{name}_worst_group_error": worst}
         return record
 
-    def _weights(self, last: bool) -> dict[str, Any]:
+    def weighed(self) -> Split:
+        """The training images whose importance weights are recorded: the first ones."""
         train = self.sets.train
-        examples = train.take(torch.arange(min(self.settings.phantom_examples, len(train))))
+        return train.take(torch.arange(min(self.settings.phantom_examples, len(train))))
+
+    def _weights(self, last: bool) -> dict[str, Any]:
         scope = last_layer if self.settings.method == "lsam" and self.settings.rho > 0 else None
         found = importance_weights(
-            self.model, self.sets.batches(examples), self.settings.phantom_rho, scope=scope, show_progress=False
+            self.model, self.sets.batches(self.weighed()), self.settings.phantom_rho, scope=scope, show_progress=False
         )
         record: dict[str, Any] = {}
         for name, weights in (("real", found.real), ("phantom", found.phantom)):
@@ -187,6 +143,59 @@ class FeatureCheck:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing to take up."""
+
+
+class GroupedCheck(FeatureCheck):
+    """As `FeatureCheck`, on photographs whose groups are of very different sizes: all groups count the same.
+
+    The features are independent of each other where each pair of their classes has the same weight. So the probes are
+    fitted on the validation images by the inverse of their group's size, and tested on the test images; ``easy_error``
+    and ``hard_error`` are means over the groups. There is also
+
+    - ``group_balanced_error``: the network's own on the test images, the mean over the groups;
+    - at the last step ``reweighted_worst_group_error`` and ``reweighted_group_balanced_error``: those of its target
+      after the last layer is trained again on validation images (`lowland.features.deep_feature_reweighting`).
+
+    The importance weights are of training images drawn at random.
+    """
+
+    def _probes(self, step: int) -> dict[str, Any]:
+        fitted, test = self.sets.probe_train, self.sets.probe_test
+        features, test_features = (
+            extract(self.model, self.sets.batches(split), show_progress=False).cpu() for split in (fitted, test)
+        )
+        record = self._own_errors()
+        for name, where in (("easy", self.sets.easy), ("hard", self.sets.hard)):
+            found = probe(
+                features, getattr(fitted, where), groups_of(fitted),
+                test=(test_features, getattr(test, where), groups_of(test)),
+                validation=FRACTION, balanced=True, n_groups=GROUPS, seed=self.settings.seed, show_progress=False,
+            )  # fmt: skip
+            balanced, worst = _by_group(found)
+            record |= {f"{name}_error": balanced, f"{name}_worst_group_error": worst}
+        if step == self.settings.steps:
+            reweighted = deep_feature_reweighting(
+                features, fitted.targets, groups_of(fitted), test=(test_features, test.targets, groups_of(test)),
+                n_groups=GROUPS, seed=self.settings.seed, show_progress=False,
+            )  # fmt: skip
+            balanced, worst = _by_group(reweighted)
+            record |= {"reweighted_group_balanced_error": balanced, "reweighted_worst_group_error": worst}
+        return record
+
+    def weighed(self) -> Split:
+        """Training images drawn at random, the same for every seed."""
+        order = torch.randperm(len(self.sets.train), generator=seeded(0, 2**30))
+        return self.sets.train.take(order[: self.settings.phantom_examples])
+
+    def _own_errors(self) -> dict[str, float]:
+        test = self.sets.probe_test
+        with torch.no_grad(), evaluating(self.model):
+            predicted = torch.cat([self.model(x).argmax(1) for x, _ in self.sets.batches(test)])
+        groups = groups_of(test)
+        return {
+            "worst_group_error": 1 - worst_group_accuracy(predicted, test.targets, groups, GROUPS),
+            "group_balanced_error": 1 - group_balanced_accuracy(predicted, test.targets, groups, GROUPS),
+        }
 
 
 def probe_sizes(n: int) -> list[int]:
@@ -206,3 +215,10 @@ def lorenz_points(weights: Tensor) -> list[float]:
     fractions, shares = lorenz(weights)
     points: list[float] = np.interp(np.linspace(0, 1, POINTS), fractions.numpy(), shares.numpy()).tolist()
     return points
+
+
+def _by_group(found: Probe) -> tuple[float, float]:
+    """The mean of its groups' errors, and the highest."""
+    assert found.group_balanced_error is not None
+    assert found.worst_group_error is not None
+    return found.group_balanced_error, found.worst_group_error

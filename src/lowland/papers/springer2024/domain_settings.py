@@ -8,7 +8,8 @@ from lowland.data import DOMAIN_FOLDERS
 from lowland.data.mnist_domains import ANGLES, COLOURS
 from lowland.data.registry import source
 from lowland.errors import SettingError, suggestion
-from lowland.papers.springer2024.photographs import NETWORKS, SWITCH, check_network
+from lowland.papers.images import SWITCH
+from lowland.papers.springer2024.settings import NETWORKS, check_network
 from lowland.training import ours, paper, setting
 from lowland.training.settings import Value
 

@@ -20,6 +20,7 @@ from lowland.data import DOMAIN_FOLDERS
 from lowland.errors import SettingError
 from lowland.models import freeze_batch_norm
 from lowland.optim import SAM
+from lowland.papers.images import switched
 from lowland.papers.springer2024 import PAPER
 from lowland.papers.springer2024.domain_data import DomainSets, domain_sets
 from lowland.papers.springer2024.domain_figures import bars, over_training
@@ -35,7 +36,8 @@ from lowland.papers.springer2024.domain_settings import (
     domain_names,
 )
 from lowland.papers.springer2024.domain_table import LEAST, sam_below_erm, table, trained
-from lowland.papers.springer2024.photographs import Batches, error_and_loss, network, switched
+from lowland.papers.springer2024.photographs import Batches, error_and_loss
+from lowland.papers.springer2024.task import network
 from lowland.torch_tools import evaluating
 from lowland.training import Claim, Curve, Experiment, Plot, Reference, Task
 

@@ -68,16 +68,12 @@ class Mechanism:
     ):
         check_rho(rho)
         self.base, self.rho, self.model, self.last = base, rho, model, last_linear(model)
+        self.param_groups = base.param_groups
         self.weights, self.scaling = weights, scaling
         wanted = resolve(scope, model, list(model.parameters()))
         self.perturbed = {
             name: p for name, p in model.named_parameters() if p.requires_grad and (wanted is None or p in wanted)
         }
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The base optimizer's."""
-        return self.base.param_groups
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's."""
@@ -86,6 +82,7 @@ class Mechanism:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it up."""
         self.base.load_state_dict(state_dict)
+        self.param_groups = self.base.param_groups
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """Update; the loss at w. ``closure`` does the forward pass, ``backward``, and returns the loss."""

@@ -27,6 +27,11 @@ MEASURES = {
     "gini_real": "Gini, real",
     "gini_phantom": "Gini, phantom",
 }
+GROUPED_MEASURES = {
+    **MEASURES,
+    "group_balanced_error": "groups balanced",
+    "reweighted_worst_group_error": "worst group, reweighted",
+}
 
 
 def make_optimizer(method: str, base: torch.optim.Optimizer, rho: float, model: nn.Module) -> SAM | Mechanism:

@@ -1,13 +1,22 @@
-"""The settings that the paper's experiments on images share."""
+"""The settings of the experiments on images, what they are at each scale, and the grids of the sweeps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import lowland.training as training
 from lowland.errors import SettingError
+from lowland.papers.images import SWITCH
 from lowland.papers.springer2024.methods import METHODS
 from lowland.training import derived, ours, paper, setting
 from lowland.training.settings import Value
+
+Scales = Mapping[str, Mapping[str, Value]]
+
+SEEDS = (0, 1, 2, 3, 4)
+STACKED_GRID = {"lr": (0.01, 0.05, 0.1), "rho": (0.0, 0.01, 0.03, 0.05, 0.07, 0.1, 0.2)}
+GROUPED_GRID = {"lr": (0.0005, 0.001, 0.005, 0.01), "rho": (0.0, 0.01, 0.02, 0.05, 0.07)}
+NETWORKS = ("small", "cnn", "resnet-50")
+LEAST_IN_GROUP = 5  # validation images: a fifth of them, one at least, choose the regularization of a probe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,10 +25,7 @@ class FeatureSettings(training.Settings):
 
     steps: int = derived()
     check_every: int = derived()
-    method: str = setting(
-        "what climbs, and what of it is kept; with rho = 0 each is SGD",
-        choices=METHODS,
-    )
+    method: str = setting("what climbs, and what of it is kept; with rho = 0 each is SGD", choices=METHODS)
     seeds: int = setting("runs of each arm, with seed, seed + 1, ...", low=1, high=1000)
     epochs: int = setting("passes over the training images", low=1, high=10**6)
     check_epochs: int = setting("epochs between two checks, each of which fits both probes", low=1)
@@ -31,29 +37,104 @@ class FeatureSettings(training.Settings):
     )
     phantom_examples: int = setting("training images whose importance weights are recorded, the first ones", low=2)
 
-    def measures_at(self, epoch: int) -> bool:
-        """Whether losses and importance weights are measured at the end of that epoch."""
-        return epoch % self.check_epochs == 0 or epoch == self.epochs
-
-    @property
-    def trained_on(self) -> int:
-        """How many training images there are."""
-        raise NotImplementedError
-
     def __post_init__(self) -> None:
-        """Compute what follows from the settings."""
+        """Compute ``steps`` and ``check_every``; SettingError for batches larger than the training set."""
         if self.batch_size > self.trained_on:
             raise SettingError(
                 f"batch_size is {self.batch_size}, and there are {self.trained_on} images to train on: choose a "
                 "smaller batch_size, or more images"
             )
-        per_epoch = self.trained_on // self.batch_size
-        object.__setattr__(self, "steps", self.epochs * per_epoch)
-        object.__setattr__(self, "check_every", self.check_epochs * per_epoch)
+        object.__setattr__(self, "steps", self.epochs * self.steps_per_epoch)
+        object.__setattr__(self, "check_every", self.check_epochs * self.steps_per_epoch)
+
+    @property
+    def trained_on(self) -> int:
+        """How many training images there are."""
+        examples: int = self.examples  # type: ignore[attr-defined]  # each kind of images words it in its own way
+        return examples
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The whole batches in an epoch."""
+        return self.trained_on // self.batch_size
+
+    def measures_at(self, epoch: int) -> bool:
+        """Whether losses and importance weights are measured at the end of that epoch."""
+        return epoch % self.check_epochs == 0 or epoch == self.epochs
 
 
-# What they share.
-SHARED_VALUES: Mapping[str, Value] = {
+@dataclass(frozen=True, kw_only=True)
+class StackedSettings(FeatureSettings):
+    """Settings of cifar-mnist and fmnist-mnist."""
+
+    correlation: float = setting("of the two features in training, validation and test: 1 is redundant", low=0, high=1)
+    examples: int = setting("training pairs", low=2, high=10**6)
+    validation_examples: int = setting("validation pairs, of images held out", low=2, high=10**6)
+    test_examples: int = setting("test pairs; and as many in which the features are independent", low=2, high=10**6)
+    probe_examples: int = setting(
+        "pairs that probes are fitted on: of the images held out, the features independent", low=20, high=10**6
+    )
+    probe_train_examples: int = setting(
+        "pairs that probes are fitted on: of the training images, paired anew, the features independent",
+        low=20, high=10**6,
+    )  # fmt: skip
+    probe_on: str = setting(
+        "which of the two carries the claims, easy_error and hard_error", choices=("held-out", "training")
+    )
+    precision: str = setting(
+        "of the passes of training; checks are in float32, weights too", choices=("float32", "bfloat16")
+    )
+
+    def __post_init__(self) -> None:
+        """Ask for a record at the end of every epoch; what it holds `measures_at` says."""
+        super().__post_init__()
+        object.__setattr__(self, "check_every", self.steps_per_epoch)
+
+    def measures_at(self, epoch: int) -> bool:
+        """Every ``check_epochs``, at the last, and at 1, 2, 4, 8, ...: losses fall quickly at first."""
+        return super().measures_at(epoch) or (epoch > 0 and epoch & (epoch - 1) == 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupedSettings(FeatureSettings):
+    """Settings of celeba and waterbirds."""
+
+    examples: int = setting("training images; fewer than there are: drawn at random", low=4, high=10**6)
+    held_out_examples: int = setting(
+        f"validation images, and test images, at least {LEAST_IN_GROUP} of each group; 0: all of the split", low=0
+    )
+    size: int = setting("height and width that images are decoded at", low=8, high=1024)
+    network: str = setting("resnet-50; small: three strided convolutions; cnn: four with group norm", choices=NETWORKS)
+    width: int = setting("channels of the first convolution; small has its own", low=1, high=1024)
+    weights: str = setting(
+        "of the ResNet-50 at the start, a file in torchvision's naming; imagenet: imagenet/resnet50.pth in the data "
+        "root; none"
+    )
+    augment: str = setting(
+        "random crops of 70 to 100 % of the area, resized, half of them mirrored", choices=("on", "off")
+    )
+    amp: str = setting("bfloat16 in training: auto is on for CUDA", choices=SWITCH)
+
+    def __post_init__(self) -> None:
+        """As `FeatureSettings`; SettingError for a network that there isn't."""
+        super().__post_init__()
+        check_network(self.network, self.width, self.weights)
+
+
+def check_network(name: str, width: int, weights: str) -> None:
+    """Raise a SettingError for settings of a network that don't go together."""
+    if name == "cnn" and width % 8:
+        raise SettingError(f"network=cnn has 8 groups in its group norm: width must be a multiple of 8, not {width}")
+    if name != "resnet-50" and weights != "none":
+        raise SettingError("weights are a ResNet-50's: set network=resnet-50, or weights=none")
+
+
+def _with(shared: Scales, **own: Mapping[str, Value]) -> Scales:
+    """The values that experiments share, with one experiment's own at each scale."""
+    return {scale: {**values, **own.get(scale, {})} for scale, values in shared.items()}
+
+
+_FEATURES: Mapping[str, Value] = {
     "method": paper("sam"),
     "seed": ours(0),
     "seeds": ours(5, "the fewest that decide a claim"),
@@ -61,3 +142,130 @@ SHARED_VALUES: Mapping[str, Value] = {
     "phantom_rho": ours(0.1, "one radius for all arms, so that they can be compared"),
     "phantom_examples": ours(2000),
 }
+_STACKED: Scales = {
+    "paper": {
+        **_FEATURES,
+        "lr": paper(0.05, "of the grid"),
+        "rho": paper(0.1, "of the grid"),
+        "epochs": ours(50),
+        "check_epochs": ours(25),
+        "batch_size": paper(100),
+        "weight_decay": paper(0.0),
+        "correlation": paper(1.0),
+        "probe_on": ours("training", "lower test error than the other on SGD's networks and on those as drawn"),
+        "precision": ours("float32", "the perturbation of a small ρ is below bfloat16's rounding of the weights"),
+    },
+    "desk": {"precision": ours("bfloat16", "half of the time; SGD's errors and losses are the same")},
+    # What two cores get through in two minutes, and nothing else, decided these.
+    "laptop": {
+        "seeds": ours(3, "to see the figures; claims take five"),
+        "epochs": ours(6),
+        "check_epochs": ours(3),
+        "examples": ours(500),
+        "batch_size": ours(50, "runs are short"),
+        "validation_examples": ours(300),
+        "test_examples": ours(1000),
+        "probe_examples": ours(400),
+        "probe_train_examples": ours(500),
+        "phantom_examples": ours(300),
+    },
+    "smoke": {
+        "seeds": ours(1),
+        "epochs": ours(2),
+        "check_epochs": ours(2),
+        "batch_size": ours(20),
+        "phantom_examples": ours(20),
+        "examples": ours(40),
+        "validation_examples": ours(20),
+        "test_examples": ours(50),
+    },
+}
+CIFAR_MNIST_VALUES = _with(
+    _STACKED,
+    paper={
+        "examples": paper(9_000, "all but the tenth that is held out"),
+        "validation_examples": paper(1_000),
+        "test_examples": paper(1_960, "980 of each class: there are no more zeros"),
+        "probe_examples": ours(1_000, "all of the images held out: the network knows those it was trained on"),
+        "probe_train_examples": ours(9_000),
+    },
+    smoke={"probe_train_examples": ours(40), "probe_examples": ours(50)},
+)
+FMNIST_MNIST_VALUES = _with(
+    _STACKED,
+    paper={
+        "examples": paper(27_000, "all but the tenth that is held out; digits that run out are dealt again (ours)"),
+        "validation_examples": paper(3_000),
+        "test_examples": paper(5_000, "all of the five classes; there are 980 zeros, some of which come twice (ours)"),
+        "probe_examples": ours(3_000, "all of the images held out: the network knows those it was trained on"),
+        "probe_train_examples": ours(9_000),
+    },
+    desk={"examples": ours(9_000, "a third, so that five seeds of all arms fit; SGD fits them all the same")},
+    smoke={"probe_train_examples": ours(100), "probe_examples": ours(100)},
+)
+
+_GROUPED: Scales = {
+    "paper": {
+        **_FEATURES,
+        "lr": paper(0.001, "of the grid"),
+        "rho": paper(0.05, "of the grid"),
+        "batch_size": paper(128),
+        "weight_decay": paper(1e-4),
+        "held_out_examples": paper(0),
+        "size": ours(224),
+        "network": paper("resnet-50"),
+        "width": paper(64),
+        "weights": ours("imagenet", "the literature's choice; the paper: optionally"),
+        "augment": ours("on", "the literature's choice; the paper's own is not known"),
+        "amp": ours("auto"),
+    },
+    # Found by SGD alone, on other photographs, as the data can't be downloaded: 4,795 cats and dogs of CIFAR-10,
+    # resized to 64. Its training error is 0.064 after 10 epochs of 30, and 0.0004 after 15.
+    "desk": {
+        "epochs": ours(30),
+        "check_epochs": ours(15),
+        "batch_size": ours(32, "more steps of few images: the network starts from nothing"),
+        "held_out_examples": ours(1000, "probes take longest"),
+        "size": ours(64),
+        "network": ours("small", "fits the training images on two cores"),
+        "weights": ours("none"),
+        "augment": ours("off", "with it so few epochs don't fit the training images"),
+        "lr": ours(0.01, "of the grid; the network starts from nothing"),
+    },
+    # Chosen without a run on the data, which can't be downloaded: what two cores should get through in two minutes.
+    "laptop": {
+        "seeds": ours(3, "to see the figures; claims take five"),
+        "epochs": ours(6),
+        "check_epochs": ours(3),
+        "examples": ours(800),
+        "batch_size": ours(50, "runs are short"),
+        "held_out_examples": ours(600),
+        "size": ours(32),
+        "network": ours("small", "without weights a ResNet-50 learns nothing in two minutes"),
+        "weights": ours("none"),
+        "augment": ours("off"),
+        "lr": ours(0.01, "of the grid; the network starts from nothing"),
+        "phantom_examples": ours(400),
+    },
+    "smoke": {
+        "seeds": ours(1),
+        "epochs": ours(2),
+        "check_epochs": ours(1),
+        "examples": ours(10),
+        "batch_size": ours(5),
+        "held_out_examples": ours(20),
+        "size": ours(16),
+        "network": ours("small"),
+        "weights": ours("none"),
+        "augment": ours("off"),
+        "phantom_examples": ours(10),
+    },
+}
+CELEBA_VALUES = _with(
+    _GROUPED,
+    paper={"examples": paper(162_770, "all"), "epochs": ours(20), "check_epochs": ours(5)},
+    desk={"examples": ours(5000)},
+)
+WATERBIRDS_VALUES = _with(
+    _GROUPED, paper={"examples": paper(4_795, "all"), "epochs": ours(100), "check_epochs": ours(25)}
+)

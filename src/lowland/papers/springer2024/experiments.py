@@ -1,0 +1,144 @@
+"""The experiments on images with two features: one dataset each, everything else shared."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from lowland.data.stacked import STACKS
+from lowland.papers.springer2024 import PAPER
+from lowland.papers.springer2024.claims import CLAIMS, GRID_CLAIMS
+from lowland.papers.springer2024.figures import feature_figures, probe_curves
+from lowland.papers.springer2024.methods import ARMS, GROUPED_MEASURES, METHODS, table
+from lowland.papers.springer2024.settings import (
+    CELEBA_VALUES,
+    CIFAR_MNIST_VALUES,
+    FMNIST_MNIST_VALUES,
+    GROUPED_GRID,
+    SEEDS,
+    STACKED_GRID,
+    WATERBIRDS_VALUES,
+    GroupedSettings,
+    Scales,
+    StackedSettings,
+)
+from lowland.papers.springer2024.task import grouped_task, stacked_task
+from lowland.training import Curve, Experiment, Reference, Selection, Task
+
+_GROUPED_ARMS = ("sgd", "sam", "lsam")
+
+
+def _experiment(
+    name: str,
+    title: str,
+    prepare: Callable[[Any, torch.device], Task],
+    grid: Mapping[str, tuple[float, ...]],
+    **more: Any,
+) -> Experiment:
+    """What they share; ``grid`` has the η and ρ of the paper's, ρ = 0 first, and ``more`` is of `Experiment`."""
+    # Seed by seed, so that what is there early is a whole grid of few seeds.
+    sgd = {"seed": SEEDS, "method": ("sam",), "lr": grid["lr"], "rho": (0.0,)}
+    climbing = {"seed": SEEDS, "method": METHODS, "lr": grid["lr"], "rho": grid["rho"][1:]}
+    return Experiment(
+        name=f"springer2024/{name}",
+        title=title,
+        paper=PAPER,
+        arms=ARMS,
+        grid={"seed": SEEDS, **grid},
+        more_grids={"mechanism": (sgd, climbing)},
+        claims=(*CLAIMS, *GRID_CLAIMS),
+        figures=(*feature_figures(list(ARMS)), probe_curves()),
+        sweep_figures=(probe_curves(),),
+        prepare=prepare,
+        table=table,
+        selection=Selection("validation_error", "validation", ties="validation_loss", test="test_error"),
+        outcomes=(
+            Curve("hard_error", "probing error, hard feature"),
+            Curve("easy_error", "probing error, easy feature"),
+            Curve("worst_group_error", "error of the worst group"),
+            Curve("test_error", "test error"),
+        ),
+        **more,
+    )
+
+
+def _stacked(name: str, title: str, scales: Scales, cost: Mapping[str, str]) -> Experiment:
+    """An experiment on the stacked images ``name`` of `lowland.data.stacked.STACKS`."""
+
+    def prepare(settings: StackedSettings, device: torch.device) -> Task:
+        return stacked_task(name, settings, device)
+
+    datasets = ("mnist", STACKS[name].below)
+    return _experiment(
+        name, title, prepare, STACKED_GRID, datasets=datasets, settings=StackedSettings, scales=scales, cost=cost
+    )
+
+
+def _grouped(name: str, title: str, scales: Scales, cost: str, references: Mapping[str, Reference]) -> Experiment:
+    """An experiment on CelebA or Waterbirds, of fewer arms.
+
+    ``cost`` is that at paper scale, and ``references`` what the paper has of each claim on these data.
+    """
+
+    def prepare(settings: GroupedSettings, device: torch.device) -> Task:
+        return grouped_task(name, settings, device)
+
+    costs = {
+        "paper": cost,
+        "desk": "about an hour, 2 cores (from steps and checks on drawn images, on one core)",
+        "laptop": "two minutes, 2 cores (drawn images)",
+        "smoke": "seconds",
+    }
+    made = _experiment(
+        name, title, prepare, GROUPED_GRID, datasets=(name,), settings=GroupedSettings, scales=scales, cost=costs
+    )
+    return replace(
+        made,
+        arms={kind: ARMS[kind] for kind in _GROUPED_ARMS},
+        claims=tuple(replace(claim, reference=references.get(claim.id)) for claim in made.claims),
+        figures=feature_figures(_GROUPED_ARMS),
+        table=partial(table, measures=GROUPED_MEASURES),
+    )
+
+
+CIFAR_MNIST = _stacked(
+    "cifar-mnist",
+    "MNIST above CIFAR-10: does SAM learn the harder feature better than SGD?",
+    CIFAR_MNIST_VALUES,
+    {
+        "paper": "about two and a half hours, 2 cores (from steps measured on one core)",
+        "desk": "about 80 minutes, 2 cores (from steps measured on one core)",
+        "laptop": "a minute and a half, 2 cores (from one seed's arms, on one core)",
+        "smoke": "seconds",
+    },
+)
+FMNIST_MNIST = _stacked(
+    "fmnist-mnist",
+    "MNIST above Fashion-MNIST: does SAM learn the harder feature better than SGD?",
+    FMNIST_MNIST_VALUES,
+    {
+        "paper": "about eight hours, 2 cores (from steps of cifar-mnist measured on one core)",
+        "desk": "about 80 minutes, 2 cores (from steps of cifar-mnist measured on one core)",
+        "laptop": "two minutes, 2 cores (from cifar-mnist's)",
+        "smoke": "seconds",
+    },
+)
+CELEBA = _grouped(
+    "celeba",
+    "CelebA, hair colour and gender: does SAM learn the harder feature better?",
+    CELEBA_VALUES,
+    "a day, one H100 (estimated)",
+    {
+        claim: Reference("SAM lowers both errors", "Table 1, as the paper's reviewers say")
+        for claim in ("hard-feature", "easy-feature")
+    },
+)
+WATERBIRDS = _grouped(
+    "waterbirds",
+    "Waterbirds, bird and background: does SAM learn the harder feature better?",
+    WATERBIRDS_VALUES,
+    "three hours, one H100 (estimated)",
+    {},
+)
