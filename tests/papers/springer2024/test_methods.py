@@ -1,108 +1,131 @@
-"""Which runs are selected, the table, the verdicts, the figures."""
-
-import math
-from types import SimpleNamespace
+"""The two effects of SAM, each against its formula in the docstring, and both together against LSAM."""
 
 import pytest
-from scipy.stats import ttest_rel
+import torch
+from torch import nn
+from torch.nn import functional as F
 
-from lowland.papers.springer2024.claims import CLAIMS, MARGIN, no_price
-from lowland.papers.springer2024.figures import feature_figures
-from lowland.papers.springer2024.methods import METHODS, SGD, selected, table
-from lowland.training import Outcome
+from lowland import SAM
+from lowland.models import mlp, strided_cnn
+from lowland.optim.scope import last_layer
+from lowland.papers.springer2024.methods import Mechanism
 
-JUDGE = {claim.id: claim.judge for claim in CLAIMS}
-
-
-def arm(method, seed, rho=0.1, lr=0.1, error=0.1, loss=0.5, diverged_at=None, more=None, **last):
-    settings = SimpleNamespace(method="sam" if method == SGD else method, rho=0.0 if method == SGD else rho,
-                               lr=lr, seed=seed, **(more or {}))  # fmt: skip
-    record = {"epoch": 1.0, "step": 9, "validation_error": error, "validation_loss": loss, "test_error": 0.2, **last}
-    return Outcome(settings, [{"epoch": 0.0, "step": 0}, record], diverged_at)
+RHO = 0.7
 
 
-def test_the_lowest_validation_error_is_selected_for_each_method_and_seed():
-    arms = {
-        "a": arm("sam", 0, rho=0.1, error=0.2),
-        "b": arm("sam", 0, rho=0.2, error=0.1, loss=0.6),
-        "c": arm("sam", 0, rho=0.3, error=0.1, loss=0.4, hard_error=0.3),  # the loss decides
-        "d": arm("sam", 0, rho=0.4, error=0.1, loss=0.4),  # the earlier does
-        "e": arm("sam", 0, rho=0.5, error=0.0, diverged_at=3),
-        "f": arm("sam", 0, rho=0.6, error=None),
-        "g": arm("sam", 0, rho=0.7, error=math.nan),
-        "h": arm("sam", 1, error=0.9),
-        "i": arm("lsam", 0, error=0.3),
-        "j": arm("sgd", 1, error=0.3, hard_error=math.nan),
-    }
-    assert selected(arms) == {"sgd": {1: "j"}, "sam": {0: "c", 1: "h"}, "lsam": {0: "i"}}
-    rows = {row.name: row.entry() for row in table(arms)}
-    assert rows["sam"]["runs"] == {0: "c", 1: "h"}
-    assert rows["sam"]["measures"]["test error"]["n"] == 2
-    assert rows["sam"]["measures"]["hard feature"]["by_seed"] == {0: 0.3}
-    assert "hard feature" not in rows["sgd"]["measures"]
+def logistic(f, y):
+    return F.softplus(-y[:, None] * f).mean()
 
 
-def several(sam, sgd, column="hard_error", **more):
-    found = {f"sam-{seed}": arm("sam", seed, more=more, **{column: value}) for seed, value in enumerate(sam)}
-    return found | {f"sgd-{seed}": arm("sgd", seed, more=more, **{column: value}) for seed, value in enumerate(sgd)}
+def network(name, outputs):
+    """A network in float64, and inputs for it."""
+    torch.manual_seed(0)
+    if name == "mlp":
+        return mlp([5, 7, 6, outputs]).double(), torch.randn(9, 5, dtype=torch.float64)
+    return strided_cnn(16, 8, outputs).double(), torch.randn(9, 3, 16, 8, dtype=torch.float64)
 
 
-def test_a_difference_counts_where_its_interval_excludes_zero():
-    sgd, below = [0.40, 0.41, 0.39, 0.42, 0.40], [0.35, 0.38, 0.33, 0.39, 0.35]
-    verdict = JUDGE["hard-feature"](several(below, sgd))
-    assert verdict.passed is True
-    assert verdict.measured == pytest.approx(-0.044)
-    low, high = ttest_rel(below, sgd).confidence_interval(0.95)
-    assert f"{low:.2g} to {high:.2g}" in verdict.reason
-    assert JUDGE["hard-feature"](several(sgd, below)).passed is False
-    scattered = JUDGE["hard-feature"](several([0.3, 0.5, 0.39, 0.41, 0.39], sgd))
-    assert scattered.passed is None
-    assert "can't tell" in scattered.reason
-    few = JUDGE["hard-feature"](several(below[:4], sgd[:4]))
-    assert few.passed is None
-    assert "5 seeds" in few.reason
+def labelled(outputs):
+    """Labels and the loss: logistic for one output, cross-entropy for more."""
+    generator = torch.Generator().manual_seed(1)
+    if outputs == 1:
+        return torch.randint(2, (9,), generator=generator).double() * 2 - 1, logistic
+    return torch.randint(outputs, (9,), generator=generator), F.cross_entropy
 
 
-def test_the_easy_feature_is_paid_for_above_the_margin_or_above_zero():
-    sgd = [0.010, 0.012, 0.011, 0.010, 0.013]
+def step(model, x, y, loss_fn, make):
+    """The gradient that a step goes along, by name: the change of the weights at η = 1."""
+    base = torch.optim.SGD(model.parameters(), lr=1.0)
+    base.zero_grad()
+    optimizer = make(base)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
 
-    def verdict(*changes):
-        return no_price(several([a + b for a, b in zip(sgd, changes, strict=False)], sgd, "easy_error")).passed
+    def closure():
+        loss = loss_fn(model(x), y)
+        loss.backward()
+        return loss
 
-    assert verdict(0.001, -0.001, 0.002, -0.002, 0.0) is True
-    assert verdict(0.002, 0.003, 0.002, 0.003, 0.002) is False  # little, but surely
-    assert verdict(*[MARGIN] * 5) is False
-    assert verdict(0.03, -0.03, 0.02, -0.02, 0.0) is None
-    assert no_price(several([0.1] * 2, [0.1] * 2, "easy_error")).passed is None
-
-
-def test_nothing_is_said_of_runs_that_differ_in_more_or_are_not_there():
-    arms = several([0.3] * 5, [0.4] * 5, correlation=1.0)
-    arms["other"] = arm("sam", 9, more={"correlation": 0.5}, hard_error=0.3)
-    assert "correlation" in JUDGE["hard-feature"](arms).reason
-    assert table(arms) == []
-    assert "lsam" in JUDGE["last-layer"](several([0.3] * 5, [0.4] * 5)).reason
-    apart = {"a": arm("sam", 0, hard_error=0.3), "b": arm("sgd", 1, hard_error=0.3)}
-    assert "no seed" in JUDGE["hard-feature"](apart).reason
+    loss = optimizer.step(closure)
+    change = {name: before[name] - p.detach() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(before[name])
+    assert loss.item() == pytest.approx(loss_fn(model(x), y).item())
+    return change
 
 
-def test_figures():
-    even = [k / 100 for k in range(101)]
-    arms = {
-        f"{method}-{seed}": arm(
-            method, seed, easy_error=0.1, hard_error=0.2 + 0.1 * seed, lorenz_real=even, lorenz_phantom=even
-        )
-        for method in (SGD, *METHODS)
-        for seed in range(2)
-    }
-    probing, lorenz, quality, _ = feature_figures([SGD, *METHODS])
-    easy, hard = probing.panels(arms)
-    lines = {line.label: line for line in hard.lines}
-    assert list(lines["sam"].x) == [0.0, 0.1]
-    assert list(lines["sam"].y) == pytest.approx([0.25, 0.25])
-    assert list(lines["sgd"].x) == [0.0]
-    assert list(easy.lines[1].y) == pytest.approx([0.1, 0.1])
-    titles = [panel.title for panel in lorenz.panels(arms)]
-    assert titles == [each for name in (SGD, "lsam", "sam") for each in (name, f"{name}: difference")]
-    assert quality.panels(arms)
-    assert not lorenz.panels({"a": arm("sam", 0)})
+def close(found, expected):
+    return all(torch.allclose(found[name], expected[name], rtol=0, atol=1e-12) for name in expected)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize("outputs", [1, 2, 4])
+def test_both_effects_are_lsam_where_only_the_last_layer_is_perturbed(name, outputs):
+    model, x = network(name, outputs)
+    y, loss_fn = labelled(outputs)
+
+    def along(**effects):
+        return step(model, x, y, loss_fn, lambda base: Mechanism(base, RHO, model, scope=last_layer, **effects))
+
+    lsam = step(model, x, y, loss_fn, lambda base: SAM(base, rho=RHO, model=model, scope=last_layer))
+    assert close(along(weights=True, scaling=True), lsam)
+    assert not close(along(weights=True, scaling=False), lsam)
+    assert not close(along(weights=False, scaling=True), lsam)
+    assert close(along(weights=False, scaling=False), step(model, x, y, loss_fn, lambda base: base))
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize(("weights", "scaling"), [(True, False), (False, True)])
+def test_each_effect_is_its_formula(outputs, weights, scaling):
+    model, x = network("mlp", outputs)
+    y, loss_fn = labelled(outputs)
+    params = dict(model.named_parameters())
+    *earlier, w_name, b_name = params
+    g = dict(zip(params, torch.autograd.grad(loss_fn(model(x), y), list(params.values())), strict=True))
+    norm = torch.cat([t.flatten() for t in g.values()]).norm()
+    phantom = {name: p.detach() + RHO * g[name] / norm for name, p in params.items()}
+
+    def logit_gradient(logits):
+        logits = logits.detach().requires_grad_()
+        return torch.autograd.grad(loss_fn(logits, y), logits)[0]
+
+    h = nn.Sequential(*list(model)[:-1])(x)  # the features at w
+    pulls = logit_gradient(torch.func.functional_call(model, phantom, (x,)) if weights else model(x))
+    v = phantom[w_name] if scaling else params[w_name].detach()
+    expected = {w_name: pulls.T @ h.detach(), b_name: pulls.sum(0)}
+    by_w = torch.autograd.grad(h, [params[name] for name in earlier], grad_outputs=pulls @ v)
+    expected |= dict(zip(earlier, by_w, strict=True))
+    found = step(model, x, y, loss_fn, lambda base: Mechanism(base, RHO, model, weights=weights, scaling=scaling))
+    assert close(found, expected)
+
+
+def test_nothing_is_left_behind_and_batch_norm_counts_a_step_once():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    x, y = torch.randn(8, 4), torch.arange(8) % 3
+    other = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    other.load_state_dict(model.state_dict())
+    other(x)
+    base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = Mechanism(base, RHO, model, weights=True, scaling=True)
+
+    def closure():
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert torch.equal(model[1].running_mean, other[1].running_mean)
+    assert model[1].num_batches_tracked == 1
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.param_groups is base.param_groups
+
+
+def test_bad_input():
+    model = nn.Sequential(nn.Conv2d(1, 1, 1))
+    base = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="no linear layer"):
+        Mechanism(base, 0.1, model, weights=True, scaling=True)
+    with pytest.raises(ValueError, match="rho"):
+        Mechanism(base, -0.1, mlp([2, 2]), weights=True, scaling=True)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from lowland import SAM, features
 from lowland.optim.scope import last_layer
 from lowland.papers import find
-from lowland.papers.springer2024.mechanism import Mechanism
+from lowland.papers.springer2024.methods import Mechanism
 from lowland.papers.springer2024.toy import ToyRuns
 from lowland.papers.springer2024.toy_data import MARGIN, draw_points
 from lowland.papers.springer2024.toy_network import outputs

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lowland import SAM
 from lowland.optim.scope import last_layer
 from lowland.papers import find
-from lowland.papers.springer2024.mechanism import Mechanism
+from lowland.papers.springer2024.methods import Mechanism
 from lowland.papers.springer2024.toy_separate import SeparateRuns, against_rho, larger_ratio
 from lowland.training import Outcome
 

@@ -22,7 +22,7 @@ from lowland.features import (
 from lowland.optim.scope import last_layer
 from lowland.papers.images import error_and_loss
 from lowland.papers.springer2024.data import FeatureSets
-from lowland.papers.springer2024.mechanism import last_linear
+from lowland.papers.springer2024.methods import last_linear
 from lowland.papers.springer2024.settings import FeatureSettings
 from lowland.torch_tools import evaluating
 

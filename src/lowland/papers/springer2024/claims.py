@@ -1,17 +1,88 @@
-"""The paper's claims, each on the selected run of each method and seed."""
+"""Which run of each method counts, the table of what came out, and the paper's claims.
 
-from collections.abc import Callable, Mapping
+Most claims are about the selected run of each method and seed. Where validation errors of all runs are almost 0,
+selection by them is a coin toss among runs, so beside these stand two about a whole grid of ρ and η
+(`lowland.training.sweep.differences`): SAM against SGD at each setting, corrected for looking at several, and a trend.
 
-from lowland.papers.claims import Unfit, below_zero, between, judged, shown
-from lowland.papers.springer2024.methods import SGD, selected, values, varied
-from lowland.papers.springer2024.over_grid import LEAST_SEEDS, at_some_setting, trend
-from lowland.papers.springer2024.over_training import THRESHOLD, at_the_threshold, over_time
-from lowland.training import Claim, Outcome, Verdict
-from lowland.training.statistics import Estimate
+The phantom importance weights are judged while there still is something to balance. Late in training all losses are
+almost 0, and a few examples have nearly all weight, at w and at w + e. So their claim is about the first check at which
+a run's training error is below `THRESHOLD`. By then the network has its features, and the losses have not yet vanished.
+The rule was fixed before any Gini coefficient over training had been seen.
+"""
 
+import math
+from collections.abc import Mapping, Sequence
+
+from lowland.papers.claims import Judge, Unfit, below_zero, between, judged, shown
+from lowland.papers.springer2024.methods import METHODS, SGD, method_of
+from lowland.training import Claim, Outcome, Record, Row, Verdict
+from lowland.training.statistics import Estimate, estimate
+from lowland.training.sweep.cells import Cell, cells_of
+from lowland.training.sweep.differences import differences, trend_over_all
+
+# What the table says, by column of the records.
+MEASURES = {
+    "hard_error": "hard feature",
+    "easy_error": "easy feature",
+    "worst_group_error": "worst group",
+    "test_error": "test error",
+    "gini_real": "Gini, real",
+    "gini_phantom": "Gini, phantom",
+}
+GROUPED_MEASURES = {
+    **MEASURES,
+    "group_balanced_error": "groups balanced",
+    "reweighted_worst_group_error": "worst group, reweighted",
+}
 TRAINED = 0.02  # the training error of a network that the claims speak of
 MARGIN = 0.01  # by which the easy feature's error may rise before SAM counts as paying for it (ours)
 _SELECTED = "of the runs with the lowest validation error of each method and seed"
+THRESHOLD = 0.01  # the training error below which the importance weights are judged
+LEAST_SEEDS = 5
+
+
+def varied(outcomes: Mapping[str, Outcome]) -> set[str]:
+    """The settings in which the runs differ, but for method, seed, η and ρ: among these one run is selected."""
+    first, *others = [vars(outcome.settings) for outcome in outcomes.values()]
+    names = {name for other in others for name, value in other.items() if value != first[name]}
+    return names - {"method", "seed", "lr", "rho"}
+
+
+def selected(outcomes: Mapping[str, Outcome]) -> dict[str, dict[int, str]]:
+    """Method → seed → label of its run with the lowest final validation error.
+
+    Of equals the one with the lower validation loss, then the earlier. Runs that have not ended, or have diverged, are
+    no candidates.
+    """
+    best: dict[str, dict[int, str]] = {}
+    scores: dict[str, tuple[float, float]] = {}
+    for label, outcome in outcomes.items():
+        if outcome.status != "done" or not outcome.records:
+            continue
+        error, loss = (outcome.records[-1].get(f"validation_{column}") for column in ("error", "loss"))
+        if error is None or loss is None or not (math.isfinite(error) and math.isfinite(loss)):
+            continue
+        scores[label] = score = float(error), float(loss)
+        of_method = best.setdefault(method_of(outcome.settings), {})
+        if (seed := outcome.settings.seed) not in of_method or score < scores[of_method[seed]]:
+            of_method[seed] = label
+    return {name: best[name] for name in (SGD, *METHODS) if name in best}
+
+
+def values(outcomes: Mapping[str, Outcome], runs: Mapping[int, str], column: str) -> dict[int, float]:
+    """Seed → finite entry of the last record of its run."""
+    found = {seed: outcomes[label].records[-1].get(column) for seed, label in runs.items()}
+    return {seed: float(value) for seed, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def table(outcomes: Mapping[str, Outcome], measures: Mapping[str, str] = MEASURES) -> Sequence[Row]:
+    """A row for each method, of the runs that are `selected`; none over a grid of other settings than those."""
+    if not outcomes or varied(outcomes):
+        return []
+    return [
+        Row(name, runs, {title: values(outcomes, runs, column) for column, title in measures.items()})
+        for name, runs in selected(outcomes).items()
+    ]
 
 
 def difference(outcomes: Mapping[str, Outcome], first: tuple[str, str], second: tuple[str, str]) -> Estimate:
@@ -26,7 +97,7 @@ def difference(outcomes: Mapping[str, Outcome], first: tuple[str, str], second: 
     return between(ours, theirs, f"no seed has runs of both {first[0]} and {second[0]}")
 
 
-def smaller(first: tuple[str, str], second: tuple[str, str]) -> Callable[[Mapping[str, Outcome]], Verdict]:
+def smaller(first: tuple[str, str], second: tuple[str, str]) -> Judge:
     """Judges as `lowland.papers.claims.below_zero` does, of `LEAST_SEEDS` seeds."""
     return judged(lambda outcomes: below_zero(difference(outcomes, first, second), LEAST_SEEDS))
 
@@ -52,6 +123,107 @@ def trained(outcomes: Mapping[str, Outcome]) -> str:
     if worst <= TRAINED:
         return ""
     return f"SGD's training error is {worst:.2g}, and the claim is about networks trained to {TRAINED:g} or less"
+
+
+def _cells(outcomes: Mapping[str, Outcome]) -> list[Cell]:
+    """The runs of SGD and SAM by η and ρ; raises Unfit if more varies."""
+    if others := varied(outcomes):
+        raise Unfit(f"more varies than what is compared: {', '.join(sorted(others))}")
+    kept = {label: outcome for label, outcome in outcomes.items() if method_of(outcome.settings) in (SGD, "sam")}
+    return cells_of(kept, ("lr", "rho", "seed"))
+
+
+@judged
+def at_some_setting(outcomes: Mapping[str, Outcome]) -> Verdict:
+    """Whether SAM's error is below SGD's at a setting, corrected for all of them.
+
+    The measured value is the mean difference where the corrected p-value is lowest. True if there is a setting below,
+    false if there is one above and none below, else null.
+    """
+    points = differences(_cells(outcomes), "hard_error")
+    found = [
+        (each.corrected, each.difference, each)
+        for each in points
+        if each.corrected is not None and each.difference is not None
+    ]
+    if not found:
+        raise Unfit("there is no step size with two seeds or more of both SAM and SGD")
+    p, best, at = min(found, key=lambda one: (one[0], one[1].mean))
+    below, above, diverged = (sum(each.verdict == what for each in points) for what in ("below", "above", "diverged"))
+    reason = (
+        f"{len(found)} settings: below at {below}, above at {above}; lowest corrected p {p:.2g} at "
+        f"η = {at.settings['lr']:g}, ρ = {at.settings['rho']:g}"
+    ) + (f"; {diverged} more diverged" if diverged else "")
+    if min(gap.n for _, gap, _ in found) < LEAST_SEEDS:
+        return Verdict(best.mean, None, f"it takes {LEAST_SEEDS} seeds at every setting; {reason}")
+    return Verdict(best.mean, True if below else False if above else None, reason)
+
+
+@judged
+def trend(outcomes: Mapping[str, Outcome]) -> Verdict:
+    """Whether SAM's probing error falls with ρ: its slope on log10 ρ, mean over η, of each seed; over the seeds."""
+    found = trend_over_all(_cells(outcomes), "hard_error")
+    if found is None:
+        raise Unfit("a trend takes three values of ρ above 0, and a seed that has been trained at all of them")
+    return below_zero(found, LEAST_SEEDS)
+
+
+def at_the_threshold(method: str) -> Judge:
+    """Judges the mean of Gini(phantom) − Gini(real) over the seeds, each at its first check below `THRESHOLD`."""
+
+    @judged
+    def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
+        runs = _runs(outcomes, method)
+        found = {}
+        for seed, records in runs.items():
+            first = next((record for record in records if record["train_error"] < THRESHOLD), None)
+            if first is not None:
+                found[seed] = _difference(first)
+        if len(found) < len(runs):
+            raise Unfit(
+                f"the training error of {len(runs) - len(found)} of {len(runs)} runs of {method} never is below "
+                f"{THRESHOLD:g}"
+            )
+        mean = estimate(list(found.values()))
+        assert mean is not None
+        return below_zero(mean, LEAST_SEEDS)
+
+    return judge
+
+
+def over_time(method: str) -> Judge:
+    """Reports at which epochs the claim holds, fails and is undecided; measured is the share at which it holds."""
+
+    @judged
+    def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
+        runs = _runs(outcomes, method)
+        by_epoch = [{round(record["epoch"], 6): _difference(record) for record in records} for records in runs.values()]
+        shared = [epoch for epoch in by_epoch[0] if all(epoch in each for each in by_epoch)]
+        words: dict[str, list[str]] = {"holds": [], "fails": [], "undecided": []}
+        for epoch in shared:
+            mean = estimate([each[epoch] for each in by_epoch])
+            assert mean is not None
+            verdict = below_zero(mean, LEAST_SEEDS).passed
+            words["undecided" if verdict is None else "holds" if verdict else "fails"].append(f"{epoch:g}")
+        told = "; ".join(f"{word} at epochs {', '.join(epochs)}" for word, epochs in words.items() if epochs)
+        return Verdict(len(words["holds"]) / len(shared) if shared else None, None, told)
+
+    return judge
+
+
+def _runs(outcomes: Mapping[str, Outcome], method: str) -> dict[int, list[Record]]:
+    """Seed → the records of its selected run that have Gini coefficients."""
+    labels = selected(outcomes).get(method, {})
+    if not labels:
+        raise Unfit(f"no run of {method} was trained to its end")
+    return {
+        seed: [record for record in outcomes[label].records if record.get("gini_phantom") is not None]
+        for seed, label in labels.items()
+    }
+
+
+def _difference(record: Record) -> float:
+    return float(record["gini_phantom"] - record["gini_real"])
 
 
 CLAIMS = (

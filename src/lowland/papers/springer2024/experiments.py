@@ -9,9 +9,9 @@ import torch
 
 from lowland.data.stacked import STACKS
 from lowland.papers.springer2024 import PAPER
-from lowland.papers.springer2024.claims import CLAIMS, GRID_CLAIMS
+from lowland.papers.springer2024.claims import CLAIMS, GRID_CLAIMS, GROUPED_MEASURES, table
 from lowland.papers.springer2024.figures import feature_figures, probe_curves
-from lowland.papers.springer2024.methods import ARMS, GROUPED_MEASURES, METHODS, table
+from lowland.papers.springer2024.methods import ARMS, METHODS
 from lowland.papers.springer2024.settings import (
     CELEBA_VALUES,
     CIFAR_MNIST_VALUES,

@@ -7,7 +7,8 @@ from statistics import fmean
 import numpy as np
 
 from lowland.papers.figures import over_epochs
-from lowland.papers.springer2024.methods import SGD, method_of, selected, values
+from lowland.papers.springer2024.claims import selected, values
+from lowland.papers.springer2024.methods import SGD, method_of
 from lowland.training import Line, Outcome, Panel, Plot
 
 _PROBES = (("easy_error", "easy feature"), ("hard_error", "hard feature"))

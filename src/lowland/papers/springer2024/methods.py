@@ -1,37 +1,171 @@
-"""The methods that are compared, which of their runs are, and the table of what came out."""
+"""The methods that are compared: SGD, SAM, LSAM, and SAM with one of the two effects that the paper explains it by.
 
-import math
-from collections.abc import Mapping, Sequence
+Take a network f(x) = vᵀh(x) with last layer v and features h, whose weights are W; J is the derivative of h by W. The
+gradient of the mean logistic loss log(1 + exp(−y f(x))) over n examples is, with λᵢ = sigmoid(−yᵢ f(xᵢ)),
+
+    by v:  (1/n) Σᵢ −yᵢ λᵢ hᵢ          by W:  (1/n) Σᵢ −yᵢ λᵢ Jᵢᵀ v
+
+SAM takes it at the phantom parameters w + e, which are marked by a hat:
+
+    by v:  (1/n) Σᵢ −yᵢ λ̂ᵢ ĥᵢ          by W:  (1/n) Σᵢ −yᵢ λ̂ᵢ Ĵᵢᵀ v̂
+
+Two of the changes are the effects: the phantom importance weights λ̂ say which examples pull, and the phantom last layer
+v̂ scales the gradient of everything before it, of each feature by its own factor v̂ⱼ/vⱼ, as a learning rate would. Each
+alone, everything else at w:
+
+    only the weights:   by v:  (1/n) Σᵢ −yᵢ λ̂ᵢ hᵢ     by W:  (1/n) Σᵢ −yᵢ λ̂ᵢ Jᵢᵀ v
+    only the scaling:   by v:  (1/n) Σᵢ −yᵢ λᵢ hᵢ     by W:  (1/n) Σᵢ −yᵢ λᵢ Jᵢᵀ v̂
+
+With both, λ̂ᵢ hᵢ and λ̂ᵢ Jᵢᵀ v̂, what still differs from SAM is ĥ and Ĵ, the features' own perturbation. LSAM, which
+perturbs the last layer alone, has none: there both together are its gradient exactly.
+
+For k classes (ours) v is a matrix (k, features), and −yᵢ λᵢ becomes the gradient of the cross-entropy by the logits,
+pᵢ − onehot(yᵢ), a vector. "Only the weights" puts the whole phantom vector p̂ᵢ − onehot(yᵢ) in its place: its norm,
+which is the importance weight, and its direction. A bias of the last layer counts to v, with a feature that is 1.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lowland.optim import SAM
-from lowland.optim.scope import last_layer
-from lowland.papers.springer2024.mechanism import Mechanism
-from lowland.training import Outcome, Row, Settings
+from lowland.optim.buffers import Buffers
+from lowland.optim.functional import check_rho, perturbation
+from lowland.optim.scope import Scope, last_layer, resolve
+from lowland.training import Settings
 
 METHODS = ("sam", "lsam", "phantom-weights", "phantom-scaling")
 SGD = "sgd"  # whatever the method, if ρ is 0
 ARMS: Mapping[str, Mapping[str, Any]] = {SGD: {"rho": 0.0}, **{name: {"method": name} for name in METHODS}}
-# Settings in which the runs may differ among which one is selected.
-CHOSEN = ("lr", "rho")
 
-# What the table says, by column of the records.
-MEASURES = {
-    "hard_error": "hard feature",
-    "easy_error": "easy feature",
-    "worst_group_error": "worst group",
-    "test_error": "test error",
-    "gini_real": "Gini, real",
-    "gini_phantom": "Gini, phantom",
-}
-GROUPED_MEASURES = {
-    **MEASURES,
-    "group_balanced_error": "groups balanced",
-    "reweighted_worst_group_error": "worst group, reweighted",
-}
+
+class Mechanism:
+    """An optimizer around an optimizer, as `lowland.SAM` is, along the gradients of this module's docstring.
+
+    A step takes two gradients at w and one forward pass at w + e, where e is SAM's: ρ g/‖g‖ over the parameters in
+    scope. Batch-norm statistics are those of the first pass.
+
+    Args:
+        base: makes the update.
+        rho: radius ρ ≥ 0; with 0 a step is the base optimizer's.
+        model: called with positional arguments, once an evaluation; its last linear layer, in the order of
+            registration, is what the docstring calls v, and gives its logits.
+        weights: whether examples have their phantom importance weights.
+        scaling: whether gradients go through the phantom last layer.
+        scope: which parameters e perturbs, as for `lowland.SAM`.
+
+    Raises:
+        ValueError: for ρ out of range, or a network without a linear layer.
+    """
+
+    def __init__(
+        self,
+        base: torch.optim.Optimizer,
+        rho: float,
+        model: nn.Module,
+        *,
+        weights: bool,
+        scaling: bool,
+        scope: Scope = None,
+    ):
+        check_rho(rho)
+        self.base, self.rho, self.model, self.last = base, rho, model, last_linear(model)
+        self.param_groups = base.param_groups
+        self.weights, self.scaling = weights, scaling
+        wanted = resolve(scope, model, list(model.parameters()))
+        self.perturbed = {
+            name: p for name, p in model.named_parameters() if p.requires_grad and (wanted is None or p in wanted)
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base optimizer's."""
+        return self.base.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up."""
+        self.base.load_state_dict(state_dict)
+        self.param_groups = self.base.param_groups
+
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        """Update; the loss at w. ``closure`` does the forward pass, ``backward``, and returns the loss."""
+        self.base.zero_grad()
+        with torch.enable_grad(), self._seen() as inputs:
+            loss = closure()
+        if self.rho > 0:
+            saved = Buffers(self.model)
+            phantom = self._phantom()
+            logits = self._logits(phantom, inputs[-1]) if self.weights else None
+            self.base.zero_grad()
+            with torch.enable_grad(), self._scaled(phantom), self._weighted(logits):
+                closure()
+            saved.undo()
+        self.base.step()
+        return loss
+
+    def _phantom(self) -> dict[str, Tensor]:
+        """Name → parameter at w + e, of those that are perturbed."""
+        gradient = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in self.perturbed.items()}
+        e = perturbation(gradient, self.rho)
+        return {name: p.detach() + e[name] for name, p in self.perturbed.items()}
+
+    def _logits(self, phantom: dict[str, Tensor], inputs: tuple[Any, ...]) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = torch.func.functional_call(self.model, phantom, inputs)
+        return logits
+
+    @contextmanager
+    def _seen(self) -> Iterator[list[tuple[Any, ...]]]:
+        """What the model is called with."""
+        inputs: list[tuple[Any, ...]] = []
+        handle = self.model.register_forward_pre_hook(lambda _, args: inputs.append(args))
+        try:
+            yield inputs
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def _weighted(self, phantom: Tensor | None) -> Iterator[None]:
+        """The model gives ``phantom`` logits, whose gradient goes back through the network as it is."""
+        if phantom is None:
+            yield
+            return
+        handle = self.model.register_forward_hook(lambda _, args, logits: logits + (phantom - logits).detach())
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def _scaled(self, phantom: dict[str, Tensor]) -> Iterator[None]:
+        """The last layer gives what it gives, but the gradient by its input goes through its ``phantom`` weight."""
+        if not self.scaling:
+            yield
+            return
+        name = next(name for name, p in self.model.named_parameters() if p is self.last.weight)
+        weight = phantom.get(name, self.last.weight.detach())
+
+        def scaled(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            (features,) = args
+            path = F.linear(features, weight)
+            return F.linear(features.detach(), self.last.weight, self.last.bias) + (path - path.detach())
+
+        handle = self.last.register_forward_hook(scaled)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def last_linear(model: nn.Module) -> nn.Linear:
+    """The last linear layer in the order of registration, which gives the logits; ValueError if there is none."""
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError("the network has no linear layer that would give its logits")
+    return linear[-1]
 
 
 def make_optimizer(method: str, base: torch.optim.Optimizer, rho: float, model: nn.Module) -> SAM | Mechanism:
@@ -46,47 +180,3 @@ def make_optimizer(method: str, base: torch.optim.Optimizer, rho: float, model: 
 def method_of(settings: Settings) -> str:
     """`SGD`, or one of `METHODS`."""
     return SGD if settings.rho == 0 else str(settings.method)  # type: ignore[attr-defined]
-
-
-def varied(outcomes: Mapping[str, Outcome]) -> set[str]:
-    """The settings, other than method and seed and those to choose from, in which the runs differ."""
-    first, *others = [vars(outcome.settings) for outcome in outcomes.values()]
-    names = {name for other in others for name, value in other.items() if value != first[name]}
-    return names - {"method", "seed", *CHOSEN}
-
-
-def selected(outcomes: Mapping[str, Outcome]) -> dict[str, dict[int, str]]:
-    """Method → seed → label of its run with the lowest final validation error.
-
-    Of equals the one with the lower validation loss, then the earlier. Runs that have not ended, or have diverged, are
-    no candidates.
-    """
-    best: dict[str, dict[int, str]] = {}
-    scores: dict[str, tuple[float, float]] = {}
-    for label, outcome in outcomes.items():
-        if outcome.status != "done" or not outcome.records:
-            continue
-        error, loss = (outcome.records[-1].get(f"validation_{column}") for column in ("error", "loss"))
-        if error is None or loss is None or not (math.isfinite(error) and math.isfinite(loss)):
-            continue
-        scores[label] = score = float(error), float(loss)
-        of_method = best.setdefault(method_of(outcome.settings), {})
-        if (seed := outcome.settings.seed) not in of_method or score < scores[of_method[seed]]:
-            of_method[seed] = label
-    return {name: best[name] for name in (SGD, *METHODS) if name in best}
-
-
-def values(outcomes: Mapping[str, Outcome], runs: Mapping[int, str], column: str) -> dict[int, float]:
-    """Seed → finite entry of the last record of its run."""
-    found = {seed: outcomes[label].records[-1].get(column) for seed, label in runs.items()}
-    return {seed: float(value) for seed, value in found.items() if value is not None and math.isfinite(value)}
-
-
-def table(outcomes: Mapping[str, Outcome], measures: Mapping[str, str] = MEASURES) -> Sequence[Row]:
-    """A row for each method, of the runs that are `selected`; none over a grid of other settings than those."""
-    if not outcomes or varied(outcomes):
-        return []
-    return [
-        Row(name, runs, {title: values(outcomes, runs, column) for column, title in measures.items()})
-        for name, runs in selected(outcomes).items()
-    ]

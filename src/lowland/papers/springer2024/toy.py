@@ -15,9 +15,9 @@ from lowland.errors import SettingError
 from lowland.features import gini
 from lowland.papers.springer2024 import PAPER
 from lowland.papers.springer2024.check import lorenz_points
-from lowland.papers.springer2024.claims import CLAIMS
+from lowland.papers.springer2024.claims import CLAIMS, table
 from lowland.papers.springer2024.figures import feature_figures
-from lowland.papers.springer2024.methods import METHODS, SGD, table
+from lowland.papers.springer2024.methods import METHODS, SGD
 from lowland.papers.springer2024.toy_data import Points, draw_points, together
 from lowland.papers.springer2024.toy_network import (
     Networks,

@@ -41,7 +41,7 @@ class Networks:
         phantom_weights: whether examples have their phantom importance weights.
         phantom_scaling: whether gradients go through the phantom v.
         phantom_features: whether the features, too, are those at the phantom parameters. All three are SAM; without
-            this one see `lowland.papers.springer2024.mechanism`.
+            this one see `lowland.papers.springer2024.methods`.
     """
 
     lr: Tensor
