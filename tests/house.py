@@ -1,6 +1,6 @@
 """The numbers that the house is kept to; `python tests/house.py` prints them by room.
 
-A name that is over a limit must stand in `house.txt`, which may only get shorter: strike a name out once it is mended.
+What is over a limit must stand in `house.txt`, which may only get shorter: `--prune` strikes out what is mended.
 """
 
 import ast
@@ -40,9 +40,9 @@ class Offence:
     where: str
 
     @property
-    def line(self) -> str:
-        """As the list of offenders has it: without the file, so that moving a file is no news."""
-        return f"{self.kind} {self.room} {self.name}"
+    def entry(self) -> str:
+        """As the list of offenders has it: no file, so that moving one is no news; of arrows, how many a room has."""
+        return f"{self.kind} {self.room}" + (f" {self.name}" if self.kind not in ("circle", "private") else "")
 
 
 @dataclass
@@ -262,20 +262,22 @@ def main() -> int:
     """
     house = House()
     found = sorted(set(house.offences()))
-    allowed = Counter(OFFENDERS.read_text().splitlines())
-    present = Counter(offence.line for offence in found)
+    present = Counter(offence.entry for offence in found)
+    allowed: Counter[str] = Counter()
+    for line in OFFENDERS.read_text().splitlines():
+        count, entry = line.split(maxsplit=1)
+        allowed[entry] = int(count)
+    new = present - allowed
     if "--prune" in sys.argv:
-        OFFENDERS.write_text("".join(f"{line}\n" for line in sorted((allowed & present).elements())))
+        OFFENDERS.write_text("".join(f"{n} {entry}\n" for entry, n in sorted((allowed & present).items())))
     if "--list" in sys.argv:
         print(*(f"{offence.where}: {offence.kind} {offence.name}" for offence in found), sep="\n")
     elif "--check" not in sys.argv:
         print(table(house, found))
-    new = present - allowed
-    for offence in found:
-        if new[offence.line]:
-            print(
-                f"{offence.where}: {offence.kind} {offence.name} (over the house's limits, and not in {OFFENDERS.name})"
-            )
+    else:
+        print(*(f"{offence.where}: {offence.kind} {offence.name}" for offence in found if new[offence.entry]), sep="\n")
+    for entry in new:
+        print(f"{entry}: {present[entry]}, and {OFFENDERS.name} has {allowed[entry]}")
     if gone := (allowed - present).total():
         print(f"{OFFENDERS.name}: {gone} mended; `python tests/house.py --prune` strikes them out")
     return 1 if new else 0

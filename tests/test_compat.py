@@ -1,7 +1,6 @@
 """Loops written for ``first_step`` and ``second_step``, against the textbook; and what is mended of them."""
 
 import copy
-import doctest
 import pickle
 import warnings
 
@@ -33,10 +32,6 @@ def step_with_closure(optimizer, loss_fn):
     loss_fn().backward()
     optimizer.step(lambda: loss_fn().backward())
     optimizer.zero_grad()
-
-
-def test_example():
-    assert doctest.testmod(compat).failed == 0
 
 
 @pytest.mark.parametrize("way", [two_steps, step_with_closure])

@@ -1,7 +1,6 @@
 """Average-case sharpness against closed forms and a textbook version, in float64."""
 
 import copy
-import doctest
 import math
 from statistics import fmean, stdev
 
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lowland.curvature import average_case, average_sharpness
+from lowland.curvature import average_sharpness
 
 
 class Quadratic(nn.Module):
@@ -36,10 +35,6 @@ def small(*between):
 def data(n=7):
     generator = torch.Generator().manual_seed(1)
     return torch.randn(n, 3, generator=generator, dtype=torch.float64), torch.arange(n) % 2
-
-
-def test_example():
-    assert doctest.testmod(average_case).failed == 0
 
 
 @pytest.mark.parametrize("adaptive", [False, True])

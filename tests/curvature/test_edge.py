@@ -1,6 +1,5 @@
 """The SAM edge against the paper's formula, and its limits."""
 
-import doctest
 import math
 
 import pytest
@@ -8,13 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowland.curvature import alignment, edge, sam_edge
+from lowland.curvature import alignment, sam_edge
 
 positive = st.floats(1e-4, 1e4)
-
-
-def test_example():
-    assert doctest.testmod(edge).failed == 0
 
 
 @given(norm=positive, lr=positive, rho=positive)

@@ -1,13 +1,11 @@
 """Hessian products and eigenpairs against the Hessian written out in full, in float64."""
 
-import doctest
-
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lowland.curvature import Hessian, hessian, stability
+from lowland.curvature import Hessian, stability
 from lowland.curvature.objective import Objective
 from lowland.models import Transformer, norm_cnn
 
@@ -34,10 +32,6 @@ def dense(model, loss_fn, x, y):
         return loss_fn(torch.func.functional_call(model, values, (x,)), y)
 
     return torch.autograd.functional.hessian(loss, torch.cat([p.detach().reshape(-1) for p in params]))
-
-
-def test_example():
-    assert doctest.testmod(hessian).failed == 0
 
 
 def test_products_one_and_several_in_unequal_chunks():

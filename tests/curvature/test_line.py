@@ -1,7 +1,6 @@
 """The loss along a line against closed forms and a textbook loop, in float64."""
 
 import copy
-import doctest
 import math
 
 import pytest
@@ -10,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
-from lowland.curvature import along_line, line
+from lowland.curvature import along_line
 
 
 def net(seed, *between):
@@ -41,10 +40,6 @@ def between(model_a, model_b, t):
         for name, param in model.named_parameters():
             param.copy_((1 - t) * param + t * b[name])
     return model
-
-
-def test_example():
-    assert doctest.testmod(line).failed == 0
 
 
 def test_a_quadratic_is_a_parabola():

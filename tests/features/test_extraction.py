@@ -1,6 +1,5 @@
 """Features against activations computed by hand, and the state of the model before and after."""
 
-import doctest
 from itertools import pairwise
 
 import pytest
@@ -10,16 +9,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from lowland.features import extract, extraction
+from lowland.features import extract
 from lowland.models import mlp, preact_resnet, strided_cnn
 
 
 def inputs(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def test_example():
-    assert doctest.testmod(extraction).failed == 0
 
 
 @settings(max_examples=20, deadline=None)

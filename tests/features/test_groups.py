@@ -1,14 +1,12 @@
 """Accuracies within groups of a table that was made by hand."""
 
-import doctest
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowland.features import accuracy_by_group, group_balanced_accuracy, groups, worst_group_accuracy
+from lowland.features import accuracy_by_group, group_balanced_accuracy, worst_group_accuracy
 
 # group: right of all
 TABLE = {-3: (9, 10), 0: (1, 4), 7: (2, 2)}
@@ -16,10 +14,6 @@ GROUPS = [group for group, (_, n) in TABLE.items() for _ in range(n)]
 RIGHT = [i < right for right, n in TABLE.values() for i in range(n)]
 TARGETS = [i % 5 for i in range(len(RIGHT))]
 PREDICTIONS = [y if right else y + 1 for y, right in zip(TARGETS, RIGHT, strict=True)]
-
-
-def test_examples():
-    assert doctest.testmod(groups).failed == 0
 
 
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor, lambda values: torch.tensor(values, dtype=torch.int16)])

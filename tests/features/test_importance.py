@@ -1,7 +1,5 @@
 """Importance weights against the formula of the paper, written out for networks small enough, in float64."""
 
-import doctest
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from lowland.features import importance, importance_weights
+from lowland.features import importance_weights
 from lowland.models import mlp
 from lowland.optim.scope import last_layer
 
@@ -40,10 +38,6 @@ def climbed(w, x, y, rho):
 def norms(logits, y):
     weights = (logits.softmax(1) - F.one_hot(y, logits.shape[1])).norm(dim=1)
     return weights / weights.sum()
-
-
-def test_example():
-    assert doctest.testmod(importance).failed == 0
 
 
 @settings(max_examples=25, deadline=None)

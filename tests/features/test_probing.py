@@ -1,6 +1,5 @@
 """Probes of data whose Bayes error is known, and that nothing but the training and validation examples is chosen by."""
 
-import doctest
 import math
 
 import numpy as np
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from lowland.features import probe, probing, wilson
+from lowland.features import probe, wilson
 from lowland.features.linear import Classifier, in_their_span
 from lowland.features.parts import part, split
 
@@ -32,10 +31,6 @@ def spurious(sizes, seed):
     y, background = g // 2, g % 2
     x = random.standard_normal((len(g), 2)) + np.stack([1.5 * (2 * y - 1), 4.0 * (2 * background - 1)], 1)
     return x, y, g
-
-
-def test_example():
-    assert doctest.testmod(probing).failed == 0
 
 
 @pytest.mark.parametrize("kind", [torch.from_numpy, lambda x: torch.from_numpy(x).bfloat16(), np.float32])

@@ -1,11 +1,8 @@
 """The pure functions: under vmap, jvp and compile, and where the gradient is zero or not finite."""
 
-import doctest
-
 import pytest
 import torch
 
-from lowland.optim import compiled, functional, sam
 from lowland.optim.functional import perturbation, sam_gradient
 
 
@@ -15,11 +12,6 @@ def loss_fn(params, scale=1.0):
 
 def params():
     return {"a": torch.tensor([1.0, -2.0], dtype=torch.float64), "b": torch.tensor(0.3, dtype=torch.float64)}
-
-
-@pytest.mark.parametrize("module", [functional, sam, compiled])
-def test_examples(module):
-    assert doctest.testmod(module).failed == 0
 
 
 def test_vmap_over_rho_equals_one_at_a_time():
