@@ -23,7 +23,7 @@ def run(program, x, changed):
         warnings.simplefilter("ignore")
         x = follow.own(x.clone(), len(x) // B)
         found = [t for t in program(x) if isinstance(t, torch.Tensor)]
-        places = [follow.at(t) for t in found]
+        places = [follow.labels.at(t) for t in found]
     torch.manual_seed(0)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -249,7 +249,7 @@ def test_values_that_python_reads(read):
     with torch.no_grad(), follow:
         x = follow.own(torch.rand(B, 4), 1)
         found = read(x)
-        assert isinstance(follow.stopped, NotCovered) or isinstance(follow.at(found), Mixed)
+        assert isinstance(follow.labels.stopped, NotCovered) or isinstance(follow.labels.at(found), Mixed)
 
 
 # Steps of random programs: from some tensors, one more. Failing ones are skipped.

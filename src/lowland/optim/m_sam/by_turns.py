@@ -40,7 +40,7 @@ def by_turns(now: Pass, cls: Any, args: tuple[Any, ...], call: Callable[..., Any
         results = list(found) if isinstance(found, tuple) else [found]
         if versions != _versions(given):
             raise NotCovered(f"{what} writes in place")
-        if any(type(t) is not Tensor or (follow.active and follow.at(t) is not None) for t in results):
+        if any(type(t) is not Tensor or (follow.active and follow.labels.at(t) is not None) for t in results):
             raise NotCovered(f"{what} gives what isn't a tensor of these alone")
         return results
 
@@ -50,7 +50,7 @@ def by_turns(now: Pass, cls: Any, args: tuple[Any, ...], call: Callable[..., Any
         at_w = [None if s is None else a.detach().clone() for a, s in zip(args, stacks, strict=True)]
     for t in (*stacks, *at_w) if follow.active else ():
         if t is not None:
-            follow.set_by_group(t)
+            follow.labels.set_by_group(t)
     count = side.groups.count
     side.warn(f"m-SAM: {what} is called for each of the {count} groups in turn, which is slower")
     states = random_states(side.names)
@@ -68,7 +68,7 @@ def by_turns(now: Pass, cls: Any, args: tuple[Any, ...], call: Callable[..., Any
         each = zip(value, zip(*of_groups, strict=True), strict=True)
         derived = [Derived.of(v, ByGroup.apply(torch.stack(those))) for v, those in each]
     if follow.active:
-        follow.hide(derived)
+        follow.labels.hide(derived)
     return tuple(derived) if len(derived) > 1 else derived[0]
 
 

@@ -93,7 +93,7 @@ def by_vmap(now: Pass, func: Callable[..., Any], args: Any, kwargs: dict[str, An
     derived = [t for t in pytree.tree_leaves(result) if type(t) is Derived]
     note_shared(derived, leaves)
     if follow.active:
-        follow.hide(derived)
+        follow.labels.hide(derived)
     return result
 
 
@@ -171,9 +171,9 @@ def _inner(closure: Closure, call: _Call) -> tuple[int, list[tuple[int, ...]]]:
                     if is_batched:
                         follow.own(form, len(form) // size)
                     elif isinstance(form, Tensor):
-                        follow.set_by_group(form)
+                        follow.labels.set_by_group(form)
                 results = pytree.tree_leaves(call.on(forms))
-                places = [follow.at(t) for t in results]
+                places = [follow.labels.at(t) for t in results]
         except Exception as error:
             raise NotCovered(f"{call.what} can't be followed: {str(error).splitlines()[0]}") from error
         if closure.parted and (

@@ -22,7 +22,7 @@ def checkpointed(closure: Closure, args: tuple[Any, ...], apply: Callable[..., A
     cut_off = torch.is_grad_enabled() and closure.dependence.active and not any(t.requires_grad for t in tensors)
     if of_parameters(tensors):
         closure.cannot("a reentrant checkpoint takes what parameters alone give ({}): use_reentrant=False does better")
-    elif cut_off and any(closure.dependence.at(t) is not None for t in tensors):
+    elif cut_off and any(closure.dependence.labels.at(t) is not None for t in tensors):
         closure.cannot("a reentrant checkpoint takes what has no gradient ({}): use_reentrant=False does better")
     out = apply(_Checkpointed(closure, run), preserve, *given)
     if of_parameters(out):

@@ -74,8 +74,8 @@ class Closure:
     def following(self, constants: list[Tensor]) -> Iterator[None]:
         """Inside, operations are followed; ``constants`` have no rows. Raises NotCovered if they can't be."""
         with self.dependence:
-            self.dependence.set_constant(constants)
-            self.dependence.hide(p for p in self.names if type(p) is Watched)
+            self.dependence.labels.set_constant(constants)
+            self.dependence.labels.hide(p for p in self.names if type(p) is Watched)
             with self._running():
                 yield
 
@@ -86,7 +86,7 @@ class Closure:
             yield
         finally:
             self.in_closure = False
-        stopped, self.stopped = self.stopped or self.dependence.stopped, None
+        stopped, self.stopped = self.stopped or self.dependence.labels.stopped, None
         if stopped is not None:
             raise stopped
 
@@ -117,7 +117,7 @@ class Closure:
         except (Refused, NoGradient):
             raise
         except NotCovered as stop:
-            self.stopped = self.dependence.stopped or stop
+            self.stopped = self.dependence.labels.stopped or stop
             return plain()
         except Exception as error:
             out = plain()  # which raises it, if it is the closure's own
@@ -131,11 +131,11 @@ class Closure:
         stop = NotCovered(why.format(line()))
         if not self.in_closure:
             raise stop
-        self.stopped = self.stopped or self.dependence.stopped or stop
+        self.stopped = self.stopped or self.dependence.labels.stopped or stop
 
     def imported(self, value: Tensor) -> None:
         """See `unseen.Listener`."""
-        self.dependence.look_for_aliases(value)
+        self.dependence.labels.look_for_aliases(value)
 
     def leaves(self, value: Any, why: str) -> None:
         """See `unseen.Listener`."""
@@ -145,7 +145,7 @@ class Closure:
 
     def places(self, values: Any) -> list[Place | None]:
         """Where the examples are in tensors among ``values``."""
-        return [self.dependence.at(t) for t in pytree.tree_leaves(values) if isinstance(t, Tensor)]
+        return [self.dependence.labels.at(t) for t in pytree.tree_leaves(values) if isinstance(t, Tensor)]
 
     def own(self, out: Tensor) -> Tensor:
         """``out``, whose rows are those of the examples."""
@@ -163,7 +163,7 @@ class Closure:
         return self.remembered(("rows", what, _forms([x])), lambda: self._look_for_rows(x, what))
 
     def _look_for_rows(self, x: Tensor, what: str) -> bool:
-        place = self.dependence.at(x)
+        place = self.dependence.labels.at(x)
         if place is not None and type(x) is not Tensor:
             raise NotCovered(f"{what} sees a tensor of the class {type(x).__name__} that depends on parameters")
         if x.ndim == 0 or type(x) is not Tensor:
@@ -171,7 +171,7 @@ class Closure:
                 raise Unordered(f"{what} sees one number for all examples")
             return False
         if place is None:
-            if self.dependence.is_constant(x):
+            if self.dependence.labels.is_constant(x):
                 return False
             if not self.sure:
                 rows_of(x, self.examples, what)
@@ -189,7 +189,7 @@ class Closure:
     def are_alone(self, tensors: list[Any], what: str) -> bool:
         """Whether none of ``tensors`` depends on examples."""
         return self.remembered(
-            ("alone", what, _forms(tensors)), lambda: all(self.dependence.at(t) is None for t in tensors)
+            ("alone", what, _forms(tensors)), lambda: all(self.dependence.labels.at(t) is None for t in tensors)
         )
 
     def remembered(self, key: Any, decide: Callable[[], T]) -> T:
@@ -211,13 +211,13 @@ class Closure:
 
     def by_rows(self, x: Tensor, what: str, call: Callable[[], Tensor]) -> Tensor:
         """``call()``, which computes the rows of ``x`` that belong to a group by themselves."""
-        if not self.dependence.active or (place := self.dependence.at(x)) is None:
+        if not self.dependence.active or (place := self.dependence.labels.at(x)) is None:
             return call()
         with self.dependence.paused():
             y = call()
         if place == Along(0, len(x) // self.examples):
             return self.dependence.own(y, len(y) // self.examples)
-        self.dependence.set_mixed(y, what)
+        self.dependence.labels.set_mixed(y, what)
         return y
 
     def check_losses(self, losses: Any) -> None:
@@ -225,7 +225,7 @@ class Closure:
         if not self.parted or type(losses) is Derived or losses.shape != (self.examples,):
             return
         check_functions(losses)
-        place = self.dependence.at(losses)
+        place = self.dependence.labels.at(losses)
         if isinstance(place, Mixed):
             raise Unordered(f"the losses depend on {place.why}")
         if place not in (None, Along(0, 1)):

@@ -17,33 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, _pop_mode, _push_mode
 
+from lowland.optim.m_sam.labels import Free, Labels
 from lowland.optim.m_sam.lines import line
 from lowland.optim.m_sam.operations import Call, Rule, entrywise, rule_for
 from lowland.optim.m_sam.places import Along, Mixed, Place, memory
 from lowland.optim.m_sam.refusals import NotCovered, OwnGenerator
-
-
-@dataclass(frozen=True)
-class _Free:
-    """Memory that depends on no watched parameter.
-
-    Attributes:
-        constant: whether it doesn't depend on data either, as far as that was seen: positions, masks, buffers.
-        counts: if it holds 0, 1, 2, ..., as numbers of which type.
-        by_group: whether each group has its own.
-        unwatched: whether it has gradients, for parameters that nobody watches.
-        unwritten: whether nothing has been written there yet.
-    """
-
-    constant: bool = False
-    counts: torch.dtype | None = None
-    by_group: bool = False
-    unwatched: bool = False
-    unwritten: bool = False
-
 
 _FORM_ONLY_NAMES = """
 new_zeros new_ones new_full new_empty new_empty_strided zeros_like ones_like full_like empty_like
@@ -101,19 +81,16 @@ class Dependence(TorchDispatchMode):
 
     def __init__(self, examples: int):
         super().__init__()
-        self.examples = examples
-        #: Whether operations are being followed.
+        self.labels = Labels(examples)
+        #: Whether it is entered.
         self.active = False
         #: Whether generators of one's own are known to give the same numbers each time.
         self.generators = False
-        #: Why the closure can't be followed any further, if so.
-        self.stopped: NotCovered | None = None
-        self._labels: dict[int, tuple[StorageWeakRef, int | Mixed | _Free]] = {}
         self._paused = 0
 
     def __enter__(self) -> "Dependence":
-        self._labels.clear()
-        self.active, self.stopped, self._paused = True, None, 0
+        self.labels.clear()
+        self.active, self._paused = True, 0
         super().__enter__()
         return self
 
@@ -124,15 +101,15 @@ class Dependence(TorchDispatchMode):
     @contextmanager
     def resumed(self) -> Iterator[None]:
         """Inside, operations are followed again, with what is known. Raises NotCovered if they can't be."""
-        self.active, self.stopped, self._paused = True, None, 0
+        self.active, self.labels.stopped, self._paused = True, None, 0
         super().__enter__()
         try:
             yield
         finally:
             self.active = False
             super().__exit__(None, None, None)
-        if self.stopped is not None:
-            raise self.stopped
+        if self.labels.stopped is not None:
+            raise self.labels.stopped
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -148,165 +125,44 @@ class Dependence(TorchDispatchMode):
             if alone:
                 _push_mode(self)
 
+    @property
+    def _following(self) -> bool:
+        return not self._paused and self.labels.stopped is None
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # compiled functions run as they were written, and each call here would take longer
 
-    # What is known.
-
-    def at(self, value: Any) -> Place | None:
-        """Where the examples are in ``value``; None if it depends on no watched parameter."""
-        if not isinstance(value, Tensor):
-            return None
-        label = self._label(value)
-        if type(label) is int:
-            return self._along(value, label)
-        if isinstance(label, Mixed):
-            return label
-        free = label if isinstance(label, _Free) else None
-        if free is not None and free.unwritten:
-            return self._unseen(value) if value.numel() else None
-        known = value.is_leaf or _is_part_of_a_leaf(value) or (free is not None and (free.unwatched or free.by_group))
-        if value.requires_grad and not known:
-            return self._unseen(value)
-        return None
-
-    def _unseen(self, value: Tensor) -> Mixed:
-        return Mixed(f"a tensor made where nothing is seen (by a function of autograd's own, say; {line()})")
-
-    def is_constant(self, value: Any) -> bool:
-        """Whether ``value`` depends neither on watched parameters nor on data, as far as that was seen."""
-        label = self._label(value)
-        return isinstance(label, _Free) and label.constant
-
-    def _unwritten(self, value: Tensor) -> bool:
-        label = self._label(value)
-        return isinstance(label, _Free) and label.unwritten
-
-    def counts(self, value: Tensor) -> bool:
-        """Whether the memory of ``value`` holds 0, 1, 2, ..., from its beginning on."""
-        label = self._label(value)
-        return isinstance(label, _Free) and label.counts is value.dtype and value.storage_offset() == 0
-
-    def by_group(self, value: Any) -> bool:
-        """Whether each group has its own ``value``."""
-        label = self._label(value) if isinstance(value, Tensor) else None
-        return isinstance(label, _Free) and label.by_group
-
-    # What others say.
-
-    def set_constant(self, values: Iterable[Tensor]) -> None:
-        """They depend on nothing."""
-        for value in values:
-            self._put(value, _Free(constant=True, unwatched=value.requires_grad))
-
-    def hide(self, values: Iterable[Tensor]) -> None:
-        """Parameters, and what they give: no operation may read them that isn't watched."""
-        for value in values:
-            self._put(value, Mixed("a parameter that is used where nobody watches"))
-
-    def set_by_group(self, value: Tensor) -> None:
-        """Each group has its own."""
-        self._put(value, _Free(by_group=True))
-
-    def set_mixed(self, value: Tensor, why: str) -> None:
-        """``value`` depends on examples that can't be told apart."""
-        self._put(value, Mixed(f"{why} ({line()})"))
-
     def own(self, value: Tensor, inner: int) -> Tensor:
         """Each ``inner`` rows of ``value`` belong to an example, in order. Returns ``value``, or a copy if need be."""
-        if not value.numel() or self._assign(value, Along(0, inner)):
+        if not value.numel() or self.labels.assign(value, Along(0, inner)):
             return value
         with self.paused():
             value = value.clone(memory_format=torch.contiguous_format)
-        if not self._assign(value, Along(0, inner)):
-            self._put(value, Mixed(f"rows that can't be laid out by example ({line()})"))
+        if not self.labels.assign(value, Along(0, inner)):
+            self.labels.put(value, Mixed(f"rows that can't be laid out by example ({line()})"))
         return value
-
-    def look_for_aliases(self, value: Tensor) -> None:
-        """``value`` came from outside of torch, and may lie in memory that is known under another name."""
-        begin = value.untyped_storage().data_ptr()
-        for reference, label in list(self._labels.values()):
-            storage = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
-            if isinstance(label, _Free) or storage is None:
-                continue
-            if storage.data_ptr() <= begin < storage.data_ptr() + storage.nbytes():
-                self._put(value, Mixed(f"memory that came from outside of torch ({line()})"))
 
     def refuse(self, value: Any, why: str) -> None:
         """The end, if ``value`` depends on watched parameters; ``why`` has a place for the line."""
-        if self.active and not self._paused and self.at(value) is not None:
-            self._stop(why.format(line()))
-
-    def _stop(self, why: str) -> None:
-        """Follow no further. The closure goes on: what it changes for a while it must be able to change back."""
-        if self.stopped is None:
-            self.stopped = NotCovered(why)
-        self._paused += 1
-
-    # Memory and its labels.
-
-    def _label(self, value: Tensor) -> "int | Mixed | _Free | None":
-        found = self._labels.get(memory(value))
-        return None if found is None else found[1]
-
-    def _put(self, value: Tensor, label: "int | Mixed | _Free") -> None:
-        if (key := memory(value)) == 0:
-            if not isinstance(label, _Free):
-                self._stop(f"a tensor of layout {value.layout} ({line()}) depends on the parameters")
-            return
-        # As long as the reference is kept the key isn't given to other memory.
-        self._labels[key] = StorageWeakRef(value.untyped_storage()), label
-
-    def _assign(self, value: Tensor, place: Along) -> bool:
-        """Say where the examples are in ``value``; False if its memory can't hold them so."""
-        if not 0 <= place.dim < value.ndim:
-            return False
-        unit = value.stride(place.dim) * value.element_size() * place.inner
-        before = self._label(value)
-        if unit <= 0 or isinstance(before, Mixed) or (type(before) is int and before != unit):
-            return False
-        if self._along(value, unit) != place:
-            return False
-        if before != unit:
-            self._put(value, unit)
-        return True
-
-    def _along(self, value: Tensor, unit: int) -> Place | None:
-        """Where the examples are in a tensor whose memory changes example every ``unit`` bytes."""
-        if not value.numel():
-            return None
-        item, period = value.element_size(), unit * self.examples
-        example, reach = divmod(int(value.storage_offset()) * item % period, unit)
-        found: Along | None = None
-        steps = zip(value.stride(), value.shape, range(value.ndim), strict=True)
-        for step, n, dim in sorted(steps):
-            step *= item
-            if n == 1 or step % period == 0:
-                continue
-            if found is None and reach + (n - 1) * step < unit:
-                reach += (n - 1) * step
-            elif found is None and unit % step == 0 and reach < step and not example and n % (period // step) == 0:
-                found = Along(dim, unit // step)
-            else:
-                return Mixed(f"rows of some of the examples ({line()})")
-        return found if found is not None else Mixed(f"rows of one example alone ({line()})")
+        if self.active and self._following and self.labels.at(value) is not None:
+            self.labels.stop(why.format(line()))
 
     # Operations.
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if kwargs and kwargs.get("generator") is not None and not self._paused and not self.generators:
+        if kwargs and kwargs.get("generator") is not None and self._following and not self.generators:
             raise OwnGenerator(
                 f"{func._schema.name.partition('::')[2]} ({line()}) draws from a torch.Generator of its own: with m "
                 "each evaluation of a step needs the same random numbers, so draw from torch's default generator, or "
                 "before the closure"
             )
-        if not self._paused and torch.jit.is_tracing():
+        if self._following and torch.jit.is_tracing():
             raise NotCovered(f"the closure is traced by torch.jit ({line()})")
         out = func(*args, **(kwargs or {}))
-        if not self._paused:
+        if self._following:
             if types and self._are_opaque(args, kwargs):
-                self._stop(
+                self.labels.stop(
                     f"{func._schema.name.partition('::')[2]} ({line()}) is given a tensor that nothing sees into"
                 )
             self._follow(func, args, kwargs or {}, out)
@@ -316,8 +172,8 @@ class Dependence(TorchDispatchMode):
         """Whether some of the tensors compute for themselves, and aren't known to depend on nothing."""
         tensors = list(_tensors((args, *(kwargs or {}).values())))
         computing = [t for t in tensors if type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__]
-        if all(map(self.is_constant, computing)):
-            return bool(computing) and any(self.at(t) is not None for t in tensors)
+        if all(map(self.labels.is_constant, computing)):
+            return bool(computing) and any(self.labels.at(t) is not None for t in tensors)
         return True
 
     def _follow(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
@@ -327,26 +183,26 @@ class Dependence(TorchDispatchMode):
         tensors = list(_tensors(args))
         if kwargs:
             tensors += _tensors(kwargs.values())
-        dependent = [(t, place) for t in tensors if (place := self.at(t)) is not None]
+        dependent = [(t, place) for t in tensors if (place := self.labels.at(t)) is not None]
         results = list(_tensors((out,)))
         if dependent and (operation.written or operation.name in _COPIES):  # what nobody has written to isn't read
             over = tensors if operation.name in _COPIES else list(_tensors(_written(operation, args, kwargs)))
-            dependent = [(t, p) for t, p in dependent if not (self._unwritten(t) and any(t is w for w in over))]
+            dependent = [(t, p) for t, p in dependent if not (self.labels.unwritten(t) and any(t is w for w in over))]
         if not dependent or operation.name in _NO_VALUES:
             self._free(operation, args, kwargs, tensors, results)
             return
         if torch.Tag.data_dependent_output in func.tags or operation.name in _READ:
-            return self._stop(f"{operation.name} ({line()}) reads a value that depends on the parameters")
+            return self.labels.stop(f"{operation.name} ({line()}) reads a value that depends on the parameters")
         masks = args[1] if operation.name == "index" else ()
-        if any(t is not None and t.dtype in (torch.bool, torch.uint8) and self.at(t) is not None for t in masks):
-            return self._stop(f"a mask ({line()}) that depends on the parameters picks rows")
+        if any(t is not None and t.dtype in (torch.bool, torch.uint8) and self.labels.at(t) is not None for t in masks):
+            return self.labels.stop(f"a mask ({line()}) that depends on the parameters picks rows")
         by_data = torch.Tag.dynamic_output_shape in func.tags and operation.name not in _BY_DATA
         if by_data or (operation.name == "where" and len(args) == 1):
-            return self._stop(
+            return self.labels.stop(
                 f"{operation.name} ({line()}) gives as many rows as values say that depend on the parameters"
             )
         if torch.Tag.nondeterministic_seeded in func.tags and operation.rule is None:
-            return self._stop(f"{operation.name} ({line()}) may draw as many random numbers as values say")
+            return self.labels.stop(f"{operation.name} ({line()}) may draw as many random numbers as values say")
         # What lies in an argument's memory is a view of it.
         seen = {memory(t) for t in tensors} - {0}
         fresh = [(i, t) for i, t in enumerate(results) if memory(t) not in seen]
@@ -363,12 +219,14 @@ class Dependence(TorchDispatchMode):
             place = places[0] if len(places) == 1 else Mixed(f"{operation.name} ({line()}), which writes in place")
             targets += [(t, place) for t in written]
         if any(not t.untyped_storage().resizable() for t in written):  # nor can it be where it is shared
-            return self._stop(f"{operation.name} ({line()}) writes to memory that NumPy or another process may share")
+            return self.labels.stop(
+                f"{operation.name} ({line()}) writes to memory that NumPy or another process may share"
+            )
         for t, place in targets:
             if isinstance(place, Mixed):
-                self._put(t, place)
-            elif place is not None and not self._assign(t, place):
-                self._put(t, Mixed(f"{operation.name} ({line()}), whose result lies otherwise in memory"))
+                self.labels.put(t, place)
+            elif place is not None and not self.labels.assign(t, place):
+                self.labels.put(t, Mixed(f"{operation.name} ({line()}), whose result lies otherwise in memory"))
 
     def _alike(self, value: Tensor, place: Place, fresh: list[tuple[int, Tensor]], written: list[Tensor]) -> bool:
         """For speed: whether one result lies in memory as the only argument that counts does, and is labelled so."""
@@ -378,8 +236,8 @@ class Dependence(TorchDispatchMode):
             return written[0] is value
         ((_, out),) = fresh
         same = out.shape == value.shape and out.stride() == value.stride() and value.storage_offset() == 0
-        if same and out.element_size() == value.element_size() and type(label := self._label(value)) is int:
-            self._put(out, label)
+        if same and out.element_size() == value.element_size() and type(label := self.labels.label(value)) is int:
+            self.labels.put(out, label)
             return True
         return False
 
@@ -392,7 +250,7 @@ class Dependence(TorchDispatchMode):
                 return [place]
         if operation.rule is None:
             return [Mixed(f"{operation.name} ({line()}), of which isn't known what it does with examples")]
-        found = operation.rule(Call(func, args, kwargs, results, dependent, self))
+        found = operation.rule(Call(func, args, kwargs, results, dependent, self.labels))
         if found is None:
             return [Mixed(f"{operation.name} ({line()}), which mixes the examples or picks among them")]
         return found if isinstance(found, list) else [found]
@@ -402,36 +260,31 @@ class Dependence(TorchDispatchMode):
     ) -> None:
         """What comes of tensors that depend on no watched parameter."""
         name = operation.name
-        constant = name in _FORM_ONLY or name == "lift_fresh" or all(map(self.is_constant, tensors))
+        constant = name in _FORM_ONLY or name == "lift_fresh" or all(map(self.labels.is_constant, tensors))
         if operation.written:
             for t in _tensors(_written(operation, args, kwargs)):
-                if self.is_constant(t):
+                if self.labels.is_constant(t):
                     unwatched = any(source.requires_grad for source in tensors)
-                    self._put(t, _Free(constant=constant and name not in _DRAWS, unwatched=unwatched))
+                    self.labels.put(t, Free(constant=constant and name not in _DRAWS, unwatched=unwatched))
             return
-        fresh = [t for t in results if self._label(t) is None]
-        if name in _UNWRITTEN or (name in _COPIES and any(map(self._unwritten, tensors))):
+        fresh = [t for t in results if self.labels.label(t) is None]
+        if name in _UNWRITTEN or (name in _COPIES and any(map(self.labels.unwritten, tensors))):
             for t in fresh:
-                self._put(t, _Free(constant=True, unwritten=True))
+                self.labels.put(t, Free(constant=True, unwritten=True))
             return
         if name in _RANDOM:  # rows for the examples, if there are as many
-            constant = not any(t.ndim > 0 and len(t) % self.examples == 0 for t in fresh)
+            constant = not any(t.ndim > 0 and len(t) % self.labels.examples == 0 for t in fresh)
         if constant:
             counts = name == "arange" and not tensors and _from_zero(args)
             for t in fresh:
                 has_gradients = any(t.requires_grad for t in tensors)
-                self._put(t, _Free(constant=True, counts=t.dtype if counts else None, unwatched=has_gradients))
-        elif any(map(self.by_group, tensors)):
+                self.labels.put(t, Free(constant=True, counts=t.dtype if counts else None, unwatched=has_gradients))
+        elif any(map(self.labels.by_group, tensors)):
             for t in fresh:
-                self._put(t, _Free(by_group=True))
+                self.labels.put(t, Free(by_group=True))
         elif any(t.requires_grad for t in tensors):  # of parameters that nobody watches
             for t in fresh:
-                self._put(t, _Free(unwatched=True))
-
-
-def _is_part_of_a_leaf(value: Tensor) -> bool:
-    """Whether ``value`` is a view of a parameter, the transposed weight of a layer that nobody watches say."""
-    return value._is_view() and value._base is not None and value._base.is_leaf
+                self.labels.put(t, Free(unwatched=True))
 
 
 def _from_zero(args: Any) -> bool:

@@ -119,7 +119,7 @@ def mixed(value: Tensor, what: str) -> None:
     """``value`` depends on examples that can't be told apart, for whoever follows."""
     watched = _of_this_thread()
     if watched is not None and watched.dependence.active:
-        watched.dependence.set_mixed(value, what)
+        watched.dependence.labels.set_mixed(value, what)
 
 
 def _forward(layer: nn.Module, handler: Handler, *args: Any, **kwargs: Any) -> Any:

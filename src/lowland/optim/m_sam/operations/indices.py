@@ -1,0 +1,91 @@
+"""Operations that pick by index."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.optim.m_sam.operations.call import Call, aligned, rule
+from lowland.optim.m_sam.places import Along, Place
+
+
+@rule("embedding")
+def _embedding(call: Call) -> Place | None:
+    return call.alone(call.given["indices"])
+
+
+@rule("index")
+def _index(call: Call) -> Place | None:
+    x, indices = call.args[:2]
+    place = call.at(x)
+    if place is None:  # values of parameters alone, picked by what examples say
+        return _by_indices(call, indices, call.results[0])
+    if not call.only(x):
+        return None
+    return _indexed(call, x, place, indices, call.results[0])
+
+
+@rule("index_put _index_put_impl _unsafe_index_put")
+def _index_put(call: Call) -> Place | None:
+    x, indices, values = call.args[:3]
+    if not call.only(x, values):
+        return None
+    place, of_values = call.at(x), call.at(values)
+    if of_values is None:
+        return place  # what is written depends on nothing
+    shape = x.detach()[tuple(slice(None) if i is None else i for i in indices)]
+    for dim in range(x.ndim) if place is None else [place.dim]:
+        here = Along(dim, of_values.inner)
+        if not _untouched(dim, indices) or (place is not None and place != here):
+            continue
+        found = _indexed(call, x, here, indices, shape)
+        if found is not None and aligned([(values, of_values)], shape) == found:
+            return here
+    return None
+
+
+def _untouched(dim: int, indices: Any) -> bool:
+    """Whether no index is along ``dim``."""
+    return _plain(indices) and (dim >= len(indices) or indices[dim] is None)
+
+
+def _plain(indices: Any) -> bool:
+    """Whether each index is for one dimension: masks of several dimensions are not."""
+    return all(i is None or i.dtype not in (torch.bool, torch.uint8) or i.ndim == 1 for i in indices)
+
+
+def _indexed(call: Call, x: Tensor, place: Along, indices: Any, out: Tensor) -> Along | None:
+    """Where the examples of ``x`` are in ``x[indices]``."""
+    if not _plain(indices):
+        return None
+    used = [d for d, i in enumerate(indices) if i is not None]
+    if not used:
+        return place
+    together = used[-1] - used[0] == len(used) - 1
+    new = max(1 if i.dtype in (torch.bool, torch.uint8) else i.ndim for i in indices if i is not None)
+    start = used[0] if together else 0
+    if place.dim not in used:
+        before = sum(d < place.dim for d in range(x.ndim) if d not in used)
+        dim = before + (new if not together or place.dim > used[0] else 0)
+        return Along(dim, place.inner) if out.shape[dim] == x.shape[place.dim] else None
+    index = indices[place.dim]
+    # 0, 1, 2, ... takes the examples as they are.
+    if not call.labels.counts(index) or index.numel() != x.shape[place.dim]:
+        return None
+    (along,) = [d for d, n in enumerate(index.shape) if n > 1] or [0]
+    if index.stride(along) != 1:
+        return None
+    dim = start + new - index.ndim + along
+    return Along(dim, place.inner) if out.shape[dim] == x.shape[place.dim] else None
+
+
+def _by_indices(call: Call, indices: Any, out: Tensor) -> Along | None:
+    """Where examples are in what indices pick that depend on parameters."""
+    used = [d for d, i in enumerate(indices) if i is not None]
+    given = [indices[d] for d in used]
+    if not _plain(indices) or any(i.dtype in (torch.bool, torch.uint8) for i in given):
+        return None
+    start = used[0] if used[-1] - used[0] == len(used) - 1 else 0
+    shape = torch.broadcast_shapes(*(i.shape for i in given))
+    place = aligned(call.dependent, torch.empty(shape, device="meta"))
+    return None if place is None else Along(start + place.dim, place.inner)
