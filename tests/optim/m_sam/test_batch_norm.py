@@ -336,7 +336,7 @@ def test_running_statistics_that_are_read_are_those_before_the_step(audit, limit
     )
     optimizer.backward(lambda: losses(model, x, torch.arange(11)))
     assert optimizer._engine.reason is None
-    assert (len(optimizer._engine._parts) > 1) is (limit is not None)
+    assert (len(optimizer._engine.report.parts) > 1) is (limit is not None)
     assert relative_error([p.grad for p in model.parameters()], expected) < 1e-9
     for name, buffer in model.named_buffers():
         torch.testing.assert_close(buffer, statistics[name])

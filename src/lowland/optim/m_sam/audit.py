@@ -1,23 +1,20 @@
 """One group by brute force, through the same closure: what no rule can know about itself."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lowland.optim import penalty
-from lowland.optim.m_sam.closure import Closure
-from lowland.optim.m_sam.first_pass import FirstPass
-from lowland.optim.m_sam.gradients import Built, Piece
+from lowland.optim.m_sam.evaluate import gradients_aside
 from lowland.optim.m_sam.groups import Groups
 from lowland.optim.m_sam.handler import Handler
 from lowland.optim.m_sam.host import Host, Parameters
 from lowland.optim.m_sam.layers.batch_norm import by_group
 from lowland.optim.m_sam.perturbation import Perturbation
+from lowland.optim.m_sam.reach import Reach, reach_of
 from lowland.optim.m_sam.refusals import NotCovered, Refused
-from lowland.optim.m_sam.rule import Use
 from lowland.optim.m_sam.watch import watching
 
 COUPLED = (
@@ -26,6 +23,42 @@ COUPLED = (
     "leave m out. (A table from outside that has as many rows as the batch is taken for examples: make it a buffer of "
     "the model.)"
 )
+
+
+#: Batches whose number is a power of this are audited again.
+AGAIN = 10
+
+
+@dataclass
+class Audits:
+    """When there is an audit, and what the last one took.
+
+    Attributes:
+        audited: uses of parameters that were audited.
+        batches: so far.
+        next: the number of the batch that is audited whatever it uses.
+        cost: what the last audit took, in words; "" before the first.
+    """
+
+    audited: set[tuple[str, str]] = field(default_factory=set)
+    batches: int = 0
+    next: int = AGAIN
+    cost: str = ""
+
+    def due(self, uses: set[tuple[str, str]]) -> bool:
+        """Whether a batch that makes these uses of parameters is to be audited."""
+        return self.batches >= self.next or not uses <= self.audited
+
+    def made(self, uses: set[tuple[str, str]], evaluations: int, seconds: float) -> None:
+        """Take note of an audit, and of what it took."""
+        self.audited |= uses
+        while self.next <= self.batches:
+            self.next *= AGAIN
+        self.cost = (
+            f"check of two groups by their definition, at batch {self.batches}: {evaluations} evaluations of it, "
+            f"{seconds:.2g} s; again where parameters are used in a new way, and at batch {self.next}; "
+            "SAM(..., audit=False) leaves it out"
+        )
 
 
 @dataclass
@@ -154,80 +187,10 @@ class Audit:
                 penalty.add(self.params, l2)
             return [p.grad for p in self.params]
 
-    def _reach(self, groups: Groups, count: int) -> "_Reach":
-        """Where the losses of ``count`` of all groups reach in layers."""
+    def _reach(self, groups: Groups, count: int) -> Reach:
+        """Where the losses of ``count`` of all groups, drawn at random, reach in layers."""
         chosen = torch.randperm(groups.count, generator=torch.Generator().manual_seed(self.seed))[:count]
         examples = torch.isin(torch.arange(groups.size) // groups.m, chosen)
-        watch = _Reached(groups, self.who.names, set(self.params), examples)
-        closure = Closure(groups.whole, self.who.names, parted=False)  # what can't be followed is looked at, too
-        closure.dependence.generators = True  # the pass before has seen to them
-        model = self.host.model
         self.evaluations += 1
         self.rewind()
-        watched = watching(self.params, model, Handler(watch, closure))
-        with by_group(model, groups), watched, gradients_aside(self.params), torch.enable_grad():
-            value = self.losses()
-            watch.recording = bool(value.isfinite().all())
-            value[examples.to(value.device)].sum().backward()
-        return watch.reach
-
-
-@dataclass
-class _Reach:
-    """How far losses of some groups reach.
-
-    Attributes:
-        beyond: the parameter of a layer where they reach rows of other groups; "" if there is none.
-        everywhere: for each parameter of layers, whether they reach the rows of all examples in one of its uses.
-    """
-
-    beyond: str = ""
-    everywhere: dict[str, bool] = field(default_factory=dict)
-
-
-class _Reached(FirstPass):
-    """Looks where gradients of some examples' losses are zero: in all rows of the others, in whatever precision."""
-
-    def __init__(self, groups: Groups, names: dict[Tensor, str], members: set[Tensor], examples: Tensor):
-        super().__init__(groups, names, members, False, lambda _: None)
-        self.examples = examples
-        self.reach = _Reach()
-
-    def record(self, use: Use, activations: Tensor, output_gradients: Tensor) -> None:
-        """Look at the rows of a layer."""
-        d = output_gradients if use.leading is None else output_gradients.unflatten(0, use.leading)
-        where = self.names[next(iter(use.owners.values()))]
-        size, k = self.groups.size, len(d) // self.groups.size
-        if k * size != len(d):
-            return
-        self._look(d.flatten(1), self.examples.repeat_interleave(k).to(d.device), where)
-        # Examples may be along any dimension.
-        whole = [d.movedim(dim, 0).flatten(1) for dim, n in enumerate(d.shape) if n % size == 0]
-        reached = k == 1 and all(bool((rows != 0).any(1).all()) for rows in whole)
-        self.reach.everywhere[where] = self.reach.everywhere.get(where, False) or reached
-
-    def add(self, param: Tensor, piece: Piece) -> None:
-        """Look at a parameter's gradients of groups."""
-        assert isinstance(piece, Built)
-        chosen = self.examples[:: self.groups.m].to(piece.stack.device)
-        self._look(piece.stack.reshape(len(chosen), -1), chosen, self.names[param])
-
-    def _look(self, rows: Tensor, chosen: Tensor, where: str) -> None:
-        if self.recording and bool((rows[~chosen] != 0).any()):
-            self.reach.beyond = self.reach.beyond or where
-
-    def expect(self) -> None:
-        """Losses that aren't finite say nothing, and nothing is looked at."""
-
-
-@contextmanager
-def gradients_aside(params: list[Tensor]) -> Iterator[None]:
-    """Inside, ``p.grad`` is None to begin with; afterwards it is what it was."""
-    held = [p.grad for p in params]
-    try:
-        for p in params:
-            p.grad = None
-        yield
-    finally:
-        for p, gradient in zip(params, held, strict=True):
-            p.grad = gradient
+        return reach_of(examples, groups, self.host.model, self.who, self.losses)

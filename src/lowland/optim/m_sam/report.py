@@ -76,6 +76,31 @@ def rows(pieces: dict[Tensor, Piece], names: dict[Tensor, str], groups: Groups) 
     return found
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a step did.
+
+    Attributes:
+        loss: mean over the batch, at w.
+        last: see `Last`.
+        rows: how the groups' gradients were held, of the first part of the batch.
+        parts: the groups of each part.
+    """
+
+    loss: Tensor
+    last: Last
+    rows: list[Row]
+    parts: list[Groups]
+
+    def table(self, foot: str) -> str:
+        """The rows, to read, above ``foot``."""
+        groups, count = self.parts[0], sum(part.count for part in self.parts)
+        head = f"m-SAM of {groups.whole} examples in {count} groups of {groups.m}"
+        if len(self.parts) > 1:
+            head += f", in {len(self.parts)} parts for memory; the first, of {groups.count} groups:"
+        return table(self.rows, head, foot)
+
+
 def table(found: Iterable[Row], head: str, foot: str) -> str:
     """To read."""
     lines = [("parameter", "way", "MFLOPs more", "MB")]
