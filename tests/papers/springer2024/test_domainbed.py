@@ -64,9 +64,9 @@ def test_a_run_holds_out_every_domain_in_turn_with_the_benchmarks_defaults(datas
     first = arms[f"erm-0-without-{domains[0]}"]
     small = dataset in ("rotated-mnist", "colored-mnist")
     assert (first.batch_size, first.network) == ((64, "cnn") if small else (32, "resnet-50"))
-    assert (first.optimizer, first.momentum, first.lr) == ("sgd", 0.9, SGD_LRS[first.network])
+    assert (first.base, first.momentum, first.lr) == ("sgd", 0.9, SGD_LRS[first.network])
     transfer = EXPERIMENT.configure("paper", {"dataset": dataset, "measure": "transfer"})
-    assert {(arm.optimizer, arm.lr) for arm in transfer.values()} == {("adam", 1e-3 if small else 5e-5)}
+    assert {(arm.base, arm.lr) for arm in transfer.values()} == {("adam", 1e-3 if small else 5e-5)}
     assert first.check_every == {"rotated-mnist": 100, "colored-mnist": 100, "domain-net": 1000}.get(dataset, 300)
     assert (first.steps, first.weight_decay, first.is_augmented) == (5001, 0.0, not small)
 

@@ -69,8 +69,6 @@ class Settings(training.Settings):
         digits = self.dataset in MADE_OF_MNIST
         if self.network == "auto":
             object.__setattr__(self, "network", "cnn" if digits else "resnet-50")
-        if self.optimizer == "auto":
-            object.__setattr__(self, "optimizer", "sgd" if self.measure == "probe" else "adam")
         defaults = {
             "lr": self._default_lr(),
             "batch_size": 64 if digits else 32,
@@ -93,8 +91,15 @@ class Settings(training.Settings):
             raise SettingError(f"random views are of photographs, which {self.dataset} has not: augment=off, or auto")
         check_network(self.network, self.width, self.weights)
 
+    @property
+    def base(self) -> str:
+        """One of `OPTIMIZERS`: that of the descent."""
+        if self.optimizer != "auto":
+            return self.optimizer
+        return "sgd" if self.measure == "probe" else "adam"
+
     def _default_lr(self) -> float:
-        if self.optimizer == "sgd":
+        if self.base == "sgd":
             return SGD_LRS[self.network]
         return 1e-3 if self.dataset in MADE_OF_MNIST or self.network == "small" else 5e-5
 

@@ -104,7 +104,7 @@ def prepare(settings: Settings, device: torch.device) -> Task:
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     base: torch.optim.Optimizer
-    if settings.optimizer == "sgd":
+    if settings.base == "sgd":
         base = torch.optim.SGD(
             model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
