@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from scipy.stats import t, ttest_rel
 
-from lowland.papers.andriushchenko2022.image_claims import figure_1_claims
+from lowland.papers.andriushchenko2022.claims import figure_1_claims
 from lowland.papers.claims import below_zero, last, reached, smaller
 from lowland.training import Outcome
 from lowland.training.statistics import Estimate

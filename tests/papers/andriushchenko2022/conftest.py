@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lowland.data import Dataset, Split
-from lowland.papers.andriushchenko2022 import image_check, image_task
+from lowland.papers.andriushchenko2022 import check, task
 
 
 def images(n, classes, seed):
@@ -20,17 +20,17 @@ def images(n, classes, seed):
 def small(monkeypatch):
     """Random images of 8 × 8 pixels under the names of CIFAR-10 and CIFAR-100."""
 
-    def load(root, name):
+    def load(name):
         classes = {"cifar-10": 10, "cifar-100": 100}[name]
         return Dataset(name, images(80, classes, 0), images(40, classes, 1), tuple(map(str, range(classes))))
 
-    monkeypatch.setattr(image_task, "_load", load)
+    monkeypatch.setattr(task, "load_once", load)
 
 
 @pytest.fixture
 def blunt(monkeypatch):
     """Checks that leave sharpness out, which takes longer than all the rest."""
-    monkeypatch.setattr(image_check, "sharpness", lambda *_, **options: SimpleNamespace(value=float(options["steps"])))
+    monkeypatch.setattr(check, "sharpness", lambda *_, **options: SimpleNamespace(value=float(options["steps"])))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lowland.data import scale
 from lowland.papers import find
-from lowland.papers.andriushchenko2022.image_task import ImageBatches, _schedule
+from lowland.papers.andriushchenko2022.task import ImageBatches, _schedule
 from lowland.papers.figures import over_epochs
 from lowland.torch_tools import evaluating
 from lowland.training import Outcome

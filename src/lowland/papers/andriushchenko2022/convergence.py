@@ -1,22 +1,18 @@
 """SAM converges: training loss and gradient norm with a falling step size (Andriushchenko & Flammarion 2022)."""
 
-import torch
+from functools import partial
 
-from lowland.papers.andriushchenko2022 import cifar10 as clean
-from lowland.papers.andriushchenko2022.image_experiment import ARMS, image_experiment
-from lowland.papers.andriushchenko2022.image_settings import ImageSettings, scales
+from lowland.papers.andriushchenko2022.experiment import image_experiment
+from lowland.papers.andriushchenko2022.methods import ARMS
+from lowland.papers.andriushchenko2022.settings import scales
+from lowland.papers.andriushchenko2022.task import image_task
 from lowland.papers.claims import Unfit, at_most, last
 from lowland.papers.figures import over_epochs
-from lowland.training import Claim, Outcome, Task, ours
+from lowland.training import Claim, Outcome, ours
 
 ZERO = 0.01  # training loss that counts as zero; guessing has 2.3
 FALLEN = 0.1  # gradient norm at the end over that at the beginning
 _NEITHER = "neither does ERM get there in this run:"
-
-
-def prepare(settings: ImageSettings, device: torch.device) -> Task:
-    """One run, as `cifar10` has it."""
-    return clean.prepare(settings, device)
 
 
 def _fall(outcome: Outcome) -> float:
@@ -26,27 +22,24 @@ def _fall(outcome: Outcome) -> float:
     return last("gradient_norm")(outcome) / float(first)
 
 
-LAPTOP = {
-    **clean.LAPTOP,
-    "seeds": ours(2),
-    "epochs": ours(45),
-    "check_epochs": ours(9),
-    "examples": ours(300),
-    "test_examples": ours(200),
-}
-DESK = {**clean.DESK, "seeds": ours(3), "check_epochs": ours(5), "sharpness_examples": ours(512)}
 EXPERIMENT = image_experiment(
     "convergence",
     "CIFAR-10: SAM's training loss and gradient norm",
-    prepare,
+    partial(image_task, "cifar-10"),
     scales=scales(
-        LAPTOP,
-        DESK,
-        {
+        paper={
             "augment": ours(False, "so that the training loss is that of fixed images"),
             "l2": ours(0.0, "so that the loss can become zero"),
             "schedule": ours("cosine", "falls to zero"),
             "sharpness_examples": ours(5000, "the gradient norm is of these, too"),
+        },
+        desk={"seeds": ours(3), "check_epochs": ours(5), "sharpness_examples": ours(512)},
+        laptop={
+            "seeds": ours(2),
+            "epochs": ours(45),
+            "check_epochs": ours(9),
+            "examples": ours(300),
+            "test_examples": ours(200),
         },
     ),
     claims=(

@@ -11,15 +11,14 @@ from torch.nn import functional as F
 
 from lowland.curvature import along_line
 from lowland.errors import SettingError
-from lowland.papers.andriushchenko2022 import cifar10 as clean
-from lowland.papers.andriushchenko2022.datasets import DATASETS, network, reported
-from lowland.papers.andriushchenko2022.gains import share_of_gain
-from lowland.papers.andriushchenko2022.image_check import ImageCheck, batches_of, error
-from lowland.papers.andriushchenko2022.image_claims import FITS
-from lowland.papers.andriushchenko2022.image_experiment import image_experiment
-from lowland.papers.andriushchenko2022.image_settings import ImageSettings, scales
-from lowland.papers.andriushchenko2022.image_task import image_task
-from lowland.papers.claims import Unfit, by_seed, judged, last, smaller
+from lowland.papers.andriushchenko2022 import cifar
+from lowland.papers.andriushchenko2022.check import ImageCheck, batches_of, error
+from lowland.papers.andriushchenko2022.claims import FITS, TEST_ERROR, share_of_gain
+from lowland.papers.andriushchenko2022.experiment import image_experiment
+from lowland.papers.andriushchenko2022.figures import reported
+from lowland.papers.andriushchenko2022.settings import DATASETS, ImageSettings, scales
+from lowland.papers.andriushchenko2022.task import image_task, network
+from lowland.papers.claims import Unfit, by_seed, judged, smaller
 from lowland.papers.figures import over_epochs
 from lowland.training import (
     Claim,
@@ -41,7 +40,6 @@ from lowland.training.weights import load_weights, read_weights
 
 TUNED = {"erm-to-sam": "erm", "sam-to-erm": "sam", "erm-to-erm": "erm"}
 CONNECTED = 0.1  # barrier of the training loss along the line; guessing has a loss of 2.3
-_ERROR = last("test_error")
 _FIGURE = "figure 9, read by eye"
 
 
@@ -110,7 +108,7 @@ class TunedCheck(ImageCheck):
 
     def _line(self, settings: Settings) -> dict[str, list[float]]:
         assert self.start is not None
-        before = network(settings).to(next(self.model.parameters()).device)
+        before = network(settings.dataset, settings).to(next(self.model.parameters()).device)
         before.load_state_dict(self.start)
         first = torch.arange(settings.line_examples)
         train, test = (
@@ -138,7 +136,7 @@ def prepare(settings: Settings, device: torch.device) -> Task:
     """One run: a first training (or its weights, where there is a finished run), or a second one."""
     first = settings.starts_from == "none"
     rho = settings.rho if first or settings.rho == 0 else settings.tune_rho
-    task = image_task(settings.dataset, network, settings, device, rho=rho)
+    task = image_task(settings.dataset, settings, device, rho=rho)
     assert isinstance(task.check, ImageCheck)
     check = TunedCheck(task.model, task.check.average, task.check.sets, settings)
     if settings.start != "none":
@@ -157,7 +155,7 @@ def _finished(directory: Path, kind: str, settings: Settings) -> dict[str, Any]:
     Raises:
         SettingError: if it is none, or has no such arm.
     """
-    name = clean.EXPERIMENT.name
+    name = cifar.CIFAR10.name
     if not (directory / "config.json").exists():
         raise SettingError(f"start: there is no run in {directory}: give the directory of a finished run of {name}")
     config = read_json(directory / "config.json", {"arms": Maybe(Each({"seed": Maybe(int), "examples": Maybe(int)}))})
@@ -223,26 +221,6 @@ _REPORTED = reported(
     }
 )
 _TUNING = {"lr": 0.01, "schedule": "cosine"}
-LAPTOP = {
-    **clean.LAPTOP,
-    "seeds": ours(3),
-    "epochs": ours(6),
-    "check_epochs": ours(2),
-    "tune_share": ours(1 / 3),
-    "examples": ours(1000),
-    "test_examples": ours(500),
-    "sharpness_examples": ours(25),
-    "line_points": ours(10),
-    "line_examples": ours(200),
-}
-DESK = {
-    **clean.DESK,
-    "epochs": ours(33, "3 after 30: the paper's share"),
-    "check_epochs": ours(3),
-    "test_examples": ours(5000),
-    "line_points": ours(31),
-    "line_examples": ours(1000),
-}
 EXPERIMENT = image_experiment(
     "finetune",
     "CIFAR-10 and CIFAR-100: ERM tuned with SAM, and SAM with ERM",
@@ -250,9 +228,7 @@ EXPERIMENT = image_experiment(
     datasets=DATASETS,
     settings=Settings,
     scales=scales(
-        LAPTOP,
-        DESK,
-        {
+        paper={
             "dataset": paper("cifar-10", "and cifar-100"),
             "epochs": paper(1100, "both trainings together"),
             "check_epochs": ours(10),
@@ -265,7 +241,25 @@ EXPERIMENT = image_experiment(
             "line_points": ours(61),
             "line_examples": ours(5000),
         },
-        {"epochs": ours(3), "tune_share": ours(1 / 3), "line_points": ours(4), "line_examples": ours(16)},
+        desk={
+            "epochs": ours(33, "3 after 30: the paper's share"),
+            "check_epochs": ours(3),
+            "test_examples": ours(5000),
+            "line_points": ours(31),
+            "line_examples": ours(1000),
+        },
+        laptop={
+            "seeds": ours(3),
+            "epochs": ours(6),
+            "check_epochs": ours(2),
+            "tune_share": ours(1 / 3),
+            "examples": ours(1000),
+            "test_examples": ours(500),
+            "sharpness_examples": ours(25),
+            "line_points": ours(10),
+            "line_examples": ours(200),
+        },
+        smoke={"epochs": ours(3), "tune_share": ours(1 / 3), "line_points": ours(4), "line_examples": ours(16)},
     ),
     arms={
         "erm": {"starts_from": "none", "rho": 0.0},
@@ -279,14 +273,14 @@ EXPERIMENT = image_experiment(
             "recovers",
             "Tuning an ERM network with SAM brings more than half of what training with SAM does, both judged against "
             "ERM for as long: mean over seeds of half of the gain of SAM → ERM less that of ERM → SAM (threshold ours)",
-            "figure 9", "interval < 0", share_of_gain("erm-to-sam", "sam-to-erm", "erm-to-erm", _ERROR),
+            "figure 9", "interval < 0", share_of_gain("erm-to-sam", "sam-to-erm", "erm-to-erm", TEST_ERROR),
             over_seeds=True, regime=FITS,
             reference=Reference("ERM 4.65 %, ERM → SAM 4.2, SAM → ERM 3.95; CIFAR-100 20.85, 19.8, 19.0", _FIGURE),
         ),
         Claim(
             "keeps",
             "What SAM found ERM does not lose: test error of SAM → ERM less that of ERM for as long, paired by seed",
-            "figure 9", "interval < 0", smaller("sam-to-erm", "erm-to-erm", _ERROR),
+            "figure 9", "interval < 0", smaller("sam-to-erm", "erm-to-erm", TEST_ERROR),
             over_seeds=True, regime=FITS, reference=Reference("-0.7 %; CIFAR-100 -1.85 %", _FIGURE),
         ),
         Claim(

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from lowland.data import Split, flip_labels
-from lowland.papers.andriushchenko2022 import cifar10 as clean
-from lowland.papers.andriushchenko2022.datasets import DATASETS, network, reported
-from lowland.papers.andriushchenko2022.image_check import ImageCheck, error_and_loss
-from lowland.papers.andriushchenko2022.image_experiment import ARMS, image_experiment
-from lowland.papers.andriushchenko2022.image_settings import ImageSettings, scales
-from lowland.papers.andriushchenko2022.image_task import image_sets, image_task
+from lowland.papers.andriushchenko2022.check import ImageCheck, batches_of
+from lowland.papers.andriushchenko2022.experiment import image_experiment
+from lowland.papers.andriushchenko2022.figures import reported
+from lowland.papers.andriushchenko2022.methods import ARMS
+from lowland.papers.andriushchenko2022.settings import DATASETS, ImageSettings, scales
+from lowland.papers.andriushchenko2022.task import image_sets, image_task
 from lowland.papers.claims import below_zero, between, by_seed, judged, last, reached, smaller
 from lowland.papers.figures import over_epochs
+from lowland.papers.images import error_and_loss
 from lowland.torch_tools import evaluating
 from lowland.training import Claim, Outcome, Reference, Task, Verdict, ours, paper, setting
 
@@ -55,8 +56,8 @@ class NoisyCheck(ImageCheck):
         record = super().__call__(step, batch)
         with evaluating(self.model):
             for name, rows in self.parts.items():
-                found = error_and_loss(self.model, self.sets.train.take(rows))[0] if len(rows) else None
-                record[f"{name}_error"] = found
+                given = batches_of(self.sets.train.take(rows))
+                record[f"{name}_error"] = error_and_loss(self.model, given)[0] if len(rows) else None
         return record
 
 
@@ -69,7 +70,7 @@ def prepare(settings: Settings, device: torch.device) -> Task:
         noisy, flipped = flip_labels(split, settings.noise, settings.noise_kind, settings.dataset, settings.seed)
         return noisy
 
-    task = image_task(settings.dataset, network, settings, device, spoil)
+    task = image_task(settings.dataset, settings, device, spoil)
     assert isinstance(task.check, ImageCheck)
     given, right = task.check.sets.train, image_sets(settings.dataset, settings, device, lambda split: split).train
     assert given.targets is not None
@@ -127,23 +128,6 @@ _REPORTED = reported(
         for dataset, errors in FIGURE_12.items()
     }
 )
-LAPTOP = {
-    **clean.LAPTOP,
-    "seeds": ours(3),
-    "epochs": ours(6),
-    "examples": ours(1000),
-    "test_examples": ours(500),
-    "schedule": ours("constant", "so few epochs fit nothing once η falls"),
-}
-# Found with ERM alone, seed 0: it has fitted all labels after 40 epochs.
-DESK = {
-    **clean.DESK,
-    "seeds": ours(5),
-    "epochs": ours(60),
-    "examples": ours(2000),
-    "check_epochs": ours(5, "early stopping looks at these"),
-    "test_examples": ours(2000),
-}
 EXPERIMENT = image_experiment(
     "label-noise",
     "CIFAR-10 and CIFAR-100 with wrong labels: SAM and SGD",
@@ -151,14 +135,27 @@ EXPERIMENT = image_experiment(
     datasets=DATASETS,
     settings=Settings,
     scales=scales(
-        LAPTOP,
-        DESK,
-        {
+        paper={
             "dataset": paper("cifar-10", "and cifar-100"),
             "epochs": paper(1000),
             "noise": paper(0.6),
             "noise_kind": paper("symmetric", "and asymmetric"),
             "check_epochs": paper(5, "the authors' code by default; early stopping looks at these"),
+        },
+        # Found with ERM alone, seed 0: it has fitted all labels after 40 epochs.
+        desk={
+            "seeds": ours(5),
+            "epochs": ours(60),
+            "examples": ours(2000),
+            "check_epochs": ours(5, "early stopping looks at these"),
+            "test_examples": ours(2000),
+        },
+        laptop={
+            "seeds": ours(3),
+            "epochs": ours(6),
+            "examples": ours(1000),
+            "test_examples": ours(500),
+            "schedule": ours("constant", "so few epochs fit nothing once η falls"),
         },
     ),
     claims=(

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from lowland.errors import SettingError
-from lowland.papers.andriushchenko2022 import cifar10 as clean
-from lowland.papers.andriushchenko2022.gains import share_of_gain
-from lowland.papers.andriushchenko2022.image_claims import FITS, TEST_ERROR
-from lowland.papers.andriushchenko2022.image_experiment import image_experiment
-from lowland.papers.andriushchenko2022.image_settings import ImageSettings, scales
-from lowland.papers.andriushchenko2022.image_task import image_task
+from lowland.papers.andriushchenko2022.claims import FITS, TEST_ERROR, share_of_gain
+from lowland.papers.andriushchenko2022.experiment import image_experiment
+from lowland.papers.andriushchenko2022.settings import ImageSettings, scales
+from lowland.papers.andriushchenko2022.task import image_task
 from lowland.papers.claims import smaller
 from lowland.papers.figures import over_epochs
 from lowland.training import Claim, Task, ours, setting
@@ -44,7 +42,7 @@ def radius(settings: Settings) -> Callable[[int], float]:
 
 def prepare(settings: Settings, device: torch.device) -> Task:
     """One run."""
-    return image_task("cifar-10", clean.network, settings, device, rho=radius(settings))
+    return image_task("cifar-10", settings, device, rho=radius(settings))
 
 
 ARMS: Mapping[str, Mapping[str, float]] = {
@@ -60,9 +58,8 @@ EXPERIMENT = image_experiment(
     prepare,
     settings=Settings,
     scales=scales(
-        clean.LAPTOP,
-        {**clean.DESK, "check_epochs": ours(5), "test_examples": ours(5000)},
-        {"sam_from": ours(0.0, "what makes the arms"), "sam_until": ours(1.0, "what makes the arms")},
+        paper={"sam_from": ours(0.0, "what makes the arms"), "sam_until": ours(1.0, "what makes the arms")},
+        desk={"check_epochs": ours(5), "test_examples": ours(5000)},
     ),
     arms=ARMS,
     claims=(

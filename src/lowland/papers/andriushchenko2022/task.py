@@ -1,21 +1,21 @@
-"""The paper's training on images: data, network, optimizer, schedule."""
+"""The paper's training on images: data, networks, optimizer, schedule."""
 
 import math
 from collections.abc import Callable, Iterator
-from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lowland.data import Dataset, Shuffled, Split, data_root, load, random_crop_flip, scale, seeded, split_validation
+from lowland.data import Shuffled, Split, random_crop_flip, scale, seeded, split_validation
+from lowland.models import preact_resnet, resnet
 from lowland.optim import SAM
 from lowland.optim.ascent import Random
-from lowland.papers.andriushchenko2022.image_ascent import AscentOverTraining, GroupAfterGroup
-from lowland.papers.andriushchenko2022.image_check import ImageCheck, ImageSets
-from lowland.papers.andriushchenko2022.image_settings import HELD_OUT, ImageSettings
+from lowland.papers.andriushchenko2022.ascents import AscentOverTraining, GroupAfterGroup
+from lowland.papers.andriushchenko2022.check import ImageCheck, ImageSets
+from lowland.papers.andriushchenko2022.settings import HELD_OUT, ImageSettings
+from lowland.papers.images import load_once, switched
 from lowland.training import Task
 from lowland.training.task import Optimizer
 
@@ -50,9 +50,21 @@ class ImageBatches:
         return scale(images, 255).contiguous(memory_format=self.layout)
 
 
+def network(dataset: str, settings: ImageSettings) -> nn.Module:
+    """For CIFAR-10 a pre-activation ResNet-18; for CIFAR-100 a ResNet-34, with group norm a pre-activation one.
+
+    That is as in the authors' code.
+    """
+    if dataset == "cifar-10":
+        return preact_resnet((2, 2, 2, 2), settings.width, 10, settings.norm)
+    blocks, classes = (3, 4, 6, 3), 100
+    if settings.norm == "batch":
+        return resnet(blocks, settings.width, classes)
+    return preact_resnet(blocks, settings.width, classes, settings.norm)
+
+
 def image_task(
     dataset: str,
-    network: Callable[[ImageSettings], nn.Module],
     settings: ImageSettings,
     device: torch.device,
     prepare_targets: Callable[[Split], Split] = lambda split: split,
@@ -61,8 +73,7 @@ def image_task(
     """SAM around SGD with momentum, on the first images of ``dataset``.
 
     Args:
-        dataset: in `lowland.data`.
-        network: made with the global generator.
+        dataset: in `lowland.data`; its `network` is made with the global generator.
         settings: all there is to say.
         device: on which the data lie, too.
         prepare_targets: is given the training images before some are held out: noise in the labels, say.
@@ -71,9 +82,9 @@ def image_task(
     Raises:
         SettingError: in several processes for n-SAM, and for groups whose statistics move in both passes.
     """
-    on = {name: _switched(getattr(settings, name), device) for name in ("amp", "channels_last", "compile")}
+    on = {name: switched(getattr(settings, name), device) for name in ("amp", "channels_last", "compile")}
     sets = image_sets(dataset, settings, device, prepare_targets)
-    model = network(settings).to(device)
+    model = network(dataset, settings).to(device)
     if on["channels_last"]:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = ImageBatches(sets.train, settings, on["channels_last"])
@@ -130,17 +141,12 @@ def image_sets(
     dataset: str, settings: ImageSettings, device: torch.device, prepare_targets: Callable[[Split], Split]
 ) -> ImageSets:
     """The first images of ``dataset`` on ``device``: training, validation and test."""
-    whole = _load(data_root(), dataset)
+    whole = load_once(dataset)
     assert whole.test is not None
     first = prepare_targets(whole.train.take(torch.arange(settings.examples)))
     train, validation = split_validation(first, HELD_OUT, settings.seed)
     test = whole.test.take(torch.arange(settings.test_examples))
     return ImageSets(train.to(device), validation.to(device), test.to(device))
-
-
-@lru_cache(maxsize=1)
-def _load(root: Path, dataset: str) -> Dataset:
-    return load(dataset, root)
 
 
 def _losses(output: Tensor, target: Tensor) -> Tensor:
@@ -159,7 +165,3 @@ def _schedule(settings: ImageSettings) -> Callable[[int], float]:
         return 1.0
 
     return factor
-
-
-def _switched(value: str, device: torch.device) -> bool:
-    return device.type == "cuda" if value == "auto" else value == "on"

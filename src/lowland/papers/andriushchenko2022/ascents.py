@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from lowland.errors import SettingError
 from lowland.optim import SAM
 
-Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
-
 
 class _Around:
     """An optimizer around a `lowland.SAM`, which has its state; in one process alone."""
@@ -58,7 +56,14 @@ class AscentOverTraining(_Around):
         SettingError: in several processes.
     """
 
-    def __init__(self, sam: SAM, batches: Batches, examples: int, model: nn.Module, autocast: torch.dtype | None):
+    def __init__(
+        self,
+        sam: SAM,
+        batches: Callable[[int], Iterable[tuple[Tensor, Tensor]]],
+        examples: int,
+        model: nn.Module,
+        autocast: torch.dtype | None,
+    ):
         super().__init__(sam, "n-SAM's ascent over training images")
         self.batches, self.examples = batches, examples
         self.model, self.autocast = model, autocast

@@ -12,10 +12,10 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from lowland.curvature import Objective, sharpness
 from lowland.data import Split, scale
 from lowland.optim.functional import perturbation
-from lowland.papers.andriushchenko2022.image_settings import ImageSettings
+from lowland.papers.andriushchenko2022.settings import ImageSettings
+from lowland.papers.images import error_and_loss
 from lowland.torch_tools import evaluating
 
-_AT_ONCE = 500  # images evaluated at a time
 MANY = 20  # steps of the longer ascent
 
 
@@ -49,7 +49,7 @@ class ImageCheck:
         with evaluating(self.model):
             record: dict[str, Any] = {"epoch": step * self.settings.trained_epochs / max(self.settings.steps, 1)}
             for name in ("train", "validation", "test"):
-                error, loss = error_and_loss(self.model, getattr(self.sets, name))
+                error, loss = error_and_loss(self.model, batches_of(getattr(self.sets, name)))
                 record |= {f"{name}_error": error, f"{name}_loss": loss}
             if not record["train_loss"] < float("inf"):
                 raise FloatingPointError
@@ -81,7 +81,7 @@ class ImageCheck:
         update_bn((x for x, _ in batches_of(self.sets.train, self.settings.batch_size)), averaged)
         with evaluating(averaged):
             return {
-                f"averaged_{name}_error": error_and_loss(averaged, getattr(self.sets, name))[0]
+                f"averaged_{name}_error": error_and_loss(averaged, batches_of(getattr(self.sets, name)))[0]
                 for name in ("validation", "test")
             }
 
@@ -98,18 +98,7 @@ def error(output: Tensor, target: Tensor) -> Tensor:
     return (output.argmax(1) != target).float().mean()
 
 
-def error_and_loss(model: nn.Module, split: Split) -> tuple[float, float]:
-    """The share of ``split`` that ``model`` gets wrong, and its mean cross-entropy."""
-    wrong = loss = 0.0
-    with torch.no_grad():
-        for x, y in batches_of(split, _AT_ONCE):
-            output = model(x).float()
-            wrong += (output.argmax(1) != y).sum().item()
-            loss += F.cross_entropy(output, y, reduction="sum").item()
-    return wrong / len(split), loss / len(split)
-
-
-def batches_of(split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches_of(split: Split, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
     """``split`` in order: float32 images in [0, 1], and their classes."""
     assert split.targets is not None
     for images, targets in zip(split.inputs.split(size), split.targets.split(size), strict=True):

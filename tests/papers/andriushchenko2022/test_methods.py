@@ -3,7 +3,7 @@
 import pytest
 
 from lowland.papers import find
-from lowland.papers.andriushchenko2022.over_seeds import over_seeds
+from lowland.papers.andriushchenko2022.methods import over_seeds
 from lowland.training import Outcome
 
 

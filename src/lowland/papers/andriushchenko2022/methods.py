@@ -1,11 +1,19 @@
-"""The runs of a grid, or of a run, by method and ρ."""
+"""What is compared: the arms, the runs of a grid by method and ρ, means over seeds."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from lowland.papers.claims import Unfit, last
-from lowland.training import Outcome
+from lowland.training import Outcome, repeats
+from lowland.training.statistics import estimate
 
+ARMS: Mapping[str, Mapping[str, Any]] = {"erm": {"rho": 0.0}, "sam": {"ascent": "batch"}}
+FIGURE_1_ARMS: Mapping[str, Mapping[str, Any]] = {
+    **ARMS,
+    "n-sam": {"ascent": "training"},
+    "random": {"ascent": "random"},
+}
 #: Method → what figure 1 calls it.
 METHODS = {"erm": "ERM", "sam": "128-SAM", "n-sam": "n-SAM", "random": "random"}
 _BY_ASCENT = {"batch": "sam", "training": "n-sam", "random": "random"}
@@ -47,3 +55,29 @@ def errors_at_best(outcomes: Mapping[str, Outcome], kind: str) -> tuple[float, d
 def at_best_rho(outcomes: Mapping[str, Outcome], kind: str) -> dict[int, float]:
     """Seed → test error at the best ρ, as `errors_at_best`."""
     return errors_at_best(outcomes, kind)[1]
+
+
+def over_seeds(kinds: Sequence[str]) -> Callable[[Mapping[str, Outcome]], dict[str, Any]]:
+    """A digest: ``over_seeds``, kind of arm → column of the last records → mean, standard error and n.
+
+    Of the seeds that were trained to their end and have a finite number there; None for the standard error of one.
+    """
+
+    def digest(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+        return {"over_seeds": {kind: _estimates(outcomes, kind) for kind in kinds}}
+
+    return digest
+
+
+def _estimates(outcomes: Mapping[str, Outcome], kind: str) -> dict[str, Any]:
+    ends = [
+        outcome.records[-1]
+        for label, outcome in outcomes.items()
+        if repeats(label, kind) and outcome.status == "done" and outcome.records
+    ]
+    values: dict[str, list[float]] = {}
+    for end in ends:
+        for column, value in end.items():
+            if column not in ("step", "epoch") and isinstance(value, float):
+                values.setdefault(column, []).append(value)
+    return {column: found.entry() for column, several in values.items() if (found := estimate(several)) is not None}

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from lowland.papers.andriushchenko2022.by_method import METHODS, by_rho, method
-from lowland.papers.figures import over_epochs
+from lowland.papers.andriushchenko2022.methods import METHODS, by_rho, method
+from lowland.papers.figures import LevelsOf, over_epochs
 from lowland.training import Level, Line, Outcome, Panel, Plot, banded
 from lowland.training.statistics import Estimate, estimate
 
@@ -85,3 +85,20 @@ def _errors(outcomes: Sequence[Outcome], column: str = "test_error") -> Estimate
     return estimate(
         [100 * outcome.records[-1][column] for outcome in outcomes if outcome.status == "done" and outcome.records]
     )
+
+
+def reported(values: Mapping[str, Mapping[str, Sequence[tuple[str, str, float]]]]) -> LevelsOf:
+    """Levels of what the paper reports of the arms' dataset.
+
+    ``values``: dataset → column of the records → kind of arm, label, value in %.
+    """
+
+    def levels(outcomes: Mapping[str, Outcome]) -> dict[str, list[Level]]:
+        found = {getattr(outcome.settings, "dataset", "cifar-10") for outcome in outcomes.values()}
+        columns = values[found.pop()] if len(found) == 1 else {}
+        return {
+            column: [Level(value / 100, label, kind) for kind, label, value in several]
+            for column, several in columns.items()
+        }
+
+    return levels
