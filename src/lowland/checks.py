@@ -4,6 +4,8 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
+from torch import Tensor
+
 
 def is_count(value: Any, low: int) -> bool:
     """Whether ``value`` is an integer of at least ``low``, NumPy's included; True and False are none."""
@@ -22,3 +24,35 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
     if isinstance(value, bool) or not isinstance(value, real) or not low <= value <= high:
         bounds = [f"at least {low:g}"] * (low > -math.inf) + [f"at most {high:g}"] * (high < math.inf)
         raise ValueError(f"{name} must be a number{', ' * bool(bounds)}{' and '.join(bounds)}, not {value!r}")
+
+
+def check_rho(rho: Any) -> None:
+    """Raise ValueError unless ``rho`` is a finite number ≥ 0. Tensors pass: reading one would wait for the GPU."""
+    if (type(rho) is float and 0 <= rho < math.inf) or isinstance(rho, Tensor):
+        return
+    if isinstance(rho, bool) or not isinstance(rho, Real):
+        raise ValueError(f"rho must be a number, not {rho!r}")
+    if not (math.isfinite(rho) and float(rho) >= 0):
+        raise ValueError(f"rho is the radius of the ascent step: it must be finite and at least 0, not {rho}")
+
+
+def plain(name: str, value: Any) -> Any:
+    """A tensor of one entry as a number, anything else as it is.
+
+    Raises:
+        ValueError: for a tensor of several.
+    """
+    if not isinstance(value, Tensor):
+        return value
+    if value.numel() != 1:
+        raise ValueError(f"{name} must be a number, not a tensor of shape {tuple(value.shape)}")
+    return value.item()
+
+
+def radius(rho: Any) -> float:
+    """ρ as a float: what is saved must load anywhere. Raises ValueError unless it is a finite one of at least 0."""
+    rho = plain("rho", rho)
+    if isinstance(rho, int) and abs(rho) > 1e300:
+        raise ValueError(f"rho must be a number, not {rho!r}")
+    check_rho(rho)
+    return float(rho)

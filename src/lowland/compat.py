@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lowland.assigning import unassignable
 from lowland.optim import layout, parallel, sam
-from lowland.optim.ascent import Adaptive, Ascent, Slope
+from lowland.optim.ascent import Adaptive, Ascent
 from lowland.optim.buffers import Buffers
 from lowland.optim.descent import Descent
 from lowland.optim.functional import EPS
@@ -29,7 +29,7 @@ class _Adaptive(Adaptive):
         super().__init__(eta=0.0, biases=True)
         self.__dict__["members"] = members
 
-    def adapts(self, owner: Tensor, slope: Slope) -> bool:
+    def adapts(self, owner: Tensor, name: Callable[[Tensor], str]) -> bool:
         """Of the groups that say so."""
         return owner in self.__dict__["members"]
 

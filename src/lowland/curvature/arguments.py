@@ -5,30 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.checks import is_count, number
-from lowland.optim.functional import check_rho
+from lowland.checks import is_count, number, plain
 
 _LARGEST = 1e30
-
-
-def plain(name: str, value: Any) -> Any:
-    """A tensor of one entry as a number, anything else as it is.
-
-    Raises:
-        ValueError: for a tensor of several.
-    """
-    if not isinstance(value, Tensor):
-        return value
-    if value.numel() != 1:
-        raise ValueError(f"{name} must be a number, not a tensor of shape {tuple(value.shape)}")
-    return value.item()
-
-
-def radius(rho: Any) -> float:
-    """ρ as a number. Raises ValueError unless it is a finite one of at least 0."""
-    rho = plain("rho", rho)
-    check_rho(rho)
-    return float(rho)
 
 
 def step_size(lr: Any) -> float:

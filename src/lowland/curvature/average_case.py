@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowland.checks import count
-from lowland.curvature.arguments import radius, whole_seed
+from lowland.checks import count, radius
+from lowland.curvature.arguments import whole_seed
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.groups import Sharpness, unchanging_groups, warn_of_rounding
 from lowland.curvature.objective import LossFn, Objective, Weight

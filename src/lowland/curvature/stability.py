@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.curvature.arguments import check_eps, check_start, check_tolerance, radius, step_size
+from lowland.checks import radius
+from lowland.curvature.arguments import check_eps, check_start, check_tolerance, step_size
 from lowland.curvature.edge import alignment, sam_edge
 from lowland.curvature.hessian import Hessian
 from lowland.curvature.lanczos import Eigenpairs

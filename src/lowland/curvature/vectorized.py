@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from lowland.checks import count
-from lowland.curvature.arguments import check_eps, check_tolerance, radius, step_size
+from lowland.checks import count, radius
+from lowland.curvature.arguments import check_eps, check_tolerance, step_size
 from lowland.curvature.certify import Claims, Gradients, amended, objections
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.edge import alignment, sam_edge

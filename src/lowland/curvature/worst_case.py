@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.checks import count, number
-from lowland.curvature.arguments import check_eps, radius, whole_seed
+from lowland.checks import count, number, radius
+from lowland.curvature.arguments import check_eps, whole_seed
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.groups import Sharpness, groups, unchanging_groups, warn_of_rounding
 from lowland.curvature.lanczos import random_direction

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lowland.checks import check_rho
 from lowland.features.evaluation import check_batches, evaluated
-from lowland.optim.functional import check_rho, perturbation
+from lowland.optim.functional import perturbation
 from lowland.torch_tools import refuse_other_models, refuse_pieces, unwrapped
 
 #: What climbs, as for `lowland.SAM`: a function of the model that gives parameters, a module of it, or parameters.

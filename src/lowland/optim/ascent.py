@@ -63,6 +63,32 @@ class Slope:
     base: torch.optim.Optimizer
 
 
+def length(norm: Any, eps: float | Tensor, rho: float | Tensor = 1.0) -> Any:
+    """ρ / (‖g‖ + eps): what g is multiplied with to reach the sphere; 0 where its norm is zero or not finite.
+
+    Args:
+        norm: ‖g‖: a float, or a tensor of any shape, of one norm for each group of examples say.
+        eps: added to it.
+        rho: radius of the sphere.
+
+    Returns:
+        What ``norm`` is: a float or a tensor of its shape.
+    """
+    if isinstance(norm, Tensor):
+        return torch.where(usable(norm), rho / (norm + eps), 0)
+    return rho / (norm + eps) if 0 < norm < math.inf else 0.0
+
+
+def usable(norm: Tensor) -> Tensor:
+    """Whether there is something of this norm to climb along."""
+    return (norm > 0) & (norm < math.inf)
+
+
+def overflows(norm: float | Tensor) -> bool | Tensor:
+    """Whether an entry of what has this norm isn't finite."""
+    return ~torch.isfinite(norm) if isinstance(norm, Tensor) else not math.isfinite(norm)
+
+
 def l2(norm: float | Tensor, eps: float, loss_scale: float | Tensor = 1.0) -> Climb:
     """Up to the sphere of radius ρ: ε = ρ g / (‖g‖ + eps) (Foret et al. 2021, equation 2).
 
@@ -74,12 +100,10 @@ def l2(norm: float | Tensor, eps: float, loss_scale: float | Tensor = 1.0) -> Cl
         loss_scale: what the loss was multiplied with against underflow.
     """
     if not isinstance(norm, Tensor):
-        overflow = not math.isfinite(norm)
-        return Climb(0.0 if overflow or norm == 0 else 1 / (norm + eps * float(loss_scale)), overflow)
-    if isinstance(loss_scale, Tensor):
+        loss_scale = float(loss_scale)
+    elif isinstance(loss_scale, Tensor):
         loss_scale = loss_scale.to(norm.device, norm.dtype)
-    overflows = ~torch.isfinite(norm)
-    return Climb(torch.where(overflows | (norm == 0), 0, 1 / (norm + eps * loss_scale)), overflows)
+    return Climb(length(norm, eps * loss_scale), overflows(norm))
 
 
 def times(tensors: Sequence[Tensor], factor: float | Tensor) -> list[Tensor]:
@@ -114,6 +138,13 @@ class Ascent:
         """Along what to climb."""
         return slope.gradients
 
+    def reach(self, norm: Any, eps: float, rho: float) -> Any:
+        """How far to climb along what has this ``norm``, for ρ 1: a float, or a tensor of a norm for each group.
+
+        ``rho`` is the largest of the parameters that climb.
+        """
+        return length(norm, eps)
+
     def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
         """Along what to climb, and how far."""
         direction = self.direction(slope)
@@ -132,11 +163,14 @@ class Unnormalized(Ascent):
 
     needs_scale = True
 
+    def reach(self, norm: Any, eps: float, rho: float) -> Any:
+        """All of it."""
+        return usable(norm).to(norm.dtype) if isinstance(norm, Tensor) else float(0 < norm < math.inf)
+
     def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
         """Without the norm, which is taken to see an overflow."""
-        factor, overflow = l2(slope.norm(slope.gradients), 0.0)
-        whole = (factor != 0).to(factor.dtype) if isinstance(factor, Tensor) else float(factor != 0)
-        return slope.gradients, Climb(whole, overflow)
+        norm = slope.norm(slope.gradients)
+        return slope.gradients, Climb(self.reach(norm, slope.eps, slope.rho), overflows(norm))
 
 
 @dataclass(frozen=True)
@@ -162,22 +196,26 @@ class Adaptive(Ascent):
         """To know biases."""
         return not self.biases
 
+    def metric(self, weight: Tensor) -> Tensor:
+        """T = |w| + η, a new tensor."""
+        return weight.abs().add_(self.eta)
+
+    def adapts(self, owner: Tensor, name: Callable[[Tensor], str]) -> bool:
+        """Whether T isn't 1 for this parameter; ``name`` says what the model calls it."""
+        return self.biases or "weight" in name(owner)
+
     def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
         """On the ellipsoid."""
-        adapted = [self.adapts(owner, slope) for owner in slope.owners]
+        adapted = [self.adapts(owner, slope.name) for owner in slope.owners]
         measured = [
-            w.abs().add_(self.eta).mul_(g) if adapts else g
+            self.metric(w).mul_(g) if adapts else g
             for w, g, adapts in zip(slope.weights, slope.gradients, adapted, strict=True)
         ]
         climb = l2(slope.norm(measured), slope.eps, slope.scale)
         for w, direction, adapts in zip(slope.weights, measured, adapted, strict=True):
             if adapts:
-                direction.mul_(w.abs().add_(self.eta))
+                direction.mul_(self.metric(w))
         return measured, climb
-
-    def adapts(self, owner: Tensor, slope: Slope) -> bool:
-        """Whether T isn't 1 for this parameter."""
-        return self.biases or "weight" in slope.name(owner)
 
 
 @dataclass(frozen=True)
@@ -365,14 +403,15 @@ class LossBudget(Ascent):
     def __post_init__(self) -> None:
         number("longest", self.longest, 0)
 
+    def reach(self, norm: Any, eps: float, rho: float) -> Any:
+        """What the budget pays for."""
+        factor, cap = length(norm, eps), self.longest / rho if rho else 0.0
+        return factor * (factor.clamp(max=cap) if isinstance(factor, Tensor) else min(factor, cap))
+
     def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
         """With the budget's length."""
-        g = slope.gradients
-        factor, overflow = l2(slope.norm(g), slope.eps)
-        cap = self.longest / slope.rho if slope.rho else 0.0
-        if isinstance(factor, Tensor):
-            return g, Climb(factor * factor.clamp(max=cap), overflow)
-        return g, Climb(factor * min(factor, cap), overflow)
+        norm = slope.norm(slope.gradients)
+        return slope.gradients, Climb(self.reach(norm, slope.eps, slope.rho), overflows(norm))
 
 
 def draw(slope: Slope, seed: int, fill: Callable[[Tensor, torch.Generator], Tensor]) -> list[Tensor]:

@@ -4,26 +4,17 @@ Foret et al. 2021, *Sharpness-Aware Minimization for Efficiently Improving Gener
 `lowland.SAM` computes the same in place for an ordinary training loop; a test compares the two.
 """
 
-import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from lowland.checks import check_rho
+from lowland.optim.ascent import length, usable
+
 EPS = 1e-12  # added to the gradient norm; Long & Bartlett (2024) use 1e-5
-
-
-def check_rho(rho: Any) -> None:
-    """Raise ValueError unless ``rho`` is a finite number ≥ 0. Tensors pass: reading one would wait for the GPU."""
-    if (type(rho) is float and 0 <= rho < math.inf) or isinstance(rho, Tensor):
-        return
-    if isinstance(rho, bool) or not isinstance(rho, Real):
-        raise ValueError(f"rho must be a number, not {rho!r}")
-    if not (math.isfinite(rho) and float(rho) >= 0):
-        raise ValueError(f"rho is the radius of the ascent step: it must be finite and at least 0, not {rho}")
 
 
 def global_norm(tree: Any) -> Tensor:
@@ -52,9 +43,8 @@ def perturbation(gradient: Any, rho: float | Tensor, eps: float = EPS) -> Any:
     """
     check_rho(rho)
     norm = global_norm(gradient)
-    usable = torch.isfinite(norm) & (norm > 0)
-    scale = rho / (norm + eps)
-    return pytree.tree_map(lambda g: torch.where(usable, g * scale, 0).to(g.dtype), gradient)
+    climbs, scale = usable(norm), length(norm, eps, rho)
+    return pytree.tree_map(lambda g: torch.where(climbs, g * scale, 0).to(g.dtype), gradient)
 
 
 def sam_gradient(

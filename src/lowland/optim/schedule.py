@@ -10,8 +10,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lowland.checks import is_count, number
-from lowland.optim.functional import check_rho
+from lowland.checks import check_rho, is_count, number
 
 Schedule = Callable[[int], float]
 

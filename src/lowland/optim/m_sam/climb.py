@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lowland.optim import amp
-from lowland.optim.ascent import Adaptive, Ascent, LossBudget, Slope, Unnormalized
+from lowland.optim.ascent import Adaptive, Ascent, LossBudget, Unnormalized
 from lowland.optim.m_sam.gradients import Built, Factors, Piece, squared_norms
 from lowland.optim.m_sam.groups import Groups
 from lowland.optim.m_sam.host import Parameters, Settings
@@ -52,7 +52,7 @@ def climb(
             squares += 2 * l2 * piece.dot(w, groups) * per
             squares += l2**2 * torch.linalg.vector_norm(w).double().square()
     norms = squares.clamp_(min=0).sqrt_()
-    s = _reach(settings, norms, max((rhos[p] for p in who.climbing), default=0.0))
+    s = settings.ascent_rule.reach(norms, settings.eps, max((rhos[p] for p in who.climbing), default=0.0))
     reach = {rho: rho * s * per for rho in set(rhos.values()) if rho}
     keeps = {rho: 1 + rho * s * l2 if l2 else None for rho in reach}
     return {p: _perturbation(piece, reach[rhos[p]], keeps[rhos[p]]) for p, piece in pieces.items() if rhos[p]}, norms
@@ -65,33 +65,20 @@ def of_means(groups: Groups, param: Tensor, scaler: Any, divided_by: int | None 
     return (divided_by or groups.m) / (groups.sizes.to(param.device) * scale)
 
 
-def _reach(settings: Settings, norms: Tensor, rho: float) -> Tensor:
-    """How far each group climbs, for rho 1, relative to its gradient."""
-    rule = settings.ascent_rule
-    usable = torch.isfinite(norms) & (norms > 0)
-    if isinstance(rule, Unnormalized):
-        return usable.double()
-    factor = torch.where(usable, 1 / (norms + settings.eps), 0)
-    if isinstance(rule, LossBudget):
-        return factor * factor.clamp(max=rule.longest / rho if rho else 0.0)
-    return factor
-
-
 def _adapt(
     settings: Settings, rule: Adaptive, who: Parameters, pieces: dict[Tensor, Piece], groups: Groups, per: Tensor
 ) -> tuple[dict[Tensor, Perturbation], Tensor]:
     l2, rhos = settings.l2, who.rhos
-    slope: Any = Slope([], [], [], lambda _: 0.0, 0.0, 1.0, 0, None, 0.0, who.names.__getitem__, lambda _: [], None)  # type: ignore[arg-type]
     squares, own, directions = torch.zeros_like(per), torch.zeros_like(per), {}
     for p, piece in pieces.items():
         assert isinstance(piece, Built)
         g = piece.stack * along(per, piece.stack[0]) + l2 * p.detach()
         own += Built(g).squares(groups)
-        t = p.detach().abs() + rule.eta if rule.adapts(p, slope) else torch.ones_like(p)
+        t = rule.metric(p.detach()) if rule.adapts(p, who.names.__getitem__) else torch.ones_like(p)
         g *= t
         squares += Built(g).squares(groups)
         directions[p] = g.mul_(t)
-    s = _reach(settings, squares.sqrt(), max(rhos[p] for p in directions))
+    s = rule.reach(squares.sqrt(), settings.eps, max(rhos[p] for p in directions))
     found = {
         p: Perturbation(stack=direction.mul_(along(rhos[p] * s, p)).add_(p.detach()))
         for p, direction in directions.items()

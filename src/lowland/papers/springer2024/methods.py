@@ -32,9 +32,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lowland.checks import check_rho
 from lowland.optim import SAM
 from lowland.optim.buffers import Buffers
-from lowland.optim.functional import check_rho, perturbation
+from lowland.optim.functional import perturbation
 from lowland.optim.scope import Scope, last_layer, resolve
 from lowland.training import Settings
 

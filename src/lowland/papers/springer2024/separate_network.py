@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lowland.optim.ascent import length
 from lowland.optim.functional import EPS
 from lowland.papers.springer2024.toy_network import Networks
 
@@ -69,7 +70,7 @@ def phantom(networks: Networks, w: Weights, g: Weights) -> Weights:
     everything = (~networks.last_only).to(w.v.dtype)
     before = sum(part.square().sum((2, 3)) for part in (g.W, g.b, g.a))
     norm = (everything * before + g.v.square().sum(2)).sqrt()
-    scale = torch.where(torch.isfinite(norm) & (norm > 0), networks.rho / (norm + EPS), 0)
+    scale = length(norm, EPS, networks.rho)
     wide = everything[..., None, None]
     return w.plus(Weights(g.W * wide, g.b * wide, g.a * wide, g.v), scale)
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lowland.optim.ascent import length
 from lowland.optim.functional import EPS
 
 
@@ -69,7 +70,7 @@ class Networks:
         everything = (~self.last_only).to(w.c.dtype)
         before = g.W.square().sum((2, 3)) + g.b.square().sum(2)
         norm = (everything * before + g.v.square().sum(2) + g.c.square()).sqrt()
-        scale = torch.where(torch.isfinite(norm) & (norm > 0), rho / (norm + EPS), 0)
+        scale = length(norm, EPS, rho)
         g = Weights(g.W * everything[..., None, None], g.b * everything[..., None], g.v, g.c)
         return w.plus(g, scale)
 
