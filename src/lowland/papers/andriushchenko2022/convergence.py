@@ -8,7 +8,7 @@ from lowland.papers.andriushchenko2022.settings import scales
 from lowland.papers.andriushchenko2022.task import image_task
 from lowland.papers.claims import Unfit, at_most, last
 from lowland.papers.figures import over_epochs
-from lowland.training import Claim, Outcome, ours
+from lowland.training import Claim, Outcome, Reference, ours
 
 ZERO = 0.01  # training loss that counts as zero; guessing has 2.3
 FALLEN = 0.1  # gradient norm at the end over that at the beginning
@@ -48,6 +48,7 @@ EXPERIMENT = image_experiment(
             "With a falling step size SAM's training loss becomes zero, as ERM's does: the largest over seeds "
             "(threshold ours)",
             "the convergence experiments", f"<= {ZERO:g}", at_most(ZERO, last("train_loss"), _NEITHER),
+            reference=Reference("m-SAM converges to a global minimum in practice", "the authors' README"),
         ),
         Claim(
             "gradient-vanishes",

@@ -131,7 +131,7 @@ CLAIMS = (
         "late-switch",
         "Gradient descent that switches to 1-SAM late gains almost all that 1-SAM from the start gains: "
         "share of the fall of log test loss, after as many steps",
-        _SOURCE, ">= 0.9", _recovered,
+        _SOURCE, ">= 0.9", _recovered, reference=Reference("almost all of it", _SOURCE),
     ),
     Claim(
         "early-stop",

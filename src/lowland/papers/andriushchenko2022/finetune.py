@@ -288,6 +288,7 @@ EXPERIMENT = image_experiment(
             "The ERM network and the tuned one are linearly connected: largest rise of the training loss above the "
             "straight line between the two, mean over seeds (threshold ours)",
             "the experiments with fine-tuning", f"<= {CONNECTED:g}", _connected, regime=FITS,
+            reference=Reference("they are linearly connected", "the experiments with fine-tuning"),
         ),
     ),
     figures=(

@@ -194,6 +194,7 @@ CIFAR_MNIST_VALUES = _with(
 FMNIST_MNIST_VALUES = _with(
     _STACKED,
     paper={
+        "correlation": paper(1.0, "the digit c stands above class c of Fashion-MNIST, c = 0, ..., 4"),
         "examples": paper(27_000, "all but the tenth that is held out; digits that run out are dealt again (ours)"),
         "validation_examples": paper(3_000),
         "test_examples": paper(5_000, "all of the five classes; there are 980 zeros, some of which come twice (ours)"),
