@@ -30,10 +30,10 @@ from lowland.data import Shuffled
 from lowland.models import mlp, strided_cnn
 from lowland.optim import SAM
 from lowland.papers.long2024.digits import EXPERIMENT as DIGITS
-from lowland.training import Experiment, Stack, Task, ours
+from lowland.training import Experiment, Snapshot, Task, ours
 from lowland.training.vectorized import Runs, chunk_size
-from lowland.training.vectorized.batches import Batches
-from lowland.training.vectorized.program import Program
+from lowland.training.vectorized.batches import VectorizedBatches
+from lowland.training.vectorized.step import VectorizedStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ class Together:
 
     def __init__(self, made: Experiment, settings: list[Any], device: torch.device, every: int, compiled: bool = True):
         self.runs = Runs.prepare(made, settings, device)
-        self.batches, self.every, self.step, self.compiled = Batches(self.runs.tasks), every, 0, compiled
+        self.batches, self.every, self.step, self.compiled = VectorizedBatches(self.runs.tasks), every, 0, compiled
 
     def __call__(self) -> None:
         """One step, and the check before it if there is one."""
@@ -132,9 +132,11 @@ class Together:
         if self.every and self.step % self.every == 0:
             checks: list[Any] = [task.check for task in self.runs.tasks]
             first = self.runs.tasks[0]
-            type(checks[0]).together(checks, Stack(first.model, first.loss_fn, self.runs.params, x, y, True, self.step))
+            type(checks[0]).together(
+                checks, Snapshot(first.model, first.loss_fn, self.runs.params, x, y, True, self.step)
+            )
         rows = len(x) if picked is None else picked.shape[1]
-        Program.of(self.runs, rows, compiled=self.compiled)(self.runs, x, y, picked, shared)
+        VectorizedStep.of(self.runs, rows, compiled=self.compiled)(self.runs, x, y, picked, shared)
         self.step += 1
 
 
@@ -167,7 +169,7 @@ def floor(name: str) -> tuple[float, float]:
     one = Together(made, arms(name)[:1], DEVICE, 0, compiled=False)
     with FlopCounterMode(display=False) as counter:
         one()
-    x, _ = Batches(one.runs.tasks).together(0)[:2]
+    x, _ = VectorizedBatches(one.runs.tasks).together(0)[:2]
     rows = x.shape[-2] if x.dim() <= 3 else 4096
     width = 100 if made is DIGITS else 1024
     a, b = torch.randn(4, rows, width, device=DEVICE), torch.randn(4, width, width, device=DEVICE)

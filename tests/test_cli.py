@@ -223,7 +223,7 @@ def test_a_full_disk_loses_nothing(lowland, tmp_path):
 @pytest.mark.slow
 def test_killed_twice_it_ends_like_an_undisturbed_run(lowland, tmp_path):
     long = ("run", "long2024/digits", "--set", "steps=150", "--set", "check_every=10", "--out")
-    often = "import lowland.training.pace as pace; pace._SECONDS = 0.1"
+    often = "import lowland.training.drive as drive; drive._SECONDS = 0.1"
     for records in (3, 25):  # kill it once it has recorded so many checks more
         process = start(*long, "run", setup=often, cwd=tmp_path)
         metrics = tmp_path / "run/metrics.jsonl"

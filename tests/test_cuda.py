@@ -13,7 +13,7 @@ from lowland.models import Transformer, preact_resnet
 from lowland.optim import compiled_step, presets
 from lowland.training import RunDirectory, configuration
 from lowland.training import train as train_alone
-from lowland.training.vectorized import train_stacked
+from lowland.training.vectorized import train_vectorized
 
 from .training.vectorized.networks import EXPERIMENT as STACKED
 from .training.vectorized.test_vectorized import same
@@ -254,7 +254,7 @@ def test_a_stack_is_each_run_alone(tmp_path):
     arms = {str(seed): STACKED.configure("paper", {"lr": 0.01, "rho": 0.02, "seed": seed})["sam"] for seed in range(3)}
     device = torch.device("cuda")
     trained = []
-    for function in (train_stacked, train_alone):
+    for function in (train_vectorized, train_alone):
         with RunDirectory(tmp_path / function.__name__, configuration(STACKED, "paper", arms, device)) as directory:
             trained.append(function(STACKED, arms, directory, device, show_progress=False))
     same(*trained)

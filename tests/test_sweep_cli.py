@@ -99,7 +99,7 @@ def test_a_grown_grid_adds_the_new_runs_and_leaves_the_others(lowland, grid_file
 def test_killed_in_mid_sweep_it_ends_like_an_undisturbed_one(grid_file, tmp_path):
     two = grid_file({"rho": 0.1, "seed": [0, 1]})
     longer = ("--set", "steps=25", "--set", "tol=0.1", "--engine", "vectorized", "--grid", two)
-    often = "import lowland.training.pace as pace; pace._SECONDS = 0.02"
+    often = "import lowland.training.drive as drive; drive._SECONDS = 0.02"
 
     process = start(*SMOKE, *longer, "--out", "killed", setup=often, cwd=tmp_path)
     while process.poll() is None and sum(path.read_bytes().count(b"\n") for path in _records(tmp_path)) < 3:

@@ -87,14 +87,14 @@ class Choice:
     Attributes:
         name: as on the command line.
         train: the engine itself.
-        stacked: whether runs are trained as one program.
-        threads: of a process that trains a stack; None for this process's.
+        vectorized: whether runs are trained as one program.
+        threads: of a process that trains such a program; None for this process's.
         why: the reason, where it was not asked for.
     """
 
     name: str
     train: Engine
-    stacked: bool = False
+    vectorized: bool = False
     threads: int | None = None
     why: str = ""
 
@@ -105,7 +105,7 @@ def choose_engine(
     """The engine of that name, or the one that suits.
 
     Raises:
-        SettingError: for an unknown name, an option that belongs to another engine, or runs that can't be stacked
+        SettingError: for an unknown name, an option that belongs to another engine, or runs that can't be vectorized
             where that is asked for.
     """
     if name is not None and name not in ENGINES:
@@ -116,7 +116,7 @@ def choose_engine(
     if name is None and address is not None:
         name = "ray"
     elif name is None:
-        why = sweep.can_stack(experiment, grid.points, device)
+        why = sweep.can_vectorize(experiment, grid.points, device)
         name = "process" if why else "vectorized"
     if workers is not None and (name == "ray" or (name == "vectorized" and device != "cpu")):
         raise SettingError(f"--workers belongs to --engine process, or vectorized on a CPU, not {name} on {device}")
@@ -132,10 +132,10 @@ def choose_engine(
         device == "cpu"
         and many > 1
         and not sweep.no_processes()
-        and sweep.fills_stacks(experiment, grid.points, device)
+        and sweep.fills_programs(experiment, grid.points, device)
     ):
-        return Choice(name, sweep.Processes(many), stacked=True, threads=max(1, len(sweep.usable_cores()) // many))
-    return Choice(name, sweep.here, stacked=True)
+        return Choice(name, sweep.Processes(many), vectorized=True, threads=max(1, len(sweep.usable_cores()) // many))
+    return Choice(name, sweep.here, vectorized=True)
 
 
 def configuration(experiment: Experiment, scale: str, base: Settings, device: Any) -> dict[str, Any]:
@@ -180,13 +180,13 @@ def run_sweep(
     """Train what is missing and write everything that comes out; the summary.
 
     Raises:
-        SettingError: if the runs can't be stacked, don't fit in memory, or can't be halved.
+        SettingError: if the runs can't be vectorized, don't fit in memory, or can't be halved.
         RunError: for a directory that can't be used.
     """
     started = time.monotonic()
     outcomes = sweep.sweep(
         experiment, scale, grid, directory.path, device.type, engine.train,
-        stacked=engine.stacked, threads=engine.threads, halving=halving,
+        vectorized=engine.vectorized, threads=engine.threads, halving=halving,
         still_held=directory.still_held,
     )  # fmt: skip
     directory.still_held()

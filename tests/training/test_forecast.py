@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from lowland.progress import Lines
-from lowland.training import forecast, together
+from lowland.training import drive, forecast, together
 from lowland.training.forecast import Forecast, duration
 from lowland.training.progress import bar
 from lowland.training.sweep import progress as sweep_progress
@@ -111,7 +111,8 @@ def test_arms_that_are_one_program_say_it_from_their_first_steps(monkeypatch, tm
             return super().measure()
 
     experiment = replace(pair.EXPERIMENT, together=Slow, arms={"slow": {}})
-    monkeypatch.setattr(together, "time", SimpleNamespace(monotonic=clock))
+    for module in (drive, together):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock))
     arms = experiment.configure("paper", {"lr": "1e-4", "steps": "2000", "check_every": "1000"})
     with training.RunDirectory(tmp_path / "run", {}) as directory:
         training.train(experiment, arms, directory, training.choose_device("cpu"))

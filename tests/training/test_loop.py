@@ -9,7 +9,8 @@ import torch
 
 import lowland.training as training
 from lowland.errors import RunError
-from lowland.training import RunDirectory, configuration, loop, pace, summarize
+from lowland.training import RunDirectory, configuration, drive, summarize
+from lowland.training.run import Run
 
 from .toy import EXPERIMENT
 
@@ -41,34 +42,28 @@ def test_killed_anywhere_it_ends_with_the_same_bits(tmp_path, monkeypatch, every
     """A crash at every place where time passes: in a step, in a check, and while a checkpoint is written."""
     expected, _ = run(tmp_path / "straight")
     whole = (tmp_path / "straight/metrics.jsonl").read_bytes()
-    monkeypatch.setattr(pace, "_SECONDS", 0.0)
-    monkeypatch.setattr(pace, "_SHARE", 1e9)
+    monkeypatch.setattr(drive, "_SECONDS", 0.0)
+    monkeypatch.setattr(drive, "_SHARE", 1e9)
     saves = itertools.count()
-    real_save, real_train, real_check = (
-        loop._ArmRun._save_now_and_then,
-        loop._ArmRun._train,
-        loop._ArmRun._check,
-    )
-    monkeypatch.setattr(
-        loop._ArmRun, "_save_now_and_then", lambda self: real_save(self) if next(saves) % every == 0 else None
-    )
+    real_may, real_train, real_check = drive.Drive._may_save, Run.train, Run.check
+    monkeypatch.setattr(drive.Drive, "_may_save", lambda self: next(saves) % every == 0 and real_may(self))
     crashes = iter([5, 9, 14, 11, 30, 2, 8])
     left = next(crashes)
 
     def crashing(real):
-        def call(self, batch):
+        def call(self, argument):
             nonlocal left
             left -= 1
             if left == 0:
                 left = next(crashes, 10**6)
-                real(self, batch)
+                real(self, argument)
                 raise MemoryError
-            return real(self, batch)
+            return real(self, argument)
 
         return call
 
-    monkeypatch.setattr(loop._ArmRun, "_train", crashing(real_train))
-    monkeypatch.setattr(loop._ArmRun, "_check", crashing(real_check))
+    monkeypatch.setattr(Run, "train", crashing(real_train))
+    monkeypatch.setattr(Run, "check", crashing(real_check))
     for _ in range(8):
         try:
             resumed, _ = run(tmp_path / "crashed")
@@ -98,10 +93,10 @@ def test_a_diverged_arm_is_a_result_and_the_others_go_on(tmp_path):
 
 
 def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(pace, "_SECONDS", 0.0)
-    monkeypatch.setattr(pace, "_SHARE", 1e9)
-    monkeypatch.setattr(loop, "_LOOK_EVERY", 1)
-    real = loop._ArmRun._train
+    monkeypatch.setattr(drive, "_SECONDS", 0.0)
+    monkeypatch.setattr(drive, "_SHARE", 1e9)
+    monkeypatch.setattr(training.run, "LOOK_EVERY", 1)
+    real = Run._train
 
     def poisoned(self, batch):
         if self.step == 10:
@@ -109,7 +104,7 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
             batch = x * float("nan"), y
         real(self, batch)
 
-    monkeypatch.setattr(loop._ArmRun, "_train", poisoned)
+    monkeypatch.setattr(Run, "_train", poisoned)
     trained, _ = run(tmp_path)
     assert trained["sam"].diverged_at == 10
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["arms"]["sam"]

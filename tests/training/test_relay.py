@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 import lowland.training as training
 from lowland.errors import SettingError
-from lowland.training import RunDirectory, configuration, loop
+from lowland.training import RunDirectory, configuration, drive
 from lowland.training.parallel import Alone
-from lowland.training.vectorized import NotStackable, Runs
+from lowland.training.run import Run
+from lowland.training.vectorized import NotVectorizable, Runs
 
 from .relay import EXPERIMENT, prepare
 
@@ -70,8 +71,8 @@ def test_groups_climb_for_themselves(tmp_path):
 @pytest.mark.parametrize("crash", [3, 12, 30, 47])
 def test_killed_it_ends_with_the_same_bits(tmp_path, monkeypatch, crash):
     run(tmp_path / "straight")
-    monkeypatch.setattr(loop.Pace, "due", lambda self: True)
-    calls, real = [], loop._ArmRun._train
+    monkeypatch.setattr(drive.Pace, "due", lambda self: True)
+    calls, real = [], Run._train
 
     def dying(self, batch):
         calls.append(batch)
@@ -79,7 +80,7 @@ def test_killed_it_ends_with_the_same_bits(tmp_path, monkeypatch, crash):
             raise KeyboardInterrupt
         real(self, batch)
 
-    monkeypatch.setattr(loop._ArmRun, "_train", dying)
+    monkeypatch.setattr(Run, "_train", dying)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed")
     run(tmp_path / "killed")
@@ -103,7 +104,7 @@ def test_what_starts_from_a_diverged_arm_has_diverged(tmp_path):
 
 
 def test_stacks_leave_such_tasks_alone():
-    with pytest.raises(NotStackable, match="averaged"):
+    with pytest.raises(NotVectorizable, match="averaged"):
         Runs.prepare(EXPERIMENT, [EXPERIMENT.configure("paper", {"seeds": "1"})["first"]], CPU)
 
 
@@ -127,7 +128,7 @@ def test_mixed_precision_and_a_compiled_model_are_what_they_say(tmp_path, monkey
         task.model.append(Looking())
         return replace(task, autocast=torch.bfloat16, compiled=True, average=None, check=_Check(task.model))
 
-    monkeypatch.setattr(loop.torch, "compile", compiling)
+    monkeypatch.setattr(torch, "compile", compiling)
     experiment = replace(EXPERIMENT, prepare=changed)
     arms = {"grouped": EXPERIMENT.configure("paper", {"seeds": "1", "steps": "2"})["grouped"]}
     with RunDirectory(tmp_path, configuration(experiment, "paper", arms, CPU)) as directory:

@@ -11,6 +11,7 @@ import torch
 import lowland.training as training
 from lowland.errors import LowlandError, RunError
 from lowland.training import RunDirectory, configuration
+from lowland.training.run import Run
 
 from .toy import EXPERIMENT
 
@@ -177,7 +178,7 @@ def test_damage_in_the_records_is_noticed_before_the_first_step(begun, monkeypat
     file = begun / "metrics.jsonl"
     content = file.read_bytes()
     file.write_bytes(damage(content))
-    monkeypatch.setattr(training.loop._ArmRun, "__init__", None)
+    monkeypatch.setattr(Run, "__init__", None)
     if damage(content).startswith(content):  # more than belongs to the checkpoint: cut, and made again
         monkeypatch.undo()
         run(begun)
@@ -268,14 +269,14 @@ def test_memory_that_ends_while_a_checkpoint_is_read_is_not_damage(begun, monkey
 
 def while_running(monkeypatch, action):
     """Do ``action`` in mid-run, after the first arm's second step."""
-    real = training.loop._ArmRun._train
+    real = Run._train
 
     def step(self, batch):
         real(self, batch)
         if self.step == 2 and self.name == "sam":
             action()
 
-    monkeypatch.setattr(training.loop._ArmRun, "_train", step)
+    monkeypatch.setattr(Run, "_train", step)
 
 
 def another_run(path):

@@ -8,7 +8,7 @@ import torch
 import lowland.training as training
 from lowland import report
 from lowland.errors import SettingError
-from lowland.training import Alone, RunDirectory, configuration, summarize, together
+from lowland.training import Alone, RunDirectory, configuration, drive, summarize
 
 from .pair import EXPERIMENT, Rows
 
@@ -43,7 +43,7 @@ def test_it_ends_where_all_have_stopped(tmp_path):
 @pytest.mark.parametrize("crash", [1, 2, 3, 5])
 def test_killed_it_ends_with_the_same_bits(tmp_path, monkeypatch, crash):
     run(tmp_path / "straight")
-    monkeypatch.setattr(together.Pace, "due", lambda self: True)
+    monkeypatch.setattr(drive.Pace, "due", lambda self: True)
     calls, real = [], Rows.train
 
     def dying(self, steps):

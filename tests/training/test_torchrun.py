@@ -94,11 +94,11 @@ def test_torchrun_gives_what_one_process_gives_and_says_it_once(lowland, tmp_pat
         # the second process fails by itself, while the first waits for its gradients
         (
             (),
-            "from lowland.training import loop; train = loop._ArmRun._train\n"
+            "from lowland.training import run; train = run.Run._train\n"
             "def fail(self, batch):\n"
             "    if self.step == 12 and os.environ['RANK'] == '1': raise MemoryError\n"
             "    train(self, batch)\n"
-            "loop._ArmRun._train = fail",
+            "run.Run._train = fail",
             "out of memory",
         ),
     ],
@@ -114,7 +114,7 @@ def test_all_end_soon_and_one_says_why(tmp_path, arguments, setup, says):
 
 def test_killed_it_ends_like_an_undisturbed_run(tmp_path):
     long = ("--set", "steps=30", "--set", "check_every=3", "--set", "tol=0.05", "--out")
-    often = "import lowland.training.pace as pace; pace._SECONDS = 0.1"
+    often = "import lowland.training.drive as drive; drive._SECONDS = 0.1"
     process = torchrun(*long, "run", setup=often, cwd=tmp_path)
     metrics = tmp_path / "run/metrics.jsonl"
     while process.poll() is None and (not metrics.exists() or metrics.read_bytes().count(b"\n") < 14):

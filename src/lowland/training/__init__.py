@@ -4,14 +4,14 @@ from lowland.training import registry
 from lowland.training.drawing import Bars, Curve, Figure, Level, Line, Panel, Plot, banded
 from lowland.training.environment import choose_device
 from lowland.training.experiment import SCALES, Claim, Experiment, Reference, Row, Selection, Verdict
-from lowland.training.loop import train
 from lowland.training.outcome import Outcome, Record
 from lowland.training.parallel import Alone, world
 from lowland.training.reading import read_json, read_records
+from lowland.training.run import train
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings, derived, ours, paper, parse_assignments, repeats, setting
 from lowland.training.summary import configuration, summarize
-from lowland.training.task import Stack, Task, Together
+from lowland.training.task import Snapshot, Task, Together
 
 __all__ = [
     "SCALES",
@@ -32,7 +32,7 @@ __all__ = [
     "RunDirectory",
     "Selection",
     "Settings",
-    "Stack",
+    "Snapshot",
     "Task",
     "Together",
     "Verdict",

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from statistics import fmean
 
+from lowland.training.drive import Program
 from lowland.training.settings import Settings, values_of
 
 STEPS = 20  # of each kind of arm that are timed
@@ -98,6 +99,47 @@ class Forecast:
         more = "" if before is None and not any(self._from.values()) else " more"
         self._ends = now + left
         self._say(f"about {duration(left)}{more}, from the first {self._count} steps of {self._name}")
+
+
+class ForecastTogether:
+    """Says once how long a program of all arms will take: from the first steps that took as long as a look.
+
+    But for those before the first look, which are warming up.
+
+    Args:
+        program: where it begins.
+        look: in seconds.
+        say: prints a line.
+    """
+
+    def __init__(self, program: Program, look: float, say: Callable[[str], None]):
+        self._program, self._look, self._say = program, look, say
+        self._began, self._checks = program.step, list[float]()
+        self._mark: tuple[int, float] | None = None  # the step and the seconds of training at the first look
+        self._told = False
+
+    def check(self, seconds: float) -> None:
+        """A check took so long."""
+        self._checks.append(seconds)
+
+    def step(self, wait: Callable[[], object]) -> None:
+        """The program has made some steps."""
+        made, took = self._program.step, self._program.seconds["train_seconds"]
+        if self._mark is None:
+            self._mark = made, took
+        steps, seconds = made - self._mark[0], took - self._mark[1]
+        if self._told or seconds < self._look:
+            return
+        self._told = True
+        settings = list(self._program.arms.values())
+        last, every = max(each.steps for each in settings), settings[0].check_every
+        checks = fmean(self._checks) * ((last - made) // every + 1) if self._checks else 0.0
+        left = seconds / steps * (last - made) + checks
+        if left >= SHORT:
+            more = " more" if self._began else ""
+            self._say(
+                f"about {duration(left)}{more}, from the first {made - self._began} steps of {len(settings)} runs"
+            )
 
 
 def _kind(settings: Settings) -> str:

@@ -50,3 +50,14 @@ class Outcome:
     def late(self, name: str) -> list[float]:
         """`column` over the second half of training."""
         return [record[name] for record in self.records if record["step"] >= self.settings.steps / 2]
+
+
+def outcomes_of(
+    arms: Mapping[str, Settings], states: Mapping[str, Mapping[str, Any]], records: Mapping[str, list[Record]]
+) -> dict[str, Outcome]:
+    """What became of each of ``arms``, from their states in a checkpoint and their records, by name."""
+    found = {name: states.get(name, {}) for name in arms}
+    return {
+        name: Outcome(arms[name], records.get(name, []), state.get("diverged_at"), seconds_in(state))
+        for name, state in found.items()
+    }

@@ -1,4 +1,4 @@
-"""What the loops train and measure: one arm, a stack of them, or all of them together."""
+"""What the loop trains and measures: one arm, several side by side, or all of them together."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,9 +33,9 @@ class Optimizer(Protocol):
 class Check(Protocol):
     """Measures the model at a step.
 
-    A check may also have a class method ``together(checks, stack)``, which measures several runs of one network at
-    once: the checks of a `Stack`'s runs, in order → for each its record, or the FloatingPointError that it found.
-    Without it, a stack is measured run by run.
+    A check may also have a class method ``together(checks, snapshot)``, which measures several runs of one network
+    at once: the checks of a `Snapshot`'s runs, in order → for each its record, or the FloatingPointError that it found.
+    Without it, they are measured one by one.
     """
 
     def __call__(self, step: int, batch: tuple[Any, Any]) -> Record:
@@ -108,8 +108,8 @@ class Together(Protocol):
 
 
 @dataclass(frozen=True)
-class Stack:
-    """Several runs of one network at one step, for checks that measure them together.
+class Snapshot:
+    """Vectorized runs of one network at one step, for checks that measure them together.
 
     Attributes:
         model: one of the networks, for its code; its own parameters mean nothing here.

@@ -12,7 +12,7 @@ from lowland.papers.andriushchenko2022.task import ImageBatches, _schedule
 from lowland.papers.figures import over_epochs
 from lowland.torch_tools import evaluating
 from lowland.training import Outcome
-from lowland.training.pace import Pace
+from lowland.training.drive import Pace
 from lowland.training.randomness import seed_everything
 
 from .conftest import images

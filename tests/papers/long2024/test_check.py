@@ -10,7 +10,7 @@ from lowland.curvature import alignment
 from lowland.models import mlp
 from lowland.papers import find
 from lowland.papers.long2024.check import EdgeCheck, HeldOut
-from lowland.training import Stack
+from lowland.training import Snapshot
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def stack_of(models, of, shared, step):
     names = [name for name, _ in models[0].named_parameters()]
     params = {name: torch.stack([model.get_parameter(name).detach() for model in models]) for name in names}
     x, y = of[0] if shared else (torch.stack(parts) for parts in zip(*of, strict=True))
-    return Stack(models[0], F.mse_loss, params, x, y, shared, step)
+    return Snapshot(models[0], F.mse_loss, params, x, y, shared, step)
 
 
 def train(models):

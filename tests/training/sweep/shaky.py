@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lowland.training as training
 from lowland.errors import DataError
-from lowland.training import Experiment, ours, pace, setting
+from lowland.training import Experiment, drive, ours, setting
 from lowland.training.sweep.job import Job
 
 from .. import toy
@@ -30,8 +30,8 @@ def prepare(settings, device):
     if settings.trouble == "refuse":
         raise DataError("there are no data\nat all")
     if settings.pause:  # then somebody means to cut it off
-        pace._SECONDS = 0.0
-        pace._SHARE = 1e9
+        drive._SECONDS = 0.0
+        drive._SHARE = 1e9
     task = toy.prepare(settings, device)
     marks = Path(settings.marks)
     marks.mkdir(parents=True, exist_ok=True)

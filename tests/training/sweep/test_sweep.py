@@ -1,4 +1,4 @@
-"""Sweeps of a small experiment: stacked and one by one, interrupted, grown, halved."""
+"""Sweeps of a small experiment: vectorized and one by one, interrupted, grown, halved."""
 
 import json
 from dataclasses import replace
@@ -19,12 +19,12 @@ from ..vectorized.test_vectorized import same
 RATES = {"lr": [0.01, 0.02], "rho": [0, 0.05], "seed": [0, 1]}
 
 
-def run(path, grid=RATES, stacked=True, engine=here, experiment=EXPERIMENT, halving=None, **changes):
+def run(path, grid=RATES, vectorized=True, engine=here, experiment=EXPERIMENT, halving=None, **changes):
     base = experiment.configure("paper", changes)["sam"]
     path.mkdir(exist_ok=True)
     return sweep(
         experiment, "paper", make_grid(experiment, base, [grid]), path, "cpu", engine,
-        stacked=stacked, halving=halving, show_progress=False,
+        vectorized=vectorized, halving=halving, show_progress=False,
     )  # fmt: skip
 
 
@@ -33,26 +33,29 @@ def files(path):
 
 
 def test_stacked_and_one_by_one_give_the_same(tmp_path):
-    together, alone = run(tmp_path / "a"), run(tmp_path / "b", stacked=False)
+    together, alone = run(tmp_path / "a"), run(tmp_path / "b", vectorized=False)
     same(together, alone)
     assert list(together)[:2] == ["lr=0.01,rho=0,seed=0", "lr=0.01,rho=0,seed=1"]
-    assert [part.stacked for part in find_parts(tmp_path / "a", EXPERIMENT)] == [True, True]  # with an ascent, without
+    assert [part.vectorized for part in find_parts(tmp_path / "a", EXPERIMENT)] == [
+        True,
+        True,
+    ]  # with an ascent, without
     assert len(find_parts(tmp_path / "b", EXPERIMENT)) == 8
 
 
-@pytest.mark.parametrize("stacked", [True, False])
-def test_a_finished_sweep_trains_nothing(tmp_path, stacked):
-    once = run(tmp_path, stacked=stacked)
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_a_finished_sweep_trains_nothing(tmp_path, vectorized):
+    once = run(tmp_path, vectorized=vectorized)
 
     def idle(jobs, hear):
         raise AssertionError(jobs)
 
-    assert run(tmp_path, stacked=stacked, engine=idle) == once
+    assert run(tmp_path, vectorized=vectorized, engine=idle) == once
 
 
-@pytest.mark.parametrize("stacked", [True, False])
-def test_interrupted_it_goes_on_with_what_is_missing(tmp_path, stacked):
-    run(tmp_path / "whole", stacked=stacked)
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_interrupted_it_goes_on_with_what_is_missing(tmp_path, vectorized):
+    run(tmp_path / "whole", vectorized=vectorized)
 
     class Killed(Exception):
         pass
@@ -63,8 +66,8 @@ def test_interrupted_it_goes_on_with_what_is_missing(tmp_path, stacked):
 
     for _ in range(2):
         with pytest.raises(Killed):
-            run(tmp_path / "killed", stacked=stacked, engine=dying)
-    run(tmp_path / "killed", stacked=stacked)
+            run(tmp_path / "killed", vectorized=vectorized, engine=dying)
+    run(tmp_path / "killed", vectorized=vectorized)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
@@ -75,12 +78,12 @@ def test_a_sweep_begun_by_one_engine_is_ended_by_another(tmp_path):
     begun = run(tmp_path / "a", engine=first_only)
     assert {arm.records[-1]["step"] for arm in begun.values() if arm.records} == {0}
     assert {arm.status for arm in begun.values()} == {"failed"}
-    same(run(tmp_path / "a", stacked=False), run(tmp_path / "b"))
+    same(run(tmp_path / "a", vectorized=False), run(tmp_path / "b"))
 
 
-@pytest.mark.parametrize("stacked", [True, False])
-def test_a_grown_grid_adds_only_the_new_runs(tmp_path, stacked):
-    run(tmp_path, stacked=stacked)
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_a_grown_grid_adds_only_the_new_runs(tmp_path, vectorized):
+    run(tmp_path, vectorized=vectorized)
     before = files(tmp_path)
     trained = []
 
@@ -88,11 +91,11 @@ def test_a_grown_grid_adds_only_the_new_runs(tmp_path, stacked):
         trained.extend(settings for job in jobs for settings in job.arms.values())
         here(jobs, hear)
 
-    grown = run(tmp_path, {**RATES, "lr": [0.005, 0.01, 0.02]}, stacked, noting)
+    grown = run(tmp_path, {**RATES, "lr": [0.005, 0.01, 0.02]}, vectorized, noting)
     assert {settings.lr for settings in trained} == {0.005}
     assert len(grown) == 12
     assert files(tmp_path).items() >= before.items()
-    more = run(tmp_path, {**RATES, "momentum": [0, 0.9]}, stacked)
+    more = run(tmp_path, {**RATES, "momentum": [0, 0.9]}, vectorized)
     assert more["lr=0.01,rho=0,seed=0,momentum=0"] == grown["lr=0.01,rho=0,seed=0"]
 
 
@@ -106,47 +109,47 @@ def test_a_run_that_fails_is_marked_and_tried_again(tmp_path):
         hear(jobs[0], News(ended=True, error="the node burned down"))
         here(jobs[1:], hear)
 
-    arms = run(tmp_path, stacked=False, engine=failing)
+    arms = run(tmp_path, vectorized=False, engine=failing)
     assert [arm.status for arm in arms.values()] == ["failed"] + ["done"] * 7
     assert next(iter(arms.values())).error == "the node burned down"
-    assert {arm.status for arm in run(tmp_path, stacked=False).values()} == {"done"}
+    assert {arm.status for arm in run(tmp_path, vectorized=False).values()} == {"done"}
 
 
 def test_here_reports_what_the_user_can_mend_and_goes_on(tmp_path):
     path = tmp_path / "sweep"
-    run(path, stacked=False)
+    run(path, vectorized=False)
     parts = find_parts(path, EXPERIMENT)
     (parts[0].path / "ended.json").unlink()
     (parts[0].path / "checkpoint.pt").write_bytes(b"rubbish")
     (parts[1].path / "ended.json").unlink()
-    arms = run(path, stacked=False)
+    arms = run(path, vectorized=False)
     assert sorted(arm.status for arm in arms.values()) == ["done"] * 7 + ["failed"]
     assert any("checkpoint.pt is damaged" in arm.error for arm in arms.values())
 
 
-@pytest.mark.parametrize("stacked", [True, False])
-def test_a_torn_line_of_an_unfinished_run_is_cut(tmp_path, stacked):
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_a_torn_line_of_an_unfinished_run_is_cut(tmp_path, vectorized):
     def first_only(jobs, hear):
         here([replace(jobs[0], until=5)], hear)
 
-    run(tmp_path / "whole", stacked=stacked)
-    run(tmp_path / "torn", stacked=stacked, engine=first_only)
+    run(tmp_path / "whole", vectorized=vectorized)
+    run(tmp_path / "torn", vectorized=vectorized, engine=first_only)
     [file] = tmp_path.glob("torn/runs/*/metrics.jsonl")
     with file.open("a") as records:
         records.write('{"arm": "lr=0.0')
-    run(tmp_path / "torn", stacked=stacked)
+    run(tmp_path / "torn", vectorized=vectorized)
     assert files(tmp_path / "torn") == files(tmp_path / "whole")
 
 
 def test_a_finished_run_without_its_records_is_found_out(tmp_path):
-    run(tmp_path, stacked=False)
+    run(tmp_path, vectorized=False)
     part = find_parts(tmp_path, EXPERIMENT)[0].path
     (part / "metrics.jsonl").unlink()
     with pytest.raises(RunError, match="lacks records of a finished run: remove it"):
-        run(tmp_path, stacked=False)
+        run(tmp_path, vectorized=False)
 
 
-@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize("vectorized", [True, False])
 @pytest.mark.parametrize(
     "damage",
     [
@@ -159,17 +162,17 @@ def test_a_finished_run_without_its_records_is_found_out(tmp_path):
         lambda content: content[: len(content) // 2] + b"\n",
     ],
 )
-def test_damaged_records_of_a_finished_part_are_noticed(tmp_path, stacked, damage):
-    run(tmp_path, stacked=stacked)
+def test_damaged_records_of_a_finished_part_are_noticed(tmp_path, vectorized, damage):
+    run(tmp_path, vectorized=vectorized)
     file = find_parts(tmp_path, EXPERIMENT)[0].path / "metrics.jsonl"
     content = file.read_bytes()
     assert damage(content) != content
     file.write_bytes(damage(content))
     with pytest.raises(RunError, match=r"remove .*again"):
-        run(tmp_path, stacked=stacked)
+        run(tmp_path, vectorized=vectorized)
 
 
-@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize("vectorized", [True, False])
 @pytest.mark.parametrize(
     "changed",
     [
@@ -177,12 +180,12 @@ def test_damaged_records_of_a_finished_part_are_noticed(tmp_path, stacked, damag
         {"alike": "many"}, {"alike": 0}, {"alike": 1e400}, {"stacked": "yes"}, {"stacked": [1]},
     ],
 )  # fmt: skip
-def test_a_part_of_another_shape_is_refused(tmp_path, stacked, changed):
-    run(tmp_path, stacked=stacked)
+def test_a_part_of_another_shape_is_refused(tmp_path, vectorized, changed):
+    run(tmp_path, vectorized=vectorized)
     file = find_parts(tmp_path, EXPERIMENT)[0].path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changed))
     with pytest.raises(RunError, match=r"holds no run of tests/networks .*remove .*trained again"):
-        run(tmp_path, stacked=stacked)
+        run(tmp_path, vectorized=vectorized)
 
 
 @pytest.mark.parametrize(
@@ -193,13 +196,13 @@ def test_a_part_of_another_shape_is_refused(tmp_path, stacked, changed):
     ],
 )  # fmt: skip
 def test_an_end_of_another_shape_is_refused(tmp_path, how):
-    run(tmp_path, stacked=False)
+    run(tmp_path, vectorized=False)
     file = find_parts(tmp_path, EXPERIMENT)[0].path / "ended.json"
     label = next(iter(json.loads(file.read_text())))
     for content in ({label: how}, {"another": {"diverged_at": None}}):
         file.write_text(json.dumps(content))
         with pytest.raises(RunError, match=r"ended\.json is damaged .*trained again"):
-            run(tmp_path, stacked=False)
+            run(tmp_path, vectorized=False)
 
 
 @pytest.mark.parametrize(
@@ -279,10 +282,10 @@ def test_losers_are_settings_and_not_runs():
     assert losers(early, EXPERIMENT.selection, 4, 2) == {"c0", "c1"}
 
 
-@pytest.mark.parametrize("stacked", [True, False])
-def test_halving_gives_the_hopeless_up(tmp_path, stacked):
-    arms = run(tmp_path / "halved", HALVED, stacked, halving=2)
-    whole = run(tmp_path / "whole", HALVED, stacked)
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_halving_gives_the_hopeless_up(tmp_path, vectorized):
+    arms = run(tmp_path / "halved", HALVED, vectorized, halving=2)
+    whole = run(tmp_path / "whole", HALVED, vectorized)
     statuses = {}
     for one in arms.values():
         statuses.setdefault(one.settings.lr, set()).add((one.status, one.stopped_at))
@@ -292,15 +295,15 @@ def test_halving_gives_the_hopeless_up(tmp_path, stacked):
     same(kept, {label: whole[label] for label in kept})
 
 
-@pytest.mark.parametrize("stacked", [True, False])
-def test_what_was_given_up_can_be_trained_after_all(tmp_path, stacked):
-    run(tmp_path / "halved", HALVED, stacked, halving=2)
-    same(run(tmp_path / "halved", HALVED, stacked), run(tmp_path / "whole", HALVED, stacked))
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_what_was_given_up_can_be_trained_after_all(tmp_path, vectorized):
+    run(tmp_path / "halved", HALVED, vectorized, halving=2)
+    same(run(tmp_path / "halved", HALVED, vectorized), run(tmp_path / "whole", HALVED, vectorized))
 
 
-@pytest.mark.parametrize("stacked", [True, False])
-def test_halving_goes_on_alike_wherever_it_was_killed(tmp_path, stacked):
-    whole = run(tmp_path / "whole", HALVED, stacked, halving=2, steps=24)
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_halving_goes_on_alike_wherever_it_was_killed(tmp_path, vectorized):
+    whole = run(tmp_path / "whole", HALVED, vectorized, halving=2, steps=24)
     calls = 0
 
     class Killed(Exception):
@@ -319,8 +322,8 @@ def test_halving_goes_on_alike_wherever_it_was_killed(tmp_path, stacked):
 
         path = tmp_path / str(deadly)
         with pytest.raises(Killed):
-            run(path, HALVED, stacked, dying, halving=2, steps=24)
-        again = run(path, HALVED, stacked, halving=2, steps=24)
+            run(path, HALVED, vectorized, dying, halving=2, steps=24)
+        again = run(path, HALVED, vectorized, halving=2, steps=24)
         for label, one in whole.items():
             assert (again[label].status, again[label].stopped_at, again[label].records) == (
                 one.status, one.stopped_at, one.records,

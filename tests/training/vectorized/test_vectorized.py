@@ -1,4 +1,4 @@
-"""A stack against each of its runs alone."""
+"""Runs side by side against each of them alone."""
 
 import contextlib
 from dataclasses import replace
@@ -9,17 +9,19 @@ from torch import nn
 
 from lowland.errors import SettingError
 from lowland.optim import SAM, presets
-from lowland.training import RunDirectory, Task, configuration, train
+from lowland.training import RunDirectory, Task, configuration, drive, train
 from lowland.training.vectorized import (
-    NotStackable,
+    NotVectorizable,
     chunk_size,
     cost,
-    loop,
     program,
     program_key,
+    step,
     too_large,
-    train_stacked,
+    train_vectorized,
 )
+from lowland.training.vectorized.batches import VectorizedBatches
+from lowland.training.vectorized.program import SideBySide
 from lowland.training.vectorized.runs import Runs
 
 from .networks import EXPERIMENT
@@ -64,13 +66,13 @@ def grid(**fixed):
 @pytest.mark.parametrize("batches", ["whole", "shuffled", "own"])
 def test_each_run_is_what_it_is_alone(tmp_path, network, batches):
     arms = grid(network=network, batches=batches)
-    same(run(train_stacked, tmp_path / "stack", arms), run(train, tmp_path / "alone", arms))
+    same(run(train_vectorized, tmp_path / "stack", arms), run(train, tmp_path / "alone", arms))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_curvature_is_that_of_each_run_alone(tmp_path, network):
     arms = grid(network=network, checked="together")
-    same(run(train_stacked, tmp_path / "stack", arms), run(train, tmp_path / "alone", arms), 1e-6)
+    same(run(train_vectorized, tmp_path / "stack", arms), run(train, tmp_path / "alone", arms), 1e-6)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -81,12 +83,12 @@ def test_momentum_decay_and_schedule_of_each_run(tmp_path, nesterov):
             grid(decaying=True, nesterov=nesterov).values(), (0.5, 0.9, 0.7), (0.1, 0.0, 0.01), strict=True
         )
     }
-    same(run(train_stacked, tmp_path / "stack", arms), run(train, tmp_path / "alone", arms))
+    same(run(train_vectorized, tmp_path / "stack", arms), run(train, tmp_path / "alone", arms))
 
 
 def test_without_an_ascent_there_is_one_gradient(tmp_path):
     arms = {name: replace(a, rho=0.0) for name, a in grid().items()}
-    same(run(train_stacked, tmp_path / "stack", arms), run(train, tmp_path / "alone", arms))
+    same(run(train_vectorized, tmp_path / "stack", arms), run(train, tmp_path / "alone", arms))
 
 
 def test_a_compiler_that_errs_is_found_out(tmp_path, monkeypatch):
@@ -101,10 +103,10 @@ def test_a_compiler_that_errs_is_found_out(tmp_path, monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", wrong)
-    monkeypatch.setattr(program, "_compiled", {})
+    monkeypatch.setattr(step, "_compiled", {})
     arms = grid()
     with pytest.warns(UserWarning, match="wrong program"):
-        stacked = run(train_stacked, tmp_path / "stack", arms)
+        stacked = run(train_vectorized, tmp_path / "stack", arms)
     same(stacked, run(train, tmp_path / "alone", arms))
 
 
@@ -114,9 +116,9 @@ def test_networks_that_look_alike_are_compiled_each_for_itself(tmp_path, monkeyp
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     for heads in (2, 4):
         arms = {"a": settings(network="transformer", heads=heads, steps=2, batches="whole")}
-        stacked = run(train_stacked, tmp_path / f"stack{heads}", arms)
+        stacked = run(train_vectorized, tmp_path / f"stack{heads}", arms)
         same(stacked, run(train, tmp_path / f"alone{heads}", arms))
-    with pytest.raises(NotStackable, match="networks differ"):
+    with pytest.raises(NotVectorizable, match="networks differ"):
         Runs.prepare(EXPERIMENT, [settings(network="transformer", heads=heads) for heads in (2, 4)], CPU)
 
 
@@ -127,7 +129,7 @@ def test_many_programs_are_compiled_in_one_process(tmp_path, monkeypatch):
     with torch._dynamo.config.patch(recompile_limit=1):
         for count in (1, 2):
             arms = {str(seed): settings(seed=seed, steps=2, batches="whole") for seed in range(count)}
-            trained = run(train_stacked, tmp_path / str(count), arms)
+            trained = run(train_vectorized, tmp_path / str(count), arms)
             assert all(arm.status == "done" and arm.seconds["compile_seconds"] > 0 for arm in trained.values())
 
 
@@ -137,7 +139,7 @@ def test_compiled_it_is_the_same(tmp_path, network, monkeypatch):
     monkeypatch.setattr(cost, "_COMPILE_SECONDS", 0.0)
     batches = "shuffled" if network == "mlp" else "whole"  # every size of a batch is compiled
     arms = grid(network=network, batches=batches, momentum=0.9, decaying=True)
-    stacked = run(train_stacked, tmp_path / "stack", arms)
+    stacked = run(train_vectorized, tmp_path / "stack", arms)
     assert all(arm.seconds["compile_seconds"] > 0 for arm in stacked.values())
     same(stacked, run(train, tmp_path / "alone", arms))
 
@@ -146,31 +148,31 @@ def test_compiled_it_is_the_same(tmp_path, network, monkeypatch):
 def test_a_run_that_diverges_is_frozen_and_the_others_do_not_notice(tmp_path, checked):
     arms = grid(checked=checked, steps=30)
     wild = {"wild": replace(settings(lr=1e25, steps=30, checked=checked), seed=5), **arms}
-    together = run(train_stacked, tmp_path / "wild", wild)
+    together = run(train_vectorized, tmp_path / "wild", wild)
     assert together["wild"].status == "diverged"
     assert together["wild"].diverged_at == run(train, tmp_path / "alone", wild)["wild"].diverged_at
-    quiet = run(train_stacked, tmp_path / "quiet", arms)
+    quiet = run(train_vectorized, tmp_path / "quiet", arms)
     for name in arms:
         assert together[name].status == "done"
     same({name: together[name] for name in arms}, quiet, 1e-12)
 
 
 def test_when_all_have_diverged_training_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_LOOK_EVERY", 5)
+    monkeypatch.setattr(program, "_LOOK_EVERY", 5)
     monkeypatch.setattr(cost, "_COMPILE_SECONDS", float("inf"))
     arms = {
         "a": settings(lr=1e25, steps=10**6, check_every=10**6),
         "b": settings(lr=1e25, seed=1, steps=10**6, check_every=10**6),
     }
-    trained = run(train_stacked, tmp_path, arms)
+    trained = run(train_vectorized, tmp_path, arms)
     assert all(arm.status == "diverged" and len(arm.records) == 1 for arm in trained.values())
 
 
 @pytest.mark.parametrize("checked", ["alone", "together"])
 def test_killed_anywhere_it_ends_with_the_same_bits(tmp_path, monkeypatch, checked):
-    monkeypatch.setattr(loop.Pace, "due", lambda self: True)
+    monkeypatch.setattr(drive.Pace, "due", lambda self: True)
     arms = grid(momentum=0.9, checked=checked)
-    run(train_stacked, tmp_path / "whole", arms)
+    run(train_vectorized, tmp_path / "whole", arms)
     whole = (tmp_path / "whole/metrics.jsonl").read_bytes()
 
     class Killed(Exception):
@@ -187,22 +189,22 @@ def test_killed_anywhere_it_ends_with_the_same_bits(tmp_path, monkeypatch, check
         return call
 
     for count in range(1, 14):
-        for name in ("_train", "_check", "_save"):
+        for owner, name in ((SideBySide, "train"), (SideBySide, "check"), (drive.Drive, "_save")):
             path = tmp_path / f"{name}{count}"
             with monkeypatch.context() as patch:
-                patch.setattr(loop._StackRun, name, dying_at(getattr(loop._StackRun, name), count))
+                patch.setattr(owner, name, dying_at(getattr(owner, name), count))
                 with contextlib.suppress(Killed):
-                    run(train_stacked, path, arms)
-            run(train_stacked, path, arms)
+                    run(train_vectorized, path, arms)
+            run(train_vectorized, path, arms)
             assert (path / "metrics.jsonl").read_bytes() == whole, (name, count)
 
 
 def test_a_stack_pauses_and_goes_on_with_some_of_its_runs(tmp_path):
     arms = grid(momentum=0.9)
     first, *rest = arms
-    paused = run(train_stacked, tmp_path / "paused", arms, until=5)
+    paused = run(train_vectorized, tmp_path / "paused", arms, until=5)
     assert {arm.records[-1]["step"] for arm in paused.values()} == {4}
-    ended = run(train_stacked, tmp_path / "paused", arms, without=[first])
+    ended = run(train_vectorized, tmp_path / "paused", arms, without=[first])
     assert [record["step"] for record in ended[first].records] == [0, 4]
     alone = run(train, tmp_path / "alone", arms)
     same({name: ended[name] for name in rest}, {name: alone[name] for name in rest})
@@ -210,9 +212,9 @@ def test_a_stack_pauses_and_goes_on_with_some_of_its_runs(tmp_path):
 
 def test_a_finished_stack_is_left_alone(tmp_path):
     arms = grid()
-    once = run(train_stacked, tmp_path, arms)
+    once = run(train_vectorized, tmp_path, arms)
     content = (tmp_path / "metrics.jsonl").read_bytes()
-    again = run(train_stacked, tmp_path, arms)
+    again = run(train_vectorized, tmp_path, arms)
     assert (tmp_path / "metrics.jsonl").read_bytes() == content
     assert again == once
 
@@ -263,12 +265,12 @@ def sgd(model, **options):
     ],
 )  # fmt: skip
 def test_what_can_not_be_stacked_is_refused(tmp_path, change, why):
-    with pytest.raises(NotStackable, match=f"{why}.*--engine process"):
-        run(train_stacked, tmp_path, grid(), altered(change))
+    with pytest.raises(NotVectorizable, match=f"{why}.*--engine process"):
+        run(train_vectorized, tmp_path, grid(), altered(change))
 
 
 def test_runs_of_other_networks_are_refused():
-    with pytest.raises(NotStackable, match="networks differ"):
+    with pytest.raises(NotVectorizable, match="networks differ"):
         Runs.prepare(EXPERIMENT, [settings(), settings(network="norm_cnn")], CPU)
 
 
@@ -298,7 +300,7 @@ def test_the_size_of_a_stack_follows_from_the_memory_of_one_run(monkeypatch):
 def test_the_peak_of_a_step_is_that_of_its_tensors():
     """One linear layer: inputs 11 × 4, weights 2 × 4."""
     one = Runs.prepare(EXPERIMENT, [settings(network="mlp", batches="whole")], CPU)
-    counted = cost.Cost(one, loop.Batches(one.tasks))
+    counted = cost.Cost(one, VectorizedBatches(one.tasks))
     weights = sum(p.nbytes for p in one.params.values())
     activations = 11 * (6 + 2) * 8
     assert activations + weights < counted.peak < 20 * (activations + weights)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lowland.curvature import Stability, stability, stability_of_stack
 from lowland.papers.long2024.settings import Settings
-from lowland.training import Stack
+from lowland.training import Snapshot
 
 _UNRECORDED = ("vector", "reason", "eigenvalues")
 
@@ -70,8 +70,8 @@ class EdgeCheck:
         return self._record(step, measured)
 
     @classmethod
-    def together(cls, checks: Sequence["EdgeCheck"], stack: Stack) -> list[dict[str, Any] | FloatingPointError]:
-        """What each of ``checks`` would record of its run of ``stack``, or raise; each keeps its own warm start.
+    def together(cls, checks: Sequence["EdgeCheck"], snapshot: Snapshot) -> list[dict[str, Any] | FloatingPointError]:
+        """What each of ``checks`` would record of its run of ``snapshot``, or raise; each keeps its own warm start.
 
         Runs whose checks look for several eigenvalues are measured one by one.
         """
@@ -79,17 +79,17 @@ class EdgeCheck:
         results: dict[int, dict[str, Any] | FloatingPointError] = {}
         for run, check in enumerate(checks):
             if check.settings.eigenvalues > 1:
-                results[run] = check._alone(stack, run)
+                results[run] = check._alone(snapshot, run)
             else:
                 alike.setdefault((check.settings.eps, check.settings.tol), []).append(run)
         for (eps, tol), runs in alike.items():
-            params, x, y = stack.params, stack.x, stack.y
+            params, x, y = snapshot.params, snapshot.x, snapshot.y
             if len(runs) < len(checks):
-                params = {name: stacked[runs] for name, stacked in params.items()}
-                x, y = (x, y) if stack.shared else (x[runs], y[runs])
+                params = {name: param[runs] for name, param in params.items()}
+                x, y = (x, y) if snapshot.shared else (x[runs], y[runs])
             settings = [checks[run].settings for run in runs]
             measured = stability_of_stack(
-                stack.model, stack.loss_fn, params, x, y, shared=stack.shared,
+                snapshot.model, snapshot.loss_fn, params, x, y, shared=snapshot.shared,
                 lr=[one.lr for one in settings], rho=[one.rho for one in settings], eps=eps, tol=tol,
                 starts=[checks[run].vector for run in runs],
             )  # fmt: skip
@@ -97,24 +97,24 @@ class EdgeCheck:
                 if isinstance(found, FloatingPointError):
                     results[run] = found
                     continue
-                checks[run]._take(stack, run)
-                results[run] = checks[run]._record(stack.step, found)
+                checks[run]._take(snapshot, run)
+                results[run] = checks[run]._record(snapshot.step, found)
         return [results[run] for run in range(len(checks))]
 
-    def _alone(self, stack: Stack, run: int) -> dict[str, Any] | FloatingPointError:
-        self._take(stack, run)
-        x, y = (stack.x, stack.y) if stack.shared else (stack.x[run], stack.y[run])
+    def _alone(self, snapshot: Snapshot, run: int) -> dict[str, Any] | FloatingPointError:
+        self._take(snapshot, run)
+        x, y = (snapshot.x, snapshot.y) if snapshot.shared else (snapshot.x[run], snapshot.y[run])
         try:
-            return self(stack.step, (x, y))
+            return self(snapshot.step, (x, y))
         except FloatingPointError as error:
             return error
 
-    def _take(self, stack: Stack, run: int) -> None:
+    def _take(self, snapshot: Snapshot, run: int) -> None:
         """Take up the weights of a run: the check's own model has its initial ones."""
         with torch.no_grad():
             for name, param in self.model.named_parameters():
-                if name in stack.params:
-                    param.copy_(stack.params[name][run])
+                if name in snapshot.params:
+                    param.copy_(snapshot.params[name][run])
 
     def _record(self, step: int, measured: Stability) -> dict[str, Any]:
         self.vector = measured.vector

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from lowland.training.environment import choose_device
 from lowland.training.experiment import Experiment
-from lowland.training.loop import train
 from lowland.training.outcome import Record
+from lowland.training.run import train
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings
 from lowland.training.summary import configuration
@@ -20,7 +20,7 @@ _NEWS_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Job:
-    """One run, or several stacked into one program. It can be pickled, so that any process can train it.
+    """One run, or several as one program. It can be pickled, so that any process can train it.
 
     Attributes:
         experiment: which.
@@ -28,10 +28,10 @@ class Job:
         arms: label → settings.
         path: absolute; its run directory, which every process that may train it must see.
         device: ``"cpu"`` or ``"cuda"``.
-        stacked: whether its runs are trained as one program.
+        vectorized: whether its runs are trained as one program.
         until: pause before this step, with everything saved.
-        stopped: labels of a stack that are not trained any further.
-        alike: how many stacks of the same program the whole grid makes.
+        stopped: labels of vectorized runs that are not trained any further.
+        alike: how many such programs of the same kind the whole grid makes.
     """
 
     experiment: Experiment
@@ -39,7 +39,7 @@ class Job:
     arms: Mapping[str, Settings]
     path: Path
     device: str
-    stacked: bool = False
+    vectorized: bool = False
     until: int | None = None
     stopped: frozenset[str] = frozenset()
     alike: int = 1
@@ -81,14 +81,14 @@ def train_job(job: Job, tell: Callable[[News], None]) -> None:
     device = choose_device(job.device)
     watch = _Teller(tell)
     config = configuration(job.experiment, job.scale, job.arms, device) | {
-        "stacked": job.stacked,
+        "stacked": job.vectorized,
         "alike": job.alike,
     }
     with RunDirectory(job.path, config) as directory:
-        if job.stacked:
-            from lowland.training.vectorized import train_stacked
+        if job.vectorized:
+            from lowland.training.vectorized import train_vectorized
 
-            trained = train_stacked(
+            trained = train_vectorized(
                 job.experiment, job.arms, directory, device,
                 watch=watch, until=job.until, without=job.stopped, alike=job.alike,
             )  # fmt: skip

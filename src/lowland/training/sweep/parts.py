@@ -1,4 +1,4 @@
-"""What a sweep's directory holds: under ``runs``, a run directory for each run, or for those stacked together."""
+"""What a sweep's directory holds: under ``runs``, a run directory for each run, or for those trained as one program."""
 
 import hashlib
 import os
@@ -27,14 +27,14 @@ class Part:
     Attributes:
         path: its run directory.
         arms: label → settings, the label being that of the sweep that began it.
-        stacked: whether they are trained as one program.
-        alike: how many stacks of that program the grid made that began it.
+        vectorized: whether they are trained as one program.
+        alike: how many such programs of the same kind the grid made that began it.
         ended: label → how a run that is finished ended.
     """
 
     path: Path
     arms: Mapping[str, Settings]
-    stacked: bool
+    vectorized: bool
     alike: int
     ended: Mapping[str, Mapping[str, Any]]
 

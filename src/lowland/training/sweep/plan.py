@@ -17,7 +17,7 @@ def plan(
     parts: Sequence[Part],
     directory: Path,
     device: str,
-    stacked: bool,
+    vectorized: bool,
     threads: int | None = None,
 ) -> list[Job]:
     """The jobs that are left: first the parts that were begun, as they were; then new ones.
@@ -29,48 +29,48 @@ def plan(
         parts: what is there.
         directory: of the sweep.
         device: ``"cpu"`` or ``"cuda"``.
-        stacked: whether new jobs train several runs as one program.
-        threads: of a process that trains a stack; by default this one's.
+        vectorized: whether new jobs train several runs as one program.
+        threads: of a process that trains such a program; by default this one's.
 
     Raises:
-        NotStackable: if ``stacked`` and they can't be.
+        NotVectorizable: if ``vectorized`` and they can't be.
         SettingError: if not even one run fits in memory.
     """
     wanted = set(points.values())
     there = {settings for part in parts for settings in part.arms.values()}
     begun = [
-        Job(experiment, scale, part.arms, part.path.absolute(), device, part.stacked, alike=part.alike)
+        Job(experiment, scale, part.arms, part.path.absolute(), device, part.vectorized, alike=part.alike)
         for part in parts
         if not part.finished and wanted & set(part.arms.values())
     ]
     new = []
-    for group, alike in _groups(experiment, points, device, threads) if stacked else _each(points):
+    for group, alike in _groups(experiment, points, device, threads) if vectorized else _each(points):
         missing = {label: settings for label, settings in group.items() if settings not in there}
         if missing:
-            new.append(Job(experiment, scale, missing, new_path(directory, missing), device, stacked, alike=alike))
+            new.append(Job(experiment, scale, missing, new_path(directory, missing), device, vectorized, alike=alike))
     return begun + new
 
 
-def can_stack(experiment: Experiment, points: Mapping[str, Settings], device: str) -> str:
+def can_vectorize(experiment: Experiment, points: Mapping[str, Settings], device: str) -> str:
     """Why these runs had better not be trained as one program; empty if they had."""
-    from lowland.training.vectorized import NotStackable, Runs, too_large
+    from lowland.training.vectorized import NotVectorizable, Runs, too_large
 
     chosen = choose_device(device)
     for program in _programs(points):
         try:
             reason = too_large(Runs.prepare(experiment, [next(iter(program.values()))], chosen), chosen)
-        except NotStackable as error:
+        except NotVectorizable as error:
             reason = error.why
         if reason:
             return reason
     return ""
 
 
-def fills_stacks(experiment: Experiment, points: Mapping[str, Settings], device: str) -> bool:
-    """Whether some runs that are the same program don't fit into one stack: then each keeps a core busy by itself.
+def fills_programs(experiment: Experiment, points: Mapping[str, Settings], device: str) -> bool:
+    """Whether some runs that could be one program don't fit into one program: then each keeps a core busy by itself.
 
     Raises:
-        NotStackable: if they can't be stacked.
+        NotVectorizable: if they can't be vectorized.
         SettingError: if not even one run fits in memory.
     """
     return any(count > 1 for _, count in _groups(experiment, points, device, None))
@@ -94,9 +94,9 @@ def _programs(points: Mapping[str, Settings]) -> list[dict[str, Settings]]:
 def _groups(
     experiment: Experiment, points: Mapping[str, Settings], device: str, threads: int | None
 ) -> Iterator[tuple[Mapping[str, Settings], int]]:
-    """Stacks of nearly equal size that fit in memory, each with how many of its program there are.
+    """Programs of nearly equal size that fit in memory, each with how many of its kind there are.
 
-    They follow from the whole grid and not from what is missing, so that a sweep that was interrupted is stacked as
+    They follow from the whole grid and not from what is missing, so that a sweep that was interrupted is divided as
     it would have been.
     """
     from lowland.training.vectorized import Runs, chunk_size

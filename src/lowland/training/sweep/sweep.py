@@ -24,7 +24,7 @@ def sweep(
     device: str,
     engine: Engine,
     *,
-    stacked: bool,
+    vectorized: bool,
     threads: int | None = None,
     halving: int | None = None,
     show_progress: bool = True,
@@ -39,19 +39,21 @@ def sweep(
         directory: of the sweep, held by this process; runs are kept in folders under its ``runs``.
         device: ``"cpu"`` or ``"cuda"``.
         engine: where they are trained.
-        stacked: whether new runs are trained as one program.
-        threads: of a process that trains a stack; by default this one's.
+        vectorized: whether new runs are trained as one program.
+        threads: of a process that trains such a program; by default this one's.
         halving: give up all but the best 1/``halving`` of the settings at each rung; by default none.
         show_progress: whether there is a bar, on a terminal.
         still_held: raises if ``directory`` is not this process's any more; called before anything is trained there, and
             whenever there is news.
 
     Raises:
-        SettingError: if the runs can't be stacked, don't fit in memory, or can't be halved.
+        SettingError: if the runs can't be vectorized, don't fit in memory, or can't be halved.
         RunError: for a directory that can't be used.
     """
     labels = {settings: label for label, settings in grid.points.items()}
-    jobs = plan(experiment, scale, grid.points, find_parts(directory, experiment), directory, device, stacked, threads)
+    jobs = plan(
+        experiment, scale, grid.points, find_parts(directory, experiment), directory, device, vectorized, threads
+    )
     errors: dict[Settings, str] = {}
     failed: set[Path] = set()
     stopped: dict[str, int] = {}
@@ -81,7 +83,7 @@ def sweep(
                 running = {label: arm for label, arm in running.items() if label not in stopped}
                 stopped |= dict.fromkeys(losers(running, experiment.selection, rung, halving), rung)
     begun = _results(experiment, labels, directory, every=True)
-    # A run that was trained to its end is not stopped, nor has it failed if others of its stack did.
+    # A run that was trained to its end is not stopped, nor has it failed if others beside it did.
     ended = _results(experiment, labels, directory)
     return {
         label: ended.get(label)

@@ -1,4 +1,4 @@
-"""The batches of a stack: those that each run would draw alone."""
+"""The batches of runs side by side: those that each run would draw alone."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from lowland.data.batches import Shuffled, WholeBatch
 from lowland.training.task import Task
 
 
-class Batches:
-    """What `Program` is given at a step: one batch for all, indices into shared data, or every run's own batch."""
+class VectorizedBatches:
+    """What `VectorizedStep` is given at a step: one batch for all, indices into shared data, or each run's own."""
 
     def __init__(self, tasks: Sequence[Task]):
         self.draws: list[Any] = [task.batch for task in tasks]
@@ -29,7 +29,7 @@ class Batches:
         return all(draw.x is first.x and draw.y is first.y for draw in self.draws)
 
     def __call__(self, step: int) -> tuple[Any, Any, Tensor | None, bool]:
-        """``x, y, picked, shared``, as `Program` takes them."""
+        """``x, y, picked, shared``, as `VectorizedStep` takes them."""
         first = self.draws[0]
         if self.whole:
             return first.x, first.y, None, True
@@ -50,6 +50,6 @@ class Batches:
         return batch
 
     def together(self, step: int) -> tuple[Any, Any, bool]:
-        """``x, y, shared`` for a `lowland.training.task.Stack`."""
+        """``x, y, shared`` for a `lowland.training.task.Snapshot`."""
         x, y, picked, shared = self(step)
         return (x, y, shared) if picked is None else (x[picked], y[picked], shared)

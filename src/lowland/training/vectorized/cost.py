@@ -12,9 +12,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowland.errors import SettingError
-from lowland.training.vectorized.batches import Batches
-from lowland.training.vectorized.program import Program
-from lowland.training.vectorized.runs import Runs
+from lowland.training.vectorized.batches import VectorizedBatches
+from lowland.training.vectorized.runs import Hyperparameters, Runs
+from lowland.training.vectorized.step import VectorizedStep
 
 # An eager step is taken to cost this much an operation and a byte that it writes; compiling, this long. They decide
 # between two ways to compute the same, and are constants so that the choice is the same when a run is repeated.
@@ -23,9 +23,9 @@ _SECONDS_PER_BYTE = {"cpu": 1e-10, "cuda": 1e-12}
 _COMPILE_SECONDS = 20.0
 _SAVED = 1 / 3  # of an eager step, at least, by compiling it
 
-_CACHED = 8 * 2**20  # bytes a CPU's thread: larger stacks fall out of its caches and are slower
+_CACHED = 8 * 2**20  # bytes a CPU's thread: more runs fall out of its caches and are slower
 _SHARE_OF_FREE = 0.8  # that one run may take
-_SHARE_OF_ALL = 0.5  # that a stack may take
+_SHARE_OF_ALL = 0.5  # that runs side by side may take
 
 
 class _Counter(TorchDispatchMode):
@@ -61,9 +61,9 @@ class _Counter(TorchDispatchMode):
 class Cost:
     """Of one eager step of ``runs``: ``operations``, ``written`` and ``peak`` bytes beside those of the runs."""
 
-    def __init__(self, runs: Runs, batches: Batches):
+    def __init__(self, runs: Runs, batches: VectorizedBatches):
         x, y, picked, shared = batches(0)
-        program = Program.of(runs, 0, compiled=False)
+        step = VectorizedStep.of(runs, 0, compiled=False)
         fakes = FakeTensorMode(allow_non_fake_inputs=True)
 
         def fake(tree: Any) -> Any:
@@ -72,7 +72,7 @@ class Cost:
         counter = _Counter()
         stand_in = _Fake(runs, fake)
         with fakes, counter:
-            program(stand_in, fake(x), fake(y), fake(picked), shared)  # type: ignore[arg-type]
+            step(stand_in, fake(x), fake(y), fake(picked), shared)  # type: ignore[arg-type]
         self.operations, self.written, self.peak = counter.operations, counter.written, counter.peak
 
     def pays_to_compile(self, steps: int, device: torch.device) -> bool:
@@ -86,16 +86,17 @@ class _Fake:
 
     def __init__(self, runs: Runs, fake: Callable[[Any], Any]):
         for name in (
-            "params", "constants", "velocities", "lr", "rho", "momentum", "decay", "bad_step", "step",
+            "params", "constants", "velocities", "bad_step", "step",
         ):  # fmt: skip
             setattr(self, name, fake(getattr(runs, name)))
+        self.hyper = Hyperparameters(*map(fake, runs.hyper))
 
 
 def chunk_size(one: Runs, device: torch.device, threads: int | None = None) -> int:
-    """How many runs like that of ``one``, a stack of a single run, go into a stack at once.
+    """How many runs like ``one`` go into one program at once.
 
     Args:
-        one: such a stack.
+        one: a single run.
         device: it is on.
         threads: of the process that is to train it; by default this one's.
 
@@ -108,7 +109,7 @@ def chunk_size(one: Runs, device: torch.device, threads: int | None = None) -> i
             f"one run takes about {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB can be had: even one at a time it is "
             "too large; choose a smaller scale or batch"
         )
-    # Of all memory, not of what is free now: a sweep that goes on shall be stacked as before.
+    # Of all memory, not of what is free now: a sweep that goes on shall be cut into programs as before.
     fitting = max(1, int(_all_bytes(device) * _SHARE_OF_ALL // size))
     if device.type != "cpu":
         return fitting
@@ -130,9 +131,9 @@ def too_large(one: Runs, device: torch.device) -> str:
 
 
 def _bytes_of(one: Runs) -> int:
-    """What a run takes in memory: a step's tensors, its place in the stack, its task's own copy, and a checkpoint's."""
+    """What a run takes in memory: a step's tensors, its share of `Runs`, its task's own copy, and a checkpoint's."""
     held = sum(tensor.nbytes for tensor in pytree.tree_leaves(one.changing()) if isinstance(tensor, Tensor))
-    return Cost(one, Batches(one.tasks)).peak + 3 * held
+    return Cost(one, VectorizedBatches(one.tasks)).peak + 3 * held
 
 
 def _all_bytes(device: torch.device) -> int:

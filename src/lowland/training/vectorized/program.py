@@ -1,157 +1,255 @@
-"""The step of a stack: forward, both gradients and the update of every run, in one call."""
+"""Runs side by side, as the training loop drives them: a step and a check for all of them at once."""
 
-from collections.abc import Callable
-from functools import partial
-from types import FunctionType, MethodType
+import time
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from lowland.optim.functional import sam_gradient
-from lowland.training.vectorized.runs import NotStackable, Runs
-from lowland.training.vectorized.small import with_small_layers
+from lowland.training.drive import Drive, step_in
+from lowland.training.experiment import Experiment
+from lowland.training.outcome import Outcome, Record, outcomes_of
+from lowland.training.parallel import Alone
+from lowland.training.progress import Watch, bar
+from lowland.training.randomness import deterministic, random_state, restore_random_state
+from lowland.training.run_directory import RunDirectory
+from lowland.training.settings import Settings
+from lowland.training.shapes import Maybe, fault
+from lowland.training.task import Check, Snapshot
+from lowland.training.vectorized.batches import VectorizedBatches
+from lowland.training.vectorized.cost import Cost
+from lowland.training.vectorized.runs import Runs
+from lowland.training.vectorized.step import VectorizedStep
 
-_compiled: dict[Any, "Program"] = {}  # those of this process, since each takes seconds to make
+_LOOK_EVERY = 200  # steps between two looks at whether any run is left: each waits for the device
 
 
-class Program:
-    """One training step of all runs of a `Runs`, which it changes in place.
-
-    A run whose loss is not finite stops where it is; the others don't notice.
+def train_vectorized(
+    experiment: Experiment,
+    arms: Mapping[str, Settings],
+    directory: RunDirectory,
+    device: torch.device,
+    *,
+    show_progress: bool = True,
+    watch: Watch | None = None,
+    until: int | None = None,
+    without: Collection[str] = (),
+    alike: int = 1,
+) -> dict[str, Outcome]:
+    """Train all ``arms`` as one program; each ends as it would alone, to rounding.
 
     Args:
-        model: the network's code.
-        loss_fn: mean over a batch.
-        eps: added to the gradient norm.
-        climbs: whether any run has an ascent. If not, there is one gradient a step.
-        nesterov: Nesterov's momentum.
-        compiled: by `torch.compile`.
+        experiment: which.
+        arms: name → settings, equal in all but what `Experiment.grid` allows.
+        directory: entered; its records and its checkpoint grow.
+        device: to train on.
+        show_progress: whether there is a bar, on a terminal.
+        watch: is told how far training is, in place of the bar.
+        until: pause before this step, with everything saved.
+        without: arms that are not trained any further; they stay as they are.
+        alike: how many such programs are trained in this process, for whether compiling pays.
+
+    Raises:
+        NotVectorizable: if they can't be one program.
+        RunError: for a directory that can't be used.
+    """
+    saved = directory.load(device) or {"arms": {}, "stacks": []}
+    states: dict[str, Any] = saved["arms"]
+    left = [name for name in arms if name not in without and not states.get(name, {}).get("finished")]
+    with directory.taking_up():
+        programs = saved["stacks"] = _parted(_known(saved["stacks"], arms), left) or [{"names": left}]
+    total = sum(arms[name].steps for name in left)
+    with nullcontext(watch) if watch else bar(total, show_progress) as shown, deterministic(device):
+        for index, entry in enumerate(programs):
+            paused = until is not None and entry.get("step", 0) >= until
+            if set(entry["names"]) <= set(left) and left and not paused:
+                program = SideBySide(experiment, arms, directory, device, saved, index, alike)
+                if Drive(program, directory, shown, Alone()).run(until):
+                    shown.finish(sum(settings.steps for settings in program.arms.values()))
+    return outcomes_of(arms, states, directory.records())
+
+
+def _known(programs: Any, arms: Mapping[str, Settings]) -> list[dict[str, Any]]:
+    """The ``programs`` of a checkpoint; ValueError unless they are such, each run in one at most."""
+    wrong = fault(programs, [{"names": [str], "step": Maybe(int)}], "stacks")
+    names = [] if wrong else [name for entry in programs for name in entry["names"]]
+    if wrong or len(set(names)) < len(names) or not set(names) <= set(arms):
+        raise ValueError(wrong or "its stacks have other runs")
+    return list(programs)
+
+
+def _parted(programs: list[dict[str, Any]], left: list[str]) -> list[dict[str, Any]]:
+    """The ``programs`` of a checkpoint, those of which only some runs are ``left`` in two: all may be wanted again."""
+    parted = []
+    for entry in programs:
+        kept = [index for index, name in enumerate(entry["names"]) if name in left]
+        rest = [index for index, name in enumerate(entry["names"]) if name not in left]
+        parted += [_taken(entry, part) if kept and rest else entry for part in (kept, rest) if part]
+    return parted
+
+
+def _taken(entry: dict[str, Any], chosen: list[int]) -> dict[str, Any]:
+    """Some of the runs of a program of a checkpoint."""
+    indices = torch.tensor(chosen)
+
+    def take(tensor: Tensor) -> Tensor:
+        return tensor[indices.to(tensor.device)] if tensor.dim() else tensor  # the step is one for all
+
+    return {
+        **entry,
+        "names": [entry["names"][index] for index in chosen],
+        "runs": pytree.tree_map_only(Tensor, take, entry["runs"]),
+        "checks": [entry["checks"][index] for index in chosen],
+        "random": [entry["random"][index] for index in chosen] if entry["random"] else [],
+        "seconds": {name: seconds * len(chosen) / len(entry["names"]) for name, seconds in entry["seconds"].items()},
+    }
+
+
+class SideBySide:
+    """Runs of one network as a `lowland.training.drive.Program`.
+
+    Args:
+        experiment: whose runs they are.
+        arms: all of the run directory, by name.
+        directory: entered.
+        device: to train on.
+        saved: the checkpoint, which is kept up to date.
+        index: of this program among those of the checkpoint.
+        alike: how many such programs there are, for whether compiling pays.
     """
 
     def __init__(
-        self, model: nn.Module, loss_fn: Callable[..., Tensor], *, eps: float, climbs: bool, nesterov: bool,
-        compiled: bool,
-    ):  # fmt: skip
-        self.model, self.loss_fn = model, loss_fn
-        self.eps, self.climbs, self.nesterov = eps, climbs, nesterov
-        self._step = self._step_of_all
-        if compiled:
-            self._step = torch.compile(_with_own_code(self._step_of_all), fullgraph=True, dynamic=False)
-
-    @classmethod
-    def of(cls, runs: Runs, rows: int, *, compiled: bool) -> "Program":
-        """That of ``runs``, with ``rows`` examples in a batch; one that was compiled before is used again."""
-        task = runs.tasks[0]
-        climbs = bool((runs.rho > 0).any())
-        options: dict[str, Any] = {"eps": runs.eps, "climbs": climbs, "nesterov": runs.nesterov, "compiled": compiled}
-        if not compiled:
-            return cls(task.model, task.loss_fn, **options)
-        device = runs.lr.device
-        key = (runs.program, len(runs), rows, device, *options.items())
-        if key not in _compiled:
-            model = with_small_layers(task.model, rows) if device.type == "cpu" else task.model
-            _compiled[key] = cls(model, task.loss_fn, **options)
-        return _compiled[key]
-
-    def __call__(self, runs: Runs, x: Any, y: Any, picked: Tensor | None, shared: bool, factor: float = 1.0) -> None:
-        """One step.
-
-        Args:
-            runs: changed in place.
-            x: inputs: of each run, of all of them (``shared``), or, with ``picked``, those to choose from.
-            y: targets, likewise.
-            picked: which examples make up each run's batch, ``(runs, n)``.
-            shared: whether all runs have the same batch.
-            factor: what the step sizes are multiplied by.
-        """
-        lr = runs.lr if factor == 1 else runs.lr * factor
-        try:
-            with torch.no_grad():
-                self._step(
-                    runs.params, runs.constants, runs.velocities, lr, runs.rho, runs.momentum, runs.decay,
-                    runs.bad_step, runs.step, x, y, picked, shared,
-                )  # fmt: skip
-        except RuntimeError as error:
-            if "vmap" in str(error):
-                raise NotStackable(next(iter(str(error).splitlines()))) from error
-            raise
-
-    def agrees(self, runs: Runs, *batch: Any) -> bool:
-        """Whether this program, compiled, makes of copies of ``runs`` what the same code does uncompiled.
-
-        Compilers have bugs: torch 2.13's gives a wrong weight gradient for a stack of convolutions with an output of
-        one pixel, in float64. A wrong gradient is far off; what rounding makes of the update is not.
-        """
-        compiled, eager = runs.copy(), runs.copy()
-        self(compiled, *batch)
-        options: dict[str, Any] = {"eps": self.eps, "climbs": self.climbs, "nesterov": self.nesterov}
-        task = runs.tasks[0]
-        Program(task.model, task.loss_fn, **options, compiled=False)(eager, *batch)
-        return all(_close(compiled.params[name], eager.params[name], w) for name, w in runs.params.items())
-
-    def _step_of_all(
         self,
-        params: dict[str, Tensor],
-        constants: dict[str, Tensor],
-        velocities: dict[str, Tensor],
-        lr: Tensor,
-        rho: Tensor,
-        momentum: Tensor,
-        decay: Tensor,
-        bad_step: Tensor,
-        step: Tensor,
-        x: Any,
-        y: Any,
-        picked: Tensor | None,
-        shared: bool,
-    ) -> None:
-        if picked is not None:
-            x, y = x[picked], y[picked]
-        batch = None if shared else 0
-        loss, gradients = torch.func.vmap(self._of_one, in_dims=(0, 0, 0, batch, batch))(params, constants, rho, x, y)
-        fine = torch.isfinite(loss)
-        bad_step.copy_(torch.where((bad_step < 0) & ~fine, step, bad_step))
-        alive = bad_step < 0
-        for name, param in params.items():
-            wide = partial(_wide, like=param)
-            direction = gradients[name] + wide(decay) * param
-            if velocities:
-                velocity = torch.where(wide(alive), wide(momentum) * velocities[name] + direction, velocities[name])
-                velocities[name].copy_(velocity)
-                direction = direction + wide(momentum) * velocity if self.nesterov else velocity
-            param.copy_(torch.where(wide(alive), param - wide(lr) * direction, param))
-        step.add_(1)
+        experiment: Experiment,
+        arms: Mapping[str, Settings],
+        directory: RunDirectory,
+        device: torch.device,
+        saved: dict[str, Any],
+        index: int,
+        alike: int,
+    ):
+        self.saved, self.index = saved, index
+        entry = saved["stacks"][index]
+        self.arms = {name: arms[name] for name in entry["names"]}
+        self.runs = Runs.prepare(experiment, list(self.arms.values()), device)
+        self.name, self.show = f"{len(self.runs)} runs", self.runs.tasks[0].show
+        self.batches = VectorizedBatches(self.runs.tasks)
+        self.step = 0
+        self.seconds = {"train_seconds": 0.0, "check_seconds": 0.0, "compile_seconds": 0.0}
+        if "runs" in entry:
+            with directory.taking_up():
+                self._restore(entry)
+        else:
+            steps = alike * next(iter(self.arms.values())).steps
+            self.compiled = Cost(self.runs, self.batches).pays_to_compile(steps, device)
+        self._warm = set[Any]()  # shapes of batches that a compiled step has seen
 
-    def _of_one(
-        self, params: dict[str, Tensor], constants: dict[str, Tensor], rho: Tensor, x: Any, y: Any
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        def loss(params: dict[str, Tensor]) -> Tensor:
-            return self.loss_fn(torch.func.functional_call(self.model, (params, constants), (x,)), y)
+    @property
+    def done(self) -> int:
+        """See `Program`."""
+        return self.step * len(self.runs)
 
-        if self.climbs:
-            return sam_gradient(loss, params, rho=rho, eps=self.eps)
-        gradient, value = torch.func.grad_and_value(loss)(params)
-        return value, gradient
+    def train(self, most: int) -> None:
+        """See `Program`: one step."""
+        started = time.monotonic()
+        x, y, picked, shared = self.batches(self.step)
+        rows = picked.shape[1] if picked is not None else _rows(x, shared)
+        schedule = self.runs.tasks[0].schedule
+        batch = (x, y, picked, shared, 1.0 if schedule is None else schedule(self.step))
+        step = VectorizedStep.of(self.runs, rows, compiled=self.compiled)
+        first = self.compiled and rows not in self._warm
+        self._warm.add(rows)
+        if first and not step.agrees(self.runs, *batch):
+            warnings.warn("the compiler makes a wrong program of these runs; they are trained without it", stacklevel=2)
+            self.compiled = False
+            step = VectorizedStep.of(self.runs, rows, compiled=False)
+        step(self.runs, *batch)
+        self.step += 1
+        self.seconds["compile_seconds" if first else "train_seconds"] += time.monotonic() - started
+
+    def _alive(self) -> list[int]:
+        """The runs that have not diverged."""
+        return (self.runs.bad_step < 0).nonzero().flatten().tolist()
+
+    def over(self) -> bool:
+        """See `Program`; it looks now and then."""
+        return self.step % _LOOK_EVERY == 0 and not self._alive()
+
+    def wait(self) -> object:
+        """See `Program`."""
+        return self.runs.step.item()
+
+    def check(self, record: Callable[[str, Record], None]) -> None:
+        """See `Program`."""
+        alive, names = self._alive(), list(self.arms)
+        for run, measured in zip(alive, self._measure(alive), strict=True):
+            if isinstance(measured, FloatingPointError):
+                self.runs.bad_step[run] = self.step
+            else:
+                record(names[run], measured)
+
+    def _measure(self, alive: list[int]) -> list[Record | FloatingPointError]:
+        if not alive:
+            return []
+        task, together = self.runs.tasks[0], _together(self.runs)
+        if together is None:
+            return [self._measure_alone(run) for run in alive]
+        x, y, shared = self.batches.together(self.step)
+        chosen = torch.tensor(alive, device=self.runs.step.device)
+        if not shared:
+            x, y = pytree.tree_map(lambda tensor: tensor[chosen], (x, y))
+        params = {name: param[chosen] for name, param in self.runs.params.items()}
+        checks = [self.runs.tasks[run].check for run in alive]
+        return together(checks, Snapshot(task.model, task.loss_fn, params, x, y, shared, self.step))
+
+    def _measure_alone(self, run: int) -> Record | FloatingPointError:
+        self.runs.of(run)
+        before = random_state()
+        restore_random_state(self.runs.random[run])
+        try:
+            return self.runs.tasks[run].check(self.step, self.batches.of(run, self.step))
+        except FloatingPointError as error:
+            return error
+        finally:
+            self.runs.random[run] = random_state()
+            restore_random_state(before)
+
+    def state(self, finished: bool) -> dict[str, Any]:
+        """See `Program`."""
+        share = {name: seconds / len(self.runs) for name, seconds in self.seconds.items()}
+        for name, bad in zip(self.arms, self.runs.bad_step.tolist(), strict=True):
+            ended = {"finished": finished, "diverged_at": bad if bad >= 0 else None, "step": self.step}
+            self.saved["arms"][name] = share | ended
+        self.saved["stacks"][self.index] = {
+            "names": list(self.arms),
+            "compiled": self.compiled,
+            "step": self.step,
+            "seconds": self.seconds,
+            "runs": pytree.tree_map_only(Tensor, lambda t: t.detach().to("cpu", copy=True), self.runs.changing()),
+            "checks": [task.check.state_dict() for task in self.runs.tasks],
+            "random": self.runs.random if _together(self.runs) is None else [],
+        }
+        return {"arms": self.saved["arms"], "stacks": self.saved["stacks"]}
+
+    def _restore(self, entry: dict[str, Any]) -> None:
+        self.step, self.compiled = step_in(entry, next(iter(self.arms.values())).steps), bool(entry["compiled"])
+        self.seconds = {name: float(entry["seconds"][name]) for name in self.seconds}
+        self.runs.load(entry["runs"])
+        for task, state in zip(self.runs.tasks, entry["checks"], strict=True):
+            task.check.load_state_dict(state)
+        if entry["random"]:
+            self.runs.random = [entry["random"][run] for run in range(len(self.runs))]
 
 
-def _with_own_code(method: Any) -> Any:
-    """The same method in a code object of its own: by those torch keeps what it compiled, and limits how often."""
-    function = method.__func__
-    copy = FunctionType(
-        function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
-    )
-    return MethodType(copy, method.__self__)
+def _together(runs: Runs) -> Callable[[list[Check], Snapshot], list[Record | FloatingPointError]] | None:
+    """What measures several runs at once, if their checks have it."""
+    return getattr(type(runs.tasks[0].check), "together", None)
 
 
-def _wide(column: Tensor, like: Tensor) -> Tensor:
-    """``(runs,)`` in a shape that multiplies ``(runs, *shape)``."""
-    return column.view(-1, *[1] * (like.dim() - 1))
-
-
-def _close(compiled: Tensor, eager: Tensor, before: Tensor) -> bool:
-    """Whether an update is the same to a hundredth of its largest entry, and to the rounding of what it changes."""
-    finite = torch.isfinite(eager) & torch.isfinite(before)
-    rounding = 4 * torch.finfo(before.dtype).eps * before.abs().max()
-    allowed = 0.01 * torch.where(finite, eager - before, 0).abs().max() + rounding
-    return bool((torch.where(finite, compiled - eager, 0).abs() <= allowed).all())
+def _rows(x: Any, shared: bool) -> int:
+    first = pytree.tree_leaves(x)[0]
+    return int(first.shape[0] if shared else first.shape[1])

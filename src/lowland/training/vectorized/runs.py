@@ -1,8 +1,8 @@
-"""The runs of a stack: what each of their tasks starts from, in tensors with one entry a run."""
+"""Runs side by side: what each of their tasks starts from, in tensors with one entry a run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ _FREE = ("lr", "rho", "momentum", "weight_decay", "seed")
 _USES = 3  # how many entries of a program_key say what a program has, before the settings
 
 
-class NotStackable(SettingError):
+class NotVectorizable(SettingError):
     """These runs can't be one program; the message says why, and what can train them."""
 
     def __init__(self, why: str):
@@ -40,19 +40,25 @@ def program_key(settings: Settings) -> tuple[Any, ...]:
     return (*uses, *rest.items())
 
 
+class Hyperparameters(NamedTuple):
+    """Of each run, ``(runs,)``: step size η, radius ρ, momentum, weight decay."""
+
+    lr: Tensor
+    rho: Tensor
+    momentum: Tensor
+    decay: Tensor
+
+
 @dataclass
 class Runs:
-    """Tensors with one entry a run, changed in place by `lowland.training.vectorized.program.Program`.
+    """Tensors with one entry a run, changed in place by `lowland.training.vectorized.step.VectorizedStep`.
 
     Attributes:
         tasks: of each run, as the experiment prepared it.
         params: name → ``(runs, *shape)``, those that require gradients.
         constants: name → ``(runs, *shape)``: buffers, and the other parameters.
         velocities: name → ``(runs, *shape)``, of momentum; empty without.
-        lr: η of each run, ``(runs,)``, as are the three that follow.
-        rho: ρ.
-        momentum: of each run.
-        decay: weight decay.
+        hyper: step sizes and the like of each run.
         bad_step: the first step whose loss was not finite, or −1; int64 ``(runs,)``.
         step: how many steps were made, int64, 0-d.
         random: the state of the global generators after each task was prepared.
@@ -66,10 +72,7 @@ class Runs:
     params: dict[str, Tensor]
     constants: dict[str, Tensor]
     velocities: dict[str, Tensor]
-    lr: Tensor
-    rho: Tensor
-    momentum: Tensor
-    decay: Tensor
+    hyper: Hyperparameters
     bad_step: Tensor
     step: Tensor
     random: list[dict[str, Any]]
@@ -79,16 +82,16 @@ class Runs:
 
     @classmethod
     def prepare(cls, experiment: Experiment, arms: Sequence[Settings], device: torch.device) -> "Runs":
-        """Prepare the task of each of ``arms`` as it would be alone, and stack them.
+        """Prepare the task of each of ``arms`` as it would be alone, and put them side by side.
 
         Raises:
-            NotStackable: if they are not the same program, or one that can't be stacked.
+            NotVectorizable: if they are not the same program, or one that can't be vectorized.
         """
         tasks, random = [], []
         for settings in arms:
             seed_everything(settings.seed)
             if experiment.prepare is None:
-                raise NotStackable(f"{experiment.name} trains its runs as one program of its own")
+                raise NotVectorizable(f"{experiment.name} trains its runs as one program of its own")
             tasks.append(experiment.prepare(settings, device))
             random.append(random_state())
         for task in tasks:
@@ -99,14 +102,14 @@ class Runs:
         if len({program_key(settings)[_USES:] for settings in arms}) > 1 or any(
             _shape(task) != _shape(first) for task in tasks
         ):
-            raise NotStackable("their networks differ")
+            raise NotVectorizable("their networks differ")
         optimizers: list[Any] = [task.optimizer for task in tasks]
         if len({(o.eps, group["nesterov"]) for o, group in zip(optimizers, groups, strict=True)}) > 1:
-            raise NotStackable("their optimizers differ in eps or nesterov")
+            raise NotVectorizable("their optimizers differ in eps or nesterov")
         trainable = {name for name, p in first.model.named_parameters() if p.requires_grad}
         named = [dict(task.model.named_parameters()) | dict(task.model.named_buffers()) for task in tasks]
-        stacked = {name: torch.stack([tensors[name].detach() for tensors in named]) for name in named[0]}
-        params = {name: tensor for name, tensor in stacked.items() if name in trainable}
+        tensors = {name: torch.stack([own[name].detach() for own in named]) for name in named[0]}
+        params = {name: tensor for name, tensor in tensors.items() if name in trainable}
         dtype = torch.promote_types(next(iter(params.values())).dtype, torch.float32)
 
         def column(key: str) -> Tensor:
@@ -116,12 +119,9 @@ class Runs:
         return cls(
             tasks=tasks,
             params=params,
-            constants={name: tensor for name, tensor in stacked.items() if name not in trainable},
+            constants={name: tensor for name, tensor in tensors.items() if name not in trainable},
             velocities={name: torch.zeros_like(p) for name, p in params.items()} if moving else {},
-            lr=column("lr"),
-            rho=column("rho"),
-            momentum=column("momentum"),
-            decay=column("weight_decay"),
+            hyper=Hyperparameters(*map(column, ("lr", "rho", "momentum", "weight_decay"))),
             bad_step=torch.full((len(tasks),), -1, device=device),
             step=torch.zeros((), dtype=torch.int64, device=device),
             random=random,
@@ -170,21 +170,21 @@ def _group(task: Task) -> dict[str, Any]:
     """The single parameter group of plain SAM around plain SGD."""
     optimizer = task.optimizer
     if type(optimizer) is not SAM or not optimizer.is_plain or optimizer.m is not None:
-        raise NotStackable("only plain SAM is stacked, no other rule of the family and no m")
+        raise NotVectorizable("only plain SAM is stacked, no other rule of the family and no m")
     if optimizer.l2:
-        raise NotStackable("l2= of SAM is not stacked")
+        raise NotVectorizable("l2= of SAM is not stacked")
     if optimizer.is_scheduled:
-        raise NotStackable("a schedule of rho is not stacked")
+        raise NotVectorizable("a schedule of rho is not stacked")
     if type(optimizer.base) is not torch.optim.SGD:
-        raise NotStackable(f"only SGD is stacked, not {type(optimizer.base).__name__}")
+        raise NotVectorizable(f"only SGD is stacked, not {type(optimizer.base).__name__}")
     if len(optimizer.param_groups) != 1:
-        raise NotStackable("the optimizer has several parameter groups")
+        raise NotVectorizable("the optimizer has several parameter groups")
     group: dict[str, Any] = optimizer.param_groups[0]
     trainable = [p for p in task.model.parameters() if p.requires_grad]
     if {id(p) for p in group["params"]} != {id(p) for p in trainable}:
-        raise NotStackable("the optimizer has other parameters than the network")
+        raise NotVectorizable("the optimizer has other parameters than the network")
     if group["dampening"] or group["maximize"]:
-        raise NotStackable("SGD with dampening or maximize is not stacked")
+        raise NotVectorizable("SGD with dampening or maximize is not stacked")
     return group
 
 
@@ -193,7 +193,7 @@ def _check_task(task: Task) -> None:
                             ("starts_from", "it starts from another run's weights"),
                             ("files", "it writes files of its own")):  # fmt: skip
         if getattr(task, attribute):
-            raise NotStackable(what)
+            raise NotVectorizable(what)
 
 
 def _check_model(model: nn.Module) -> None:
@@ -201,11 +201,11 @@ def _check_model(model: nn.Module) -> None:
         if not module.training:
             continue
         if getattr(module, "track_running_stats", False):
-            raise NotStackable(f"{name} is a batch norm in training mode, whose running statistics are not stacked")
+            raise NotVectorizable(f"{name} is a batch norm in training mode, whose running statistics are not stacked")
         if is_parametrized(module):
-            raise NotStackable(f"{name} is parametrized, which may change its buffers")
+            raise NotVectorizable(f"{name} is parametrized, which may change its buffers")
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-            raise NotStackable(f"{name} is dropout, whose masks would not be those of each run alone")
+            raise NotVectorizable(f"{name} is dropout, whose masks would not be those of each run alone")
 
 
 def _shape(task: Task) -> tuple[Any, ...]:

@@ -1,19 +1,20 @@
-"""The training loop: step, check, record, checkpoint; resume to the same bits."""
+"""Runs, one arm after the other: what a step, a check and a checkpoint of each are."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lowland.errors import SettingError
+from lowland.training.drive import LOOK_EVERY, Drive, step_in
 from lowland.training.experiment import Experiment
 from lowland.training.files import write_json
 from lowland.training.forecast import Forecast
-from lowland.training.outcome import Outcome, Record, seconds_in
-from lowland.training.pace import Pace
+from lowland.training.outcome import Outcome, Record, outcomes_of
 from lowland.training.parallel import Alone
 from lowland.training.progress import Bar, Watch, bar
 from lowland.training.randomness import deterministic, random_state, restore_random_state, seed_everything
@@ -21,8 +22,6 @@ from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings, repeats
 from lowland.training.task import Task
 from lowland.training.together import train_together
-
-_LOOK_EVERY = 50  # steps between two looks at whether the loss is finite: each waits for device and processes
 
 
 def train(
@@ -67,29 +66,32 @@ def train(
         forecast = Forecast(arms, shown.say if isinstance(shown, Bar) and visible else _silent)
         for name, settings in arms.items():
             if not states.get(name, {}).get("finished"):
-                run = _ArmRun(experiment, arms, name, device, directory, states, shown, offset, processes, forecast)
-                run.run(until)
+                run = Run(experiment, arms, name, device, directory, states, offset, processes)
+                forecast.begin(name, run.step)
+                Drive(run, directory, shown, processes, forecast).run(until)
             forecast.end(name)
             offset += settings.steps
             shown.finish(offset)
-    records = processes.first(directory.records)
-    return {
-        name: Outcome(
-            settings,
-            records.get(name, []),
-            states[name]["diverged_at"],
-            seconds_in(states[name]),
-        )
-        for name, settings in arms.items()
-    }
+    return outcomes_of(arms, states, processes.first(directory.records))
 
 
 def _silent(text: str) -> None:
     """Where nobody watches."""
 
 
-class _ArmRun:
-    """One arm under way."""
+class Run:
+    """One arm as a `lowland.training.drive.Program`.
+
+    Args:
+        experiment: whose arm it is.
+        arms: all of the run directory, by name.
+        name: of this one.
+        device: to train on.
+        directory: entered, by the first process.
+        states: of all arms in the checkpoint, by name; this arm's is kept up to date there.
+        offset: steps of the arms before it, for the bar.
+        processes: that train together.
+    """
 
     def __init__(
         self,
@@ -99,64 +101,64 @@ class _ArmRun:
         device: torch.device,
         directory: RunDirectory,
         states: dict[str, Any],
-        shown: Watch,
         offset: int,
         processes: Alone,
-        forecast: Forecast,
     ):
-        settings = arms[name]
-        self.name, self.settings, self.device = name, settings, device
-        self.directory, self.states, self.bar, self.offset = directory, states, shown, offset
-        self.processes, self.forecast = processes, forecast
-        seed_everything(settings.seed)
-        self.task: Task = processes.together(lambda: _task(experiment, name, settings, device, processes.count))
+        self.name, self.settings, self.states = name, arms[name], states
+        self.offset, self.processes = offset, processes
+        seed_everything(self.settings.seed)
+        self.task: Task = processes.together(lambda: _task(experiment, name, self.settings, device, processes.count))
         self.seconds = {"train_seconds": 0.0, "check_seconds": 0.0}
-        self.pace = Pace()
-        self.rates = [group["lr"] for group in self.task.optimizer.param_groups]
-        # The first step whose loss was not finite, kept on the device so that nothing waits for it.
-        self.bad_step = torch.tensor(-1, device=device)
+        self._rates = [group["lr"] for group in self.task.optimizer.param_groups]
+        self._divergence = _Divergence(device, processes)
         self.step = 0
         if name in states:
             with directory.taking_up():
                 self._restore(states[name])
         elif self.task.starts_from is not None:
-            start = _start(self.task.starts_from, settings, arms)
+            start = _start(self.task.starts_from, self.settings, arms)
             if not processes.first(lambda: _take_up(self.task.model, states, start)):
-                self.bad_step.fill_(0)  # what it starts from has diverged: so has it
+                self._divergence.note(0)  # what it starts from has diverged: so has it
         if self.step == 0:
-            processes.first(self._write_files)
+            processes.first(lambda: _write_files(self.task, directory))
         self.model = processes.wrap(self.task, self.step)
         if self.task.compiled:
             self.model = torch.compile(self.model)  # type: ignore[assignment]
+        self._drawn: tuple[int, Any] = (-1, None)
         if name in states:
             with directory.taking_up():
                 restore_random_state(processes.own(states[name]["random"]))
         else:
-            processes.part_ways(settings.seed)
+            processes.part_ways(self.settings.seed)
 
-    def run(self, until: int | None = None) -> None:
-        steps, every = self.settings.steps, self.settings.check_every
-        self.forecast.begin(self.name, self.step)
+    @property
+    def arms(self) -> Mapping[str, Settings]:
+        """See `Program`."""
+        return {self.name: self.settings}
+
+    @property
+    def show(self) -> Mapping[str, str]:
+        """See `Program`."""
+        return self.task.show
+
+    @property
+    def done(self) -> int:
+        """See `Program`."""
+        return self.offset + self.step
+
+    def train(self, most: int = 1) -> None:
+        """See `Program`: one step."""
         try:
-            while True:
-                if until is not None and until <= self.step < steps:
-                    self._save()
-                    return
-                batch = self.task.batch(self.step)
-                if self.step % every == 0 or self.step == steps:
-                    self._check(batch)
-                if self.step == steps:
-                    break
-                self._train(batch)
-                self.forecast.step(self.bad_step.item)
-                if self.step % _LOOK_EVERY == 0 and self._has_diverged():
-                    break
-                self._save_now_and_then()
-                self.bar.update(self.offset + self.step, self.name)
-        except FloatingPointError:  # a check found it first
-            if self.bad_step.item() < 0:
-                self.bad_step.fill_(self.step)
-        self._save(finished=True)
+            self._train(self._batch())
+        except FloatingPointError:
+            self._divergence.note(self.step)
+
+    def _batch(self) -> tuple[Any, Any]:
+        """The batch of this step, of which a check and the step itself make use."""
+        if self._drawn[0] != self.step:
+            self._drawn = self.step, self.task.batch(self.step)
+        batch: tuple[Any, Any] = self._drawn[1]
+        return batch
 
     def _train(self, batch: tuple[Any, Any]) -> None:
         started = time.monotonic()
@@ -165,59 +167,45 @@ class _ArmRun:
         loss_fn = task.losses_fn if per_example else task.loss_fn
         assert loss_fn is not None
 
-        def closure() -> torch.Tensor:
-            with torch.autocast(self.device.type, task.autocast, enabled=task.autocast is not None):
+        def closure() -> Tensor:
+            with torch.autocast(self._divergence.device.type, task.autocast, enabled=task.autocast is not None):
                 loss = loss_fn(self.model(x), y)
             if per_example:
                 return loss
             loss.backward(None if weight is None else torch.full_like(loss, weight))
             return loss
 
-        if self.task.schedule is not None:
-            factor = self.task.schedule(self.step)
-            for group, rate in zip(self.task.optimizer.param_groups, self.rates, strict=True):
+        if task.schedule is not None:
+            factor = task.schedule(self.step)
+            for group, rate in zip(task.optimizer.param_groups, self._rates, strict=True):
                 group["lr"] = rate * factor
-        loss = self.task.optimizer.step(closure).detach()
-        if self.task.average is not None:
-            self.task.average.update_parameters(self.task.model)
-        bad = (self.bad_step < 0) & ~torch.isfinite(loss)
-        self.bad_step = torch.where(bad, self.step, self.bad_step)
+        loss = task.optimizer.step(closure).detach()
+        if task.average is not None:
+            task.average.update_parameters(task.model)
+        self._divergence.watch(loss, self.step)
         self.step += 1
         self.seconds["train_seconds"] += time.monotonic() - started
 
-    def _check(self, batch: tuple[Any, Any]) -> None:
-        if self._has_diverged():
-            raise FloatingPointError
-        started = time.monotonic()
-        record = self.processes.first(lambda: self._measure(batch))
-        took = time.monotonic() - started
-        self.seconds["check_seconds"] += took
-        self.forecast.check(took)
-        self.bar.update(self.offset + self.step, self.name, record, self.task.show)
+    def check(self, record: Callable[[str, Record], None]) -> None:
+        """See `Program`: by the first process, on the whole batch."""
+        try:
+            batch = self._batch()
+            self.processes.first(lambda: record(self.name, self.task.check(self.step, batch)))
+        except FloatingPointError:
+            self._divergence.note(self.step)
 
-    def _measure(self, batch: tuple[Any, Any]) -> Record:
-        record = {"arm": self.name, "step": self.step, **self.task.check(self.step, batch)}
-        self.directory.append(record)
-        return record
+    def over(self) -> bool:
+        """See `Program`; it looks now and then, and before each check."""
+        at_check = self.step % self.settings.check_every == 0 or self.step == self.settings.steps
+        return self._divergence.known or ((at_check or self.step % LOOK_EVERY == 0) and self._divergence.found())
 
-    def _has_diverged(self) -> bool:
-        """Whether the loss of any process was not finite: then that of the whole batch wasn't."""
-        step = self.processes.earliest(int(self.bad_step.item()))
-        if step >= 0:
-            self.bad_step.fill_(step)
-        return step >= 0
+    def wait(self) -> object:
+        """See `Program`."""
+        return self._divergence.step.item()
 
-    def _save_now_and_then(self) -> None:
-        checked = (self.step - 1) % self.settings.check_every == 0
-        if self.processes.count > 1 and not checked and self.step % _LOOK_EVERY:
-            return  # to agree takes its time
-        if self.processes.agree(self.pace.due()) and not self._has_diverged():
-            self._save()
-
-    def _save(self, finished: bool = False) -> None:
-        """Checkpoint. A diverged arm keeps the weights of its last good one."""
-        started = time.monotonic()
-        diverged = self._has_diverged()
+    def state(self, finished: bool) -> dict[str, Any]:
+        """See `Program`. A diverged arm ends here, and keeps the weights of its last good checkpoint."""
+        diverged = self._divergence.found()
         random = self.processes.gather(random_state())
         if diverged or not self.processes.leads:
             state = self.states.get(self.name, {"step": 0})
@@ -233,20 +221,17 @@ class _ArmRun:
                 live["check"] = self.task.check.state_dict()
                 live["random"] = random
             # Copies: training goes on in the tensors themselves.
-            state = pytree.tree_map_only(torch.Tensor, lambda t: t.detach().to("cpu", copy=True), live)
+            state = pytree.tree_map_only(Tensor, lambda t: t.detach().to("cpu", copy=True), live)
         self.states[self.name] = {
             **state,
             **self.seconds,
-            "finished": finished,
-            "diverged_at": self.bad_step.item() if diverged else None,
+            "finished": finished or diverged,
+            "diverged_at": self._divergence.step.item() if diverged else None,
         }
-        self.processes.first(lambda: self.directory.save({"arms": self.states}))
-        self.pace.saved(time.monotonic() - started)
+        return {"arms": self.states}
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
-        if type(self.step) is not int or not 0 <= self.step <= self.settings.steps:
-            raise ValueError(f"step {self.step} of {self.settings.steps}")
+        self.step = step_in(state, self.settings.steps)
         self.task.model.load_state_dict(state["model"])
         self.task.optimizer.load_state_dict(state["optimizer"])
         self.task.check.load_state_dict(state["check"])
@@ -254,9 +239,43 @@ class _ArmRun:
             self.task.average.load_state_dict(state["average"])
         self.seconds = {name: float(state[name]) for name in self.seconds}
 
-    def _write_files(self) -> None:
-        for file, content in self.task.files.items():
-            write_json(self.directory.path / file, content)
+
+class _Divergence:
+    """The first step whose loss was not finite, or −1: on the device, so that nothing waits for it until it is asked.
+
+    Attributes:
+        device: where the run is trained.
+        step: on the device.
+        known: whether it was found that there is one.
+    """
+
+    def __init__(self, device: torch.device, processes: Alone):
+        self.device, self._processes = device, processes
+        self.step, self.known = torch.tensor(-1, device=device), False
+
+    def watch(self, loss: Tensor, step: int) -> None:
+        """Note ``step`` if its loss is not finite."""
+        bad = (self.step < 0) & ~torch.isfinite(loss)
+        self.step = torch.where(bad, step, self.step)
+
+    def note(self, step: int) -> None:
+        """It has diverged, at ``step`` if no earlier one is known."""
+        if self.step.item() < 0:
+            self.step.fill_(step)
+        self.known = True
+
+    def found(self) -> bool:
+        """Whether the loss of any process was not finite: then that of the whole batch wasn't."""
+        step = self._processes.earliest(int(self.step.item()))
+        if step >= 0:
+            self.step.fill_(step)
+            self.known = True
+        return step >= 0
+
+
+def _write_files(task: Task, directory: RunDirectory) -> None:
+    for file, content in task.files.items():
+        write_json(directory.path / file, content)
 
 
 def _task(experiment: Experiment, name: str, settings: Settings, device: torch.device, processes: int) -> Task:
