@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowland.data import load
+from lowland.files import write_atomically
 from lowland.optim import SAM, presets, with_previous
 from lowland.training.environment import environment
-from lowland.training.files import write_atomically
 
 TRAIN, VALIDATION, BATCH, EPOCHS = 5_000, 5_000, 128, 30
 BUDGET = EPOCHS * (TRAIN // BATCH)  # gradients

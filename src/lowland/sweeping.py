@@ -9,11 +9,11 @@ from typing import Any
 
 from lowland import report
 from lowland.errors import SettingError, suggestion
+from lowland.files import write_atomically
 from lowland.training import Experiment, Outcome, RunDirectory, Settings, sweep
-from lowland.training.files import finite, write_atomically
+from lowland.training.files import NUMBER, Each, Maybe, fault, finite
 from lowland.training.settings import check, checked, values_of
-from lowland.training.shapes import NUMBER, Each, Maybe, fault
-from lowland.training.sweep import Engine, Grid
+from lowland.training.sweep import Grid, SweepEngine
 from lowland.training.sweep.summary import summarize_sweep
 from lowland.training.sweep.table import write_table
 
@@ -93,7 +93,7 @@ class Choice:
     """
 
     name: str
-    train: Engine
+    train: SweepEngine
     vectorized: bool = False
     threads: int | None = None
     why: str = ""

@@ -27,8 +27,9 @@ def evaluate(
 
     Example: lowland evaluate andriushchenko2022/cifar10 resnet18.pth --set norm=group --set examples=5000
     """
-    from lowland import evaluating, training
+    from lowland import training
     from lowland.papers import find
+    from lowland.training import evaluating
 
     changes = training.parse_assignments(set_ or [])
     experiment, chosen = find(name), training.choose_device(device)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lowland.errors import SettingError
-from lowland.training.files import write_atomically
+from lowland.files import write_atomically
 from lowland.training.sweep.cells import short
 
 # Okabe & Ito's palette: told apart by the colour-blind, and in print.

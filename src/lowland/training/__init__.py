@@ -3,10 +3,10 @@
 from lowland.training import registry
 from lowland.training.drawing import Bars, Curve, Figure, Level, Line, Panel, Plot, banded
 from lowland.training.environment import choose_device
-from lowland.training.experiment import SCALES, Claim, Experiment, Reference, Row, Selection, Verdict
+from lowland.training.experiment import SCALES, Claim, Experiment, Reference, Selection, TableRow, Verdict
+from lowland.training.files import read_json, read_records
 from lowland.training.outcome import Outcome, Record
 from lowland.training.parallel import Alone, world
-from lowland.training.reading import read_json, read_records
 from lowland.training.run import train
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings, derived, ours, paper, parse_assignments, repeats, setting
@@ -28,11 +28,11 @@ __all__ = [
     "Plot",
     "Record",
     "Reference",
-    "Row",
     "RunDirectory",
     "Selection",
     "Settings",
     "Snapshot",
+    "TableRow",
     "Task",
     "Together",
     "Verdict",

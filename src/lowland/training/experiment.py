@@ -83,7 +83,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row of an experiment's table: runs of one kind over several seeds.
 
     Attributes:
@@ -182,7 +182,7 @@ class Experiment:
     prepare: Callable[[Any, torch.device], Task] | None = None
     together: Callable[[Mapping[str, Any], torch.device], Together] | None = None
     digest: Callable[[Mapping[str, Outcome]], Mapping[str, Any]] | None = None
-    table: Callable[[Mapping[str, Outcome]], Sequence["Row"]] | None = None
+    table: Callable[[Mapping[str, Outcome]], Sequence["TableRow"]] | None = None
     selection: Selection | None = None
     outcomes: tuple[Curve, ...] = ()
     sweep_figures: tuple[Plot, ...] = ()

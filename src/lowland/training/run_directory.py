@@ -13,12 +13,23 @@ import torch
 
 from lowland.assigning import unassignable
 from lowland.errors import LowlandError, RunError, is_memory
+from lowland.files import naming, write_atomically
 from lowland.saved import tensors_in
-from lowland.training.files import finite, naming, write_atomically, write_json
+from lowland.training.files import (
+    NUMBER,
+    Each,
+    Maybe,
+    Within,
+    damaged,
+    fault,
+    finite,
+    parse_records,
+    read_bytes,
+    read_json,
+    write_json,
+)
 from lowland.training.lock import Lock
 from lowland.training.outcome import Record
-from lowland.training.reading import damaged, parse_records, read_bytes, read_json
-from lowland.training.shapes import NUMBER, Each, Maybe, Within, fault
 
 _FAR = 2**63 - 1
 _CHECKPOINT = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lowland.errors import RunError, SettingError
 from lowland.saved import tensors_in
-from lowland.training.reading import read_bytes
+from lowland.training.files import read_bytes
 
 
 def read_weights(path: str | Path, arm: str | None = None, key: str | None = None) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lowland.training.sweep.here import here
+from lowland.training.sweep.job import here
 
 from .shaky import Ear, job, metrics_of
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lowland.errors import SettingError
-from lowland.training.sweep.here import here
+from lowland.training.sweep.job import here
 from lowland.training.sweep.processes import Processes, Seat, seats_for, usable_cores, visible_gpus
 
 from .shaky import TROUBLED_STEP, Ear, job, metrics_of, steps_of
@@ -61,7 +61,7 @@ import signal
 import sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background ignores it
 from pathlib import Path
-from lowland.training.sweep.here import here
+from lowland.training.sweep.job import here
 from lowland.training.sweep.processes import Processes
 from tests.training.sweep.shaky import job
 folder = Path(sys.argv[1])

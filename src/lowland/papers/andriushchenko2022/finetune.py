@@ -35,7 +35,7 @@ from lowland.training import (
     repeats,
     setting,
 )  # fmt: skip
-from lowland.training.shapes import Each, Maybe, fault
+from lowland.training.files import Each, Maybe, fault
 from lowland.training.weights import load_weights, read_weights
 
 TUNED = {"erm-to-sam": "erm", "sam-to-erm": "sam", "erm-to-erm": "erm"}

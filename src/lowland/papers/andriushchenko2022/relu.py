@@ -17,7 +17,7 @@ from lowland.papers.andriushchenko2022 import PAPER
 from lowland.papers.andriushchenko2022.kinks import relu_function
 from lowland.papers.andriushchenko2022.relu_network import (
     Constants,
-    Program,
+    ReluProgram,
     State,
     initial_weights,
     loss_and_gradient,
@@ -56,7 +56,7 @@ class ReluRuns:
             stop_at=column(s.stop_at for s in self.settings),
         )
         self.device = device
-        self.program = Program(constants, compiled=any(s.compiled for s in self.settings))
+        self.program = ReluProgram(constants, compiled=any(s.compiled for s in self.settings))
         weights = torch.stack([initial_weights(s.seed) for s in self.settings]).to(device)
         self.state = State(weights, torch.full((len(weights),), -1, device=device))
         self.step = 0

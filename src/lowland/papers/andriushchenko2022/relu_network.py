@@ -100,7 +100,7 @@ def _compiled_block() -> Callable[..., tuple[Tensor, Tensor]]:
     return torch.compile(_block, fullgraph=True, dynamic=False, options={"cpp.threads": 1})
 
 
-class Program:
+class ReluProgram:
     """Trains runs, changing a `State`.
 
     Step s is always number s mod 4 of a block, whose other steps may be left out. So it makes no difference to any

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from lowland.papers.claims import Judge, Unfit, below_zero, between, judged, shown
 from lowland.papers.springer2024.methods import METHODS, SGD, method_of
-from lowland.training import Claim, Outcome, Record, Row, Verdict
+from lowland.training import Claim, Outcome, Record, TableRow, Verdict
 from lowland.training.statistics import Estimate, estimate
 from lowland.training.sweep.cells import Cell, cells_of
 from lowland.training.sweep.differences import differences, trend_over_all
@@ -75,12 +75,12 @@ def values(outcomes: Mapping[str, Outcome], runs: Mapping[int, str], column: str
     return {seed: float(value) for seed, value in found.items() if value is not None and math.isfinite(value)}
 
 
-def table(outcomes: Mapping[str, Outcome], measures: Mapping[str, str] = MEASURES) -> Sequence[Row]:
+def table(outcomes: Mapping[str, Outcome], measures: Mapping[str, str] = MEASURES) -> Sequence[TableRow]:
     """A row for each method, of the runs that are `selected`; none over a grid of other settings than those."""
     if not outcomes or varied(outcomes):
         return []
     return [
-        Row(name, runs, {title: values(outcomes, runs, column) for column, title in measures.items()})
+        TableRow(name, runs, {title: values(outcomes, runs, column) for column, title in measures.items()})
         for name, runs in selected(outcomes).items()
     ]
 

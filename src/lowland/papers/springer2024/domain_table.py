@@ -6,7 +6,7 @@ from typing import Any
 
 from lowland.papers.claims import Unfit, below_zero, between, judged
 from lowland.papers.springer2024.domain_settings import domain_names
-from lowland.training import Outcome, Row, Verdict
+from lowland.training import Outcome, TableRow, Verdict
 
 METHODS = ("erm", "sam")
 MEAN = "mean"
@@ -20,7 +20,7 @@ _CHOSEN_BY = {
 _MEASURED = {"probe": "probe_accuracy", "transfer": "selected_test_error"}
 
 
-def table(outcomes: Mapping[str, Outcome]) -> list[Row]:
+def table(outcomes: Mapping[str, Outcome]) -> list[TableRow]:
     """A row for each method: the measure by held-out domain, and its mean over the domains of seeds that have them all.
 
     The measure is the accuracy of the probe, or the test error of the network (``measure=transfer``).
@@ -42,7 +42,7 @@ def table(outcomes: Mapping[str, Outcome]) -> list[Row]:
                 runs[seed] = f"{runs[seed]}, {label}" if seed in runs else label
         shared = [seed for seed in runs if all(seed in errors for errors in measures.values())]
         mean = {seed: fmean(errors[seed] for errors in measures.values()) for seed in shared}
-        rows.append(Row(method, runs, {**measures, MEAN: mean}))
+        rows.append(TableRow(method, runs, {**measures, MEAN: mean}))
     return rows
 
 

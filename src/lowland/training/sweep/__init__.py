@@ -2,14 +2,27 @@
 
 from lowland.training.sweep.cluster import Ray
 from lowland.training.sweep.grid import Grid, make_grid, read_grid
-from lowland.training.sweep.here import here
-from lowland.training.sweep.job import Engine, Job, News
+from lowland.training.sweep.job import Job, News, SweepEngine, here
 from lowland.training.sweep.parts import verify_parts
 from lowland.training.sweep.plan import can_vectorize, fills_programs
 from lowland.training.sweep.processes import Processes, no_processes, usable_cores
 from lowland.training.sweep.sweep import common_rungs, sweep
 
 __all__ = [
-    "Engine", "Grid", "Job", "News", "Processes", "Ray", "can_vectorize", "common_rungs", "fills_programs", "here",
-    "make_grid", "no_processes", "read_grid", "sweep", "usable_cores", "verify_parts",
+    "Grid",
+    "Job",
+    "News",
+    "Processes",
+    "Ray",
+    "SweepEngine",
+    "can_vectorize",
+    "common_rungs",
+    "fills_programs",
+    "here",
+    "make_grid",
+    "no_processes",
+    "read_grid",
+    "sweep",
+    "usable_cores",
+    "verify_parts",
 ]  # fmt: skip

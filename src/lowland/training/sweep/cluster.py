@@ -49,7 +49,7 @@ class Ray:
             raise SettingError(f"--engine ray needs Ray; {install('ray')}") from None
 
     def __call__(self, jobs: Sequence[Job], hear: Callable[[Job, News], None]) -> None:
-        """Train all ``jobs``; see `Engine`.
+        """Train all ``jobs``; see `SweepEngine`.
 
         Raises:
             RunError: if no cluster answers at the address, or SIGTERM has come.

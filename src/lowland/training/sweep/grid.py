@@ -10,7 +10,7 @@ from typing import Any
 
 from lowland.errors import SettingError
 from lowland.training.experiment import Experiment
-from lowland.training.reading import read_bytes
+from lowland.training.files import read_bytes
 from lowland.training.settings import Settings, check, values_of
 
 _MOST = 100_000

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from lowland.errors import LowlandError
 from lowland.training.environment import choose_device
 from lowland.training.experiment import Experiment
 from lowland.training.outcome import Record
@@ -62,7 +63,7 @@ class News:
     error: str = ""
 
 
-class Engine(Protocol):
+class SweepEngine(Protocol):
     """Where jobs are trained."""
 
     def __call__(self, jobs: Sequence[Job], hear: Callable[[Job, News], None]) -> None:
@@ -123,3 +124,21 @@ class _Teller:
         self.told = time.monotonic()
         self.tell(News(self.steps, self.records))
         self.records = {}
+
+
+def here(jobs: Sequence[Job], hear: Callable[[Job, News], None]) -> None:
+    """Train ``jobs`` one after the other, in this process."""
+    for job in jobs:
+        last = News()
+
+        def tell(news: News, job: Job = job) -> None:
+            nonlocal last
+            last = news
+            hear(job, news)
+
+        try:
+            train_job(job, tell)
+        except LowlandError as error:
+            hear(job, replace(last, ended=True, error=str(error)))
+        else:
+            hear(job, replace(last, ended=True))

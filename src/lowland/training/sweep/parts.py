@@ -9,11 +9,20 @@ from typing import Any
 
 from lowland.errors import RunError, SettingError
 from lowland.training.experiment import Experiment
-from lowland.training.files import write_json
+from lowland.training.files import (
+    NUMBER,
+    Each,
+    Maybe,
+    Within,
+    damaged,
+    fault,
+    fingerprint,
+    read_json,
+    read_records,
+    write_json,
+)
 from lowland.training.outcome import Outcome, Record, seconds_in
-from lowland.training.reading import damaged, fingerprint, read_json, read_records
 from lowland.training.settings import Settings, checked, values_of
-from lowland.training.shapes import NUMBER, Each, Maybe, Within, fault
 
 _ENDED = "ended.json"
 _CONFIG = {"arms": Each(Each(object)), "stacked": Maybe(bool), "alike": Maybe(Within(1, 2**31))}
@@ -21,7 +30,7 @@ _ENDS = Each({"diverged_at": Maybe(Within(0, 2**63 - 1)), "records_sha256": Mayb
 
 
 @dataclass(frozen=True)
-class Part:
+class SweepPart:
     """One of them.
 
     Attributes:
@@ -94,7 +103,7 @@ def _again(path: Path) -> str:
     return f"remove {path}, and its runs are trained again"
 
 
-def find_parts(directory: Path, experiment: Experiment) -> list[Part]:
+def find_parts(directory: Path, experiment: Experiment) -> list[SweepPart]:
     """The parts under a sweep's directory, in order of their names.
 
     Raises:
@@ -118,7 +127,7 @@ def find_parts(directory: Path, experiment: Experiment) -> list[Part]:
             seconds = fault(seconds_in(how), Each(NUMBER), label)
             if seconds or label not in arms:
                 raise damaged(path / _ENDED, seconds or f"it names {label}, which is no run of this part", again)
-        parts.append(Part(path, arms, bool(config.get("stacked")), config.get("alike") or 1, ended))
+        parts.append(SweepPart(path, arms, bool(config.get("stacked")), config.get("alike") or 1, ended))
     return parts
 
 

@@ -7,14 +7,14 @@ from lowland.training.environment import choose_device
 from lowland.training.experiment import Experiment
 from lowland.training.settings import Settings
 from lowland.training.sweep.job import Job
-from lowland.training.sweep.parts import Part, new_path
+from lowland.training.sweep.parts import SweepPart, new_path
 
 
 def plan(
     experiment: Experiment,
     scale: str,
     points: Mapping[str, Settings],
-    parts: Sequence[Part],
+    parts: Sequence[SweepPart],
     directory: Path,
     device: str,
     vectorized: bool,

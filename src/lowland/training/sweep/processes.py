@@ -49,7 +49,7 @@ class Processes:
         self.workers = workers
 
     def __call__(self, jobs: Sequence[Job], hear: Callable[[Job, News], None]) -> None:
-        """Train all ``jobs``; see `Engine`."""
+        """Train all ``jobs``; see `SweepEngine`."""
         gpus = visible_gpus(os.environ) if any(job.device == "cuda" for job in jobs) else []
         seats = seats_for(usable_cores(), gpus, self.workers, len(jobs))
         waiting = deque(_Task(job) for job in jobs)

@@ -10,7 +10,7 @@ from lowland.training.outcome import Outcome
 from lowland.training.settings import Settings
 from lowland.training.sweep.grid import Grid
 from lowland.training.sweep.halving import losers, rungs
-from lowland.training.sweep.job import Engine, Job, News
+from lowland.training.sweep.job import Job, News, SweepEngine
 from lowland.training.sweep.parts import find_parts
 from lowland.training.sweep.plan import plan
 from lowland.training.sweep.progress import sweep_bar
@@ -22,7 +22,7 @@ def sweep(
     grid: Grid,
     directory: Path,
     device: str,
-    engine: Engine,
+    engine: SweepEngine,
     *,
     vectorized: bool,
     threads: int | None = None,

@@ -7,7 +7,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from lowland.training.files import write_atomically, write_json
+from lowland.files import write_atomically
+from lowland.training.files import write_json
 from lowland.training.outcome import Outcome
 from lowland.training.settings import values_of
 

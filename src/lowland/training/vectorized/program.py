@@ -12,13 +12,13 @@ from torch.utils import _pytree as pytree
 
 from lowland.training.drive import Drive, step_in
 from lowland.training.experiment import Experiment
+from lowland.training.files import Maybe, fault
 from lowland.training.outcome import Outcome, Record, outcomes_of
 from lowland.training.parallel import Alone
 from lowland.training.progress import Watch, bar
 from lowland.training.randomness import deterministic, random_state, restore_random_state
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings
-from lowland.training.shapes import Maybe, fault
 from lowland.training.task import Check, Snapshot
 from lowland.training.vectorized.batches import VectorizedBatches
 from lowland.training.vectorized.cost import Cost

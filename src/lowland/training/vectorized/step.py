@@ -1,5 +1,6 @@
 """A step of runs side by side: forward, both gradients and the update of every run, in one call."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from types import FunctionType, MethodType
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 
 from lowland.optim.functional import sam_gradient
 from lowland.training.vectorized.runs import Hyperparameters, NotVectorizable, Runs
-from lowland.training.vectorized.small import with_small_layers
 
+_LARGEST = 32_768  # multiplications in one run's product; beyond that a matrix product is faster
 _compiled: dict[Any, "VectorizedStep"] = {}  # those of this process, since each takes seconds to make
 
 
@@ -50,7 +51,7 @@ class VectorizedStep:
         device = runs.step.device
         key = (runs.program, len(runs), rows, device, *options.items())
         if key not in _compiled:
-            model = with_small_layers(task.model, rows) if device.type == "cpu" else task.model
+            model = _with_small_layers(task.model, rows) if device.type == "cpu" else task.model
             _compiled[key] = cls(model, task.loss_fn, **options)
         return _compiled[key]
 
@@ -138,13 +139,28 @@ class VectorizedStep:
         return value, gradient
 
 
+class _SmallLinear(nn.Linear):
+    """The same map as a product and a sum, which a compiler fuses with what stands around it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = (input.unsqueeze(-2) * self.weight).sum(-1)
+        return output if self.bias is None else output + self.bias
+
+
+def _with_small_layers(model: nn.Module, rows: int) -> nn.Module:
+    """A copy of ``model`` that computes the same for batches of ``rows`` examples, faster when compiled for a CPU."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if type(module) is nn.Linear and rows * module.weight.numel() <= _LARGEST:
+            module.__class__ = _SmallLinear
+    return model
+
+
 def _with_own_code(method: Any) -> Any:
     """The same method in a code object of its own: by those torch keeps what it compiled, and limits how often."""
     function = method.__func__
-    copy = FunctionType(
-        function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
-    )
-    return MethodType(copy, method.__self__)
+    own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__)
+    return MethodType(own, method.__self__)
 
 
 def _wide(column: Tensor, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The evaluate command's work: weights from anywhere, measured as an experiment measures its own."""
+"""What `lowland evaluate` does: weights from anywhere, measured as an experiment measures its own."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,11 +8,10 @@ import torch
 
 from lowland.errors import RunError, SettingError, suggestion
 from lowland.training import Experiment, Settings, read_json
-from lowland.training.files import finite
+from lowland.training.files import Each, Maybe, finite
 from lowland.training.progress import waiting
 from lowland.training.randomness import deterministic, seed_everything
 from lowland.training.settings import checked, values_of
-from lowland.training.shapes import Each, Maybe
 from lowland.training.weights import load_weights, read_weights
 
 
