@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lowland import report
 from lowland.errors import SettingError, suggestion
 from lowland.files import write_atomically
@@ -138,7 +140,7 @@ def choose_engine(
     return Choice(name, sweep.here, vectorized=True)
 
 
-def configuration(experiment: Experiment, scale: str, base: Settings, device: Any) -> dict[str, Any]:
+def configuration(experiment: Experiment, scale: str, base: Settings, device: torch.device) -> dict[str, Any]:
     """What a sweep's ``config.json`` holds: not its grid, which may grow."""
     return {
         "experiment": experiment.name,
@@ -174,7 +176,7 @@ def finished_summary(
 
 
 def run_sweep(
-    experiment: Experiment, scale: str, grid: Grid, directory: RunDirectory, device: Any, engine: Choice,
+    experiment: Experiment, scale: str, grid: Grid, directory: RunDirectory, device: torch.device, engine: Choice,
     halving: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train what is missing and write everything that comes out; the summary.

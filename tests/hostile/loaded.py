@@ -11,7 +11,7 @@ import torch._dynamo
 import lowland.cli
 import lowland.commands
 import lowland.sweeping
-import lowland.training.evaluating
+import lowland.training.measuring
 import lowland.training.vectorized  # noqa: F401
 from lowland import papers, report, training
 from tests.hostile.victim import EXPERIMENT

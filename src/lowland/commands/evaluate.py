@@ -29,12 +29,12 @@ def evaluate(
     """
     from lowland import training
     from lowland.papers import find
-    from lowland.training import evaluating
+    from lowland.training import measuring
 
     changes = training.parse_assignments(set_ or [])
     experiment, chosen = find(name), training.choose_device(device)
-    settings, label = evaluating.settings_for(experiment, weights, arm, scale, changes)
-    record = evaluating.measure(experiment, settings, weights, label, key, chosen)
+    settings, label = measuring.settings_for(experiment, weights, arm, scale, changes)
+    record = measuring.measure(experiment, settings, weights, label, key, chosen)
     if json_:
         print_json(record)
         return

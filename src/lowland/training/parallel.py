@@ -22,7 +22,7 @@ from lowland.errors import ElsewhereError, RunError, SettingError
 from lowland.launched import launched
 from lowland.training.meeting import meet
 from lowland.training.randomness import random_state, restore_random_state, seed_everything
-from lowland.training.task import Task
+from lowland.training.task import Batch, Task
 
 _PATIENCE = timedelta(hours=24)  # the others wait while the first measures; a lost process is noticed at once
 _NEVER = 2**62
@@ -80,7 +80,7 @@ class Alone:
     def part_ways(self, seed: int) -> None:
         """From here on each process draws its own random numbers: dropout masks, say."""
 
-    def share(self, batch: tuple[Any, Any]) -> tuple[tuple[Any, Any], float | None]:
+    def share(self, batch: Batch) -> tuple[Batch, float | None]:
         """The own part of a batch, and what its mean loss counts; None for 1."""
         return batch, None
 
@@ -174,7 +174,7 @@ class World(Alone):
         self._warm_up(model, task, batch)
         return model
 
-    def _warm_up(self, model: nn.Module, task: Task, batch: tuple[Any, Any]) -> None:
+    def _warm_up(self, model: nn.Module, task: Task, batch: Batch) -> None:
         """A backward pass that leaves no trace but DDP's buckets in the order that they keep.
 
         The sum of more than two numbers depends on their order, and that on the place in a bucket: without this,
@@ -195,7 +195,7 @@ class World(Alone):
         if not self.leads:
             seed_everything(int(np.random.SeedSequence((seed, self.rank)).generate_state(1)[0]))
 
-    def share(self, batch: tuple[Any, Any]) -> tuple[tuple[Any, Any], float | None]:
+    def share(self, batch: Batch) -> tuple[Batch, float | None]:
         """See `Alone`: consecutive examples, a number that differs by one at most.
 
         Raises:

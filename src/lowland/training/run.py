@@ -20,7 +20,7 @@ from lowland.training.progress import Bar, Watch, bar
 from lowland.training.randomness import deterministic, random_state, restore_random_state, seed_everything
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings, repeats
-from lowland.training.task import Task
+from lowland.training.task import Batch, Task
 from lowland.training.together import train_together
 
 
@@ -124,7 +124,7 @@ class Run:
         self.model = processes.wrap(self.task, self.step)
         if self.task.compiled:
             self.model = torch.compile(self.model)  # type: ignore[assignment]
-        self._drawn: tuple[int, Any] = (-1, None)
+        self._drawn: tuple[int, Batch] = (-1, (None, None))
         if name in states:
             with directory.taking_up():
                 restore_random_state(processes.own(states[name]["random"]))
@@ -153,14 +153,13 @@ class Run:
         except FloatingPointError:
             self._divergence.note(self.step)
 
-    def _batch(self) -> tuple[Any, Any]:
+    def _batch(self) -> Batch:
         """The batch of this step, of which a check and the step itself make use."""
         if self._drawn[0] != self.step:
             self._drawn = self.step, self.task.batch(self.step)
-        batch: tuple[Any, Any] = self._drawn[1]
-        return batch
+        return self._drawn[1]
 
-    def _train(self, batch: tuple[Any, Any]) -> None:
+    def _train(self, batch: Batch) -> None:
         started = time.monotonic()
         (x, y), weight = self.processes.share(batch)
         task, per_example = self.task, getattr(self.task.optimizer, "per_example", False)

@@ -64,7 +64,7 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     return Estimate(mean(floats), error, len(floats))
 
 
-def paired_difference(first: Mapping[Any, float], second: Mapping[Any, float]) -> Estimate | None:
+def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:
     """The mean of ``first`` − ``second`` over the seeds that both have; None if they share none.
 
     Two runs of one seed have initial weights and batches in common, which their difference is free of.

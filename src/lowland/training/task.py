@@ -10,6 +10,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from lowland.training.outcome import Record
 
+# Inputs and targets: tensors, or dictionaries, tuples and lists of tensors.
+Batch = tuple[Any, Any]
+
 
 class Optimizer(Protocol):
     """What the loop asks of an optimizer; `lowland.SAM` has it.
@@ -38,7 +41,7 @@ class Check(Protocol):
     Without it, they are measured one by one.
     """
 
-    def __call__(self, step: int, batch: tuple[Any, Any]) -> Record:
+    def __call__(self, step: int, batch: Batch) -> Record:
         """A record: plain numbers by name. FloatingPointError says that the run has diverged."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -76,7 +79,7 @@ class Task:
     model: nn.Module
     loss_fn: Callable[[Any, Any], Tensor]
     optimizer: Optimizer
-    batch: Callable[[int], tuple[Any, Any]]
+    batch: Callable[[int], Batch]
     check: Check
     show: Mapping[str, str] = field(default_factory=dict)
     schedule: Callable[[int], float] | None = None

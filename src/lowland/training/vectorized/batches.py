@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lowland.data.batches import Shuffled, WholeBatch
-from lowland.training.task import Task
+from lowland.training.task import Batch, Task
 
 
 class VectorizedBatches:
@@ -44,9 +44,9 @@ class VectorizedBatches:
         x, y = pytree.tree_map(lambda *parts: torch.stack(parts), *drawn)
         return x, y, None, False
 
-    def of(self, run: int, step: int) -> tuple[Any, Any]:
+    def of(self, run: int, step: int) -> Batch:
         """The batch of one run."""
-        batch: tuple[Any, Any] = self.draws[run](step)
+        batch: Batch = self.draws[run](step)
         return batch
 
     def together(self, step: int) -> tuple[Any, Any, bool]:

@@ -1,4 +1,4 @@
-"""What `lowland evaluate` does: weights from anywhere, measured as an experiment measures its own."""
+"""Weights from anywhere, measured as an experiment measures its own."""
 
 from collections.abc import Mapping
 from pathlib import Path
