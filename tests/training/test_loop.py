@@ -17,10 +17,10 @@ from .toy import EXPERIMENT
 CPU = torch.device("cpu")
 
 
-def run(path, changes=None, scale="paper"):
+def run(path, changes=None, scale="paper", **options):
     arms = EXPERIMENT.configure(scale, changes or {})
     with RunDirectory(path, configuration(EXPERIMENT, scale, arms, CPU)) as directory:
-        return training.train(EXPERIMENT, arms, directory, CPU, show_progress=False), directory
+        return training.train(EXPERIMENT, arms, directory, CPU, show_progress=False, **options), directory
 
 
 def test_records_every_check_of_every_arm(tmp_path):
@@ -92,10 +92,9 @@ def test_a_diverged_arm_is_a_result_and_the_others_go_on(tmp_path):
     assert again["sam"].diverged_at == trained["sam"].diverged_at
 
 
-def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(drive, "_SECONDS", 0.0)
-    monkeypatch.setattr(drive, "_SHARE", 1e9)
-    monkeypatch.setattr(training.run, "LOOK_EVERY", 1)
+@pytest.fixture
+def poisoned(monkeypatch):
+    """The batch of step 10 is not finite."""
     real = Run._train
 
     def poisoned(self, batch):
@@ -105,6 +104,19 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
         real(self, batch)
 
     monkeypatch.setattr(Run, "_train", poisoned)
+
+
+def test_divergence_just_before_a_pause_is_the_end(tmp_path, poisoned):
+    run(tmp_path, until=11)
+    trained, _ = run(tmp_path)
+    assert trained["sam"].diverged_at == 10
+    assert trained["sam"].column("step") == [0, 7]
+
+
+def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, poisoned):
+    monkeypatch.setattr(drive, "_SECONDS", 0.0)
+    monkeypatch.setattr(drive, "_SHARE", 1e9)
+    monkeypatch.setattr(training.run, "LOOK_EVERY", 1)
     trained, _ = run(tmp_path)
     assert trained["sam"].diverged_at == 10
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["arms"]["sam"]

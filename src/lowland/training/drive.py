@@ -82,14 +82,9 @@ class Pace:
 
 
 class Drive:
-    """Trains a `Program`, from where it stands.
+    """Trains a `Program` from where it stands: at its first step, or as it was taken up from the checkpoint.
 
-    Args:
-        program: at its first step, or as it was taken up from the checkpoint.
-        directory: entered, by the first process; its records and its checkpoint grow.
-        watch: is told how far training is.
-        processes: that train together, of which this is one.
-        forecast: is told what steps and checks take.
+    ``directory`` is entered, by the first of the ``processes``; its records and its checkpoint grow.
     """
 
     def __init__(

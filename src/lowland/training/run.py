@@ -80,17 +80,9 @@ def _silent(text: str) -> None:
 
 
 class Run:
-    """One arm as a `lowland.training.drive.Program`.
+    """One of the ``arms`` as a `lowland.training.drive.Program`, after ``offset`` steps of the arms before it.
 
-    Args:
-        experiment: whose arm it is.
-        arms: all of the run directory, by name.
-        name: of this one.
-        device: to train on.
-        directory: entered, by the first process.
-        states: of all arms in the checkpoint, by name; this arm's is kept up to date there.
-        offset: steps of the arms before it, for the bar.
-        processes: that train together.
+    ``states`` are those of all arms in the checkpoint; this arm's is kept up to date there.
     """
 
     def __init__(
@@ -209,10 +201,7 @@ class Run:
         if diverged or not self.processes.leads:
             state = self.states.get(self.name, {"step": 0})
         else:
-            live = {
-                "step": self.step,
-                "model": self.task.model.state_dict(),
-            }
+            live = {"step": self.step, "model": self.task.model.state_dict()}
             if self.task.average is not None:
                 live["average"] = self.task.average.state_dict()
             if not finished:  # the rest is for going on

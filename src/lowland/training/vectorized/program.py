@@ -42,16 +42,9 @@ def train_vectorized(
 ) -> dict[str, Outcome]:
     """Train all ``arms`` as one program; each ends as it would alone, to rounding.
 
-    Args:
-        experiment: which.
-        arms: name → settings, equal in all but what `Experiment.grid` allows.
-        directory: entered; its records and its checkpoint grow.
-        device: to train on.
-        show_progress: whether there is a bar, on a terminal.
-        watch: is told how far training is, in place of the bar.
-        until: pause before this step, with everything saved.
-        without: arms that are not trained any further; they stay as they are.
-        alike: how many such programs are trained in this process, for whether compiling pays.
+    The arguments are those of `lowland.training.run.train`, the arms equal in all but what `Experiment.grid` allows.
+    Those in ``without`` are not trained any further, and stay as they are. ``alike`` is how many such programs are
+    trained in this process, for whether compiling pays.
 
     Raises:
         NotVectorizable: if they can't be one program.
@@ -110,16 +103,9 @@ def _taken(entry: dict[str, Any], chosen: list[int]) -> dict[str, Any]:
 
 
 class SideBySide:
-    """Runs of one network as a `lowland.training.drive.Program`.
+    """Those of the ``arms`` that the checkpoint ``saved`` has at an ``index``, as a `lowland.training.drive.Program`.
 
-    Args:
-        experiment: whose runs they are.
-        arms: all of the run directory, by name.
-        directory: entered.
-        device: to train on.
-        saved: the checkpoint, which is kept up to date.
-        index: of this program among those of the checkpoint.
-        alike: how many such programs there are, for whether compiling pays.
+    The checkpoint is kept up to date.
     """
 
     def __init__(
