@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lowland.optim import SAM
-from lowland.training import Curve, Experiment, Figure, Selection, Task, ours, pace, setting
+from lowland.training import Curve, Experiment, Figure, Selection, Task, drive, ours, setting
 from tests.training import toy
 
 
@@ -23,8 +23,8 @@ def pause(seconds):
 
 
 def prepare(settings, device):
-    pace._SECONDS = 0.0
-    pace._SHARE = 1e9
+    drive._SECONDS = 0.0
+    drive._SHARE = 1e9
     model = nn.Sequential(
         nn.Linear(settings.size, 8), nn.Dropout(0.3 if settings.noisy else 0), nn.Linear(8, 1, bias=False)
     )
