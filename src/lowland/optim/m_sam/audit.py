@@ -1,4 +1,4 @@
-"""One group by brute force, through the same closure: what no rule can know about itself."""
+"""Compares groups with their definition, through the same closure: what no rule can know about itself."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -63,7 +63,7 @@ class Audits:
 
 @dataclass
 class Audit:
-    """Compares what the two passes make of one group with its definition.
+    """Compares what the two passes make of a group with what autograd makes of it, evaluated at its own w and w + e.
 
     Attributes:
         host: the optimizer.
@@ -85,7 +85,7 @@ class Audit:
 
     @property
     def params(self) -> list[Tensor]:
-        """Those that are trained."""
+        """The parameters that are trained."""
         return self.who.trainable
 
     def run(self, groups: Groups, found: dict[Tensor, Perturbation], second: Handler) -> bool:
@@ -175,7 +175,7 @@ class Audit:
         return 1e-6 if all(p.dtype == torch.float64 for p in self.params) else 1e-2
 
     def _gradients(self, j: int, groups: Groups, penalize: bool = True, watched: bool = False) -> list[Tensor | None]:
-        """Of one group's mean loss."""
+        """The gradient of one group's mean loss, for each parameter; ``watched`` if this is a pass."""
         self.evaluations += 1
         start = groups.start + j * groups.m
         chosen = slice(start, min(start + groups.m, groups.chosen.stop))

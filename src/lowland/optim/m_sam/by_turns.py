@@ -80,13 +80,13 @@ class _Times(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        """See `torch.autograd.Function`."""
+        """Returns ``x``."""
         ctx.factor = factor
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
-        """See `torch.autograd.Function`."""
+        """Returns the gradient times the factor."""
         return d if ctx.factor == 1 else d * ctx.factor, None
 
 

@@ -46,7 +46,7 @@ class _Call:
     batched: list[bool]
 
     def on(self, leaves: Any) -> Any:
-        """The result on other arguments."""
+        """Calls the function on other leaves in place of its own."""
         args, kwargs = pytree.tree_unflatten(leaves, self.spec)
         return self.func(*args, **kwargs)
 

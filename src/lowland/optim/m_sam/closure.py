@@ -124,21 +124,21 @@ class Closure:
             self.stopped = NotCovered(raising(error, line(), self.seen.where))
             return out
 
-    # What is noticed without an operation: see `unseen.Listener`.
+    # What is noticed without an operation, for `unseen`.
 
     def cannot(self, why: str) -> None:
-        """See `unseen.Listener`."""
+        """Take note that the two passes can't be taken; ``why`` has a place for the line."""
         stop = NotCovered(why.format(line()))
         if not self.in_closure:
             raise stop
         self.stopped = self.stopped or self.dependence.labels.stopped or stop
 
     def imported(self, value: Tensor) -> None:
-        """See `unseen.Listener`."""
+        """Look whether ``value``, which came without an operation, lies in memory that depends on parameters."""
         self.dependence.labels.look_for_aliases(value)
 
     def leaves(self, value: Any, why: str) -> None:
-        """See `unseen.Listener`."""
+        """Take note that ``value`` leaves torch, which is refused if it depends on parameters."""
         self.dependence.refuse(value, why)
 
     # Where the examples are.
@@ -270,11 +270,11 @@ class ClosureAgain(Closure):
         return nullcontext()
 
     def places(self, values: Any) -> list[Place | None]:
-        """The first pass looked."""
+        """Nothing: the first pass has looked."""
         return []
 
     def check_losses(self, losses: Any) -> None:
-        """The first pass did."""
+        """Nothing: the first pass has looked."""
 
 
 def _forms(values: list[Any]) -> tuple[Any, ...]:

@@ -54,11 +54,11 @@ class FirstPass:
         return self.groups.m
 
     def covered(self, use: Use) -> Any:
-        """The function of detached parameters, tapped."""
+        """The function of detached parameters; the gradient at its output is taken up."""
         return use.rule.first(use, self)
 
     def without_rows(self, use: Use) -> Any:
-        """Untapped: there is nothing to take up."""
+        """The function of detached parameters: there is no gradient to take up."""
         return use.run(**use.at_w())
 
     def tap(self, use: Use, output: Tensor, activations: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class FirstPass:
         return self._copies(param, rows, record)
 
     def stack(self, param: Tensor) -> Tensor:
-        """``param`` once for each group."""
+        """``(groups, *shape)``: ``param`` once for each group, whose gradients are taken up."""
         return self._copies(param, self.groups.count, lambda gradient: self.add(param, Built(gradient)))
 
     def _copies(self, param: Tensor, count: int, record: Callable[[Tensor], None]) -> Tensor:

@@ -15,12 +15,12 @@ class ByGroup(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, stack: Tensor) -> Tensor:
-        """See `torch.autograd.Function`."""
+        """Returns ``stack``."""
         return stack.view_as(stack)
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
-        """See `torch.autograd.Function`."""
+        """Returns the gradient."""
         return d
 
 

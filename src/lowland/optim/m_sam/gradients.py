@@ -36,12 +36,12 @@ class Factors:
 
     @property
     def positions(self) -> int:
-        """How many an example has."""
+        """How many positions an example has."""
         return self.output_gradients.shape[1]
 
     @property
     def inputs(self) -> int:
-        """Numbers in a position's input."""
+        """How many activations a position has."""
         return self.activations.shape[2]
 
     @property
@@ -122,7 +122,7 @@ class Factors:
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def dot(self, weight: Tensor, groups: Groups) -> Tensor:
-        """⟨G_j, W⟩ = Σ d · (W a), shape (groups,), float64."""
+        """The inner product of each group's gradient with ``weight`` W, Σ d · (W a), shape (groups,), float64."""
         outputs = self.activations @ weight.flatten(1).T.to(self.activations.dtype)
         return groups.sums(outputs.mul_(self.output_gradients).sum((1, 2), dtype=torch.float64))
 
@@ -173,7 +173,7 @@ class Built:
         return self._squares
 
     def dot(self, weight: Tensor, groups: Groups) -> Tensor:
-        """⟨G_j, W⟩, shape (groups,), float64."""
+        """The inner product of each group's gradient with ``weight``, shape (groups,), float64."""
         return (self.stack.reshape(len(self.stack), -1) @ weight.flatten().to(self.stack.dtype)).double()
 
 

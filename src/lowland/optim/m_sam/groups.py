@@ -13,10 +13,10 @@ class Groups:
     an example together.
 
     Args:
-        size: how many examples.
-        m: to a group.
-        start: where they begin in the batch.
-        whole: how many the batch has; None for ``size``.
+        size: how many examples there are in all groups.
+        m: how many there are in a group.
+        start: the number of the first one in the batch.
+        whole: how many examples the batch has; None for ``size``.
     """
 
     def __init__(self, size: int, m: int, start: int = 0, whole: int | None = None):
@@ -36,7 +36,7 @@ class Groups:
 
     @property
     def chosen(self) -> slice:
-        """These examples, among those of the batch."""
+        """Where these examples are among those of the batch."""
         return slice(self.start, self.start + self.size)
 
     def own(self, rows: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Groups:
         return [stack[chosen] for chosen, _, _ in self.parts] if len(self.parts) > 1 else [stack]
 
     def join(self, parts: list[Tensor]) -> Tensor:
-        """The inverse of `split`."""
+        """``(rows, ...)`` from what `split` has taken apart."""
         flat = [part.flatten(0, 1) for part in parts]
         return flat[0] if len(flat) == 1 else torch.cat(flat)
 

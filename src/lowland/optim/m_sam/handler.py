@@ -23,7 +23,7 @@ class Handler(Pass):
     """Computes what is called with watched parameters, with weights of their own for each group."""
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The result of a function."""
+        """The result of a function that is called with watched parameters."""
         if self.closure.in_closure and not is_followed_here():
             self.closure.cannot("a parameter is used in another thread ({}), where nothing is followed")
             return func(*args, **kwargs)

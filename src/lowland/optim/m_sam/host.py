@@ -50,7 +50,7 @@ class Host(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """Whose parameters the optimizer updates."""
+        """The network, whose parameters the optimizer updates."""
 
     @property
     def settings(self) -> Settings:

@@ -50,7 +50,7 @@ class Labels:
         self._labels: dict[int, tuple[StorageWeakRef, Label]] = {}
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget what was known of another evaluation."""
         self._labels.clear()
         self.stopped = None
 
@@ -104,21 +104,21 @@ class Labels:
     # What others say.
 
     def set_constant(self, values: Iterable[Tensor]) -> None:
-        """They depend on nothing."""
+        """Say that ``values`` depend neither on watched parameters nor on data."""
         for value in values:
             self.put(value, Free(constant=True, unwatched=value.requires_grad))
 
     def hide(self, values: Iterable[Tensor]) -> None:
-        """Parameters, and what they give: no operation may read them that isn't watched."""
+        """Say that ``values`` are parameters, or what they give: no operation may read them that isn't watched."""
         for value in values:
             self.put(value, Mixed("a parameter that is used where nobody watches"))
 
     def set_by_group(self, value: Tensor) -> None:
-        """Each group has its own."""
+        """Say that each group has its own ``value``."""
         self.put(value, Free(by_group=True))
 
     def set_mixed(self, value: Tensor, why: str) -> None:
-        """``value`` depends on examples that can't be told apart."""
+        """Say that ``value`` depends on examples that can't be told apart."""
         self.put(value, Mixed(f"{why} ({line()})"))
 
     def look_for_aliases(self, value: Tensor) -> None:

@@ -29,7 +29,7 @@ class Last:
 
 
 def last(parts: list[Last]) -> Last:
-    """Of the parts of a batch, joined."""
+    """The groups of all parts of a batch together."""
     at_moved = [part.perturbed_gradient_norms for part in parts]
     return Last(
         torch.cat([part.losses for part in parts]),
@@ -40,7 +40,7 @@ def last(parts: list[Last]) -> Last:
 
 
 def means(losses: Tensor, groups: Groups) -> Tensor:
-    """Of each group, from ``(examples,)``."""
+    """The mean of each group's ``losses``, which are ``(examples,)``."""
     return groups.sums(losses.detach()) / groups.sizes.to(losses)
 
 
@@ -102,7 +102,7 @@ class Report:
 
 
 def table(found: Iterable[Row], head: str, foot: str) -> str:
-    """To read."""
+    """Rows as a table to read, with sums, between ``head`` and ``foot``."""
     lines = [("parameter", "way", "MFLOPs more", "MB")]
     lines += [(r.name, r.way, "" if r.flops is None else f"{r.flops / 1e6:.2f}", f"{r.bytes / 1e6:.2f}") for r in found]
     total = sum(r.flops or 0 for r in found), sum(r.bytes for r in found)

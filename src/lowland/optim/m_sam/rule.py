@@ -83,7 +83,7 @@ class Use:
             raise AttributeError(name) from None
 
     def at_w(self) -> dict[str, Any]:
-        """The arguments, watched parameters detached."""
+        """The arguments with watched parameters detached."""
         return self.arguments | {name: p.detach() for name, p in self.owners.items()}
 
     def run(self, **changed: Any) -> Tensor:

@@ -56,7 +56,7 @@ class SecondPass:
         return out
 
     def without_rows(self, use: Use) -> Any:
-        """The function at w."""
+        """The function at w, whose gradients are zero."""
         return use.run()
 
     def _perturbed(self, use: Use) -> Any:

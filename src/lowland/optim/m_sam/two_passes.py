@@ -92,7 +92,7 @@ class TwoPasses:
         self._twice = False
 
     def run(self) -> report.Report:
-        """Add the gradient to ``p.grad``."""
+        """Run both passes and add the gradient to ``p.grad``, for the trainable parameters and for those outside."""
         params, everyone = self.who.trainable, self.who.trainable + self.who.outside
         check(params, self.model)
         before = [(p, None if p.grad is None else p.grad.clone()) for p in everyone]
@@ -212,7 +212,7 @@ class TwoPasses:
         return first, closure
 
     def _count(self) -> int:
-        """The batch's size."""
+        """How many losses the closure returns."""
         with by_group(self.model, None):
             return len(self._losses())
 

@@ -1,4 +1,4 @@
-"""What autograd and Python do without an operation: torch's and Python's own functions are others for the time being.
+"""What the closure does without an operation: functions of torch and Python are replaced for the time of a pass.
 
 Functions of autograd's own, reentrant checkpoints, hooks of what is saved for backward, and work that is handed to
 threads and processes leave no operation behind that `dependence` could follow.
@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 
 class Listener(Protocol):
-    """Who wants to know."""
+    """Who is told of what the closure does without an operation."""
 
     #: Whether the closure is running.
     in_closure: bool
@@ -34,7 +34,7 @@ class Listener(Protocol):
         """``value`` lies in memory that came without an operation."""
 
     def leaves(self, value: Any, why: str) -> None:
-        """``value`` leaves torch."""
+        """``value`` leaves torch; ``why`` has a place for the line."""
 
 
 #: The result of a class, a function of autograd's own, with these arguments; the last one calls it.

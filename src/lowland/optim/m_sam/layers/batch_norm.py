@@ -33,8 +33,7 @@ def as_a_function(what: str) -> None:
 
 def batch_norm(
     x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
+    running: tuple[Tensor | None, Tensor | None],
     weight: Tensor | None,
     bias: Tensor | None,
     momentum: float,
@@ -50,8 +49,7 @@ def batch_norm(
 
     Args:
         x: ``(rows, channels, *pixels)``.
-        running_mean: ``(channels,)``, moved in place; None where none are kept.
-        running_var: the same.
+        running: mean and variance, ``(channels,)``, moved in place; None where none are kept.
         weight: ``(groups, channels)``, or ``(channels,)`` for all groups; None for 1.
         bias: the same; None for 0.
         momentum: of running statistics.
@@ -74,7 +72,7 @@ def batch_norm(
     parts = []
     for index, (part, (chosen, count, n)) in enumerate(zip(groups.split(x), groups.parts, strict=True)):
         w, b = (t if t is None else t.expand(groups.count, channels)[chosen].flatten() for t in (weight, bias))
-        mean, var = (t if t is None else t.new_zeros(count * channels) for t in (running_mean, running_var))
+        mean, var = (t if t is None else t.new_zeros(count * channels) for t in running)
         # One group as it is: torch's backward is wrong for a single image with channels last in an odd view ...
         side_by_side = part[0] if count == 1 else part.transpose(0, 1).flatten(1, 2)
         y = F.batch_norm(side_by_side, mean, var, w, b, True, 1.0, eps)
@@ -82,11 +80,11 @@ def batch_norm(
             y.register_hook(lambda d: d.contiguous())
         parts.append(y[None] if count == 1 else y.unflatten(1, (count, channels)).transpose(0, 1))
         with torch.no_grad():
-            for running, found in ((running_mean, mean), (running_var, var)):
-                if running is not None and found is not None:
-                    mixed(running, f"the running statistics of {what}")
-                    running.mul_(1.0 if index or groups.start else 1 - momentum)
-                    running.add_(found.view(count, channels).mean(0), alpha=momentum * count * n / groups.whole)
+            for kept, found in zip(running, (mean, var), strict=True):
+                if kept is not None and found is not None:
+                    mixed(kept, f"the running statistics of {what}")
+                    kept.mul_(1.0 if index or groups.start else 1 - momentum)
+                    kept.add_(found.view(count, channels).mean(0), alpha=momentum * count * n / groups.whole)
     return laid_out(groups.join(parts), x)
 
 
@@ -170,7 +168,7 @@ def _forward(forward: Callable[..., Any], mode: "_ByGroup", *args: Any, **kwargs
 
 
 class _ByGroup(TorchFunctionMode):
-    """Around one layer."""
+    """Normalizes by group where the one layer that runs inside calls ``F.batch_norm``."""
 
     def __init__(self, groups: Groups | None, group: int | None, what: str):
         super().__init__()
@@ -184,14 +182,16 @@ class _ByGroup(TorchFunctionMode):
         given = call.arguments
         if not given.pop("training") or any(isinstance(t, Watched | Derived) for t in given.values()):
             return func(*args, **(kwargs or {}))
-        x = given.pop("input")
+        x, running = given.pop("input"), (given.pop("running_mean"), given.pop("running_var"))
         groups = self.groups or Groups(len(x), len(x))
         if self.group is not None and len(x) % groups.whole:
             raise Refused(self._misplaced)
         rows_of(x, groups.whole, self.what)
-        y = by_rows(
-            x, self.what, lambda: groups.among(batch_norm(groups.own(x), **given, groups=groups, what=self.what))
-        )
+
+        def normalize() -> Tensor:
+            return groups.among(batch_norm(groups.own(x), running, **given, groups=groups, what=self.what))
+
+        y = by_rows(x, self.what, normalize)
         return y if self.group is None else self._checked(y, groups, self.group)
 
     def _checked(self, y: Tensor, groups: Groups, group: int) -> Tensor:

@@ -26,23 +26,23 @@ class Convolution(Rule):
     defaults: ClassVar = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
     def refuses(self, use: Use) -> str | None:
-        """Single images have no rows."""
+        """Refuse single images, which have no rows."""
         return "no rows" if use.input.ndim != use.weight.ndim else None
 
     def first(self, use: Use, watch: AtW) -> Tensor:
-        """Plain, tapped."""
+        """The plain convolution, whose output gradients are taken up."""
         geometry = Geometry(use)
         at_w = use.at_w()
         x, w, b = autocast(geometry.prepared(use.input), at_w["weight"], at_w["bias"])
         return watch.tap(use, geometry.run(x, w, b), x)
 
     def prepared(self, use: Use) -> Tensor:
-        """See `Rule`."""
+        """The input as the convolution gets it: padded, and in autocast's type."""
         x: Tensor = autocast(Geometry(use).prepared(use.input))[0]
         return x
 
     def pieces(self, use: Use, activations: Tensor, output_gradients: Tensor, groups: Groups) -> dict[str, Piece]:
-        """Factors where pairs of positions are cheaper."""
+        """As factors where pairs of positions are cheaper, else one weight gradient for each group."""
         geometry, shape = Geometry(use), use.weight.shape
         bias: dict[str, Piece] = (
             {"bias": Built(groups.sums(output_gradients.flatten(2).sum(2)))} if "bias" in use.owners else {}
@@ -62,7 +62,7 @@ class Convolution(Rule):
         return {"weight": Built(stacks[0] if len(stacks) == 1 else torch.cat(stacks), owned=True)} | bias
 
     def perturbed(self, use: Use, watch: AtPerturbed) -> Tensor:
-        """Plain and what is added, or each group with its own weights."""
+        """The plain convolution and what is added, or each group with its own weights."""
         geometry = Geometry(use)
         x, w, b = autocast(geometry.prepared(use.input), use.weight, use.bias)
         groups = watch.groups

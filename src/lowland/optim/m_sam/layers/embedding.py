@@ -24,18 +24,18 @@ class Embedding(Rule):
     parameters: ClassVar = ("weight",)
 
     def refuses(self, use: Use) -> str | None:
-        """What depends on all examples together."""
+        """Refuse options by which gradients depend on all examples together."""
         for name in ("max_norm", "scale_grad_by_freq", "sparse"):
             if use.arguments[name]:
                 raise NotCovered(f"an embedding with {name} has no gradient for each group")
         return None
 
     def first(self, use: Use, watch: AtW) -> Tensor:
-        """Plain, tapped."""
+        """The plain embedding, whose output gradients are taken up."""
         return watch.tap(use, use.run(weight=use.weight.detach()), use.input)
 
     def pieces(self, use: Use, activations: Tensor, output_gradients: Tensor, groups: Groups) -> dict[str, Piece]:
-        """Built: a table for each group."""
+        """A table for each group."""
         symbols, width = use.weight.shape
         d = output_gradients.reshape(-1, width)
         if use.padding_idx is not None:
@@ -46,7 +46,7 @@ class Embedding(Rule):
         return {"weight": Built(stack.view(groups.count, symbols, width), owned=True)}
 
     def perturbed(self, use: Use, watch: AtPerturbed) -> Tensor:
-        """Plain, and what the table of the group has beyond."""
+        """The plain embedding, and what the table of the group adds."""
         table = watch.constant(use.weight)
         own = F.embedding(keys(use.input, len(use.weight), watch.groups), table.flatten(0, 1))
         return use.run() + (own - F.embedding(use.input, use.weight.detach()))

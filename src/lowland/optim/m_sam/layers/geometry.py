@@ -75,7 +75,7 @@ class Geometry:
     def derivatives(
         self, d: Tensor, x: Tensor, weight: Tensor, which: tuple[bool, bool], copies: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Of input and weight."""
+        """The gradients of input and weight, as far as ``which`` asks for them."""
         zeros = [0] * len(self.size)
         d, x, weight = (_plainly(t) for t in (d, x, weight))
         dx, dw, _ = _DERIVATIVES(

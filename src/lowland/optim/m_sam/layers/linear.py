@@ -20,11 +20,11 @@ class Linear(Rule):
     """The weight's gradient is Σ d aᵀ over the positions; an example's own weights add s d (a · a')."""
 
     def refuses(self, use: Use) -> str | None:
-        """Single vectors have no rows."""
+        """Refuse single vectors, which have no rows."""
         return "no rows" if use.input.ndim < 2 else None
 
     def first(self, use: Use, watch: AtW) -> Tensor:
-        """Plain, tapped."""
+        """The plain product, whose output gradients are taken up."""
         at_w = use.at_w()
         x, w, b = autocast(use.input, at_w["weight"], at_w["bias"])
         flat = x.flatten(0, -2)  # with more dimensions the output would be a view, whose gradient is copied
@@ -32,12 +32,12 @@ class Linear(Rule):
         return watch.tap(use, F.linear(flat, w, b), flat).view(*x.shape[:-1], -1)
 
     def prepared(self, use: Use) -> Tensor:
-        """See `Rule`."""
+        """The input in autocast's type."""
         x: Tensor = autocast(use.input)[0]
         return x
 
     def pieces(self, use: Use, activations: Tensor, output_gradients: Tensor, groups: Groups) -> dict[str, Piece]:
-        """Factors where pairs of positions are cheaper."""
+        """As factors where pairs of positions are cheaper, else one weight gradient for each group."""
         a, d = by_example(activations, groups), by_example(output_gradients, groups)
         found: dict[str, Piece] = {}
         if "weight" in use.owners:
@@ -49,7 +49,7 @@ class Linear(Rule):
         return found
 
     def perturbed(self, use: Use, watch: AtPerturbed) -> Tensor:
-        """Plain and what is added, or each group with weights written out."""
+        """The plain product and what is added, or each group with weights written out."""
         x, w, b = autocast(use.input, use.weight, use.bias)
         groups = watch.groups
         found = watch.factors(use.weight)

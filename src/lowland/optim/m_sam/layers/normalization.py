@@ -13,7 +13,7 @@ from lowland.optim.m_sam.rule import AtPerturbed, AtW, EitherPass, Rule, Use
 
 
 class _Normalization(Rule):
-    """What remains to be said for each kind is `with_rows`."""
+    """A layer whose scale and shift may differ by row; `with_rows` says how."""
 
     def first(self, use: Use, watch: AtW) -> Tensor:
         """With a copy of the parameters for each row, whose gradients are those of the rows."""
@@ -40,11 +40,11 @@ class LayerNorm(_Normalization):
     defaults: ClassVar = {"weight": None, "bias": None, "eps": 1e-5}
 
     def refuses(self, use: Use) -> str | None:
-        """Rows come first, and aren't normalized over."""
+        """Refuse what is normalized over the rows, too."""
         return "no rows" if use.input.ndim <= len(use.normalized_shape) else None
 
     def with_rows(self, use: Use, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        """Broadcast over the positions."""
+        """The normalized rows with scale and shift, broadcast over the positions."""
         ndim = len(use.normalized_shape)
         x = use.input
         both = weight is not None and bias is not None and weight.ndim == bias.ndim == ndim + 1
@@ -93,7 +93,7 @@ def _along(rows: Tensor, x: Tensor) -> Tensor:
 
 @rule(F.rms_norm)
 class RMSNorm(LayerNorm):
-    """Without a shift."""
+    """As layer norm, without a shift and without subtracting the mean."""
 
     arguments: ClassVar[tuple[str, ...]] = ("input", "normalized_shape", "weight", "eps")
     defaults: ClassVar = {"weight": None, "eps": None}
@@ -103,7 +103,7 @@ class RMSNorm(LayerNorm):
         return [watch.rows(use.weight, len(use.input)), None]
 
     def with_rows(self, use: Use, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        """Broadcast over the positions."""
+        """The normalized rows with scale and shift, broadcast over the positions."""
         y = F.rms_norm(use.input, use.normalized_shape, None, use.eps)
         return affine(y, weight, None, len(use.normalized_shape))
 
@@ -124,7 +124,7 @@ class GroupNorm(_Normalization):
     defaults: ClassVar = {"weight": None, "bias": None, "eps": 1e-5}
 
     def with_rows(self, use: Use, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        """Of shape (1, rows · channels, ...)."""
+        """All rows as the channels of a single one, ``(1, rows · channels, ...)``."""
         x = use.input
         w, b = (t if t is None else t.expand(*x.shape[:2]).reshape(-1) for t in (weight, bias))
         side_by_side = x.reshape(1, -1, *x.shape[2:])
@@ -149,7 +149,7 @@ class BatchNorm(_Normalization):
         return self._by_group(use, watch) if use.training else super().first(use, watch)
 
     def perturbed(self, use: Use, watch: AtPerturbed) -> Tensor:
-        """The same."""
+        """In training mode with each group's own parameters."""
         return self._by_group(use, watch) if use.training else super().perturbed(use, watch)
 
     def unmoved(self, use: Use, watch: AtPerturbed) -> Tensor:
@@ -162,10 +162,10 @@ class BatchNorm(_Normalization):
         what = f"batch norm ({watch.names[next(iter(use.owners.values()))]})"
         as_a_function(what)
         running = (use.running_mean, use.running_var)
-        return batch_norm(use.input, *running, weight, bias, use.momentum, use.eps, groups=watch.groups, what=what)
+        return batch_norm(use.input, running, weight, bias, use.momentum, use.eps, groups=watch.groups, what=what)
 
     def with_rows(self, use: Use, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        """Channels are the second dimension."""
+        """The normalized rows with scale and shift, along the second dimension."""
         x = use.input
         y = F.batch_norm(x, use.running_mean, use.running_var, None, None, False, 0.0, use.eps)
         after = [1] * (x.ndim - 2)

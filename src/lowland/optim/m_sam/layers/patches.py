@@ -26,30 +26,30 @@ class Patches(Factors):
 
     @property
     def activations(self) -> Tensor:  # type: ignore[override]
-        """The patches, for what is rarely asked for."""
+        """The patches, taken out for what is rarely asked for."""
         return self.geometry.patches(self.x).reshape(*self.output_gradients.shape[:2], -1)
 
     @property
     def inputs(self) -> int:
-        """See `Factors`."""
+        """How many activations a patch has."""
         return self.x.shape[1] * math.prod(self.geometry.size)
 
     @property
     def kept(self) -> Tensor:
-        """See `Factors`."""
+        """The input, from which the patches are taken."""
         return self.x
 
     @property
     def rate(self) -> float:  # type: ignore[override]
-        """See `Factors`: convolutions side by side have few channels each, and are copied to and fro."""
+        """As `Factors.rate`: convolutions side by side have few channels each, and are copied to and fro."""
         return 1 if self.geometry.is_product else 4
 
     def gram(self, rows: Tensor, others: Tensor) -> Tensor:
-        """See `Factors`."""
+        """Products of all pairs of patches, without taking them out."""
         return products_of_patches(rows, others, self.geometry)
 
     def cost(self, groups: Groups, memory: bool = True) -> float:
-        """See `Factors`: three times the products of pixels and of gradients, and the sums between."""
+        """As `Factors.cost`: three times the products of pixels and of gradients, and the sums between."""
         pixels = math.prod(self.x.shape[2:]) * len(self.x) // groups.size * groups.m
         r, channels, outputs = self.positions * groups.m, self.x.shape[1], self.output_gradients.shape[2]
         numbers = r * r if self.geometry.is_product else _numbers(self.x, self.geometry) * groups.m**2

@@ -36,7 +36,7 @@ class Call:
 
     @cached_property
     def given(self) -> dict[str, Any]:
-        """Arguments by name, defaults included."""
+        """All arguments by name, with the defaults of those that are left out."""
         names = self.func._schema.arguments
         values = {a.name: a.default_value for a in names if a.has_default_value()}
         return values | dict(zip((a.name for a in names), self.args)) | self.kwargs  # noqa: B905
