@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from lowland.errors import SettingError
 from lowland.papers import find
-from lowland.papers.andriushchenko2022.diagonal import DiagonalRuns, digest
-from lowland.papers.andriushchenko2022.diagonal_network import ordered_sum, sparse_regression
-from lowland.papers.andriushchenko2022.diagonal_runs import RUNS, SWITCHING, gd_like, tabled
+from lowland.papers.andriushchenko2022.diagonal.claims import digest, tabled
+from lowland.papers.andriushchenko2022.diagonal.settings import RUNS, SWITCHING, gd_like
+from lowland.papers.andriushchenko2022.diagonal.task import DiagonalRuns, ordered_sum, sparse_regression
 from lowland.training import Outcome
 
 CPU = torch.device("cpu")

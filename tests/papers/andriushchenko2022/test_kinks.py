@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowland.papers.andriushchenko2022.kinks import relu_function
+from lowland.papers.andriushchenko2022.relu_network import relu_function
 
 
 def function(*units, low=-1.0, high=1.0):

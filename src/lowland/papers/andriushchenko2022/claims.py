@@ -1,9 +1,10 @@
 """The paper's claims about networks trained on images, each on the last weights."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from lowland.papers.andriushchenko2022.methods import at_best_rho, errors_at_best, method
 from lowland.papers.claims import (
+    Judge,
     Measure,
     Unfit,
     below_zero,
@@ -40,9 +41,7 @@ def fits(outcomes: Mapping[str, Outcome]) -> str:
     return f"ERM's training error is {max(ends):.2g}, and the claim is about networks trained to below {FITTED:g}"
 
 
-def share_of_gain(
-    kind: str, sam: str, erm: str, measure: Measure, share: float = 0.5
-) -> Callable[[Mapping[str, Outcome]], Verdict]:
+def share_of_gain(kind: str, sam: str, erm: str, measure: Measure, share: float = 0.5) -> Judge:
     """Judges whether ``kind`` brings more than ``share`` of the gain of the arm ``sam`` over ``erm``.
 
     By the mean over seeds of share · (erm − sam) − (erm − kind), whose interval lies below 0 if it does. Null where
@@ -145,7 +144,7 @@ def _sam_beats_erm(outcomes: Mapping[str, Outcome]) -> Verdict:
     return Verdict(verdict.measured, verdict.passed, f"ρ = {rho:g}; {verdict.reason}")
 
 
-def _gains_little(kind: str) -> Callable[[Mapping[str, Outcome]], Verdict]:
+def _gains_little(kind: str) -> Judge:
     @judged
     def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
         erm = at_best_rho(outcomes, "erm")

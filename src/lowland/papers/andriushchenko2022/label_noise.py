@@ -14,7 +14,7 @@ from lowland.papers.andriushchenko2022.figures import reported
 from lowland.papers.andriushchenko2022.methods import ARMS
 from lowland.papers.andriushchenko2022.settings import DATASETS, ImageSettings, scales
 from lowland.papers.andriushchenko2022.task import image_sets, image_task
-from lowland.papers.claims import below_zero, between, by_seed, judged, last, reached, smaller
+from lowland.papers.claims import Judge, below_zero, between, by_seed, judged, last, reached, smaller
 from lowland.papers.figures import over_epochs
 from lowland.papers.images import error_and_loss
 from lowland.torch_tools import evaluating
@@ -89,7 +89,7 @@ def _early_stopped(outcome: Outcome) -> float:
     return float(min(outcome.records[1:], key=lambda record: record["validation_error"])["test_error"])
 
 
-def _worse_at_the_end(kind: str) -> Any:
+def _worse_at_the_end(kind: str) -> Judge:
     @judged
     def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
         best, end = (by_seed(outcomes, kind, measure) for measure in (_early_stopped, last("test_error")))

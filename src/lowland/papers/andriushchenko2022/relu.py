@@ -14,14 +14,14 @@ from torch import Tensor
 
 import lowland.training as training
 from lowland.papers.andriushchenko2022 import PAPER
-from lowland.papers.andriushchenko2022.kinks import relu_function
 from lowland.papers.andriushchenko2022.relu_network import (
-    Constants,
-    ReluProgram,
+    Hyperparameters,
+    SamSteps,
     State,
     initial_weights,
     loss_and_gradient,
     points,
+    relu_function,
 )
 from lowland.papers.claims import last, smaller
 from lowland.training import Claim, Curve, Experiment, Line, Outcome, Panel, Plot, Record, ours, paper, setting
@@ -48,7 +48,7 @@ class ReluRuns:
         def column(values: Iterable[float], dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.tensor(list(values), dtype=dtype, device=device)
 
-        constants = Constants(
+        hyperparameters = Hyperparameters(
             lr=column(s.lr for s in self.settings),
             fall=column(1 / s.steps if s.schedule == "linear" else 0.0 for s in self.settings),
             rho=column(s.rho for s in self.settings),
@@ -56,7 +56,7 @@ class ReluRuns:
             stop_at=column(s.stop_at for s in self.settings),
         )
         self.device = device
-        self.program = ReluProgram(constants, compiled=any(s.compiled for s in self.settings))
+        self.program = SamSteps(hyperparameters, compiled=any(s.compiled for s in self.settings))
         weights = torch.stack([initial_weights(s.seed) for s in self.settings]).to(device)
         self.state = State(weights, torch.full((len(weights),), -1, device=device))
         self.step = 0

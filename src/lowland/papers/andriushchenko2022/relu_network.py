@@ -1,4 +1,4 @@
-"""Networks with one hidden layer of ReLUs on twelve points, many at once: data, initial weights, and the step of SAM.
+"""Networks with one hidden layer of ReLUs on twelve points: data, initial weights, SAM's steps of many, their kinks.
 
 Weights are ``(runs, 3, hidden)``: hidden weights w, hidden biases b, output weights a of x ↦ Σⱼ aⱼ max(0, wⱼ x + bⱼ).
 """
@@ -7,12 +7,17 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 HIDDEN = 100
 BLOCK = 4  # steps compiled together: more take longer to compile than they save
+_THRESHOLD = 0.01  # of the larger slope: a change by more is a kink
+_COINCIDENT = 1e-9  # of the interval: breakpoints nearer to each other are one
+_ROUNDING = 1e-12  # of the sum of the units' absolute slopes: slopes that differ by less are equal
 
 
 def points(device: torch.device | None = None) -> tuple[Tensor, Tensor]:
@@ -54,8 +59,7 @@ class State:
     stopped: Tensor
 
 
-@dataclass(frozen=True)
-class Constants:
+class Hyperparameters(NamedTuple):
     """What runs are trained with, ``(runs,)`` each.
 
     Attributes:
@@ -74,23 +78,38 @@ class Constants:
 
 
 def _step(
-    weights: Tensor, stopped: Tensor, step: Tensor, begin: Tensor, end: Tensor,
-    lr: Tensor, fall: Tensor, rho: Tensor, steps: Tensor, stop_at: Tensor, x: Tensor, y: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    weights: Tensor,
+    stopped: Tensor,
+    step: Tensor,
+    begin: Tensor,
+    end: Tensor,
+    hyper: Hyperparameters,
+    x: Tensor,
+    y: Tensor,
+) -> tuple[Tensor, Tensor]:
     _, gradient = loss_and_gradient(weights, x, y)
     norm = gradient.square().sum((1, 2)).sqrt()
-    ascent = torch.where(norm > 0, rho / norm, 0.0).view(-1, 1, 1) * gradient
+    ascent = torch.where(norm > 0, hyper.rho / norm, 0.0).view(-1, 1, 1) * gradient
     loss, gradient = loss_and_gradient(weights + ascent, x, y)
-    goes_on = (stopped < 0) & (step >= begin) & (step < end) & (step < steps)
-    rate = (lr * (1 - fall * (step + 1))).view(-1, 1, 1)
+    goes_on = (stopped < 0) & (step >= begin) & (step < end) & (step < hyper.steps)
+    rate = (hyper.lr * (1 - hyper.fall * (step + 1))).view(-1, 1, 1)
     weights = torch.where(goes_on.view(-1, 1, 1), weights - rate * gradient, weights)
-    return weights, torch.where(goes_on & (loss <= stop_at), step + 1, stopped)
+    return weights, torch.where(goes_on & (loss <= hyper.stop_at), step + 1, stopped)
 
 
-def _block(weights: Tensor, stopped: Tensor, first: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+def _block(
+    weights: Tensor,
+    stopped: Tensor,
+    first: Tensor,
+    begin: Tensor,
+    end: Tensor,
+    hyper: Hyperparameters,
+    x: Tensor,
+    y: Tensor,
+) -> tuple[Tensor, Tensor]:
     """Steps first, first + 1, ...: those from begin up to end are taken, by the runs that haven't stopped."""
     for k in range(BLOCK):
-        weights, stopped = _step(weights, stopped, first + k, *rest)
+        weights, stopped = _step(weights, stopped, first + k, begin, end, hyper, x, y)
     return weights, stopped
 
 
@@ -100,22 +119,21 @@ def _compiled_block() -> Callable[..., tuple[Tensor, Tensor]]:
     return torch.compile(_block, fullgraph=True, dynamic=False, options={"cpp.threads": 1})
 
 
-class ReluProgram:
+class SamSteps:
     """Trains runs, changing a `State`.
 
     Step s is always number s mod 4 of a block, whose other steps may be left out. So it makes no difference to any
     bit how training is cut into calls.
 
     Args:
-        constants: of the runs.
+        hyper: what the runs are trained with.
         compiled: by `torch.compile`. Without a compiler, or with one that gets it wrong, a warning says so and the
             same code runs uncompiled, about seven times as long; what it computes differs by rounding.
     """
 
-    def __init__(self, constants: Constants, *, compiled: bool):
-        self.constants = constants
-        device = constants.lr.device
-        self.points = points(device)
+    def __init__(self, hyper: Hyperparameters, *, compiled: bool):
+        self.hyper = hyper
+        self.points = points(hyper.lr.device)
         self.run_block: Callable[..., tuple[Tensor, Tensor]] = _compiled_block() if compiled else _block
         self.tried = not compiled
 
@@ -126,15 +144,13 @@ class ReluProgram:
                 self._advance(state, first, begin, end)
 
     def _advance(self, state: State, first: int, begin: int, end: int) -> None:
-        one = self.constants
-        device = state.weights.device
-        numbers = (torch.tensor(number, device=device) for number in (first, begin, end))
-        arguments = (state.weights, state.stopped, *numbers, one.lr, one.fall, one.rho, one.steps, one.stop_at)
+        at, from_, until = (torch.tensor(number, device=state.weights.device) for number in (first, begin, end))
+        arguments = (state.weights, state.stopped, at, from_, until, self.hyper, *self.points)
         if not self.tried:
-            self._try(*arguments, *self.points)
-        state.weights, state.stopped = self.run_block(*arguments, *self.points)
+            self._try(arguments)
+        state.weights, state.stopped = self.run_block(*arguments)
 
-    def _try(self, *arguments: Tensor) -> None:
+    def _try(self, arguments: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Hyperparameters, Tensor, Tensor]) -> None:
         """Whether the compiled block can be made and is right; else do without."""
         self.tried = True
         before = arguments[0]
@@ -149,3 +165,54 @@ class ReluProgram:
             why = "the compiler makes a wrong program"
         warnings.warn(f"{why}: training goes on uncompiled and takes about seven times as long", stacklevel=2)
         self.run_block = _block
+
+
+@dataclass(frozen=True)
+class PiecewiseLinear:
+    """A continuous function on an interval.
+
+    Attributes:
+        x: the ends of the interval and, ascending, the breakpoints between them: ``(pieces + 1,)``.
+        y: the function's values there.
+        slopes: of the pieces, ``(pieces,)``.
+        rounding: slopes that differ by less are the same.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    slopes: np.ndarray
+    rounding: float = 0.0
+
+    def kinks(self) -> int:
+        """At how many breakpoints the slope changes by more than 1 % of the larger of the two absolute slopes."""
+        left, right = self.slopes[:-1], self.slopes[1:]
+        change = np.abs(right - left)
+        larger = np.maximum(np.abs(left), np.abs(right))
+        return int(((change > _THRESHOLD * larger) & (change > self.rounding)).sum())
+
+
+def relu_function(w: np.ndarray, b: np.ndarray, a: np.ndarray, low: float, high: float) -> PiecewiseLinear:
+    """The function x ↦ Σⱼ aⱼ max(0, wⱼ x + bⱼ) on [low, high].
+
+    Its slopes are sums over the units that are active in the middle of a piece; breakpoints −bⱼ/wⱼ less than 1e-9 of
+    the interval apart, or from its ends, count as one.
+
+    Args:
+        w: hidden weights, ``(units,)``.
+        b: hidden biases, ``(units,)``.
+        a: output weights, ``(units,)``.
+        low: where the interval begins.
+        high: where it ends.
+    """
+    bends = w != 0
+    breaks = np.sort(-b[bends] / w[bends])
+    distance = _COINCIDENT * (high - low)
+    x = [low]
+    for point in breaks[(breaks > low) & (breaks < high - distance)]:
+        if point > x[-1] + distance:
+            x.append(point)
+    knots = np.array([*x, high])
+    middles = (knots[:-1] + knots[1:]) / 2
+    slopes = (np.outer(middles, w) + b > 0) @ (a * w)
+    values = np.maximum(np.outer(knots, w) + b, 0) @ a
+    return PiecewiseLinear(knots, values, slopes, _ROUNDING * float(np.abs(a * w).sum()))

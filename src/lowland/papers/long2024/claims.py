@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from statistics import fmean, median
 
+from lowland.papers.claims import Judge
 from lowland.training import Claim, Outcome, Reference, Verdict
 
 
@@ -71,9 +72,7 @@ _SAM_EDGE = Reference("SAM operates on its edge, in three tasks", _SMALL)
 _GD_EDGE = Reference("often the norm grows to about 2/η and fluctuates around it", _SMALL)
 
 
-def _on(
-    decide: Callable[..., Verdict], *, sam: str | None = None, gd: str | None = None
-) -> Callable[[Mapping[str, Outcome]], Verdict]:
+def _on(decide: Callable[..., Verdict], *, sam: str | None = None, gd: str | None = None) -> Judge:
     """A judge that hands ``decide`` the arm of SAM, that of gradient descent, or both, in this order.
 
     Null where an arm is not that, diverged, or has records that say nothing.

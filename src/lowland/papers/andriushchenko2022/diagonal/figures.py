@@ -1,17 +1,9 @@
-"""The figures of `diagonal`."""
+"""The figures."""
 
 from collections.abc import Callable, Mapping, Sequence
 
-from lowland.papers.andriushchenko2022.diagonal_runs import (
-    FIGURE_6,
-    LONG,
-    RUNS,
-    SWITCHING,
-    arm_name,
-    final_loss,
-    gd_like,
-    losses_on_line,
-)
+from lowland.papers.andriushchenko2022.diagonal.claims import final_loss, losses_on_line
+from lowland.papers.andriushchenko2022.diagonal.settings import FIGURE_6, LONG, RUNS, SWITCHING, arm_name, gd_like
 from lowland.training import Level, Line, Outcome, Panel, Plot
 
 METHODS = {"gd": "gradient descent", "n-sam": "n-SAM", "1-sam": "1-SAM"}

@@ -1,29 +1,99 @@
-"""The claims about diagonal linear networks.
+"""What the runs came to, and the claims about it.
 
 The paper says "orders of magnitude" and "almost all"; what they shall mean here is ours.
 """
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-from lowland.papers.andriushchenko2022.diagonal_runs import (
+import torch
+
+from lowland.papers.andriushchenko2022.diagonal.settings import (
     FIGURE_6,
     LONG,
     RUNS,
+    SHARED,
+    SWITCHING,
+    Settings,
     arm_name,
-    final_loss,
     gd_like,
 )
+from lowland.papers.andriushchenko2022.diagonal.task import sparse_regression
+from lowland.papers.claims import Judge
 from lowland.training import Claim, Outcome, Reference, Verdict
 
 _FITTED = 1e-12  # figure 6's runs end below that training loss
 _SOURCE = "the section on diagonal linear networks"
 _FIGURE = "figure 6, read by eye"
+T = TypeVar("T")
 
 
-def _best_ratio(
-    gd: str, radii: Mapping[float, str], passes: Callable[[float], bool]
-) -> Callable[[Mapping[str, Outcome]], Verdict]:
+def final_loss(outcomes: Mapping[str, Outcome], name: str, column: str = "test_loss") -> float | None:
+    """The last test loss, or the last entry of another column; None if the run diverged."""
+    outcome = outcomes[name]
+    return None if outcome.diverged_at is not None or not outcome.records else outcome.records[-1][column]
+
+
+def losses_on_line(outcomes: Mapping[str, Outcome]) -> dict[str, list[float]] | None:
+    """Losses at (1 − t) w + t w' for t from −1 to 2: w of gradient descent, w' of gradient descent, then 1-SAM.
+
+    None where one of the two has no last weights, or they have seen different data.
+    """
+    ends = [outcomes["switch-gd"], outcomes["switch-gd-to-1-sam"]]
+    seed = ends[0].settings.seed
+    if not all(outcome.records and "u" in outcome.records[-1] and outcome.settings.seed == seed for outcome in ends):
+        return None
+    t = torch.linspace(-1, 2, 61, dtype=torch.float64)
+    u, v = (
+        torch.outer(1 - t, first) + torch.outer(t, second)
+        for first, second in (
+            [torch.tensor(outcome.records[-1][name], dtype=torch.float64) for outcome in ends] for name in "uv"
+        )
+    )
+    train, test = sparse_regression(seed).losses(u, v)
+    return {"t": t.tolist(), "train_loss": train.tolist(), "test_loss": test.tolist()}
+
+
+def tabled(of: Callable[[str], T]) -> dict[str, dict[str, T | list[T]]]:
+    """``of`` every arm, by setting and method; of a method with several radii a list in their order."""
+    table: dict[str, dict[str, T | list[T]]] = {
+        group: {
+            method: of(f"{group}-gd") if method == "gd" else [of(arm_name(group, method, rho)) for rho in rhos]
+            for method, (_, _, rhos) in methods.items()
+        }
+        for group, methods in RUNS.items()
+    }
+    long: dict[str, T | list[T]] = {
+        method: of(f"{LONG}-gd") if method == "gd" else [of(arm_name(LONG, method, rho)) for rho in FIGURE_6[2]]
+        for method in SHARED
+    }
+    return table | {"switch": {name: of(f"switch-{name}") for name in SWITCHING}, LONG: long}
+
+
+def _radius(outcome: Outcome) -> float:
+    """That of the part with 1-SAM, where a run switches."""
+    settings = outcome.settings
+    assert isinstance(settings, Settings)
+    return max(settings.rho, settings.then_rho)
+
+
+def _status(outcome: Outcome) -> str:
+    """With the step of the check that found it diverged."""
+    return outcome.status if outcome.diverged_at is None else f"diverged at step {outcome.diverged_at}"
+
+
+def digest(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """``test_loss``, ``rho`` and ``status`` as `tabled`, and the losses along the ``line`` (None if there is none)."""
+    return {
+        "test_loss": tabled(lambda name: final_loss(outcomes, name)),
+        "rho": tabled(lambda name: _radius(outcomes[name])),
+        "status": tabled(lambda name: _status(outcomes[name])),
+        "line": losses_on_line(outcomes),
+    }
+
+
+def _best_ratio(gd: str, radii: Mapping[float, str], passes: Callable[[float], bool]) -> Judge:
     """The best test loss of some ``radii``, by arm, over that of gradient descent with the same step size and α."""
 
     def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
@@ -38,7 +108,7 @@ def _best_ratio(
     return judge
 
 
-def _in_setting(group: str, method: str, passes: Callable[[float], bool]) -> Callable[[Mapping[str, Outcome]], Verdict]:
+def _in_setting(group: str, method: str, passes: Callable[[float], bool]) -> Judge:
     radii = {rho: arm_name(group, method, rho) for rho in RUNS[group][method][2]}
     return _best_ratio(gd_like(group, method), radii, passes)
 
@@ -48,7 +118,7 @@ def _fitted(outcomes: Mapping[str, Outcome], name: str) -> bool:
     return loss is not None and loss < _FITTED
 
 
-def _in_figure_6(method: str, passes: Callable[[float], bool]) -> Callable[[Mapping[str, Outcome]], Verdict]:
+def _in_figure_6(method: str, passes: Callable[[float], bool]) -> Judge:
     """As in the settings, of the radii with which the training loss ends where the figure's does."""
     names = {rho: arm_name(LONG, method, rho) for rho in FIGURE_6[2]}
 
