@@ -13,7 +13,7 @@ _ASCENDS = {"sam": True, "erm": False, "gd": False}
 
 
 class Unfit(Exception):
-    """Why nothing can be said."""
+    """Raised by a judge that can't decide; the reason goes into the verdict."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -131,7 +131,7 @@ def below_zero(found: Estimate, least: int = 2) -> Verdict:
 
 
 def shown(found: Estimate) -> str:
-    """The 95 % interval in words."""
+    """The 95 % interval of an estimate in words."""
     if found.interval is None:
         return "no interval, of one seed"
     return f"95 % interval {found.interval[0]:.2g} to {found.interval[1]:.2g}"

@@ -22,7 +22,7 @@ class _Around:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Those of ``sam``."""
+        """SAM's parameter groups, which are the base optimizer's."""
         return self.sam.param_groups
 
     @param_groups.setter
@@ -30,11 +30,11 @@ class _Around:
         self.sam.param_groups = value
 
     def state_dict(self) -> dict[str, Any]:
-        """That of ``sam``."""
+        """SAM's state: there is none beside it."""
         return self.sam.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up."""
+        """Restore SAM's state."""
         self.sam.load_state_dict(state_dict)
 
 

@@ -86,15 +86,15 @@ class ImageCheck:
             }
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
+        """Empty: no record builds on the one before."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to take up."""
+        """Nothing to restore."""
 
 
 def error(output: Tensor, target: Tensor) -> Tensor:
-    """The share that is wrong."""
+    """The share of examples that are classified wrongly."""
     return (output.argmax(1) != target).float().mean()
 
 

@@ -9,7 +9,7 @@ from lowland.training.statistics import Estimate, estimate
 
 
 def network_figures(kinds: Sequence[str]) -> tuple[Plot, ...]:
-    """What every network run draws."""
+    """The figures of every experiment on images: errors, losses and sharpness over epochs, for each kind of arm."""
     return (
         over_epochs(
             "error", "Errors", kinds,

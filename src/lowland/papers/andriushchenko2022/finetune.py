@@ -128,7 +128,7 @@ class TunedCheck(ImageCheck):
         return {"start": self.start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up."""
+        """Restore the weights that training began with."""
         self.start = state_dict["start"]
 
 

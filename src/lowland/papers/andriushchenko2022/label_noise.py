@@ -52,7 +52,7 @@ class NoisyCheck(ImageCheck):
         self.parts = {"noisy": rows[wrong.cpu()], "clean": rows[~wrong.cpu()]}
 
     def __call__(self, step: int, batch: tuple[Any, Any]) -> dict[str, Any]:
-        """A record."""
+        """The record of `ImageCheck`, with ``noisy_error`` and ``clean_error``."""
         record = super().__call__(step, batch)
         with evaluating(self.model):
             for name, rows in self.parts.items():

@@ -41,7 +41,7 @@ def radius(settings: Settings) -> Callable[[int], float]:
 
 
 def prepare(settings: Settings, device: torch.device) -> Task:
-    """One run."""
+    """The task of one arm: SAM whose ρ is 0 outside its part of training."""
     return image_task("cifar-10", settings, device, rho=radius(settings))
 
 

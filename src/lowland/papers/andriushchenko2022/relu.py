@@ -31,7 +31,7 @@ _MARGIN = 0.05  # by which the drawn interval exceeds the data
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(training.Settings):
-    """Those of a run."""
+    """Settings of one run on the twelve points."""
 
     seeds: int = setting("seeds, from seed on", low=1, high=1000)
     schedule: str = setting("step size over training", choices=("constant", "linear"))
@@ -40,7 +40,7 @@ class Settings(training.Settings):
 
 
 class ReluRuns:
-    """All runs as rows of one program."""
+    """All runs as one program, a row for each."""
 
     def __init__(self, arms: Mapping[str, Settings], device: torch.device):
         self.names, self.settings = list(arms), list(arms.values())
@@ -96,7 +96,7 @@ class ReluRuns:
         return {"weights": self.state.weights, "stopped": self.state.stopped, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up."""
+        """Restore weights, stops and step."""
         weights, stopped = (state_dict[name].to(self.device, copy=True) for name in ("weights", "stopped"))
         self.state, self.step = State(weights, stopped), state_dict["step"]
 

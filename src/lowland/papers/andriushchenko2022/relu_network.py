@@ -138,7 +138,7 @@ class SamSteps:
         self.tried = not compiled
 
     def __call__(self, state: State, begin: int, end: int) -> None:
-        """Steps ``begin``, ..., ``end`` − 1."""
+        """Take the steps ``begin``, ..., ``end`` − 1 of every run that hasn't stopped."""
         with torch.no_grad():
             for first in range(begin - begin % BLOCK, end, BLOCK):
                 self._advance(state, first, begin, end)

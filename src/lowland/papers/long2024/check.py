@@ -126,9 +126,9 @@ class EdgeCheck:
         return record
 
     def state_dict(self) -> dict[str, Any]:
-        """The warm start."""
+        """The eigenvector that the next check starts from."""
         return {"vector": self.vector}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a warm start."""
+        """Restore the eigenvector that the next check starts from."""
         self.vector = state_dict["vector"]

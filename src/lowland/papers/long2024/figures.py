@@ -7,7 +7,7 @@ from lowland.training.figures import EDGE_OF_STABILITY
 
 
 def _eigenvalues(outcomes: Mapping[str, Outcome]) -> list[Panel]:
-    """Of the arms that record several."""
+    """The largest eigenvalues over steps, of the arms that record several."""
     panels = []
     for name, outcome in outcomes.items():
         records = [record for record in outcome.records if "eigenvalues" in record]

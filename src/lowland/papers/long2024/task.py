@@ -59,5 +59,5 @@ def _one_batch(
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Mean over batch and outputs."""
+    """The squared error, mean over batch and outputs."""
     return F.mse_loss(output, target)

@@ -1,4 +1,4 @@
-"""The figures."""
+"""The figures of the diagonal linear networks: losses over steps, against ρ, across a switch, along a line."""
 
 from collections.abc import Callable, Mapping, Sequence
 

@@ -12,7 +12,7 @@ _PER_OCTAVE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(training.Settings):
-    """Those of a single run."""
+    """Settings of one run on a diagonal linear network."""
 
     alpha: float = setting("scale of the initial weights: u = α, v = 0", above=0)
     m: int = setting(f"examples that share a perturbation: 1 (1-SAM) or all {EXAMPLES} (n-SAM)", low=1, high=EXAMPLES)
@@ -24,7 +24,7 @@ class Settings(training.Settings):
     steps: int = derived()
 
     def __post_init__(self) -> None:
-        """The steps of all phases."""
+        """Compute ``steps``: those of all phases together."""
         object.__setattr__(self, "steps", self.long_steps if self.long else self.phases * self.phase_steps)
 
     @property
@@ -33,7 +33,7 @@ class Settings(training.Settings):
         return (self.steps,) if self.long else (self.phase_steps, self.steps)
 
     def radius(self, step: int) -> float:
-        """The radius of a step."""
+        """The radius ρ at a step."""
         return self.rho if self.long or step < self.phase_steps else self.then_rho
 
     def recorded(self, step: int) -> bool:
@@ -63,7 +63,7 @@ FIGURE_6: tuple[int, float, tuple[float, ...]] = (5, 0.0285, RUNS["b"]["1-sam"][
 
 
 def arm_name(group: str, method: str, rho: float = 0.0) -> str:
-    """``a-gd``, ``a-n-sam-0.01``."""
+    """The name of an arm: ``a-gd``, ``a-n-sam-0.01``."""
     return f"{group}-gd" if method == "gd" else f"{group}-{method}-{rho:g}"
 
 
@@ -73,7 +73,7 @@ def gd_like(group: str, method: str) -> str:
 
 
 def made_arms() -> dict[str, dict[str, Any]]:
-    """What makes each arm."""
+    """Arm → the settings that make it, for all runs of the paper."""
     single = {
         arm_name(group, method, rho): {"lr": times / DIMENSIONS, "alpha": alpha, "rho": rho, "m": SHARED[method]}
         for group, methods in RUNS.items()

@@ -170,10 +170,10 @@ class DiagonalRuns:
         return False
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights and the step."""
+        """The weights of all runs, and the step."""
         return {"u": self.u, "v": self.v, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up."""
+        """Restore weights and step."""
         self.u, self.v = (state_dict[name].to(self.device, copy=True) for name in "uv")
         self.step = state_dict["step"]
