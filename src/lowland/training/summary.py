@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from lowland.training.deciding import decided_by
 from lowland.training.environment import environment
 from lowland.training.experiment import Claim, Experiment, Verdict
 from lowland.training.outcome import Outcome
 from lowland.training.settings import Settings, values_of
+from lowland.training.undecided import decided_by
 
 SMOKE = Verdict(None, None, "smoke runs judge no claims")
 

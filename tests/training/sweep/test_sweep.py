@@ -9,9 +9,9 @@ import torch
 from lowland.errors import RunError, SettingError
 from lowland.training.outcome import Outcome
 from lowland.training.sweep import here, make_grid, sweep
+from lowland.training.sweep.directory import find_parts
 from lowland.training.sweep.halving import losers, rungs
 from lowland.training.sweep.job import News
-from lowland.training.sweep.parts import find_parts
 
 from ..vectorized.networks import EXPERIMENT
 from ..vectorized.test_vectorized import same

@@ -14,7 +14,7 @@ from lowland.training.run import train
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings
 from lowland.training.summary import configuration
-from lowland.training.sweep.parts import finish
+from lowland.training.sweep.directory import finish
 
 _NEWS_SECONDS = 0.5
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from lowland.training.environment import choose_device
 from lowland.training.experiment import Experiment
 from lowland.training.settings import Settings
+from lowland.training.sweep.directory import SweepPart, new_path
 from lowland.training.sweep.job import Job
-from lowland.training.sweep.parts import SweepPart, new_path
 
 
 def plan(

@@ -8,10 +8,10 @@ from lowland.errors import SettingError
 from lowland.training.experiment import Experiment
 from lowland.training.outcome import Outcome
 from lowland.training.settings import Settings
+from lowland.training.sweep.directory import find_parts
 from lowland.training.sweep.grid import Grid
 from lowland.training.sweep.halving import losers, rungs
 from lowland.training.sweep.job import Job, News, SweepEngine
-from lowland.training.sweep.parts import find_parts
 from lowland.training.sweep.plan import plan
 from lowland.training.sweep.progress import sweep_bar
 
