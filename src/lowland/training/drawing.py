@@ -97,7 +97,7 @@ class Panel:
 
     @property
     def labels(self) -> list[str]:
-        """For the legend."""
+        """What the legend shows."""
         return [line.label for line in self.lines if line.label]
 
 
@@ -123,7 +123,7 @@ class Bars:
 
     @property
     def labels(self) -> list[str]:
-        """For the legend."""
+        """What the legend shows."""
         return list(self.heights)
 
 

@@ -73,7 +73,7 @@ class Pace:
         self._at, self._took = time.monotonic(), 0.0
 
     def due(self) -> bool:
-        """Whether it is."""
+        """Whether to save now."""
         return time.monotonic() - self._at > max(_SECONDS, self._took / _SHARE)
 
     def saved(self, seconds: float) -> None:

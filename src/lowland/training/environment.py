@@ -1,4 +1,4 @@
-"""What a run ran on."""
+"""The device a run is trained on, and the versions of what it runs with."""
 
 import platform
 import subprocess

@@ -38,7 +38,7 @@ class Reference:
     where: str
 
     def entry(self) -> dict[str, Any]:
-        """For a summary."""
+        """The reference as an entry of a summary."""
         return {"value": self.value, "where": self.where}
 
 

@@ -19,7 +19,7 @@ def passes(settings: Settings) -> int:
 
 
 def duration(seconds: float) -> str:
-    """``"74 minutes"``, ``"90 s"``."""
+    """A time in words: ``"74 minutes"``, ``"90 s"``."""
     return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} s"
 
 

@@ -50,7 +50,7 @@ class Lock:
         return os.path.samestat(os.fstat(self._own), there)
 
     def release(self) -> None:
-        """Let others in."""
+        """Release the lock, so that other processes can have it."""
         if self._own is not None:
             os.close(self._own)
             self._own = None

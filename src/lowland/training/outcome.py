@@ -36,7 +36,7 @@ class Outcome:
 
     @property
     def status(self) -> str:
-        """``"done"``, ``"diverged"``, ``"stopped"`` or ``"failed"``."""
+        """How it ended: ``"done"``, ``"diverged"``, ``"stopped"`` or ``"failed"``."""
         if self.error:
             return "failed"
         if self.diverged_at is not None:
@@ -44,7 +44,7 @@ class Outcome:
         return "done" if self.stopped_at is None else "stopped"
 
     def column(self, name: str) -> list[float]:
-        """One entry of every record."""
+        """The entry ``name`` of every record."""
         return [record[name] for record in self.records]
 
     def late(self, name: str) -> list[float]:

@@ -76,7 +76,7 @@ def train(
 
 
 def _silent(text: str) -> None:
-    """Where nobody watches."""
+    """Says nothing: where there is no bar."""
 
 
 class Run:

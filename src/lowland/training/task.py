@@ -27,10 +27,10 @@ class Optimizer(Protocol):
         """Evaluate ``closure`` as often as needed, update, and return the loss at w."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resume needs."""
+        """What it takes to go on from here to the same bits."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up such a state."""
+        """Go on from a state that `state_dict` gave."""
 
 
 class Check(Protocol):
@@ -48,7 +48,7 @@ class Check(Protocol):
         """What the next check builds on (a warm start, say)."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up such a state."""
+        """Go on from a state that `state_dict` gave."""
 
 
 @dataclass
@@ -104,10 +104,10 @@ class Together(Protocol):
         """Whether all arms have stopped, by a criterion of the experiment's own."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resume needs."""
+        """What it takes to go on from here to the same bits."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up such a state."""
+        """Go on from a state that `state_dict` gave."""
 
 
 @dataclass(frozen=True)

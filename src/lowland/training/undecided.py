@@ -90,5 +90,5 @@ def _without_seed(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
 
 
 def _plain(value: Any) -> Any:
-    """As a file holds it."""
+    """``value`` as it reads back from JSON: tuples as lists."""
     return json.loads(json.dumps(value))

@@ -27,7 +27,7 @@ class Cell:
 
     @property
     def rho(self) -> float:
-        """Of all its runs."""
+        """The radius ρ that all its runs have."""
         return next(iter(self.runs.values())).settings.rho
 
     def count(self, status: str) -> int:

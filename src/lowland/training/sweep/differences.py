@@ -51,7 +51,7 @@ class Difference:
         return "below" if self.difference.mean < 0 else "above"
 
     def entry(self) -> dict[str, Any]:
-        """For a summary."""
+        """As an entry of a summary."""
         between = None if self.difference is None else self.difference.entry(interval=True)
         found = {"difference": between, "p": self.p, "p_holm": self.corrected, "diverged": self.diverged}
         return {"settings": dict(self.settings), **found, "verdict": self.verdict}
@@ -65,7 +65,7 @@ class Trend:
     slope: Estimate
 
     def entry(self) -> dict[str, Any]:
-        """For a summary."""
+        """As an entry of a summary."""
         settings = None if self.settings is None else dict(self.settings)
         return {"settings": settings, "per_decade": self.slope.entry(interval=True), "p": self.slope.p}
 

@@ -64,7 +64,7 @@ class News:
 
 
 class SweepEngine(Protocol):
-    """Where jobs are trained."""
+    """Trains jobs: in this process, in worker processes, or on a cluster."""
 
     def __call__(self, jobs: Sequence[Job], hear: Callable[[Job, News], None]) -> None:
         """Train all ``jobs``; ``hear`` is called in this process, for each job at last with ``ended``.
@@ -120,7 +120,7 @@ class _Teller:
         self.steps = done
 
     def tell_all(self) -> None:
-        """Tell what is new."""
+        """Tell of the steps so far and the records since the last time."""
         self.told = time.monotonic()
         self.tell(News(self.steps, self.records))
         self.records = {}

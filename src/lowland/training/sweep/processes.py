@@ -167,7 +167,7 @@ class _Worker:
         return [self.pipe.fileno(), *([] if self.output.closed else [self.output.fileno()])]
 
     def take(self, task: _Task) -> None:
-        """Start on ``task``."""
+        """Send ``task`` to the worker process."""
         self.task = task
         content = packed(task.job, _PATIENCE_SECONDS if task.crashes else 0.0)
         with contextlib.suppress(OSError):  # it died idle: `listen` will find out

@@ -70,7 +70,7 @@ class SweepBar:
 
 
 class _Best:
-    """The lowest metric so far."""
+    """The lowest value so far of the metric that is selected by."""
 
     def __init__(self, selection: Selection | None):
         self._selection, self._metrics = selection, dict[str, float]()

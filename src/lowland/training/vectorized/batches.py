@@ -45,7 +45,7 @@ class VectorizedBatches:
         return x, y, None, False
 
     def of(self, run: int, step: int) -> Batch:
-        """The batch of one run."""
+        """The batch of one run, as it would draw it alone."""
         batch: Batch = self.draws[run](step)
         return batch
 

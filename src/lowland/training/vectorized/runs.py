@@ -131,7 +131,7 @@ class Runs:
         )
 
     def __len__(self) -> int:
-        """How many runs."""
+        """How many runs there are."""
         return len(self.tasks)
 
     def changing(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Runs:
         return replace(self, **pytree.tree_map(Tensor.clone, self.changing()))
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up what `changing` gave."""
+        """Copy in the tensors that `changing` gave, from a checkpoint."""
         for name in ("params", "velocities"):
             own = getattr(self, name)
             for key, value in state[name].items():
