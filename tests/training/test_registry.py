@@ -15,19 +15,24 @@ FIRST = replace(toy.EXPERIMENT, name="tests/first")
 SECOND = replace(toy.EXPERIMENT, name="tests/second")
 
 
+def again(experiment):
+    return pickle.loads(pickle.dumps(experiment))
+
+
 def test_a_module_may_define_several():
+    assert again(SECOND) is SECOND  # found among the modules
     assert registry.load(__name__) == {"tests/first": FIRST, "tests/second": SECOND}
-    assert [pickle.loads(pickle.dumps(one)) for one in (SECOND, FIRST)] == [SECOND, FIRST]
+    assert [again(one) for one in (SECOND, FIRST)] == [SECOND, FIRST]
 
 
-def test_one_that_is_not_registered_is_found_beside_what_prepares_it():
-    assert pickle.loads(pickle.dumps(toy.EXPERIMENT)) is toy.EXPERIMENT
+def test_a_changed_one_is_found_as_what_it_was_made_from():
+    assert again(replace(toy.EXPERIMENT, claims=())) is toy.EXPERIMENT
 
 
 def test_one_that_is_nowhere_is_an_error():
     lost = replace(toy.EXPERIMENT, name="tests/lost")
     with pytest.raises(SettingError, match="has no experiment tests/lost: make it a variable of that module"):
-        pickle.loads(pickle.dumps(lost))
+        again(lost)
 
 
 def test_every_experiment_of_the_papers_is_found_by_another_process():

@@ -1,7 +1,5 @@
 """CIFAR-10 with a ResNet-18, CIFAR-100 with a ResNet-34: SAM against plain SGD, by ρ and by m (figure 1)."""
 
-from functools import partial
-
 from lowland.papers.andriushchenko2022.claims import figure_1_claims
 from lowland.papers.andriushchenko2022.experiment import image_experiment
 from lowland.papers.andriushchenko2022.figures import against_m, figure_1
@@ -14,7 +12,7 @@ from lowland.training import ours
 CIFAR10 = image_experiment(
     "cifar10",
     "CIFAR-10, ResNet-18: SAM and SGD",
-    partial(image_task, "cifar-10"),
+    lambda settings, device: image_task("cifar-10", settings, device),
     scales=scales(),
     arms=FIGURE_1_ARMS,
     claims=figure_1_claims(5.15, 4.3, "5.1 to 5.3 % (ERM 5.15)", "5.1 to 5.3 % up to ρ = 33 (ERM 5.15)", desk_m=True),
@@ -34,7 +32,7 @@ CIFAR10 = image_experiment(
 CIFAR100 = image_experiment(
     "cifar100",
     "CIFAR-100, ResNet-34: SAM and SGD",
-    partial(image_task, "cifar-100"),
+    lambda settings, device: image_task("cifar-100", settings, device),
     datasets=("cifar-100",),
     scales=scales(
         # Found with ERM alone, seed 0: the training error ends at 0, the validation error at 0.885.

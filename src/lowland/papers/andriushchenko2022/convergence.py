@@ -1,7 +1,5 @@
 """SAM converges: training loss and gradient norm with a falling step size (Andriushchenko & Flammarion 2022)."""
 
-from functools import partial
-
 from lowland.papers.andriushchenko2022.experiment import image_experiment
 from lowland.papers.andriushchenko2022.methods import ARMS
 from lowland.papers.andriushchenko2022.settings import scales
@@ -25,7 +23,7 @@ def _fall(outcome: Outcome) -> float:
 EXPERIMENT = image_experiment(
     "convergence",
     "CIFAR-10: SAM's training loss and gradient norm",
-    partial(image_task, "cifar-10"),
+    lambda settings, device: image_task("cifar-10", settings, device),
     scales=scales(
         paper={
             "augment": ours(False, "so that the training loss is that of fixed images"),
