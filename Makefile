@@ -9,12 +9,23 @@ READY := $(VENV)/.ready
 # torch without CUDA, say), other libraries fail as soon as they find it.
 MODELS := $(VENV)/models
 
-.PHONY: demo test hostile hunt check models format benchmarks clean
+# The rooms in which something is changed, or those that ROOM names; a path will do, as in ROOM=optim/m_sam.
+ROOM ?= $(sort $(shell git status --porcelain | sed -En 's,^.* "?(src/lowland|tests)/(test_)?([a-z0-9_]+)(/.*|\.py)"?$$,\3,p'))
+QUICK = $(wildcard $(foreach room,$(ROOM),tests/$(room) tests/test_$(room).py))
+
+.PHONY: demo test quick hostile hunt check models format benchmarks clean
 demo: $(READY)  ## a real experiment, start to figure: handwritten digits, no download
 	$(BIN)/lowland run long2024/digits --out runs/demo
 
 test: check  ## every check and test, on all cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+quick: $(READY)  ## a minute: formatter, linter, types, limits, and the quick tests of what is changed; ROOM=optim for others
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python tests/house.py --check & $(BIN)/mypy && wait $$!
+	$(if $(QUICK),OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow and not hostile' \
+		--durations 10 --durations-min 0.5 $(QUICK),@echo "no room is changed: name one, as in make quick ROOM=optim")
 
 hostile: $(READY)  ## the whole hostile campaign, two hours; SEED=1 draws other cases, RECORD=1 writes the counts down
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hostile -m 'hostile or not hostile' --seed $(or $(SEED),0) $(if $(RECORD),--record)

@@ -108,6 +108,7 @@ def test_no_trace_after_an_error():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+@pytest.mark.slow
 def test_compiled_and_wrapped_models_are_looked_into():
     model, x = mlp([4, 3, 2]), inputs(5, 4)
     expected = extract(model, [x])

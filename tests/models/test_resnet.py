@@ -170,6 +170,7 @@ def test_any_size(side, wide, width, classes, make):
     assert make((1, 2, 1, 1), width, classes)(torch.randn(2, 3, side, wide)).shape == (2, classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda: preact_resnet((1, 1, 1, 1), 4, norm="group"), lambda: resnet((1,) * 4, 4)])
 def test_channels_last_autocast_and_compiled(make):
     model, x = make(), torch.randn(4, 3, 16, 16)

@@ -331,6 +331,7 @@ def test_the_interface_of_others_moves_buffers_once():
         assert model[2][0].count == step
 
 
+@pytest.mark.slow
 def test_a_compiled_step_begins_both_evaluations_with_the_same_buffers():
     models = [network(lambda: nn.Sequential(parametrized(), Counter())) for _ in range(2)]
     optimizers = [lowland.SAM(torch.optim.SGD(m.parameters(), lr=0.1), rho=0.3, model=m) for m in models]

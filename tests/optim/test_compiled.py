@@ -12,6 +12,8 @@ from lowland import SAM, compat
 from lowland.optim import ascent, descent
 from lowland.optim.compiled import compiled_step
 
+pytestmark = pytest.mark.slow  # each compiles
+
 
 @pytest.fixture(autouse=True)
 def _double():
@@ -149,7 +151,6 @@ def test_six_steps_are_those_of_step_and_one_graph(case, compilations):
     assert compilations() == 1
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("cpp_compiler")
 def test_with_inductor():
     pair = Pair(make_model=normalized, make_base=adamw, own_model=True, backend="inductor")

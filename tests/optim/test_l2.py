@@ -228,6 +228,7 @@ def test_complex_parameters():
     assert_equal(ours, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [network, Unused])
 def test_compiled(make):
     def data(step):

@@ -8,6 +8,8 @@ import sys
 import time
 from contextlib import closing
 
+import pytest
+
 SOON = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "import lowland.training.meeting as meeting; meeting._SILENT = 0.3"
@@ -58,6 +60,7 @@ def test_an_address_that_is_none(tmp_path):
     assert "for process 0 of WORLD_SIZE=2 at nowhere.invalid" in line
 
 
+@pytest.mark.slow
 def test_somebody_else_listens_there(tmp_path):
     """To the first it is an error; another can't tell at once, and says for whom it waits."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
@@ -70,6 +73,7 @@ def test_somebody_else_listens_there(tmp_path):
     assert "choose another MASTER_PORT" in err
 
 
+@pytest.mark.slow
 def test_started_by_hand_one_after_the_other(tmp_path):
     """They meet, and agree on what is wrong with the command."""
     port = free_port()

@@ -69,6 +69,7 @@ def test_each_run_is_what_it_is_alone(tmp_path, network, batches):
     same(run(train_vectorized, tmp_path / "stack", arms), run(train, tmp_path / "alone", arms))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_curvature_is_that_of_each_run_alone(tmp_path, network):
     arms = grid(network=network, checked="together")
@@ -168,6 +169,7 @@ def test_when_all_have_diverged_training_ends(tmp_path, monkeypatch):
     assert all(arm.status == "diverged" and len(arm.records) == 1 for arm in trained.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checked", ["alone", "together"])
 def test_killed_anywhere_it_ends_with_the_same_bits(tmp_path, monkeypatch, checked):
     monkeypatch.setattr(drive.Pace, "due", lambda self: True)
