@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from lowland import progress
-from lowland.data.progress import bars, counting
+from lowland.data.download import bars
+from lowland.data.images import counting
 from lowland.data.registry import DATASETS
 from lowland.progress import left, lines
 from lowland.training.progress import bar, fitting, waiting

@@ -15,7 +15,7 @@ import pytest
 
 from lowland.data import DATASETS, Download, fetch, load, status, verify
 from lowland.data import download as downloads
-from lowland.data.progress import bars
+from lowland.data.download import bars
 from lowland.errors import DataError
 
 NAME = "tinyshakespeare"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowland.data import DATASETS, Source, load, verify
-from lowland.data.idx import decode
+from lowland.data.formats import decode_idx
 from lowland.data.registry import Part
 from lowland.errors import DataError
 
@@ -23,10 +23,10 @@ def test_idx_round_trip(shape, seed):
     array = np.random.default_rng(seed).integers(0, 10, shape, dtype=np.uint8)
     data = bytes((0, 0, 8, len(shape))) + np.array(shape, ">u4").tobytes() + array.tobytes()
     part = Part("file", None, tuple(shape), 4 + 4 * len(shape))
-    np.testing.assert_array_equal(decode(data, "file", part, LABELLED), array)
+    np.testing.assert_array_equal(decode_idx(data, "file", part, LABELLED), array)
     for damaged in (data[:-1], data + b"\0"):
         with pytest.raises(DataError, match="file"):
-            decode(damaged, "file", part, LABELLED)
+            decode_idx(damaged, "file", part, LABELLED)
 
 
 @pytest.mark.parametrize("packed", [False, True])

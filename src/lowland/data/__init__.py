@@ -6,13 +6,13 @@ from lowland.data.celeba import load_celeba
 from lowland.data.dataset import Dataset, load
 from lowland.data.domains import DOMAIN_FOLDERS, Domains, load_domains
 from lowland.data.download import fetch
+from lowland.data.files import data_root
 from lowland.data.grouped import GroupedDataset
 from lowland.data.inventory import Status, status, verify
 from lowland.data.mnist_domains import colored_mnist, rotated_mnist
 from lowland.data.noise import flip_labels
 from lowland.data.pieces import TextPieces, consecutive
 from lowland.data.registry import DATASETS, Download, Part, Source
-from lowland.data.root import data_root
 from lowland.data.split import Split, split_validation
 from lowland.data.stacked import stacked_images
 from lowland.data.transforms import center, one_hot, random_crop_flip, scale

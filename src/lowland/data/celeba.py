@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from lowland.data.checks import some
-from lowland.data.files import lines, placed
+from lowland.data.files import data_root, lines, placed
 from lowland.data.grouped import SPLITS, GroupedDataset, GroupedListing, divide, read_grouped
+from lowland.data.images import some
 from lowland.data.registry import source
-from lowland.data.root import data_root
 from lowland.errors import DataError, SettingError, suggestion
 
 Row = tuple[int, list[str]]  # the number of the line, and its fields

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import torch
 
-from lowland.data import digits, registry
+from lowland.data import registry
 from lowland.data.download import fetch
-from lowland.data.files import UnreadableError, find
-from lowland.data.read import FORMATS, read
-from lowland.data.root import data_root
+from lowland.data.files import UnreadableError, data_root, find
+from lowland.data.formats import FORMATS, read, read_digits
 from lowland.data.split import Split
 from lowland.errors import DataError, SettingError
 
@@ -39,7 +38,7 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
     if source.format == "images":
         raise SettingError(f"{name} is made of image files: use load_celeba, load_waterbirds or load_domains.")
     if source.format == "scikit-learn":
-        return Dataset(name, digits.read(), None, source.classes)
+        return Dataset(name, read_digits(), None, source.classes)
     folder = data_root(root) / name
     if any(find(part, folder) is None for part in source.parts):
         fetch(name, root)

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import torch
 
-from lowland.data.checks import some
-from lowland.data.files import placed, readable
-from lowland.data.images import EXTENSIONS, Listed, read_images
+from lowland.data.files import data_root, placed, readable
+from lowland.data.images import EXTENSIONS, Listed, read_images, some
 from lowland.data.registry import DATASETS, source
-from lowland.data.root import data_root
 from lowland.data.split import Split
 from lowland.errors import DataError, SettingError
 

@@ -7,27 +7,30 @@ when its checksum is right; ``FILE.md5``, in the form ``md5sum -c`` reads, says 
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
+from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock
 
 from lowland.data import registry
-from lowland.data.files import find, placed, readable
+from lowland.data.files import data_root, find, placed, readable
 from lowland.data.mirror import FailedError, answer_to, chunk, plain
-from lowland.data.progress import Advance, bars
 from lowland.data.registry import Download, Source
-from lowland.data.root import data_root
 from lowland.errors import DataError
 from lowland.files import open_regular, refuse_special, write_atomically
+from lowland.progress import bar
 
 CONNECT = 25.0  # seconds to answer, shared out among the mirrors of a file
 STALL = 30.0  # seconds without a byte in mid-download
 SLOWEST = 1024  # bytes a second, over a time of STALL: slower mirrors are given up
 ATTEMPTS = 5  # at one mirror, as long as each brings bytes; those that bring a hundredth of the file don't count
+
+#: Called with a download and how many of its bytes are there.
+Advance = Callable[[Download, int], None]
 
 
 def fetch(name: str, root: str | Path | None = None, progress: bool = True) -> list[Path]:
@@ -206,3 +209,21 @@ def _check(download: Download, part: Path) -> None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
+
+
+@contextmanager
+def bars(show: bool) -> Iterator[Advance]:
+    """A bar for each download on stderr; without a terminal a line now and then; nothing unless ``show``."""
+    line = ["waiting for an answer"]
+    with bar("{task.description}", "bar", "bytes", "left", describe=lambda: line[0], show=show) as (drawn, said):
+        tasks: dict[Download, Any] = {}
+
+        def advance(download: Download, received: int) -> None:
+            if download not in tasks:
+                tasks[download] = drawn.add_task(download.filename, total=download.size)
+            drawn.update(tasks[download], completed=received)
+            share = received / max(download.size, 1)
+            line[0] = f"{download.filename}: {received / 1e6:.1f} of {download.size / 1e6:.1f} MB ({share:.0%})"
+            said.check()
+
+        yield advance

@@ -1,4 +1,4 @@
-"""From files on disk to the bytes of a dataset's parts, packed or not."""
+"""Where datasets live, and from files on disk to the bytes of their parts, packed or not."""
 
 import errno
 import gzip
@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, BinaryIO, cast
+
+from platformdirs import user_cache_path
 
 from lowland.data.registry import Part, Source
 from lowland.data.tar import Bounded, Member
@@ -24,6 +26,27 @@ _NO_FILE = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO)
 
 class UnreadableError(DataError):
     """The system doesn't let us read a file (permissions, a disk that fails): it isn't known to be damaged."""
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """The folder that holds one folder a dataset: ``root``, else ``$LOWLAND_DATA``, else the cache folder.
+
+    It need not exist. Raises `DataError` if something that is not a folder is in its place, or there can't be such a
+    place: with a ``~`` of a user that this machine doesn't know, say.
+    """
+    chosen = root or os.environ.get("LOWLAND_DATA")
+    try:
+        path = Path(chosen or user_cache_path("lowland") / "data").expanduser().absolute()
+    except RuntimeError as error:
+        where = str(chosen) if chosen else "There is no home directory to keep datasets in"
+        raise DataError(
+            f"{where}: {str(error).rstrip('.')}. Point $LOWLAND_DATA at the folder of the datasets."
+        ) from error
+    if "\0" in str(path):
+        raise DataError(f"{str(chosen)!r} is no path. Point $LOWLAND_DATA at the folder of the datasets.")
+    if os.path.exists(path) and not path.is_dir():
+        raise DataError(f"{path} is not a folder. Point $LOWLAND_DATA at the folder that holds the datasets.")
+    return path
 
 
 def find(part: Part, folder: Path) -> Path | None:

@@ -7,8 +7,8 @@ from pathlib import Path, PurePath
 import torch
 from torch import Tensor
 
+from lowland.data.files import data_root
 from lowland.data.images import Crop, Listed, read_images
-from lowland.data.root import data_root
 from lowland.data.split import Split
 from lowland.errors import DataError
 

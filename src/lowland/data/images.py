@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,12 +18,11 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from lowland.data.checks import some
 from lowland.data.decode import Crop, decode_all
-from lowland.data.progress import counting
 from lowland.data.split import Split
 from lowland.errors import DataError, SettingError
 from lowland.files import open_regular
+from lowland.progress import bar
 
 #: What counts as an image in a folder, in small or capital letters.
 EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -181,3 +180,28 @@ def _alone(folder: Path) -> Iterator[None]:
             f"{folder} can't be written: {error.strerror or error}. Decoded images are kept there: make room, or point "
             "$LOWLAND_DATA at another folder."
         ) from error
+
+
+@contextmanager
+def counting(description: str, total: int, show: bool) -> Iterator[Callable[[], None]]:
+    """A bar on stderr, or lines, that a call moves on by one of ``total``; nothing unless ``show``."""
+    done = 0
+    with bar(
+        "{task.description}", "bar", "count", "left",
+        describe=lambda: f"{description}: {done} of {total} images", show=show,
+    ) as (drawn, said):  # fmt: skip
+        task = drawn.add_task(description, total=total)
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            drawn.advance(task)
+            said.check()
+
+        yield advance
+
+
+def some(names: Sequence[str], limit: int = 3) -> str:
+    """The first ``limit`` of ``names``, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(name if name.isprintable() else ascii(name) for name in names[:limit]) + more

@@ -6,10 +6,9 @@ from typing import Literal
 
 from lowland.data import celeba, domains, registry, waterbirds
 from lowland.data.download import md5, record, recorded
-from lowland.data.files import find, first, readable
+from lowland.data.files import data_root, find, first, readable
+from lowland.data.formats import collected, read
 from lowland.data.images import check_images
-from lowland.data.read import collected, read
-from lowland.data.root import data_root
 from lowland.errors import DataError
 
 

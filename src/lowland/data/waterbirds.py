@@ -8,10 +8,9 @@ import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lowland.data.files import lines, placed
+from lowland.data.files import data_root, lines, placed
 from lowland.data.grouped import GroupedDataset, GroupedListing, divide, read_grouped
 from lowland.data.registry import source
-from lowland.data.root import data_root
 from lowland.errors import DataError
 
 COLUMNS = {"y": 2, "place": 2, "split": 3}  # how many values each has
