@@ -4,7 +4,7 @@ import contextlib
 import random
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 #: Generators and their states: of torch, by device and None for the CPU; then "python" and "numpy".
 States = list[tuple[Any, Any]]
+#: What climbs: a function of the model that gives parameters, a module of it, or parameters; None for all.
+Scope = Callable[[nn.Module], Iterable[Tensor]] | nn.Module | Iterable[Tensor] | None
 
 _OURS = (str(Path(__file__).parent), str(Path(torch.__file__).parent), contextlib.__file__)
 _lock = threading.Lock()
@@ -52,6 +54,27 @@ def ddp(model: nn.Module | None) -> nn.parallel.DistributedDataParallel | None:
     """The DDP wrapper, where there is one."""
     found = () if model is None else wrappers(model)
     return next((one for one in found if isinstance(one, nn.parallel.DistributedDataParallel)), None)
+
+
+def parameters_in(scope: Scope, model: nn.Module | None) -> set[Tensor]:
+    """The parameters that a ``scope`` other than None gives.
+
+    Raises:
+        TypeError: for something that gives no parameters.
+        ValueError: for a function without a model.
+    """
+    if isinstance(scope, nn.Module):
+        chosen: Any = scope.parameters()
+    elif callable(scope):
+        if model is None:
+            raise ValueError("a scope that is a function looks for its parameters in the model: give model=")
+        chosen = scope(unwrapped(model))
+    else:
+        chosen = scope
+    found = set(chosen) if isinstance(chosen, Iterable) else {chosen}
+    if not all(isinstance(param, Tensor) for param in found):
+        raise TypeError("scope= is a function of the model that gives parameters, a module of it, or parameters")
+    return found
 
 
 def fsdp_modules(modules: Iterable[nn.Module]) -> list[Any]:

@@ -1,6 +1,6 @@
 """How hard each example pulls, at the weights and at those that SAM looks at."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,7 @@ from torch.nn import functional as F
 from lowland.checks import check_rho
 from lowland.features.evaluation import check_batches, evaluated
 from lowland.optim.functional import perturbation
-from lowland.torch_tools import refuse_other_models, refuse_pieces, unwrapped
-
-#: What climbs, as for `lowland.SAM`: a function of the model that gives parameters, a module of it, or parameters.
-Scope = Callable[[nn.Module], Iterable[Tensor]] | nn.Module | Iterable[Tensor] | None
+from lowland.torch_tools import Scope, parameters_in, refuse_other_models, refuse_pieces, unwrapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,10 +195,7 @@ def _sums(x: Tensor) -> list[float]:
 def _perturbed(scope: Scope, model: nn.Module) -> list[Tensor]:
     trainable: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
     if scope is not None:
-        chosen: Any = scope.parameters() if isinstance(scope, nn.Module) else scope(model) if callable(scope) else scope
-        wanted = set(chosen) if isinstance(chosen, Iterable) else {chosen}
-        if not all(isinstance(p, Tensor) for p in wanted):
-            raise TypeError("scope= is a function of the model that gives parameters, a module of it, or parameters")
+        wanted = parameters_in(scope, model)
         trainable = [p for p in trainable if p in wanted]
     if not trainable:
         raise ValueError("there is nothing to perturb: no parameter of the model in scope requires a gradient")

@@ -1,16 +1,13 @@
 """Which parameters climb. The others are not perturbed, and don't count in the norm of the ascent gradient."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 
-from lowland.torch_tools import unwrapped
-
-#: A function of the model that gives parameters, one of its modules, or parameters; None for all.
-Scope = Callable[[nn.Module], Iterable[Tensor]] | nn.Module | Iterable[Tensor] | None
+from lowland.torch_tools import Scope, parameters_in, unwrapped
 
 _TORCHS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # the first: of batches and of instances
 _NORM = re.compile(r"norm(alization)?([123]d)?$|^GRN$", re.IGNORECASE)
@@ -96,17 +93,7 @@ def resolve(scope: Scope, model: nn.Module | None, params: Iterable[Tensor]) -> 
     """
     if scope is None:
         return None
-    if isinstance(scope, nn.Module):
-        chosen: Iterable[Tensor] = scope.parameters()
-    elif callable(scope):
-        if model is None:
-            raise ValueError("a scope that is a function looks for its parameters in the model: give model=")
-        chosen = scope(unwrapped(model))
-    else:
-        chosen = scope
-    members = set(chosen) if isinstance(chosen, Iterable) else {chosen}
-    if not all(isinstance(param, Tensor) for param in members):
-        raise TypeError("scope= is a function of the model that gives parameters, a module of it, or parameters")
+    members = parameters_in(scope, model)
     if members.isdisjoint(params):
         raise ValueError(
             f"{describe(scope, members, model)}: none of the optimizer's parameters, so that nothing would climb; hand "
