@@ -11,8 +11,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from lowland.features import probe, wilson
+from lowland.features.examples import part, split
 from lowland.features.linear import Classifier, in_their_span
-from lowland.features.parts import part, split
 
 
 def gaussians(n, gap, seed, d=4):

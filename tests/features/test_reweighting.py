@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from lowland.features import deep_feature_reweighting, probe
+from lowland.features.examples import part, split
 from lowland.features.linear import Classifier, mean, regularization_path
-from lowland.features.parts import part, split
 
 
 def spurious(sizes, seed, classes=2, distance=3.0):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lowland.features.parts import Part
+from lowland.features.examples import Examples
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +25,12 @@ class Classifier:
     bias: np.ndarray
     converged: bool
 
-    def predict(self, part: Part) -> np.ndarray:
+    def predict(self, part: Examples) -> np.ndarray:
         """The class of the highest score, ``(n,)``."""
         predicted: np.ndarray = self.classes[self._scores(part).argmax(1)]
         return predicted
 
-    def log_losses(self, part: Part) -> np.ndarray:
+    def log_losses(self, part: Examples) -> np.ndarray:
         """−log softmax of the score of the true class, ``(n,)``."""
         scores = self._scores(part)
         scores -= scores.max(1, keepdims=True)
@@ -38,7 +38,7 @@ class Classifier:
         losses: np.ndarray = np.log(np.exp(scores).sum(1)) - scores[np.arange(len(true)), true]
         return losses
 
-    def _scores(self, part: Part) -> np.ndarray:
+    def _scores(self, part: Examples) -> np.ndarray:
         logits = (part.features @ self.weight.T + self.bias).astype(np.float64)
         return logits if len(self.bias) > 1 else np.concatenate([np.zeros_like(logits), logits], 1)
 
@@ -53,7 +53,7 @@ def mean(classifiers: list[Classifier]) -> Classifier:
     )
 
 
-def standardized(reference: Part, *others: Part) -> list[Part]:
+def standardized(reference: Examples, *others: Examples) -> list[Examples]:
     """The parts, features minus their mean in ``reference``, by their standard deviation there, or by 1 if it's 0."""
     from sklearn.preprocessing import StandardScaler  # here, because importing it takes a second
 
@@ -61,7 +61,7 @@ def standardized(reference: Part, *others: Part) -> list[Part]:
     return [replace(each, features=scaler.transform(each.features)) for each in (reference, *others)]
 
 
-def in_their_span(reference: Part, *others: Part) -> list[Part]:
+def in_their_span(reference: Examples, *others: Examples) -> list[Examples]:
     """The parts in coordinates of the space that the features of ``reference`` span, if they are more than examples.
 
     The weights that minimize a loss of the scores with an L2 penalty lie in that space, since whatever stands
@@ -75,7 +75,7 @@ def in_their_span(reference: Part, *others: Part) -> list[Part]:
 
 
 def regularization_path(
-    part: Part,
+    part: Examples,
     Cs: Iterable[float],
     *,
     penalty: str,

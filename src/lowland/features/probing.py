@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from lowland.features.examples import Examples, check_classes, given, part, require_groups, split
 from lowland.features.groups import shares
 from lowland.features.linear import Classifier, in_their_span, regularization_path, standardized
-from lowland.features.parts import Part, check_classes, given, part, require_groups, split
 from lowland.features.progress import watched
-
-_Z = 1.959963984540054  # the normal distribution has 95 % within ± this many standard deviations
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def probe(
     return tested(classifier, test_part, error, C)
 
 
-def tested(classifier: Classifier, test: Part, validation_error: float, C: float) -> Probe:
+def tested(classifier: Classifier, test: Examples, validation_error: float, C: float) -> Probe:
     """The errors on test examples, their features standardized."""
     wrong = classifier.predict(test) != test.targets
     return Probe(
@@ -157,12 +155,10 @@ def wilson(wrong: int, n: int) -> tuple[float, float]:
     """
     if not 0 <= wrong <= n or n == 0:
         raise ValueError(f"between none and all of at least one example are wrong: not {wrong} of {n}")
-    return _lowest(wrong, n), 1 - _lowest(n - wrong, n)
+    from scipy.stats import binomtest  # here, because importing it takes a second
 
-
-def _lowest(wrong: int, n: int) -> float:
-    share, z = wrong / n, _Z**2 / n
-    return max(0.0, share + z / 2 - math.sqrt(share * (1 - share) * z + z**2 / 4)) / (1 + z)
+    found = binomtest(int(wrong), int(n)).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def check_settings(Cs: Sequence[float], max_iter: int) -> list[float]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from lowland.features.examples import Examples, check_classes, given, part, require_groups, split
 from lowland.features.groups import shares
 from lowland.features.linear import Classifier, mean, regularization_path, standardized
-from lowland.features.parts import Part, check_classes, given, part, require_groups, split
 from lowland.features.probing import Probe, check_settings, tested
 from lowland.features.progress import watched
 
@@ -70,7 +70,7 @@ def deep_feature_reweighting(
     halves = split(held_out, 0.5, random, ("half of the held-out set", "the other half of the held-out set"))
     require_groups(halves, n_groups)
 
-    def fits(whole: Part, Cs: Sequence[float]) -> Iterator[tuple[float, Classifier]]:
+    def fits(whole: Examples, Cs: Sequence[float]) -> Iterator[tuple[float, Classifier]]:
         subset = whole.balanced_subset(random)
         if len(np.unique(subset.targets)) < len(np.unique(held_out.targets)):
             raise ValueError(f"{subset.name} lacks a class: make groups of class and spurious feature together")

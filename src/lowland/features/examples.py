@@ -11,7 +11,7 @@ from lowland.features.groups import check_groups, integers
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Examples:
     """Some examples.
 
     Attributes:
@@ -33,18 +33,19 @@ class Part:
             raise ValueError(f"{self.name} needs groups")
         return self.groups
 
-    def take(self, indices: np.ndarray, name: str | None = None) -> "Part":
+    def take(self, indices: np.ndarray, name: str | None = None) -> "Examples":
         """The examples at ``indices``, in that order."""
         groups = None if self.groups is None else self.groups[indices]
-        return Part(name or self.name, self.features[indices], self.targets[indices], groups)
+        return Examples(name or self.name, self.features[indices], self.targets[indices], groups)
 
     def balanced_weights(self) -> np.ndarray:
         """Weights ``(n,)`` of mean 1 with which all groups count the same."""
-        _, group, sizes = np.unique(self.labels, return_inverse=True, return_counts=True)
-        weights: np.ndarray = len(group) / (len(sizes) * sizes[group])
+        from sklearn.utils.class_weight import compute_sample_weight  # here, because importing it takes a second
+
+        weights: np.ndarray = compute_sample_weight("balanced", self.labels)
         return weights
 
-    def balanced_subset(self, random: np.random.Generator) -> "Part":
+    def balanced_subset(self, random: np.random.Generator) -> "Examples":
         """As many examples of each group as the smallest has, drawn without replacement."""
         groups, sizes = np.unique(self.labels, return_counts=True)
         members = (np.flatnonzero(self.labels == group) for group in groups)
@@ -52,8 +53,8 @@ class Part:
         return self.take(np.concatenate(drawn), f"a balanced subset of {self.name}")
 
 
-def part(name: str, features: Any, targets: Any, groups: Any = None) -> Part:
-    """Tensors or arrays as a `Part`.
+def part(name: str, features: Any, targets: Any, groups: Any = None) -> Examples:
+    """Tensors or arrays as a `Examples`.
 
     Raises:
         ValueError: unless they are finite numbers ``(n, features)`` and integers ``(n,)``, n > 0.
@@ -72,11 +73,11 @@ def part(name: str, features: Any, targets: Any, groups: Any = None) -> Part:
     for what, labels in (("targets", y), ("groups", g)):
         if labels is not None and len(labels) != len(x):
             raise ValueError(f"{name} has {len(x)} examples and {len(labels)} {what}")
-    return Part(name, x, y, g)
+    return Examples(name, x, y, g)
 
 
-def given(name: str, value: Any) -> Part:
-    """The `Part` of a pair (features, targets), or of a triple with groups.
+def given(name: str, value: Any) -> Examples:
+    """The `Examples` of a pair (features, targets), or of a triple with groups.
 
     Raises:
         TypeError: for anything else.
@@ -87,7 +88,9 @@ def given(name: str, value: Any) -> Part:
     return part(name, *value)
 
 
-def split(whole: Part, fraction: float, random: np.random.Generator, names: tuple[str, str]) -> tuple[Part, Part]:
+def split(
+    whole: Examples, fraction: float, random: np.random.Generator, names: tuple[str, str]
+) -> tuple[Examples, Examples]:
     """Hold ``fraction`` of the examples of each class, and group, out at random: (the rest, the held out).
 
     Raises:
@@ -97,6 +100,7 @@ def split(whole: Part, fraction: float, random: np.random.Generator, names: tupl
         raise ValueError(f"the fraction held out for validation must lie between 0 and 1, not {fraction}")
     labels = whole.targets[:, None] if whole.groups is None else np.stack([whole.targets, whole.groups], 1)
     _, cell = np.unique(labels, axis=0, return_inverse=True)
+    # Not scikit-learn's train_test_split(stratify=...): it draws others, and results that were recorded hold these.
     rest, out = [], []
     for each in range(cell.max() + 1):
         order = random.permutation(np.flatnonzero(cell == each))
@@ -108,7 +112,7 @@ def split(whole: Part, fraction: float, random: np.random.Generator, names: tupl
     return whole.take(np.concatenate(rest), names[0]), whole.take(np.concatenate(out), names[1])
 
 
-def check_classes(train: Part, others: Iterable[Part]) -> None:
+def check_classes(train: Examples, others: Iterable[Examples]) -> None:
     """Raise ValueError if ``train`` has but one class, or lacks one of another part's, or has other features."""
     classes = set(train.targets.tolist())
     if len(classes) == 1:
@@ -122,7 +126,7 @@ def check_classes(train: Part, others: Iterable[Part]) -> None:
             )
 
 
-def require_groups(parts: Iterable[Part], n_groups: int | None, others: Iterable[Part] = ()) -> None:
+def require_groups(parts: Iterable[Examples], n_groups: int | None, others: Iterable[Examples] = ()) -> None:
     """Raise ValueError unless each of ``parts`` has groups, and each of them all that occur there or in ``others``.
 
     With ``n_groups``, these must be 0, …, ``n_groups`` − 1.
