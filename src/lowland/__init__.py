@@ -1,7 +1,7 @@
-"""Sharpness-aware training: the optimizer, the instruments that measure what it does, three papers as commands.
+"""Sharpness-aware training: the optimizer, measurements of what it does, and the experiments of three papers.
 
-The optimizer is `lowland.SAM`, the instruments are in `lowland.curvature` and `lowland.features`, the datasets in
-`lowland.data`; the experiments are run by the command line, or from `lowland.papers` with `lowland.training`.
+The optimizer is `lowland.SAM`. The measurements are in `lowland.curvature` and `lowland.features`, the datasets in
+`lowland.data`. The experiments run from the command line, or in Python from `lowland.papers` with `lowland.training`.
 """
 
 from importlib import import_module
@@ -18,7 +18,7 @@ _ON_DEMAND = ("adapters", "compat", "curvature", "data", "features", "models", "
 
 
 def __getattr__(name: str) -> Any:
-    """The rooms are loaded when they are first entered, torch with them: the command line answers before that."""
+    """Import a subpackage on first access. So the command line starts without waiting for torch."""
     if name == "SAM":
         return import_module("lowland.optim").SAM
     if name in _ON_DEMAND:

@@ -1,4 +1,4 @@
-"""Attributes that are assigned without effect would be a trap: they take effect, or say what to do instead."""
+"""Attributes that refuse assignment with advice, or check each value: no assignment is silently without effect."""
 
 from collections.abc import Callable
 from types import FunctionType, MethodType
@@ -8,12 +8,12 @@ T = TypeVar("T")
 
 
 def refusal(owner: Any, name: str, advice: str) -> AttributeError:
-    """The error of an attribute that can't be assigned."""
+    """The error to raise when the attribute ``name`` of ``owner`` is assigned."""
     return AttributeError(f"{type(owner).__name__}.{name} can't be assigned: {advice}")
 
 
 class _Kept:
-    """An attribute that refuses to be assigned once it has a value, or at all where it is a method or absent."""
+    """A descriptor that allows one assignment, in the constructor; none if the attribute is a method."""
 
     def __init__(self, name: str, advice: str, method: FunctionType | None = None):
         self.name, self.advice, self.method = name, advice, method
@@ -35,10 +35,10 @@ class _Kept:
 
 
 def checked(check: Callable[[str, Any], None]) -> Any:
-    """Declares an attribute whose values are checked whenever they are assigned, in the constructor and later.
+    """Declare an attribute whose value is checked at every assignment, in the constructor and later.
 
     Args:
-        check: takes the name and the value, and raises an error for what can't be.
+        check: takes the name and the value, and raises an error for an invalid value.
     """
     return _Checked(check)
 
@@ -64,7 +64,7 @@ class _Checked:
 
 
 class Absent:
-    """A name that users take for an attribute: reading and assigning it raise AttributeError with ``advice``."""
+    """A name that users may take for an attribute: reading or assigning it raises AttributeError with ``advice``."""
 
     def __init__(self, advice: str):
         self.advice = advice
@@ -83,10 +83,10 @@ class Absent:
 
 
 def unassignable(**advice: str) -> Callable[[type[T]], type[T]]:
-    """Makes attributes of a class refuse to be assigned: with AttributeError, and the advice under their name.
+    """Make attributes of a class raise AttributeError when they are assigned, with the advice given for each name.
 
-    A property may have no setter. A method stays as it is. Anything else is an attribute of the instances, which are
-    given it once, when they are made.
+    A property must have no setter. A method stays as it is. Anything else is an instance attribute, which is assigned
+    once, in the constructor.
     """
 
     def decorate(kind: type[T]) -> type[T]:

@@ -1,4 +1,4 @@
-"""Settings that are numbers."""
+"""Checks of numeric arguments, with one wording for every refusal."""
 
 import math
 from numbers import Integral, Real
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def is_count(value: Any, low: int) -> bool:
-    """Whether ``value`` is an integer of at least ``low``, NumPy's included; True and False are none."""
+    """Whether ``value`` is an integer of at least ``low``. NumPy integers count, True and False don't."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low
 
 
@@ -20,7 +20,7 @@ def count(name: str, value: Any, low: int = 1) -> None:
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
     """Raise ValueError unless ``value`` is a number from ``low`` to ``high``."""
-    real: Any = Real  # NumPy's numbers are some
+    real: Any = Real  # includes NumPy's numbers
     if isinstance(value, bool) or not isinstance(value, real) or not low <= value <= high:
         bounds = [f"at least {low:g}"] * (low > -math.inf) + [f"at most {high:g}"] * (high < math.inf)
         raise ValueError(f"{name} must be a number{', ' * bool(bounds)}{' and '.join(bounds)}, not {value!r}")
@@ -37,10 +37,10 @@ def check_rho(rho: Any) -> None:
 
 
 def plain(name: str, value: Any) -> Any:
-    """A tensor of one entry as a number, anything else as it is.
+    """A tensor of one entry as a Python number, anything else unchanged.
 
     Raises:
-        ValueError: for a tensor of several.
+        ValueError: for a tensor of several entries, or none.
     """
     if not isinstance(value, Tensor):
         return value
@@ -50,7 +50,7 @@ def plain(name: str, value: Any) -> Any:
 
 
 def radius(rho: Any) -> float:
-    """ρ as a float: what is saved must load anywhere. Raises ValueError unless it is a finite one of at least 0."""
+    """ρ as a float, so that a saved file loads anywhere. Raises ValueError unless ρ is finite and at least 0."""
     rho = plain("rho", rho)
     if isinstance(rho, int) and abs(rho) > 1e300:
         raise ValueError(f"rho must be a number, not {rho!r}")

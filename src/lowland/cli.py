@@ -1,13 +1,13 @@
-"""The entry point: hands the arguments to `lowland.commands`, and ends with a line and an exit code, whatever it meets.
+"""The entry point: hands the arguments to `lowland.commands`, and turns errors into one line and an exit code.
 
-Ctrl-C is handled before anything heavy is loaded: torch takes seconds.
+The handler of Ctrl-C is installed before torch is imported, which takes seconds.
 """
 
 import sys
 
 from lowland import interrupts
 
-_READER_GONE = 141  # what a program ends with that the system ends for writing to a closed pipe
+_READER_GONE = 141  # 128 + SIGPIPE, as a shell reports a program that wrote to a closed pipe
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     try:
         watched.watch()
         code = _watched_main(watched)
-    except KeyboardInterrupt:  # while what came before was being said
+    except KeyboardInterrupt:  # while an earlier error was being printed
         code = _interrupted()
     watched.end(code)
     from lowland.launched import end
@@ -35,7 +35,7 @@ def _watched_main(watched: interrupts.Interrupts) -> int:
     try:
         try:
             os.getcwd()
-        except FileNotFoundError:  # torch can't be loaded there
+        except FileNotFoundError:  # torch can't be imported without a current folder
             raise errors.SettingError("the folder that this was started in is gone: cd to one that exists") from None
         from lowland import commands
 
@@ -44,7 +44,7 @@ def _watched_main(watched: interrupts.Interrupts) -> int:
         raise
     except BaseException as error:
         progress.end_all()
-        # Whatever comes after Ctrl-C comes of it: libraries turn KeyboardInterrupt into exceptions of their own.
+        # Libraries turn KeyboardInterrupt into other exceptions: after Ctrl-C, every error counts as an interrupt.
         interrupted = watched.seen or isinstance(error, KeyboardInterrupt)
         ending = _interrupted() if interrupted else _explained(error)
         if ending is None and not launched.among_others():
@@ -57,7 +57,7 @@ def _watched_main(watched: interrupts.Interrupts) -> int:
 
 
 def _explained(error: BaseException) -> int | None:
-    """Say what the user can do about it; None for a bug of ours, which keeps its traceback."""
+    """Print what the user can do about ``error``; the exit code, or None for a bug, which keeps its traceback."""
     from lowland import errors, launched, streams
 
     first = next(iter(str(error).splitlines()), "")
@@ -65,7 +65,7 @@ def _explained(error: BaseException) -> int | None:
     match error:
         case errors.ElsewhereError():
             return 2
-        case errors.UsageError():  # what each process of a run would say: the first does
+        case errors.UsageError():  # every process of a run meets it: only the first prints it
             return 2 if launched.quiet() else _fail(str(error))
         case errors.LowlandError():
             return _fail(str(error))
@@ -89,7 +89,7 @@ def _explained(error: BaseException) -> int | None:
 
 
 def _unwritten(failure: OSError) -> int:
-    """What came out is not all there was to say."""
+    """The exit code when stdout could not be written; prints why, unless its reader has closed the pipe."""
     if isinstance(failure, BrokenPipeError):
         return _READER_GONE
     return _fail(f"the output can't be written ({failure.strerror or failure}): make room, or send it elsewhere")
@@ -104,7 +104,7 @@ def _interrupted() -> int:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    """One line on stderr, whatever was under way there; a reader who is gone doesn't get it."""
+    """Print one line on stderr, if it can still be written; the exit code."""
     from lowland.streams import one_line
 
     try:
@@ -112,7 +112,7 @@ def _fail(message: str, code: int = 2) -> int:
     except BrokenPipeError:
         return _READER_GONE
     except OSError:
-        pass  # there is nowhere left to say it; the exit code does
+        pass  # stderr can't be written: the exit code still tells
     return code
 
 

@@ -1,7 +1,7 @@
-"""SAM with the interface that most training scripts have: ``first_step`` and ``second_step``.
+"""SAM with the interface that most training scripts use: ``first_step`` and ``second_step``.
 
-For a loop written for one of the libraries that share this interface, to run unchanged; new code is better off
-with `lowland.SAM`, where an exception between the passes can't leave the weights perturbed.
+A loop written for a library with this interface runs unchanged. In new code prefer `lowland.SAM`: there an exception
+between the passes can't leave the weights perturbed.
 """
 
 import warnings
@@ -19,18 +19,17 @@ from lowland.optim.descent import Descent
 from lowland.optim.functional import EPS
 from lowland.optim.wrapper import fixed
 
-_THEIR_STATE = ("old_p", "e_w")  # what these libraries keep in the state of a parameter, and save with it
+_THEIR_STATE = ("old_p", "e_w")  # keys that these libraries keep in a parameter's state, and save
 
 
 class _Adaptive(Adaptive):
-    """For some of the parameters, with η = 0."""
+    """The adaptive ascent with η = 0, for some of the parameters only: those of groups with ``adaptive``."""
 
     def __init__(self, members: set[Tensor]):
         super().__init__(eta=0.0, biases=True)
         self.__dict__["members"] = members
 
     def adapts(self, owner: Tensor, name: Callable[[Tensor], str]) -> bool:
-        """Of the groups that say so."""
         return owner in self.__dict__["members"]
 
 
@@ -48,26 +47,34 @@ class SAM(sam.SAM):
         loss_fn().backward()
         optimizer.second_step(zero_grad=True)
 
-    What is mended that way: a gradient that is zero or not finite doesn't destroy the weights; weights come back bit
-    for bit, in their own memory; casts cached by autocast don't serve the second pass; the norm is global under FSDP2
-    and tensor parallelism; schedulers and step hooks see the step; ``state_dict()`` is complete; copies work; with
-    ``model``, its buffers (batch-norm statistics, say) move once. What can't be: the second evaluation begins with the
-    buffers as the first left them, not as they were before it; after an exception between the two calls the weights
-    are perturbed until the next `first_step`, `second_step`, `state_dict` or `restore`; a ``GradScaler`` allows one
-    unscaling a step, so mixed precision with it needs `passes`.
+    Compared with those libraries:
+
+    - A gradient that is zero or not finite doesn't destroy the weights.
+    - The weights come back bit for bit, in their own memory.
+    - The second pass doesn't use casts that autocast cached in the first.
+    - The norm is global under FSDP2 and tensor parallelism.
+    - Schedulers and step hooks see the step. ``state_dict()`` is complete. Copies work.
+    - With ``model``, its buffers (batch-norm statistics, for example) are updated once a step.
+
+    Limits of this interface:
+
+    - The second evaluation starts from the buffers that the first one left, not from those before the step.
+    - After an exception between the two calls the weights stay perturbed until the next `first_step`, `second_step`,
+      `state_dict` or `restore`.
+    - A ``GradScaler`` unscales once a step, so mixed precision with a scaler needs `passes`.
 
     Args:
-        params: parameters or groups of them, each maybe with a ``rho`` and an ``adaptive`` of its own.
+        params: parameters, or parameter groups, which may have their own ``rho`` and ``adaptive``.
         base_optimizer: class of the base optimizer, or any function of ``params`` and ``kwargs`` that makes one.
         rho: radius of the ascent.
-        adaptive: whether to climb by ε = ρ w² g / (‖|w| g‖ + eps) (ASAM: Kwon et al. 2021, with η = 0 and for all
-            parameters, as these libraries do; the authors have η = 0.01 and leave biases out).
+        adaptive: whether to climb by ε = ρ w² g / (‖|w| g‖ + eps): ASAM (Kwon et al. 2021) with η = 0 and for all
+            parameters, as in these libraries. The authors use η = 0.01 and leave biases out.
         model: as in `lowland.SAM`.
         perturb_eps: added to the norm.
-        kwargs: for the base optimizer.
+        kwargs: arguments of the base optimizer.
 
     Raises:
-        TypeError: if ``base_optimizer`` is an optimizer already.
+        TypeError: if ``base_optimizer`` is an optimizer instead of its class.
         ValueError: as `lowland.SAM`.
 
     Example:
@@ -107,7 +114,6 @@ class SAM(sam.SAM):
 
     @property
     def base_optimizer(self) -> torch.optim.Optimizer:
-        """The base optimizer."""
         return self.base
 
     def _complete_groups(self) -> None:
@@ -128,8 +134,8 @@ class SAM(sam.SAM):
             RuntimeError: inside a pass, or if there is no gradient.
 
         Warns:
-            UserWarning: if the weights were perturbed still, after an exception: they are w again, but the
-                gradients are those at w + ε.
+            UserWarning: if the weights were still perturbed, after an exception. They are w again, but the gradients
+                are those at w + ε.
         """
         self._not_inside("first_step()")
         if self._displacement.displaced:
@@ -158,7 +164,7 @@ class SAM(sam.SAM):
         """Go back to w and make the base optimizer's step with the gradients in ``p.grad``.
 
         Args:
-            zero_grad: whether to clear the gradients after it.
+            zero_grad: whether to clear the gradients after the step.
 
         Raises:
             RuntimeError: without a `first_step` before.
@@ -169,7 +175,7 @@ class SAM(sam.SAM):
             self.zero_grad()
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Climb along the gradients that are there already, call ``closure`` at w + ε, go back and update.
+        """Climb along the gradients in ``p.grad``, call ``closure`` at w + ε, go back to w and update.
 
         Args:
             closure: runs forward and backward. Without it this is the base optimizer's step.
@@ -205,9 +211,9 @@ class SAM(sam.SAM):
         self._evaluated += 1
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
-        """Load a `state_dict`, one of the base optimizer, or one of a library with this interface.
+        """Load a `state_dict`, that of the base optimizer, or that of a library with this interface.
 
-        Those keep perturbed or unperturbed weights in the optimizer's state, and often nothing of the base's.
+        Those libraries save weights or perturbations, and often leave the base optimizer's state out.
         """
         if layout.is_torchs(state_dict, list(self._params())):
             state = {
@@ -221,7 +227,6 @@ class SAM(sam.SAM):
         return super().__getstate__() | {"_adaptive": self._adaptive}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Undo `__getstate__`."""
         state = dict(state)
         self._adaptive = state.pop("_adaptive")
         super().__setstate__(state)

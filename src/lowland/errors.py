@@ -1,7 +1,7 @@
-"""The errors that a person can do something about.
+"""The errors that a user can do something about.
 
-The command line prints the message of a `LowlandError` as one line and exits with code 2. Anything else is
-a bug of ours and keeps its traceback.
+The command line prints the message of a `LowlandError` as one line and exits with code 2. Any other exception is a bug
+of ours and keeps its traceback.
 """
 
 import re
@@ -16,9 +16,9 @@ _MEMORY = re.compile(
 
 
 class LowlandError(Exception):
-    """Something the user can mend; the message says what happened and what to do.
+    """An error that the user can fix; the message says what happened and what to do.
 
-    The text is one line: what can't be printed, in a file's name say, is escaped.
+    The text is one line. Characters that can't be printed, in a file name for example, are escaped.
     """
 
     def __str__(self) -> str:
@@ -39,17 +39,17 @@ class RunError(LowlandError):
 
 
 class UsageError(LowlandError):
-    """A bad option or argument; the message is typer's."""
+    """A bad option or argument on the command line; the message is typer's."""
 
 
 class ElsewhereError(LowlandError):
-    """Another process of the same run failed, and says why; this one ends with it, without a word."""
+    """Another process of the same run failed and prints why; this one exits without a message."""
 
 
 def is_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory doesn't suffice, or that a size is beyond what can be counted.
+    """Whether ``error`` says that memory is exhausted, or that a size overflows.
 
-    Python's own error says so by its kind; those of torch and NumPy, in words alone.
+    Python has a class for that; errors of torch and NumPy only say it in their text.
     """
     if isinstance(error, MemoryError):
         return True
@@ -68,7 +68,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def install(extra: str) -> str:
-    """How to get what an optional part needs: ``extra`` is a name under ``optional-dependencies`` in pyproject.toml."""
+    """The pip command for an optional part: ``extra`` is a name under ``optional-dependencies`` in pyproject.toml."""
     return f"in a clone of Lowland: pip install '.[{extra}]'"
 
 

@@ -1,4 +1,4 @@
-"""Files that are there in full or not at all, and files that are files."""
+"""Atomic writes, and opening of regular files only."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ _KINDS = {
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a file beside ``path``, then put it in place; on failure ``path`` is as it was."""
+    """Write a temporary file beside ``path``, then rename it; on failure ``path`` is unchanged."""
     part = path.with_name(path.name + ".part")
     try:
         with naming(path), part.open("wb") as file:
@@ -30,7 +30,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         part.unlink(missing_ok=True)
         raise
     if sys.platform == "win32":
-        return  # a folder can't be opened there
+        return  # Windows can't open a folder
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -40,7 +40,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put ``path`` into an OSError of a write, which (a full disk, say) names no file by itself."""
+    """Add ``path`` to an OSError from a write: for a full disk, for example, it names no file by itself."""
     try:
         yield
     except OSError as error:
@@ -49,9 +49,9 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def refuse_special(path: str | os.PathLike[str]) -> None:
-    """Raise an `OSError` if ``path`` is there and is no regular file: a folder, a pipe, a device, a socket.
+    """Raise an `OSError` if ``path`` exists but is no regular file: a folder, a pipe, a device, a socket.
 
-    Opening such a thing may wait for ever, give bytes without end, or set something off.
+    Opening one of those may block, give endless bytes, or have side effects.
     """
     try:
         mode = os.stat(path).st_mode
@@ -61,9 +61,9 @@ def refuse_special(path: str | os.PathLike[str]) -> None:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
-    """``path`` opened to read its bytes; an `OSError` if it is no regular file, as `refuse_special` has it."""
+    """Open ``path`` to read its bytes; raises `OSError` if it is no regular file (see `refuse_special`)."""
     refuse_special(path)
-    # What has taken its place since must not make us wait either.
+    # A pipe that has replaced the file since the check must not block either.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         _refuse(os.fstat(descriptor).st_mode, path)

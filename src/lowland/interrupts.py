@@ -1,4 +1,4 @@
-"""Ctrl-C: once ends the command in good order, twice at once; never with a traceback."""
+"""Ctrl-C: the first ends the command cleanly, a second one at once; neither prints a traceback."""
 
 import contextlib
 import os
@@ -13,21 +13,21 @@ CODE = 130
 _AGAIN = "the same command goes on where it stopped"
 TEXT = f"lowland: interrupted; {_AGAIN}"
 _SHOWN = "\x1b[?25h"
-_CLEARED = f"\r\x1b[2K{_SHOWN}"  # the line of a bar, which may have hidden the cursor
-_PATIENCE = 1.0  # seconds in which a second Ctrl-C is taken for the first, while things are put in order
+_CLEARED = f"\r\x1b[2K{_SHOWN}"  # clears the line of a bar and shows the cursor
+_PATIENCE = 1.0  # seconds within which a second Ctrl-C counts as the first, while clean-up runs
 
 
 class Interrupts:
-    """What becomes of Ctrl-C from `watch` on, until the process ends.
+    """Handles Ctrl-C from `watch` on, until the process ends.
 
-    The first raises `KeyboardInterrupt`, as ever, so that what is open is closed; others within a second are part of
-    it. One that comes while a module is being loaded ends the process on the spot, because libraries turn exceptions
-    on that way into others; and so does one that comes later, because something takes too long. That loses no more
-    than a kill does: files are written whole, and workers end with this process. SIGTERM and SIGHUP end the process as
-    they do any other; on a terminal the cursor, which a bar hides, is shown again first.
+    The first raises `KeyboardInterrupt`, as usual, so that open files and processes are closed. Others within a second
+    are ignored. Later ones end the process at once, since clean-up takes too long. So does one during an import,
+    because libraries turn an exception there into other ones. No more is lost than by a kill: files are written
+    atomically, and workers end with this process. SIGTERM and SIGHUP end the process as usual; on a terminal the
+    cursor, which a bar hides, is shown again first.
 
     Attributes:
-        seen: whether there was one.
+        seen: whether there was a Ctrl-C.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Interrupts:
         self._code: int | None = None
 
     def watch(self) -> None:
-        """Begin, unless this process has been told to be deaf to Ctrl-C (as a shell's background jobs are)."""
+        """Install the handlers, unless this process ignores Ctrl-C, as a shell's background jobs do."""
         here = threading.current_thread() is threading.main_thread()
         if here and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._hear)
@@ -48,9 +48,9 @@ class Interrupts:
                     signal.signal(number, _tidy)
 
     def end(self, code: int) -> None:
-        """From here on there is nothing left to do but Python's own end; Ctrl-C only makes it faster."""
+        """All work is done: from here on Ctrl-C ends the process at once, with exit code ``code``."""
         self._code = code
-        if self.seen and os.isatty(2):  # a bar that was only beginning has hidden the cursor, and knows nothing of it
+        if self.seen and os.isatty(2):  # a bar that was interrupted while starting may have hidden the cursor
             with contextlib.suppress(OSError):
                 os.write(2, _SHOWN.encode())
 
@@ -65,14 +65,14 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def _lost(self, unraisable: Any) -> None:
-        """An exception in a place where Python can't raise one: in a destructor, say."""
+        """Handle an exception where Python can't raise one: in a destructor, for example."""
         if isinstance(unraisable.exc_value, KeyboardInterrupt):
             leave()
         sys.__unraisablehook__(unraisable)
 
 
 def _tidy(number: int, frame: FrameType | None) -> None:
-    """Leave the terminal as it was, then end of the signal as any program does."""
+    """Restore the terminal, then let the signal end the process."""
     signal.signal(number, signal.SIG_DFL)
     with contextlib.suppress(OSError):  # the terminal may be gone
         os.write(2, f"{_CLEARED}lowland: ended by {signal.Signals(number).name}; {_AGAIN}\n".encode())
@@ -80,7 +80,7 @@ def _tidy(number: int, frame: FrameType | None) -> None:
 
 
 def leave() -> None:
-    """Say that it was interrupted, and end the process."""
+    """Print that the command was interrupted, and end the process."""
     shown = os.isatty(2)
     line = f"{TEXT}\n" if not _quiet() else ""
     try:

@@ -1,4 +1,4 @@
-"""Whether `torchrun` started this process together with others: known without torch."""
+"""Whether `torchrun` started this process together with others; found without importing torch."""
 
 import atexit
 import os
@@ -15,30 +15,30 @@ def launched() -> bool:
     """Whether this is one of several processes that were started together.
 
     Raises:
-        SettingError: if the launcher's variables say nonsense.
+        SettingError: if the launcher's environment variables are invalid.
     """
     return all(map(os.environ.get, _LAUNCHED)) and _check() > 1
 
 
 def quiet() -> bool:
-    """Whether another process says what this one would say, too."""
+    """Whether this process should print nothing, because the first process of the run prints the same."""
     return _is_one_of_several() and int(os.environ["RANK"]) != 0
 
 
 def among_others() -> bool:
-    """Whether `torch.distributed` still ties this process to others: it ends by an error that not all know of."""
+    """Whether the process group of `torch.distributed` still exists: the others may not know of an error here."""
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
 def end(code: int) -> NoReturn:
-    """End this process with that exit code."""
+    """End this process with exit code ``code``."""
     if among_others() or _is_one_of_several():
         finish()
         if not among_others():
             atexit._run_exitfuncs()
-        # A thread of torch's that frees a tensor while Python ends aborts the process; one that waits for others that
-        # are gone would keep it. Nothing is lost: streams are flushed, clean-ups are done, files are written whole.
+        # Threads of torch may abort the process (freeing a tensor during Python's shutdown) or block it (waiting for
+        # processes that have ended). Nothing is lost: streams are flushed, clean-up is done, files are written whole.
         os._exit(code)
     sys.exit(code)
 
@@ -51,7 +51,7 @@ def _is_one_of_several() -> bool:
 
 
 def _check() -> int:
-    """How many processes there are."""
+    """The number of processes, from the launcher's environment variables, after checking them."""
     whole = {}
     for name in ("WORLD_SIZE", "RANK", "MASTER_PORT"):
         text = os.environ[name]

@@ -1,4 +1,4 @@
-"""How far something is: a bar on a terminal, elsewhere a line now and then."""
+"""Progress: a bar on a terminal, elsewhere a line every 30 seconds."""
 
 import sys
 import threading
@@ -13,13 +13,13 @@ EVERY = 30.0  # seconds between two lines
 
 
 class Display(Protocol):
-    """What moves on a terminal, as rich has it: a bar, a status."""
+    """A live display of rich on a terminal, such as a progress bar."""
 
     def start(self) -> None:
-        """Show it; from here on a thread of its own draws it anew."""
+        """Show it; a thread redraws it from here on."""
 
     def stop(self) -> None:
-        """Draw it once more, and show the cursor again; nothing if it is not shown."""
+        """Draw it a last time and show the cursor again; does nothing if it is not shown."""
 
 
 D = TypeVar("D", bound=Display)
@@ -28,9 +28,9 @@ _shown: list[Display] = []
 
 @contextmanager
 def shown(display: D) -> Iterator[D]:
-    """``display``, from its start until the context ends, or `end_all` is called.
+    """Show ``display`` until the context ends or `end_all` is called.
 
-    A bar's own ``with`` leaves it behind where Ctrl-C comes while it begins: drawn again and again by its thread.
+    The bar's own ``with`` isn't used: if Ctrl-C comes while it starts, its thread keeps drawing.
     """
     _shown.append(display)
     try:
@@ -43,17 +43,17 @@ def shown(display: D) -> Iterator[D]:
 
 
 def end_all() -> None:
-    """Stop whatever is shown still, so that what is printed next stays the last."""
+    """Stop all displays, so that nothing is drawn after what is printed next."""
     while _shown:
-        with suppress(Exception):  # there is something more important to say
+        with suppress(Exception):  # an error message follows, which matters more
             _shown[-1].stop()
         _shown.pop()
 
 
 class Lines:
-    """Prints what ``describe`` says on stderr, every `EVERY` seconds, whatever the caller is busy with meanwhile.
+    """Prints the text of ``describe`` on stderr every `EVERY` seconds, from a thread.
 
-    `check` raises what kept a line from being printed.
+    `check` raises the error that kept a line from being printed.
     """
 
     def __init__(self, describe: Callable[[], str]):
@@ -63,17 +63,16 @@ class Lines:
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def start(self) -> None:
-        """Begin to wait for the first line."""
+        """Start the thread; the first line comes after `EVERY` seconds."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Print nothing more."""
         self._over.set()
         if self._thread.is_alive():
-            self._thread.join(1.0)  # not for ever: it may wait for a reader who has stopped reading
+            self._thread.join(1.0)  # with a timeout: a write may block if the reader has stopped reading
 
     def check(self) -> None:
-        """Raise the `OSError` that a line met with, in the caller's thread: nobody reads any more, say."""
+        """Raise in the caller's thread the `OSError` of a line that couldn't be printed: a closed pipe, for example."""
         if self._failure is not None:
             raise self._failure
 
@@ -104,17 +103,17 @@ def lines(describe: Callable[[], str], show: bool = True) -> Iterator[Lines]:
 def bar(
     *columns: str, describe: Callable[[], str] | None, show: bool = True, stays: bool = False
 ) -> Iterator[tuple["Progress", Lines]]:
-    """A bar on stderr where it is a terminal, elsewhere the lines that ``describe`` gives, if it is not None.
+    """A bar if stderr is a terminal; otherwise lines from ``describe``, if it is not None.
 
     Args:
-        columns: the bar is ``"bar"`` (as wide as there is room) or ``"bar 24"`` (characters); ``"count"`` is done and
-            total, ``"bytes"`` the same in bytes, ``"left"`` the time left; anything else is a template of text.
-        describe: a line for where there is no terminal.
+        columns: ``"bar"`` is the bar, as wide as there is room, ``"bar 24"`` one of 24 characters. ``"count"`` is done
+            and total, ``"bytes"`` the same in bytes, ``"left"`` the time left. Anything else is a text template.
+        describe: gives the line to print where there is no terminal.
         show: False shows neither.
-        stays: whether the bar is still there when all is done.
+        stays: whether the bar stays on the screen when all is done.
 
     Yields:
-        The bar, to add tasks to, and the lines, whose ``check`` says that nobody reads them any more.
+        The bar, to add tasks to, and the lines, whose ``check`` raises if they can't be printed any more.
     """
     from rich import progress as rich  # here, because most uses of the library show no bar
     from rich.console import Console
@@ -135,7 +134,7 @@ def bar(
 
 
 def left(done: float, total: float, seconds: float) -> str:
-    """``", about 12 min left"``, by what was ``done`` in ``seconds``; nothing where that says nothing yet."""
+    """``", about 12 min left"``, extrapolated from what was ``done`` in ``seconds``; empty where it is too early."""
     if done <= 0 or seconds <= 0 or total < done:
         return ""
     rest = seconds * (total - done) / done

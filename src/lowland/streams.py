@@ -1,4 +1,4 @@
-"""Standard output and standard error as they are found: any encoding, closed, or with a reader who is gone."""
+"""Standard output and standard error in any condition: any encoding, closed, or a pipe without a reader."""
 
 import codecs
 import errno
@@ -16,9 +16,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 def prepare() -> None:
     """Make stdout and stderr take any text.
 
-    A letter that their encoding lacks becomes a question mark, and so does a byte of a path that is no text.
-    One that is closed is replaced by one that swallows everything, so that no file is opened in its place. A terminal
-    that goes away without a word (SIGHUP may be ignored) swallows everything from then on: what is under way goes on.
+    A character that their encoding lacks becomes a question mark, and so does an undecodable byte of a path. A closed
+    stream is replaced by one that discards everything, so that no other file gets its descriptor. If a terminal
+    disappears without ending the process (SIGHUP may be ignored), output is discarded from then on and work goes on.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -38,7 +38,7 @@ def prepare() -> None:
 
 
 class _Terminal(FileIO):
-    """A terminal, which may be gone: then nothing comes of what is written."""
+    """A terminal; if it has disappeared, what is written is discarded."""
 
     def write(self, content: Any) -> int:
         try:
@@ -50,7 +50,7 @@ class _Terminal(FileIO):
 
 
 def _is_device(stream: Any, descriptor: int) -> bool:
-    """Whether ``stream`` writes to that descriptor, and a terminal is there or was: a file takes nothing so easily."""
+    """Whether ``stream`` writes to ``descriptor`` and that is, or was, a character device such as a terminal."""
     try:
         return sys.platform != "win32" and stream.fileno() == descriptor and stat.S_ISCHR(os.fstat(descriptor).st_mode)
     except (OSError, AttributeError, ValueError):
@@ -65,7 +65,7 @@ def _occupy(descriptor: int) -> None:
 
 
 def speaks_utf8(stream: Any) -> bool:
-    """Whether every letter can go out through ``stream``."""
+    """Whether ``stream`` can encode every character."""
     try:
         return codecs.lookup(getattr(stream, "encoding", None) or "ascii").name.startswith("utf")
     except LookupError:
@@ -73,14 +73,14 @@ def speaks_utf8(stream: Any) -> bool:
 
 
 def one_line(text: str) -> str:
-    """``text`` without line breaks, nor what would move the cursor."""
+    """``text`` on one line, without control characters."""
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], " ".join(text.split()))
 
 
 def reader_gone() -> bool:
-    """Whether nobody reads any more what goes to stdout or stderr."""
+    """Whether stdout or stderr is a pipe whose reader has closed it."""
     if not hasattr(select, "poll"):
-        return True  # it can't be asked
+        return True  # the system offers no way to ask
     asked = select.poll()
     for descriptor in (1, 2):
         asked.register(descriptor, select.POLLOUT)
@@ -88,7 +88,7 @@ def reader_gone() -> bool:
 
 
 def finish() -> OSError | None:
-    """Hand over what is still held back; why that failed, if it did. Python has nothing left to complain of then."""
+    """Flush stdout and stderr; the error if that failed. Python then prints none of its own at exit."""
     failure: OSError | None = None
     for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
         try:
@@ -97,5 +97,5 @@ def finish() -> OSError | None:
             failure = failure or error
             _occupy(descriptor)
         except ValueError:
-            pass  # closed by whoever called
+            pass  # closed by the caller
     return failure

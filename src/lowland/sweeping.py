@@ -1,4 +1,4 @@
-"""The sweep command's work: a grid trained into a directory, with its table, summary and figures."""
+"""What `lowland sweep` does: trains a grid into a directory and writes its table, summary and figures."""
 
 import json
 import time
@@ -66,7 +66,7 @@ def choose_grid(experiment: Experiment, grid: str, base: Settings, changes: Mapp
     """The grid of a file, or one of the experiment's own: ``paper``, or another by its name.
 
     Raises:
-        SettingError: if it can't be read, or says something that doesn't go.
+        SettingError: if the file can't be read, or has settings or values that the experiment doesn't take.
     """
     parts = experiment.grids[grid] if grid in experiment.grids else sweep.read_grid(Path(grid))
     for part in parts:
@@ -88,10 +88,10 @@ class Choice:
 
     Attributes:
         name: as on the command line.
-        train: the engine itself.
+        train: the function that trains the grid.
         vectorized: whether runs are trained as one program.
-        threads: of a process that trains such a program; None for this process's.
-        why: the reason, where it was not asked for.
+        threads: of a process that trains such a program; None for this process's number.
+        why: the reason for this engine, where the user named none.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Choice:
 def choose_engine(
     name: str | None, experiment: Experiment, grid: Grid, device: str, workers: int | None, address: str | None
 ) -> Choice:
-    """The engine of that name, or the one that suits.
+    """The engine called ``name``; by default Ray if there is an ``address``, else vectorized where that is possible.
 
     Raises:
         SettingError: for an unknown name, an option that belongs to another engine, or runs that can't be vectorized
@@ -129,7 +129,7 @@ def choose_engine(
     if name == "process":
         return Choice(name, sweep.Processes(workers), why=why)
     many = workers or len(sweep.usable_cores())
-    # Runs that keep a core busy by themselves are best trained a core each; smaller ones all in this process.
+    # A run that keeps a core busy by itself gets a process; smaller ones are vectorized in this process.
     if (
         device == "cpu"
         and many > 1
@@ -141,7 +141,7 @@ def choose_engine(
 
 
 def configuration(experiment: Experiment, scale: str, base: Settings, device: torch.device) -> dict[str, Any]:
-    """What a sweep's ``config.json`` holds: not its grid, which may grow."""
+    """The content of a sweep's ``config.json``. The grid isn't part of it, since it may grow."""
     return {
         "experiment": experiment.name,
         "scale": scale,
@@ -154,7 +154,7 @@ def configuration(experiment: Experiment, scale: str, base: Settings, device: to
 def finished_summary(
     experiment: Experiment, directory: RunDirectory, grid: Grid, halving: int | None
 ) -> dict[str, Any] | None:
-    """The summary of a sweep that is finished, over this very grid and without a failure; else None.
+    """The summary of a finished sweep over the same grid without failed runs; else None.
 
     Raises:
         RunError: if the records of a run are damaged.
@@ -164,7 +164,7 @@ def finished_summary(
         return None
     asked = finite(json.loads(json.dumps({"grid": _described(grid), "halving": halving})))
     if fault(summary, _SUMMARY):
-        return None  # damaged, or of another version: it is written anew
+        return None  # damaged, or of another version: it will be rewritten
     if summary["selection"]["selected"] is not None and fault(summary["selection"], _SELECTED):
         return None
     same = all(summary["config"].get(key) == value for key, value in asked.items())
@@ -179,7 +179,7 @@ def run_sweep(
     experiment: Experiment, scale: str, grid: Grid, directory: RunDirectory, device: torch.device, engine: Choice,
     halving: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train what is missing and write everything that comes out; the summary.
+    """Train the missing runs and write table, figures and summary; returns the summary.
 
     Raises:
         SettingError: if the runs can't be vectorized, don't fit in memory, or can't be halved.
@@ -202,7 +202,7 @@ def run_sweep(
 
 
 def _described(grid: Grid) -> dict[str, Any]:
-    """The grid as JSON has it."""
+    """The grid in JSON's types, for the summary."""
     points = {label: {name: getattr(settings, name) for name in grid.varied} for label, settings in grid.points.items()}
     return {"varied": list(grid.varied), "points": points}
 

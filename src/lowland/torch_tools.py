@@ -1,4 +1,4 @@
-"""What several rooms need of torch: the model in its wrappers and modes, random states, uncompiled functions."""
+"""Tools for torch that several packages share: unwrapping models, modes, random states, running uncompiled."""
 
 import contextlib
 import random
@@ -24,7 +24,7 @@ _stance: Any = None
 
 
 def level_of_caller() -> int:
-    """The ``stacklevel``, for a warning given where this is called, of who uses the library, however deep that is."""
+    """The ``stacklevel`` that makes a warning issued here point to the first caller outside the library."""
     frame: Any = sys._getframe(1)
     level = 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
@@ -33,7 +33,7 @@ def level_of_caller() -> int:
 
 
 def wrappers(model: nn.Module) -> Iterator[nn.Module]:
-    """``model``, then what is inside it, as long as it is a wrapper of DDP, DataParallel or `torch.compile`."""
+    """``model`` and the modules inside it, as long as each is a wrapper of DDP, DataParallel or `torch.compile`."""
     while True:
         yield model
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
@@ -45,13 +45,13 @@ def wrappers(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside the `wrappers`."""
+    """The network inside all `wrappers` of ``model``."""
     *_, network = wrappers(model)
     return network
 
 
 def ddp(model: nn.Module | None) -> nn.parallel.DistributedDataParallel | None:
-    """The DDP wrapper, where there is one."""
+    """The DDP wrapper around ``model``; None if there is none."""
     found = () if model is None else wrappers(model)
     return next((one for one in found if isinstance(one, nn.parallel.DistributedDataParallel)), None)
 
@@ -78,8 +78,8 @@ def parameters_in(scope: Scope, model: nn.Module | None) -> set[Tensor]:
 
 
 def fsdp_modules(modules: Iterable[nn.Module]) -> list[Any]:
-    """Those that FSDP2's ``fully_shard`` was called for."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # not imported: where it isn't loaded, there are none
+    """Those of ``modules`` that FSDP2's ``fully_shard`` was applied to."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # if nobody has imported it, there are none
     return [] if fsdp is None else [module for module in modules if isinstance(module, fsdp.FSDPModule)]
 
 
@@ -90,10 +90,10 @@ def refuse_other_models(name: str, model: Any) -> None:
 
 
 def refuse_pieces(model: nn.Module) -> None:
-    """Raise ValueError if the parameters lie in pieces in several processes, gathered for the moment or not."""
+    """Raise ValueError if the parameters are sharded over processes, even if they are gathered at the moment."""
     in_pieces = [
         name
-        for name, p in model.named_parameters()  # DTensors, and what FullyShardedDataParallel makes of parameters
+        for name, p in model.named_parameters()  # DTensors, and FullyShardedDataParallel's flat parameters
         if hasattr(p, "placements") or getattr(p, "_fsdp_flattened", False)
     ]
     if not in_pieces and fsdp_modules(model.modules()):
@@ -108,16 +108,16 @@ def refuse_pieces(model: nn.Module) -> None:
 
 
 def torch_states(devices: Iterable[torch.device]) -> States:
-    """The states of torch's default generators, of the CPU and of ``devices``."""
+    """The states of torch's default generators on the CPU and on ``devices``."""
     others = {device for device in devices if device.type != "cpu"}
     cpu: States = [(None, torch.random.get_rng_state())]
     return cpu + [(device, torch.get_device_module(device).get_rng_state(device)) for device in others]
 
 
 def random_states(params: Iterable[Tensor]) -> States:
-    """The states of torch's default generators, on the CPU and wherever ``params`` are, of Python's and NumPy's."""
+    """The states of Python's and NumPy's generators, and of torch's on the CPU and the devices of ``params``."""
     devices = {param.device for param in params}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # parameters may be offloaded
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # parameters may be offloaded to the CPU
         devices.add(torch.device("cuda", torch.cuda.current_device()))
     states = torch_states(devices)
     states.append(("python", random.getstate()))
@@ -127,7 +127,7 @@ def random_states(params: Iterable[Tensor]) -> States:
 
 
 def replay(states: States) -> None:
-    """Set the generators to what `random_states` or `torch_states` found."""
+    """Set the generators to ``states``, from `random_states` or `torch_states`."""
     for generator, state in states:
         if generator is None:
             torch.random.set_rng_state(state)
@@ -140,7 +140,7 @@ def replay(states: States) -> None:
 
 
 def have_moved(states: States) -> bool:
-    """Whether the generators are no longer what `random_states` found."""
+    """Whether a generator's state differs from ``states``, from `random_states`."""
     now = dict(random_states(torch.empty(0, device=device) for device, _ in states if isinstance(device, torch.device)))
     return not all(_same(state, now[generator]) for generator, state in states)
 
@@ -160,7 +160,7 @@ def for_autograd(value: Any) -> Any:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """``model`` in evaluation mode; afterwards each of its modules in the mode that it was in."""
+    """Put ``model`` into evaluation mode; on exit restore the mode of each module."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
@@ -172,12 +172,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Inside, what `torch.compile` made runs as it was written.
+    """Run functions compiled by `torch.compile` uncompiled inside the context.
 
-    The compiler has one stance for all threads: the first of those that are inside sets it, the last sets it back.
+    The compiler's stance is global to all threads: the first thread to enter sets it, the last to leave restores it.
     """
     global _inside, _stance
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled yet; it takes its time to load
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled yet, and importing it is slow
         yield
         return
     with _lock:
