@@ -10,10 +10,10 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from lowland.curvature import Hessian, Monitor, stability, stability_of_stack
-from lowland.curvature.lanczos import eigenpairs
 from lowland.curvature.lockstep import principal_eigenpairs
 from lowland.curvature.objective import Objective
 from tests.curvature.test_hessian import data, dense
+from tests.curvature.test_lanczos import eigenpairs
 
 
 def by_differences(objective, vector, h=1e-6):

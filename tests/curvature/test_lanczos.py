@@ -6,7 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from lowland.curvature.lanczos import eigenpairs
+from lowland.curvature import lanczos
+
+
+def eigenpairs(product, n, k=1, tol=1e-3, *, dtype=torch.float32, **options):
+    return lanczos.eigenpairs(lanczos.Operator(product, n, dtype), k, tol, **options)
 
 
 def symmetric(n, seed=0, decay=0.0):

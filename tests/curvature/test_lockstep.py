@@ -5,9 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowland.curvature.lanczos import eigenpairs
 from lowland.curvature.lockstep import principal_eigenpairs
-from tests.curvature.test_lanczos import symmetric
+from tests.curvature.test_lanczos import eigenpairs, symmetric
 
 
 def stacked(matrices):

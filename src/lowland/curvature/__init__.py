@@ -5,7 +5,7 @@ from lowland.curvature.edge import alignment, sam_edge
 from lowland.curvature.groups import Sharpness
 from lowland.curvature.hessian import Hessian
 from lowland.curvature.lanczos import Eigenpairs
-from lowland.curvature.line import Line, along_line
+from lowland.curvature.line import AlongLine, along_line
 from lowland.curvature.monitor import Monitor
 from lowland.curvature.objective import Objective
 from lowland.curvature.sinks import read_jsonl
@@ -14,9 +14,9 @@ from lowland.curvature.vectorized import stability_of_stack
 from lowland.curvature.worst_case import m_sharpness, sharpness
 
 __all__ = [
+    "AlongLine",
     "Eigenpairs",
     "Hessian",
-    "Line",
     "Monitor",
     "Objective",
     "Sharpness",

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from lowland.curvature.lanczos import Eigenpairs
+from lowland.curvature.modes import Rounded
 from lowland.curvature.objective import Objective
 from lowland.curvature.vectors import as_real, coarsest
-from lowland.curvature.written import Rounded
 
 _SHORTEST, _SHORT, _LONG, _LONGEST = 1e-12, 1e-8, 5e-4, 1e-2  # steps over ‖w‖
 _FINE = (5e-5, 5e-6)  # those in float32 where there is nothing else

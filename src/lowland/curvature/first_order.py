@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lowland.curvature.modes import Rounded
 from lowland.curvature.objective import Objective
 from lowland.curvature.vectors import as_real, coarsest, entries
-from lowland.curvature.written import Rounded
 
 _AWAY = 1e-2  # of each tensor's norm. At w itself, in a minimum say, both slopes may be zero by chance
 _FINE, _LONG = (1e-6, 1e-5), (2e-3, 1e-3)  # steps, of each tensor's norm: the first, and a second opinion

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -231,10 +230,14 @@ class Hessian:
         """
         objective = self.objective
         seen = self._unchanging()
-        solve = partial(
-            lanczos.eigenpairs, n=self.shape[0], k=k, tol=tol, which=which, start=start, max_products=max_products,
-            max_basis=max_basis, generator=generator, dtype=self.dtype, device=self.device,
-        )  # fmt: skip
+
+        def solve(product: Product) -> Eigenpairs:
+            operator = lanczos.Operator(product, self.shape[0], self.dtype, self.device)
+            return lanczos.eigenpairs(
+                operator, k, tol,
+                which=which, start=start, max_products=max_products, max_basis=max_basis, generator=generator,
+            )  # fmt: skip
+
         with differentiable_twice(objective.model) as region:
             if at_w is None and objective.processes is not None:  # whose own gradients are not that of all
                 at_w = objective.loss_and_gradient()

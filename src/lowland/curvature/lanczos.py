@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,9 +43,24 @@ class Eigenpairs:
     largest: float = 0.0
 
 
+class Operator(NamedTuple):
+    """A symmetric operator on vectors.
+
+    Attributes:
+        product: v ↦ Hv for v of shape ``(n,)``, linear and symmetric.
+        n: dimension.
+        dtype: of the vectors. Sums over them are float64 where they steer.
+        device: of the vectors.
+    """
+
+    product: Callable[[Tensor], Tensor]
+    n: int
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+
+
 def eigenpairs(
-    product: Callable[[Tensor], Tensor],
-    n: int,
+    operator: Operator,
     k: int = 1,
     tol: float = 1e-3,
     *,
@@ -54,8 +69,6 @@ def eigenpairs(
     max_products: int = 500,
     max_basis: int = 64,
     generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
 ) -> Eigenpairs:
     """Extreme eigenpairs by Lanczos iteration with full reorthogonalization and thick restarts.
 
@@ -69,12 +82,11 @@ def eigenpairs(
     vector, and with ``which="magnitude"`` the other end of the spectrum must be out of reach too.
 
     That H is symmetric is checked at no further product: ⟨u, Hv⟩ against ⟨v, Hu⟩ for all u and v of the basis, which
-    begins at random. Where these differ by more than the larger of tol and √u (u the rounding unit of ``dtype``), over
+    begins at random. Where these differ by more than the larger of tol and √u (u their rounding unit), over
     |λ₁|, nothing is certified, and by more than ten times that, the iteration ends.
 
     Args:
-        product: v ↦ Hv for v of shape ``(n,)``, linear and symmetric.
-        n: dimension.
+        operator: H.
         k: how many pairs.
         tol: relative residual to reach: ‖Hv − λv‖ ≤ tol · |λ₁|, λ₁ the largest in magnitude seen.
         which: ends of the spectrum: largest ``"magnitude"``, or algebraically ``"largest"`` or ``"smallest"``.
@@ -82,14 +94,13 @@ def eigenpairs(
         max_products: give up after so many; the best pairs so far come back with ``converged`` False.
         max_basis: memory: at most 2 · max_basis vectors are kept; past that it restarts from the best half.
         generator: for the random start, on the CPU; by default one seeded with 0, so that calls repeat.
-        dtype: of the vectors. Sums over them are float64 where they steer.
-        device: of the vectors.
 
     Raises:
         TypeError: for a start that is no tensor, a generator that is none.
         ValueError: for a k, tol, basis or start that makes no sense.
         FloatingPointError: if a product is not finite.
     """
+    product, n, dtype, device = operator
     if not is_count(k, 1) or k > n:
         raise ValueError(f"k must be an integer between 1 and the dimension {n}, not {k!r}")
     check_tolerance(tol)

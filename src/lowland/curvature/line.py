@@ -21,7 +21,7 @@ _POINTS = tuple(i / 20 for i in range(21))
 
 
 @dataclass(frozen=True)
-class Line:
+class AlongLine:
     """What was measured at w(t) = (1 − t) w_a + t w_b.
 
     Attributes:
@@ -66,7 +66,7 @@ def along_line(
     statistics: Iterable[Any] | None = None,
     metrics: Mapping[str, Mean] | None = None,
     weight: Weight | None = None,
-) -> Line:
+) -> AlongLine:
     """The mean loss at w(t) = (1 − t) w_a + t w_b, w being all parameters, frozen ones too.
 
     It is measured in **evaluation mode**, on a copy: both models stay as they are. The running statistics of batch norm
@@ -144,7 +144,7 @@ def along_line(
     curves = zip(*values[1:], strict=True)
     loss, *others = map(list, curves)
     seen.warn_beside(max(loss) - min(loss), stacklevel=2)
-    return Line(points, loss, dict(zip(metrics or (), others, strict=True)))
+    return AlongLine(points, loss, dict(zip(metrics or (), others, strict=True)))
 
 
 def _between(a: list[Tensor], b: list[Tensor], t: float) -> list[Tensor]:

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,12 @@ from lowland.checks import count, is_count, number
 from lowland.curvature.edge import sam_edge
 from lowland.curvature.hessian import Hessian
 from lowland.curvature.objective import LossFn, Objective, Weight, refuse_generator
-from lowland.curvature.processes import Processes, refuse_synchronized_batch_norm
+from lowland.curvature.processes import DdpProcesses, refuse_synchronized_batch_norm
 from lowland.curvature.rates import Rates, rates
 from lowland.curvature.sinks import Record, sinks
 from lowland.curvature.stability import at_w
 from lowland.curvature.stopwatch import Stopwatch
-from lowland.curvature.worst_case import Ascent, check_m, mean_rise
+from lowland.curvature.worst_case import Search, check_m, mean_rise
 from lowland.optim.functional import EPS
 from lowland.torch_tools import ddp, refuse_other_models, unwrapped
 
@@ -49,7 +49,14 @@ def _is_basis(name: str, value: Any) -> None:
 
 
 def _is_radius(name: str, value: Any) -> None:
-    Ascent(0.0 if value is None else value)
+    Search(0.0 if value is None else value)
+
+
+class _Found(NamedTuple):
+    """What the next check begins with: the eigenvector, and by the parameters' names how the graph is cut off."""
+
+    vector: Tensor | None
+    cut_off: dict[tuple[str, ...], str]
 
 
 @unassignable(
@@ -154,8 +161,7 @@ class Monitor:
         self.steps = self._skipped = 0
         self._begun = False
         self._warned: set[str] = set()
-        self._vector: Tensor | None = None
-        self._cut_off: dict[tuple[str, ...], str] = {}  # by the names of the parameters: known from the first check on
+        self._found = _Found(None, {})
 
     @property
     def model(self) -> nn.Module:
@@ -168,7 +174,7 @@ class Monitor:
         model, wrapper, processes = unwrapped(value), ddp(value), None
         if wrapper is not None:
             refuse_synchronized_batch_norm(model)
-            processes = Processes(wrapper.process_group, next(model.parameters()).device)
+            processes = DdpProcesses(wrapper.process_group, next(model.parameters()).device)
         self._device = self._objective(model, processes).device
         self._model, self._processes = model, processes
 
@@ -254,9 +260,9 @@ class Monitor:
             "steps": self.steps,
             "skipped": self._skipped,
             "begun": self._begun,
-            "vector": self._vector,
+            "vector": self._found.vector,
         }
-        own["cut_off"] = [[list(names), how] for names, how in self._cut_off.items()]
+        own["cut_off"] = [[list(names), how] for names, how in self._found.cut_off.items()]
         state = own | self._watch.state_dict()
         return state | ({"records": [dict(record) for record in self.records]} if records else {})
 
@@ -269,8 +275,10 @@ class Monitor:
         _check_state(state_dict)
         self.steps, self._skipped, self._begun = (state_dict[name] for name in ("steps", "skipped", "begun"))
         vector = state_dict.get("vector")
-        self._vector = None if vector is None else vector.to(self._device)
-        self._cut_off = {tuple(names): how for names, how in state_dict.get("cut_off", [])}
+        self._found = _Found(
+            None if vector is None else vector.to(self._device),
+            {tuple(names): how for names, how in state_dict.get("cut_off", [])},
+        )
         self._watch.load_state_dict(state_dict)
         self.records = [dict(record) for record in state_dict.get("records", [])]
         for sink in self._sinks:
@@ -297,7 +305,7 @@ class Monitor:
             finally:
                 torch.clear_autocast_cache()  # of what a model that casts by itself has left there
 
-    def _objective(self, model: nn.Module, processes: Processes | None) -> Objective:
+    def _objective(self, model: nn.Module, processes: DdpProcesses | None) -> Objective:
         """Anew for each check: parameters may be frozen, thawed or added in the course of training."""
         params = [param for group in self.optimizer.param_groups for param in group["params"]]
         if set(params).isdisjoint(model.parameters()):
@@ -329,20 +337,20 @@ class Monitor:
         radius = now.rho if self.radius is None else self.radius
         rise = None
         if radius:
-            ascent = Ascent(radius, self.ascent_steps, eps=self._eps)
-            rise = mean_rise(objective, self.m, ascent, (loss, gradient))
+            search = Search(radius, self.ascent_steps, eps=self._eps)
+            rise = mean_rise(objective, self.m, search, (loss, gradient))
         return measured | limits | {"m_sharpness": rise}
 
     def _at_w(self, objective: Objective, loss: Tensor, gradient: Tensor, now: Rates) -> Record:
-        start = self._vector
+        start = self._found.vector
         if start is not None and start.shape != gradient.shape:  # parameters came or went
             start = None
-        hessian = Hessian.of(objective, self._cut_off.get(objective.names))
+        hessian = Hessian.of(objective, self._found.cut_off.get(objective.names))
         measured, pairs = at_w(
-            hessian, loss, gradient,
+            hessian, (loss, gradient),
             rho=now.radii, eps=self._eps, tol=self.tol, start=start, max_basis=self.max_basis,
         )  # fmt: skip
-        self._vector, self._cut_off = pairs.vectors[0], {objective.names: hessian.cut_off()}
+        self._found = _Found(pairs.vectors[0], {objective.names: hessian.cut_off()})
         if pairs.reason:
             self._warn("not certified", f"the Hessian norm at step {self.steps} is not certified: {pairs.reason}")
         return measured

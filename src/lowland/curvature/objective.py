@@ -11,9 +11,9 @@ from torch.utils import _pytree as pytree
 
 from lowland.assigning import Absent, unassignable
 from lowland.curvature import reach
-from lowland.curvature.masks import MasksOf
-from lowland.curvature.processes import Processes
-from lowland.curvature.vectors import Displacement, as_real, entries, like, real_type
+from lowland.curvature.modes import MasksOf
+from lowland.curvature.processes import DdpProcesses
+from lowland.curvature.vectors import Offsets, as_real, entries, like, real_type
 from lowland.torch_tools import for_autograd, refuse_other_models, refuse_pieces, replay, torch_states, uncompiled
 
 LossFn = Callable[[Any, Any], Tensor]
@@ -70,7 +70,7 @@ class Objective:
     loss_fn: LossFn
     batches: Iterable[Any]
     weight: Weight
-    processes: Processes | None
+    processes: DdpProcesses | None
     names: tuple[str, ...]
     params: tuple[nn.Parameter, ...]
     dtype: torch.dtype
@@ -86,7 +86,7 @@ class Objective:
         *,
         weight: Weight | None = None,
         params: Iterable[Tensor] | None = None,
-        processes: Processes | None = None,
+        processes: DdpProcesses | None = None,
         seed: int | None = None,
     ):
         refuse_other_models("model", model)
@@ -109,7 +109,7 @@ class Objective:
         self.device = self.params[0].device
         self.size = sum(map(entries, self.params))
         self._double = self._same_masks = False
-        self._displaced = Displacement()
+        self._displaced = Offsets()
         self._reached: list[bool] = []  # shared with copies
         self._random_states = torch_states([self.device])
         if seed is not None:

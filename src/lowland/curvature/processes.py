@@ -22,7 +22,7 @@ def refuse_synchronized_batch_norm(model: nn.Module) -> None:
             )
 
 
-class Processes:
+class DdpProcesses:
     """The processes of a DDP model, which must all take part in every measurement.
 
     Args:

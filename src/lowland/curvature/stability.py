@@ -101,7 +101,7 @@ def stability(
     loss, gradient = hessian.objective.loss_and_gradient()
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}")
-    measured, pairs = at_w(hessian, loss, gradient, rho=rho, eps=eps, tol=tol, start=start, k=k)
+    measured, pairs = at_w(hessian, (loss, gradient), rho=rho, eps=eps, tol=tol, start=start, k=k)
     if not pairs.converged:
         warnings.warn(f"the Hessian norm is not certified: {pairs.reason}", stacklevel=2)
     return Stability(
@@ -116,8 +116,7 @@ def stability(
 
 def at_w(
     hessian: Hessian,
-    loss: Tensor,
-    gradient: Tensor,
+    there: tuple[Tensor, Tensor],
     *,
     rho: float | Tensor,
     eps: float,
@@ -130,8 +129,7 @@ def at_w(
 
     Args:
         hessian: at w.
-        loss: L at w.
-        gradient: g at w.
+        there: L and its gradient at w.
         rho: ascent radius, or that of each entry of w, shape ``(n,)``.
         eps: added to the gradient norm in the ascent.
         tol: relative residual of the eigenpair.
@@ -142,10 +140,11 @@ def at_w(
     Raises:
         FloatingPointError: if a product is not finite.
     """
+    loss, gradient = there
     sam = gradient
     if isinstance(rho, Tensor) or rho > 0:
         _, sam = hessian.objective.loss_and_gradient(perturbation(gradient, rho, eps))
-    pairs = hessian.certified(k, tol, start=start, max_basis=max_basis, at_w=(loss, gradient))
+    pairs = hessian.certified(k, tol, start=start, max_basis=max_basis, at_w=there)
     vector = pairs.vectors[0]
     measured = {
         "loss": loss.item(),

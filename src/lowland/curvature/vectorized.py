@@ -15,15 +15,15 @@ from lowland.curvature.arguments import check_eps, check_tolerance, step_size
 from lowland.curvature.certify import Claims, Gradients, amended, objections
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.edge import alignment, sam_edge
-from lowland.curvature.lanczos import Eigenpairs, eigenpairs
+from lowland.curvature.lanczos import Eigenpairs, Operator, eigenpairs
 from lowland.curvature.lockstep import principal_eigenpairs
 from lowland.curvature.objective import LossFn, Objective
 from lowland.curvature.second_order import Region, differentiable_twice
 from lowland.curvature.stability import Stability
-from lowland.curvature.vectors import Displacement, as_real, coarsest, entries, like, real_type
+from lowland.curvature.vectors import Offsets, as_real, coarsest, entries, like, real_type
 from lowland.optim.functional import EPS, perturbation
 
-_BUSY = 500_000  # parameters times examples: from about here on one run keeps a core busy, see `_Stack.several`
+_BUSY = 500_000  # parameters times examples: from about here on one run keeps a core busy, see `_Networks.several`
 
 
 def stability_of_stack(
@@ -85,18 +85,19 @@ def stability_of_stack(
     check_tolerance(tol)
     runs = len(lr)
     starts = [None] * runs if starts is None else starts
-    stack = _Stack(Objective(model, loss_fn, [(x, y)]), params, x, y, shared)
-    if not (stack.runs == len(rho) == len(starts) == runs):
+    networks = _Networks(Objective(model, loss_fn, [(x, y)]), params, x, y, shared)
+    if not (networks.runs == len(rho) == len(starts) == runs):
         raise ValueError(
-            f"params are of {stack.runs} runs, and there are {runs} step sizes, {len(rho)} radii, {len(starts)} starts"
+            f"params are of {networks.runs} runs, and there are {runs} step sizes, {len(rho)} radii, "
+            f"{len(starts)} starts"
         )
-    chunk = stack.several() if chunk is None else chunk
+    chunk = networks.several() if chunk is None else chunk
     count("chunk", chunk)
     results: list[Stability | FloatingPointError] = []
     for first in range(0, runs, chunk):
         some = list(range(runs))[first : first + chunk]
-        with differentiable_twice(model) as stack.region:
-            found = _measure(stack, some, rho, eps, tol, starts)
+        with differentiable_twice(model) as networks.region:
+            found = _measure(networks, some, rho, eps, tol, starts)
         for run, measured in zip(some, found, strict=True):
             if isinstance(measured, FloatingPointError):
                 results.append(measured)
@@ -113,10 +114,15 @@ def stability_of_stack(
 
 
 def _measure(
-    stack: "_Stack", runs: list[int], rho: Sequence[float], eps: float, tol: float, starts: Sequence[Tensor | None]
+    networks: "_Networks",
+    runs: list[int],
+    rho: Sequence[float],
+    eps: float,
+    tol: float,
+    starts: Sequence[Tensor | None],
 ) -> list[dict[str, Any] | FloatingPointError]:
     """Everything in a `Stability` but the edges, by name, of each of ``runs``."""
-    products = _Products(stack, runs)
+    products = _Products(networks, runs)
     losses, gradients = products.losses, products.gradients
     found: dict[int, Any] = {
         run: FloatingPointError(f"the loss is {loss}")
@@ -125,20 +131,20 @@ def _measure(
     }
     finite = [row for row, run in enumerate(runs) if run not in found]
     if finite:
-        seen = Unchanging(stack.params, stack.dtype)
+        seen = Unchanging(networks.params, networks.dtype)
         again = [runs[row] for row in finite]
         seen(losses[finite])
-        seen(stack.losses(stack.leaves(again), again).detach())
+        seen(networks.losses(networks.leaves(again), again).detach())
     pairs = _eigenpairs(products, finite, [starts[runs[row]] for row in finite], tol)
     products.forget()
-    pairs = _certified(stack, [runs[row] for row in finite], pairs, gradients[finite], tol)
+    pairs = _certified(networks, [runs[row] for row in finite], pairs, gradients[finite], tol)
     found |= {runs[row]: pair for row, pair in zip(finite, pairs, strict=True)}
     rows = [row for row, run in enumerate(runs) if isinstance(found[run], Eigenpairs)]
     if rows:
         good = [runs[row] for row in rows]
         gradient, radii = gradients[rows], [rho[run] for run in good]
         vectors = torch.cat([found[run].vectors for run in good])
-        sam = _sam_gradient(stack, good, gradient, radii, eps)
+        sam = _sam_gradient(networks, good, gradient, radii, eps)
         columns = {
             "loss": losses[rows],
             "gradient_norm": torch.linalg.vector_norm(gradient, dim=1),
@@ -163,26 +169,22 @@ def _measure(
 def _eigenpairs(
     products: "_Products", rows: list[int], starts: Sequence[Tensor | None], tol: float
 ) -> list[Eigenpairs | FloatingPointError]:
-    stack = products.stack
+    networks = products.networks
     if len(rows) == 1:  # the iteration for one is faster than that for several
         (row,), (start,) = rows, starts
         try:
-            return [
-                eigenpairs(
-                    lambda v: products(v[None], [row])[0],
-                    stack.size, 1, tol, start=start, dtype=stack.dtype, device=stack.device,
-                )
-            ]  # fmt: skip
+            operator = Operator(lambda v: products(v[None], [row])[0], networks.size, networks.dtype, networks.device)
+            return [eigenpairs(operator, 1, tol, start=start)]
         except FloatingPointError as error:
             return [error]
     return principal_eigenpairs(
         lambda vectors, active: products(vectors, [rows[i] for i in active]),
-        stack.size, starts, tol, dtype=stack.dtype, device=stack.device,
+        networks.size, starts, tol, dtype=networks.dtype, device=networks.device,
     )  # fmt: skip
 
 
 def _certified(
-    stack: "_Stack", runs: list[int], pairs: list[Eigenpairs | FloatingPointError], gradients: Tensor, tol: float
+    networks: "_Networks", runs: list[int], pairs: list[Eigenpairs | FloatingPointError], gradients: Tensor, tol: float
 ) -> list[Eigenpairs | FloatingPointError]:
     """``pairs`` as `lowland.curvature.certify` has them."""
     rows = [row for row, pair in enumerate(pairs) if isinstance(pair, Eigenpairs)]
@@ -192,18 +194,18 @@ def _certified(
     values, vectors = torch.cat([pair.values for pair in good]), torch.cat([pair.vectors for pair in good])
     claims = Claims(
         vectors, values[:, None] * vectors, torch.cat([pair.residuals for pair in good]).double().cpu(),
-        values.abs().double().cpu(), gradients[rows], coarsest(stack.params) > torch.finfo(torch.float32).eps,
-        stack.region is not None and stack.region.kinks,
+        values.abs().double().cpu(), gradients[rows], coarsest(networks.params) > torch.finfo(torch.float32).eps,
+        networks.region is not None and networks.region.kinks,
     )  # fmt: skip
     some = [runs[row] for row in rows]
     checked = pairs.copy()
-    found = objections(claims, stack.gradients(some), lambda: stack.in_double().gradients(some), tol)
+    found = objections(claims, networks.gradients(some), lambda: networks.in_double().gradients(some), tol)
     for row, pair, objection in zip(rows, good, found, strict=True):
         checked[row] = amended(pair, [objection], tol, pair.values.abs().item(), claims.coarse)
     return checked
 
 
-def _sam_gradient(stack: "_Stack", runs: list[int], gradient: Tensor, rho: list[float], eps: float) -> Tensor:
+def _sam_gradient(networks: "_Networks", runs: list[int], gradient: Tensor, rho: list[float], eps: float) -> Tensor:
     """Each run's ∇L(w + ε), ``(a, size)``, given that at w: the same where ρ = 0."""
     rows = [row for row, radius in enumerate(rho) if radius > 0]
     if not rows:
@@ -211,13 +213,13 @@ def _sam_gradient(stack: "_Stack", runs: list[int], gradient: Tensor, rho: list[
     radii = torch.tensor([rho[row] for row in rows], dtype=gradient.dtype, device=gradient.device)
     offsets = torch.vmap(perturbation, in_dims=(0, 0, None))(gradient[rows], radii, eps)
     climbing = [runs[row] for row in rows]
-    leaves = stack.leaves(climbing, offsets)
+    leaves = networks.leaves(climbing, offsets)
     gradient = gradient.clone()
-    gradient[rows] = stack.gradient(leaves, climbing)
+    gradient[rows] = networks.gradient(leaves, climbing)
     return gradient
 
 
-class _Stack:
+class _Networks:
     """The losses of N runs as functions of their parameters, flat ``(a, size)`` or shaped ``(a, *shape)``."""
 
     def __init__(self, objective: Objective, params: Mapping[str, Tensor], x: Any, y: Any, shared: bool):
@@ -228,14 +230,14 @@ class _Stack:
             raise ValueError(f"params must name the model's parameters that require gradients: {', '.join(odd)}")
         self.objective, self.x, self.y, self.shared = objective, x, y, shared
         self.params = [params[name].detach() for name in objective.names]
-        for name, stacked, param in zip(objective.names, self.params, objective.params, strict=True):
+        for name, batched, param in zip(objective.names, self.params, objective.params, strict=True):
             shape = (len(self.params[0]), *param.shape)
-            if stacked.shape != shape:
-                raise ValueError(f"{name} of all runs must have the shape {shape}, not {tuple(stacked.shape)}")
+            if batched.shape != shape:
+                raise ValueError(f"{name} of all runs must have the shape {shape}, not {tuple(batched.shape)}")
         self.runs = len(self.params[0])
         self.size, self.device = objective.size, self.params[0].device
         self.dtype = real_type(self.params)
-        self._displaced = Displacement()
+        self._displaced = Offsets()
         self.region: Region | None = None
 
     def several(self) -> int:
@@ -246,12 +248,12 @@ class _Stack:
 
     def leaves(self, runs: list[int], offsets: Tensor | None = None) -> list[Tensor]:
         """The parameters of ``runs``, or these plus ``offsets``, to differentiate by."""
-        params = [self._of(runs, stacked) for stacked in self.params]
+        params = [self._of(runs, batched) for batched in self.params]
         if offsets is not None:
             params = self._displaced(params, self.shaped(offsets))
         return [p.detach().requires_grad_() for p in params]
 
-    def in_double(self) -> "_Stack":
+    def in_double(self) -> "_Networks":
         """The same in float64, see `Objective.in_double`."""
         other = copy(self)
         other.objective, other.dtype = self.objective.in_double(), torch.float64
@@ -260,7 +262,7 @@ class _Stack:
 
     def gradients(self, runs: list[int]) -> Gradients:
         """∇L of ``runs`` near their weights."""
-        squares = sum(as_real(stacked[runs]).to(self.dtype).flatten(1).square().sum(1) for stacked in self.params)
+        squares = sum(as_real(batched[runs]).to(self.dtype).flatten(1).square().sum(1) for batched in self.params)
 
         def at(rows: Sequence[int], offsets: Tensor) -> Tensor:
             some = [runs[row] for row in rows]
@@ -288,23 +290,23 @@ class _Stack:
         return losses
 
     def flat(self, pieces: Sequence[Tensor]) -> Tensor:
-        """Tensors shaped like the stacked parameters, as ``(a, size)``."""
+        """Tensors shaped like the batched parameters, as ``(a, size)``."""
         return torch.cat([as_real(piece).flatten(1).to(self.device, self.dtype) for piece in pieces], 1)
 
     def shaped(self, vectors: Tensor) -> list[Tensor]:
-        """``(a, size)`` as tensors shaped and typed like the stacked parameters."""
+        """``(a, size)`` as tensors shaped and typed like the batched parameters."""
         pieces = vectors.split([entries(param) for param in self.objective.params], 1)
         return [
-            like(piece, stacked, (len(vectors), *stacked.shape[1:]))
-            for piece, stacked in zip(pieces, self.params, strict=True)
+            like(piece, batched, (len(vectors), *batched.shape[1:]))
+            for piece, batched in zip(pieces, self.params, strict=True)
         ]
 
-    def _of(self, runs: list[int], stacked: Any) -> Any:
+    def _of(self, runs: list[int], batched: Any) -> Any:
         first, end = runs[0], runs[-1] + 1
         if len(runs) == end - first:  # ascending: neighbours, which need no copy
-            return pytree.tree_map(lambda tensor: tensor[first:end], stacked)
+            return pytree.tree_map(lambda tensor: tensor[first:end], batched)
         rows = torch.tensor(runs)
-        return pytree.tree_map(lambda tensor: tensor[rows.to(tensor.device)], stacked)
+        return pytree.tree_map(lambda tensor: tensor[rows.to(tensor.device)], batched)
 
 
 class _Products:
@@ -318,10 +320,10 @@ class _Products:
         gradients: at w, ``(a, size)``.
     """
 
-    def __init__(self, stack: _Stack, runs: list[int]):
-        self.stack, self.runs = stack, runs
+    def __init__(self, networks: _Networks, runs: list[int]):
+        self.networks, self.runs = networks, runs
         losses = self._differentiate(list(range(len(runs))))
-        self.losses, self.gradients = losses, stack.flat([piece.detach() for piece in self._gradient])
+        self.losses, self.gradients = losses, networks.flat([piece.detach() for piece in self._gradient])
 
     def __call__(self, vectors: Tensor, rows: list[int]) -> Tensor:
         """Hv of the runs at ``rows`` of ``runs``, ascending, for the rows of ``vectors``."""
@@ -344,10 +346,10 @@ class _Products:
         self.forget()
         self._rows, self._idle = rows, 0
         runs = [self.runs[row] for row in rows]
-        leaves = self.stack.leaves(runs)
-        losses = self.stack.losses(leaves, runs)
+        leaves = self.networks.leaves(runs)
+        losses = self.networks.losses(leaves, runs)
         # No run's loss depends on another's weights: the gradient of the sum is that of each.
-        self._gradient = self.stack.objective.derivatives(losses.sum(), leaves, create_graph=True)
+        self._gradient = self.networks.objective.derivatives(losses.sum(), leaves, create_graph=True)
         self._leaves = leaves
         return losses.detach()
 
@@ -355,7 +357,7 @@ class _Products:
         outputs = [position for position, piece in enumerate(self._gradient) if piece.requires_grad]
         if not outputs:  # a loss linear in the parameters
             return torch.zeros_like(vectors)
-        directions = self.stack.shaped(vectors)
+        directions = self.networks.shaped(vectors)
         pieces = torch.autograd.grad(
             [self._gradient[i] for i in outputs],
             self._leaves,
@@ -363,4 +365,4 @@ class _Products:
             retain_graph=True,
             materialize_grads=True,
         )
-        return self.stack.flat(pieces)
+        return self.networks.flat(pieces)

@@ -39,7 +39,7 @@ def like(piece: Tensor, tensor: Tensor, shape: Sequence[int] | None = None) -> T
     return torch.complex(pairs[..., 0], pairs[..., 1])
 
 
-class Displacement:
+class Offsets:
     """Parameters plus offsets, in the type of the parameters: it warns once where that is too coarse for an offset."""
 
     def __init__(self) -> None:

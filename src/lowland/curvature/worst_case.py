@@ -87,13 +87,13 @@ def sharpness(
         >>> round(found.value, 4), found.weights  # 2.1² − 2²
         (0.41, (1.0, 1.0))
     """
-    ascent = Ascent(rho, steps, restarts, adaptive, step_size, eps, seed)
+    search = Search(rho, steps, restarts, adaptive, step_size, eps, seed)
     check_m(m)
     objective = Objective(model, loss_fn, batches, weight=weight)
     seen = Unchanging(objective.params, objective.dtype)
-    found = list(_rises(objective, m, ascent, seen))
+    found = list(_rises(objective, m, search, seen))
     weights, values, _ = zip(*found, strict=True)
-    value = _mean_rise(objective, found, ascent, seen)
+    value = _mean_rise(objective, found, search, seen)
     return Sharpness(value, values, weights, _standard_error(value, weights, values))
 
 
@@ -141,20 +141,20 @@ def m_sharpness(
         >>> round(m_sharpness(model, torch.nn.functional.mse_loss, [batch], rho=0.1), 4)  # 2.1² − 2²
         0.41
     """
-    ascent = Ascent(rho, steps, eps=eps)
+    search = Search(rho, steps, eps=eps)
     check_m(m)
     objective = Objective(model, loss_fn, batches, weight=weight)
     seen = Unchanging(objective.params, objective.dtype)
     if m is not None:
-        return _mean_rise(objective, list(_rises(objective, m, ascent, seen)), ascent, seen)
+        return _mean_rise(objective, list(_rises(objective, m, search, seen)), search, seen)
     at_w = objective.loss_and_gradient()
     seen(at_w[0])
     seen(objective.loss())
-    return _mean_rise(objective, [(1.0, ascent.rise(objective, at_w), at_w[0].item())], ascent, seen)
+    return _mean_rise(objective, [(1.0, search.rise(objective, at_w), at_w[0].item())], search, seen)
 
 
 @dataclass(frozen=True)
-class Ascent:
+class Search:
     """How the highest loss near w is sought; see `sharpness` for each field.
 
     Raises:
@@ -220,32 +220,32 @@ class Ascent:
 
 
 def _rises(
-    objective: Objective, m: int | None, ascent: Ascent, seen: Unchanging
+    objective: Objective, m: int | None, search: Search, seen: Unchanging
 ) -> Iterator[tuple[float, float, float]]:
     """What each group counts, its rise, and its loss."""
     for weight, group, again in unchanging_groups(objective, m, seen):
         at_w = group.loss_and_gradient()
         again(at_w[0])
-        yield weight, ascent.rise(group, at_w), at_w[0].item()
+        yield weight, search.rise(group, at_w), at_w[0].item()
 
 
 def _mean_rise(
-    objective: Objective, found: list[tuple[float, float, float]], ascent: Ascent, seen: Unchanging
+    objective: Objective, found: list[tuple[float, float, float]], search: Search, seen: Unchanging
 ) -> float:
     total = sum(weight for weight, _, _ in found)
     rise = sum(weight * rise for weight, rise, _ in found) / total
-    if ascent.rho:
+    if search.rho:
         # behind inference_mode's own frame
         warn_of_rounding(objective, rise, sum(weight * loss for weight, _, loss in found) / total, stacklevel=4)
         seen.warn_beside(rise, stacklevel=4)
     return rise
 
 
-def mean_rise(objective: Objective, m: int | None, ascent: Ascent, at_w: tuple[Tensor, Tensor]) -> float:
+def mean_rise(objective: Objective, m: int | None, search: Search, at_w: tuple[Tensor, Tensor]) -> float:
     """`m_sharpness` of an objective, whose loss and gradient ``at_w`` are known already, and known not to change."""
     if m is None:
-        return ascent.rise(objective, at_w)
-    found = [(weight, ascent.rise(group)) for weight, group in groups(objective, m)]
+        return search.rise(objective, at_w)
+    found = [(weight, search.rise(group)) for weight, group in groups(objective, m)]
     total, rises = sum(weight for weight, _ in found), sum(weight * rise for weight, rise in found)
     if objective.processes is None:
         return rises / total

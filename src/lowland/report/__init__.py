@@ -1,8 +1,7 @@
 """Figures and pages, from run directories and records alone."""
 
-from lowland.report.figures import draw
 from lowland.report.monitor import draw_monitor
-from lowland.report.run import draw_run
+from lowland.report.run import draw, draw_run
 from lowland.report.sweep import draw_sweep
 
 __all__ = ["draw", "draw_monitor", "draw_run", "draw_sweep"]

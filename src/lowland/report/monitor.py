@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lowland.curvature import read_jsonl
-from lowland.report.figures import draw
+from lowland.report.run import draw
 from lowland.training.drawing import Figure
 from lowland.training.figures import EDGE_OF_STABILITY, SHARPNESS
 

@@ -1,13 +1,34 @@
-"""Whether a computation in float64 has other types written into it."""
+"""What is done to torch's functions while something is measured in float64."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+_DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout}
 _FACTORIES = ("like", "new_", "empty", "full", "zeros", "ones", "rand")  # which take a type, and no values
+
+
+class MasksOf(TorchFunctionMode):
+    """Draws dropout's masks in ``dtype``, whatever they are for: on a GPU another type draws other masks."""
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        x = args[0] if args else kwargs.get("input")
+        if func not in _DROPOUTS or not isinstance(x, Tensor) or x.dtype == self.dtype:
+            return func(*args, **kwargs)
+        rest = {key: value for key, value in kwargs.items() if key not in ("input", "inplace")}
+        mask = func(torch.ones_like(x, dtype=self.dtype), *args[1:3], **rest)
+        return x * mask.to(x.dtype)
 
 
 class Rounded(TorchFunctionMode):
