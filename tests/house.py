@@ -20,8 +20,6 @@ ATTRIBUTES, METHODS, PARAMETERS = 12, 25, 8
 KINDS = ("circle", "private", "attributes", "methods", "parameters", "twice")
 #: Torch's own, which some of our classes have too.
 TORCHS = {"_version", "_buffers", "_values"}
-#: What the author of an experiment writes down by name, flat as on the command line.
-DECLARED = {"Settings", "Experiment", "Task"}
 #: The same class under another library's name for it, or for another library.
 NAMESAKES = {"SAM", "MonitorCallback", "Settings"}
 
@@ -161,8 +159,7 @@ class House:
             yield from self.reached(module)
             for node in module.classes:
                 lineage = self.lineage(module, node)
-                declared = any(each.name in DECLARED for each in lineage)
-                if len(set().union(*map(attributes, lineage))) > ATTRIBUTES and not declared:
+                if len(set().union(*map(attributes, lineage)) - self.arguments(node, lineage)) > ATTRIBUTES:
                     yield module.offence("attributes", node.name, node)
                 if len(set().union(*map(methods, lineage))) > METHODS:
                     yield module.offence("methods", node.name, node)
@@ -170,6 +167,14 @@ class House:
         for name, found in self.by_name.items():
             for module, node in found if len(found) > 1 and not private(name) and name not in NAMESAKES else ():
                 yield module.offence("twice", name, node)
+
+    def arguments(self, node: ast.ClassDef, lineage: list[ast.ClassDef]) -> set[str]:
+        """The attributes that are arguments of a public constructor, which has as many as its users need."""
+        if node.name not in self.exported and not any(each.name == "Settings" for each in lineage):
+            return set()
+        constructors = [each for each in functions(node) if each.name == "__init__"]
+        made = [set(parameters(each)) for each in constructors] or [fields(each) for each in lineage]
+        return set().union(*made)
 
     def wide(self, module: Module, node: ast.AST, owner: str) -> Iterator[Offence]:
         """Functions of too many parameters, but public constructors, what a room exports, and a command's options."""
