@@ -168,7 +168,7 @@ class MonitorCallback(TrainerCallback):
         self._began_at = state.global_step
 
     def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        """Beside the trainer's checkpoint."""
+        """Save the monitor's state beside the trainer's checkpoint."""
         if self.monitor is not None and state.is_world_process_zero:
             content = BytesIO()
             torch.save(self.monitor.state_dict(), content)
@@ -179,7 +179,7 @@ class MonitorCallback(TrainerCallback):
         return Path(args.output_dir) / f"checkpoint-{step}" / "sharpness_monitor.pt"
 
     def on_step_end(self, args: Any, *_: Any, **objects: Any) -> None:
-        """Let it look."""
+        """Step the monitor."""
         if self.monitor is None:
             optimizer = inner(objects["optimizer"])
             self.monitor = self.make(optimizer, getattr(optimizer, "model", None) or objects["model"])

@@ -198,7 +198,7 @@ class _InPasses:
 
 
 class _NoLoss(Exception):
-    """``training_step`` returned None."""
+    """Raised where ``training_step`` returned None: the batch is skipped."""
 
 
 def _evaluate(
@@ -278,7 +278,7 @@ class MonitorCallback(Callback):
         self._saved: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The monitor's, in Lightning's checkpoints."""
+        """The monitor's state, for Lightning's checkpoints."""
         return {} if self.monitor is None else {"monitor": self.monitor.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -177,6 +177,6 @@ def _print_selection(selection: dict[str, Any]) -> None:
 
 
 def _counts(entry: dict[str, Any]) -> str:
-    """``4 done, 1 diverged``."""
+    """How many runs ended in which way, as in ``4 done, 1 diverged``."""
     statuses = ("done", "diverged", "stopped", "failed")
     return ", ".join(f"{entry[status]} {status}" for status in statuses if entry[status])

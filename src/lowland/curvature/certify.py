@@ -253,7 +253,7 @@ class _Step:
 
 
 def _steps(dtype: torch.dtype, claims: Claims) -> list[_Step]:
-    """In the order of trying."""
+    """The steps to try, in this order."""
     precise, rough = _Step(True, _SHORT), _Step(False, _LONG)
     finer = [_Step(dtype == torch.float64 or claims.coarse, longest, True) for longest in _FINE]
     if dtype == torch.float64:

@@ -83,7 +83,7 @@ class Unchanging:
 
     @property
     def gradient(self) -> Tensor:
-        """Of the first evaluation."""
+        """The gradient of the first evaluation."""
         assert self.first is not None
         assert self.first[1] is not None
         return self.first[1]
@@ -99,7 +99,7 @@ class Unchanging:
         self._refuse((loss - losses[number]).abs().item() / scale if scale > 0 else 0.0)
 
     def counted(self, number: int) -> None:
-        """How many groups there were."""
+        """Raise ValueError unless there are as many groups as at the first evaluation."""
         assert self.first is not None
         if number != len(self.first[0]):
             raise ValueError(f"{_CHANCE}: there were {len(self.first[0])} groups of examples, now {number}. {_ADVICE}")
@@ -117,6 +117,6 @@ class Unchanging:
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
-    """Relative, in the Euclidean norm."""
+    """The relative difference, in the Euclidean norm."""
     largest = max(torch.linalg.vector_norm(a).item(), torch.linalg.vector_norm(b).item())
     return torch.linalg.vector_norm(a - b).item() / largest if largest > 0 else 0.0

@@ -78,7 +78,7 @@ class _Slopes:
         return torch.cat(pieces).to(self.objective.device, self.objective.dtype)
 
     def verdict(self) -> str:
-        """See `cut_off`."""
+        """Why the graph is cut off, as `cut_off` says it; empty if it is not."""
         self.at, gradient = self.objective.loss_and_gradient(self.away)
         direction = self._random()
         by_gradient = torch.dot(gradient, direction).item()

@@ -33,7 +33,7 @@ class Sharpness:
     standard_error: float | None
 
     def __float__(self) -> float:
-        """``value``."""
+        """The measured ``value``, so that the result can be used as a number."""
         return self.value
 
 

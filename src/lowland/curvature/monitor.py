@@ -193,7 +193,7 @@ class Monitor:
 
     @property
     def to(self) -> Any:
-        """Where records go."""
+        """Where records go beside `records`, as it was given."""
         return self._to
 
     @to.setter
@@ -203,7 +203,7 @@ class Monitor:
 
     @property
     def seconds(self) -> float:
-        """That all checks took."""
+        """The seconds that all checks took together."""
         return self._watch.checks
 
     @property
@@ -373,7 +373,7 @@ class Monitor:
         )
 
     def _warn(self, kind: str, message: str) -> None:
-        """Once for each kind."""
+        """Warn, once for each ``kind``."""
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, stacklevel=2)
@@ -404,7 +404,7 @@ def _listed(value: Any) -> Any:
 
 
 def _blank(loss: Tensor, gradient_norm: float) -> Record:
-    """Where there is no eigenpair."""
+    """The record of a check that found no eigenpair."""
     known = {"loss": loss.item(), "gradient_norm": gradient_norm, "products": 0, "converged": False}
     missing = ("hessian_norm", "residual", "gradient_alignment", "sam_gradient_alignment", "m_sharpness")
     return known | dict.fromkeys(missing)

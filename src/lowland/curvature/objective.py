@@ -220,7 +220,7 @@ class Objective:
         return [p.requires_grad_() for p in params]
 
     def _check_reach(self) -> None:
-        """Once: see `reach.check`."""
+        """Call `reach.check` for the first batch, once for all copies."""
         if self._reached:
             return
         self._reached.append(True)
@@ -311,7 +311,7 @@ class _Inside(nn.Module):
         self.model = model
 
     def forward(self, function: Callable[[], T]) -> T:
-        """What ``function`` returns."""
+        """Call ``function`` and return what it returns."""
         return function()
 
 

@@ -91,7 +91,7 @@ class JsonLines:
         self._last, self._tidy = step, False
 
     def __call__(self, step: int, record: Record) -> None:
-        """Append ``record``."""
+        """Append ``record`` as one line of JSON."""
         line = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
         if not self._tidy:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ class JsonLines:
         self._append(line.encode())
 
     def _append(self, line: bytes) -> None:
-        """All of it or nothing."""
+        """Append all of the line, or leave the file as it was."""
         with naming(self.path), self.path.open("ab", buffering=0) as file:
             before = os.fstat(file.fileno()).st_size
             try:

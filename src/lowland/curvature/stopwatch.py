@@ -21,7 +21,7 @@ class Stopwatch:
         self._begun = 0.0  # when the check did
 
     def start(self) -> None:
-        """Training begins, unless it has."""
+        """Start the clock of training, unless it runs."""
         if self._since is None:
             self._since = perf_counter()
 
@@ -32,7 +32,7 @@ class Stopwatch:
 
     @property
     def training(self) -> float:
-        """Seconds outside of the checks."""
+        """The seconds outside of the checks so far."""
         return self._trained + (0.0 if self._since is None else perf_counter() - self._since)
 
     @property
@@ -62,11 +62,11 @@ class Stopwatch:
             self.checks += self.last
 
     def state_dict(self) -> dict[str, float]:
-        """The seconds so far."""
+        """The seconds of both clocks, and of the last check."""
         return {"check_seconds": self.checks, "training_seconds": self.training, "last_check_seconds": self.last}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Go on from there."""
+        """Continue from the seconds of a `state_dict`."""
         self.checks, self.last = state_dict["check_seconds"], state_dict["last_check_seconds"]
         self._trained, self._since = state_dict["training_seconds"], None
 

@@ -338,7 +338,7 @@ class _Products:
         return self._product(spread)[places]
 
     def forget(self) -> None:
-        """Let go of the graph."""
+        """Free the graph of the gradient."""
         self._leaves: list[Tensor] = []
         self._gradient: list[Tensor] = []
 

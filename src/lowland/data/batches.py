@@ -37,7 +37,7 @@ class WholeBatch:
     y: Tensor
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """``(x, y)``."""
+        """The batch ``(x, y)``, the same at every step."""
         return self.x, self.y
 
 

@@ -28,7 +28,7 @@ class Part:
 
     @property
     def size(self) -> int:
-        """Bytes, unpacked."""
+        """The bytes of the unpacked file."""
         return self.header + prod(self.shape)
 
     @property

@@ -117,7 +117,7 @@ def _by_class(split: Split, classes: Sequence[int], generator: torch.Generator) 
 
 
 def _divided(by_class: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """For training and for validation."""
+    """The examples of each class, divided into those for training and those for validation."""
     cuts = [round(VALIDATION * len(indices)) for indices in by_class]
     return (
         [indices[cut:] for indices, cut in zip(by_class, cuts, strict=True)],

@@ -17,7 +17,7 @@ class Member(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """As `tarfile.TarInfo` has it."""
+        """Read a header, as `tarfile.TarInfo.frombuf` does, and refuse it if it is out of bounds."""
         info = super().frombuf(buf, encoding, errors)
         if info.type in _EXTENDED and info.size > _MOST_HEADER:
             raise tarfile.ReadError(f"a header of {info.size} bytes")

@@ -84,7 +84,7 @@ class FrozenBatchNorm(nn.BatchNorm2d):
     """Batch norm that runs on its running statistics in training, too; its scale and shift are trained."""
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode."""
+        """Leave the statistics frozen: the layer stays in evaluation mode."""
         return super().train(False)
 
 

@@ -1,4 +1,4 @@
-"""Initializations."""
+"""How the networks' weights are initialized."""
 
 import math
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""Figures of any panels."""
+"""Draws a `Plot`: panels of lines, levels and bars."""
 
 import math
 from collections.abc import Mapping, Sequence
