@@ -72,9 +72,14 @@ def speaks_utf8(stream: Any) -> bool:
         return False
 
 
+def visible(text: str) -> str:
+    """``text`` with the control characters, which would move the cursor, escaped."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def one_line(text: str) -> str:
-    """``text`` on one line, without control characters."""
-    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], " ".join(text.split()))
+    """``text`` on one line, control characters escaped."""
+    return visible(" ".join(text.split()))
 
 
 def reader_gone() -> bool:

@@ -1,12 +1,12 @@
 """Tables as text: as wide as a terminal, or a line a row where there is none."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lowland.streams import visible
+
 _GAP = 2  # spaces between two columns
 _COMFORTABLE = 14  # characters that a column of running text should have, at least
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,9 @@ def layout(
         width: of the terminal, in characters; None for no limit, with each row on one line.
         strong: marks headings.
     """
-    cells = [[_clean(cell) for cell in row] for row in rows]
+    cells = [[*map(visible, row)] for row in rows]
     widths = _widths(columns, cells, width)
     return _blocks(columns, cells, width or 0, strong) if widths is None else _grid(columns, cells, widths, strong)
-
-
-def _clean(cell: str) -> str:
-    """Without what would move the cursor."""
-    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], cell)
 
 
 def _cells(text: str) -> int:
