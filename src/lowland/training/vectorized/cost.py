@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowland.errors import SettingError
 from lowland.training.vectorized.batches import VectorizedBatches
-from lowland.training.vectorized.runs import Hyperparameters, Runs
+from lowland.training.vectorized.runs import RunHyperparameters, Runs
 from lowland.training.vectorized.step import VectorizedStep
 
 # An eager step is taken to cost this much an operation and a byte that it writes; compiling, this long. They decide
@@ -89,7 +89,7 @@ class _Fake:
             "params", "constants", "velocities", "bad_step", "step",
         ):  # fmt: skip
             setattr(self, name, fake(getattr(runs, name)))
-        self.hyper = Hyperparameters(*map(fake, runs.hyper))
+        self.hyper = RunHyperparameters(*map(fake, runs.hyper))
 
 
 def chunk_size(one: Runs, device: torch.device, threads: int | None = None) -> int:

@@ -40,7 +40,7 @@ def program_key(settings: Settings) -> tuple[Any, ...]:
     return (*uses, *rest.items())
 
 
-class Hyperparameters(NamedTuple):
+class RunHyperparameters(NamedTuple):
     """Of each run, ``(runs,)``: step size η, radius ρ, momentum, weight decay."""
 
     lr: Tensor
@@ -72,7 +72,7 @@ class Runs:
     params: dict[str, Tensor]
     constants: dict[str, Tensor]
     velocities: dict[str, Tensor]
-    hyper: Hyperparameters
+    hyper: RunHyperparameters
     bad_step: Tensor
     step: Tensor
     random: list[dict[str, Any]]
@@ -121,7 +121,7 @@ class Runs:
             params=params,
             constants={name: tensor for name, tensor in tensors.items() if name not in trainable},
             velocities={name: torch.zeros_like(p) for name, p in params.items()} if moving else {},
-            hyper=Hyperparameters(*map(column, ("lr", "rho", "momentum", "weight_decay"))),
+            hyper=RunHyperparameters(*map(column, ("lr", "rho", "momentum", "weight_decay"))),
             bad_step=torch.full((len(tasks),), -1, device=device),
             step=torch.zeros((), dtype=torch.int64, device=device),
             random=random,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.optim.functional import sam_gradient
-from lowland.training.vectorized.runs import Hyperparameters, NotVectorizable, Runs
+from lowland.training.vectorized.runs import NotVectorizable, RunHyperparameters, Runs
 
 _LARGEST = 32_768  # multiplications in one run's product; beyond that a matrix product is faster
 _compiled: dict[Any, "VectorizedStep"] = {}  # those of this process, since each takes seconds to make
@@ -102,7 +102,7 @@ class VectorizedStep:
         params: dict[str, Tensor],
         constants: dict[str, Tensor],
         velocities: dict[str, Tensor],
-        hyper: Hyperparameters,
+        hyper: RunHyperparameters,
         bad_step: Tensor,
         step: Tensor,
         batch: tuple[Any, Any, Tensor | None],
