@@ -159,7 +159,7 @@ class House:
             yield from self.reached(module)
             for node in module.classes:
                 lineage = self.lineage(module, node)
-                if len(set().union(*map(attributes, lineage)) - self.arguments(node, lineage)) > ATTRIBUTES:
+                if len(set().union(*map(attributes, lineage)) - self.arguments(lineage)) > ATTRIBUTES:
                     yield module.offence("attributes", node.name, node)
                 if len(set().union(*map(methods, lineage))) > METHODS:
                     yield module.offence("methods", node.name, node)
@@ -168,13 +168,15 @@ class House:
             for module, node in found if len(found) > 1 and not private(name) and name not in NAMESAKES else ():
                 yield module.offence("twice", name, node)
 
-    def arguments(self, node: ast.ClassDef, lineage: list[ast.ClassDef]) -> set[str]:
+    def arguments(self, lineage: list[ast.ClassDef]) -> set[str]:
         """The attributes that are arguments of a public constructor, which has as many as its users need."""
-        if node.name not in self.exported and not any(each.name == "Settings" for each in lineage):
-            return set()
-        constructors = [each for each in functions(node) if each.name == "__init__"]
-        made = [set(parameters(each)) for each in constructors] or [fields(each) for each in lineage]
-        return set().union(*made)
+        found: set[str] = set()
+        settings = any(node.name == "Settings" for node in lineage)
+        for node in lineage:
+            if node.name in self.exported or settings:
+                constructors = [each for each in functions(node) if each.name == "__init__"]
+                found |= set(parameters(constructors[0])) if constructors else fields(node)
+        return found
 
     def wide(self, module: Module, node: ast.AST, owner: str) -> Iterator[Offence]:
         """Functions of too many parameters, but public constructors, what a room exports, and a command's options."""

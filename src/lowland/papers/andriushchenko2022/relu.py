@@ -15,7 +15,7 @@ from torch import Tensor
 import lowland.training as training
 from lowland.papers.andriushchenko2022 import PAPER
 from lowland.papers.andriushchenko2022.relu_network import (
-    Hyperparameters,
+    ReluHyperparameters,
     SamSteps,
     State,
     initial_weights,
@@ -48,7 +48,7 @@ class ReluRuns:
         def column(values: Iterable[float], dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.tensor(list(values), dtype=dtype, device=device)
 
-        hyperparameters = Hyperparameters(
+        hyperparameters = ReluHyperparameters(
             lr=column(s.lr for s in self.settings),
             fall=column(1 / s.steps if s.schedule == "linear" else 0.0 for s in self.settings),
             rho=column(s.rho for s in self.settings),

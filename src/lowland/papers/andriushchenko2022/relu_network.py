@@ -59,7 +59,7 @@ class State:
     stopped: Tensor
 
 
-class Hyperparameters(NamedTuple):
+class ReluHyperparameters(NamedTuple):
     """What runs are trained with, ``(runs,)`` each.
 
     Attributes:
@@ -83,7 +83,7 @@ def _step(
     step: Tensor,
     begin: Tensor,
     end: Tensor,
-    hyper: Hyperparameters,
+    hyper: ReluHyperparameters,
     x: Tensor,
     y: Tensor,
 ) -> tuple[Tensor, Tensor]:
@@ -103,7 +103,7 @@ def _block(
     first: Tensor,
     begin: Tensor,
     end: Tensor,
-    hyper: Hyperparameters,
+    hyper: ReluHyperparameters,
     x: Tensor,
     y: Tensor,
 ) -> tuple[Tensor, Tensor]:
@@ -131,7 +131,7 @@ class SamSteps:
             same code runs uncompiled, about seven times as long; what it computes differs by rounding.
     """
 
-    def __init__(self, hyper: Hyperparameters, *, compiled: bool):
+    def __init__(self, hyper: ReluHyperparameters, *, compiled: bool):
         self.hyper = hyper
         self.points = points(hyper.lr.device)
         self.run_block: Callable[..., tuple[Tensor, Tensor]] = _compiled_block() if compiled else _block
@@ -150,7 +150,9 @@ class SamSteps:
             self._try(arguments)
         state.weights, state.stopped = self.run_block(*arguments)
 
-    def _try(self, arguments: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Hyperparameters, Tensor, Tensor]) -> None:
+    def _try(
+        self, arguments: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, ReluHyperparameters, Tensor, Tensor]
+    ) -> None:
         """Whether the compiled block can be made and is right; else do without."""
         self.tried = True
         before = arguments[0]
