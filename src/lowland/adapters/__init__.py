@@ -1,1 +1,1 @@
-"""SAM in the training loops of other libraries: a module for each, which needs that library and nothing else."""
+"""SAM in the training loops of other libraries: one module for each, which imports only that library."""

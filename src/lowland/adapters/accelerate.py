@@ -26,20 +26,20 @@ _NOT_HERE = {
 def passes(
     accelerator: Accelerator, optimizer: Optimizer, model: nn.Module, *, sync: bool = True
 ) -> Iterator[AbstractContextManager[None]]:
-    """The evaluations that one step, or one micro-batch under ``accumulate``, takes; run forward and backward in each.
+    """The passes of one step, or of one micro-batch under ``accumulate``; run forward and backward in each.
 
-    ``accelerator.prepare`` hides SAM in a wrapper and puts another around the model. This finds the one, tells it of
-    the other and of the scaler, and leaves the rest of the loop to Accelerate. Each micro-batch climbs for itself.
+    ``accelerator.prepare`` wraps SAM and the model. This function finds SAM in its wrapper and tells it of the wrapped
+    model and the scaler. The rest of the loop is Accelerate's. Each micro-batch has its own ascent.
 
     Args:
         accelerator: the one that prepared ``optimizer`` and ``model``.
         optimizer: what ``accelerator.prepare`` made of a `lowland.SAM`.
-        model: what ``accelerator.prepare`` made of the model. SAM's ``model`` from here on.
+        model: what ``accelerator.prepare`` made of the model. It becomes SAM's ``model``.
         sync: as in `lowland.SAM.ascent`: False lets each process under DDP climb along its own gradient.
 
     Raises:
         TypeError: if there is no SAM in ``optimizer``.
-        ValueError: if ``model`` is not the wrapper that the processes of DDP synchronize by.
+        ValueError: under DDP, if ``model`` is not its wrapper.
         NotImplementedError: under DeepSpeed, Megatron-LM, XLA or the older FullyShardedDataParallel, and with ``m``.
 
     Example::
@@ -67,8 +67,8 @@ def passes(
         )
     synchronize = getattr(model, "set_requires_gradient_sync", None)
     if synchronize is not None:
-        # accumulate() switches FSDP2's synchronization off, without which an ascent has no gradient to climb along.
-        # Each pass but the last needs it, and rules differ in which is the last: so here all passes have it.
+        # accumulate() switches FSDP2's synchronization off, but an ascent needs the synchronized gradient. So does
+        # every pass but the last. Which is the last depends on the rule, so all passes synchronize.
         synchronize(True)
     elif accelerator.num_processes > 1 and not (parallel.ddp(model) or any(map(is_distributed, model.parameters()))):
         raise ValueError("model must be what accelerator.prepare() returned: SAM synchronizes by that wrapper")
@@ -77,7 +77,7 @@ def passes(
 
 
 def check(accelerator: Accelerator) -> None:
-    """Raise NotImplementedError where SAM would be something else than it says."""
+    """Raise NotImplementedError for a setup of Accelerate in which SAM would not be SAM."""
     reason = _NOT_HERE.get(accelerator.distributed_type)
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         reason = "FullyShardedDataParallel hides what each process holds of a parameter; use FSDP2 (fsdp_version: 2)"
@@ -86,7 +86,7 @@ def check(accelerator: Accelerator) -> None:
 
 
 def inner(optimizer: Any) -> Any:
-    """The optimizer that the user made, inside those that Accelerate puts around it."""
+    """The user's optimizer, inside Accelerate's wrappers."""
     from accelerate.optimizer import AcceleratedOptimizer
 
     while isinstance(optimizer, AcceleratedOptimizer):

@@ -32,30 +32,28 @@ else:
 class SAMMixin(_Trainer):
     """Makes a subclass of transformers' ``Trainer`` train with SAM: ``class Mine(SAMMixin, TheirTrainer)``.
 
-    The optimizer that the trainer makes, or was given, gets a SAM around it, and each ``training_step`` is run once
-    for each evaluation of SAM's: so ``compute_loss``, and whatever else the subclass does in there, is called that
-    often. Everything else is the trainer's. The loss that it logs is the one at w.
+    A SAM is put around the optimizer that the trainer makes or was given. Each ``training_step`` runs once for each of
+    SAM's passes, and so does whatever it calls, such as ``compute_loss``. Everything else is the trainer's. The logged
+    loss is the one at w.
 
     Args:
-        args: the trainer's own arguments, as the keyword arguments that aren't named here.
-        rho: radius of the ascent, or a function of the number of SAM steps made that gives it; by default that of
-            ``sam``.
-        sam: makes the optimizer: called with the base optimizer, ``model``, and ``rho`` if that is given. Another of
-            the family, say `lowland.optim.presets.ASAM`; or with more arguments,
-            ``functools.partial(lowland.SAM, same_masks=True)``.
+        args: the trainer's arguments, and so are keyword arguments that aren't named here.
+        rho: radius of the ascent, or a function from the number of SAM steps made to it; by default that of ``sam``.
+        sam: makes the optimizer. It is called with the base optimizer, ``model``, and ``rho`` if given: for example
+            `lowland.optim.presets.ASAM`, or ``functools.partial(lowland.SAM, same_masks=True)``.
         sync: False lets each process under DDP climb along its own gradient.
-        together: what climbs with ``gradient_accumulation_steps``. By default each micro-batch for itself: m-SAM with m
-            = ``per_device_train_batch_size`` times the number of processes. With True all of a step along one gradient:
-            SAM on the whole batch. It takes as long.
+        together: with ``gradient_accumulation_steps``, whether all micro-batches of a step share one ascent: SAM on the
+            whole batch. By default each micro-batch has its own: m-SAM with m = ``per_device_train_batch_size`` times
+            the number of processes. Both take the same time.
 
-    An optimizer given to the trainer that is a SAM already is used as it is.
+    If the optimizer given to the trainer is a SAM, it is used unchanged.
 
     Raises:
         TypeError: for a subclass that names the trainer before this class, or a ``sam`` that can't be called.
         ValueError: for ``rho`` beside a SAM in ``optimizers``.
         NotImplementedError: when training starts: under DeepSpeed, Megatron-LM, XLA or the older
             FullyShardedDataParallel; with optimizers that update during backward (LOMO, layer-wise ones); with ``m``.
-        RuntimeError: before an update without SAM's passes, as a ``training_step`` that doesn't call this one gives.
+        RuntimeError: before an update without SAM's passes, if a subclass's ``training_step`` doesn't call this one.
 
     Example::
 
@@ -79,7 +77,7 @@ class SAMMixin(_Trainer):
         self._make_sam, self._sync, self._together = sam, sync, together
         self._radius = {} if rho is None else {"rho": rho}
         self._made: Any = None
-        self._waiting: list[Any] = []  # micro-batches, for the last of their step
+        self._waiting: list[Any] = []  # micro-batches, kept until the last one of their step
         self._guard = _Guard()
         super().__init__(*args, **kwargs)
         self.add_callback(self._guard)
@@ -91,7 +89,7 @@ class SAMMixin(_Trainer):
             raise TypeError(f"the trainer's own step would win: class {cls.__name__}(SAMMixin, Trainer), in this order")
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
-        """As the trainer's, with a SAM around it."""
+        """Make the trainer's optimizer and put a SAM around it."""
         check(self.accelerator)
         self._waiting.clear()
         if any(name in self.args.optim for name in ("lomo", "layerwise")):
@@ -99,17 +97,17 @@ class SAMMixin(_Trainer):
                 f"no SAM here: {self.args.optim!r} updates the weights during the ascent's backward"
             )
         base = super().create_optimizer(*args, **kwargs)
-        if not isinstance(inner(base), SAM):  # which it is when train() is called again
+        if not isinstance(inner(base), SAM):  # it is a SAM when train() is called again
             self.optimizer = self._made = self._make_sam(base, model=self.model, **self._radius)
         elif self._radius and inner(base) is not self._made:
             raise ValueError("optimizers= has a SAM, which has its rho: leave rho= out")
         return self.optimizer
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        """As the trainer's, once for each of SAM's evaluations; the loss of the first, which is at w."""
+        """Run the trainer's step in each of SAM's passes; the loss is that of the first, at w."""
         self._waiting.append((args, kwargs))
         if self._together and not self.accelerator.sync_gradients:
-            return torch.zeros((), device=self.args.device)  # its loss comes with the last one's
+            return torch.zeros((), device=self.args.device)  # the loss of all comes with the last micro-batch
         batches, self._waiting = self._waiting, []
         losses = []
         for evaluation in passes(self.accelerator, self.optimizer, model, sync=self._sync):
@@ -124,11 +122,11 @@ class SAMMixin(_Trainer):
 
 
 class SAMTrainer(SAMMixin, Trainer):
-    """transformers' ``Trainer`` with SAM; `SAMMixin` has the arguments."""
+    """transformers' ``Trainer`` with SAM; see `SAMMixin` for the arguments."""
 
 
 class _Guard(TrainerCallback):
-    """A ``training_step`` of the user's that doesn't call the mixin's would train without SAM."""
+    """Raises an error before an update without SAM's passes: a user's ``training_step`` may not call the mixin's."""
 
     passed = False
 
@@ -142,8 +140,8 @@ class MonitorCallback(TrainerCallback):
     """A `lowland.curvature.Monitor` in a ``Trainer``, with or without SAM: its ``step`` after each update.
 
     Args:
-        make: makes the monitor, at the first update, of the optimizer (SAM itself, out of Accelerate's wrapper) and the
-            model (with SAM the one that trains, in DDP's wrapper): neither exists before.
+        make: a function of optimizer and model that makes the monitor. It is called at the first update, since neither
+            exists before. The optimizer comes without Accelerate's wrapper; the model, with SAM, in DDP's wrapper.
 
     Attributes:
         monitor: what ``make`` returned; None until then.
@@ -164,11 +162,9 @@ class MonitorCallback(TrainerCallback):
         self._began_at = 0
 
     def on_train_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        """Remember where training begins."""
         self._began_at = state.global_step
 
     def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        """Save the monitor's state beside the trainer's checkpoint."""
         if self.monitor is not None and state.is_world_process_zero:
             content = BytesIO()
             torch.save(self.monitor.state_dict(), content)
@@ -179,7 +175,6 @@ class MonitorCallback(TrainerCallback):
         return Path(args.output_dir) / f"checkpoint-{step}" / "sharpness_monitor.pt"
 
     def on_step_end(self, args: Any, *_: Any, **objects: Any) -> None:
-        """Step the monitor."""
         if self.monitor is None:
             optimizer = inner(objects["optimizer"])
             self.monitor = self.make(optimizer, getattr(optimizer, "model", None) or objects["model"])

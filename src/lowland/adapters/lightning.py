@@ -1,7 +1,7 @@
 """SAM under Lightning's automatic optimization, and the monitor of sharpness as a callback.
 
-Lightning evaluates the loss once for each batch, and calls the optimizer's step only for the last of the batches it
-accumulates. The callback makes that one evaluation all the passes that the optimizer asks for.
+Lightning evaluates the loss once for each batch, and steps only after the last batch that it accumulates. The callback
+replaces that one evaluation by all of the optimizer's passes.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from lowland.optim import SAM
 try:
     try:
         from lightning.pytorch import Callback, LightningModule, Trainer
-    except ModuleNotFoundError:  # the same library under its older name
+    except ModuleNotFoundError:  # the older package of the same library
         from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
     from torchmetrics import Metric
 except ImportError:
@@ -29,25 +29,25 @@ __all__ = ["MonitorCallback", "SharpnessAware", "passes", "registered"]
 
 
 class SharpnessAware(Callback):
-    """Train with the `lowland.SAM` that ``configure_optimizers`` returns; ``training_step`` stays as it is.
+    """Train with the `lowland.SAM` that ``configure_optimizers`` returns; ``training_step`` stays unchanged.
 
-    Where Lowland is installed by pip, each Trainer gets one by itself (`registered`). Given by hand, it also makes
-    sure that there is a SAM.
+    If Lowland is installed by pip, every Trainer has this callback (`registered`). Passed explicitly, it also requires
+    that the optimizer is a SAM.
 
-    Precision plugins, gradient clipping, schedulers, loggers, DDP and checkpoints do what they do for any optimizer.
-    Each batch that is accumulated climbs for itself, as in m-SAM. What ``training_step`` logs, and what it adds to
-    metrics that are submodules, is that of the first pass, at w. SAM's ``model``, if not given, is the LightningModule.
+    Precision plugins, gradient clipping, schedulers, loggers, DDP and checkpoints work as for any optimizer. Each
+    accumulated batch has its own ascent, as in m-SAM. Logged values, and updates of metrics that are submodules, are
+    those of the first pass, at w. SAM's ``model``, if not given, is the LightningModule.
 
     Args:
-        required: whether another optimizer than SAM, or manual optimization, is an error. If not, those train as
-            they would without this callback.
+        required: whether another optimizer than SAM, or manual optimization, is an error. If False, those train as
+            without this callback.
 
     Raises:
         TypeError: at the start of ``fit``, if ``configure_optimizers`` returned no SAM.
-        ValueError: at the start of ``fit``, for manual optimization; for SAM with ``m`` and ESAM, which want the
-            loss of each example; for DeepSpeed, which has an optimizer of its own; for a ``training_step`` that takes
+        ValueError: at the start of ``fit``, for manual optimization; for SAM with ``m`` and ESAM, which need
+            per-example losses; for DeepSpeed, which has its own optimizer; for a ``training_step`` that takes
             ``dataloader_iter``, whose second pass would see the next batch.
-        RuntimeError: if this version of Lightning runs a batch in another way than those this was written for.
+        RuntimeError: if this version of Lightning runs batches in an unknown way.
 
     Example:
         >>> class Net(LightningModule):
@@ -60,14 +60,14 @@ class SharpnessAware(Callback):
         self.required = required
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Before anything in ``fit`` can step, a search for the learning rate included."""
+        """Replace Lightning's loop before any step in ``fit``, also before those of a learning-rate search."""
         loop = _loop(trainer)
         if loop is not None and not isinstance(loop, _InPasses):
-            # A class made of the loop's own, which may be that of either package; progress and hooks stay its own.
+            # A subclass of the loop's class, which may be from either package, keeps its progress and hooks.
             loop.__class__ = type("SharpnessAwareOptimization", (_InPasses, type(loop)), {})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The optimizer exists, and the model is wrapped: check, and tell SAM of the wrapper."""
+        """Check the setup and give SAM the wrapped model; optimizer and wrapper exist only now."""
         optimizer = trainer.optimizers[0] if len(trainer.optimizers) == 1 else None
         if not pl_module.automatic_optimization or not isinstance(optimizer, SAM):
             self._refuse_if_required(trainer, pl_module)
@@ -92,19 +92,19 @@ class SharpnessAware(Callback):
 
 
 def passes(module: LightningModule, optimizer: Any, *, sync: bool = True) -> Iterator[AbstractContextManager[None]]:
-    """The evaluations that one step takes, in manual optimization; run forward and ``manual_backward`` in each.
+    """The passes of one step in manual optimization; run forward and ``manual_backward`` in each.
 
-    In any precision: the passes are told of the Trainer's GradScaler, if it has one. SAM's ``model``, if not given, is
+    Works in any precision: the passes get the Trainer's GradScaler, if it has one. SAM's ``model``, if not given, is
     the LightningModule; under DDP it is the wrapper.
 
     Args:
-        module: whose ``training_step`` this is called in.
-        optimizer: from ``module.optimizers()``: there must be a SAM in it.
+        module: the LightningModule that calls this in its ``training_step``.
+        optimizer: from ``module.optimizers()``; it must hold a SAM.
         sync: as in `lowland.SAM.ascent`: False lets each process under DDP climb along its own gradient.
 
     Raises:
         TypeError: for another optimizer than SAM, or for several.
-        RuntimeError: for SAM with ``m`` and ESAM, which run backward by themselves.
+        RuntimeError: for SAM with ``m`` and ESAM, which run backward themselves.
 
     Example::
 
@@ -127,24 +127,24 @@ def passes(module: LightningModule, optimizer: Any, *, sync: bool = True) -> Ite
 def _tell_of_the_model(optimizer: SAM, trainer: Trainer, module: LightningModule) -> None:
     wrapped: Any = trainer.strategy.model
     if isinstance(wrapped, DistributedDataParallel):
-        optimizer.model = wrapped  # so that an ascent is synchronized also where Lightning accumulates
+        optimizer.model = wrapped  # the ascent is then synchronized while Lightning accumulates, too
     elif optimizer.model is None:
         optimizer.model = module
 
 
 def registered() -> list[Callback]:
-    """What Lightning adds to every Trainer: a `SharpnessAware` that does nothing where there is no SAM."""
+    """The callbacks that Lightning adds to every Trainer: a `SharpnessAware` that does nothing without a SAM."""
     return [SharpnessAware(required=False)]
 
 
 def _loop(trainer: Trainer) -> Any | None:
-    """What turns a batch into a step; None where it isn't what it was in the versions that this was written for."""
+    """Lightning's loop of automatic optimization; None if this version of Lightning has another structure."""
     loop = getattr(getattr(trainer.fit_loop, "epoch_loop", None), "automatic_optimization", None)
     return loop if hasattr(loop, "_make_closure") and hasattr(loop, "_optimizer_step") else None
 
 
 def _check(optimizer: SAM, trainer: Trainer, module: LightningModule) -> None:
-    """Raise an error for what can't be made right."""
+    """Raise an error for setups in which SAM can't work."""
     if not isinstance(_loop(trainer), _InPasses):
         raise RuntimeError(
             f"SAM's passes don't fit into this version of Lightning ({_version(trainer)}), which runs a batch in "
@@ -172,15 +172,15 @@ def _version(trainer: Trainer) -> str:
 
 
 class _InPasses:
-    """Over Lightning's loop of automatic optimization: each batch's closure is all the passes."""
+    """A mixin for Lightning's loop of automatic optimization: the closure of a batch runs all passes."""
 
     trainer: Trainer
 
     def _make_closure(self, kwargs: Any, optimizer: Any, batch_idx: int) -> Any:
         closure = super()._make_closure(kwargs, optimizer, batch_idx)  # type: ignore[misc]
-        # Without a backward pass batches only update statistics, as where weights have been averaged.
+        # Without backward, batches only update statistics: after weight averaging, for example.
         if isinstance(optimizer, SAM) and closure._backward_fn is not None:
-            # Gradients are cleared before the passes, not in them: each sets aside what is there, and puts it back.
+            # Clear gradients before the passes, not inside: each pass sets existing gradients aside and restores them.
             clear, closure._zero_grad_fn = closure._zero_grad_fn, None
             closure.closure = partial(_evaluate, self.trainer, optimizer, closure.closure, clear)
         return closure
@@ -204,7 +204,7 @@ class _NoLoss(Exception):
 def _evaluate(
     trainer: Trainer, optimizer: SAM, once: Callable[[], Any], clear: Callable[[], None] | None, *_: Any, **__: Any
 ) -> Any:
-    """Forward and backward in each pass of ``optimizer``; the result is that of the first."""
+    """Run ``once``, forward and backward, in each pass of ``optimizer``; the result is that of the first."""
     if clear is not None:
         clear()
     first = None
@@ -215,15 +215,15 @@ def _evaluate(
                 if result.closure_loss is None:
                     raise _NoLoss
             first = result if first is None else first
-    except _NoLoss:  # raised, so that the pass ends without looking for gradients
+    except _NoLoss:  # an exception ends the pass without a check for gradients
         return result
     return first
 
 
 def _closure_before_step(optimizer: Any, args: Any, kwargs: Any) -> Any:
-    """Run the closure, and let the step be one without.
+    """Run the closure before the optimizer's step, and make the step without it.
 
-    In Lightning's closure the gradients are clipped and its hooks called once they are there: behind all passes.
+    Lightning's closure clips gradients and calls hooks after backward: that must come after all passes.
     """
     closure = kwargs["closure"] if "closure" in kwargs else args[-1]
     if callable(closure):
@@ -233,7 +233,7 @@ def _closure_before_step(optimizer: Any, args: Any, kwargs: Any) -> Any:
 
 @contextmanager
 def _unrecorded(module: Any) -> Iterator[None]:
-    """Nothing that ``module`` logs inside counts, nor what it adds to its metrics."""
+    """Discard what ``module`` logs inside, and its updates of metrics."""
     metrics = [metric for metric in module.modules() if isinstance(metric, Metric)]
     before = [metric.__dict__ | metric._copy_state_dict() for metric in metrics]
     module.log = module.log_dict = lambda *args, **kwargs: None
@@ -248,14 +248,14 @@ def _unrecorded(module: Any) -> Iterator[None]:
 class MonitorCallback(Callback):
     """A monitor of sharpness, such as `lowland.curvature.Monitor`, in a Trainer.
 
-    After each optimizer step (not after batches that are only accumulated) it calls the monitor's ``step()``; a new
-    record goes to the Trainer's loggers at that step, whatever ``log_every_n_steps`` says, and to the progress bar.
+    Calls the monitor's ``step()`` after each optimizer step, not after batches that are only accumulated. A new record
+    goes to the Trainer's loggers at once, regardless of ``log_every_n_steps``, and to the progress bar.
 
     Args:
-        build: makes the monitor, from the optimizer and the LightningModule, when training starts: a checkpoint is
-            loaded then, and the weights are on their device. Under DDP each process makes one.
-        prefix: of the names under which records are logged.
-        show: which entries of the newest record stand on the progress bar.
+        build: makes the monitor from the optimizer and the LightningModule when training starts, after a checkpoint is
+            loaded and the weights are on their device. Under DDP each process makes one.
+        prefix: put before the names of logged entries.
+        show: the entries of the newest record to show on the progress bar.
 
     Attributes:
         monitor: what ``build`` made, once training has started; its ``records`` are the whole history.
@@ -278,15 +278,13 @@ class MonitorCallback(Callback):
         self._saved: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The monitor's state, for Lightning's checkpoints."""
         return {} if self.monitor is None else {"monitor": self.monitor.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """For the monitor, which is made later."""
+        """Keep the state for the monitor, which is made when training starts."""
         self._saved = state_dict.get("monitor")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the monitor."""
         self.monitor = self.build(trainer.optimizers[0], pl_module)
         if self._saved is not None:
             self.monitor.load_state_dict(self._saved)
@@ -294,14 +292,14 @@ class MonitorCallback(Callback):
         self._steps = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Let the monitor look, if a step was made."""
+        """Call the monitor's ``step`` if the batch ended in an optimizer step."""
         if trainer.global_step > self._steps:
             self._steps = trainer.global_step
             seen = len(self.monitor.records)
             self.monitor.step()
             if len(self.monitor.records) > seen:
                 self._log(trainer)
-        for name in self.show:  # every time: the bar forgets
+        for name in self.show:  # after every batch: the bar forgets its entries
             if self.monitor.records and (value := self.monitor.records[-1].get(name)) is not None:
                 pl_module.log(self.prefix + name, value, prog_bar=True, logger=False, on_step=True)
 

@@ -1,4 +1,4 @@
-"""The commands, one file each: every one takes its options, calls the library, and prints."""
+"""The commands, one file each: a command parses its options, calls the library, and prints."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -20,15 +20,15 @@ app = typer.Typer(
 
 
 def call(arguments: Sequence[str]) -> int:
-    """Run the command that ``arguments`` name; its exit code.
+    """Run the command that ``arguments`` name; returns its exit code.
 
     Raises:
-        UsageError: for arguments that don't make a command.
+        UsageError: for arguments that are no valid command.
         Exception: whatever the command raises, `KeyboardInterrupt` too.
     """
     command = typer.main.get_command(app)
     try:
-        # Not typer's own `main`, which turns Ctrl-C and closed pipes into exit codes before anybody can say a word.
+        # Not typer's own `main`: it turns Ctrl-C and closed pipes into exit codes without a message.
         with command.make_context("lowland", list(arguments)) as context:
             command.invoke(context)
     except typer.Exit as stop:
@@ -39,7 +39,7 @@ def call(arguments: Sequence[str]) -> int:
         message = error.format_message()
         if not message.startswith("Usage:"):
             raise UsageError(message) from None
-        typer.echo(message)  # no command: what there is
+        typer.echo(message)  # no command was given: print the help
         return 2
     return 0
 

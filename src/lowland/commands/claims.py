@@ -1,4 +1,4 @@
-"""What `lowland run` and `lowland sweep` print of claims: ours, the paper's, the verdict, and what decides the rest."""
+"""How `lowland run` and `lowland sweep` print claims: measured and published values, verdicts, deciding commands."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from lowland.commands.printing import VERDICTS, flows, say, short, table
 
 
 def print_claims(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) -> None:
-    """A table of a run's claims, and the commands that decide what it leaves undecided.
+    """Print a table of a run's claims, and the commands that decide the undecided ones.
 
     Args:
-        claims: of a summary.
-        costs: of a run at each scale, in words.
+        claims: the claims of a summary.
+        costs: what a run takes at each scale, in words.
     """
     rows = [
         [claim["id"], claim["text"], measured(claim), paper(claim), claim["threshold"] or "", verdict(claim),
@@ -26,7 +26,7 @@ def print_claims(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) 
 
 
 def print_claims_over_grid(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) -> None:
-    """The same of a sweep's, with how many of its points each holds at."""
+    """Print the same for a sweep's claims, with the number of points at which each holds."""
     rows = []
     for claim in claims:
         counts = claim["counts"]
@@ -40,7 +40,7 @@ def print_claims_over_grid(claims: Sequence[Mapping[str, Any]], costs: Mapping[s
 
 
 def _table(rows: Sequence[Sequence[str]], middle: Sequence[Column | str], reference: int) -> None:
-    """Claims as a table; without the paper's column where nothing is known of it."""
+    """Print claims as a table; without the paper's column if it would be empty."""
     columns = ["claim", flows("what it says"), "measured", flows("in the paper"), *middle, flows("reason")]
     if not any(row[reference] for row in rows):
         columns = columns[:reference] + columns[reference + 1 :]
@@ -49,23 +49,23 @@ def _table(rows: Sequence[Sequence[str]], middle: Sequence[Column | str], refere
 
 
 def measured(claim: Mapping[str, Any]) -> str:
-    """Ours, in four digits; empty where nothing was."""
+    """The measured value in four digits; empty if there is none."""
     return "" if claim["measured"] is None else f"{claim['measured']:.4g}"
 
 
 def paper(claim: Mapping[str, Any]) -> str:
-    """The paper's own value and where it stands; empty where it isn't known."""
+    """The paper's value and where the paper states it; empty if unknown."""
     reference = claim.get("reference")
     return "" if reference is None else f"{short(reference['value'])} ({reference['where']})"
 
 
 def verdict(claim: Mapping[str, Any]) -> str:
-    """*holds*, *fails*, *undecided*, or *reported* of what has no threshold."""
+    """*holds*, *fails* or *undecided*; *reported* for a claim without a threshold."""
     return VERDICTS[claim["passed"]] if claim["threshold"] or claim["passed"] is not None else "reported"
 
 
 def print_deciding(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) -> None:
-    """For each command that decides claims left undecided: which they are, what it takes, and the command."""
+    """Print each command that decides undecided claims, with their names and what it takes."""
     commands: dict[str, tuple[str, list[str]]] = {}
     for claim in claims:
         if (by := claim.get("decided_by")) is not None:

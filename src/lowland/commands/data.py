@@ -1,4 +1,4 @@
-"""`lowland data`: datasets, what is here, fetched and read."""
+"""`lowland data`: shows, downloads and verifies datasets."""
 
 from pathlib import Path
 from typing import Annotated
@@ -82,5 +82,5 @@ def _datasets(name: str | None) -> list[str]:
 
     if name:
         return [source(name).name]
-    # Who has not placed a dataset that can't be fetched doesn't want it.
+    # A dataset that can't be fetched and was not placed isn't wanted.
     return [status.name for status in data.status() if status.fetchable or status.state != "missing"]

@@ -1,4 +1,4 @@
-"""`lowland evaluate`: weights measured as an experiment measures its own."""
+"""`lowland evaluate`: measures given weights as an experiment measures its own."""
 
 from pathlib import Path
 from typing import Annotated

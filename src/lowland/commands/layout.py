@@ -1,4 +1,4 @@
-"""Tables as text: as wide as a terminal, or a line a row where there is none."""
+"""Tables as text: fitted to the terminal's width, or without one a line for each row."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lowland.streams import visible
 
 _GAP = 2  # spaces between two columns
-_COMFORTABLE = 14  # characters that a column of running text should have, at least
+_COMFORTABLE = 14  # least width of a column of running text, in characters
 
 
 @dataclass(frozen=True)
@@ -14,9 +14,9 @@ class Column:
     """A column of a table.
 
     Attributes:
-        title: above it.
-        flows: whether it is running text, which may go on in the next line, between words. All else stays whole:
-            names, numbers, paths, verdicts.
+        title: heading of the column.
+        flows: whether it holds running text, which may be wrapped between words. Names, numbers, paths and verdicts
+            are never wrapped.
     """
 
     title: str
@@ -31,12 +31,12 @@ def layout(
 ) -> list[str]:
     """The lines of a table.
 
-    Where the columns don't fit side by side, each row becomes a block: its first cell, and below it a line for each
-    other cell that isn't empty. No word is ever broken; a word that is longer than ``width`` has a line of its own.
+    If the columns don't fit side by side, each row becomes a block: its first cell, and below it a line for each other
+    cell that isn't empty. No word is ever broken; a word longer than ``width`` has its own line.
 
     Args:
         columns: from left to right.
-        rows: as many cells each.
+        rows: each with one cell for each column.
         width: of the terminal, in characters; None for no limit, with each row on one line.
         strong: marks headings.
     """
@@ -46,13 +46,13 @@ def layout(
 
 
 def _cells(text: str) -> int:
-    from rich.cells import cell_len  # knows which characters take two places
+    from rich.cells import cell_len  # knows which characters are two columns wide
 
     return cell_len(text)
 
 
 def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> list[int] | None:
-    """Of each column, in characters; None if they don't fit side by side."""
+    """The width of each column, in characters; None if they don't fit side by side."""
     whole = [max(map(_cells, (column.title, *cells))) for column, *cells in zip(columns, *rows, strict=True)]
     if width is None:
         return whole
@@ -65,7 +65,7 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int
     if sum(least) > room:
         return None
     level, fitting = 0, least
-    while sum(fitting) < sum(whole):  # all columns of running text grow alike, until nothing is left
+    while sum(fitting) < sum(whole):  # columns of running text grow alike until the room is used
         level += 1
         grown = [min(natural, max(some, level)) for natural, some in zip(whole, least, strict=True)]
         if sum(grown) > room:
@@ -89,7 +89,7 @@ def _grid(
 
 
 def _beside(parts: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
-    """Columns of lines, put beside each other."""
+    """Join columns of lines side by side."""
     lines = []
     for number in range(max(map(len, parts))):
         cells = [part[number] if number < len(part) else "" for part in parts]

@@ -1,4 +1,4 @@
-"""`lowland list`: every experiment."""
+"""`lowland list`: prints every experiment."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 import os
 from pathlib import Path
@@ -16,13 +16,13 @@ Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 
 
 def check_out(out: Path | None) -> None:
-    """LowlandError for a directory that has no name."""
+    """Raise LowlandError for a path without a name, such as ``/``."""
     if out is not None and not out.name:
         raise LowlandError(f"--out needs the name of a folder, not {str(out)!r}")
 
 
 def default_directory(name: str, scale: str, changes: dict[str, str]) -> Path:
-    """A folder of its own for each scale and each set of changes, so that the same command finds its run again."""
+    """The default run directory: one for each scale and set of changes, so that the same command finds its run."""
     folder = "-".join([scale, *(f"{key}={value}" for key, value in sorted(changes.items()))]).replace(os.sep, "_")
     if len(os.fsencode(folder)) > 200:
         raise LowlandError("so many settings make too long a folder name: choose one with --out")

@@ -1,4 +1,4 @@
-"""What several commands print."""
+"""Output that several commands share: tables, paths, numbers, JSON."""
 
 import json
 import os
@@ -17,36 +17,36 @@ VERDICTS = {True: "holds", False: "fails", None: "undecided"}
 
 
 def flows(title: str) -> Column:
-    """A column of running text."""
+    """A column of running text, which may be wrapped."""
     return Column(title, flows=True)
 
 
 def table(columns: Sequence[Column | str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout, as wide as the terminal; in a file or a pipe each row is one line."""
+    """Print a table, fitted to the terminal; in a file or a pipe each row is one line."""
     made = [Column(column) if isinstance(column, str) else column for column in columns]
     typer.echo("\n".join(layout(made, rows, _width(), _strong)) + "\n")
 
 
 def say(text: str) -> None:
-    """A sentence on stdout, on a terminal broken between words only."""
+    """Print a sentence, wrapped between words on a terminal."""
     width = _width()
     typer.echo(text if width is None else "\n".join(wrap(text, width)))
 
 
 def place(kind: str, path: Path) -> None:
-    """Where something is, on stdout: a path that doesn't fit beside its kind has a line of its own."""
+    """Print ``kind`` and a path; if both don't fit on one line, the path has its own."""
     width, line = _width(), f"{kind + ':':8} {path}"
     typer.echo(line if width is None or len(line) <= width else f"{kind}:\n{path}")
 
 
 def heading(path: Path, text: str) -> None:
-    """A path, and beside or below it what of it is meant, on stdout."""
+    """Print a path and ``text`` about it; if both don't fit on one line, the text has its own."""
     width, line = _width(), f"{path}, {text}" if text else str(path)
     typer.echo(line if width is None or len(line) <= width or not text else f"{path}\n{text}")
 
 
 def _width() -> int | None:
-    """Of the terminal; None where stdout is none."""
+    """The terminal's width; None if stdout is no terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
@@ -56,19 +56,19 @@ def _strong(text: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """JSON on stdout, in letters that its encoding has."""
+    """Print JSON; other characters than ASCII are escaped if stdout can't encode them."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=not speaks_utf8(sys.stdout)))
 
 
 def short(value: Any) -> str:
-    """A number in few digits; how many there are of a list."""
+    """A number in few digits; for a list, how many values it has."""
     if isinstance(value, list | tuple):
         return f"{len(value)} values"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def estimate(entry: dict[str, Any] | None) -> str:
-    """``0.12 ± 0.01``: a mean with its standard error, where there is one."""
+    """``0.12 ± 0.01``: a mean with its standard error, if it has one."""
     if entry is None:
         return ""
     error = entry["standard_error"]
@@ -76,7 +76,7 @@ def estimate(entry: dict[str, Any] | None) -> str:
 
 
 def print_rows(summary: dict[str, Any]) -> None:
-    """The experiment's table, if it has one: mean and standard error over seeds, and how many there are."""
+    """Print the experiment's table, if it has one: mean and standard error over seeds, and the number of seeds."""
     rows = [row for row in summary.get("table", []) if row["measures"]]
     columns = dict.fromkeys(name for row in rows for name in row["measures"])
     if rows:
@@ -90,5 +90,5 @@ def print_rows(summary: dict[str, Any]) -> None:
 
 
 def costs(scales: Sequence[str], cost: Mapping[str, str]) -> str:
-    """``smoke: seconds; laptop: a minute, 2 cores``."""
+    """What a run takes at each scale, as ``smoke: seconds; laptop: a minute, 2 cores``."""
     return "; ".join(f"{scale}: {cost[scale]}" if scale in cost else scale for scale in scales)

@@ -1,4 +1,4 @@
-"""`lowland run`: train every arm, judge, draw."""
+"""`lowland run`: trains every arm of an experiment, judges its claims, draws its figures."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,7 +57,7 @@ def run(
 def _asked(
     name: str, scale: str, out: Path | None, seed: str | None, device: str, assignments: list[str], processes: Any
 ) -> tuple[Any, Any, Any, Any]:
-    """The experiment, its arms' settings, the run directory and the device that `run` was asked for."""
+    """Experiment, settings of its arms, run directory and device, from the options of `run`."""
     from lowland import training
     from lowland.papers import find
 
@@ -78,7 +78,7 @@ def _asked(
 
 
 def _conclude(experiment: Any, arms: Any, directory: Any, device: Any, trained: Any) -> dict[str, Any]:
-    """Draw, judge and write down what was trained."""
+    """Draw the figures, judge the claims, and write the summary; returns the summary."""
     from lowland import report, training
 
     report.draw_run(directory.figures, experiment, trained)

@@ -1,4 +1,4 @@
-"""`lowland show`: one experiment."""
+"""`lowland show`: prints an experiment's settings and claims."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,17 +11,17 @@ from lowland.commands.printing import costs, flows, print_json, say, short, tabl
 
 
 def _paper(reference: Any) -> str:
-    """The paper's own value, where it is known."""
+    """The paper's value and where the paper states it; empty if unknown."""
     return "" if reference is None else f"{short(reference.value)} ({reference.where})"
 
 
 def _by(claim: Any) -> str:
-    """The scale, and the grid of a sweep, that decide a claim."""
+    """The scale that decides a claim, and the sweep's grid if that takes one."""
     return f"{claim.decided_by}, --grid {claim.grid}" if claim.grid else str(claim.decided_by)
 
 
 def _described(experiment: Any, values: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
-    """What `show` prints, for programs."""
+    """The content of `show` as a dict for JSON."""
     return {
         "name": experiment.name,
         "title": experiment.title,

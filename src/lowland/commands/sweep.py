@@ -1,4 +1,4 @@
-"""`lowland sweep`: train every point of a grid, select, judge, draw."""
+"""`lowland sweep`: trains every point of a grid, selects settings, judges claims, draws figures."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,7 +67,7 @@ def sweep(
     points = sweeping.choose_grid(experiment, grid, base, changes)
     chosen = training.choose_device(device)
     used = sweeping.choose_engine(engine, experiment, points, chosen.type, workers, address)
-    training.sweep.common_rungs(experiment, points, halving)  # refused before anything is written
+    training.sweep.common_rungs(experiment, points, halving)  # raises an error before anything is written
     directory = training.RunDirectory(
         out or default_directory(name, f"sweep-{scale}", changes),
         sweeping.configuration(experiment, scale, base, chosen),
@@ -126,7 +126,7 @@ def _report(directory: Any, summary: dict[str, Any]) -> None:
 
 
 def _print_differences(summary: dict[str, Any]) -> None:
-    """SAM against ρ = 0 at each point and over ρ, of the experiment's first outcome; the others are in the summary."""
+    """Print differences to ρ = 0 at each point, and their trend with ρ. First metric only: the summary has all."""
     metrics = summary.get("differences", {}).get("metrics", {})
     if not metrics:
         return

@@ -1,4 +1,4 @@
-"""The networks of the papers."""
+"""The networks that the papers train."""
 
 from lowland.models.bottleneck import bottleneck_resnet, freeze_batch_norm
 from lowland.models.cnn import group_norm_cnn, norm_cnn, strided_cnn

@@ -1,6 +1,6 @@
-"""The residual networks of bottleneck blocks, ResNet-50 among them (He et al. 2016, *Deep residual learning*).
+"""Residual networks of bottleneck blocks, such as ResNet-50 (He et al. 2016, *Deep residual learning*).
 
-Names and shapes in their ``state_dict`` are torchvision's, so that its files of ImageNet weights load.
+Names and shapes in their ``state_dict`` are torchvision's, so that its ImageNet weights load.
 """
 
 from collections import OrderedDict
@@ -13,25 +13,25 @@ from torch.nn import functional as F
 from lowland.models.init import he_normal_
 
 M = TypeVar("M", bound=nn.Module)
-EXPANSION = 4  # of the channels, at the end of a block
+EXPANSION = 4  # a block's output channels over its inner ones
 
 
 def bottleneck_resnet(blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64, classes: int = 1000) -> nn.Sequential:
     """Residual network of bottleneck blocks, with batch norm; by default ResNet-50.
 
     A 7×7 convolution and a 3×3 max pool, both with stride 2, four stages of ``blocks``, mean over the pixels, and a
-    linear layer. Weights of the convolutions are normal with variance 2 / fan_out, those of the linear layer as torch
-    draws them; its biases are zero. ImageNet weights expect images in [0, 1], minus (0.485, 0.456, 0.406) and over
-    (0.229, 0.224, 0.225), channel by channel.
+    linear layer. Weights of the convolutions are normal with variance 2 / fan_out, those of the linear layer have
+    torch's default; its biases are zero. ImageNet weights expect images in [0, 1] that are normalized channel by
+    channel: minus (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Args:
-        blocks: of each stage.
-        width: channels inside the blocks of the first stage. The stages end in 4, 8, 16 and 32 times as many, and halve
-            height and width but for the first.
+        blocks: number of blocks of each stage.
+        width: channels inside the blocks of the first stage. The stages end in 4, 8, 16 and 32 times as many. All but
+            the first halve height and width.
         classes: the logits are ``(n, classes)`` for images ``(n, 3, height, width)``.
 
     Raises:
-        ValueError: for other than four counts of blocks, or no channels or fewer than two classes.
+        ValueError: unless there are four counts of blocks of at least 1, a channel and two classes.
     """
     if len(blocks) != 4 or min(blocks) < 1:
         raise ValueError(f"blocks must be four counts of at least 1, like (3, 4, 6, 3), not {tuple(blocks)}")
@@ -57,10 +57,10 @@ def bottleneck_resnet(blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64, cla
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolution, each with batch norm, ReLUs between, beside a shortcut; ReLU of their sum.
+    """1×1, 3×3 and 1×1 convolution, each with batch norm, ReLUs between; a shortcut is added, then a ReLU.
 
-    The stride is that of the 3×3 convolution, as in torchvision, and not of the first, as in the paper. Where the shape
-    changes, the shortcut is a 1×1 convolution with batch norm.
+    The 3×3 convolution has the stride, as in torchvision; in the paper it is the first. If the shape changes, the
+    shortcut is a 1×1 convolution with batch norm.
     """
 
     def __init__(self, inputs: int, inner: int, stride: int):
@@ -81,7 +81,7 @@ class Bottleneck(nn.Module):
 
 
 class FrozenBatchNorm(nn.BatchNorm2d):
-    """Batch norm that runs on its running statistics in training, too; its scale and shift are trained."""
+    """Batch norm that uses its running statistics in training, too; its scale and shift are trained."""
 
     def train(self, mode: bool = True) -> Self:
         """Leave the statistics frozen: the layer stays in evaluation mode."""
@@ -89,7 +89,7 @@ class FrozenBatchNorm(nn.BatchNorm2d):
 
 
 def freeze_batch_norm(model: M) -> M:
-    """Make every batch norm of images in ``model`` a `FrozenBatchNorm`, in place; names and values stay."""
+    """Replace every ``BatchNorm2d`` in ``model`` by a `FrozenBatchNorm`, in place; names and values stay."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.__class__ = FrozenBatchNorm

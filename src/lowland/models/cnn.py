@@ -1,4 +1,4 @@
-"""Small convolutional networks."""
+"""Small convolutional networks: with layer norm, with strides, with group norm."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,6 @@ class ChannelNorm(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape as ``x``."""
         return self.norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -25,7 +24,7 @@ def norm_cnn(channels: Sequence[int], size: int, classes: int, inputs: int = 3) 
     The network of Long & Bartlett 2024 for CIFAR-10; truncated Glorot normal weights, zero biases.
 
     Args:
-        channels: of each block.
+        channels: output channels of each block.
         size: height and width of the images.
         classes: outputs.
         inputs: channels of the images.
@@ -41,12 +40,12 @@ def strided_cnn(height: int, width: int, classes: int, inputs: int = 3) -> nn.Se
     """Three strided convolutions, each with a ReLU, then a linear layer.
 
     The network of Springer et al. 2024 for stacked images: 3→32, 5×5; 32→64, 3×3; 64→128, 3×3, all with stride 2.
-    Weights as torch draws them.
+    Weights have torch's default initialization.
 
     Args:
-        height: of the images, ``(n, inputs, height, width)``.
-        width: of the images.
-        classes: outputs.
+        height: height of the images, ``(n, inputs, height, width)``.
+        width: width of the images.
+        classes: number of outputs.
         inputs: channels of the images.
     """
     layers: list[nn.Module] = []
@@ -57,18 +56,18 @@ def strided_cnn(height: int, width: int, classes: int, inputs: int = 3) -> nn.Se
 
 
 def group_norm_cnn(classes: int, inputs: int = 1, width: int = 64) -> nn.Sequential:
-    """Four 3×3 convolutions, the second with stride 2, each with ReLU, then group norm; mean over pixels; linear.
+    """Four 3×3 convolutions, each with ReLU and group norm, then the mean over pixels and a linear layer.
 
     The network of Gulrajani & Lopez-Paz 2021, *In search of lost domain generalization*, for MNIST: 64, 128, 128 and
-    128 channels, 8 groups. Weights as torch draws them.
+    128 channels, 8 groups, stride 2 in the second convolution. Weights have torch's default initialization.
 
     Args:
-        classes: outputs.
+        classes: number of outputs.
         inputs: channels of the images, ``(n, inputs, height, width)`` of any size.
         width: channels of the first convolution; the others have twice as many.
 
     Raises:
-        ValueError: for a width that 8 groups don't divide.
+        ValueError: unless ``width`` is a multiple of 8.
     """
     if width < 1 or width % 8:
         raise ValueError(f"width must be a multiple of 8, as there are 8 groups: not {width}")

@@ -11,8 +11,8 @@ M = TypeVar("M", bound=nn.Module)
 def glorot_normal_(model: M) -> M:
     """Truncated normal weights of variance 2/(fan_in + fan_out) after truncation, zero biases, in place.
 
-    The variance of Glorot & Bengio 2010, equation 12; cut off at two standard deviations of the normal, as Long &
-    Bartlett 2024 draw them (Flax's ``glorot_normal``).
+    The variance is that of Glorot & Bengio 2010, equation 12. The normal is truncated at two standard deviations, as in
+    Flax's ``glorot_normal``, which Long & Bartlett 2024 use.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -25,7 +25,7 @@ def glorot_normal_(model: M) -> M:
 
 
 def he_normal_(model: M) -> M:
-    """Convolutions normal of variance 2/fan_out (He et al. 2015, equation 14), zero biases everywhere, in place."""
+    """Normal weights of variance 2/fan_out for convolutions (He et al. 2015, equation 14), zero biases, in place."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -34,15 +34,15 @@ def he_normal_(model: M) -> M:
     return model
 
 
-# Standard deviation of a standard normal cut off at ±2.
+# Standard deviation of a standard normal truncated at ±2.
 _TRUNCATED = 0.8796256610342398
 
 
 def truncated_normal_(weight: Tensor, std: float) -> None:
-    """Normal of standard deviation ``std`` cut off at two of them, in place."""
+    """Draw ``weight`` from a normal of standard deviation ``std``, truncated at ±2 ``std``, in place."""
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
 def variance_scaling_(weight: Tensor, scale: float) -> None:
-    """Truncated normal of variance ``scale`` / fan_in after truncation, in place; ``weight`` is ``(out, in)``."""
+    """Draw ``weight``, ``(out, in)``, from a truncated normal of variance ``scale`` / fan_in, in place."""
     truncated_normal_(weight, math.sqrt(scale / weight.shape[1]) / _TRUNCATED)

@@ -1,4 +1,4 @@
-"""Fully connected networks."""
+"""Fully connected ReLU networks."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,10 +9,10 @@ from lowland.models.init import glorot_normal_
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:
-    """A fully connected ReLU network (that of Long & Bartlett 2024); truncated Glorot normal weights, zero biases.
+    """The fully connected ReLU network of Long & Bartlett 2024; truncated Glorot normal weights, zero biases.
 
     Args:
-        widths: of input, hidden layers and output. Inputs of shape ``(n, ...)`` are flattened.
+        widths: widths of input, hidden layers and output. Inputs of shape ``(n, ...)`` are flattened.
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in pairwise(widths):

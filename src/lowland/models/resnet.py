@@ -1,6 +1,6 @@
 """The residual networks for images of 32×32 (He et al. 2016), as Andriushchenko & Flammarion 2022 train them.
 
-Names, shapes and order in their ``state_dict`` are those of that paper's code, so that its files load.
+Names, shapes and order in their ``state_dict`` are those of that paper's code, so that its weights load.
 """
 
 from collections import OrderedDict
@@ -20,22 +20,22 @@ Block = Callable[[int, int, int], nn.Module]
 def preact_resnet(
     blocks: Sequence[int] = (2, 2, 2, 2), width: int = 64, classes: int = 10, norm: str = "batch"
 ) -> nn.Sequential:
-    """A pre-activation network of basic blocks: (2, 2, 2, 2) of them is ResNet-18, (3, 4, 6, 3) ResNet-34.
+    """A pre-activation network of basic blocks: ResNet-18 has (2, 2, 2, 2) of them, ResNet-34 (3, 4, 6, 3).
 
     A 3×3 convolution, four stages of ``blocks``, norm, ReLU, mean over the pixels, and a linear layer. Weights of
-    the convolutions are normal with variance 2 / fan_out, those of the linear layer as torch draws them; its biases
-    are zero. Of two classes, the first has the logit zero and the linear layer a single output for the second.
+    the convolutions are normal with variance 2 / fan_out, those of the linear layer have torch's default; its biases
+    are zero. With two classes the linear layer has one output, the logit of the second; the logit of the first is 0.
 
     Args:
-        blocks: of each stage; the stages have 1, 2, 4 and 8 times ``width`` channels, and halve height and width
-            but for the first.
+        blocks: number of blocks of each stage. The stages have 1, 2, 4 and 8 times ``width`` channels. All but the
+            first halve height and width.
         width: channels of the first stage.
         classes: the logits are ``(n, classes)`` for images ``(n, 3, height, width)``.
         norm: ``"batch"``, or ``"group"`` with ``width`` / 2 groups in every layer.
 
     Raises:
-        ValueError: for another norm, an odd width with group norm, other than four counts of blocks, or no channels
-            or fewer than two classes.
+        ValueError: for another norm, or an odd width with group norm; unless there are four counts of blocks of at
+            least 1, a channel and two classes.
     """
     _check(blocks, width, classes)
     if norm not in ("batch", "group"):
@@ -54,11 +54,11 @@ def preact_resnet(
 def resnet(blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64, classes: int = 100) -> nn.Sequential:
     """The original network of basic blocks, with batch norm; by default ResNet-34.
 
-    Otherwise as `preact_resnet`, but that norm and ReLU follow the first convolution, and not the last block, and that
-    two classes have two outputs.
+    It differs from `preact_resnet` in its blocks and in that norm and ReLU follow the first convolution instead of the
+    last block. Two classes have two outputs.
 
     Raises:
-        ValueError: for other than four counts of blocks, or no channels or fewer than two classes.
+        ValueError: unless there are four counts of blocks of at least 1, a channel and two classes.
     """
     _check(blocks, width, classes)
     layers = OrderedDict[str, nn.Module](conv1=_convolution(3, width, 3), bn1=nn.BatchNorm2d(width), relu=nn.ReLU())
@@ -67,9 +67,9 @@ def resnet(blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64, classes: int =
 
 
 class PreActivationBlock(nn.Module):
-    """Two times norm, ReLU and 3×3 convolution beside a shortcut (He et al. 2016, *Identity mappings*).
+    """Norm, ReLU and 3×3 convolution, twice; a shortcut is added (He et al. 2016, *Identity mappings*).
 
-    Where the shape changes, the shortcut is a 1×1 convolution of the normalized and activated input.
+    If the shape changes, the shortcut is a 1×1 convolution of the input after norm and ReLU.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm):
@@ -87,10 +87,10 @@ class PreActivationBlock(nn.Module):
 
 
 class PostActivationBlock(nn.Module):
-    """Two times 3×3 convolution and batch norm, a ReLU between, beside a shortcut; ReLU of their sum.
+    """3×3 convolution and batch norm, twice, a ReLU between; a shortcut is added, then a ReLU.
 
-    That of He et al. 2016, *Deep residual learning*. Where the shape changes, the shortcut is a 1×1 convolution with
-    batch norm.
+    From He et al. 2016, *Deep residual learning*. If the shape changes, the shortcut is a 1×1 convolution with batch
+    norm.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
@@ -107,10 +107,10 @@ class PostActivationBlock(nn.Module):
 
 
 class ZeroLogit(nn.Module):
-    """The logit ``(n, 1)`` of the second of two classes, with a zero for the first before it: ``(n, 2)``."""
+    """Puts a zero, the logit of the first class, before that of the second: ``(n, 1)`` to ``(n, 2)``."""
 
     def forward(self, logit: Tensor) -> Tensor:
-        """Softmax cross-entropy of these is the logistic loss."""
+        """The softmax cross-entropy of the two logits is the logistic loss of the one."""
         return torch.cat([torch.zeros_like(logit), logit], dim=1)
 
 

@@ -1,4 +1,4 @@
-"""A decoder-only Transformer for characters."""
+"""A decoder-only Transformer for text, character by character."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from lowland.models.init import truncated_normal_, variance_scaling_
 
 
 class Attention(nn.Module):
-    """Causal self-attention with ``heads`` heads of ``key_size`` each, whatever the width outside."""
+    """Causal self-attention with ``heads`` heads of ``key_size`` each, which needn't multiply to ``width``."""
 
     def __init__(self, width: int, heads: int, key_size: int):
         super().__init__()
@@ -23,7 +23,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each behind a layer norm and beside a shortcut."""
+    """Attention and feed-forward, each after a layer norm and with a shortcut."""
 
     def __init__(self, width: int, heads: int, key_size: int):
         super().__init__()
@@ -48,11 +48,11 @@ class Transformer(nn.Module):
 
     Args:
         symbols: size of the alphabet.
-        length: longest window.
-        layers: blocks.
-        width: of the residual stream.
-        heads: attention heads.
-        key_size: of each head.
+        length: largest number of characters in a window.
+        layers: number of blocks.
+        width: width of the residual stream.
+        heads: number of attention heads.
+        key_size: size of each head's keys.
     """
 
     def __init__(self, symbols: int, length: int, layers: int, width: int, heads: int, key_size: int):
@@ -62,7 +62,7 @@ class Transformer(nn.Module):
         self.norm, self.output = nn.LayerNorm(width), nn.Linear(width, symbols)
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
-                # Queries, keys and values share a fan-in, so initializing them together is the same.
+                # Queries, keys and values have the same fan-in, so one draw initializes all three.
                 variance_scaling_(module.weight, 2 / layers)
                 nn.init.zeros_(module.bias)
         truncated_normal_(self.embedding.weight, 0.02)

@@ -1,4 +1,4 @@
-"""Figures and pages, from run directories and records alone."""
+"""Figures, drawn from run directories and records alone."""
 
 from lowland.report.monitor import draw_monitor
 from lowland.report.run import draw, draw_run

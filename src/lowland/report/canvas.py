@@ -1,4 +1,4 @@
-"""What all figures share: their style, their axes' numbers, how they are saved."""
+"""What all figures share: style, axis labels, legends, saving."""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from lowland.errors import SettingError
 from lowland.files import write_atomically
 from lowland.training.sweep.cells import short
 
-# Okabe & Ito's palette: told apart by the colour-blind, and in print.
+# Okabe & Ito's palette, which the colour-blind can tell apart, also in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -26,17 +26,17 @@ _STYLE: dict[Any, Any] = {
 
 
 def style() -> AbstractContextManager[Any]:
-    """A context in which figures are made and saved."""
+    """The matplotlib style, as a context in which to make and save figures."""
     import matplotlib as mpl
 
     return mpl.rc_context(_STYLE)
 
 
 def save(canvas: Any, directory: Path, name: str) -> Path:
-    """Write a figure as PNG and PDF, the same bytes each time; returns the PNG.
+    """Write a figure as PNG and PDF, with the same bytes each time; returns the PNG's path.
 
     Raises:
-        SettingError: if $SOURCE_DATE_EPOCH is no number, which matplotlib reads for every PDF.
+        SettingError: if $SOURCE_DATE_EPOCH, which matplotlib reads for a PDF, is no number.
     """
     epoch = os.environ.get("SOURCE_DATE_EPOCH") or "0"
     if not epoch.isdecimal():
@@ -49,7 +49,7 @@ def save(canvas: Any, directory: Path, name: str) -> Path:
 
 
 def plain_logarithm(axis: Any) -> None:
-    """Label a logarithmic axis where matplotlib would, but with 0.5 rather than 5e-01."""
+    """Label a logarithmic axis with plain numbers: 0.5 instead of 5e-01."""
     from matplotlib.ticker import LogFormatter
 
     class Plain(LogFormatter):
@@ -61,10 +61,10 @@ def plain_logarithm(axis: Any) -> None:
 
 
 def legend_below(canvas: Any, handles: Sequence[Any]) -> None:
-    """A legend under the figure, in as many columns as its width has room for; the figure grows by its rows."""
+    """Put a legend below the figure, in as many columns as fit; the figure grows by its height."""
     if handles:
         widest = max(len(handle.get_label()) for handle in handles)
-        room = int(canvas.get_figwidth() / (0.65 + 0.062 * widest))  # inches: line and gap, and a letter
+        room = int(canvas.get_figwidth() / (0.65 + 0.062 * widest))  # inches of a line with its gap, and of a letter
         columns = min(max(room, 1), len(handles))
         rows = -(-len(handles) // columns)
         canvas.set_figheight(canvas.get_figheight() + 0.17 * (rows - 1))
@@ -72,7 +72,7 @@ def legend_below(canvas: Any, handles: Sequence[Any]) -> None:
 
 
 def label_positions(which: Any, values: Sequence[Any], room: float | None = None) -> None:
-    """Label an axis's positions 0, 1, ... with ``values``, slanted where ``room`` inches are too few for them."""
+    """Label the positions 0, 1, ... of an axis with ``values``, slanted if they don't fit into ``room`` inches."""
     labels = [short(value) for value in values]
     which.set_ticks(range(len(labels)), labels)
     if room is not None and max(map(len, labels)) * 0.085 * len(labels) > room:

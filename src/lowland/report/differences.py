@@ -1,4 +1,4 @@
-"""A sweep's differences to ρ = 0 as panels: against ρ, with the 95 % interval over seeds as a band."""
+"""Panels of a sweep's differences to ρ = 0 against ρ, with the 95 % interval over seeds as a band."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from lowland.training.sweep.differences import differences
 
 
 def difference_panels(cells: Sequence[Cell], curves: Sequence[Curve]) -> list[Panel]:
-    """A panel for each of ``curves``, a line for each combination of the settings other than ρ.
+    """A panel for each of ``curves``, with a line for each combination of the settings other than ρ.
 
-    Those with a single ρ > 0 are left out: they have nothing over ρ to show.
+    A combination with a single ρ > 0 has no line and is left out.
     """
     panels = []
     for curve in curves:

@@ -15,10 +15,10 @@ Line = Mapping[Any, Cell]  # value of the horizontal setting → cell
 
 
 def draw_lines(directory: Path, cells: Sequence[Cell], curve: Curve, x: str, best: Cell | None, title: str) -> Path:
-    """Means with their standard errors, at evenly spaced positions, so that ρ = 0 has one too.
+    """Draw means with standard errors at evenly spaced positions, which gives ρ = 0 a place on the axis.
 
-    Runs that diverged are counted above the figure. A hollow marker is a mean over fewer seeds than were begun.
-    Beyond as many lines as there are colours, the rest is grey; the line of ``best`` keeps its colour.
+    Diverged runs are counted above the figure. A hollow marker is a mean over fewer seeds than were started. If there
+    are more lines than colours, the rest is grey; the line of ``best`` always has a colour.
     """
     from matplotlib.figure import Figure as Canvas
 
@@ -40,7 +40,7 @@ def draw_lines(directory: Path, cells: Sequence[Cell], curve: Curve, x: str, bes
             _count(above, strips, lines, coloured, positions)
         else:
             axis = canvas.subplots()
-        for key in sorted(lines, key=lambda key: key in coloured):  # grey lines lie below
+        for key in sorted(lines, key=lambda key: key in coloured):  # grey lines first, so that they lie below
             _line(axis, lines[key], positions, curve.column, _shift(key, coloured), coloured.get(key))
         _scale(axis, cells, curve.column)
         label_positions(axis.xaxis, positions, width - 1)
@@ -56,7 +56,7 @@ def draw_lines(directory: Path, cells: Sequence[Cell], curve: Curve, x: str, bes
 
 
 def _coloured(lines: Mapping[Any, Line], x: str, best: Cell | None) -> dict[Any, str]:
-    """The lines that have a colour of their own: the first ones, and the one of the best cell."""
+    """The colours of the first lines and of the best cell's line; the others are grey."""
     chosen = list(lines)[: len(COLOURS)]
     key = others(best, [x]) if best else None
     if key is not None and key not in chosen:
@@ -65,7 +65,7 @@ def _coloured(lines: Mapping[Any, Line], x: str, best: Cell | None) -> dict[Any,
 
 
 def _shift(key: Any, coloured: Mapping[Any, str]) -> float:
-    """Sideways, so that error bars don't hide each other."""
+    """A horizontal offset for each line, so that error bars don't overlap."""
     if key not in coloured:
         return 0.0
     return (list(coloured).index(key) - (len(coloured) - 1) / 2) * 0.05
@@ -92,7 +92,7 @@ def _line(
 def _count(
     axis: Any, strips: Sequence[Any], lines: Mapping[Any, Line], coloured: Mapping[Any, str], positions: Sequence[Any]
 ) -> None:
-    """A row of crosses for each line that has diverged runs (and one, None, for the grey ones), with their number."""
+    """Draw crosses with the number of diverged runs: a row for each line that has some, one for all grey lines."""
     for row, strip in enumerate(strips):
         members = [lines[strip]] if strip is not None else [line for key, line in lines.items() if key not in coloured]
         for index, value in enumerate(positions):
@@ -115,7 +115,7 @@ def _scale(axis: Any, cells: Sequence[Cell], column: str) -> None:
     estimates = [estimate for cell in cells if (estimate := cell.estimate(column))]
     means = [estimate.mean for estimate in estimates]
     if is_logarithmic(means):
-        # An error bar may reach below 0, which has no place here: what is shown ends near the means.
+        # An error bar may reach below 0, where a logarithmic axis has no place: limit the range to near the means.
         axis.set_yscale("log", nonpositive="clip")
         tops = [estimate.mean + (estimate.standard_error or 0) for estimate in estimates]
         axis.set_ylim(min(means) / 1.6, max(tops) * 1.4)

@@ -1,4 +1,4 @@
-"""A run's figure over two settings of a grid: a panel for each pair of values, on shared axes."""
+"""A figure of single runs over two settings of a grid: a panel for each pair of values, on shared axes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ _LARGEST = 10  # inches across or down
 
 
 def draw_panels(directory: Path, cells: Sequence[Cell], figure: Figure, best: Cell | None, title: str) -> Path | None:
-    """Draw ``figure`` over the two settings that it names, as PNG and PDF; the PNG.
+    """Draw ``figure`` over the two settings that it names, as PNG and PDF; returns the PNG's path.
 
-    Each panel has the curves of the runs there, one for each seed. Where further settings vary, those of ``best`` are
-    drawn (of the first cell, where nothing is selected), and the title says so. A run that diverged is drawn as far as
-    it got, and its panel says where. None where the grid doesn't vary both settings, or no run has a record.
+    Each panel has the curves of its runs, one for each seed. If further settings vary, their values are those of
+    ``best`` (of the first cell if nothing is selected), and the title names them. A diverged run is drawn up to where
+    it diverged, and its panel says where. Returns None if the grid doesn't vary both settings, or no run has a record.
     """
     assert figure.over_grid is not None
     rows, columns = figure.over_grid
@@ -61,7 +61,7 @@ def draw_panels(directory: Path, cells: Sequence[Cell], figure: Figure, best: Ce
 
 
 def _panel(axis: Any, figure: Figure, runs: Sequence[Outcome]) -> dict[str, Any]:
-    """The curves of some runs, and its legend entries by label."""
+    """Draw the curves of some runs into a panel; returns its legend entries by label."""
     handles = {}
     for run in runs:
         for curve, colour in zip(figure.curves, COLOURS, strict=False):

@@ -1,4 +1,4 @@
-"""A metric over two settings of a grid."""
+"""Heat maps of a metric over two settings of a grid."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from lowland.training import Curve
 from lowland.training.sweep.cells import Cell
 
 _PANELS = 6
-_ANNOTATED = (14, 20)  # columns and rows; with more there is no room for numbers
+_ANNOTATED = (14, 20)  # most columns and rows for which numbers fit into the cells
 _FRAME = COLOURS[1]
 
 
@@ -18,10 +18,10 @@ def draw_map(
     directory: Path, cells: Sequence[Cell], curve: Curve, axes: Sequence[str], best: Cell | None,
     title: str,
 ) -> Path:  # fmt: skip
-    """The means over seeds, as colours and numbers: the first of ``axes`` upwards, the second to the right.
+    """Draw the means over seeds as colours and numbers: the first of ``axes`` upwards, the second to the right.
 
-    Settings with runs that diverged are hatched, the ``best`` are framed. Where further settings vary there is a
-    panel for each combination of them, up to six.
+    Cells with diverged runs are hatched, the ``best`` one is framed. If further settings vary, there is a panel for
+    each combination of them, up to six.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -64,7 +64,7 @@ def draw_map(
 
 
 def _panels(cells: Sequence[Cell], axes: Sequence[str], best: Cell | None) -> tuple[list[list[Cell]], int]:
-    """The cells by their other settings: the first few, and those of the best; and how many there would be."""
+    """The cells of each panel (the first few panels and that of the best), and the number of all panels."""
     found: dict[Any, list[Cell]] = {}
     for cell in cells:
         found.setdefault(others(cell, axes), []).append(cell)
@@ -103,7 +103,7 @@ def _panel(
 
 
 def _annotation(cell: Cell, column: str) -> str:
-    """The mean; below it how many runs didn't get there, in the commonest way."""
+    """The mean, and below it the most frequent failure with its number of runs."""
     estimate = cell.estimate(column)
     lines = [f"{estimate.mean:.3g}"] if estimate else []
     ended = {status: cell.count(status) for status in ("diverged", "failed", "stopped")}
@@ -116,7 +116,7 @@ def _annotation(cell: Cell, column: str) -> str:
 
 
 def _dark(face: Sequence[float]) -> bool:
-    """Whether white stands out from ``face`` more than black does, by WCAG's relative luminance."""
+    """Whether white has more contrast to ``face`` than black, by WCAG's relative luminance."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in face[:3]]
     return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True)) < 0.179
 

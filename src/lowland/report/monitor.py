@@ -1,4 +1,4 @@
-"""The paper's figures of one's own training, from what a `lowland.curvature.Monitor` recorded."""
+"""The figures of Long & Bartlett 2024 for any training, from the records of a `lowland.curvature.Monitor`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,21 +19,21 @@ Records = Sequence[Mapping[str, Any]] | str | os.PathLike[str]
 def draw_monitor(
     records: Records | Mapping[str, Records], directory: str | os.PathLike[str], *, title: str = "monitor"
 ) -> list[Path]:
-    """Hessian norm and edges, alignments, loss and m-sharpness over the steps, each as PNG and PDF.
+    """Draw Hessian norm and edges, alignments, loss and m-sharpness over the steps, each as PNG and PDF.
 
-    (Long & Bartlett 2024, *Sharpness-Aware Minimization and the Edge of Stability*, draw the first four.) Where the
-    optimizer is none whose edge is known (Adam, say), a note above the panel says so.
+    The first four are figures of Long & Bartlett 2024, *Sharpness-Aware Minimization and the Edge of Stability*. If the
+    optimizer's edge is unknown (for Adam, for example), a note above the panel says so.
 
     Args:
-        records: ``monitor.records``, or the JSONL file it wrote; several by name to have a panel for each.
-        directory: made if need be.
-        title: stands above every figure.
+        records: ``monitor.records``, or the JSONL file that it wrote; a dict of several gives a panel for each.
+        directory: made if it doesn't exist.
+        title: the heading of every figure.
 
     Returns:
-        The PNG files. Figures of which there are no values are left out.
+        The PNG files. Figures without values are left out.
 
     Raises:
-        ValueError: without a record, or for a file that no monitor wrote.
+        ValueError: if there is no record, or for a file that no monitor wrote.
     """
     named = records if isinstance(records, Mapping) else {"": records}
     panels = {name: read_jsonl(one) if isinstance(one, str | os.PathLike) else one for name, one in named.items()}
@@ -51,7 +51,7 @@ def draw_monitor(
 
 
 def _note(name: str, lines: Sequence[Mapping[str, Any]]) -> str:
-    """What stands above a panel: its name, and why it has no edge where the optimizer is one that has none."""
+    """The heading of a panel: its name, and why there is no edge if the optimizer has none."""
     moves = any(line.get("lr") is not None for line in lines)
     if not moves or any(line.get("gd_edge") is not None for line in lines):
         return name
@@ -59,7 +59,7 @@ def _note(name: str, lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _named(figure: Figure, panels: Mapping[str, Any]) -> Figure:
-    """With momentum the edge without SAM isn't 2/η."""
+    """``figure`` with the edge without SAM labelled correctly: with momentum it isn't 2/η."""
     if not any(line.get("momentum") for lines in panels.values() for line in lines):
         return figure
     curves = (replace(c, label="edge without SAM") if c.column == "gd_edge" else c for c in figure.curves)

@@ -12,10 +12,10 @@ _GREY = "#999999"
 
 
 def draw_plot(directory: Path, plot: Plot, outcomes: Mapping[str, Outcome], title: str) -> Path | None:
-    """Draw ``plot`` as PNG and PDF under ``directory``; the PNG, or None where there is nothing to draw.
+    """Draw ``plot`` as PNG and PDF under ``directory``; returns the PNG's path, or None if there is nothing to draw.
 
-    Lines with the same label have the same colour in all panels; those without a label, or beyond as many labels as
-    there are colours, are grey. What is not positive is left out of logarithmic axes.
+    Lines with the same label have the same colour in all panels. Lines without a label are grey, and so are those whose
+    label has no colour left. Logarithmic axes leave out values that aren't positive.
     """
     from matplotlib.figure import Figure as Canvas
 
@@ -40,7 +40,7 @@ def draw_plot(directory: Path, plot: Plot, outcomes: Mapping[str, Outcome], titl
 
 
 def _draw(axis: Any, panel: Panel, colours: Mapping[str, str]) -> dict[str, Any]:
-    """Draw one panel; its legend entries by label."""
+    """Draw one panel; returns its legend entries by label."""
     handles = {}
     for line in panel.lines:
         x, y = (_numbers(values, log) for values, log in ((line.x, panel.logx), (line.y, panel.logy)))
@@ -63,13 +63,13 @@ def _draw(axis: Any, panel: Panel, colours: Mapping[str, str]) -> dict[str, Any]
         if log:
             getattr(axis, f"set_{which}scale")("log")
             low, high = getattr(axis, f"get_{which}lim")()
-            if high < 1e3 * low:  # over more decades powers of ten read better
+            if high < 1e3 * low:  # over more decades, powers of ten are easier to read
                 plain_logarithm(getattr(axis, f"{which}axis"))
     return handles
 
 
 def _draw_bars(axis: Any, panel: Bars, colours: Mapping[str, str]) -> dict[str, Any]:
-    """Draw one panel of bars; its legend entries by label."""
+    """Draw one panel of bars; returns its legend entries by label."""
     handles = {}
     width = 0.8 / len(panel.labels)
     for number, label in enumerate(panel.labels):

@@ -10,9 +10,9 @@ from lowland.training import Experiment, Figure, Outcome
 
 
 def draw_run(directory: Path, experiment: Experiment, outcomes: Mapping[str, Outcome]) -> list[Path]:
-    """Draw the experiment's figures as PNG and PDF under ``directory``; the PNG files.
+    """Draw the experiment's figures as PNG and PDF under ``directory``; returns the PNG files.
 
-    Arms without a record (they diverged before their first check) are left out of `Figure`; of a `Plot` its function
+    A `Figure` leaves out arms without a record, which diverged before their first check. For a `Plot` its function
     decides.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -39,11 +39,11 @@ def draw(
     """Draw each figure as PNG and PDF under ``directory``, a panel for each arm.
 
     Args:
-        directory: made if need be.
+        directory: made if it doesn't exist.
         figures: what to draw.
-        records: of each arm, in the order of steps.
-        labels: what stands above each arm's panel.
-        title: of the experiment; stands above every figure.
+        records: those of each arm, in the order of steps.
+        labels: the heading of each arm's panel.
+        title: of the experiment; the heading of every figure.
 
     Returns:
         The PNG files, in the order of ``figures``.

@@ -1,4 +1,4 @@
-"""Figures of a sweep, from its runs alone."""
+"""Figures of a sweep, from the outcomes of its runs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,19 +19,22 @@ _BETWEEN = "SAM less ρ = 0, paired by seed, with 95 % intervals"
 def draw_sweep(
     directory: Path, experiment: Experiment, outcomes: Mapping[str, Outcome], varied: Sequence[str]
 ) -> list[Path]:
-    """Draw what the last records of a sweep's runs say, each figure as PNG and PDF under ``directory``.
+    """Draw a sweep's figures as PNG and PDF under ``directory``. Metrics are those of each run's last record.
 
-    Every outcome of the experiment, and the metric that it selects by, against ρ and against m, whichever varies (or
-    else the first setting with several numbers), with a line for each combination of the others; and a map of the
-    metric it selects by (or else the first outcome) over η and ρ (or else the first two such settings). Then the
-    figures of a run that are to be panels over the grid; and the differences to ρ = 0, paired by seed. What the grid is
-    too small for, or of which no run has a value, is left out. Then the experiment's own ``sweep_figures``.
+    1. Every metric of interest, and the one of the selection, against ρ and against m, if they vary; otherwise against
+       the first setting with several numbers. There is a line for each combination of the other settings.
+    2. A heat map of the selection's metric (otherwise the first one) over η and ρ, otherwise the first two settings.
+    3. The figures of single runs that the experiment wants as panels over the grid.
+    4. The differences to ρ = 0, paired by seed.
+    5. The experiment's own ``sweep_figures``.
+
+    Figures that the grid is too small for, or that no run has values for, are left out.
 
     Args:
-        directory: made if need be.
-        experiment: names the outcomes.
-        outcomes: label → run, in the order of the grid.
-        varied: the settings that vary over it.
+        directory: made if it doesn't exist.
+        experiment: names the metrics and figures.
+        outcomes: label → outcome of a run, in the order of the grid.
+        varied: the settings that vary over the grid.
 
     Returns:
         The PNG files.
