@@ -37,14 +37,10 @@ EXPERIMENT = Experiment(
     settings=Settings,
     scales={
         "paper": {
+            **common.VALUES,
             "lr": paper(0.003, "of the grid: at 0.01 the Hessian norm starts above 2/η and gradient descent diverges"),
-            "rho": paper(0.1, "the smallest ρ > 0 of the grid"),
-            "eps": paper(1e-5),
             "steps": ours(1_000_000, "the paper trains 12 hours on a V100"),
             "check_every": ours(5000, common.CHECKS),
-            "tol": ours(1e-3, "the authors' code stops when the norm changes by less than that share of itself"),
-            "eigenvalues": common.EIGENVALUES,
-            "seed": ours(0),
             "examples": paper(1000, "which ones: ours, the first"),
             "channels": paper(16),
         },

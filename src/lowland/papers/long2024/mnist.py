@@ -36,14 +36,10 @@ EXPERIMENT = Experiment(
     settings=Settings,
     scales={
         "paper": {
+            **common.VALUES,
             "lr": paper(0.3, "the largest η of the grid: the shortest way to the edge"),
-            "rho": paper(0.1, "the smallest ρ > 0 of the grid"),
-            "eps": paper(1e-5),
             "steps": ours(100_000, "the paper trains 8 hours on a V100"),
             "check_every": ours(500, common.CHECKS),
-            "tol": ours(1e-3, "the authors' code stops when the norm changes by less than that share of itself"),
-            "eigenvalues": common.EIGENVALUES,
-            "seed": ours(0),
             "examples": paper(60_000),
             "width": paper(1000),
         },

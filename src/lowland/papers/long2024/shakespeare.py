@@ -58,16 +58,12 @@ EXPERIMENT = Experiment(
     settings=Settings,
     scales={
         "paper": {
+            **common.VALUES,
             "lr": paper(0.5, "the largest η of the grid: the shortest way to the edge"),
-            "rho": paper(0.1, "the smallest ρ > 0 of the grid"),
-            "eps": paper(1e-5),
             "steps": ours(200_000, "the paper trains 12 hours on a V100"),
             "check_every": ours(
                 1000, "the authors' code checks by the clock, as often as it is told; by default never"
             ),
-            "tol": ours(1e-3, "the authors' code stops when the norm changes by less than that share of itself"),
-            "eigenvalues": common.EIGENVALUES,
-            "seed": ours(0),
             "batch_size": paper(128),
             "length": paper(64),
             "layers": paper(6),
