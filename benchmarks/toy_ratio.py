@@ -19,16 +19,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from lowland.data.batches import seeded
-from lowland.papers.springer2024.separate_network import (
-    Weights,
-    features,
-    gradient,
-    initial_weights,
-    phantom,
-    pulls,
-)
-from lowland.papers.springer2024.toy_data import Points, draw_points, together
-from lowland.papers.springer2024.toy_network import Networks
+from lowland.papers.springer2024.data import Points, draw_points, together
+from lowland.papers.springer2024.toy_networks import Networks, SeparateWeights
 from lowland.training.statistics import Estimate
 
 EPOCHS = sorted({0, 0.25, 0.5, 1, 1.5, *range(2, 15), *range(15, 301, 15)})  # of 60 steps with η = 0.01
@@ -83,30 +75,31 @@ class Masks:
         return Networks(torch.full_like(given, lr), given, self.last_only[..., 0], no, no, no)
 
 
-def step(masks: Masks, networks: Networks, w: Weights, x: Tensor, y: Tensor) -> Weights:
+def step(masks: Masks, networks: Networks, w: SeparateWeights, x: Tensor, y: Tensor) -> SeparateWeights:
     """The weights after a step on a batch; x (s, n, 2), y (s, n)."""
-    d = pulls(w, x, y)
-    there = phantom(networks, w, gradient(d, w.v, w, x))
-    pulled = pulls(there, x, y)
+    d = w.pulls(x, y)
+    there = w.perturbed(w.gradient(d, x), networks.rho, networks.last_only)
+    pulled = there.pulls(x, y)
     scale = d.abs().sum(2, keepdim=True) / pulled.abs().sum(2, keepdim=True)
     pulled = torch.where(masks.same_sum, pulled * scale, pulled)
     d = torch.where(masks.weights, pulled, d)
     v = torch.where(masks.scaling, there.v, w.v)
-    seen = [torch.where(masks.features, after, before) for before, after in zip(w[:3], there[:3], strict=True)]
-    return w.plus(gradient(d, v, Weights(*seen, v), x), -networks.lr)
+    pairs = zip(w.tensors[:3], there.tensors[:3], strict=True)
+    seen = [torch.where(masks.features, after, before) for before, after in pairs]
+    return w.plus(SeparateWeights(*seen, v).gradient(d, x), -networks.lr)
 
 
-def grouped(masks: Masks, networks: Networks, w: Weights, x: Tensor, y: Tensor, m: int) -> Weights:
+def grouped(masks: Masks, networks: Networks, w: SeparateWeights, x: Tensor, y: Tensor, m: int) -> SeparateWeights:
     """The same with a perturbation for each m points of the batch: the mean of the groups' steps."""
     s, n = y.shape
-    each = Weights(*(t.repeat_interleave(n // m, 0) for t in w))
+    each = SeparateWeights(*(t.repeat_interleave(n // m, 0) for t in w.tensors))
     after = step(masks, networks, each, x.reshape(-1, m, 2), y.reshape(-1, m))
-    return Weights(*(t.view(s, n // m, *t.shape[1:]).mean(1) for t in after))
+    return SeparateWeights(*(t.view(s, n // m, *t.shape[1:]).mean(1) for t in after.tensors))
 
 
-def look(w: Weights, points: Points) -> dict[str, Tensor]:
+def look(w: SeparateWeights, points: Points) -> dict[str, Tensor]:
     """Training loss, v_hard/v_easy, and the hard feature's share of the margin, (s, k) each."""
-    parts = features(w, points.x) * w.v[:, :, None]
+    parts = w.features(points.x) * w.v[:, :, None]
     y = points.hard[:, None, :, None]
     means = [(parts * (y * sign > 0)).sum(2) / (y * sign > 0).sum(2) for sign in (1, -1)]
     margin = (means[0] - means[1]) / 2
@@ -117,24 +110,24 @@ def look(w: Weights, points: Points) -> dict[str, Tensor]:
     }
 
 
-def begun(seeds: int, ways: int, correlation: float = 1.0, x_easy: float = 0) -> tuple[Points, Weights]:
+def begun(seeds: int, ways: int, correlation: float = 1.0, x_easy: float = 0) -> tuple[Points, SeparateWeights]:
     """The training points of each seed, and the weights as drawn, as often as there are ways."""
     points = together([draw_points(300, 3, 0, correlation, seed, 0) for seed in range(seeds)])
     points = points.to(torch.device("cpu"), torch.float32)
     if x_easy:
         points.x[..., 0] = points.x[..., 0].sign() * x_easy
-    drawn = [initial_weights(seed, 20) for seed in range(seeds)]
-    return points, Weights(*(torch.cat(each).repeat_interleave(ways, 1) for each in zip(*drawn, strict=True)))
+    drawn = [SeparateWeights.initial(seed, 20).tensors for seed in range(seeds)]
+    return points, SeparateWeights(*(torch.cat(each).repeat_interleave(ways, 1) for each in zip(*drawn, strict=True)))
 
 
 def subnetworks(seeds: int) -> None:
     """Print the mean of ‖g_j‖²/v_j² at the start, where g_j is the gradient of a sub-network on batches of a size."""
     points, w = begun(seeds, 1)
     for batch in (300, 30, 5, 1):
-        each = Weights(*(t.repeat_interleave(300 // batch, 0) for t in w))
+        each = SeparateWeights(*(t.repeat_interleave(300 // batch, 0) for t in w.tensors))
         x, y = points.x.reshape(-1, batch, 2), points.hard.reshape(-1, batch)
-        g = gradient(pulls(each, x, y), each.v, each, x)
-        squares = sum(part.square().flatten(3).sum(3) for part in g[:3]) / each.v**2
+        g = each.gradient(each.pulls(x, y), x)
+        squares = sum(part.square().flatten(3).sum(3) for part in g.tensors[:3]) / each.v**2
         easy, hard = squares.mean((0, 1)).tolist()
         print(f"squared gradient of a sub-network at the start, batch {batch}: easy {easy:.3f}, hard {hard:.3f}")
 

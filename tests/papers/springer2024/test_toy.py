@@ -9,11 +9,10 @@ from torch.nn import functional as F
 from lowland import SAM, features
 from lowland.optim.scope import last_layer
 from lowland.papers import find
+from lowland.papers.springer2024.check import logistic_regression, probing_errors
+from lowland.papers.springer2024.data import MARGIN, draw_points
 from lowland.papers.springer2024.methods import Mechanism
 from lowland.papers.springer2024.toy import ToyRuns
-from lowland.papers.springer2024.toy_data import MARGIN, draw_points
-from lowland.papers.springer2024.toy_network import outputs
-from lowland.papers.springer2024.toy_probe import logistic_regression, probing_errors
 
 CPU = torch.device("cpu")
 
@@ -66,7 +65,7 @@ def one_at_a_time(name, settings, runs, k, s):
     model = model.double()
     before = ToyRuns({name: settings}, CPU, torch.float64)
     with torch.no_grad():
-        for p, w in zip(model.parameters(), before.weights, strict=True):
+        for p, w in zip(model.parameters(), before.weights.tensors, strict=True):
             p.copy_(w[0, 0].view_as(p))
     base = torch.optim.SGD(model.parameters(), lr=settings.lr)
     if settings.rho == 0 or settings.method in ("sam", "lsam"):
@@ -87,7 +86,7 @@ def one_at_a_time(name, settings, runs, k, s):
             return loss
 
         optimizer.step(closure)
-    for p, w in zip(model.parameters(), runs.weights, strict=True):
+    for p, w in zip(model.parameters(), runs.weights.tensors, strict=True):
         assert torch.allclose(p, w[s, k].view_as(p), rtol=1e-9, atol=1e-12), name
 
 
@@ -108,16 +107,17 @@ def test_what_is_measured():
     runs.train(next(iter(arms.values())).steps)
     record = runs.measure()["lsam-rho-0.3-1"]
     k, w = runs.names[1].index("lsam-rho-0.3-1"), runs.weights
-    f = outputs(w, runs.test.x)[1, :, k]
-    assert record["test_error"] == pytest.approx((f * runs.test.hard[1] <= 0).double().mean().item())
-    assert record["test_loss"] == pytest.approx(F.softplus(-f * runs.test.hard[1]).mean().item())
+    test = runs.points["test"]
+    f = w.outputs(test.x)[1, :, k]
+    assert record["test_error"] == pytest.approx((f * test.hard[1] <= 0).double().mean().item())
+    assert record["test_loss"] == pytest.approx(F.softplus(-f * test.hard[1]).mean().item())
 
     first, last = torch.nn.Linear(2, 20).double(), torch.nn.Linear(20, 1).double()
     model = torch.nn.Sequential(first, torch.nn.ReLU(), last)
     with torch.no_grad():
-        for p, t in zip(model.parameters(), w, strict=True):
+        for p, t in zip(model.parameters(), w.tensors, strict=True):
             p.copy_(t[1, k].view_as(p))
-    x, y = runs.train_points.x[1], runs.train_points.hard[1]
+    x, y = runs.points["train"].x[1], runs.points["train"].hard[1]
     pulls = features.importance_weights(model, [(x, y)], 0.1, scope=last_layer)
     assert record["gini_real"] == pytest.approx(features.gini(pulls.real))
     assert record["gini_phantom"] == pytest.approx(features.gini(pulls.phantom))
@@ -175,7 +175,7 @@ def test_a_run_resumes_to_the_same_bits_and_ends_with_a_table(lowland, undrawn, 
     resumed = ToyRuns(arms, CPU)
     resumed.load_state_dict(paused.state_dict())
     resumed.train(5)
-    assert all(map(torch.equal, straight.weights, resumed.weights))
+    assert all(map(torch.equal, straight.weights.tensors, resumed.weights.tensors))
 
 
 def test_a_network_that_diverges_leaves_the_others_alone():

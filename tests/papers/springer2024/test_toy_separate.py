@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from lowland import SAM
 from lowland.optim.scope import last_layer
 from lowland.papers import find
+from lowland.papers.springer2024.claims import larger_ratio
+from lowland.papers.springer2024.figures import ratio_against_rho
 from lowland.papers.springer2024.methods import Mechanism
-from lowland.papers.springer2024.toy_separate import SeparateRuns, against_rho, larger_ratio
+from lowland.papers.springer2024.toy import SeparateRuns
 from lowland.training import Outcome
 
 CPU = torch.device("cpu")
@@ -28,7 +30,7 @@ class Separate(nn.Module):
 
     def __init__(self, weights, s, k):
         super().__init__()
-        self.W, self.b, self.a = (nn.Parameter(w[s, k].clone()) for w in weights[:3])
+        self.W, self.b, self.a = (nn.Parameter(w[s, k].clone()) for w in weights.tensors[:3])
         self.last = nn.Linear(2, 1, bias=False).double()
         with torch.no_grad():
             self.last.weight.copy_(weights.v[s, k][None])
@@ -68,7 +70,7 @@ def test_networks_side_by_side_are_those_of_an_ordinary_loop():
 
             optimizer.step(closure)
         found = (model.W, model.b, model.a, model.last.weight[0])
-        for p, w in zip(found, runs.weights, strict=True):
+        for p, w in zip(found, runs.weights.tensors, strict=True):
             assert torch.allclose(p, w[1, k], rtol=1e-9, atol=1e-12), names[k]
 
 
@@ -82,9 +84,9 @@ def test_each_effect_on_the_last_layer_to_first_order():
     arms = configured(lr=0.1)
     names = {method: f"{method}-rho-0.1-0" for method in methods}
     runs = SeparateRuns({name: replace(arms[name], rho=rho) for name in names.values()}, CPU, torch.float64)
-    x, y = runs.train_points.x[:, :5], runs.train_points.hard[:, :5]
+    x, y = runs.points["train"].x[:, :5], runs.points["train"].hard[:, :5]
     begun = runs.weights
-    runs._step(x, y)
+    runs.weights = runs.networks.step(begun, x, y)
 
     model = Separate(begun, 0, 0)
     f = model(x[0])[:, 0]
@@ -117,12 +119,13 @@ def test_what_is_measured():
     runs.train(16)
     record, k = runs.measure()["lsam-rho-0.3-1"], runs.names[1].index("lsam-rho-0.3-1")
     model = Separate(runs.weights, 1, k)
-    f = model(runs.test.x[1])[:, 0]
-    assert record["test_error"] == pytest.approx((f * runs.test.hard[1] <= 0).double().mean().item())
-    assert record["test_loss"] == pytest.approx(F.softplus(-f * runs.test.hard[1]).mean().item())
+    test = runs.points["test"]
+    f = model(test.x[1])[:, 0]
+    assert record["test_error"] == pytest.approx((f * test.hard[1] <= 0).double().mean().item())
+    assert record["test_loss"] == pytest.approx(F.softplus(-f * test.hard[1]).mean().item())
     easy, hard = runs.weights.v[1, k].abs().tolist()
     assert (record["v_easy"], record["v_hard"], record["ratio"]) == pytest.approx((easy, hard, hard / easy))
-    x = runs.test.x[1]
+    x = test.x[1]
     parts = [
         ((x[:, n, None] * model.W[n] + model.b[n]).relu() @ model.a[n]).abs().mean() * (easy, hard)[n] for n in (0, 1)
     ]
@@ -138,7 +141,7 @@ def test_the_claims():
     verdict = larger_ratio("sam")(made)
     assert verdict.passed is True
     assert verdict.measured == pytest.approx(-0.12)
-    ratio, _ = against_rho(made)
+    ratio, _ = ratio_against_rho(made)
     assert list(ratio.lines[0].x) == [0, 0.03, 0.1, 0.3]
     assert ratio.lines[0].y[0] == pytest.approx(0.5)
 
@@ -167,5 +170,5 @@ def test_a_run(lowland, undrawn, tmp_path, refused):
     resumed.load_state_dict(straight.state_dict())
     straight.train(6)
     resumed.train(6)
-    assert all(map(torch.equal, straight.weights, resumed.weights))
+    assert all(map(torch.equal, straight.weights.tensors, resumed.weights.tensors))
     refused("run", NAME, "--scale", "smoke", "--set", "rotate=true", says="rotate=false")

@@ -13,8 +13,10 @@ The rule was fixed before any Gini coefficient over training had been seen.
 import math
 from collections.abc import Mapping, Sequence
 
-from lowland.papers.claims import Judge, Unfit, below_zero, between, judged, shown
-from lowland.papers.springer2024.methods import METHODS, SGD, method_of
+from lowland.papers import claims
+from lowland.papers.claims import Judge, Unfit, below_zero, between, judged, last, reached, shown
+from lowland.papers.springer2024.methods import METHODS, SGD, method_of, toy_arm
+from lowland.papers.springer2024.settings import TOY_RHO
 from lowland.training import Claim, Outcome, Record, TableRow, Verdict
 from lowland.training.statistics import Estimate, estimate
 from lowland.training.sweep.cells import Cell, cells_of
@@ -278,4 +280,30 @@ GRID_CLAIMS = (
         "The probing error of the hard feature falls with ρ: slope of its line, mean over η, a seed at a time (ours)",
         "the experiments on feature quality", "interval < 0", trend, whole_grid=True, regime=trained, grid="paper",
     ),
+)  # fmt: skip
+
+_WORDS = {
+    "sam": "SAM",
+    "lsam": "LSAM, which perturbs the last layer alone,",
+    "phantom-weights": "The phantom importance weights alone",
+    "phantom-scaling": "The scaling by the phantom last layer alone",
+}
+
+
+def larger_ratio(method: str) -> Judge:
+    """Judges SGD's v_hard/v_easy minus that of ``method`` at ρ = `TOY_RHO`, at the end, paired by seed."""
+    arm = toy_arm(method, TOY_RHO)
+    return judged(lambda outcomes: below_zero(claims.difference(outcomes, SGD, arm, last("ratio")), LEAST_SEEDS))
+
+
+# Of the toy with a network for each feature.
+RATIO_CLAIMS = tuple(
+    Claim(
+        f"ratio-{method}",
+        f"{_WORDS[method]} gives the hard feature more of the last layer: v_hard/v_easy of SGD minus that at ρ = "
+        f"{TOY_RHO:g}, at the end, paired by seed",
+        "the toy's figures of v_hard/v_easy", "interval < 0", larger_ratio(method),
+        regime=reached(SGD, last("train_error"), TRAINED, "SGD's training error"),
+    )
+    for method in METHODS
 )  # fmt: skip

@@ -6,9 +6,11 @@ from statistics import fmean
 
 import numpy as np
 
+from lowland.papers.claims import by_seed, last
 from lowland.papers.figures import over_epochs
 from lowland.papers.springer2024.claims import selected, values
-from lowland.papers.springer2024.methods import SGD, method_of
+from lowland.papers.springer2024.methods import METHODS, SGD, method_of, toy_arm
+from lowland.papers.springer2024.settings import TOY_RHOS
 from lowland.training import Line, Outcome, Panel, Plot
 
 _PROBES = (("easy_error", "easy feature"), ("hard_error", "hard feature"))
@@ -103,4 +105,20 @@ def _curves(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
                     lines.append(Line(found[0][f"{fitted_on}_sizes"], errors, f"{name}, {words}", style))
         if lines:
             panels.append(Panel(title, "pairs that the probe is fitted on", "probing error", lines, logx=True))
+    return panels
+
+
+def ratio_against_rho(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
+    """What the last layer takes at the end against ρ, mean over seeds, a line for each method; SGD is at ρ = 0."""
+    done = {label: outcome for label, outcome in outcomes.items() if outcome.status == "done" and outcome.records}
+    panels = []
+    for column, title in (("ratio", "v_hard / v_easy"), ("hard_share", "share of the hard feature")):
+        lines = []
+        for method in METHODS:
+            kinds = {0.0: SGD, **{rho: toy_arm(method, rho) for rho in TOY_RHOS}}
+            found = {rho: by_seed(done, kind, last(column)).values() for rho, kind in kinds.items()}
+            points = {rho: fmean(values) for rho, values in found.items() if values}
+            if points:
+                lines.append(Line(list(points), list(points.values()), method, "o-"))
+        panels.append(Panel(title, "ρ", title, lines))
     return panels

@@ -181,3 +181,8 @@ def make_optimizer(method: str, base: torch.optim.Optimizer, rho: float, model: 
 def method_of(settings: Settings) -> str:
     """`SGD`, or one of `METHODS`."""
     return SGD if settings.rho == 0 else str(settings.method)  # type: ignore[attr-defined]
+
+
+def toy_arm(method: str, rho: float) -> str:
+    """The name of the toys' arm of that ρ: ``sam-rho-0.1``."""
+    return f"{method}-rho-{rho:g}"

@@ -1,4 +1,4 @@
-"""The settings of the experiments on images, what they are at each scale, and the grids of the sweeps."""
+"""The settings of every experiment, what they are at each scale, and the grids of the sweeps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ Scales = Mapping[str, Mapping[str, Value]]
 SEEDS = (0, 1, 2, 3, 4)
 STACKED_GRID = {"lr": (0.01, 0.05, 0.1), "rho": (0.0, 0.01, 0.03, 0.05, 0.07, 0.1, 0.2)}
 GROUPED_GRID = {"lr": (0.0005, 0.001, 0.005, 0.01), "rho": (0.0, 0.01, 0.02, 0.05, 0.07)}
+TOY_RHOS = (0.03, 0.1, 0.3)
+TOY_RHO = 0.1  # the ρ whose arms are drawn over epochs, and judged
 NETWORKS = ("small", "cnn", "resnet-50")
 LEAST_IN_GROUP = 5  # validation images: a fifth of them, one at least, choose the regularization of a probe
 
@@ -119,6 +121,42 @@ class GroupedSettings(FeatureSettings):
         """As `FeatureSettings`; SettingError for a network that there isn't."""
         super().__post_init__()
         check_network(self.network, self.width, self.weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToySettings(training.Settings):
+    """Settings of toy and toy-separate; ``steps`` and ``check_every`` follow from the epochs."""
+
+    steps: int = derived()
+    check_every: int = derived()
+    method: str = setting("what climbs, and what of it is kept; with rho = 0 each is SGD", choices=METHODS)
+    seeds: int = setting("runs of each arm, with seed, seed + 1, ...", low=1, high=1000)
+    epochs: int = setting("passes over the training points", low=1, high=10**6)
+    check_epochs: int = setting("epochs between two checks, each of which fits both probes", low=1)
+    batch_size: int = setting("points in a batch; what an epoch has left over is dropped", low=1)
+    width: int = setting("hidden units", low=1, high=10_000)
+    examples: int = setting("training points", low=2, high=10**6)
+    validation_examples: int = setting("validation points", low=2, high=10**6)
+    test_examples: int = setting("test points; and as many in which the features are independent", low=2, high=10**6)
+    probe_examples: int = setting(
+        "points that probes are fitted on, the features independent; a third as many choose their regularization",
+        low=30, high=10**6,
+    )  # fmt: skip
+    correlation: float = setting("of the two features in training, validation and test: 1 is redundant", low=0, high=1)
+    slabs: int = setting("of the hard coordinate, with alternating labels: 3 or 5", low=3, high=5)
+    noise: int = setting("coordinates without meaning", low=0, high=1000)
+    rotate: bool = setting("whether points are rotated at random, alike in all parts of a seed")
+    phantom_rho: float = setting("ρ of the phantom importance weights that are recorded", above=0, high=1e6)
+
+    def __post_init__(self) -> None:
+        """Compute ``steps`` and ``check_every``; SettingError for what doesn't go together."""
+        if self.batch_size > self.examples:
+            raise SettingError(f"batch_size is {self.batch_size}, and there are {self.examples} examples: take fewer")
+        if self.slabs == 4:
+            raise SettingError("slabs are 3 or 5, an odd number: not 4")
+        per_epoch = self.examples // self.batch_size
+        object.__setattr__(self, "steps", self.epochs * per_epoch)
+        object.__setattr__(self, "check_every", self.check_epochs * per_epoch)
 
 
 def check_network(name: str, width: int, weights: str) -> None:
@@ -269,4 +307,35 @@ CELEBA_VALUES = _with(
 )
 WATERBIRDS_VALUES = _with(
     _GROUPED, paper={"examples": paper(4_795, "all"), "epochs": ours(100), "check_epochs": ours(25)}
+)
+
+TOY_VALUES: Scales = {
+    "paper": {
+        "lr": paper(0.01, "constant"),
+        "rho": ours(TOY_RHO, "of the grid"),
+        "method": paper("sam"),
+        "seed": ours(0),
+        "seeds": ours(100),
+        "epochs": ours(300),
+        "check_epochs": ours(60),
+        "batch_size": paper(5),
+        "width": ours(20),
+        "examples": paper(300),
+        "validation_examples": ours(300),
+        "test_examples": ours(1000),
+        "probe_examples": ours(300),
+        "correlation": ours(1.0, "both features say the label, as in the public generator"),
+        "slabs": ours(3, "SGD learns them alone: correlation=0"),
+        "noise": ours(0, "the paper has some; the public generator has none unless asked"),
+        "rotate": ours(False, "an option of the public generator"),
+        "phantom_rho": ours(0.1, "one radius for all arms, so that they can be compared"),
+    },
+    "laptop": {"seeds": ours(20)},
+    "desk": {},
+    "smoke": {"seeds": ours(2), "epochs": ours(2), "check_epochs": ours(1), "examples": ours(40)},
+}
+TOY_SEPARATE_VALUES = _with(
+    TOY_VALUES,
+    paper={"seeds": ours(20), "check_epochs": ours(15)},
+    laptop={"seeds": ours(5), "epochs": ours(60)},
 )

@@ -1,81 +1,45 @@
-"""Two features of points: a linear one, easy, and one of slabs, hard; two-layer networks (Springer et al. 2024)."""
+"""The toys: points with an easy feature and a hard one, and many small networks as one program (Springer et al. 2024).
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+In ``toy`` a network sees both features, and probes say what it has learned of each. In ``toy-separate`` each feature
+has a network of its own, and the last layer says how much it takes of each.
+"""
+
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Generic
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid
 
-import lowland.training as training
 from lowland.data.batches import seeded
 from lowland.errors import SettingError
 from lowland.features import gini
+from lowland.papers.figures import over_epochs
 from lowland.papers.springer2024 import PAPER
-from lowland.papers.springer2024.check import lorenz_points
-from lowland.papers.springer2024.claims import CLAIMS, table
-from lowland.papers.springer2024.figures import feature_figures
-from lowland.papers.springer2024.methods import METHODS, SGD
-from lowland.papers.springer2024.toy_data import Points, draw_points, together
-from lowland.papers.springer2024.toy_network import (
-    Networks,
-    Weights,
-    features,
-    gradient,
-    initial_weights,
-    outputs,
-    pulls,
+from lowland.papers.springer2024.check import lorenz_points, probing_errors
+from lowland.papers.springer2024.claims import CLAIMS, RATIO_CLAIMS, table
+from lowland.papers.springer2024.data import Points, draw_points, together
+from lowland.papers.springer2024.figures import feature_figures, ratio_against_rho
+from lowland.papers.springer2024.methods import METHODS, SGD, toy_arm
+from lowland.papers.springer2024.settings import (
+    TOY_RHO,
+    TOY_RHOS,
+    TOY_SEPARATE_VALUES,
+    TOY_VALUES,
+    ToySettings,
 )
-from lowland.papers.springer2024.toy_probe import probing_errors
-from lowland.training import Experiment, Record, derived, ours, paper, setting
+from lowland.papers.springer2024.toy_networks import JointWeights, Networks, SeparateWeights, W
+from lowland.training import Experiment, Plot, Record
 
-RHOS = (0.03, 0.1, 0.3)
-DRAWN = 0.1  # the ρ whose arms are drawn over epochs
 PROBE_CS = (0.01, 0.1, 1.0, 10.0)
-_AT_ONCE = 10  # seeds that are measured at a time
 _FREE = ("lr", "rho", "method", "seed")  # in which the arms may differ
 
 
-@dataclass(frozen=True, kw_only=True)
-class ToySettings(training.Settings):
-    """Those of a run; ``steps`` and ``check_every`` follow from the epochs."""
-
-    steps: int = derived()
-    check_every: int = derived()
-    method: str = setting("what climbs, and what of it is kept; with rho = 0 each is SGD", choices=METHODS)
-    seeds: int = setting("runs of each arm, with seed, seed + 1, ...", low=1, high=1000)
-    epochs: int = setting("passes over the training points", low=1, high=10**6)
-    check_epochs: int = setting("epochs between two checks, each of which fits both probes", low=1)
-    batch_size: int = setting("points in a batch; what an epoch has left over is dropped", low=1)
-    width: int = setting("hidden units", low=1, high=10_000)
-    examples: int = setting("training points", low=2, high=10**6)
-    validation_examples: int = setting("validation points", low=2, high=10**6)
-    test_examples: int = setting("test points; and as many in which the features are independent", low=2, high=10**6)
-    probe_examples: int = setting(
-        "points that probes are fitted on, the features independent; a third as many choose their regularization",
-        low=30, high=10**6,
-    )  # fmt: skip
-    correlation: float = setting("of the two features in training, validation and test: 1 is redundant", low=0, high=1)
-    slabs: int = setting("of the hard coordinate, with alternating labels: 3 or 5", low=3, high=5)
-    noise: int = setting("coordinates without meaning", low=0, high=1000)
-    rotate: bool = setting("whether points are rotated at random, alike in all parts of a seed")
-    phantom_rho: float = setting("ρ of the phantom importance weights that are recorded", above=0, high=1e6)
-
-    def __post_init__(self) -> None:
-        """Compute what follows from the settings."""
-        if self.batch_size > self.examples:
-            raise SettingError(f"batch_size is {self.batch_size}, and there are {self.examples} examples: take fewer")
-        if self.slabs == 4:
-            raise SettingError("slabs are 3 or 5, an odd number: not 4")
-        per_epoch = self.examples // self.batch_size
-        object.__setattr__(self, "steps", self.epochs * per_epoch)
-        object.__setattr__(self, "check_every", self.check_epochs * per_epoch)
-
-
-class ToyRuns:
+class _Runs(Generic[W]):
     """All runs as one program: those of a seed side by side."""
+
+    seeds_at_once: ClassVar[int]  # that are measured
 
     def __init__(self, arms: Mapping[str, ToySettings], device: torch.device, dtype: torch.dtype = torch.float32):
         first = next(iter(arms.values()))
@@ -105,28 +69,28 @@ class ToyRuns:
             phantom_scaling=among("sam", "lsam", "phantom-scaling"),
             phantom_features=among("sam", "lsam"),
         )
-        drawn = [self._drawn(seed) for seed in self.seeds]
-        count = len(self.names[0])
+        drawn, count = [self.drawn(seed) for seed in self.seeds], len(self.names[0])
         self.weights = type(drawn[0])(
-            *(torch.cat(each).repeat_interleave(count, 1).to(device, dtype) for each in zip(*drawn, strict=True))
+            *(
+                torch.cat(each).repeat_interleave(count, 1).to(device, dtype)
+                for each in zip(*(weights.tensors for weights in drawn), strict=True)
+            )
         )
-        self.train_points, self.validation, self.test = (
-            self._points(n, first.correlation, part)
-            for part, n in enumerate((first.examples, first.validation_examples, first.test_examples))
-        )
+        sizes = {"train": first.examples, "validation": first.validation_examples, "test": first.test_examples}
+        self.points = {
+            name: self._draw_points(n, first.correlation, part) for part, (name, n) in enumerate(sizes.items())
+        }
         self.step, self._epoch = 0, -1
 
-    def _drawn(self, seed: int) -> Weights:
+    def drawn(self, seed: int) -> W:
         """The initial weights of a seed."""
-        return initial_weights(seed, self.settings.width, 2 + self.settings.noise)
+        raise NotImplementedError
 
-    @cached_property
-    def apart(self) -> list[Points]:
-        """The points of the probes: to fit, to choose the regularization, to test."""
-        n = self.settings.probe_examples
-        return [self._points(m, 0.0, 3 + k) for k, m in enumerate((n, -(-n // 3), self.settings.test_examples))]
+    def measured(self, w: W, part: slice) -> dict[str, Tensor]:
+        """What is recorded of weights beside errors and losses: name → ``(s, k, …)``; ``part`` of the seeds."""
+        raise NotImplementedError
 
-    def _points(self, n: int, correlation: float, part: int) -> Points:
+    def _draw_points(self, n: int, correlation: float, part: int) -> Points:
         settings = self.settings
         several = [
             draw_points(n, settings.slabs, settings.noise, correlation, seed, part, rotate=settings.rotate)
@@ -136,7 +100,7 @@ class ToyRuns:
 
     def _shuffle(self, epoch: int) -> None:
         """The training points in the order of ``epoch``, of each seed its own."""
-        n, points = self.settings.examples, self.train_points
+        n, points = self.settings.examples, self.points["train"]
         orders = torch.stack([torch.randperm(n, generator=seeded(seed, epoch)) for seed in self.seeds]).to(self.device)
         rows = torch.arange(len(self.seeds), device=self.device)[:, None]
         self._epoch, self._x, self._y = epoch, points.x[rows, orders], points.hard[rows, orders]
@@ -149,52 +113,78 @@ class ToyRuns:
             if epoch != self._epoch:
                 self._shuffle(epoch)
             batch = slice(position * size, (position + 1) * size)
-            self._step(self._x[:, batch], self._y[:, batch])
+            self.weights = self.networks.step(self.weights, self._x[:, batch], self._y[:, batch])
         self.step += steps
 
-    def _step(self, x: Tensor, y: Tensor) -> None:
-        """A step of all networks on a batch of each seed."""
-        self.weights = self.networks.step(self.weights, x, y)
-
     def measure(self) -> dict[str, Record | FloatingPointError]:
-        """What `lowland.papers.springer2024.check.FeatureCheck` records of a network, where it applies."""
+        """The record of each run, or that its loss is not finite."""
         records: dict[str, Record | FloatingPointError] = {}
-        for start in range(0, len(self.seeds), _AT_ONCE):
-            records |= self._measure(slice(start, start + _AT_ONCE))
+        for start in range(0, len(self.seeds), self.seeds_at_once):
+            records |= self._measure(slice(start, start + self.seeds_at_once))
         return records
 
     def _measure(self, part: slice) -> dict[str, Record | FloatingPointError]:
-        settings, w = self.settings, Weights(*(tensor[part] for tensor in self.weights))
+        w = type(self.weights)(*(tensor[part] for tensor in self.weights.tensors))
         columns: dict[str, Tensor] = {}
-        for name, points in (("train", self.train_points), ("validation", self.validation), ("test", self.test)):
-            margins = points.hard[part, :, None] * outputs(w, points.x[part])
-            columns[f"{name}_error"] = (margins <= 0).double().mean(1)
-            columns[f"{name}_loss"] = softplus(-margins).mean(1)
+        for name, points in self.points.items():
+            found = w.errors_and_losses(points.x[part], points.hard[part])
+            columns[f"{name}_error"], columns[f"{name}_loss"] = found
         fine = torch.isfinite(columns["train_loss"])
         # What has diverged would keep the probes of the others from being fitted.
-        w = Weights(*(torch.where(fine.view(*fine.shape, *[1] * (t.dim() - 2)), t, 0) for t in w))
-        columns |= self._probed(w, part)
-        pulled = self._importance(w, part)
+        columns |= self.measured(w.where(fine), part)
         columns = {name: column.cpu() for name, column in columns.items()}
+        epoch = self.step * self.settings.epochs / self.settings.steps
         records: dict[str, Record | FloatingPointError] = {}
         for s, names in enumerate(self.names[part]):
             for k, name in enumerate(names):
-                if not fine[s, k]:
+                if fine[s, k]:
+                    records[name] = {"epoch": epoch, **{key: column[s, k].tolist() for key, column in columns.items()}}
+                else:
                     records[name] = FloatingPointError("the loss is not finite")
-                    continue
-                record: Record = {"epoch": self.step * settings.epochs / settings.steps}
-                record |= {key: column[s, k].item() for key, column in columns.items()}
-                for key, weights in pulled.items():
-                    record[f"gini_{key}"] = gini(weights[s, :, k])
-                    if self.step == settings.steps:
-                        record[f"lorenz_{key}"] = lorenz_points(weights[s, :, k])
-                records[name] = record
         return records
 
-    def _probed(self, w: Weights, part: slice) -> dict[str, Tensor]:
-        """Probing errors and the networks' worst group, each ``(s, k)``."""
+    def ended(self) -> bool:
+        """Never before the last step."""
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and the step."""
+        return {"weights": list(self.weights.tensors), "step": self.step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them up."""
+        self.weights = type(self.weights)(*(tensor.to(self.device, copy=True) for tensor in state_dict["weights"]))
+        self.step = state_dict["step"]
+
+
+class ToyRuns(_Runs[JointWeights]):
+    """The runs of ``toy``. Records hold what `FeatureCheck` records of a network, where it applies."""
+
+    seeds_at_once = 10
+
+    def drawn(self, seed: int) -> JointWeights:
+        """The initial weights of a seed."""
+        return JointWeights.initial(seed, self.settings.width, 2 + self.settings.noise)
+
+    @cached_property
+    def apart(self) -> list[Points]:
+        """The points of the probes: to fit, to choose the regularization, to test."""
+        n = self.settings.probe_examples
+        return [self._draw_points(m, 0.0, 3 + k) for k, m in enumerate((n, -(-n // 3), self.settings.test_examples))]
+
+    def measured(self, w: JointWeights, part: slice) -> dict[str, Tensor]:
+        """Probing errors, errors of the worst group, and how even the importance weights are."""
+        columns = self._probed(w, part) | {"worst_group_error": self._worst_group(w, part)}
+        for name, weights in self._importance(w, part).items():
+            several = [row.unbind(1) for row in weights]
+            columns[f"gini_{name}"] = _doubles([[gini(each) for each in row] for row in several])
+            if self.step == self.settings.steps:
+                columns[f"lorenz_{name}"] = _doubles([[lorenz_points(each) for each in row] for row in several])
+        return columns
+
+    def _probed(self, w: JointWeights, part: slice) -> dict[str, Tensor]:
         s, k = w.c.shape
-        found = [features(w, points.x[part]).transpose(1, 2).flatten(0, 1) for points in self.apart]
+        found = [w.features(points.x[part]).transpose(1, 2).flatten(0, 1) for points in self.apart]
 
         def labels(points: Points, name: str) -> Tensor:
             return getattr(points, name)[part].repeat_interleave(k, 0)
@@ -203,83 +193,76 @@ class ToyRuns:
         for name in ("easy", "hard"):
             train, validation, test = ((x, labels(points, name)) for x, points in zip(found, self.apart, strict=True))
             columns[f"{name}_error"] = probing_errors(train, validation, test, PROBE_CS).view(s, k)
+        return columns
+
+    def _worst_group(self, w: JointWeights, part: slice) -> Tensor:
         points = self.apart[2]
-        missed = (points.hard[part, :, None] * outputs(w, points.x[part]) <= 0).double()
+        missed = (points.hard[part, :, None] * w.outputs(points.x[part]) <= 0).double()
         groups = 2 * (points.hard[part] > 0) + (points.easy[part] > 0)
         errors = []
         for group in range(4):
             inside = (groups == group).double()
             errors.append((missed * inside[..., None]).sum(1) / inside.sum(1)[:, None])
-        worst = torch.stack(errors).nan_to_num(-1).amax(0)  # a group without points is no group
-        return columns | {"worst_group_error": worst}
+        return torch.stack(errors).nan_to_num(-1).amax(0)  # a group without points is no group
 
-    def _importance(self, w: Weights, part: slice) -> dict[str, Tensor]:
+    def _importance(self, w: JointWeights, part: slice) -> dict[str, Tensor]:
         """The importance weights of the training points, ``(s, n, k)``, float64 on the CPU."""
-        x, y = self.train_points.x[part], self.train_points.hard[part]
-        kept = Networks(*(column[part] for column in vars(self.networks).values()))
+        x, y = self.points["train"].x[part], self.points["train"].hard[part]
         rho = torch.full_like(w.c, self.settings.phantom_rho)
-        phantom = kept.phantom(w, gradient(pulls(w, x, y), w.v, features(w, x), x), rho)
+        phantom = w.perturbed(w.gradient(w.pulls(x, y), x), rho, self.networks.last_only[part])
 
-        def importance(w: Weights) -> Tensor:
-            return logsigmoid(-y[..., None].double() * outputs(w, x).double()).softmax(1).cpu()
+        def importance(w: JointWeights) -> Tensor:
+            return logsigmoid(-y[..., None].double() * w.outputs(x).double()).softmax(1).cpu()
 
         return {"real": importance(w), "phantom": importance(phantom)}
 
-    def ended(self) -> bool:
-        """Never before the last step."""
-        return False
 
-    def state_dict(self) -> dict[str, Any]:
-        """Weights and the step."""
-        return {"weights": list(self.weights), "step": self.step}
+class SeparateRuns(_Runs[SeparateWeights]):
+    """The runs of ``toy-separate``.
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up."""
-        self.weights = type(self.weights)(*(tensor.to(self.device, copy=True) for tensor in state_dict["weights"]))
-        self.step = state_dict["step"]
+    Records of ``train_``, ``validation_`` and ``test_`` ``error`` and ``loss``; of the last layer's weights ``v_easy``
+    and ``v_hard``, absolute, and ``ratio``, v_hard/v_easy; and of the share that the hard feature has in the outputs of
+    the test points: ``hard_share``, the mean of |v_hard z_hard| over that of both.
+    """
+
+    seeds_at_once = 1000
+
+    def __init__(self, arms: Mapping[str, ToySettings], device: torch.device, dtype: torch.dtype = torch.float32):
+        super().__init__(arms, device, dtype)
+        if self.settings.rotate:
+            raise SettingError("features that are separate can't be rotated: set rotate=false")
+
+    def drawn(self, seed: int) -> SeparateWeights:
+        """The initial weights of a seed."""
+        return SeparateWeights.initial(seed, self.settings.width)
+
+    def measured(self, w: SeparateWeights, part: slice) -> dict[str, Tensor]:
+        """The last layer's weights, and the share of the hard feature."""
+        easy, hard = w.v.abs().unbind(-1)
+        shares = (w.features(self.points["test"].x[part]) * w.v[:, :, None]).abs().mean(2)
+        return {"v_easy": easy, "v_hard": hard, "ratio": hard / easy, "hard_share": shares[..., 1] / shares.sum(-1)}
 
 
-def arm_name(method: str, rho: float) -> str:
-    """``sam-rho-0.1``."""
-    return f"{method}-rho-{rho:g}"
+def _doubles(values: Sequence[Any]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
-EXPERIMENT = Experiment(
+_DRAWN = [SGD, *(toy_arm(method, TOY_RHO) for method in METHODS)]
+_ARMS = {SGD: {"rho": 0.0}} | {
+    toy_arm(method, rho): {"method": method, "rho": rho} for method in METHODS for rho in TOY_RHOS
+}
+
+TOY = Experiment(
     name="springer2024/toy",
     title="A linear feature and one of slabs: does SAM learn the harder feature better than SGD?",
     paper=PAPER,
     datasets=(),
     settings=ToySettings,
-    scales={
-        "paper": {
-            "lr": paper(0.01, "constant"),
-            "rho": ours(DRAWN, "of the grid"),
-            "method": paper("sam"),
-            "seed": ours(0),
-            "seeds": ours(100),
-            "epochs": ours(300),
-            "check_epochs": ours(60),
-            "batch_size": paper(5),
-            "width": ours(20),
-            "examples": paper(300),
-            "validation_examples": ours(300),
-            "test_examples": ours(1000),
-            "probe_examples": ours(300),
-            "correlation": ours(1.0, "both features say the label, as in the public generator"),
-            "slabs": ours(3, "SGD learns them alone: correlation=0"),
-            "noise": ours(0, "the paper has some; the public generator has none unless asked"),
-            "rotate": ours(False, "an option of the public generator"),
-            "phantom_rho": ours(0.1, "one radius for all arms, so that they can be compared"),
-        },
-        "laptop": {"seeds": ours(20)},
-        "desk": {},
-        "smoke": {"seeds": ours(2), "epochs": ours(2), "check_epochs": ours(1), "examples": ours(40)},
-    },
-    arms={SGD: {"rho": 0.0}}
-    | {arm_name(method, rho): {"method": method, "rho": rho} for method in METHODS for rho in RHOS},
+    scales=TOY_VALUES,
+    arms=_ARMS,
     grid={},
     claims=CLAIMS,
-    figures=feature_figures([SGD, *(arm_name(method, DRAWN) for method in METHODS)]),
+    figures=feature_figures(_DRAWN),
     cost={
         "paper": "two minutes, 2 cores",
         "desk": "two minutes, 2 cores",
@@ -289,3 +272,33 @@ EXPERIMENT = Experiment(
     together=ToyRuns,
     table=table,
 )
+TOY_SEPARATE = Experiment(
+    name="springer2024/toy-separate",
+    title="The toy's two features in a network each: which of them does the last layer take?",
+    paper=PAPER,
+    datasets=(),
+    settings=ToySettings,
+    scales=TOY_SEPARATE_VALUES,
+    arms=_ARMS,
+    grid={},
+    claims=RATIO_CLAIMS,
+    figures=(
+        over_epochs(
+            "ratio", "The last layer's weights over training", _DRAWN,
+            (("ratio", "v_hard / v_easy", "ratio", False), ("v_easy", "v_easy", "weight", False),
+             ("v_hard", "v_hard", "weight", False)),
+        ),
+        Plot("against-rho", "At the end against ρ, mean over seeds", ratio_against_rho, columns=2),
+        over_epochs(
+            "training", "Training", _DRAWN,
+            (("train_loss", "training", "loss", True), ("test_error", "test", "error", False)),
+        ),
+    ),
+    cost={
+        "paper": "about five minutes, 2 cores (from its first steps)",
+        "desk": "about five minutes, 2 cores (from its first steps)",
+        "laptop": "half a minute, 2 cores",
+        "smoke": "seconds",
+    },
+    together=SeparateRuns,
+)  # fmt: skip
