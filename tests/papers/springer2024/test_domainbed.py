@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from lowland.data import Dataset, Split
 from lowland.features import extract, probe
 from lowland.papers.springer2024 import domain_data
+from lowland.papers.springer2024.domain_claims import domain_table, sam_below_erm, trained
 from lowland.papers.springer2024.domain_data import domain_sets
-from lowland.papers.springer2024.domain_figures import bars
-from lowland.papers.springer2024.domain_settings import DATASETS, SGD_LRS, domain_names
-from lowland.papers.springer2024.domain_table import sam_below_erm, table, trained
-from lowland.papers.springer2024.domainbed import EXPERIMENT, DomainCheck
+from lowland.papers.springer2024.domainbed import DOMAINBED, DomainCheck
+from lowland.papers.springer2024.figures import domain_bars
+from lowland.papers.springer2024.settings import DOMAIN_DATASETS, SGD_LRS, domain_names
 from lowland.torch_tools import evaluating
 from lowland.training import Outcome
 from lowland.training.randomness import seed_everything
@@ -45,18 +45,18 @@ def digits(request, monkeypatch):
 
 def configured(**changes):
     changes = {"measure": "transfer", **changes}
-    arms = EXPERIMENT.configure("smoke", {name: str(value) for name, value in changes.items()})
+    arms = DOMAINBED.configure("smoke", {name: str(value) for name, value in changes.items()})
     return next(arm for label, arm in arms.items() if label.startswith("sam"))
 
 
 def task_of(settings):
     seed_everything(settings.seed)
-    return EXPERIMENT.task(settings, CPU)
+    return DOMAINBED.task(settings, CPU)
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("dataset", DOMAIN_DATASETS)
 def test_a_run_holds_out_every_domain_in_turn_with_the_benchmarks_defaults(dataset):
-    arms = EXPERIMENT.configure("paper", {"dataset": dataset, "seeds": "2"})
+    arms = DOMAINBED.configure("paper", {"dataset": dataset, "seeds": "2"})
     domains = domain_names(dataset)
     assert list(arms) == [f"{arm}-{k}-without-{name}" for arm in ("erm", "sam") for k in (0, 1) for name in domains]
     assert [arm.held_out for arm in arms.values()] == 4 * list(domains)
@@ -65,14 +65,14 @@ def test_a_run_holds_out_every_domain_in_turn_with_the_benchmarks_defaults(datas
     small = dataset in ("rotated-mnist", "colored-mnist")
     assert (first.batch_size, first.network) == ((64, "cnn") if small else (32, "resnet-50"))
     assert (first.base, first.momentum, first.lr) == ("sgd", 0.9, SGD_LRS[first.network])
-    transfer = EXPERIMENT.configure("paper", {"dataset": dataset, "measure": "transfer"})
+    transfer = DOMAINBED.configure("paper", {"dataset": dataset, "measure": "transfer"})
     assert {(arm.base, arm.lr) for arm in transfer.values()} == {("adam", 1e-3 if small else 5e-5)}
     assert first.check_every == {"rotated-mnist": 100, "colored-mnist": 100, "domain-net": 1000}.get(dataset, 300)
     assert (first.steps, first.weight_decay, first.is_augmented) == (5001, 0.0, not small)
 
 
 def test_a_grid_of_every_dataset_says_which_domain():
-    for name, parts in EXPERIMENT.grids.items():
+    for name, parts in DOMAINBED.grids.items():
         (part,) = parts
         dataset = "rotated-mnist" if name == "paper" else name
         assert part["held_out"] == domain_names(dataset)
@@ -206,17 +206,17 @@ def test_the_table_takes_what_validation_selects():
         "f": arm(0.1, "sketch", 1, 0.3, 0.2),
         "g": arm(0.0, "sketch", 1, 0.3, 0.5),
     }
-    erm, sam = table(arms)
+    erm, sam = domain_table(arms)
     assert sam.name == "sam"
     assert sam.measures == {"photo": {0: 0.8}, "sketch": {0: 0.4, 1: 0.2}, "mean": {0: pytest.approx(0.6)}}
     assert sam.runs == {0: "b, e", 1: "f"}
     assert erm.measures == {"photo": {}, "sketch": {1: 0.5}, "mean": {}}
-    (drawn,) = bars(arms)
+    (drawn,) = domain_bars(arms)
     assert drawn.names == ["photo", "sketch", "mean"]
     assert drawn.heights["erm"] == [None, 0.5, None]
     assert drawn.heights["sam"] == [0.8, pytest.approx(0.3), pytest.approx(0.6)]
     assert drawn.errors["sam"] == [None, pytest.approx(0.1), None]
-    assert not bars({"d": arms["d"]})
+    assert not domain_bars({"d": arms["d"]})
 
 
 def test_the_claim_is_about_the_mean_over_all_domains_of_five_seeds():
@@ -258,7 +258,7 @@ def test_it_runs_on_folders_and_draws(lowland, tmp_path, monkeypatch):
     asked = ("run", NAME, "--scale", "smoke", "--set", "dataset=pacs", "--out", tmp_path / "run")
     outcome = lowland(*asked)
     assert outcome.code == 0, outcome.err
-    for figure in EXPERIMENT.figures:
+    for figure in DOMAINBED.figures:
         assert (tmp_path / f"run/figures/{figure.name}.png").exists()
     assert "finished" in lowland(*asked).out
 
@@ -349,7 +349,7 @@ def test_accuracies_are_compared_the_other_way_round():
     verdict = sam_below_erm(arms)
     assert verdict.passed is True
     assert verdict.measured == pytest.approx(-0.102)
-    assert table(arms)[1].measures["photo"][1] == pytest.approx(0.801)
+    assert domain_table(arms)[1].measures["photo"][1] == pytest.approx(0.801)
     assert trained(arms) == ""
     arms["0.00photo"].records[0]["validation_error"] = 0.4
     assert "0.4" in trained(arms)

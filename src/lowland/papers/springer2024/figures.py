@@ -9,9 +9,11 @@ import numpy as np
 from lowland.papers.claims import by_seed, last
 from lowland.papers.figures import over_epochs
 from lowland.papers.springer2024.claims import selected, values
+from lowland.papers.springer2024.domain_claims import DOMAIN_METHODS, domain_table, measure_of
 from lowland.papers.springer2024.methods import METHODS, SGD, method_of, toy_arm
 from lowland.papers.springer2024.settings import TOY_RHOS
-from lowland.training import Line, Outcome, Panel, Plot
+from lowland.training import Bars, Line, Outcome, Panel, Plot
+from lowland.training.statistics import estimate
 
 _PROBES = (("easy_error", "easy feature"), ("hard_error", "hard feature"))
 _MOST = 20  # seeds whose differences are drawn one by one
@@ -121,4 +123,40 @@ def ratio_against_rho(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
             if points:
                 lines.append(Line(list(points), list(points.values()), method, "o-"))
         panels.append(Panel(title, "ρ", title, lines))
+    return panels
+
+
+def domain_bars(outcomes: Mapping[str, Outcome]) -> Sequence[Bars]:
+    """What the table says."""
+    rows = [row for row in domain_table(outcomes) if row.runs]
+    if not rows:
+        return []
+    found = {row.name: [estimate(list(values.values())) for values in row.measures.values()] for row in rows}
+    return [
+        Bars(
+            "",
+            "held-out domain",
+            "accuracy of the probe" if measure_of(outcomes) == "probe" else "test error",
+            list(rows[0].measures),
+            {name: [each.mean if each else None for each in several] for name, several in found.items()},
+            {name: [each.standard_error if each else None for each in several] for name, several in found.items()},
+        )
+    ]
+
+
+def domain_errors(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
+    """Means over seeds and domains of the steps at which all of them have records."""
+    panels = []
+    for column, heading in (("validation_error", "validation, training domains"), ("test_error", "held-out domain")):
+        lines = []
+        for method in DOMAIN_METHODS:
+            curves = [
+                {record["step"]: record[column] for record in outcome.records}
+                for outcome in outcomes.values()
+                if DOMAIN_METHODS[outcome.settings.rho > 0] == method and outcome.records
+            ]
+            steps = sorted(set.intersection(*map(set, curves))) if curves else []
+            if steps:
+                lines.append(Line(steps, [fmean(curve[step] for curve in curves) for step in steps], method))
+        panels.append(Panel(heading, "step", "error", lines))
     return panels

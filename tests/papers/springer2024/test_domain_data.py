@@ -1,4 +1,4 @@
-"""What the experiments on image files share: batches of images that stay where they are, networks, errors."""
+"""Batches of images that stay where they are, networks, errors."""
 
 import pytest
 import torch
@@ -7,9 +7,10 @@ from torch.nn import functional as F
 from lowland.data import Split, random_view, scale, seeded
 from lowland.errors import SettingError
 from lowland.models import bottleneck_resnet
-from lowland.papers.springer2024 import photographs
+from lowland.papers.images import error_and_loss
+from lowland.papers.springer2024 import domain_data
 from lowland.papers.springer2024.data import normalized
-from lowland.papers.springer2024.photographs import Batches, Portion, error_and_loss
+from lowland.papers.springer2024.domain_data import DomainBatches, Portion
 from lowland.papers.springer2024.settings import NETWORKS, check_network
 from lowland.papers.springer2024.task import network
 
@@ -32,11 +33,12 @@ def test_photographs_get_imagenets_mean_and_deviation_and_digits_none():
     assert torch.equal(normalized(digits), digits)
 
 
-def test_batches_have_as_many_of_each_portion_and_are_functions_of_the_step():
+def test_batches_have_as_many_of_each_portion_and_are_functions_of_the_step(monkeypatch):
     portions = [portion(7, 1), portion(5, 2)]
-    batches = Batches(portions, 2, seed=3, device=CPU)
+    batches = DomainBatches(portions, 2, seed=3, device=CPU)
     drawn = [batches(step) for step in range(4)]
-    again = Batches(portions, 2, seed=3, device=CPU, channels_last=True)
+    again = DomainBatches(portions, 2, seed=3, device=CPU)
+    monkeypatch.setattr(domain_data, "layout", lambda device: torch.channels_last)
     for step in (2, 0, 3, 1):
         x, y = again(step)
         assert torch.equal(x, drawn[step][0])
@@ -49,18 +51,18 @@ def test_batches_have_as_many_of_each_portion_and_are_functions_of_the_step():
         assert [part.targets[c].tolist() for c in chosen] == [y.split(2)[number].tolist() for _, y in drawn]
         epoch = chosen[0] + chosen[1]  # of two batches, in each of which no image comes twice
         assert len(set(epoch)) == 4
-    assert not torch.equal(drawn[0][0], Batches(portions, 2, seed=4, device=CPU)(0)[0])
+    assert not torch.equal(drawn[0][0], DomainBatches(portions, 2, seed=4, device=CPU)(0)[0])
 
 
 def test_equal_portions_are_shuffled_apart():
     same = portion(50)
-    x, _ = Batches([same, same], 25, seed=0, device=CPU)(0)
+    x, _ = DomainBatches([same, same], 25, seed=0, device=CPU)(0)
     assert not torch.equal(x[:25], x[25:])
 
 
 def test_random_views_are_drawn_anew_at_every_step():
     part = portion(4)
-    plain, views = (Batches([part], 4, 0, CPU, augment=augment) for augment in (False, True))
+    plain, views = (DomainBatches([part], 4, 0, CPU, augment=augment) for augment in (False, True))
     indices = part.indices[plain.shuffled[0].order(0)]
     expected = random_view(part.images(indices, CPU), generator=seeded(2**31, 0))
     assert torch.equal(views(0)[0], normalized(expected))
@@ -70,14 +72,14 @@ def test_random_views_are_drawn_anew_at_every_step():
 
 def test_a_portion_smaller_than_its_batch():
     with pytest.raises(SettingError, match="batch_size is 6, and there are 5 images"):
-        Batches([portion(7), portion(5)], 6, 0, CPU)
+        DomainBatches([portion(7), portion(5)], 6, 0, CPU)
 
 
 def test_errors_and_losses_are_those_of_all_images(monkeypatch):
-    monkeypatch.setattr(photographs, "_AT_ONCE", 3)
+    monkeypatch.setattr(domain_data, "_AT_ONCE", 3)
     part = portion(10)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
-    error, loss = error_and_loss(model, part, CPU)
+    error, loss = error_and_loss(model, part.batches(CPU))
     output = model(normalized(scale(part.split.inputs[3:], 255)))
     assert loss == pytest.approx(F.cross_entropy(output, part.targets).item(), rel=1e-5)
     assert error == pytest.approx((output.argmax(1) != part.targets).float().mean().item())
