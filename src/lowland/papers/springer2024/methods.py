@@ -24,8 +24,8 @@ pᵢ − onehot(yᵢ), a vector. "Only the weights" puts the whole phantom vecto
 which is the importance weight, and its direction. A bias of the last layer counts to v, with a feature that is 1.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -94,14 +94,14 @@ class Mechanism:
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """Update; the loss at w. ``closure`` does the forward pass, ``backward``, and returns the loss."""
         self.base.zero_grad()
-        with torch.enable_grad(), self._seen() as inputs:
+        inputs: list[tuple[Any, ...]] = []
+        with torch.enable_grad(), self.model.register_forward_pre_hook(lambda _, args: inputs.append(args)):
             loss = closure()
         if self.rho > 0:
             saved = Buffers(self.model)
             phantom = self._phantom()
-            logits = self._logits(phantom, inputs[-1]) if self.weights else None
             self.base.zero_grad()
-            with torch.enable_grad(), self._scaled(phantom), self._weighted(logits):
+            with torch.enable_grad(), self._weighted(phantom, inputs[-1]), self._scaled(phantom):
                 closure()
             saved.undo()
         self.base.step()
@@ -113,39 +113,18 @@ class Mechanism:
         e = perturbation(gradient, self.rho)
         return {name: p.detach() + e[name] for name, p in self.perturbed.items()}
 
-    def _logits(self, phantom: dict[str, Tensor], inputs: tuple[Any, ...]) -> Tensor:
+    def _weighted(self, phantom: dict[str, Tensor], inputs: tuple[Any, ...]) -> AbstractContextManager[Any]:
+        """The model gives the logits at ``phantom``, whose gradient goes back through the network as it is."""
+        if not self.weights:
+            return nullcontext()
         with torch.no_grad():
-            logits: Tensor = torch.func.functional_call(self.model, phantom, inputs)
-        return logits
+            given = torch.func.functional_call(self.model, phantom, inputs)
+        return self.model.register_forward_hook(lambda _, args, logits: logits + (given - logits).detach())
 
-    @contextmanager
-    def _seen(self) -> Iterator[list[tuple[Any, ...]]]:
-        """What the model is called with."""
-        inputs: list[tuple[Any, ...]] = []
-        handle = self.model.register_forward_pre_hook(lambda _, args: inputs.append(args))
-        try:
-            yield inputs
-        finally:
-            handle.remove()
-
-    @contextmanager
-    def _weighted(self, phantom: Tensor | None) -> Iterator[None]:
-        """The model gives ``phantom`` logits, whose gradient goes back through the network as it is."""
-        if phantom is None:
-            yield
-            return
-        handle = self.model.register_forward_hook(lambda _, args, logits: logits + (phantom - logits).detach())
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    @contextmanager
-    def _scaled(self, phantom: dict[str, Tensor]) -> Iterator[None]:
+    def _scaled(self, phantom: dict[str, Tensor]) -> AbstractContextManager[Any]:
         """The last layer gives what it gives, but the gradient by its input goes through its ``phantom`` weight."""
         if not self.scaling:
-            yield
-            return
+            return nullcontext()
         name = next(name for name, p in self.model.named_parameters() if p is self.last.weight)
         weight = phantom.get(name, self.last.weight.detach())
 
@@ -154,11 +133,7 @@ class Mechanism:
             path = F.linear(features, weight)
             return F.linear(features.detach(), self.last.weight, self.last.bias) + (path - path.detach())
 
-        handle = self.last.register_forward_hook(scaled)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return self.last.register_forward_hook(scaled)
 
 
 def last_linear(model: nn.Module) -> nn.Linear:

@@ -31,8 +31,8 @@ LEAST_IN_GROUP = 5  # validation images: a fifth of them, one at least, choose t
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureSettings(training.Settings):
-    """Settings of networks whose features are probed; ``steps`` and ``check_every`` follow from the epochs."""
+class EpochSettings(training.Settings):
+    """Settings of training in epochs by one of the methods; ``steps`` and ``check_every`` follow from the epochs."""
 
     steps: int = derived()
     check_every: int = derived()
@@ -41,6 +41,28 @@ class FeatureSettings(training.Settings):
     epochs: int = setting("passes over the training images", low=1, high=10**6)
     check_epochs: int = setting("epochs between two checks, each of which fits both probes", low=1)
     batch_size: int = setting("images in a batch; what an epoch has left over is dropped", low=1)
+
+    def __post_init__(self) -> None:
+        """Compute ``steps`` and ``check_every``."""
+        object.__setattr__(self, "steps", self.epochs * self.steps_per_epoch)
+        object.__setattr__(self, "check_every", self.check_epochs * self.steps_per_epoch)
+
+    @property
+    def trained_on(self) -> int:
+        """How many training examples there are."""
+        examples: int = self.examples  # type: ignore[attr-defined]  # each experiment words it in its own way
+        return examples
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The whole batches in an epoch."""
+        return self.trained_on // self.batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSettings(EpochSettings):
+    """Settings of networks on images with two features."""
+
     momentum: float = setting("of SGD", low=0, high=0.9999)
     weight_decay: float = setting("of SGD, not seen by the ascent", low=0, high=1e6)
     phantom_rho: float = setting(
@@ -49,25 +71,13 @@ class FeatureSettings(training.Settings):
     phantom_examples: int = setting("training images whose importance weights are recorded, the first ones", low=2)
 
     def __post_init__(self) -> None:
-        """Compute ``steps`` and ``check_every``; SettingError for batches larger than the training set."""
+        """As the base; SettingError for batches larger than the training set."""
         if self.batch_size > self.trained_on:
             raise SettingError(
                 f"batch_size is {self.batch_size}, and there are {self.trained_on} images to train on: choose a "
                 "smaller batch_size, or more images"
             )
-        object.__setattr__(self, "steps", self.epochs * self.steps_per_epoch)
-        object.__setattr__(self, "check_every", self.check_epochs * self.steps_per_epoch)
-
-    @property
-    def trained_on(self) -> int:
-        """How many training images there are."""
-        examples: int = self.examples  # type: ignore[attr-defined]  # each kind of images words it in its own way
-        return examples
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """The whole batches in an epoch."""
-        return self.trained_on // self.batch_size
+        super().__post_init__()
 
     def measures_at(self, epoch: int) -> bool:
         """Whether losses and importance weights are measured at the end of that epoch."""
@@ -133,15 +143,10 @@ class GroupedSettings(FeatureSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToySettings(training.Settings):
-    """Settings of toy and toy-separate; ``steps`` and ``check_every`` follow from the epochs."""
+class ToySettings(EpochSettings):
+    """Settings of toy and toy-separate."""
 
-    steps: int = derived()
-    check_every: int = derived()
-    method: str = setting("what climbs, and what of it is kept; with rho = 0 each is SGD", choices=METHODS)
-    seeds: int = setting("runs of each arm, with seed, seed + 1, ...", low=1, high=1000)
     epochs: int = setting("passes over the training points", low=1, high=10**6)
-    check_epochs: int = setting("epochs between two checks, each of which fits both probes", low=1)
     batch_size: int = setting("points in a batch; what an epoch has left over is dropped", low=1)
     width: int = setting("hidden units", low=1, high=10_000)
     examples: int = setting("training points", low=2, high=10**6)
@@ -158,14 +163,12 @@ class ToySettings(training.Settings):
     phantom_rho: float = setting("ρ of the phantom importance weights that are recorded", above=0, high=1e6)
 
     def __post_init__(self) -> None:
-        """Compute ``steps`` and ``check_every``; SettingError for what doesn't go together."""
+        """As the base; SettingError for what doesn't go together."""
         if self.batch_size > self.examples:
             raise SettingError(f"batch_size is {self.batch_size}, and there are {self.examples} examples: take fewer")
         if self.slabs == 4:
             raise SettingError("slabs are 3 or 5, an odd number: not 4")
-        per_epoch = self.examples // self.batch_size
-        object.__setattr__(self, "steps", self.epochs * per_epoch)
-        object.__setattr__(self, "check_every", self.check_epochs * per_epoch)
+        super().__post_init__()
 
 
 def domain_names(dataset: str) -> tuple[str, ...]:
