@@ -190,7 +190,7 @@ def test_reweighting_is_left_to_the_last_step_and_weights_are_of_images_drawn_at
     record = check(0, None)
     assert not any("reweighted" in name for name in record)
     assert check.sets is sets
-    weighed = check.weighed()
+    weighed = check.importance_examples()
     assert len(weighed) == 30
     assert not torch.equal(weighed.inputs, sets.train.inputs[:30])
     assert len({image.numpy().tobytes() for image in weighed.inputs}) == 30

@@ -27,8 +27,8 @@ from lowland.papers.springer2024.methods import last_linear
 from lowland.papers.springer2024.settings import FeatureSettings
 from lowland.torch_tools import evaluating
 
-POINTS = 101  # of a Lorenz curve that is recorded
-_FEWEST = 60  # pairs that a probe is fitted on
+POINTS = 101  # of a Lorenz curve in a record
+_FEWEST = 60  # pairs that a probe of a curve is fitted on
 _COLUMN = {"held-out": "held_out", "training": "seen"}
 GROUPS = 4
 FRACTION = 0.2  # of the validation images, within each group: the probes' regularization is chosen on them
@@ -123,7 +123,7 @@ class FeatureCheck:
                     record |= {f"{name}_error": found[-1].error, f"{name}_worst_group_error": worst}
         return record
 
-    def weighed(self) -> Split:
+    def importance_examples(self) -> Split:
         """The training images whose importance weights are recorded: the first ones."""
         train = self.sets.train
         return train.take(torch.arange(min(self.settings.phantom_examples, len(train))))
@@ -131,7 +131,11 @@ class FeatureCheck:
     def _weights(self, last: bool) -> dict[str, Any]:
         scope = last_layer if self.settings.method == "lsam" and self.settings.rho > 0 else None
         found = importance_weights(
-            self.model, self.sets.batches(self.weighed()), self.settings.phantom_rho, scope=scope, show_progress=False
+            self.model,
+            self.sets.batches(self.importance_examples()),
+            self.settings.phantom_rho,
+            scope=scope,
+            show_progress=False,
         )
         record: dict[str, Any] = {}
         for name, weights in (("real", found.real), ("phantom", found.phantom)):
@@ -141,11 +145,11 @@ class FeatureCheck:
         return record
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
+        """Empty: what is measured depends on the network alone."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to take up."""
+        """There is nothing to restore."""
 
 
 class GroupedCheck(FeatureCheck):
@@ -185,7 +189,7 @@ class GroupedCheck(FeatureCheck):
             record |= {"reweighted_group_balanced_error": balanced, "reweighted_worst_group_error": worst}
         return record
 
-    def weighed(self) -> Split:
+    def importance_examples(self) -> Split:
         """Training images drawn at random, the same for every seed."""
         order = torch.randperm(len(self.sets.train), generator=seeded(0, 2**30))
         return self.sets.train.take(order[: self.settings.phantom_examples])

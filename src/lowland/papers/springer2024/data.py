@@ -32,7 +32,6 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # these are the easy feature, hair colour; gender is the hard one. Of Waterbirds (ours) the bird, the target, counts as
 # the hard feature, and the background as the easy one.
 ROLES = {"celeba": ("targets", "attributes"), "waterbirds": ("attributes", "targets")}
-_AT_ONCE = 500  # images evaluated at a time
 MARGIN = 0.1  # of the linear coordinate from 0, and of a slab from the middle of the gap beside it
 OUTER = 0.25  # share of the outer two of 5 slabs in the points of their label
 
@@ -67,24 +66,26 @@ class FeatureSets:
 
     def batches(self, split: Split) -> "Prepared":
         """``split`` as pairs of inputs and targets."""
-        return Prepared(split, self.prepare)
+        assert split.targets is not None
+        return Prepared(split.inputs, split.targets, self.prepare)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Pairs of inputs and targets, in order, as often as they are asked for."""
+    """Batches of ``at_once`` inputs and their targets, in order, as often as they are asked for."""
 
-    split: Split
+    raw: Tensor
+    targets: Tensor
     prepare: Callable[[Tensor], Tensor]
+    at_once: int = 500
 
     def __len__(self) -> int:
         """How many batches."""
-        return -(-len(self.split) // _AT_ONCE)
+        return -(-len(self.raw) // self.at_once)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        assert self.split.targets is not None
-        for images, targets in zip(self.split.inputs.split(_AT_ONCE), self.split.targets.split(_AT_ONCE), strict=True):
-            yield self.prepare(images), targets
+        for raw, targets in zip(self.raw.split(self.at_once), self.targets.split(self.at_once), strict=True):
+            yield self.prepare(raw), targets
 
 
 class ShuffledImages:

@@ -1,6 +1,6 @@
 """The domains of a dataset, each cut into a part to train on and one for validation, and batches of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from lowland.data import (
     seeded,
 )
 from lowland.errors import SettingError
-from lowland.papers.springer2024.data import layout, normalized
+from lowland.papers.springer2024.data import Prepared, layout, normalized
 from lowland.papers.springer2024.settings import HELD_OUT, MADE_OF_MNIST, DomainSettings
 
 _AT_ONCE = 256  # images evaluated at a time
@@ -53,22 +53,11 @@ class Portion:
         """Those of the split at ``indices``, float32 ``(k, channels, height, width)`` in [0, 1] on ``device``."""
         return scale(self.split.inputs[indices.to(self.split.inputs.device)].to(device), 255)
 
-    def batches(self, device: torch.device) -> "PortionBatches":
+    def batches(self, device: torch.device) -> Prepared:
         """All in order, as a network takes them, with their targets."""
-        return PortionBatches(self, device)
-
-
-@dataclass(frozen=True, eq=False)
-class PortionBatches:
-    """The batches of a portion on ``device``, as often as they are asked for."""
-
-    portion: Portion
-    device: torch.device
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        indices, targets = self.portion.indices.split(_AT_ONCE), self.portion.targets.split(_AT_ONCE)
-        for chosen, y in zip(indices, targets, strict=True):
-            yield normalized(self.portion.images(chosen, self.device)), y.to(self.device)
+        return Prepared(
+            self.indices, self.targets.to(device), lambda chosen: normalized(self.images(chosen, device)), _AT_ONCE
+        )
 
 
 class DomainBatches:

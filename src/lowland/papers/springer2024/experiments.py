@@ -10,7 +10,7 @@ import torch
 from lowland.data.stacked import STACKS
 from lowland.papers.springer2024 import PAPER
 from lowland.papers.springer2024.claims import CLAIMS, GRID_CLAIMS, GROUPED_MEASURES, table
-from lowland.papers.springer2024.figures import feature_figures, probe_curves
+from lowland.papers.springer2024.figures import PROBE_CURVES, feature_figures
 from lowland.papers.springer2024.methods import ARMS, METHODS
 from lowland.papers.springer2024.settings import (
     CELEBA_VALUES,
@@ -49,8 +49,8 @@ def _experiment(
         grid={"seed": SEEDS, **grid},
         more_grids={"mechanism": (sgd, climbing)},
         claims=(*CLAIMS, *GRID_CLAIMS),
-        figures=(*feature_figures(list(ARMS)), probe_curves()),
-        sweep_figures=(probe_curves(),),
+        figures=(*feature_figures(list(ARMS)), PROBE_CURVES),
+        sweep_figures=(PROBE_CURVES,),
         prepare=prepare,
         table=table,
         selection=Selection("validation_error", "validation", ties="validation_loss", test="test_error"),

@@ -86,12 +86,8 @@ def feature_figures(kinds: Sequence[str]) -> tuple[Plot, ...]:
     )  # fmt: skip
 
 
-def probe_curves() -> Plot:
-    """The probing error against how many pairs the probe was fitted on, mean over the selected runs."""
-    return Plot("probes", "Probing error against the examples of the probe, mean over seeds", _curves)
-
-
 def _curves(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
+    """The probing error against how many pairs the probe was fitted on, mean over the selected runs."""
     runs = selected(outcomes)
     drawn = [r for outcome in outcomes.values() for r in outcome.records[:1] if "seen_sizes" in r and r["step"] == 0]
     ends = {name: [outcomes[label].records[-1] for label in labels.values()] for name, labels in runs.items()}
@@ -108,6 +104,9 @@ def _curves(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
         if lines:
             panels.append(Panel(title, "pairs that the probe is fitted on", "probing error", lines, logx=True))
     return panels
+
+
+PROBE_CURVES = Plot("probes", "Probing error against the examples of the probe, mean over seeds", _curves)
 
 
 def ratio_against_rho(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:

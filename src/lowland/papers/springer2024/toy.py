@@ -4,7 +4,7 @@ In ``toy`` a network sees both features, and probes say what it has learned of e
 has a network of its own, and the last layer says how much it takes of each.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Generic
 
@@ -53,21 +53,18 @@ class _Runs(Generic[W]):
             raise SettingError("every arm must have the same seeds: they are trained together")
         self.settings, self.device, self.dtype = first, device, dtype
         self.seeds, self.names = list(by_seed), list(by_seed.values())
-        chosen = [[arms[name] for name in names] for names in self.names]
 
-        def column(values: list[list[Any]], dtype: torch.dtype) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=device)
-
-        def among(*methods: str) -> Tensor:
-            return column([[s.method in methods for s in row] for row in chosen], torch.bool)
+        def column(value: Callable[[ToySettings], Any], dtype: torch.dtype = torch.bool) -> Tensor:
+            rows = [[value(arms[name]) for name in names] for names in self.names]
+            return torch.tensor(rows, dtype=dtype, device=device)
 
         self.networks = Networks(
-            lr=column([[s.lr for s in row] for row in chosen], dtype),
-            rho=column([[s.rho for s in row] for row in chosen], dtype),
-            last_only=column([[s.method == "lsam" and s.rho > 0 for s in row] for row in chosen], torch.bool),
-            phantom_weights=among("sam", "lsam", "phantom-weights"),
-            phantom_scaling=among("sam", "lsam", "phantom-scaling"),
-            phantom_features=among("sam", "lsam"),
+            lr=column(lambda s: s.lr, dtype),
+            rho=column(lambda s: s.rho, dtype),
+            last_only=column(lambda s: s.method == "lsam" and s.rho > 0),
+            phantom_weights=column(lambda s: s.method != "phantom-scaling"),
+            phantom_scaling=column(lambda s: s.method != "phantom-weights"),
+            phantom_features=column(lambda s: s.method in ("sam", "lsam")),
         )
         drawn, count = [self.drawn(seed) for seed in self.seeds], len(self.names[0])
         self.weights = type(drawn[0])(
