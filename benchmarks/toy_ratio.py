@@ -77,16 +77,18 @@ class Masks:
 
 def step(masks: Masks, networks: Networks, w: SeparateWeights, x: Tensor, y: Tensor) -> SeparateWeights:
     """The weights after a step on a batch; x (s, n, 2), y (s, n)."""
-    d = w.pulls(x, y)
-    there = w.perturbed(w.gradient(d, x), networks.rho, networks.last_only)
-    pulled = there.pulls(x, y)
+    h = w.hidden(x)
+    d = w.pulls(h, y)
+    there = w.perturbed(w.gradient(d, h, x), networks.rho, networks.last_only)
+    pulled = there.pulls(there.hidden(x), y)
     scale = d.abs().sum(2, keepdim=True) / pulled.abs().sum(2, keepdim=True)
     pulled = torch.where(masks.same_sum, pulled * scale, pulled)
     d = torch.where(masks.weights, pulled, d)
     v = torch.where(masks.scaling, there.v, w.v)
     pairs = zip(w.tensors[:3], there.tensors[:3], strict=True)
     seen = [torch.where(masks.features, after, before) for before, after in pairs]
-    return w.plus(SeparateWeights(*seen, v).gradient(d, x), -networks.lr)
+    at = SeparateWeights(*seen, v)
+    return w.plus(at.gradient(d, at.hidden(x), x), -networks.lr)
 
 
 def grouped(masks: Masks, networks: Networks, w: SeparateWeights, x: Tensor, y: Tensor, m: int) -> SeparateWeights:
@@ -99,7 +101,7 @@ def grouped(masks: Masks, networks: Networks, w: SeparateWeights, x: Tensor, y: 
 
 def look(w: SeparateWeights, points: Points) -> dict[str, Tensor]:
     """Training loss, v_hard/v_easy, and the hard feature's share of the margin, (s, k) each."""
-    parts = w.features(points.x) * w.v[:, :, None]
+    parts = w.features(w.hidden(points.x)) * w.v[:, :, None]
     y = points.hard[:, None, :, None]
     means = [(parts * (y * sign > 0)).sum(2) / (y * sign > 0).sum(2) for sign in (1, -1)]
     margin = (means[0] - means[1]) / 2
@@ -126,7 +128,8 @@ def subnetworks(seeds: int) -> None:
     for batch in (300, 30, 5, 1):
         each = SeparateWeights(*(t.repeat_interleave(300 // batch, 0) for t in w.tensors))
         x, y = points.x.reshape(-1, batch, 2), points.hard.reshape(-1, batch)
-        g = each.gradient(each.pulls(x, y), x)
+        h = each.hidden(x)
+        g = each.gradient(each.pulls(h, y), h, x)
         squares = sum(part.square().flatten(3).sum(3) for part in g.tensors[:3]) / each.v**2
         easy, hard = squares.mean((0, 1)).tolist()
         print(f"squared gradient of a sub-network at the start, batch {batch}: easy {easy:.3f}, hard {hard:.3f}")

@@ -181,7 +181,7 @@ class ToyRuns(_Runs[JointWeights]):
 
     def _probed(self, w: JointWeights, part: slice) -> dict[str, Tensor]:
         s, k = w.c.shape
-        found = [w.features(points.x[part]).transpose(1, 2).flatten(0, 1) for points in self.apart]
+        found = [w.hidden(points.x[part]).transpose(1, 2).flatten(0, 1) for points in self.apart]
 
         def labels(points: Points, name: str) -> Tensor:
             return getattr(points, name)[part].repeat_interleave(k, 0)
@@ -206,7 +206,8 @@ class ToyRuns(_Runs[JointWeights]):
         """The importance weights of the training points, ``(s, n, k)``, float64 on the CPU."""
         x, y = self.points["train"].x[part], self.points["train"].hard[part]
         rho = torch.full_like(w.c, self.settings.phantom_rho)
-        phantom = w.perturbed(w.gradient(w.pulls(x, y), x), rho, self.networks.last_only[part])
+        h = w.hidden(x)
+        phantom = w.perturbed(w.gradient(w.pulls(h, y), h, x), rho, self.networks.last_only[part])
 
         def importance(w: JointWeights) -> Tensor:
             return logsigmoid(-y[..., None].double() * w.outputs(x).double()).softmax(1).cpu()
@@ -236,7 +237,7 @@ class SeparateRuns(_Runs[SeparateWeights]):
     def measured(self, w: SeparateWeights, part: slice) -> dict[str, Tensor]:
         """The last layer's weights, and the share of the hard feature."""
         easy, hard = w.v.abs().unbind(-1)
-        shares = (w.features(self.points["test"].x[part]) * w.v[:, :, None]).abs().mean(2)
+        shares = (w.features(w.hidden(self.points["test"].x[part])) * w.v[:, :, None]).abs().mean(2)
         return {"v_easy": easy, "v_hard": hard, "ratio": hard / easy, "hard_share": shares[..., 1] / shares.sum(-1)}
 
 

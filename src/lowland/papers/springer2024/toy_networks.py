@@ -22,6 +22,8 @@ class Weights:
     v: Tensor
     #: The parameters of the last layer.
     last: ClassVar[tuple[str, ...]]
+    #: The other parameters that `gradient` reads, with the hidden units given.
+    inner: ClassVar[tuple[str, ...]] = ()
     #: The dimension of the points in outputs, 1 or 2; the other one of the two is that of the networks.
     points: ClassVar[int]
 
@@ -35,11 +37,9 @@ class Weights:
         pairs = zip(self.tensors, other.tensors, strict=True)
         return type(self)(*(mine + _over(scale, mine) * theirs for mine, theirs in pairs))
 
-    def where(self, mask: Tensor, other: Self | None = None) -> Self:
-        """These where ``mask`` (s, k) is true, elsewhere ``other``, or 0."""
-        others = other.tensors if other is not None else [torch.zeros_like(t) for t in self.tensors]
-        pairs = zip(self.tensors, others, strict=True)
-        return type(self)(*(torch.where(_over(mask, mine), mine, theirs) for mine, theirs in pairs))
+    def where(self, mask: Tensor) -> Self:
+        """These where ``mask`` (s, k) is true, elsewhere 0."""
+        return type(self)(*(torch.where(_over(mask, t), t, 0) for t in self.tensors))
 
     def perturbed(self, gradient: Self, rho: Tensor, last_only: Tensor) -> Self:
         """W + ρ g/‖g‖ over what is perturbed, the last layer or everything; W where the norm is 0 or not finite."""
@@ -57,17 +57,25 @@ class Weights:
         margins = y.unsqueeze(3 - self.points) * self.outputs(x)
         return (margins <= 0).double().mean(self.points), softplus(-margins).mean(self.points)
 
-    def pulls(self, x: Tensor, y: Tensor) -> Tensor:
+    def pulls(self, h: Tensor, y: Tensor) -> Tensor:
         """The mean loss' derivative by each output, −y sigmoid(−y f)/n; y (s, n)."""
-        y = y.unsqueeze(3 - self.points)
-        return -y * torch.sigmoid(-y * self.outputs(x)) / x.shape[1]
+        n, y = y.shape[1], y.unsqueeze(3 - self.points)
+        return -y * torch.sigmoid(-y * self.read(h)) / n
 
     def outputs(self, x: Tensor) -> Tensor:
         """f(x); x (s, n, d)."""
+        return self.read(self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """The units after their ReLU."""
         raise NotImplementedError
 
-    def gradient(self, d: Tensor, x: Tensor) -> Self:
-        """The gradient that derivatives ``d`` by the outputs give."""
+    def read(self, h: Tensor) -> Tensor:
+        """The outputs that `hidden` units ``h`` give."""
+        raise NotImplementedError
+
+    def gradient(self, d: Tensor, h: Tensor, x: Tensor) -> Self:
+        """The gradient that derivatives ``d`` by the outputs give, where the `hidden` units are ``h``."""
         raise NotImplementedError
 
 
@@ -96,19 +104,18 @@ class JointWeights(Weights):
     last = ("v", "c")
     points = 1
 
-    def features(self, x: Tensor) -> Tensor:
-        """The hidden layer after its ReLU, (s, n, k, h)."""
+    def hidden(self, x: Tensor) -> Tensor:
+        """The units after their ReLU, (s, n, k, h)."""
         s, k, h, d = self.W.shape
         z = torch.baddbmm(self.b.reshape(s, 1, k * h), x, self.W.reshape(s, k * h, d).mT)
         return z.relu_().view(s, -1, k, h)
 
-    def outputs(self, x: Tensor) -> Tensor:
-        """f(x), (s, n, k)."""
-        return (self.features(x) * self.v[:, None]).sum(3) + self.c[:, None]
+    def read(self, h: Tensor) -> Tensor:
+        """The outputs, (s, n, k)."""
+        return (h * self.v[:, None]).sum(3) + self.c[:, None]
 
-    def gradient(self, d: Tensor, x: Tensor) -> Self:
+    def gradient(self, d: Tensor, h: Tensor, x: Tensor) -> Self:
         """The gradient that derivatives ``d`` by the outputs give."""
-        h = self.features(x)
         s, n, k, width = h.shape
         dz = d[..., None] * self.v[:, None] * (h > 0)
         dW = torch.bmm(dz.view(s, n, k * width).mT, x).view(s, k, width, -1)
@@ -139,28 +146,28 @@ class SeparateWeights(Weights):
     v: Tensor
 
     last = ("v",)
+    inner = ("a",)
     points = 2
 
     def hidden(self, x: Tensor) -> Tensor:
         """The units after their ReLU, (s, k, n, 2, h)."""
         return (self.W[:, :, None] * x[:, None, :, :2, None] + self.b[:, :, None]).relu()
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, h: Tensor) -> Tensor:
         """The two features, (s, k, n, 2)."""
-        return (self.hidden(x) * self.a[:, :, None]).sum(-1)
+        return (h * self.a[:, :, None]).sum(-1)
 
-    def outputs(self, x: Tensor) -> Tensor:
-        """f(x), (s, k, n)."""
-        return (self.features(x) * self.v[:, :, None]).sum(-1)
+    def read(self, h: Tensor) -> Tensor:
+        """The outputs, (s, k, n)."""
+        return (self.features(h) * self.v[:, :, None]).sum(-1)
 
-    def gradient(self, d: Tensor, x: Tensor) -> Self:
+    def gradient(self, d: Tensor, h: Tensor, x: Tensor) -> Self:
         """The gradient that derivatives ``d`` by the outputs give."""
-        r = self.hidden(x)
         dz = d[..., None] * self.v[:, :, None]  # (s, k, n, 2)
-        inside = dz[..., None] * self.a[:, :, None] * (r > 0)
+        inside = dz[..., None] * self.a[:, :, None] * (h > 0)
         return type(self)(
-            (inside * x[:, None, :, :2, None]).sum(2), inside.sum(2), (dz[..., None] * r).sum(2),
-            (d[..., None] * (r * self.a[:, :, None]).sum(-1)).sum(2),
+            (inside * x[:, None, :, :2, None]).sum(2), inside.sum(2), (dz[..., None] * h).sum(2),
+            (d[..., None] * self.features(h)).sum(2),
         )  # fmt: skip
 
     @classmethod
@@ -199,9 +206,14 @@ class Networks:
 
     def step(self, w: W, x: Tensor, y: Tensor) -> W:
         """The weights after a step along the gradient that is asked for; x (s, n, d), y (s, n)."""
-        d = w.pulls(x, y)
-        there = w.perturbed(w.gradient(d, x), self.rho, self.last_only)
-        d = torch.where(self.phantom_weights.unsqueeze(w.points), there.pulls(x, y), d)
-        v = torch.where(_over(self.phantom_scaling, w.v), there.v, w.v)
-        seen = type(w)(**{**vars(there.where(self.phantom_features, w)), "v": v})
-        return w.plus(seen.gradient(d, x), -self.lr)
+        h = w.hidden(x)
+        d = w.pulls(h, y)
+        there = w.perturbed(w.gradient(d, h, x), self.rho, self.last_only)
+        phantom_h = there.hidden(x)
+        d = torch.where(self.phantom_weights.unsqueeze(w.points), there.pulls(phantom_h, y), d)
+        at = self.phantom_features.unsqueeze(w.points)
+        h = torch.where(at.view(*at.shape, *[1] * (h.dim() - 3)), phantom_h, h)
+        taken = {"v": self.phantom_scaling} | dict.fromkeys(w.inner, self.phantom_features)
+        before, after = vars(w), vars(there)
+        seen = {name: torch.where(_over(mask, after[name]), after[name], before[name]) for name, mask in taken.items()}
+        return w.plus(type(w)(**{**before, **seen}).gradient(d, h, x), -self.lr)
