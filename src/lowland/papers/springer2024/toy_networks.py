@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from lowland.optim.ascent import length
 from lowland.optim.functional import EPS
 
 W = TypeVar("W", bound="Weights")
@@ -47,10 +48,8 @@ class Weights:
         named = vars(gradient).items()
         inner = sum(_square(g) for name, g in named if name not in self.last)
         norm = sum((_square(g) for name, g in named if name in self.last), everything * inner).sqrt()
-        scale = torch.where(torch.isfinite(norm) & (norm > 0), rho / (norm + EPS), 0)
-        return self.plus(
-            type(self)(*(g if name in self.last else g * _over(everything, g) for name, g in named)), scale
-        )
+        along = (g if name in self.last else g * _over(everything, g) for name, g in named)
+        return self.plus(type(self)(*along), length(norm, EPS, rho))
 
     def errors_and_losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The share of the points that each network gets wrong, and its mean loss, ``(s, k)``; y (s, n)."""
