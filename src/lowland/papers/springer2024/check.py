@@ -27,6 +27,8 @@ from lowland.papers.springer2024.methods import last_linear
 from lowland.papers.springer2024.settings import FeatureSettings
 from lowland.torch_tools import evaluating
 
+Labelled = tuple[Tensor, Tensor]  # features and labels
+
 POINTS = 101  # of a Lorenz curve in a record
 _FEWEST = 60  # pairs that a probe of a curve is fitted on
 _COLUMN = {"held-out": "held_out", "training": "seen"}
@@ -231,12 +233,7 @@ def _by_group(found: Probe) -> tuple[float, float]:
     return found.group_balanced_error, found.worst_group_error
 
 
-def probing_errors(
-    train: tuple[Tensor, Tensor],
-    validation: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
-    Cs: Sequence[float],
-) -> Tensor:
+def probing_errors(train: Labelled, validation: Labelled, test: Labelled, Cs: Sequence[float]) -> Tensor:
     """The test error ``(r,)`` of logistic regression on the features of each of r networks.
 
     Each set is a pair of features ``(r, n, h)`` and labels ±1 ``(r, n)``. They are standardized by the training

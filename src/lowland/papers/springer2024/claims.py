@@ -176,17 +176,14 @@ def at_the_threshold(method: str) -> Judge:
     @judged
     def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
         runs = _runs(outcomes, method)
-        found = {}
-        for seed, records in runs.items():
-            first = next((record for record in records if record["train_error"] < THRESHOLD), None)
-            if first is not None:
-                found[seed] = _difference(first)
+        below = [[record for record in records if record["train_error"] < THRESHOLD] for records in runs.values()]
+        found = [_difference(records[0]) for records in below if records]
         if len(found) < len(runs):
             raise Unfit(
                 f"the training error of {len(runs) - len(found)} of {len(runs)} runs of {method} never is below "
                 f"{THRESHOLD:g}"
             )
-        mean = estimate(list(found.values()))
+        mean = estimate(found)
         assert mean is not None
         return below_zero(mean, LEAST_SEEDS)
 

@@ -75,19 +75,12 @@ class DomainBatches:
     """
 
     def __init__(
-        self,
-        portions: Sequence[Portion],
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        *,
-        augment: bool = False,
+        self, portions: Sequence[Portion], batch_size: int, seed: int, device: torch.device, *, augment: bool = False
     ):
         smallest = min(map(len, portions))
         if batch_size > smallest:
             raise SettingError(f"batch_size is {batch_size}, and there are {smallest} images to train on: choose less")
-        self.portions, self.device, self.augment = portions, device, augment
-        self.seed = seed
+        self.portions, self.seed, self.device, self.augment = portions, seed, device, augment
         self.shuffled = [
             Shuffled(portion.indices, portion.targets.cpu(), batch_size, seed + number * _APART, drop_last=True)
             for number, portion in enumerate(portions)
@@ -120,21 +113,12 @@ class DomainSets:
     probe_test: Portion
     classes: tuple[str, ...]
 
-    @property
-    def shape(self) -> torch.Size:
-        """Of the images, ``(n, channels, height, width)``."""
-        return self.test.split.inputs.shape
-
 
 def domain_sets(settings: DomainSettings, device: torch.device) -> DomainSets:
     """All domains cut at random, alike whichever of them is held out.
 
     As in the benchmark, the test part is what would be trained on of that domain. Photographs stay on disk; what is
     made of MNIST lies on ``device``.
-
-    Args:
-        settings: which data, cut how.
-        device: to train on.
 
     Raises:
         DataError: if the data are missing or damaged.

@@ -28,13 +28,12 @@ from lowland.papers.springer2024.domain_data import DomainBatches, DomainSets, d
 from lowland.papers.springer2024.figures import domain_bars, domain_errors
 from lowland.papers.springer2024.settings import (
     DOMAIN_DATASETS,
-    DOMAIN_RHOS,
     DOMAIN_VALUES,
-    SEEDS,
     DomainSettings,
+    domain_grid,
     domain_names,
 )
-from lowland.papers.springer2024.task import network, placed
+from lowland.papers.springer2024.task import momentum_sgd, network, placed
 from lowland.torch_tools import evaluating
 from lowland.training import Curve, Experiment, Plot, Task
 
@@ -93,7 +92,7 @@ class DomainCheck:
         self.selected = dict(state_dict["selected"])
 
 
-def check_domain(sets: DomainSets, settings: DomainSettings) -> None:
+def _check_domain(sets: DomainSets, settings: DomainSettings) -> None:
     """Raise a SettingError if the domain held out has too few images of a class for a probe and its test."""
     fitted, tested = (
         torch.bincount(portion.targets.cpu(), minlength=len(sets.classes)) for portion in (sets.test, sets.probe_test)
@@ -115,17 +114,12 @@ def prepare(settings: DomainSettings, device: torch.device) -> Task:
         raise SettingError(f"one training holds out one domain of {settings.dataset}: set held_out to one of {known}")
     sets = domain_sets(settings, device)
     if settings.measure == "probe":
-        check_domain(sets, settings)
+        _check_domain(sets, settings)
     batches = DomainBatches(sets.train, settings.batch_size, settings.seed, device, augment=settings.is_augmented)
-    model = network(settings.network, settings.width, len(sets.classes), sets.shape, settings.weights)
+    model = network(settings.network, settings.width, len(sets.classes), sets.test.split.inputs.shape, settings.weights)
     model = placed(freeze_batch_norm(model) if settings.is_frozen else model, device)
-    base: torch.optim.Optimizer
-    if settings.base == "sgd":
-        base = torch.optim.SGD(
-            model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
-    else:
-        base = torch.optim.Adam(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    adam = torch.optim.Adam(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    base = momentum_sgd(model, settings) if settings.base == "sgd" else adam
     return Task(
         model,
         F.cross_entropy,
@@ -151,10 +145,6 @@ class LeaveOneOut(Experiment):
         return chosen
 
 
-def _grid(dataset: str) -> dict[str, tuple[Any, ...]]:
-    return {"held_out": domain_names(dataset), "rho": DOMAIN_RHOS, "seed": SEEDS}
-
-
 DOMAINBED = LeaveOneOut(
     name="springer2024/domainbed",
     title="Seven datasets of domains, one of them left out: SAM and ERM",
@@ -163,9 +153,9 @@ DOMAINBED = LeaveOneOut(
     settings=DomainSettings,
     scales=DOMAIN_VALUES,
     arms={"erm": {"rho": 0.0}, "sam": {}},
-    grid=_grid("rotated-mnist"),
+    grid=domain_grid("rotated-mnist"),
     # Without the dataset itself: --set dataset=… takes its defaults, too.
-    more_grids={name: [_grid(name)] for name in DOMAIN_DATASETS[1:]},
+    more_grids={name: [domain_grid(name)] for name in DOMAIN_DATASETS[1:]},
     claims=DOMAIN_CLAIMS,
     figures=(
         Plot("by-domain", "The domain left out", domain_bars),

@@ -14,20 +14,22 @@ from lowland.training import derived, ours, paper, setting
 from lowland.training.settings import Value
 
 Scales = Mapping[str, Mapping[str, Value]]
+Grid = Mapping[str, tuple[float, ...]]
 
+# What the paper's sweeps cover; of domainbed see `domain_grid`.
 SEEDS = (0, 1, 2, 3, 4)
-STACKED_GRID = {"lr": (0.01, 0.05, 0.1), "rho": (0.0, 0.01, 0.03, 0.05, 0.07, 0.1, 0.2)}
-GROUPED_GRID = {"lr": (0.0005, 0.001, 0.005, 0.01), "rho": (0.0, 0.01, 0.02, 0.05, 0.07)}
+STACKED_GRID: Grid = {"lr": (0.01, 0.05, 0.1), "rho": (0.0, 0.01, 0.03, 0.05, 0.07, 0.1, 0.2)}
+GROUPED_GRID: Grid = {"lr": (0.0005, 0.001, 0.005, 0.01), "rho": (0.0, 0.01, 0.02, 0.05, 0.07)}
 TOY_RHOS = (0.03, 0.1, 0.3)
-TOY_RHO = 0.1  # the ρ whose arms are drawn over epochs, and judged
-HELD_OUT = 0.2  # of each domain, for validation
-MADE_OF_MNIST = ("rotated-mnist", "colored-mnist")
-DOMAIN_DATASETS = (*MADE_OF_MNIST, *DOMAIN_FOLDERS)
-OPTIMIZERS = ("sgd", "adam")
-SGD_LRS = {"cnn": 0.1, "small": 0.03, "resnet-50": 0.001}  # by network
-DOMAIN_RHOS = (0.0, 0.03, 0.05, 0.1)
+TOY_RHO = 0.1  # that of the arms that are drawn over epochs, and judged
+
 NETWORKS = ("small", "cnn", "resnet-50")
 LEAST_IN_GROUP = 5  # validation images: a fifth of them, one at least, choose the regularization of a probe
+MADE_OF_MNIST = ("rotated-mnist", "colored-mnist")
+DOMAIN_DATASETS = (*MADE_OF_MNIST, *DOMAIN_FOLDERS)
+HELD_OUT = 0.2  # of each domain, for validation
+OPTIMIZERS = ("sgd", "adam")
+SGD_LRS = {"cnn": 0.1, "small": 0.03, "resnet-50": 0.001}  # step sizes of domainbed, by network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +180,11 @@ def domain_names(dataset: str) -> tuple[str, ...]:
     if dataset == "colored-mnist":
         return tuple(COLOURS)
     return tuple(places[0] for places in source(dataset).placed)
+
+
+def domain_grid(dataset: str) -> dict[str, tuple[object, ...]]:
+    """The paper's grid on ``dataset``."""
+    return {"held_out": domain_names(dataset), "rho": (0.0, 0.03, 0.05, 0.1), "seed": SEEDS}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from lowland.papers.images import switched
 from lowland.papers.springer2024.check import FeatureCheck, GroupedCheck
 from lowland.papers.springer2024.data import FeatureSets, ShuffledImages, Views, grouped_sets, layout, stacked_sets
 from lowland.papers.springer2024.methods import make_optimizer
-from lowland.papers.springer2024.settings import FeatureSettings, GroupedSettings, StackedSettings
+from lowland.papers.springer2024.settings import DomainSettings, FeatureSettings, GroupedSettings, StackedSettings
 from lowland.training import Task
 from lowland.training.weights import load_pretrained
 
@@ -54,17 +54,20 @@ def grouped_task(name: str, settings: GroupedSettings, device: torch.device) -> 
 
 def feature_task(model: nn.Module, sets: FeatureSets, settings: FeatureSettings, **more: Any) -> Task:
     """One of the methods around SGD with momentum and a cosine schedule; ``more`` is of `Task`."""
-    base = torch.optim.SGD(
-        model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
     return Task(
         model,
         F.cross_entropy,
-        make_optimizer(settings.method, base, settings.rho, model),
+        make_optimizer(settings.method, momentum_sgd(model, settings), settings.rho, model),
         show=SHOW,
         schedule=lambda step: (1 + math.cos(math.pi * step / settings.steps)) / 2,
         **more,
     )
+
+
+def momentum_sgd(model: nn.Module, settings: FeatureSettings | DomainSettings) -> torch.optim.SGD:
+    """SGD with momentum and weight decay."""
+    decay = settings.weight_decay
+    return torch.optim.SGD(model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=decay)
 
 
 def network(name: str, width: int, classes: int, shape: torch.Size, weights: str = "none") -> nn.Module:

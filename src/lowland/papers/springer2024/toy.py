@@ -22,13 +22,7 @@ from lowland.papers.springer2024.claims import CLAIMS, RATIO_CLAIMS, table
 from lowland.papers.springer2024.data import Points, draw_points, together
 from lowland.papers.springer2024.figures import feature_figures, ratio_against_rho
 from lowland.papers.springer2024.methods import METHODS, SGD, toy_arm
-from lowland.papers.springer2024.settings import (
-    TOY_RHO,
-    TOY_RHOS,
-    TOY_SEPARATE_VALUES,
-    TOY_VALUES,
-    ToySettings,
-)
+from lowland.papers.springer2024.settings import TOY_RHO, TOY_RHOS, TOY_SEPARATE_VALUES, TOY_VALUES, ToySettings
 from lowland.papers.springer2024.toy_networks import JointWeights, Networks, SeparateWeights, W
 from lowland.training import Experiment, Plot, Record
 
