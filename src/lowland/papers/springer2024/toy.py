@@ -23,14 +23,14 @@ from lowland.papers.springer2024.data import Points, draw_points, together
 from lowland.papers.springer2024.figures import feature_figures, ratio_against_rho
 from lowland.papers.springer2024.methods import METHODS, SGD, toy_arm
 from lowland.papers.springer2024.settings import TOY_RHO, TOY_RHOS, TOY_SEPARATE_VALUES, TOY_VALUES, ToySettings
-from lowland.papers.springer2024.toy_networks import JointWeights, Networks, SeparateWeights, W
+from lowland.papers.springer2024.toy_networks import AnyWeights, JointWeights, Networks, SeparateWeights
 from lowland.training import Experiment, Plot, Record
 
 PROBE_CS = (0.01, 0.1, 1.0, 10.0)
 _FREE = ("lr", "rho", "method", "seed")  # in which the arms may differ
 
 
-class _Runs(Generic[W]):
+class _Runs(Generic[AnyWeights]):
     """All runs as one program: those of a seed side by side."""
 
     seeds_at_once: ClassVar[int]  # that are measured
@@ -73,11 +73,11 @@ class _Runs(Generic[W]):
         }
         self.step, self._epoch = 0, -1
 
-    def drawn(self, seed: int) -> W:
+    def drawn(self, seed: int) -> AnyWeights:
         """The initial weights of a seed."""
         raise NotImplementedError
 
-    def measured(self, w: W, part: slice) -> dict[str, Tensor]:
+    def measured(self, w: AnyWeights, part: slice) -> dict[str, Tensor]:
         """What is recorded of weights beside errors and losses: name → ``(s, k, …)``; ``part`` of the seeds."""
         raise NotImplementedError
 

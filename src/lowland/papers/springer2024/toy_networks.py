@@ -4,6 +4,7 @@ They give one output f(x) on the logistic loss log(1 + exp(−y f(x))), y = ±1.
 units, d coordinates, n points.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self, TypeVar
 
@@ -14,7 +15,7 @@ from torch.nn.functional import softplus
 from lowland.optim.ascent import length
 from lowland.optim.functional import EPS
 
-W = TypeVar("W", bound="Weights")
+AnyWeights = TypeVar("AnyWeights", bound="Weights")
 
 
 class Weights:
@@ -41,6 +42,12 @@ class Weights:
     def where(self, mask: Tensor) -> Self:
         """These where ``mask`` (s, k) is true, elsewhere 0."""
         return type(self)(*(torch.where(_over(mask, t), t, 0) for t in self.tensors))
+
+    def taking(self, other: Self, masks: Mapping[str, Tensor]) -> Self:
+        """These, but the named tensors of ``other`` where their mask (s, k) is true."""
+        mine, theirs = vars(self), vars(other)
+        taken = {name: torch.where(_over(mask, mine[name]), theirs[name], mine[name]) for name, mask in masks.items()}
+        return type(self)(**{**mine, **taken})
 
     def perturbed(self, gradient: Self, rho: Tensor, last_only: Tensor) -> Self:
         """W + ρ g/‖g‖ over what is perturbed, the last layer or everything; W where the norm is 0 or not finite."""
@@ -203,7 +210,7 @@ class Networks:
     phantom_scaling: Tensor
     phantom_features: Tensor
 
-    def step(self, w: W, x: Tensor, y: Tensor) -> W:
+    def step(self, w: AnyWeights, x: Tensor, y: Tensor) -> AnyWeights:
         """The weights after a step along the gradient that is asked for; x (s, n, d), y (s, n)."""
         h = w.hidden(x)
         d = w.pulls(h, y)
@@ -212,7 +219,5 @@ class Networks:
         d = torch.where(self.phantom_weights.unsqueeze(w.points), there.pulls(phantom_h, y), d)
         at = self.phantom_features.unsqueeze(w.points)
         h = torch.where(at.view(*at.shape, *[1] * (h.dim() - 3)), phantom_h, h)
-        taken = {"v": self.phantom_scaling} | dict.fromkeys(w.inner, self.phantom_features)
-        before, after = vars(w), vars(there)
-        seen = {name: torch.where(_over(mask, after[name]), after[name], before[name]) for name, mask in taken.items()}
-        return w.plus(type(w)(**{**before, **seen}).gradient(d, h, x), -self.lr)
+        seen = w.taking(there, {"v": self.phantom_scaling} | dict.fromkeys(w.inner, self.phantom_features))
+        return w.plus(seen.gradient(d, h, x), -self.lr)
