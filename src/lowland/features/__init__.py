@@ -1,4 +1,4 @@
-"""What a network has learned: features and probes of them, groups of examples, and which examples pull."""
+"""What a network has learned: features, probes of them, accuracy by group, and importance weights of examples."""
 
 from lowland.features.extraction import extract
 from lowland.features.groups import accuracy_by_group, group_balanced_accuracy, worst_group_accuracy

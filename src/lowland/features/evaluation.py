@@ -1,4 +1,4 @@
-"""One pass over the data in evaluation mode, of which no trace stays."""
+"""One pass over the data in evaluation mode, without side effects."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ Batch = tuple[Tensor, tuple[Any, ...]]
 
 
 def check_batches(batches: Iterable[Any]) -> None:
-    """Raise TypeError for batches that can be iterated only once, and for a tensor, whose rows aren't batches."""
+    """Raise TypeError for batches that can be iterated only once, and for a tensor, which would be cut into rows."""
     if isinstance(batches, Iterator):
         raise TypeError("batches must be iterable many times over, a list or a DataLoader: not a generator")
     if isinstance(batches, Tensor):
@@ -24,14 +24,14 @@ def check_batches(batches: Iterable[Any]) -> None:
 
 @contextmanager
 def evaluated(model: nn.Module, batches: Iterable[Any], what: str, show_progress: bool) -> Iterator[Iterator[Batch]]:
-    """Hands each batch on as its inputs, on the model's device, and the rest of it, while the model is evaluated.
+    """Put the model into evaluation mode and give each batch as inputs, on the model's device, and the rest of it.
 
-    Modes and the global random state are as before afterwards, so that a loader that shuffles with torch's global
-    generator gives the same order at every pass. Compiled code doesn't run: it would pass by the hooks.
+    On exit, modes and the global random state are restored. So a loader that shuffles with torch's global generator
+    has the same order in every pass. Compiled modules run uncompiled, because compiled code skips hooks.
 
     Raises:
         TypeError: for a batch whose inputs aren't a tensor.
-        ValueError: after a pass over no examples.
+        ValueError: after a pass without examples.
     """
     tensor = next(chain(model.parameters(), model.buffers()), None)
     device = None if tensor is None else tensor.device

@@ -12,10 +12,10 @@ from lowland.features.groups import check_groups, integers
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Some examples.
+    """Examples of one kind, such as training or test.
 
     Attributes:
-        name: in messages.
+        name: the name in error messages.
         features: ``(n, features)``, float32 or float64.
         targets: classes, int64 ``(n,)``.
         groups: int64 ``(n,)``, or None.
@@ -91,7 +91,7 @@ def given(name: str, value: Any) -> Examples:
 def split(
     whole: Examples, fraction: float, random: np.random.Generator, names: tuple[str, str]
 ) -> tuple[Examples, Examples]:
-    """Hold ``fraction`` of the examples of each class, and group, out at random: (the rest, the held out).
+    """Hold out a random ``fraction`` of the examples of each class and group: (the rest, the held out).
 
     Raises:
         ValueError: if ``fraction`` isn't between 0 and 1, or nothing would be held out.
@@ -113,7 +113,7 @@ def split(
 
 
 def check_classes(train: Examples, others: Iterable[Examples]) -> None:
-    """Raise ValueError if ``train`` has but one class, or lacks one of another part's, or has other features."""
+    """Raise ValueError if ``train`` has only one class, lacks a class of another part, or differs in feature number."""
     classes = set(train.targets.tolist())
     if len(classes) == 1:
         raise ValueError(f"{train.name} has one class only, {classes.pop()}: there is nothing to tell apart")
@@ -127,9 +127,9 @@ def check_classes(train: Examples, others: Iterable[Examples]) -> None:
 
 
 def require_groups(parts: Iterable[Examples], n_groups: int | None, others: Iterable[Examples] = ()) -> None:
-    """Raise ValueError unless each of ``parts`` has groups, and each of them all that occur there or in ``others``.
+    """Raise ValueError unless each of ``parts`` has examples of every group that occurs there or in ``others``.
 
-    With ``n_groups``, these must be 0, …, ``n_groups`` − 1.
+    With ``n_groups``, the groups must be 0, …, ``n_groups`` − 1.
     """
     labels = {each.name: each.labels for each in parts}
     more = [each.groups for each in others if each.groups is not None]

@@ -1,4 +1,4 @@
-"""Features: what a layer gives."""
+"""Features: the output of a layer for each example."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,28 +14,28 @@ from lowland.torch_tools import refuse_other_models, unwrapped
 def extract(
     model: nn.Module, batches: Iterable[Any], layer: str | None = None, *, show_progress: bool = True
 ) -> Tensor:
-    """The features of all examples, in the order of the batches: what a layer of ``model`` gives for each, flattened.
+    """The features of all examples, in the order of the batches: the flattened output of a layer of ``model``.
 
-    In evaluation mode and without gradients; the model's modes, its buffers and the global random state stay as they
-    are. A model that is compiled, or wrapped by DDP, is evaluated as it is inside.
+    The model runs in evaluation mode and without gradients. Its modes, its buffers and the global random state are
+    unchanged afterwards. Of a model that is compiled or wrapped by DDP, the model inside runs.
 
     Args:
         model: the network, called with ``x`` alone.
-        batches: ``x``, ``(x, y)`` or ``(x, y, groups)``, of which only ``x``, a tensor ``(examples, ...)``, is used,
-            brought to the model's device. Iterable many times over; a generator is refused.
-        layer: whose **output** is taken, by its name in ``model.named_modules()``. By default it is the **input** of
-            the last linear layer in the order of registration, which for most networks is the classifier: the last
-            hidden layer, after its nonlinearity.
-        show_progress: whether there is a bar, on a terminal, after two seconds.
+        batches: ``x``, ``(x, y)`` or ``(x, y, groups)``. Only ``x`` is used, a tensor ``(examples, ...)``, which is
+            moved to the model's device. They must be iterable many times; a generator is refused.
+        layer: name of a layer in ``model.named_modules()``, whose **output** is taken. By default the **input** of the
+            last registered linear layer is taken. For most networks that layer is the classifier, and its input is the
+            last hidden layer after its nonlinearity.
+        show_progress: whether to show a bar on a terminal, after two seconds.
 
     Returns:
         ``(n, features)``, on the model's device and in the layer's type.
 
     Raises:
-        TypeError: for batches that are a generator or a tensor, or in which ``x`` isn't one.
-        ValueError: if there is no such layer (with the nearest name), or by default no linear one; if the layer
-            doesn't run, runs more than once, or gives anything but a tensor with a row for each example; without an
-            example.
+        TypeError: if ``batches`` is a generator or a tensor, or an ``x`` isn't a tensor.
+        ValueError: if there is no such layer (the message has the nearest name), or by default no linear layer; if the
+            layer doesn't run, runs more than once, or doesn't return a tensor with a row for each example; if there
+            are no examples.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))

@@ -1,4 +1,4 @@
-"""Accuracy within groups of examples: the worst, and all groups counting the same."""
+"""Accuracy within groups of examples: of each group, of the worst, and the mean with equal weights."""
 
 from collections.abc import Collection
 from typing import Any
@@ -11,18 +11,19 @@ def accuracy_by_group(predictions: Any, targets: Any, groups: Any, n_groups: int
     """The accuracy within each group.
 
     Args:
-        predictions: predicted classes ``(n,)``, integers; of logits, their argmax.
+        predictions: predicted classes ``(n,)``, integers: for logits, take their argmax. This and the next two may be
+            tensors, arrays or lists.
         targets: true classes ``(n,)``.
-        groups: of each example, ``(n,)``: any integers (class and background together, a domain, ...).
+        groups: the group of each example, ``(n,)``: any integers (class and background together, a domain, ...).
         n_groups: if given, the groups are 0, …, ``n_groups`` − 1, and each must have examples; otherwise they are
-            those that occur. All of these may be tensors, arrays or lists.
+            those that occur.
 
     Returns:
-        Group → share of its examples that are predicted right, in ascending order of the groups.
+        Group → accuracy on its examples, in ascending order of the groups.
 
     Raises:
-        ValueError: for what isn't integers ``(n,)`` of the same length, n > 0; with ``n_groups``, for a group without
-            examples, by its name, or beyond them.
+        ValueError: unless the three are integers ``(n,)`` of the same length n > 0; with ``n_groups``, for a group
+            without examples, or a group number out of range.
 
     Example:
         >>> accuracy_by_group([0, 1, 1], [0, 1, 0], [7, 7, 9])
@@ -69,7 +70,7 @@ def group_balanced_accuracy(predictions: Any, targets: Any, groups: Any, n_group
 
 
 def shares(which: np.ndarray, groups: np.ndarray) -> dict[int, float]:
-    """Of each group, in ascending order, the share of examples for which ``which`` ``(n,)`` is true."""
+    """For each group, in ascending order, the share of its examples for which ``which`` ``(n,)`` is true."""
     return {int(group): float(which[groups == group].mean()) for group in np.unique(groups)}
 
 

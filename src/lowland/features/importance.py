@@ -1,4 +1,4 @@
-"""How hard each example pulls, at the weights and at those that SAM looks at."""
+"""How much each example contributes to the gradient, at the weights and at SAM's perturbed weights."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,11 +17,11 @@ from lowland.torch_tools import Scope, parameters_in, refuse_other_models, refus
 
 @dataclass(frozen=True, eq=False)
 class ImportanceWeights:
-    """Of each example, in the order of the batches; each sums to 1.
+    """The importance weights of all examples, in the order of the batches. Each of the two tensors sums to 1.
 
     Attributes:
-        real: at w, float64 ``(n,)``.
-        phantom: at w + e, the same.
+        real: weights at w, float64 ``(n,)``.
+        phantom: weights at w + e, float64 ``(n,)``.
     """
 
     real: Tensor
@@ -38,41 +38,41 @@ def importance_weights(
     per_batch: bool = False,
     show_progress: bool = True,
 ) -> ImportanceWeights:
-    """How much each example pulls on the network, at w and at SAM's phantom parameters w + e.
+    """The importance weight of each example in the gradient, at w and at SAM's phantom parameters w + e.
 
     Springer, Nagarajan & Raghunathan 2024, *Sharpness-Aware Minimization Enhances Feature Quality via Balanced
     Learning*. The gradient of the logistic loss log(1 + exp(−y f(x))), y = ±1, is −y λ ∇f(x) with
     λ = sigmoid(−y f(x)); the weights are these λ, normalized to sum 1.
 
-    For more classes (ours) λ is the norm of the gradient by the logits, ‖p − onehot(y)‖, p their softmax. That is the
-    same thing where both are defined. With one logit, f, the gradient by it has the norm sigmoid(−y f). With two, it
-    is (1 − p_y) (1, −1) up to sign and of norm √2 (1 − p_y), where 1 − p_y = sigmoid(−y (f₂ − f₁)); the factor √2 goes
-    with the normalization.
+    For more classes, which the paper doesn't treat, λ is the norm of the gradient by the logits, ‖p − onehot(y)‖, with
+    p their softmax. For two classes both definitions agree. With one logit f, the gradient by it has the norm
+    sigmoid(−y f). With two logits, the gradient is ±(1 − p_y) (1, −1), of norm √2 (1 − p_y), where
+    1 − p_y = sigmoid(−y (f₂ − f₁)). The normalization cancels the factor √2.
 
-    e = ρ g/‖g‖ where g is the gradient of the mean loss over **all examples** together, so that all are weighed at
-    the same phantom parameters; training takes that of the minibatch at hand, for which there is ``per_batch``. All
-    is at fixed parameters in evaluation mode. Weights, gradients, buffers, modes and the global random state are the
-    same bits afterwards.
+    e = ρ g/‖g‖, where g is the gradient of the mean loss over **all examples**, so that all examples are weighted at
+    the same phantom parameters. Training uses the gradient of the minibatch instead; ``per_batch`` does so, too. The
+    model runs in evaluation mode. Weights, gradients, buffers, modes and the global random state are bit for bit the
+    same afterwards.
 
     Args:
-        model: gives logits: one, ``(n,)`` or ``(n, 1)``, of the second of two classes; or ``(n, classes)``.
-        batches: ``(x, y)`` or ``(x, y, groups)``, of which the third isn't used; ``x`` and ``y`` are brought to the
-            model's device. ``y`` are classes, ``(n,)`` integers; for one logit 0 and 1, or −1 and 1, also as floats
-            and ``(n, 1)``. Iterated twice, in the same order, so a generator is refused.
+        model: returns logits ``(n, classes)``; for two classes also ``(n,)`` or ``(n, 1)``, the logit of the second.
+        batches: ``(x, y)`` or ``(x, y, groups)``; the groups aren't used. ``x`` and ``y`` are moved to the model's
+            device. ``y`` are classes, integers ``(n,)``; for a single logit 0 and 1, or −1 and 1, also as floats and
+            ``(n, 1)``. They are iterated twice, in the same order, so a generator is refused.
         rho: radius ρ ≥ 0 of the perturbation, in the units of the parameters.
-        scope: the parameters that are perturbed, as for `lowland.SAM`; by default all that require gradients. The
-            others don't count in the norm. ``lowland.optim.scope.last_layer`` is LSAM.
-        per_batch: take for each batch the e of its own mean loss.
-        show_progress: whether there is a bar, on a terminal, after two seconds.
+        scope: the parameters that are perturbed, as for `lowland.SAM`; by default all that require gradients. Other
+            parameters don't count in the norm. ``lowland.optim.scope.last_layer`` is LSAM.
+        per_batch: use for each batch the e of its own mean loss.
+        show_progress: whether to show a bar on a terminal, after two seconds.
 
     Returns:
         Both weights, on the model's device. For a zero gradient, and for ρ = 0, they are equal.
 
     Raises:
-        TypeError: for batches that are a generator or a tensor, or not of (x, y); for a scope that gives no parameters.
+        TypeError: if ``batches`` is a generator or a tensor, or not of (x, y); for a scope that gives no parameters.
         ValueError: for ρ out of range; logits of another shape, or not finite at w or w + e; targets that aren't
             classes; a scope without a parameter to perturb, or without one that the logits depend on; batches in
-            another order the second time; no example; parameters in pieces (FSDP, tensor parallelism).
+            another order the second time; no examples; sharded parameters (FSDP, tensor parallelism).
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -134,14 +134,14 @@ def importance_weights(
 
 
 def _logits_and_classes(output: Any, others: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes), two at least, and classes (n,). One logit f is the two logits 0 and f."""
+    """Logits (n, classes), at least two, and classes (n,). A single logit f becomes the two logits 0 and f."""
     if not others or not isinstance(others[0], Tensor):
         raise TypeError("batches is a list of pairs (x, y) of tensors, [(x, y)] for a single one")
     if not isinstance(output, Tensor) or output.dim() not in (1, 2):
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"the model must give logits (n,) or (n, classes), not {shape}")
     y = others[0].to(output.device)
-    # In float64: of an example that is fitted well, 1 − p would be 0 in float32.
+    # In float64: for a well fitted example, 1 − p would be 0 in float32.
     logits = output.double() if output.dim() == 2 else output.double()[:, None]
     if logits.shape[1] == 1:
         y = y.flatten()
@@ -156,7 +156,7 @@ def _logits_and_classes(output: Any, others: tuple[Any, ...]) -> tuple[Tensor, T
 
 
 def _log_pulls(logits: Tensor, y: Tensor) -> Tensor:
-    """Log ‖softmax(logits) − onehot(y)‖, (n,): by logarithms, because 1 − p_y may be far below rounding."""
+    """Log ‖softmax(logits) − onehot(y)‖, (n,). In logarithms, because 1 − p_y may be far below rounding."""
     others = logits.log_softmax(1).scatter(1, y[:, None], -torch.inf)
     return torch.cat([others, others.logsumexp(1, keepdim=True)], 1).mul(2).logsumexp(1) / 2
 
@@ -170,7 +170,7 @@ def _normalized(log_pulls: list[Tensor], where: str) -> Tensor:
 
 @contextmanager
 def _moved(params: list[Tensor], steps: list[Tensor]) -> Iterator[None]:
-    """Other tensors in the place of the weights, which themselves aren't touched."""
+    """Replace the parameters' tensors by moved copies inside the context; the weights themselves aren't changed."""
     kept = [p.data for p in params]
     try:
         for p, step in zip(params, steps, strict=True):
@@ -182,7 +182,7 @@ def _moved(params: list[Tensor], steps: list[Tensor]) -> Iterator[None]:
 
 
 def _sums(x: Tensor) -> list[float]:
-    """Of a batch of inputs: the same for the same inputs in the same order, and hardly else."""
+    """Sums that identify a batch: the same inputs in the same order give the same, others hardly ever."""
     rows = x.detach().flatten(1) if x.dim() > 1 else x.detach()[:, None]
     if rows.is_complex():
         rows = torch.view_as_real(rows).flatten(1)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def lorenz(weights: Any) -> tuple[Tensor, Tensor]:
-    """The Lorenz curve: what share of all weight the lightest examples have together.
+    """The Lorenz curve: the share of the total weight that the lightest examples have together.
 
     Lorenz 1905, *Methods of measuring the concentration of wealth*. With the weights in ascending order, x₁ ≤ … ≤ xₙ,
     its points are (i/n, (x₁ + … + xᵢ) / (x₁ + … + xₙ)) for i = 0, …, n. Equal weights give the diagonal; the further
@@ -20,7 +20,7 @@ def lorenz(weights: Any) -> tuple[Tensor, Tensor]:
         Fractions of the examples and cumulative shares of the weight, both ``(n + 1,)`` from 0 to 1, float64, CPU.
 
     Raises:
-        ValueError: for weights that are negative, not finite, all zero, none, or not in one dimension.
+        ValueError: for weights that are negative, not finite, all zero, empty, or not in one dimension.
 
     Example:
         >>> fractions, shares = lorenz([3.0, 1.0])
@@ -41,9 +41,9 @@ def lorenz(weights: Any) -> tuple[Tensor, Tensor]:
 def gini(weights: Any) -> float:
     """The Gini coefficient: twice the area between the diagonal and the Lorenz curve.
 
-    Gini 1912, *Variabilità e mutabilità*: Σᵢⱼ |xᵢ − xⱼ| / (2n Σᵢ xᵢ), half the mean difference over the mean. The area
-    under the straight pieces of `lorenz` gives the same: (2/n) Σᵢ (i/n − Lᵢ). It is 0 for equal weights and
-    (n − 1)/n, not 1, if a single one is above zero.
+    Gini 1912, *Variabilità e mutabilità*: Σᵢⱼ |xᵢ − xⱼ| / (2n Σᵢ xᵢ), half the mean difference over the mean. From the
+    area under the piecewise linear `lorenz` curve it is the same: (2/n) Σᵢ (i/n − Lᵢ). It is 0 for equal weights and
+    (n − 1)/n, not 1, if only one weight is above zero.
 
     Args:
         weights: as for `lorenz`.

@@ -1,4 +1,4 @@
-"""Linear classifiers on standardized features."""
+"""Linear classifiers on standardized features, fitted by scikit-learn."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -11,13 +11,13 @@ from lowland.features.examples import Examples
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """Of two classes the score of the first is 0, and there is one row for the second.
+    """A linear classifier. With two classes there is one row, the score of the second; the score of the first is 0.
 
     Attributes:
         classes: in ascending order.
         weight: ``(classes, features)``, or ``(1, features)`` for two.
         bias: ``(classes,)`` or ``(1,)``.
-        converged: whether the optimizer was done.
+        converged: whether the optimizer converged.
     """
 
     classes: np.ndarray
@@ -44,7 +44,7 @@ class Classifier:
 
 
 def mean(classifiers: list[Classifier]) -> Classifier:
-    """The one with their mean weights and biases, of the same classes."""
+    """The classifier with the mean weights and biases of ``classifiers``, which have the same classes."""
     return Classifier(
         classifiers[0].classes,
         np.mean([each.weight for each in classifiers], 0),
@@ -54,7 +54,7 @@ def mean(classifiers: list[Classifier]) -> Classifier:
 
 
 def standardized(reference: Examples, *others: Examples) -> list[Examples]:
-    """The parts, features minus their mean in ``reference``, by their standard deviation there, or by 1 if it's 0."""
+    """All parts, standardized by ``reference``: minus its mean, over its standard deviation, or over 1 if that is 0."""
     from sklearn.preprocessing import StandardScaler  # here, because importing it takes a second
 
     scaler = StandardScaler().fit(reference.features)
@@ -62,10 +62,10 @@ def standardized(reference: Examples, *others: Examples) -> list[Examples]:
 
 
 def in_their_span(reference: Examples, *others: Examples) -> list[Examples]:
-    """The parts in coordinates of the space that the features of ``reference`` span, if they are more than examples.
+    """All parts in coordinates of the span of ``reference``'s features, if it has more features than examples.
 
-    The weights that minimize a loss of the scores with an L2 penalty lie in that space, since whatever stands
-    orthogonally to it changes no score and costs: the classifier is the same, of fewer numbers.
+    The minimizer of a loss with an L2 penalty lies in that span, since an orthogonal component changes no score but
+    raises the penalty. So the classifier is the same, with fewer numbers.
     """
     n, features = reference.features.shape
     if features <= n:
@@ -83,7 +83,7 @@ def regularization_path(
     max_iter: int,
     seed: int,
 ) -> Iterator[tuple[float, Classifier]]:
-    """Logistic regression for each C of ``Cs``, which L-BFGS starts where the one before ended.
+    """Logistic regression for each C of ``Cs``; L-BFGS starts from the solution for the previous C.
 
     L1 is solved by liblinear for two classes, which penalizes the bias, too, and by SAGA for more.
     """
@@ -92,12 +92,12 @@ def regularization_path(
 
     model = LogisticRegression(max_iter=max_iter, random_state=seed, warm_start=True)
     if penalty == "l1":
-        # scikit-learn 1.8 took the one spelling up and the other down.
+        # scikit-learn 1.8 introduced the one spelling and deprecated the other.
         one = {"l1_ratio": 1.0} if model.penalty == "deprecated" else {"penalty": "l1"}
         model.set_params(solver="liblinear" if len(np.unique(part.targets)) == 2 else "saga", **one)
     for C in Cs:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # it's in the result
+            warnings.simplefilter("ignore", ConvergenceWarning)  # `converged` says so
             model.set_params(C=C).fit(part.features, part.targets, sample_weight=weights)
         converged = bool(np.max(model.n_iter_) < max_iter)
         yield C, Classifier(model.classes_, model.coef_, model.intercept_, converged)

@@ -15,17 +15,17 @@ from lowland.features.progress import watched
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe gets wrong.
+    """The errors of a probe.
 
     Attributes:
-        error: share of the test examples that are predicted wrong.
-        interval: around it, 95 %, by Wilson's formula: how far the error on all examples there could be may lie from
-            that on this sample of them. It doesn't cover another training set.
-        error_by_group: the same of each group of test examples; None if the test set came without groups.
-        validation_error: by which C was chosen; lowest among ``Cs``, so a little too good.
-        C: the regularization chosen, as scikit-learn has it: the loss is C times the sum of the examples' losses, plus
+        error: share of the test examples that are misclassified.
+        interval: its 95 % interval by Wilson's formula. It covers the sampling of test examples, not that of training
+            examples.
+        error_by_group: the error in each group of test examples; None if the test set has no groups.
+        validation_error: the error by which C was chosen. As the lowest among ``Cs`` it is biased downwards.
+        C: the chosen regularization, as in scikit-learn: the loss is C times the sum of the examples' losses, plus
             ½‖weight‖² (L2) or ‖weight‖₁ (L1).
-        converged: whether the optimizer was done within ``max_iter`` at that C.
+        converged: whether the optimizer converged within ``max_iter`` at that C.
     """
 
     error: float
@@ -62,35 +62,35 @@ def probe(
 ) -> Probe:
     """The test error of logistic regression on frozen features: binary, or multinomial for more classes.
 
-    The probing error of Springer et al. 2024, if ``targets`` are one feature of the data (the digit, say, or the object
-    below it) and the examples such that the features are independent of each other.
+    This is the probing error of Springer et al. 2024 if ``targets`` are one feature of the data (the digit, or the
+    object below it) and the features are independent of each other in the examples.
 
-    Features are standardized by means and standard deviations of the training examples. With L2 regularization, the
-    classifier is fitted to these for each of ``Cs``. The one with the lowest error on the validation examples is
-    tested as it is; of equal ones, that with the lowest log loss there, then the most regularized. The test set takes
-    no part in any choice.
+    Features are standardized by means and standard deviations of the training examples. The classifier is fitted to
+    these with L2 regularization for each of ``Cs``. The one with the lowest validation error is tested, without
+    refitting. Ties are broken by the lowest validation log loss, then by the strongest regularization. The test set
+    has no influence on any choice.
 
     Args:
         features: of the training examples, ``(n, features)``, as from `lowland.features.extract`; a tensor on any
-            device or an array. Computed in float64 if they are, otherwise in float32.
-        targets: their classes, any integers ``(n,)``.
-        groups: their groups, any integers ``(n,)``; needed only if ``balanced``.
+            device or an array. float64 features are computed with in float64, others in float32.
+        targets: classes of the training examples, any integers ``(n,)``.
+        groups: groups of the training examples, any integers ``(n,)``; needed only if ``balanced``.
         test: ``(features, targets)`` or ``(features, targets, groups)`` of the test examples.
-        validation: the same of the validation examples; or the fraction of the training examples that is held out
-            for it, at random within each class and group.
-        balanced: whether all groups count the same, in the fit and in the choice of C: each example by one over the
-            size of its group.
+        validation: the same for the validation examples; or the fraction of the training examples to hold out for it,
+            at random within each class and group.
+        balanced: whether all groups count the same, in the fit and in the choice of C: each example is weighted by one
+            over the size of its group.
         n_groups: if given, groups are 0, …, ``n_groups`` − 1; otherwise those that occur in any of the sets.
-        Cs: to choose from; see `Probe`.
-        max_iter: most iterations of L-BFGS for each.
-        seed: of the fraction held out.
-        show_progress: whether there is a bar over ``Cs``, on a terminal, after two seconds.
+        Cs: the values of C to choose from; see `Probe`.
+        max_iter: most iterations of L-BFGS for each C.
+        seed: of the random hold-out.
+        show_progress: whether to show a bar over ``Cs`` on a terminal, after two seconds.
 
     Raises:
-        TypeError: if ``test`` or ``validation`` is of another form.
-        ValueError: for training examples of one class; a class that they lack; features that are NaN, infinite or not
-            as many; lengths that differ; targets or groups that aren't integers; a group without test examples, or if
-            ``balanced`` without training or validation examples; arguments out of range.
+        TypeError: if ``test`` or ``validation`` has another form.
+        ValueError: for training examples of a single class, or without a class of the other sets; features that are
+            not finite or differ in number; lengths that differ; targets or groups that aren't integers; a group without
+            test examples, or if ``balanced`` without training or validation examples; arguments out of range.
 
     Example:
         >>> import torch
@@ -128,7 +128,7 @@ def probe(
 
 
 def tested(classifier: Classifier, test: Examples, validation_error: float, C: float) -> Probe:
-    """The errors on test examples, their features standardized."""
+    """The errors of ``classifier`` on test examples with standardized features."""
     wrong = classifier.predict(test) != test.targets
     return Probe(
         error=float(wrong.mean()),
@@ -141,9 +141,9 @@ def tested(classifier: Classifier, test: Examples, validation_error: float, C: f
 
 
 def wilson(wrong: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share of which ``wrong`` of ``n`` independent examples are a sample.
+    """The 95 % confidence interval of an error rate, when ``wrong`` of ``n`` independent examples are misclassified.
 
-    Wilson 1927, *Probable inference, the law of succession, and statistical inference*: all shares p whose distance
+    Wilson 1927, *Probable inference, the law of succession, and statistical inference*: all rates p whose distance
     to wrong/n is within 1.96 √(p (1 − p)/n).
 
     Raises:

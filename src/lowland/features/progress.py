@@ -1,4 +1,4 @@
-"""A bar for what takes long, and none for what doesn't."""
+"""A progress bar that appears only after two seconds."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ _PATIENCE = 2.0  # seconds without a bar
 
 @contextmanager
 def watched(items: Iterable[T], what: str, show: bool) -> Iterator[Iterator[T]]:
-    """Hands ``items`` on, with a bar on stderr after two seconds, if ``show`` and stderr is a terminal."""
+    """Iterate over ``items``, with a bar on stderr after two seconds, if ``show`` and stderr is a terminal."""
     with ExitStack() as stack:
         yield _with_bar(items, what, stack) if show else iter(items)
 
@@ -32,5 +32,5 @@ def _with_bar(items: Iterable[T], what: str, stack: ExitStack) -> Iterator[T]:
 def _length(items: Iterable[Any]) -> int | None:
     try:
         return len(items)  # type: ignore[arg-type]
-    except TypeError:  # a loader of a stream
+    except TypeError:  # a loader of a stream has no length
         return None

@@ -1,4 +1,4 @@
-"""Deep feature reweighting: the last layer trained again on data in which the groups are balanced."""
+"""Deep feature reweighting: the last layer is retrained on group-balanced data."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,12 +30,14 @@ def deep_feature_reweighting(
 
     Kirichenko, Izmailov & Wilson 2023, *Last Layer Re-Training is Sufficient for Robustness to Spurious Correlations*,
     in the variant that retrains on validation data. The last layer is a logistic regression on standardized features.
-    C is chosen on a random half of the held-out examples, by the lowest worst-group error (ties: the lowest log loss
-    with balanced groups, then the most regularized) of a fit to a balanced subset of the other half. Then the weights
-    are the mean of those fitted to ``resamples`` balanced subsets of all held-out examples. A balanced subset has as
-    many examples of each group as the smallest one, drawn without replacement.
 
-    Ours: features are standardized by all examples that are fitted from, the half or the whole, whatever the subset.
+    1. The held-out examples are split in halves at random. For each C it is fitted to a balanced subset of one half.
+       The C with the lowest worst-group error on the other half is chosen. Ties are broken by the lowest log loss with
+       balanced groups, then by the strongest regularization.
+    2. With this C it is fitted to ``resamples`` balanced subsets of all held-out examples. The weights are averaged.
+
+    A balanced subset has as many examples of each group as the smallest group has, drawn without replacement.
+    Unlike in the paper, features are standardized by the whole set (or half) that the subset is drawn from.
 
     Args:
         features: of the held-out examples, ``(n, features)``; see `lowland.features.probe`.
@@ -43,20 +45,20 @@ def deep_feature_reweighting(
         groups: their groups, any integers ``(n,)``: usually class and spurious feature together.
         test: ``(features, targets, groups)`` of the test examples.
         penalty: ``"l1"``, as in the paper, or ``"l2"``.
-        resamples: balanced subsets whose weights are averaged.
+        resamples: number of balanced subsets whose weights are averaged.
         n_groups: if given, groups are 0, …, ``n_groups`` − 1; otherwise those that occur in any of the sets.
-        Cs: to choose from; see `lowland.features.Probe`. By default the paper's.
+        Cs: the values of C to choose from, by default the paper's; see `lowland.features.Probe`.
         max_iter: most iterations of the optimizer for each fit.
-        seed: of the half and the subsets.
-        show_progress: whether there is a bar over the fits, on a terminal, after two seconds.
+        seed: of the random halves and subsets.
+        show_progress: whether to show a bar over the fits on a terminal, after two seconds.
 
     Returns:
-        Its ``validation_error`` is the worst group's.
+        The test errors. Their ``validation_error`` is that of the worst group.
 
     Raises:
-        TypeError: if ``test`` is of another form.
-        ValueError: as `lowland.features.probe`; for a group without held-out or test examples, or with a single
-            held-out one; if a class is missing from a balanced subset; for an unknown penalty.
+        TypeError: if ``test`` has another form.
+        ValueError: as `lowland.features.probe`; for a group without test examples, or with fewer than two held-out
+            examples; if a class is missing from a balanced subset; for an unknown penalty.
     """
     Cs = check_settings(Cs, max_iter)
     if penalty not in ("l1", "l2"):
