@@ -32,8 +32,7 @@ from common import describe_machine, in_turns, median_ratio
 from counting import count, peak_bandwidth, peak_flops
 from lowland import SAM
 from lowland.models import Transformer, mlp, preact_resnet
-from lowland.optim.m_sam import loop as by_groups
-from lowland.optim.passes import MSamHost
+from lowland.optim.sam import backward_by_definition
 
 
 def perceptron(arguments):
@@ -92,7 +91,7 @@ def loop(model, x, y, m):
 
     def step():
         optimizer.zero_grad()
-        by_groups.backward(MSamHost(optimizer), lambda: losses(model, x, y))
+        backward_by_definition(optimizer, lambda: losses(model, x, y))
         optimizer.step()
 
     return step

@@ -276,7 +276,7 @@ def m_sam(device, network, m, **options):
 
     optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.3, model=model, m=m, **options)
     optimizer.backward(closure)
-    assert optimizer._engine.reason is None
+    assert optimizer._own.engine.reason is None
     return [p.grad.cpu() for p in model.parameters()]
 
 

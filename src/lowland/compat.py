@@ -6,18 +6,20 @@ between the passes can't leave the weights perturbed.
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowland.assigning import unassignable
-from lowland.optim import layout, parallel, sam
+from lowland.optim import layout, sam
 from lowland.optim.ascent import Adaptive, Ascent
 from lowland.optim.buffers import Buffers
-from lowland.optim.descent import Descent
+from lowland.optim.core import Core
 from lowland.optim.functional import EPS
-from lowland.optim.wrapper import fixed
+from lowland.optim.passes import climb
+from lowland.optim.update import update
 
 _THEIR_STATE = ("old_p", "e_w")  # keys that these libraries keep in a parameter's state, and save
 
@@ -36,7 +38,18 @@ class _Adaptive(Adaptive):
 _TWO_CALLS = "first_step() and second_step() know nothing of it: use lowland.SAM, or a preset of lowland.optim.presets"
 
 
-@unassignable(base_optimizer="it keeps the optimizer that it made. Make a new SAM")
+@unassignable(
+    base_optimizer="it keeps the optimizer that it made. Make a new SAM",
+    ascent_rule="it follows from the groups: group['adaptive'] = True is ASAM",
+    descent_rule=_TWO_CALLS,
+    m=_TWO_CALLS,
+    l2=_TWO_CALLS,
+    same_masks=_TWO_CALLS,
+    freeze=_TWO_CALLS,
+    audit=_TWO_CALLS,
+    memory_limit=_TWO_CALLS,
+    perturbed_norms=_TWO_CALLS,
+)
 class SAM(sam.SAM):
     """`lowland.SAM` behind the usual two calls.
 
@@ -86,15 +99,7 @@ class SAM(sam.SAM):
         >>> optimizer.second_step(zero_grad=True)
     """
 
-    m: int | None = fixed("m", _TWO_CALLS)
-    l2: float = fixed("l2", _TWO_CALLS)
-    same_masks: bool = fixed("same_masks", _TWO_CALLS)
-    freeze: bool = fixed("freeze", _TWO_CALLS)
-    audit: bool = fixed("audit", _TWO_CALLS)
-    memory_limit: float | None = fixed("memory_limit", _TWO_CALLS)
-    perturbed_norms: bool = fixed("perturbed_norms", _TWO_CALLS)
-    descent_rule: Descent | None = fixed("descent_rule", _TWO_CALLS)
-    ascent_rule: Ascent = fixed("ascent_rule", "it follows from the groups: group['adaptive'] = True is ASAM")
+    _own: Core
 
     def __init__(
         self,
@@ -121,7 +126,10 @@ class SAM(sam.SAM):
         for group in self.param_groups:
             group.setdefault("adaptive", self._adaptive)
         members = {p for group in self.param_groups if group["adaptive"] for p in group["params"]}
-        self._own.ascent_rule = _Adaptive(members) if members else Ascent()
+        rule = self._own.options.ascent_rule
+        if members != (rule.__dict__["members"] if isinstance(rule, _Adaptive) else set()):
+            rule = _Adaptive(members) if members else Ascent()
+            self._own.options = replace(self._own.options, ascent_rule=rule)
 
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False) -> None:
@@ -137,8 +145,9 @@ class SAM(sam.SAM):
             UserWarning: if the weights were still perturbed, after an exception. They are w again, but the gradients
                 are those at w + ε.
         """
-        self._not_inside("first_step()")
-        if self._displacement.displaced:
+        own = self._own
+        own.refuse_inside("first_step()")
+        if own.displacement.displaced:
             self.restore()
             warnings.warn(
                 "first_step() while the weights were still perturbed: they are restored. After an exception between "
@@ -146,17 +155,17 @@ class SAM(sam.SAM):
                 stacklevel=2,
             )
         self._complete_groups()
-        params, rhos = self._trainable()
+        params, rhos = own.trainable()
         gradients = [p.grad for p in params]
         if all(gradient is None for gradient in gradients):
             raise RuntimeError(
                 "there is no gradient to climb along: call loss.backward() before first_step() or step(closure). "
                 "If closures are called for you (by a trainer, say), use lowland.SAM."
             )
-        plan = self._plan(params, gradients, rhos, None, True)
-        self._fsdp = parallel.Fsdp(self.model, self._params())
-        self._buffers = None if self.model is None else Buffers(self.model, self._constants)
-        self._leave_w(plan)
+        plan = climb(own, params, gradients, rhos)
+        step = own.start()
+        step.buffers = None if self.model is None else Buffers(self.model, own.constants)
+        step.leave_w(plan)
         if zero_grad:
             self.zero_grad()
 
@@ -183,8 +192,9 @@ class SAM(sam.SAM):
         Raises:
             RuntimeError: if there is no gradient, or in the middle of a step.
         """
+        own = self._own
         if closure is not None:
-            self._refuse_in_scaler()
+            own.refuse_in_scaler()
             self.first_step(zero_grad=True)
             try:
                 with torch.enable_grad():
@@ -193,29 +203,31 @@ class SAM(sam.SAM):
                 self.restore()
                 raise
             self._return()
-        self._not_inside("step()")
-        if self._displacement.displaced or self._climb is not None:
+        own.refuse_inside("step()")
+        if own.displacement.displaced or own.planned:
             raise RuntimeError("step() in the middle of a SAM step: finish it with second_step() or the perturbed pass")
-        self._update()
+        update(own)
 
     def restore(self) -> None:
         """Make the weights w again, after an exception between `first_step` and `second_step`."""
-        self._back_to_w()
+        self._own.back_to_w()
 
     def _return(self) -> None:
-        if not self._displacement.displaced:
+        own = self._own
+        if not own.displacement.displaced:
             raise RuntimeError("second_step() needs a first_step() before it")
-        if self._buffers is not None:
-            self._buffers.look()
+        if own.step is not None and own.step.buffers is not None:
+            own.step.buffers.look()
         self.restore()
-        self._evaluated += 1
+        own.step = None
+        own.pending.evaluated += 1
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
         """Load a `state_dict`, that of the base optimizer, or that of a library with this interface.
 
         Those libraries save weights or perturbations, and often leave the base optimizer's state out.
         """
-        if layout.is_torchs(state_dict, list(self._params())):
+        if layout.is_torchs(state_dict, list(self._own.params())):
             state = {
                 key: {name: value for name, value in of.items() if name not in _THEIR_STATE}
                 for key, of in state_dict["state"].items()

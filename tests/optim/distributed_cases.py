@@ -169,7 +169,7 @@ def ddp_accumulation():
                         if last:
                             loss_fn(model, mine(batch)).backward()
                         else:
-                            synchronized = optimizer._pass == "ascent"  # forced, whatever stands around
+                            synchronized = optimizer.under_way == "ascent"  # forced, whatever stands around
                             with model.no_sync():
                                 model.require_backward_grad_sync = synchronized
                                 loss_fn(model, mine(batch)).backward()
@@ -426,7 +426,7 @@ def fsdp():
             train(model, optimizer)
             same(model, textbook(plain))
             shard = [p.to_local().numel() for p in model.parameters() if p.requires_grad]
-            assert [copy.numel() for copy in optimizer._displacement._copies] == shard  # no full copy
+            assert [copy.numel() for copy in optimizer._own.displacement._copies] == shard  # no full copy
     assert sum(shard) < sum(p.numel() for p in Net().parameters() if p.requires_grad)
 
 

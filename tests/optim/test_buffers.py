@@ -313,7 +313,7 @@ def test_m_sam_in_parts_moves_buffers_along_the_whole_batch():
             warnings.filterwarnings("ignore", message=".*can't be split")
             optimizer.step(lambda model=model, x=x: loss_of(model, x))
         assert optimizer.last is not None
-        assert len(optimizer._engine.report.parts) == (1 if limit is None else 4)
+        assert len(optimizer._own.engine.report.parts) == (1 if limit is None else 4)
         found.append((weights_of(model), buffers_of(model)))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-12)
 

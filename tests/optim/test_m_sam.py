@@ -54,7 +54,7 @@ def test_an_overflow_in_the_first_batch_puts_the_audit_off(m):
         scaler.update()
         optimizer.zero_grad()
     assert optimizer.steps < 9  # some overflowed
-    assert optimizer._engine.learnt.audits.audited
+    assert optimizer._own.engine.learnt.audits.audited
     assert evaluations[-1] == 2
 
 

@@ -566,7 +566,7 @@ def test_checkpoints_loaded_after_an_interrupt_stay(monkeypatch):
     state = optimizer.state_dict()
     with optimizer.ascent():
         w.square().sum().backward()
-    optimizer._leave_w(optimizer._climb)
+    optimizer._own.step.leave_w(optimizer._own.step.plan)
     with torch.no_grad():
         w.copy_(torch.full((2,), 7.0))
     optimizer.load_state_dict(state)

@@ -50,9 +50,9 @@ def train(model, optimizer, leave, at, *, before_backward=True, scaler=None, mic
 
 def last(optimizer):
     """The index of this step's last pass."""
-    if optimizer._stays or not optimizer._climbs:
+    if optimizer._own.radii.stays or not optimizer._own.climbs:
         return 0
-    return optimizer._evaluations
+    return optimizer._own.options.evaluations
 
 
 def without(model, optimizer, micro_batches=1, bad=BAD):

@@ -148,7 +148,7 @@ def test_nothing_is_kept_of_parameters_that_do_not_move():
     groups = [{"params": model[0].parameters(), "rho": 0.0}, {"params": model[2].parameters()}]
     optimizer = SAM(torch.optim.SGD(groups, lr=0.1), rho=0.3)
     train(model, optimizer, losses(model))
-    assert [kept.shape for kept in optimizer._displacement._copies] == [p.shape for p in model[2].parameters()]
+    assert [kept.shape for kept in optimizer._own.displacement._copies] == [p.shape for p in model[2].parameters()]
 
 
 def test_model_moved_to_another_type_between_steps():
@@ -157,7 +157,7 @@ def test_model_moved_to_another_type_between_steps():
     train(model, optimizer, losses(model, 2, dtype=torch.float32))
     model.double()
     train(model, optimizer, losses(model, 2))
-    assert optimizer._displacement._copies[0].dtype == torch.float64
+    assert optimizer._own.displacement._copies[0].dtype == torch.float64
 
 
 class Peak(torch.utils._python_dispatch.TorchDispatchMode):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.amp.grad_scaler import OptState
+from torch.amp.grad_scaler import GradScaler, OptState
 from torch.nn.utils import parametrize
 
 from lowland.optim.grad_mode import unrecorded
@@ -21,12 +21,12 @@ def clear_caches() -> None:
     parametrize._cache.clear()
 
 
-def loss_scale(scaler: Any, like: Tensor) -> float | Tensor:
+def loss_scale(scaler: GradScaler | None, like: Tensor) -> float | Tensor:
     """What ``scaler`` multiplies the loss with: 1 without one, else a 0-d tensor on its device, not waited for."""
     return 1.0 if scaler is None else scaler.scale(torch.ones((), device=like.device))
 
 
-def scaled(scaler: Any, loss: Tensor) -> Tensor:
+def scaled(scaler: GradScaler | None, loss: Tensor) -> Tensor:
     """``loss`` as ``scaler`` scales it, if there is one."""
     return loss if scaler is None else scaler.scale(loss)
 
@@ -58,24 +58,21 @@ class Scaling:
 
     def __init__(self) -> None:
         #: None if there is none, or if it is switched off.
-        self.scaler: Any = None
+        self.scaler: GradScaler | None = None
+        self._optimizers: set[int] = set()
         self._scale: Tensor | None = None
         self._version: int | None = None
 
-    def tell(self, scaler: Any) -> None:
-        """Of ``scaler``, or of None."""
+    def tell(self, scaler: GradScaler | None, optimizers: set[int]) -> None:
+        """Of ``scaler``, or of None; ``optimizers`` are the numbers under which it may know the optimizer."""
         self.scaler = scaler if scaler is None or getattr(scaler, "is_enabled", lambda: True)() else None
+        self._optimizers = optimizers
 
-    def check_pass(self, optimizers: set[int], gradients: Iterable[Tensor | None]) -> None:
-        """Raise RuntimeError where a pass would add to gradients that are unscaled already, or scaled otherwise.
-
-        Args:
-            optimizers: the numbers under which the scaler may know the optimizer.
-            gradients: that are there.
-        """
+    def check_pass(self, gradients: Iterable[Tensor | None]) -> None:
+        """Raise RuntimeError where a pass would add to ``gradients`` that are unscaled already, or scaled otherwise."""
         if self.scaler is None:
             return
-        if any(self._stage(number) is OptState.UNSCALED for number in optimizers):
+        if any(self._stage(number) is OptState.UNSCALED for number in self._optimizers):
             raise RuntimeError(f"scaler.unscale_(optimizer) before the passes are over: {_UNSCALE}")
         scale, version = getattr(self.scaler, "_scale", None), self._version
         if version is None or scale is None or scale._version == version or self._scale is None:
@@ -137,7 +134,7 @@ def inside_scaler() -> bool:
 
 def refuse_unscaling() -> None:
     """Raise RuntimeError if it is a GradScaler's unscaling that asks for the parameter groups."""
-    frame = sys._getframe(2)
+    frame = sys._getframe(3)  # behind the attribute, and what reads it
     for _ in range(3):  # others' wrappers ask for theirs
         if frame is None:
             return

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lowland.optim.buffers import modules
 from lowland.optim.functional import perturbation
-from lowland.optim.sam import SAM, STEPS
+from lowland.optim.radii import STEPS
+from lowland.optim.sam import SAM, made_elsewhere
 from lowland.optim.sharding import is_distributed
 from lowland.torch_tools import ddp, unwrapped
 
@@ -153,9 +154,13 @@ class _CompiledStep:
                 "hooks of modules were added or removed since the step was compiled, which torch doesn't look for: "
                 "make another compiled_step"
             )
-        optimizer._ready("step()")
-        optimizer._climb = None
-        optimizer._complete_groups()
+        with made_elsewhere(optimizer):
+            loss = self._run(groups, x, y)
+        optimizer._opt_called = True  # type: ignore[attr-defined]  # what torch's schedulers look for
+        return loss.clone() if loss.is_cuda else loss  # the next replay of a CUDA graph overwrites its outputs
+
+    def _run(self, groups: list[dict[str, Any]], x: Any, y: Any) -> Tensor:
+        """The compiled program."""
         for p, gradient in self.gradients:
             p.grad = gradient
         climbs = any(isinstance(group["rho"], Tensor) or group["rho"] != 0 for group in groups)
@@ -164,16 +169,13 @@ class _CompiledStep:
             for group, before, numbers in zip(groups, own, self.numbers, strict=True):
                 group.update({k: numbers[k].set(v) if k in numbers else _TRACEABLE[k] for k, v in before.items()})
             with torch.no_grad():
-                loss = self.program(climbs, x, y)
+                return self.program(climbs, x, y)
         except torch._dynamo.exc.BackendCompilerFailed as error:
             says = " ".join(str(error).split()[:60])
             raise RuntimeError(f"torch can't compile the step: {says}\n{self._advice(says)}") from error
         finally:
             for group, before in zip(groups, own, strict=True):
                 group.update(before)
-        optimizer._count()
-        optimizer._opt_called = True  # type: ignore[attr-defined]  # what torch's schedulers look for
-        return loss.clone() if loss.is_cuda else loss  # the next replay of a CUDA graph overwrites its outputs
 
     def _advice(self, says: str) -> str:
         """What to do where torch fails with what it ``says``."""

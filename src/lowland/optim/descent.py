@@ -42,6 +42,8 @@ class Descent:
     needs_scale: ClassVar[bool] = False
     #: Whether `SAM.backward` runs the passes, on the loss of each example.
     per_example: ClassVar[bool] = False
+    #: The share of the examples that such a rule chooses.
+    keep: float = 1.0
 
     def climbs(self, step: int) -> bool:
         """Whether this step evaluates the gradient at w + ε at all; if not, `alone` makes the gradient of that at w."""

@@ -1,11 +1,56 @@
-"""Optimizers whose state_dict isn't laid out as torch's: a container of Muon and AdamW, say."""
+"""What a state_dict holds: the base optimizer's, with SAM's part in it, or beside it.
+
+The latter where the base optimizer's isn't laid out as torch's: that of a container of Muon and AdamW, say.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from lowland.optim.core import Core
+from lowland.optim.memory import split
+from lowland.optim.radii import STEPS
+
 BASE, OWN = "base", "sam"
+KEYS = ("rho", STEPS)  # in each parameter group
+
+
+def save(core: Core) -> dict[str, Any]:
+    """See `lowland.SAM.state_dict`."""
+    state_dict, params = core.base.state_dict(), list(core.params())
+    if not is_torchs(state_dict, params):
+        return pack(state_dict, core.base.param_groups, KEYS, core.memory.save(dict(enumerate(params)), {}))
+    if core.memory:
+        state_dict["state"] = core.memory.save(_keyed(state_dict, params), state_dict["state"])
+    return state_dict
+
+
+def load(core: Core, state_dict: dict[str, Any]) -> None:
+    """What `save` gave, or the base optimizer's: then the rules remember nothing, and rho and the steps stay."""
+    own = [{key: group[key] for key in KEYS} for group in core.base.param_groups]
+    params = list(core.params())
+    if is_torchs(state_dict, params):
+        bare, remembered = split(state_dict["state"])
+        core.base.load_state_dict({**state_dict, "state": bare})
+        core.memory.load(_keyed(state_dict, list(core.params())), remembered)
+    elif is_packed(state_dict):
+        saved: Any = state_dict[OWN]
+        core.base.load_state_dict(state_dict[BASE])
+        core.memory.load(dict(enumerate(params)), saved["memory"])
+        for group, values in zip(core.base.param_groups, saved["groups"], strict=True):
+            group.update(values)
+    else:  # the base optimizer's, in a layout of its own or one that it refuses
+        core.base.load_state_dict(state_dict)
+        core.memory.load({}, {})
+    for group, values in zip(core.base.param_groups, own, strict=True):
+        for key, value in values.items():
+            group.setdefault(key, value)
+
+
+def _keyed(state_dict: dict[str, Any], params: Sequence[Tensor]) -> dict[Any, Tensor]:
+    """The parameters by what a state_dict calls them: numbers, or, from torch.distributed.checkpoint, names."""
+    return dict(zip((key for group in state_dict["param_groups"] for key in group["params"]), params, strict=True))
 
 
 def is_torchs(state_dict: Any, params: Sequence[Tensor]) -> bool:

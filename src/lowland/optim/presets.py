@@ -29,6 +29,7 @@ from lowland.optim.ascent import (
     Unnormalized,
 )
 from lowland.optim.descent import Reuse, Selected, StepSize, SurrogateGap, Weighted
+from lowland.optim.radii import Rho
 from lowland.optim.schedule import every, since, until
 from lowland.optim.scope import last_layer, normalization_layers
 
@@ -107,7 +108,7 @@ def preset(*, formula: str, gradients: str, memory: float, paper: str) -> Callab
     memory=1,
     paper="Foret et al. 2021, Sharpness-Aware Minimization for Efficiently Improving Generalization, ICLR",
 )
-def SAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
+def SAM(base: Optimizer, rho: Rho = 0.05, **sams: Any) -> sam.SAM:
     """Plain SAM; ρ as for CIFAR-10."""
     return sam.SAM(base, rho, **sams)
 
@@ -118,7 +119,7 @@ def SAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
     memory=1,
     paper="Andriushchenko & Flammarion 2022, Towards Understanding Sharpness-Aware Minimization, ICML",
 )
-def USAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
+def USAM(base: Optimizer, rho: Rho = 0.05, **sams: Any) -> sam.SAM:
     """Without the norm. ρ is in other units than SAM's; the paper names no default."""
     return sam.SAM(base, rho, ascent=Unnormalized(), **sams)
 
@@ -129,7 +130,7 @@ def USAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
     memory=2,
     paper="Kwon et al. 2021, ASAM: Adaptive Sharpness-Aware Minimization, ICML",
 )
-def ASAM(base: Optimizer, rho: sam.Rho = 0.5, *, eta: float = 0.01, biases: bool = False, **sams: Any) -> sam.SAM:
+def ASAM(base: Optimizer, rho: Rho = 0.5, *, eta: float = 0.01, biases: bool = False, **sams: Any) -> sam.SAM:
     """Adaptive SAM; ρ as for CIFAR-10 (1 for CIFAR-100)."""
     return sam.SAM(base, rho, ascent=Adaptive(eta, biases), **sams)
 
@@ -141,7 +142,7 @@ def ASAM(base: Optimizer, rho: sam.Rho = 0.5, *, eta: float = 0.01, biases: bool
     paper="Andriushchenko & Flammarion 2022 (20 steps of 0.1 ρ, to measure sharpness)",
 )
 def MultiStepSAM(
-    base: Optimizer, rho: sam.Rho = 0.05, *, steps: int = 2, stride: float | None = None, **sams: Any
+    base: Optimizer, rho: Rho = 0.05, *, steps: int = 2, stride: float | None = None, **sams: Any
 ) -> sam.SAM:
     """Projected gradient ascent in several steps; how many is not settled by a paper, so two."""
     return sam.SAM(base, rho, ascent=MultiStep(steps, stride), **sams)
@@ -153,7 +154,7 @@ def MultiStepSAM(
     memory=2,
     paper="A Single-Step, Sharpness-Aware Minimization is All You Need (S²-SAM), NeurIPS 2024",
 )
-def PreviousSAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
+def PreviousSAM(base: Optimizer, rho: Rho = 0.05, **sams: Any) -> sam.SAM:
     """Climbs along the gradient of the previous step."""
     return sam.SAM(base, rho, ascent=Previous(), **sams)
 
@@ -164,7 +165,7 @@ def PreviousSAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
     memory=1,
     paper="the control that the papers compare with",
 )
-def RandomSAM(base: Optimizer, rho: sam.Rho = 0.05, *, seed: int = 0, **sams: Any) -> sam.SAM:
+def RandomSAM(base: Optimizer, rho: Rho = 0.05, *, seed: int = 0, **sams: Any) -> sam.SAM:
     """Climbs nowhere in particular; ρ as SAM's, ours."""
     return sam.SAM(base, rho, ascent=Random(seed), **sams)
 
@@ -175,9 +176,7 @@ def RandomSAM(base: Optimizer, rho: sam.Rho = 0.05, *, seed: int = 0, **sams: An
     memory=3.5,
     paper="Li et al. 2024, Friendly Sharpness-Aware Minimization, CVPR",
 )
-def FriendlySAM(
-    base: Optimizer, rho: sam.Rho = 0.2, *, sigma: float = 1.0, decay: float = 0.95, **sams: Any
-) -> sam.SAM:
+def FriendlySAM(base: Optimizer, rho: Rho = 0.2, *, sigma: float = 1.0, decay: float = 0.95, **sams: Any) -> sam.SAM:
     """Climbs along what is particular to the batch; settings as for ResNet-18 on CIFAR-100."""
     return sam.SAM(base, rho, ascent=Friendly(sigma, decay), **sams)
 
@@ -188,7 +187,7 @@ def FriendlySAM(
     memory=1,
     paper="Becker, Altrock & Risse 2024, Momentum-SAM: Sharpness Aware Minimization without Computational Overhead",
 )
-def MomentumSAM(base: Optimizer, rho: sam.Rho = 3.0, **sams: Any) -> sam.SAM:
+def MomentumSAM(base: Optimizer, rho: Rho = 3.0, **sams: Any) -> sam.SAM:
     """Ahead of the base optimizer's momentum; ρ as for CIFAR-100 and ImageNet."""
     return sam.SAM(base, rho, ascent=Momentum(), **sams)
 
@@ -199,7 +198,7 @@ def MomentumSAM(base: Optimizer, rho: sam.Rho = 3.0, **sams: Any) -> sam.SAM:
     memory=1,
     paper="Wang et al. 2026, LE-SAM, ICML (from the authors' code)",
 )
-def LESAM(base: Optimizer, rho: sam.Rho = 0.35, *, longest: float = float("inf"), **sams: Any) -> sam.SAM:
+def LESAM(base: Optimizer, rho: Rho = 0.35, *, longest: float = float("inf"), **sams: Any) -> sam.SAM:
     """Climbs as far as raises the loss by ρ; ρ as for ResNet-18 on CIFAR-100, there warmed up and annealed."""
     return sam.SAM(base, rho, ascent=LossBudget(longest), **sams)
 
@@ -213,7 +212,7 @@ def LESAM(base: Optimizer, rho: sam.Rho = 0.35, *, longest: float = float("inf")
     memory=3,
     paper="Zhuang et al. 2022, Surrogate Gap Minimization Improves Sharpness-Aware Training, ICLR",
 )
-def GSAM(base: Optimizer, rho: sam.Rho = 0.6, *, alpha: float = 0.6, **sams: Any) -> sam.SAM:
+def GSAM(base: Optimizer, rho: Rho = 0.6, *, alpha: float = 0.6, **sams: Any) -> sam.SAM:
     """Minimizes the surrogate gap too; settings as for ViT-B/32 on ImageNet, where ρ falls to 0.1 with the lr.
 
     That is ``rho=lowland.optim.schedule.along_lr(base, 0.6, 0.1, lr, lowest_lr)``. Convolutional networks with SGD
@@ -228,7 +227,7 @@ def GSAM(base: Optimizer, rho: sam.Rho = 0.6, *, alpha: float = 0.6, **sams: Any
     memory=3,
     paper="Liu et al. 2022, Towards Efficient and Scalable Sharpness-Aware Minimization, CVPR",
 )
-def LookSAM(base: Optimizer, rho: sam.Rho = 0.1, *, k: int = 5, alpha: float = 0.7, **sams: Any) -> sam.SAM:
+def LookSAM(base: Optimizer, rho: Rho = 0.1, *, k: int = 5, alpha: float = 0.7, **sams: Any) -> sam.SAM:
     """Climbs every k-th step and reuses what it found."""
     return sam.SAM(base, rho, descent=Reuse(k, alpha), **sams)
 
@@ -239,7 +238,7 @@ def LookSAM(base: Optimizer, rho: sam.Rho = 0.1, *, k: int = 5, alpha: float = 0
     memory=3,
     paper="Yue et al. 2023, Sharpness-Aware Minimization Revisited: Weighted Sharpness as a Regularization Term, KDD",
 )
-def WSAM(base: Optimizer, rho: sam.Rho = 0.05, *, gamma: float = 0.9, decoupled: bool = True, **sams: Any) -> sam.SAM:
+def WSAM(base: Optimizer, rho: Rho = 0.05, *, gamma: float = 0.9, decoupled: bool = True, **sams: Any) -> sam.SAM:
     """Weighs sharpness against the loss."""
     return sam.SAM(base, rho, descent=Weighted(gamma, decoupled), **sams)
 
@@ -251,7 +250,7 @@ def WSAM(base: Optimizer, rho: sam.Rho = 0.05, *, gamma: float = 0.9, decoupled:
     paper="Du et al. 2022, Efficient Sharpness-aware Minimization for Improved Training of Neural Networks, ICLR",
 )
 def ESAM(
-    base: Optimizer, rho: sam.Rho = 0.05, *, beta: float = 0.6, gamma: float = 0.5, seed: int = 0, **sams: Any
+    base: Optimizer, rho: Rho = 0.05, *, beta: float = 0.6, gamma: float = 0.5, seed: int = 0, **sams: Any
 ) -> sam.SAM:
     """Perturbs part of the weights and descends on part of the batch; settings as for ResNet-18 on CIFAR.
 
@@ -266,7 +265,7 @@ def ESAM(
     memory=3,
     paper="Andriushchenko & Flammarion 2022",
 )
-def StepSizeSAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
+def StepSizeSAM(base: Optimizer, rho: Rho = 0.05, **sams: Any) -> sam.SAM:
     """SAM's step size along the plain gradient: what the direction is worth."""
     return sam.SAM(base, rho, descent=StepSize(), **sams)
 
@@ -280,7 +279,7 @@ def StepSizeSAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
     memory=1,
     paper="Mueller et al. 2023, Normalization Layers Are All That Sharpness-Aware Minimization Needs, NeurIPS",
 )
-def SAMON(base: Optimizer, rho: sam.Rho = 0.5, **sams: Any) -> sam.SAM:
+def SAMON(base: Optimizer, rho: Rho = 0.5, **sams: Any) -> sam.SAM:
     """SAM-ON; ρ as in the authors' script. It takes larger ones than SAM."""
     return sam.SAM(base, rho, scope=normalization_layers, **sams)
 
@@ -292,7 +291,7 @@ def SAMON(base: Optimizer, rho: sam.Rho = 0.5, **sams: Any) -> sam.SAM:
     paper="Springer, Nagarajan & Raghunathan 2024, Sharpness-Aware Minimization Enhances Feature Quality via Balanced "
     "Learning, ICLR (our reading of the name)",
 )
-def LSAM(base: Optimizer, rho: sam.Rho = 0.05, **sams: Any) -> sam.SAM:
+def LSAM(base: Optimizer, rho: Rho = 0.05, **sams: Any) -> sam.SAM:
     """Last-layer SAM; ρ within the paper's grid. The others are frozen while climbing, unless ``freeze=False``."""
     return sam.SAM(base, rho, scope=last_layer, **{"freeze": True} | sams)
 

@@ -1,49 +1,31 @@
 """SAM: an optimizer around an optimizer, for the training loop one already has."""
 
-import math
 import warnings
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from lowland.assigning import Absent, unassignable
-from lowland.optim import amp, assigned, bases, layout, m_sam, parallel, selected
+from lowland.checks import radius
+from lowland.optim import layout, m_sam, options, parallel, passes, selected
 from lowland.optim.ascent import Ascent
 from lowland.optim.buffers import places, warn_of_new
+from lowland.optim.core import Core
 from lowland.optim.descent import Descent
-from lowland.optim.displacement import Displacement
-from lowland.optim.functional import EPS, check_rho
-from lowland.optim.grad_mode import recording, unrecorded
-from lowland.optim.memory import split
-from lowland.optim.passes import MSamHost, Passes
-from lowland.optim.scope import Scope, resolve
-from lowland.optim.sharding import local, settled
-from lowland.optim.wrapper import shared
-
-Rho = float | Callable[[int], float]
-
-_PASSES_WITH_SCALER = (
-    "`for evaluation in optimizer.passes(scaler=scaler): with evaluation: scaler.scale(loss_fn()).backward()`"
-)
-_MAXIMIZES = (
-    "maximize=True: SAM climbs before it descends, so it can only minimize. Leave maximize out, and minimize the "
-    "negative of the objective: (-objective).backward()"
-)
-STEPS = "sam_steps"  # in every parameter group: what saves optimizers elsewhere carries groups, and often nothing else
-
-
-def _radius(rho: Any) -> float:
-    """``rho`` as a float: what is saved must load anywhere. Raises ValueError for what can't be a radius."""
-    if isinstance(rho, Tensor) and rho.numel() == 1:
-        rho = rho.item()
-    if isinstance(rho, Tensor) or (isinstance(rho, int) and abs(rho) > 1e300):
-        raise ValueError(f"rho must be a number, not {rho!r}")
-    check_rho(rho)
-    return float(rho)
+from lowland.optim.functional import EPS
+from lowland.optim.hosting import MSamHost
+from lowland.optim.memory import Memory
+from lowland.optim.options import MSam, Options
+from lowland.optim.radii import Radii, Rho
+from lowland.optim.scope import Scope
+from lowland.optim.update import update, update_after
+from lowland.optim.wrapper import Wrapper, hooked_load_state_dict, hooked_state_dict, hooked_step, setting, view
+from lowland.torch_tools import level_of_caller
 
 
 @unassignable(
@@ -55,7 +37,7 @@ def _radius(rho: Any) -> float:
     last="each batch with m leaves it",
     ascent="it is the pass at w. The rule is optimizer.ascent_rule",
 )
-class SAM(Passes):
+class SAM(Wrapper):
     """Sharpness-aware minimization: climb to w + ε, take the gradient there, update w with it.
 
     ε(w) = ρ g / (‖g‖ + eps), with g the gradient at w and its norm over the parameters of all groups
@@ -149,16 +131,49 @@ class SAM(Passes):
         >>> loss = optimizer.step(closure)
     """
 
-    scope: Any = shared(assigned.chosen)
-    _schedule: Callable[[int], float] | None = shared()
-    _rho: float = shared()
-    #: Groups whose rho follows the schedule.
-    _scheduled: list[int] = shared()
+    _own: Core
+    model = setting(lambda own: own.options.model)
+    m = setting(lambda own: own.options.m_sam.m)
+    l2 = setting(lambda own: own.options.l2)
+    eps = setting(lambda own: own.options.eps)
+    ascent_rule = setting(lambda own: own.options.ascent_rule)
+    descent_rule = setting(lambda own: own.options.descent_rule)
+    scope: Any = setting(lambda own: own.options.scope)
+    same_masks = setting(lambda own: own.options.same_masks)
+    freeze = setting(lambda own: own.options.freeze)
+    keep_on = setting(lambda own: own.options.keep_on)
+    audit = setting(lambda own: own.options.m_sam.audit)
+    memory_limit = setting(lambda own: own.options.m_sam.memory_limit)
+    perturbed_norms = setting(lambda own: own.options.m_sam.perturbed_norms)
     rho = Absent(
         "rho stands in the parameter groups, for group in optimizer.param_groups: group['rho'] = 0.1; a function of "
         "the number of steps goes to the constructor, lowland.SAM(base, rho=function)"
     )
     descent = Absent("the rule is optimizer.descent_rule")
+    steps = view(
+        lambda own: own.radii.steps,
+        "SAM steps made so far; those that a scaler skips don't count, unless a fused base optimizer skips them.",
+    )
+    under_way = view(
+        lambda own: own.under_way,
+        """The name of the pass under way, ``"ascent"`` or ``"perturbed"`` say; else None, and the weights are w.""",
+    )
+    is_plain = view(
+        lambda own: own.options.is_plain,
+        """Whether a step is that of Foret et al.: along the gradient of all parameters, and down that at w + ε.
+
+        With ``l2`` it is that on the loss with the term.
+        """,
+    )
+    is_scheduled = view(lambda own: own.radii.schedule is not None, "Whether a function gives rho.")
+    per_example = view(
+        lambda own: own.options.per_example,
+        "Whether the rules take the loss of each example, and run backward themselves: `SAM.backward`.",
+    )
+    last = view(
+        lambda own: None if own.engine is None else own.engine.last,
+        "With ``m``, losses and gradient norms of the groups of the last batch; None where the loop was taken.",
+    )
 
     def __init__(
         self,
@@ -166,7 +181,7 @@ class SAM(Passes):
         rho: Rho = 0.05,
         *,
         model: nn.Module | None = None,
-        m: int | None = None,
+        m: int | MSam | None = None,
         l2: float = 0.0,
         ascent: Ascent | None = None,
         descent: Descent | None = None,
@@ -179,111 +194,128 @@ class SAM(Passes):
         memory_limit: float | None = None,
         perturbed_norms: bool = False,
     ):
-        if not isinstance(base, Optimizer):
-            raise TypeError(
-                "SAM goes around an optimizer: SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05). For the "
-                "arguments of other libraries, (params, base_optimizer, rho=...), there is lowland.compat.SAM"
-            )
-        if isinstance(base, SAM):
-            raise ValueError("the base optimizer already is a SAM: wrap the optimizer inside it")
-        if "rho" in getattr(base, "defaults", {}):
-            raise ValueError(f"{type(base).__name__} has a rho of its own in its groups, which is not SAM's radius")
-        if isinstance(base, torch.optim.LBFGS):
-            raise ValueError("LBFGS evaluates its closure at points of its own choosing: SAM can't go around it")
-        bases.check(base)
+        options.check_base(base, SAM)
         if isinstance(rho, nn.Module):
             raise TypeError("the second argument is rho: hand the network over by its name, model=model")
-        super().__init__(base)
-        assigned.start(self)
-        assigned.eps(self, eps)
-        assigned.l2(self, l2)
-        assigned.memory_limit(self, memory_limit)
-        parallel.check(model if isinstance(model, nn.Module) else None, self._params())
-        assigned.model(self, model)
-        _refuse_twice(self._params())
-        assigned.both_rules(self, ascent, descent)
-        assigned.m(self, m)
-        assigned.chosen(self, scope)
-        own = self._own
-        own.same_masks, own.freeze, own.audit, own.perturbed_norms = same_masks, freeze, audit, perturbed_norms
-        self._schedule = rho if callable(rho) else None
-        self._rho = _radius(rho(0) if callable(rho) else rho)
-        if any(STEPS in group and _radius(group["rho"]) != self._rho for group in base.param_groups):
+        asked = Options(
+            model=model,
+            m_sam=MSam.given(m, audit, memory_limit, perturbed_norms),
+            l2=l2,
+            eps=eps,
+            ascent_rule=Ascent() if ascent is None else ascent,
+            descent_rule=descent,
+            scope=scope,
+            same_masks=same_masks,
+            freeze=freeze,
+            keep_on=keep_on,
+        )
+        asked = options.checked(asked, base)
+        radii = Radii.asked(base, rho)
+        if radii.used_before:
             warnings.warn(
                 "this base optimizer was in a SAM before: its groups keep the rho they have, which wins over the "
                 "argument. Make a new base optimizer, or set group['rho'] or delete it first.",
                 stacklevel=2,
             )
-        self._scheduled = []
-        self._displacement = Displacement(keep_on)
-        self._forget()
+        super().__init__(Core(base, id(self), asked, radii, Memory(asked.remembered)))
         self._complete_groups()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; the group's ``rho`` is this optimizer's unless it brings one."""
         if "rho" in param_group:
-            _radius(param_group["rho"])
+            radius(param_group["rho"])
         if param_group.get("maximize"):
-            raise ValueError(_MAXIMIZES)
+            raise ValueError(options.MAXIMIZES)
         added = param_group["params"]
         if isinstance(added, Iterable) and not isinstance(added, Tensor | set):
             param_group["params"] = added = list(added)  # it may be read once only
-            _refuse_twice(param[1] if isinstance(param, tuple) else param for param in added)
-        self.base.add_param_group(param_group)
-        if callable(self.scope):
-            self._scope = resolve(self.scope, self.model, self._params())
+            options.refuse_twice(param[1] if isinstance(param, tuple) else param for param in added)
+        own = self._own
+        own.base.add_param_group(param_group)
+        own.options = options.resolved(own.options, own.base)
         self._complete_groups()
 
-    @property
-    def keep_on(self) -> str:
-        """Where w lies during the perturbed pass: ``"device"`` or ``"cpu"``."""
-        return self._displacement.keep_on
-
-    @keep_on.setter
-    def keep_on(self, value: str) -> None:
-        if self.under_way:
-            raise RuntimeError("keep_on assigned in the middle of a step: finish its passes first")
-        self._displacement = Displacement(value)
-
-    @property
-    def steps(self) -> int:
-        """SAM steps made so far; those that a scaler skips don't count, unless a fused base optimizer skips them."""
-        return self.param_groups[0][STEPS]
-
-    @property
-    def under_way(self) -> str | None:
-        """The name of the pass under way, ``"ascent"`` or ``"perturbed"`` say; else None, and the weights are w."""
-        return self._pass or ("perturbed" if self._displacement.displaced else None)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether a step is that of Foret et al.: along the gradient of all parameters, and down that at w + ε.
-
-        With ``l2`` it is that on the loss with the term.
-        """
-        return type(self.ascent_rule) is Ascent and self.descent_rule is None and self.scope is None
-
-    @property
-    def is_scheduled(self) -> bool:
-        """Whether a function gives rho."""
-        return self._schedule is not None
-
     def _complete_groups(self) -> None:
-        steps = self.param_groups[0].setdefault(STEPS, 0)
-        for index, group in enumerate(self.param_groups):
-            if "rho" not in group:
-                group["rho"] = self._rho
-                self._scheduled.append(index)
-            group.setdefault(STEPS, steps)
-        if self._schedule is not None:
-            self._rho = _radius(self._schedule(steps))
-            for index in self._scheduled:
-                self.param_groups[index]["rho"] = self._rho
-        for group in self.param_groups:
-            if group.get("maximize"):
-                raise ValueError(_MAXIMIZES)
-            if type(group["rho"]) is not float or not 0 <= group["rho"] < math.inf:
-                group["rho"] = _radius(group["rho"])
+        self._own.radii.complete()
+
+    # The passes.
+
+    def passes(self, scaler: GradScaler | None = None, sync: bool = True) -> Iterator[AbstractContextManager[None]]:
+        """The evaluations that one step takes, in order; run forward and backward inside each.
+
+        As many as the rules need: two for SAM; one where every group has rho 0. Parameters that another optimizer
+        updates get the gradients of all passes added, so clear theirs between. Gradients accumulated so far are kept,
+        and the last pass adds to them.
+
+        Args:
+            scaler: as in `ascent`.
+            sync: as in `ascent`.
+        """
+        self._own.refuse_per_example("passes()")
+        self._complete_groups()
+        self._own.tell(scaler, self)
+        yield from passes.passes(self._own, scaler, sync)
+
+    def ascent(self, scaler: GradScaler | None = None, sync: bool = True) -> AbstractContextManager[None]:
+        """The pass at w: inside, ``backward`` fills the ascent gradient.
+
+        Gradients accumulated so far are set aside and are back afterwards. After an exception inside, the
+        optimizer is as it was before.
+
+        Args:
+            scaler: the ``GradScaler`` by which the loss is scaled in both passes. Then ``eps`` is meant for the
+                gradient proper, and an overflow makes the scaler skip the step and back off. Without it, an
+                ascent that overflows makes the step the base optimizer's own. Rules that need the gradient proper
+                need it.
+            sync: whether DDP averages the ascent gradient over its processes. If not, each climbs along its own:
+                m-SAM, with m the batch of one process. False needs ``model``, the DDP wrapper.
+
+        Raises:
+            RuntimeError: inside another pass, if no parameter received a gradient, or if the rules need other passes
+                than these two.
+            ValueError: for ``sync=False`` without DDP, or with a descent rule that needs both gradients of a batch.
+        """
+        own = self._own
+        own.refuse_per_example("ascent()")
+        if own.options.evaluations != 1 or not own.climbs:
+            raise RuntimeError(f"{own.options.rules} takes other passes than ascent() and perturbed(): use passes()")
+        self._complete_groups()
+        own.tell(scaler, self)
+        return passes.ascent(own, scaler, sync)
+
+    def perturbed(self) -> AbstractContextManager[None]:
+        """The pass at w + ε: inside, the weights are w + ε, and ``backward`` adds to ``p.grad``.
+
+        On the way out the weights are w again, bit for bit, exception or not, and the buffers of ``model`` are what
+        the evaluation at w has made of them. Inside, they begin as they did there.
+
+        Raises:
+            RuntimeError: inside another pass, or without an `ascent` since the last time.
+        """
+        return passes.perturbed(self._own)
+
+    def skip(self) -> None:
+        """Leave the batch whose passes are under way out of the step: for a guard against a loss that isn't finite.
+
+        Call it inside a pass or between two, then leave by ``continue`` or ``break``. The weights are w again, bit for
+        bit; gradients are those of before the batch, of micro-batches accumulated earlier, say. A `SAM.step` that has
+        nothing else to go along then does nothing: weights, momenta and the count of steps stay. Batch-norm statistics
+        count the batch, as in plain training, if its forward pass at w was run; so does what a rule learns at w. A
+        ``GradScaler`` that the passes were told of takes the batch for one of zero gradients: ``scaler.step`` and
+        ``scaler.update`` may follow.
+
+        Under DDP and FSDP2 all processes must skip the same batches, and call this before ``backward``.
+
+        Raises:
+            RuntimeError: if no passes are under way; with ``m`` or ESAM, which run the passes themselves; after
+                ``backward`` of a pass that adds to gradients accumulated before.
+        """
+        if self.per_example:
+            raise RuntimeError(
+                "skip() is for passes(): m-SAM and ESAM run theirs by themselves. To leave a batch out, raise an "
+                "exception in the closure and catch it around the call"
+            )
+        passes.skip(self._own)
 
     # The step.
 
@@ -307,21 +339,21 @@ class SAM(Passes):
             UserWarning: if gradients are there but no pass was run since the last step: that is a plain step.
         """
         # A subclass's own step is wrapped by torch, which then calls the hooks.
-        return self._hooked_step(closure) if type(self).step is SAM.step else self._step(closure)
+        return hooked_step(self, closure, self._step) if type(self).step is SAM.step else self._step(closure)
 
     # Not to be wrapped by torch: hooks are seen to, and the profiler sees the base optimizer's step.
     step.hooked = True  # type: ignore[attr-defined]
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
-        losses: list[Any] = []
-        self._ready("step()")
+        own, losses = self._own, list[Any]()
+        own.ready("step()")
         if closure is not None:
-            self._refuse_in_scaler()
-            if self._evaluated and not self._cleared and any(param.grad is not None for param in self._params()):
-                return self._step_behind_passes(closure)
-            self._climb, self._left = None, False
+            own.refuse_in_scaler()
+            if own.pending.evaluated and not own.pending.cleared and any(p.grad is not None for p in own.params()):
+                return update_after(own, closure)
+            own.step, own.pending.left = None, False
             self.zero_grad()
-            if self.per_example:
+            if own.options.per_example:
                 losses.append(self.backward(closure))
             else:
                 grad = torch.is_grad_enabled()
@@ -331,41 +363,19 @@ class SAM(Passes):
                             with evaluation:
                                 losses.append(closure())
                 except BaseException:
-                    self._abandon(grad)
+                    own.abandon(grad)
                     raise
-        if self._climb is not None or self._left:
+        if own.planned or own.pending.left:
             raise RuntimeError(
                 "step() after ascent() without perturbed(): the gradient at w + e is missing. To leave a batch out, "
                 "call optimizer.skip() before leaving its passes"
             )
-        skipped, self._skipped = self._skipped, False
-        if self._evaluated or not skipped:
-            self._update()
+        skipped, own.pending.skipped = own.pending.skipped, False
+        if own.pending.evaluated or not skipped:
+            update(own)
         return losses[0] if losses else None
 
-    def _step_behind_passes(self, closure: Callable[[], Any]) -> Any:
-        """The passes are through; trainers hand over a closure all the same, that calls their hooks alone."""
-        params = self._trainable()[0]
-        before = [(param.grad, None if param.grad is None else local(param.grad)._version) for param in params]
-        ran: list[Tensor] = []
-        hooks = [param.register_post_accumulate_grad_hook(ran.append) for param in params]
-        try:
-            with torch.enable_grad():
-                result = closure()
-        finally:
-            for hook in hooks:
-                hook.remove()
-        # FSDP2 and others write gradients past these hooks.
-        if ran or (self._fsdp.modules and _changed(params, before)):
-            raise RuntimeError(
-                "step(closure) after passes(): the gradient of the passes was there, and the closure ran backward "
-                "once more. Call step() without a closure, or step(closure) without passes; optimizer.zero_grad() "
-                "drops what is there"
-            )
-        self._update()
-        return result
-
-    def backward(self, closure: Callable[[], Tensor], scaler: Any = None) -> Tensor:
+    def backward(self, closure: Callable[[], Tensor], scaler: GradScaler | None = None) -> Tensor:
         """With ``m``, or a rule that chooses examples: add the gradient of a batch to ``p.grad``; no base step.
 
         That is of the batch's mean loss and, once, of ``l2``.
@@ -383,122 +393,45 @@ class SAM(Passes):
                 or batch norm in training mode has one value a channel in one of them; under DDP, with ``m``, if
                 ``closure`` runs another wrapper than ``model``.
         """
-        if not self.per_example:
+        own, model = self._own, self._own.options.model
+        if not own.options.per_example:
             raise RuntimeError("backward() is for m-SAM and ESAM: give SAM an m, or run backward in passes()")
         self._complete_groups()
-        self._tell(scaler)
+        own.tell(scaler, self)
         grad = torch.is_grad_enabled()
         try:
-            if self.m is None:
-                return selected.backward(self, closure, scaler)
-            self._ready_for("m-SAM pass")
-            assert self.model is not None
+            if own.options.m_sam.m is None:
+                return selected.backward(own, closure, scaler)
+            own.ready_for_pass("m-SAM pass")
+            assert model is not None
             before = None
-            if self._engine is None:
-                self._engine, before = m_sam.Engine(MSamHost(self)), places(self.model)
-            with parallel.no_other_ddp(self.model):
-                mean = self._engine.backward(closure, scaler)
+            if own.engine is None:
+                own.engine, before = m_sam.Engine(MSamHost(own)), places(model)
+            with parallel.no_other_ddp(model):
+                mean = own.engine.backward(closure, scaler)
             # The loop comes after an evaluation, which may have registered some.
-            if before is not None and self._engine.reason is not None:
-                warn_of_new(before, places(self.model))
+            if before is not None and own.engine.reason is not None:
+                warn_of_new(before, places(model))
         except BaseException:
-            self._abandon(grad)
+            own.abandon(grad)
             raise
-        self._cleared = False
-        self._scaling.note()
+        own.pending.cleared = False
+        own.pending.scaling.note()
         return mean
-
-    @property
-    def last(self) -> m_sam.Last | None:
-        """With ``m``, losses and gradient norms of the groups of the last batch; None where the loop was taken."""
-        return None if self._engine is None else self._engine.last
 
     def plan(self) -> None:
         """Print how the last step with ``m`` held the groups' gradients, and what that took."""
         if self.m is None:
             raise RuntimeError("plan() is for m-SAM: give SAM an m")
-        print(m_sam.Engine(MSamHost(self)).plan() if self._engine is None else self._engine.plan())
-
-    def _update(self) -> None:
-        if self._evaluated:
-            self._scaling.check_step(self.base)
-            self._scaling.forget()
-        evaluated, self._evaluated = self._evaluated, 0
-        if evaluated:
-            if not self._fsdp.modules and all(param.grad is None for param in self._params()):
-                raise RuntimeError(
-                    "no parameter has a gradient: was backward() called in the last pass, and zero_grad() only after "
-                    "step()? To leave a batch out, call optimizer.skip() before `continue` or `break`"
-                )
-            if (self._needs_scale or self.l2) and not self._told:
-                self._refuse_unknown_scale()
-            if self._learns:
-                self._learn()
-            self._count()
-        else:
-            self._warn_of_a_plain_step()
-            # torch.distributed.checkpoint makes such a step, of zeros, to see what state there will be.
-            self._memory.make(param for param in self._params() if param.grad is not None)
-        grad = torch.is_grad_enabled()
-        try:
-            self.base.step()
-        except Exception as error:
-            told = bases.explain(self.base, error)
-            if told is None:
-                raise
-            raise told from error
-        except BaseException:
-            recording(grad)  # an interrupt may keep torch's own step from doing it
-            raise
-        if self._beside:
-            self._beside.step(self.base)
-        self._forget_copies_of_weights()
+        print((m_sam.Engine(MSamHost(self._own)) if self._own.engine is None else self._own.engine).plan())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's."""
-        self._beside.clear()
-        self._scaling.forget()
-        self._cleared = True
-        self.base.zero_grad(set_to_none)
-
-    def _refuse_unknown_scale(self) -> None:
-        if amp.inside_scaler():
-            raise RuntimeError(
-                f"the loss was scaled, and {'l2' if self.l2 else self._rules} needs to know by what: hand the "
-                "GradScaler to the passes, too: optimizer.passes(scaler=scaler)"
-            )
-
-    def _refuse_in_scaler(self) -> None:
-        if amp.inside_scaler():
-            how = "optimizer.backward(closure, scaler=scaler)" if self.per_example else _PASSES_WITH_SCALER
-            raise RuntimeError(
-                "scaler.step(optimizer, closure) unscales before the closure runs: the update would be as much too "
-                f"large as the loss is scaled. Instead: {how}, then scaler.step(optimizer)"
-            )
-
-    @unrecorded
-    def _learn(self) -> None:
-        owners = [param for param in self._trainable()[0] if param.grad is not None]
-        pieces = [local(settled(param, param.grad)) for param in owners]
-        self.ascent_rule.learn(partial(self._memory.of, owners), pieces)
-
-    def _count(self) -> None:
-        steps = self.steps + 1
-        for group in self.param_groups:
-            group[STEPS] = steps
-
-    def _warn_of_a_plain_step(self) -> None:
-        if self._warned or all(group["rho"] == 0 or not group.get("lr", 1) for group in self.param_groups):
-            return
-        if any(param.grad is not None for param in self._params()):
-            self._warned = True
-            warnings.warn(
-                "step() without passes: this was a plain step of the base optimizer, not SAM's. Run forward and "
-                "backward inside `for evaluation in optimizer.passes(): with evaluation: ...`, or hand step() a "
-                "closure. Where a library runs the loop, lowland.adapters has what it takes. For a plain step on "
-                "purpose call optimizer.base.step().",
-                stacklevel=4,
-            )
+        pending = self._own.pending
+        pending.beside.clear()
+        pending.scaling.forget()
+        pending.cleared = True
+        self._own.base.zero_grad(set_to_none)
 
     # State.
 
@@ -510,110 +443,75 @@ class SAM(Passes):
         Raises:
             RuntimeError: between `ascent` and `perturbed`, whose perturbation is not part of it.
         """
-        if self._pass is not None or self._climb is not None:
+        own = self._own
+        if own.in_the_middle:
             raise RuntimeError("state_dict() in the middle of a step: finish its passes first")
-        self._back_to_w()
-        return self._hooked_state_dict()
-
-    def _save(self) -> dict[str, Any]:
-        state_dict, params = self.base.state_dict(), list(self._params())
-        if not layout.is_torchs(state_dict, params):
-            return layout.pack(
-                state_dict, self.param_groups, ("rho", STEPS), self._memory.save(dict(enumerate(params)), {})
-            )
-        if self._memory:
-            state_dict["state"] = self._memory.save(self._keyed(state_dict), state_dict["state"])
-        return state_dict
-
-    @property  # type: ignore[misc]
-    def state(self) -> Any:
-        """The base optimizer's, with what the rules remember beside it."""
-        memory, of_base = getattr(self._own, "_memory", None), getattr(self.base, "state", {})
-        return memory.save({p: p for p in self._params()}, of_base) if memory else of_base
-
-    @state.setter
-    def state(self, value: Any) -> None:
-        self.base.state = value
-
-    def _keyed(self, state_dict: dict[str, Any]) -> dict[Any, Tensor]:
-        """The parameters by what a state_dict calls them: numbers, or, from torch.distributed.checkpoint, names."""
-        return dict(
-            zip((key for group in state_dict["param_groups"] for key in group["params"]), self._params(), strict=True)
-        )
+        own.back_to_w()
+        return hooked_state_dict(self, lambda: layout.save(own))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
         """Load a `state_dict`, or one of the bare base optimizer: then rho and the number of steps stay."""
-        self._hooked_load_state_dict(state_dict)
+        own = self._own
 
-    def _load(self, state_dict: dict[str, Any]) -> None:
-        self._not_inside("load_state_dict()")
-        if self._displacement.overwritten:  # the weights were loaded first
-            self._displacement.forget()
-        self._back_to_w()
-        self._complete_groups()
-        own = [{key: group[key] for key in ("rho", STEPS)} for group in self.param_groups]
-        params = list(self._params())
-        if layout.is_torchs(state_dict, params):
-            bare, remembered = split(state_dict["state"])
-            self.base.load_state_dict({**state_dict, "state": bare})
-            self._memory.load(self._keyed(state_dict), remembered)
-        elif layout.is_packed(state_dict):
-            saved: Any = state_dict[layout.OWN]
-            self.base.load_state_dict(state_dict[layout.BASE])
-            self._memory.load(dict(enumerate(params)), saved["memory"])
-            for group, values in zip(self.param_groups, saved["groups"], strict=True):
-                group.update(values)
-        else:  # the base optimizer's, in a layout of its own or one that it refuses
-            self.base.load_state_dict(state_dict)
-            self._memory.load({}, {})
-        for group, values in zip(self.param_groups, own, strict=True):
-            for key, value in values.items():
-                group.setdefault(key, value)
-        if self._schedule is None and self._rho > 0 and self._stays:
-            warnings.warn(
-                "rho is 0 in this checkpoint, as a schedule may have left it, and this SAM has no schedule: until you "
-                "set group['rho'], its steps are the base optimizer's",
-                stacklevel=4,
-            )
-        self._forget()
+        def load(state_dict: dict[str, Any]) -> None:
+            own.refuse_inside("load_state_dict()")
+            if own.displacement.overwritten:  # the weights were loaded first
+                own.displacement.forget()
+            own.back_to_w()
+            self._complete_groups()
+            layout.load(own, state_dict)
+            if own.radii.schedule is None and own.radii.rho > 0 and own.radii.stays:
+                warnings.warn(
+                    "rho is 0 in this checkpoint, as a schedule may have left it, and this SAM has no schedule: until "
+                    "you set group['rho'], its steps are the base optimizer's",
+                    stacklevel=level_of_caller(),
+                )
+            own.forget()
+
+        hooked_load_state_dict(self, state_dict, load)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copying and pickling: as torch's optimizers, without hooks and without a pass under way."""
-        own = (
-            "base", "model", "m", "l2", "ascent_rule", "descent_rule", "eps", "same_masks", "freeze", "audit",
-            "memory_limit", "perturbed_norms", "_memory", "_rho", "_schedule", "_scheduled", "_scope", "scope",
-        )  # fmt: skip
-        return {name: getattr(self, name) for name in own} | {"keep_on": self.keep_on}
+        radii, asked = self._own.radii, self._own.options
+        return {name: getattr(self, name) for name in ("base", *_SETTINGS)} | {
+            "_memory": self._own.memory, "_scope": asked.members,
+            "_rho": radii.rho, "_schedule": radii.schedule, "_scheduled": radii.scheduled,
+        }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Undo `__getstate__`."""
-        state = dict(state)
-        keep_on = state.pop("keep_on")
-        super().__setstate__(state)
-        self._displacement = Displacement(keep_on)
-        self._forget()
+        given = {name: state[name] for name in _SETTINGS}
+        of_m = MSam(*(given.pop(name) for name in MSam.__dataclass_fields__))
+        radii = Radii(state["base"], state["_rho"], state["_schedule"], state["_scheduled"])
+        asked = Options(m_sam=of_m, members=state["_scope"], **given)
+        super().__init__(Core(state["base"], id(self), asked, radii, state["_memory"]))
 
     def __repr__(self) -> str:
-        rules = "" if self.is_plain else f", {self._rules}" + (", scope" if self.scope is not None else "")
-        schedule = ", scheduled" if self._schedule is not None else ""
-        radii = [group.get("rho", self._rho) for group in self.param_groups]
+        own = self._own
+        rules = "" if self.is_plain else f", {own.options.rules}" + (", scope" if self.scope is not None else "")
+        schedule = ", scheduled" if self.is_scheduled else ""
+        radii = [group.get("rho", own.radii.rho) for group in self.param_groups]
         l2 = f", l2={self.l2}" if self.l2 else ""
         return f"SAM(rho={radii}{schedule}{l2}{rules}, base={self.base!r})"
 
 
-def _refuse_twice(params: Iterable[Any]) -> None:
-    """Torch only warns, and a gradient that counts twice makes another norm."""
-    seen = [param for param in params if isinstance(param, Tensor)]
-    if len(set(seen)) < len(seen):
-        shapes = ", ".join({str(tuple(p.shape)) for p in seen if sum(p is other for other in seen) > 1})
-        raise ValueError(
-            f"a parameter stands twice in the parameter groups, of shape {shapes} (tied weights of two modules, say): "
-            "name each once, as model.parameters() does"
-        )
+_SETTINGS = (
+    "model", "m", "l2", "ascent_rule", "descent_rule", "eps", "same_masks", "freeze", "audit", "memory_limit",
+    "perturbed_norms", "scope", "keep_on",
+)  # fmt: skip
 
 
-def _changed(params: list[Tensor], before: list[tuple[Tensor | None, int | None]]) -> bool:
-    return any(
-        param.grad is not gradient or (gradient is not None and local(gradient)._version != version)
-        for param, (gradient, version) in zip(params, before, strict=True)
-    )
+@contextmanager
+def made_elsewhere(optimizer: SAM) -> Iterator[None]:
+    """Inside, something else makes a whole step of ``optimizer``, the base optimizer's included; it counts then."""
+    own = optimizer._own
+    own.ready("step()")
+    own.step = None
+    own.radii.complete()
+    yield
+    own.radii.count()
+
+
+def backward_by_definition(optimizer: SAM, closure: Callable[[], Tensor], scaler: GradScaler | None = None) -> Tensor:
+    """`SAM.backward` with ``m``, by the loop over groups."""
+    return m_sam.loop.backward(MSamHost(optimizer._own), closure, scaler)

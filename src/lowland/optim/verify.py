@@ -6,10 +6,8 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from lowland.optim.m_sam import loop
 from lowland.optim.m_sam.registry import RULES
-from lowland.optim.passes import MSamHost
-from lowland.optim.sam import SAM
+from lowland.optim.sam import SAM, backward_by_definition
 
 
 def verify_rule(layer: nn.Module, example: Tensor | tuple[Tensor, ...], rho: float = 0.1) -> float:
@@ -46,7 +44,7 @@ def verify_rule(layer: nn.Module, example: Tensor | tuple[Tensor, ...], rho: flo
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", message="m-SAM")
                 try:
-                    loop.backward(MSamHost(optimizer), closure) if way == "loop" else optimizer.backward(closure)
+                    backward_by_definition(optimizer, closure) if way == "loop" else optimizer.backward(closure)
                 except UserWarning as why:
                     raise ValueError(f"no rule covers {type(layer).__name__}: {why}") from None
             found.append(torch.cat([p.grad.flatten() for p in params if p.grad is not None]))

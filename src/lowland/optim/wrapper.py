@@ -1,99 +1,110 @@
 """An optimizer around an optimizer, which schedulers, trainers, scalers and checkpoints take for the one inside."""
 
 from collections.abc import Callable
-from operator import attrgetter
-from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, Self, TypeVar
 
 from torch.optim import Optimizer
 
-from lowland.assigning import refusal
+from lowland.assigning import unassignable
+from lowland.optim import amp, foreign
+from lowland.optim.core import Core
+
+T = TypeVar("T")
+Closure = Callable[[], Any]
 
 _SETTING = (
     "The argument ``{}`` of `lowland.SAM`, which says what it is. Assigned, it takes effect from the next step on."
 )
 
 
-class _OfBase:
-    """An attribute that is the base optimizer's, to read, to set and to delete."""
+class _Setting(property):
+    """An option of a `Core`, which says what becomes of it when it is assigned."""
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
+        def assign(wrapper: Any, value: Any) -> None:
+            wrapper._own.assign(name, value)
 
-    def __get__(self, wrapper: Any, owner: type | None = None) -> Any:
-        return self if wrapper is None else getattr(wrapper.base, self.name)
-
-    def __set__(self, wrapper: Any, value: Any) -> None:
-        setattr(wrapper.base, self.name, value)
-
-    def __delete__(self, wrapper: Any) -> None:
-        delattr(wrapper.base, self.name)
+        super().__init__(self.fget, assign)
+        self.__doc__ = _SETTING.format(name.removesuffix("_rule"))
 
 
-class _Shared(property):
-    """An attribute in ``_own``, the one object that an optimizer has in common with whatever stands in for it."""
-
-    def __init__(self, assign: Callable[[Any, Any], None] | None = None, doc: str | None = None):
-        super().__init__()
-        self.assign, self.doc = assign, doc
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        def keep(wrapper: Any, value: Any) -> None:
-            setattr(wrapper._own, name, value)
-
-        super().__init__(attrgetter(f"_own.{name}"), self.assign or keep)
-        # In place of attrgetter's own.
-        self.__doc__ = _SETTING.format(name.removesuffix("_rule")) if self.doc is None else self.doc
+def setting(read: Callable[[Core], T]) -> T:
+    """Declares an attribute of an optimizer that is an option, or part of one, as ``read`` finds it."""
+    return _Setting(lambda wrapper: read(wrapper._own))  # type: ignore[return-value]
 
 
-def shared(assign: Callable[[Any, Any], None] | None = None) -> Any:
-    """Declares an attribute of a `Wrapper` that trainers' stand-ins for the optimizer read and change with it.
+def view(read: Callable[[Core], T], doc: str) -> T:
+    """Declares an attribute of an optimizer to look at."""
+    return property(lambda wrapper: read(wrapper._own), doc=doc)  # type: ignore[return-value]
+
+
+def of_base(name: str, read: Callable[[Core], Any] | None = None) -> Any:
+    """Declares an attribute that is the base optimizer's, to read and to set.
 
     Args:
-        assign: what assigning it does: keeps the value in ``_own``, if it may. By default any is kept.
+        name: there.
+        read: what reading it gives, if not that; then nobody deletes it.
     """
-    return _Shared(assign)
+
+    def find(wrapper: Any) -> Any:
+        return getattr(wrapper._own.base, name) if read is None else read(wrapper._own)
+
+    def assign(wrapper: Any, value: Any) -> None:
+        setattr(wrapper._own.base, name, value)
+
+    return property(
+        find,
+        assign,
+        (lambda wrapper: delattr(wrapper._own.base, name)) if read is None else None,
+        "The base optimizer's.",
+    )
 
 
-def fixed(name: str, advice: str) -> Any:
-    """`shared`, and not to be assigned: that raises AttributeError with ``advice``."""
-
-    def refuse(wrapper: Any, value: Any) -> NoReturn:
-        raise refusal(wrapper, name, advice)
-
-    return _Shared(refuse, f"It can't be assigned: {advice}.")
+def _groups(core: Core) -> list[dict[str, Any]]:
+    """Not for a GradScaler that unscales before the passes are over: RuntimeError."""
+    if core.in_the_middle:
+        amp.refuse_unscaling()
+    return core.base.param_groups
 
 
+def _state(core: Core) -> Any:
+    """With what the rules remember beside it."""
+    of_base = getattr(core.base, "state", {})
+    return core.memory.save({p: p for p in core.params()}, of_base) if core.memory else of_base
+
+
+_KEEPS_BASE = "it keeps the optimizer it was made around. Make a new SAM around the other"
+
+
+@unassignable(base=_KEEPS_BASE)
 class Wrapper(Optimizer):
-    """Shares groups, state and whatever else it has not itself with ``base``, and runs the hooks on itself.
+    """Shares groups, state and whatever else it has not itself with the base optimizer.
 
     Trainers put stand-ins before an optimizer: objects of a subclass that copy its ``__dict__``, or that have none of
     it and look up there what they lack. What a stand-in sets would stay with it, and the optimizer would never know of
-    the passes that were run. So every attribute that a subclass sets is declared with `shared`.
-
-    Subclasses give `_step`, `_save` and `_load`.
+    the passes that were run. So there is one attribute alone, the `Core`, which they all have in common.
     """
 
-    base: Optimizer = fixed("base", "it keeps the optimizer it was made around. Make a new SAM around the other")
-    _own: SimpleNamespace
-    param_groups: list[dict[str, Any]] = _OfBase()  # type: ignore[assignment]
-    state: Any = _OfBase()
-    defaults: dict[str, Any] = _OfBase()  # type: ignore[assignment]
+    _own: Core
+    base = view(lambda own: own.base, f"It can't be assigned: {_KEEPS_BASE}.")
+    param_groups = of_base("param_groups", _groups)
+    state = of_base("state", _state)
+    defaults = of_base("defaults")
     # A GradScaler sets these two around the step of an optimizer that takes the scale itself.
-    grad_scale: Any = _OfBase()
-    found_inf: Any = _OfBase()
+    grad_scale = of_base("grad_scale")
+    found_inf = of_base("found_inf")
 
-    def __init__(self, base: Optimizer):
-        self._own = SimpleNamespace(known_as=id(self), base=base)
-        if not hasattr(base, "defaults"):  # a container that never called Optimizer.__init__
-            base.defaults = {}
+    def __new__(cls, *arguments: Any, **named: Any) -> Self:
+        """Before Python looks at the arguments: those of other libraries are worth a better error."""
+        foreign.check(cls, arguments, named)
+        return super().__new__(cls)
+
+    def __init__(self, core: Core):
+        self._own = core
+        if not hasattr(core.base, "defaults"):  # a container that never called Optimizer.__init__
+            core.base.defaults = {}
         # Not Optimizer.__init__, which would make groups and state of its own beside the base's; this sets up
         # hooks and profiling as unpickling does.
-        super().__setstate__({})
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """For copies and pickles, which share nothing with where they come from but what ``state`` brings."""
-        self._own = SimpleNamespace(**state, known_as=id(self))
         super().__setstate__({})
 
     def __getattr__(self, name: str) -> Any:
@@ -102,39 +113,41 @@ class Wrapper(Optimizer):
             raise AttributeError(name)
         return getattr(self.base, name)
 
-    def _hooked_step(self, closure: Callable[[], Any] | None) -> Any:
-        for before in self._optimizer_step_pre_hooks.values():
-            replaced = before(self, (closure,), {})
-            if replaced is not None:
-                arguments, named = replaced
-                closure = named.get("closure", *arguments)
-        result = self._step(closure)
-        for after in self._optimizer_step_post_hooks.values():
-            after(self, (closure,), {})
-        return result
 
-    def _step(self, closure: Callable[[], Any] | None) -> Any:
-        raise NotImplementedError
+# What torch does around the methods of its own optimizers: the hooks are called on the wrapper.
 
-    def _hooked_state_dict(self) -> dict[str, Any]:
-        for before in self._optimizer_state_dict_pre_hooks.values():
-            before(self)
-        state_dict = self._save()
-        for after in self._optimizer_state_dict_post_hooks.values():
-            replaced = after(self, state_dict)
-            state_dict = state_dict if replaced is None else replaced
-        return state_dict
 
-    def _save(self) -> dict[str, Any]:
-        raise NotImplementedError
+def hooked_step(optimizer: Optimizer, closure: Closure | None, step: Callable[[Closure | None], Any]) -> Any:
+    """``step(closure)``."""
+    for before in optimizer._optimizer_step_pre_hooks.values():
+        replaced = before(optimizer, (closure,), {})
+        if replaced is not None:
+            arguments, named = replaced
+            closure = named.get("closure", *arguments)
+    result = step(closure)
+    for after in optimizer._optimizer_step_post_hooks.values():
+        after(optimizer, (closure,), {})
+    return result
 
-    def _hooked_load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for before in self._optimizer_load_state_dict_pre_hooks.values():
-            replaced = before(self, state_dict)
-            state_dict = state_dict if replaced is None else replaced
-        self._load(state_dict)
-        for after in self._optimizer_load_state_dict_post_hooks.values():
-            after(self)
 
-    def _load(self, state_dict: dict[str, Any]) -> None:
-        raise NotImplementedError
+def hooked_state_dict(optimizer: Optimizer, save: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """``save()``."""
+    for before in optimizer._optimizer_state_dict_pre_hooks.values():
+        before(optimizer)
+    state_dict = save()
+    for after in optimizer._optimizer_state_dict_post_hooks.values():
+        replaced = after(optimizer, state_dict)
+        state_dict = state_dict if replaced is None else replaced
+    return state_dict
+
+
+def hooked_load_state_dict(
+    optimizer: Optimizer, state_dict: dict[str, Any], load: Callable[[dict[str, Any]], None]
+) -> None:
+    """``load(state_dict)``."""
+    for before in optimizer._optimizer_load_state_dict_pre_hooks.values():
+        replaced = before(optimizer, state_dict)
+        state_dict = state_dict if replaced is None else replaced
+    load(state_dict)
+    for after in optimizer._optimizer_load_state_dict_post_hooks.values():
+        after(optimizer)

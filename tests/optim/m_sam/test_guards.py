@@ -183,7 +183,7 @@ def test_a_wrong_rule_is_found(monkeypatch):
     with pytest.warns(UserWarning, match=r"gradient of (weight|bias) at w"):
         (ours, _), (theirs, _), optimizer = by_both(model, lambda: model(x).square().sum(1), 2)
     assert relative_error(ours, theirs) < 1e-9
-    assert not optimizer._engine.learnt.audits.audited
+    assert not optimizer._own.engine.learnt.audits.audited
     (ours, _), (theirs, _), _ = by_both(model, lambda: model(x).square().sum(1), 2, audit=False)
     assert relative_error(ours, theirs) > 1e-4
 
@@ -191,7 +191,7 @@ def test_a_wrong_rule_is_found(monkeypatch):
 def test_the_audit_says_what_it_cost():
     model, x = nn.Linear(4, 3).double(), rand(N, 4)
     *_, optimizer = by_both(model, lambda: model(x).square().sum(1), 2)
-    assert "7 evaluations of it" in optimizer._engine.learnt.audits.cost
+    assert "7 evaluations of it" in optimizer._own.engine.learnt.audits.cost
 
 
 def test_a_closure_that_ran_backward():
@@ -221,7 +221,7 @@ def test_an_exception_in_the_closure_leaves_everything_as_it_was():
 
     for limit[0] in range(1, 7):
         calls.clear()
-        optimizer._engine = None
+        optimizer._own.engine = None
         with pytest.raises(KeyError):
             optimizer.step(closure)
         assert all(type(p) is nn.Parameter and p.grad is None for p in model.parameters())

@@ -87,7 +87,7 @@ def test_parameters_that_are_unfrozen_later(time):
     optimizer = optimizer_of(model)
     body.requires_grad_(False)
     optimizer.backward(losses)
-    assert optimizer._engine.reason is None
+    assert optimizer._own.engine.reason is None
     body.requires_grad_(True)
     assert "norm1.weight" in check(model, optimizer, losses)[0]
 
@@ -102,7 +102,7 @@ def test_parameters_of_a_group_that_is_added_later():
 
     optimizer = SAM(torch.optim.SGD(head.parameters(), lr=1.0), rho=0.1, model=model, m=1)
     optimizer.backward(losses)
-    assert optimizer._engine.reason is None
+    assert optimizer._own.engine.reason is None
     optimizer.add_param_group({"params": list(body.parameters())})
     assert check(model, optimizer, losses)
 
@@ -394,7 +394,7 @@ def test_random_numbers_of_other_kinds(draw):
     ours = [p.grad.clone() for p in model.parameters()]
     expected = textbook(model, lambda: F.cross_entropy(model(x) * factor, Y, reduction="none"), 1)
     assert relative_error(ours, expected) < 1e-9
-    assert optimizer._engine.reason is None
+    assert optimizer._own.engine.reason is None
 
 
 def test_a_generator_of_its_own_is_refused():

@@ -17,7 +17,7 @@ def by_the_loop(model, closure, m, says):
     """That the loop is taken, for a reason, and gives what it gives alone."""
     with pytest.warns(UserWarning, match=says):
         (ours, _), (theirs, _), optimizer = by_both(model, closure, m)
-    assert optimizer._engine.reason is not None
+    assert optimizer._own.engine.reason is not None
     assert relative_error(ours, theirs) == 0
     return optimizer
 

@@ -67,5 +67,5 @@ def test_a_network_whose_weights_are_made_of_the_models_is_not(made):
         return F.softplus(other(model[:2](X)) + model(X)).sum(1)
 
     (ours, _), (theirs, _), optimizer = by_both(model, closure, 2, audit=False)
-    assert optimizer._engine.reason is not None
+    assert optimizer._own.engine.reason is not None
     assert relative_error(ours, theirs) < 1e-12

@@ -14,7 +14,7 @@ from .test_perceptron import batch, perceptron
 
 
 def parts(optimizer):
-    return [part.count for part in optimizer._engine.report.parts]
+    return [part.count for part in optimizer._own.engine.report.parts]
 
 
 MODELS = {
@@ -54,10 +54,10 @@ def test_running_statistics_are_those_of_the_whole_batch(limit):
 def test_as_few_parts_as_fit(l2):
     model, (x, y) = perceptron(nn.ReLU(inplace=True)), batch(8)
     whole = assert_exact(model, entropy(model, x, y), 1, l2=l2)
-    held = sum(row.bytes for row in whole._engine.report.rows)
+    held = sum(row.bytes for row in whole._own.engine.report.rows)
     optimizer = assert_exact(model, entropy(model, x, y), 1, l2=l2, memory_limit=held / 2)
     assert parts(optimizer) == [4, 4]
-    assert "in 2 parts for memory" in optimizer._engine.plan()
+    assert "in 2 parts for memory" in optimizer._own.engine.plan()
     torch.testing.assert_close(optimizer.last.losses, whole.last.losses)
     torch.testing.assert_close(optimizer.last.gradient_norms, whole.last.gradient_norms)
 

@@ -98,7 +98,7 @@ def test_accumulation_adds_up_and_a_smaller_batch_is_noticed():
         for p, g in zip(model.parameters(), copy, strict=True):
             p.grad = g
         total = copy
-    assert optimizer._engine.reason is None
+    assert optimizer._own.engine.reason is None
     assert total is not None
 
 

@@ -175,7 +175,7 @@ def test_groups_take_batch_norms_statistics_each_for_itself(small):
     x, y = task.batch(0)
     x = x.double()
     task.optimizer.step(lambda: task.losses_fn(task.model(x), y))
-    assert task.optimizer._engine.reason is None
+    assert task.optimizer._own.engine.reason is None
     total = [torch.zeros_like(p) for p in parameters]
     before = [p.detach().clone() for p in parameters]
     for part in (slice(0, 8), slice(8, 16)):
@@ -237,7 +237,7 @@ def test_groups_climb_in_one_pass(small, recwarn, name, m):
     x, y = task.batch(0)
     assert task.optimizer.l2 > 0
     task.optimizer.step(lambda: task.losses_fn(task.model(x), y))
-    assert task.optimizer._engine.reason is None
+    assert task.optimizer._own.engine.reason is None
     assert len(task.optimizer.last.losses) == -(-18 // m)
     assert not recwarn
 
