@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -192,6 +192,7 @@ def test_split_holds_the_fraction_of_each_class_out(first, second, fraction, see
         assert (y[each.features[:, 0].astype(int)] == each.targets).all()
 
 
+@settings(deadline=None)  # the first loads scipy.stats
 @given(st.integers(1, 500), st.data())
 def test_wilson_is_the_score_interval(n, drawn):
     wrong = drawn.draw(st.integers(0, n))
