@@ -210,7 +210,7 @@ def _make_box() -> Any:
 
 
 @dataclass
-class _Task:
+class _RayTask:
     """A job, and how its attempts have ended."""
 
     number: int
@@ -227,8 +227,8 @@ class _Sweep:
 
     def __init__(self, jobs: Sequence[Job], hear: Callable[[Job, News], None], token: Path):
         self.hear, self.token = hear, token
-        self.tasks = [_Task(number, job) for number, job in enumerate(jobs)]
-        self.running: dict[Any, _Task] = {}
+        self.tasks = [_RayTask(number, job) for number, job in enumerate(jobs)]
+        self.running: dict[Any, _RayTask] = {}
         self.asked: Any = None
 
     def run(self, check: Callable[[], None]) -> None:
@@ -252,7 +252,7 @@ class _Sweep:
             with suppress(Exception):
                 ray.kill(self.box)
 
-    def _submit(self, task: _Task) -> None:
+    def _submit(self, task: _RayTask) -> None:
         import ray
 
         content = packed(task.job, _PATIENCE_SECONDS if task.attempts else 0.0)
@@ -284,7 +284,7 @@ class _Sweep:
                     task.node = what
         self.asked = None
 
-    def _end(self, task: _Task, reference: Any) -> None:
+    def _end(self, task: _RayTask, reference: Any) -> None:
         import ray
 
         try:
@@ -310,7 +310,7 @@ class _Sweep:
         task.ended = True
         self.hear(task.job, replace(task.last, ended=True, error=text))
 
-    def _faults(self, task: _Task) -> list[str]:
+    def _faults(self, task: _RayTask) -> list[str]:
         """Why the job's workers crashed, but for those whose node turned out to be lost."""
         import ray
 

@@ -52,7 +52,7 @@ class Processes:
         """Train all ``jobs``; see `SweepEngine`."""
         gpus = visible_gpus(os.environ) if any(job.device == "cuda" for job in jobs) else []
         seats = seats_for(usable_cores(), gpus, self.workers, len(jobs))
-        waiting = deque(_Task(job) for job in jobs)
+        waiting = deque(_WorkerTask(job) for job in jobs)
         workers: dict[int, _Worker] = {}
         try:
             while waiting or any(worker.task for worker in workers.values()):
@@ -128,7 +128,7 @@ def seats_for(cores: Sequence[int], gpus: Sequence[str], workers: int | None, jo
 
 
 @dataclass
-class _Task:
+class _WorkerTask:
     """A job, and how its attempts have ended."""
 
     job: Job
@@ -141,7 +141,7 @@ class _Worker:
 
     def __init__(self, seat: Seat):
         self.seat = seat
-        self.task: _Task | None = None
+        self.task: _WorkerTask | None = None
         self._last_words, self._line = "", b""
         self.pipe, theirs = Pipe()
         setup = {
@@ -166,14 +166,14 @@ class _Worker:
         """The descriptors that it speaks through."""
         return [self.pipe.fileno(), *([] if self.output.closed else [self.output.fileno()])]
 
-    def take(self, task: _Task) -> None:
+    def take(self, task: _WorkerTask) -> None:
         """Send ``task`` to the worker process."""
         self.task = task
         content = packed(task.job, _PATIENCE_SECONDS if task.crashes else 0.0)
         with contextlib.suppress(OSError):  # it died idle: `listen` will find out
             self.pipe.send_bytes(content)
 
-    def listen(self, hear: Callable[[Job, News], None]) -> _Task | None:
+    def listen(self, hear: Callable[[Job, News], None]) -> _WorkerTask | None:
         """Pass on what the worker has said; the task, if it must be tried again."""
         self.print()
         dead = self.process.poll() is not None
@@ -194,7 +194,7 @@ class _Worker:
                 self._conclude(hear, content)
         return self._ended(hear) if dead else None
 
-    def _ended(self, hear: Callable[[Job, News], None]) -> _Task | None:
+    def _ended(self, hear: Callable[[Job, News], None]) -> _WorkerTask | None:
         code = self.process.wait()
         self.print()
         self.close()
