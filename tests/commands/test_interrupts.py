@@ -113,6 +113,7 @@ def without_the_forecast(lines):
     return left
 
 
+@pytest.mark.slow
 def test_a_run_in_a_pipe_twice_at_once(tmp_path):
     """And what it says until then: where it writes, at once; how far it is, now and then."""
     process = start(*RUN, "--out", "run", setup=OFTEN, cwd=tmp_path)
@@ -134,6 +135,7 @@ def test_a_run_in_a_pipe_twice_at_once(tmp_path):
     assert not (tmp_path / "run/summary.json").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_in_a_pipe_takes_its_workers_along(tmp_path):
     options = ("--engine", "process", "--workers", "1", "--out", "sweep", *grid(tmp_path))
     process = start(*SWEEP, *options, setup=OFTEN, cwd=tmp_path)
@@ -183,6 +185,7 @@ def on_a_terminal(command, cwd, keys=b"", after=None, columns=80, setup=""):
     return process.wait(), shown.decode().replace("\r\n", "\n")
 
 
+@pytest.mark.slow
 def test_a_run_on_a_terminal(tmp_path):
     metrics = tmp_path / "run/metrics.jsonl"
     begun = lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 1  # noqa: E731

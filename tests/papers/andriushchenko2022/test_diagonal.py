@@ -212,6 +212,7 @@ def test_long_runs_are_recorded_evenly_over_the_logarithm_of_the_steps(arms):
     assert "u" in measured["figure-6-gd"]
 
 
+@pytest.mark.slow
 def test_in_a_run_the_long_ones_have_their_own_records(lowland, tmp_path):
     out = lowland("run", "andriushchenko2022/diagonal", "--scale", "smoke", "--set", "long_steps=700", "--out", "run")
     assert out.code == 0, out.stderr

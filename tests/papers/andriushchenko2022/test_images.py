@@ -242,6 +242,7 @@ def test_groups_climb_in_one_pass(small, recwarn, name, m):
     assert not recwarn
 
 
+@pytest.mark.slow
 def test_groups_go_on_where_they_were_interrupted(small, quick, lowland, monkeypatch, tmp_path):
     command = ["run", "andriushchenko2022/cifar10", "--scale", "smoke", "--set", "norm=group", "--set", "m=1"]
     assert lowland(*command, "--out", tmp_path / "straight").code == 0
