@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lowland.optim import SAM, ascent
+from lowland.optim import SAM, MSam, ascent, presets
 
 from . import textbook, textbook_family
 from .test_training_setups import assert_equal, batch, network, sgd
@@ -30,6 +30,49 @@ def test_an_integer_of_numpy_and_an_empty_batch():
     x = torch.ones(0, 3)
     with pytest.raises(ValueError, match="the batch is empty"):
         optimizer.step(lambda: model(x).sum(1))
+
+
+def test_what_belongs_to_m_in_one_argument():
+    found = []
+    for settings in (
+        {"m": MSam(m=2, audit=False, perturbed_norms=True)},
+        {"m": 2, "audit": False, "perturbed_norms": True},
+    ):
+        model = network()
+        optimizer = SAM(sgd(model), rho=0.3, model=model, **settings)
+        x, y = batch()
+        optimizer.step(lambda model=model, x=x, y=y: F.cross_entropy(model(x), y, reduction="none"))
+        assert (optimizer.m, optimizer.audit, optimizer.memory_limit, optimizer.perturbed_norms) == (
+            2,
+            False,
+            None,
+            True,
+        )
+        assert copy.deepcopy(optimizer).audit is False
+        found.append((model, optimizer.last.perturbed_gradient_norms))
+    assert_equal(found[0][0], found[1][0], tol=0)
+    assert torch.equal(found[0][1], found[1][1])
+    optimizer.audit = True
+    assert (optimizer.m, optimizer.audit, optimizer.perturbed_norms) == (2, True, True)
+    optimizer.m = MSam(m=3, memory_limit=1e6)
+    assert (optimizer.m, optimizer.memory_limit, optimizer.perturbed_norms) == (3, 1e6, False)
+    assert presets.ASAM(sgd(model), model=model, m=MSam(m=1)).m == 1
+    assert SAM(sgd(model), m=MSam(audit=False)).m is None
+
+
+@pytest.mark.parametrize("other", [{"audit": False}, {"memory_limit": 100}, {"perturbed_norms": True}])
+def test_what_belongs_to_m_given_twice(other):
+    model = network()
+    with pytest.raises(ValueError, match=f"{next(iter(other))} is given twice"):
+        SAM(sgd(model), model=model, m=MSam(m=1), **other)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"), [({"m": 0}, "at least 1"), ({"m": 1.0}, "at least 1"), ({"memory_limit": 0}, "memory_limit")]
+)
+def test_what_m_sam_cannot_be(given, says):
+    with pytest.raises(ValueError, match=says):
+        MSam(**given)
 
 
 @pytest.mark.filterwarnings("error")

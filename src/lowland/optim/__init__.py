@@ -5,12 +5,14 @@ from typing import Any
 
 from lowland.optim import ascent, descent, functional, schedule, scope
 from lowland.optim.compiled import compiled_step
+from lowland.optim.options import MSam
 from lowland.optim.previous import with_previous
 from lowland.optim.sam import SAM
 from lowland.optim.verify import verify_rule
 
 __all__ = [
     "SAM",
+    "MSam",
     "ascent",
     "compiled_step",
     "descent",

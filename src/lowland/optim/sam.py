@@ -69,8 +69,10 @@ class SAM(Wrapper):
         model: if given, its buffers (batch-norm statistics, spectral norm's vectors, codebooks, counters) move once a
             step, in the evaluation at w, and every evaluation begins with them as they were before. Under DDP give the
             wrapper: then the ascent is synchronized also in the middle of ``no_sync``, and ``sync=False`` works.
-        m: how many examples share a perturbation (m-SAM). Then ``step`` takes a closure that returns the loss of
-            each example and calls no ``backward``; `backward` does the same for accumulation. Needs ``model``.
+        m: how many examples share a perturbation (m-SAM), or `lowland.optim.MSam`, which has that number and the
+            arguments ``audit``, ``memory_limit`` and ``perturbed_norms`` in one. Then ``step`` takes a closure that
+            returns the loss of each example and calls no ``backward``; `backward` does the same for accumulation. Needs
+            ``model``.
             All groups are computed together, in two passes over the batch, for what `lowland.optim.m_sam` covers;
             else by a loop over the groups, right and slow for small m, with a warning that says why. Batch norm in
             training mode takes the statistics of each group; its running statistics move once a step, along those
