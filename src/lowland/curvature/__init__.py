@@ -1,4 +1,4 @@
-"""Instruments: what SAM acts on, measured, each figure with how wrong it can be."""
+"""Measurements of curvature and sharpness, each with a bound or an estimate of its error."""
 
 from lowland.curvature.average_case import average_sharpness
 from lowland.curvature.edge import alignment, sam_edge

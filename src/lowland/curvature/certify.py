@@ -1,7 +1,7 @@
-"""Whether eigenpairs are those of the loss: their residuals once more, from differences of gradients.
+"""Certifies eigenpairs of the Hessian: recomputes their residuals from differences of gradients.
 
-A product is what automatic differentiation makes of the model's code, and a residual computed from products sees none
-of its mistakes: an operation whose second derivative is wrong, or missing. Differences of gradients do.
+An operation's second derivative may be wrong or missing in automatic differentiation. Residuals computed from Hessian
+products don't show that; residuals from differences of gradients do.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""A loss must be a function of the weights, or what is measured of it is noise."""
+"""Detects a loss that differs between evaluations at the same weights: its curvature would be noise."""
 
 import warnings
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ _ADVICE = (
 
 
 class Unchanging:
-    """Sees every evaluation at the same weights, and raises ValueError at one that is not the first again.
+    """Compares all evaluations at the same weights, and raises ValueError if one differs from the first.
 
-    What may differ is rounding: of the loss, relative, 100 u on a CPU, u the rounding unit of the vectors' type (in
-    float32 1e-5), and of the gradient 30 times as much of its norm. Elsewhere, where kernels add up in changing order
-    and multiply in coarser types (TF32), it is √u (0.03 %). For parameters of float16 and bfloat16 it is 4 times their
-    own rounding unit, 0.4 % and 3 %.
+    Rounding is allowed. On a CPU the loss may differ by 100 u, relative, with u the rounding unit of the vectors' type
+    (1e-5 in float32). On other devices kernels add in varying order and multiply in coarser types (TF32): there it is
+    √u (0.03 %). For float16 and bfloat16 parameters it is 4 times their own rounding unit, 0.4 % and 3 %. The gradient
+    may differ by 30 times as much, relative to its norm.
 
     Args:
         params: of the model: their types and device count.

@@ -216,7 +216,7 @@ class Hessian:
         generator: torch.Generator | None = None,
         at_w: tuple[Tensor, Tensor] | None = None,
     ) -> Eigenpairs:
-        """`eigenpairs` without the warning, for who hands the reason on.
+        """`eigenpairs` without the warning, for callers that report the reason themselves.
 
         Args:
             k: see `eigenpairs`, as for the others.

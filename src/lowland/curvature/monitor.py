@@ -1,4 +1,4 @@
-"""A watch on sharpness for the training loop one already has."""
+"""Measures sharpness during training, in any training loop."""
 
 import math
 import warnings
@@ -213,7 +213,7 @@ class Monitor:
 
     @property
     def overhead(self) -> float:
-        """Of all time so far the share of the checks, 0 to 1."""
+        """The share of the checks in all time so far, 0 to 1."""
         return self._watch.share
 
     @property
@@ -295,7 +295,7 @@ class Monitor:
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        """By the region in which the loop calls."""
+        """Run a check unaffected by the caller's autocast and inference mode."""
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             for kind in {"cpu", self._device.type}:

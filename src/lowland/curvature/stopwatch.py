@@ -37,7 +37,7 @@ class Stopwatch:
 
     @property
     def share(self) -> float:
-        """Of all time so far that of the checks, 0 to 1."""
+        """The share of the checks in all time so far, 0 to 1."""
         total = self.checks + self.training
         return self.checks / total if total > 0 else 0.0
 

@@ -1,7 +1,7 @@
 """Image files as pixels: decoded in parallel, converted and resized.
 
-What an image file says of itself isn't believed: formats other than the five of `FORMATS`, of which some start other
-programs, are not opened, nor is more memory taken than an image of `MOST_PIXELS` needs.
+Image files aren't trusted. Only the five formats of `FORMATS` are opened, because Pillow starts other programs for some
+others. No more memory is used than an image of `MOST_PIXELS` needs.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
-"""Fetch what is missing: resumed, verified, and put in place in one step.
+"""Downloads of missing files: resumed, verified, and put in place atomically.
 
-A download grows in ``FILE.part``, so that a broken one goes on where it stopped. It gets its own name only
-when its checksum is right; ``FILE.md5``, in the form ``md5sum -c`` reads, says that it came from here.
+A download is written to ``FILE.part``, so that a broken one resumes where it stopped. It is renamed only when its
+checksum is right. ``FILE.md5``, in the format of ``md5sum -c``, records that it was downloaded here.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Where datasets live, and from files on disk to the bytes of their parts, packed or not."""
+"""The data root, and reading the bytes of a dataset's parts from files, packed or not."""
 
 import errno
 import gzip
@@ -25,14 +25,13 @@ _NO_FILE = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO)
 
 
 class UnreadableError(DataError):
-    """The system doesn't let us read a file (permissions, a disk that fails): it isn't known to be damaged."""
+    """A file can't be read (permissions, a failing disk); whether it is damaged is unknown."""
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """The folder that holds one folder a dataset: ``root``, else ``$LOWLAND_DATA``, else the cache folder.
+    """The folder with one subfolder for each dataset: ``root``, else ``$LOWLAND_DATA``, else the cache folder.
 
-    It need not exist. Raises `DataError` if something that is not a folder is in its place, or there can't be such a
-    place: with a ``~`` of a user that this machine doesn't know, say.
+    It need not exist. Raises `DataError` if the path is no folder or has the ``~`` of an unknown user.
     """
     chosen = root or os.environ.get("LOWLAND_DATA")
     try:

@@ -1,4 +1,4 @@
-"""What is there, and whether it is sound."""
+"""Which datasets are on this machine, and whether their files are intact."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Answers of a server, which may be anything: each is bytes, or fails with one line."""
+"""HTTP requests to servers that aren't trusted: each gives bytes or fails with a one-line message."""
 
 from concurrent.futures import Future
 from http.client import HTTPException, HTTPMessage, HTTPResponse

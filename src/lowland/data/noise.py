@@ -1,4 +1,4 @@
-"""Wrong labels, drawn so that anybody can draw them again."""
+"""Label noise, drawn reproducibly."""
 
 from dataclasses import replace
 

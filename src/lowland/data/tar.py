@@ -1,4 +1,4 @@
-"""Bounds for the reader of tar files, which by itself believes what the headers say."""
+"""Limits for reading tar files: `tarfile` itself trusts the sizes in headers."""
 
 import tarfile
 from gzip import GzipFile
@@ -9,7 +9,7 @@ _EXTENDED = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
 )  # fmt: skip
-_EMPTY_READS = 16  # that a reader may make at the end; one that skips what isn't there makes no end of them
+_EMPTY_READS = 16  # most reads at the end: a reader that skips missing bytes would never stop
 
 
 class Member(tarfile.TarInfo):

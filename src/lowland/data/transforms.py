@@ -1,4 +1,4 @@
-"""From bytes to what a network sees, a whole batch at a time on the tensors' own device."""
+"""Scaling, centring and augmentation of whole batches, on the tensors' own device."""
 
 import torch
 from torch import Tensor

@@ -67,7 +67,7 @@ def _rows(path: Path) -> Iterator[tuple[str, int, int, int]]:
 
 
 def _fields(path: Path, number: int, line: str) -> list[str]:
-    """The fields of one line: a quote that it opens and doesn't close would take the lines behind it along."""
+    """The fields of one line. It is parsed alone, because an unclosed quote would swallow the lines after it."""
     try:
         return [field.strip() for field in next(csv.reader([line], skipinitialspace=True, strict=True), [])]
     except csv.Error as error:
