@@ -80,5 +80,5 @@ def test_an_interrupt_at_any_moment(case, stride, python_hears, draw, count):
         number += stride
         cases += 1
     count("interrupts of a step", cases)
-    assert cases > 150 // stride
+    assert cases >= 150 // stride  # of 150 moments, wherever the first one is drawn
     assert not wrong, "\n".join(wrong)
