@@ -1,9 +1,10 @@
 """One loop, its run directory, and what an experiment has to say to be run by it."""
 
 from lowland.training import registry
+from lowland.training.claims import Claim, Reference, Verdict
 from lowland.training.drawing import Bars, Curve, Figure, Level, Line, Panel, Plot, banded
 from lowland.training.environment import choose_device
-from lowland.training.experiment import SCALES, Claim, Experiment, Reference, Selection, TableRow, Verdict
+from lowland.training.experiment import SCALES, Experiment, Selection, TableRow
 from lowland.training.files import read_json, read_records
 from lowland.training.outcome import Outcome, Record
 from lowland.training.parallel import Alone, world

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from lowland.errors import SettingError, suggestion
+from lowland.training.claims import Claim
 from lowland.training.drawing import Curve, Figure, Plot
 from lowland.training.outcome import Outcome
 from lowland.training.settings import Settings, Value, repeated, resolve_arms
@@ -14,72 +15,6 @@ from lowland.training.statistics import estimate
 from lowland.training.task import Task, Together
 
 SCALES = ("smoke", "laptop", "desk", "paper")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a claim came to: a measured value, and whether it holds; None where the run can't say, with the reason."""
-
-    measured: float | None
-    passed: bool | None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The paper's own value, to stand beside ours.
-
-    Attributes:
-        value: a number, or several in words (``"ERM 5.15, SAM 4.3"``).
-        where: its figure or table, and whether it was read by eye (``"figure 9, read by eye"``).
-    """
-
-    value: float | str
-    where: str
-
-    def entry(self) -> dict[str, Any]:
-        """The reference as an entry of a summary."""
-        return {"value": self.value, "where": self.where}
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement of a paper, and how a run decides it.
-
-    Attributes:
-        id: short name.
-        text: the statement.
-        source: where it is made.
-        threshold: the condition on the measured value, as text (``"<= 0.1"``), or None where it is only reported.
-        judge: outcomes by arm → verdict.
-        over_seeds: whether it compares arms over several seeds, NAME-0, NAME-1, ...: in a sweep those of the grid.
-        whole_grid: whether, in a sweep, it is a claim about all its runs together, by label, and not about the arms
-            around each point.
-        reference: the paper's own value, where one is known.
-        regime: outcomes by arm → why these runs don't get to where the claim speaks, in one sentence with the number
-            (``"ERM's training error is 0.67, and the claim is about networks trained to below 0.02"``); empty if they
-            do. Where they don't the claim is undecided, whatever was measured.
-        decided_by: the scale that gets there, and has the seeds that it takes.
-        grid: the experiment's grid whose sweep decides it, where a single run can't.
-    """
-
-    id: str
-    text: str
-    source: str
-    threshold: str | None
-    judge: Callable[[Mapping[str, Outcome]], Verdict]
-    over_seeds: bool = False
-    whole_grid: bool = False
-    reference: Reference | None = None
-    regime: Callable[[Mapping[str, Outcome]], str] | None = None
-    decided_by: str = "desk"
-    grid: str | None = None
-
-    def decide(self, outcomes: Mapping[str, Outcome]) -> Verdict:
-        """``judge`` of these outcomes, but null with the reason where they don't get to the regime."""
-        short = self.regime(outcomes) if self.regime is not None else ""
-        verdict = self.judge(outcomes)
-        return Verdict(verdict.measured, None, short) if short else verdict
 
 
 @dataclass(frozen=True)

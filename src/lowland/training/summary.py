@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from lowland.training.claims import Claim, Verdict
 from lowland.training.environment import environment
-from lowland.training.experiment import Claim, Experiment, Verdict
+from lowland.training.experiment import Experiment
 from lowland.training.outcome import Outcome
 from lowland.training.settings import Settings, values_of
 from lowland.training.undecided import decided_by

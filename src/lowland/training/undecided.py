@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lowland.training.experiment import SCALES, Claim, Experiment
+from lowland.training.claims import Claim
+from lowland.training.experiment import SCALES, Experiment
 from lowland.training.settings import checked, values_of
 
 

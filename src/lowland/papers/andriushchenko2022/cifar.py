@@ -1,12 +1,57 @@
 """CIFAR-10 with a ResNet-18, CIFAR-100 with a ResNet-34: SAM against plain SGD, by ρ and by m (figure 1)."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from lowland.papers.andriushchenko2022.claims import figure_1_claims
 from lowland.papers.andriushchenko2022.experiment import image_experiment
 from lowland.papers.andriushchenko2022.figures import against_m, figure_1
 from lowland.papers.andriushchenko2022.methods import FIGURE_1_ARMS
-from lowland.papers.andriushchenko2022.settings import figure_1_grids, scales
+from lowland.papers.andriushchenko2022.settings import scales
 from lowland.papers.andriushchenko2022.task import image_task
 from lowland.training import ours
+
+#: Parts of a grid, each by setting.
+Grid = Sequence[Mapping[str, tuple[Any, ...]]]
+
+
+def figure_1_grids(seeds: int, desk_m: Mapping[str, tuple[Any, ...]] | None = None) -> dict[str, Grid]:
+    """The further grids by name: test error against ρ for every method, and error against m.
+
+    ``figure-1`` and ``m`` are for the paper's scale; ``figure-1-desk`` has fewer ρ, and, where ``desk_m`` is given,
+    ``m-desk`` its settings beside.
+
+    Args:
+        seeds: of every point.
+        desk_m: what the desk's error against m changes, one value a setting.
+    """
+    every: dict[str, tuple[Any, ...]] = {"seed": tuple(range(seeds))}
+    group = {**every, "norm": ("group",)}  # as in the authors' code
+    grids = {
+        "figure-1": _against_rho(
+            every,
+            batch=(0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
+            training=(0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
+            random=(0.025, 0.1, 0.4, 1.6, 6.4, 12.0, 25.0, 33.0, 50.0, 100.0),
+        ),
+        "figure-1-desk": _against_rho(
+            every, batch=(0.0, 0.05, 0.1, 0.2, 0.4, 0.8), training=(0.1, 0.4), random=(0.1, 1.6, 25.0)
+        ),
+        "m": _against_m(group),
+    }
+    return grids | ({"m-desk": _against_m({**group, **desk_m})} if desk_m else {})
+
+
+def _against_rho(every: Mapping[str, tuple[Any, ...]], **rhos: tuple[float, ...]) -> Grid:
+    return [{**every, "ascent": (ascent,), "rho": values} for ascent, values in rhos.items()]
+
+
+def _against_m(every: Mapping[str, tuple[Any, ...]]) -> Grid:
+    return [
+        {**every, "rho": (0.0,), "m": (128,)},
+        {**every, "rho": (0.1,), "m": (1, 2, 4, 8, 16, 32, 64, 128)},
+    ]
+
 
 # The levels and lines of the figures are the paper's, in %, read by eye off figure 1.
 CIFAR10 = image_experiment(

@@ -1,8 +1,7 @@
 """The settings of the paper's experiments on images, and where each value comes from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import lowland.training as training
 from lowland.errors import SettingError
@@ -11,8 +10,6 @@ from lowland.training import derived, ours, paper, setting
 from lowland.training.settings import Value
 
 DATASETS = ("cifar-10", "cifar-100")
-#: Parts of a grid, each by setting.
-Grid = Sequence[Mapping[str, tuple[Any, ...]]]
 HELD_OUT = 0.1  # of the training images, for validation
 
 
@@ -183,41 +180,3 @@ RHOS = (0.0, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4)
 def scales(**changes: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
     """The shared values at each scale, with what an experiment changes of them there."""
     return {scale: {**values, **changes.get(scale, {})} for scale, values in VALUES.items()}
-
-
-def figure_1_grids(seeds: int, desk_m: Mapping[str, tuple[Any, ...]] | None = None) -> dict[str, Grid]:
-    """The further grids by name: test error against ρ for every method, and error against m.
-
-    ``figure-1`` and ``m`` are for the paper's scale; ``figure-1-desk`` has fewer ρ, and, where ``desk_m`` is given,
-    ``m-desk`` its settings beside.
-
-    Args:
-        seeds: of every point.
-        desk_m: what the desk's error against m changes, one value a setting.
-    """
-    every: dict[str, tuple[Any, ...]] = {"seed": tuple(range(seeds))}
-    group = {**every, "norm": ("group",)}  # as in the authors' code
-    grids = {
-        "figure-1": _against_rho(
-            every,
-            batch=(0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
-            training=(0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
-            random=(0.025, 0.1, 0.4, 1.6, 6.4, 12.0, 25.0, 33.0, 50.0, 100.0),
-        ),
-        "figure-1-desk": _against_rho(
-            every, batch=(0.0, 0.05, 0.1, 0.2, 0.4, 0.8), training=(0.1, 0.4), random=(0.1, 1.6, 25.0)
-        ),
-        "m": _against_m(group),
-    }
-    return grids | ({"m-desk": _against_m({**group, **desk_m})} if desk_m else {})
-
-
-def _against_rho(every: Mapping[str, tuple[Any, ...]], **rhos: tuple[float, ...]) -> Grid:
-    return [{**every, "ascent": (ascent,), "rho": values} for ascent, values in rhos.items()]
-
-
-def _against_m(every: Mapping[str, tuple[Any, ...]]) -> Grid:
-    return [
-        {**every, "rho": (0.0,), "m": (128,)},
-        {**every, "rho": (0.1,), "m": (1, 2, 4, 8, 16, 32, 64, 128)},
-    ]

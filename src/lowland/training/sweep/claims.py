@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
-from lowland.training.experiment import Claim, Experiment, Verdict
+from lowland.training.claims import Claim, Verdict
+from lowland.training.experiment import Experiment
 from lowland.training.outcome import Outcome
 from lowland.training.settings import Settings, values_of
 from lowland.training.summary import SMOKE, claim_entry
