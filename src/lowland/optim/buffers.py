@@ -86,17 +86,15 @@ class Buffers:
     """
 
     def __init__(self, model: nn.Module, constants: Constants | None = None, carried: Iterable[Tensor] = ()):
-        self._model, self._carried = model, list(carried)
+        self._model, self._carried = model, _Carried(list(carried))
         self._constants = Constants() if constants is None else constants
         self._places = places(model)
         self._chosen = self._constants.choose(model, self._places)
         copied, self._looks = self._chosen.copied, self._chosen.looks
-        apart = set(map(id, self._carried))
+        apart = set(map(id, self._carried.tensors))
         self._before = _Contents([b for b in copied if id(b) not in apart] if apart else copied)
-        self._carried_before = _Contents(self._carried)
         self._settled: list[Place] | None = None
         self._after = self._new = _NONE
-        self._carried_after: list[Tensor] = []
         #: Whether they are not where `finish` leaves them.
         self.away = False
 
@@ -107,12 +105,7 @@ class Buffers:
 
     def settle(self) -> None:
         """The first time: what they are now, the step leaves behind. Later the carried ones' movement is added."""
-        carried = [t.detach().clone() for t in self._carried]
-        if self._settled is not None and carried:
-            self._carried_before.put_back()
-            moved = torch._foreach_sub(carried, [t.detach() for t in self._carried])
-            carried = list(torch._foreach_add(self._carried_after, moved))
-        self._carried_after = carried
+        self._carried.settle(first=self._settled is None)
         if self._settled is None:
             # What was frozen in the meantime, for a while, is none of the state.
             known_before = {id(b) for _, _, b in self._places}
@@ -141,7 +134,7 @@ class Buffers:
         self._put_back(self._places, self._before)
         for look in self._looks:
             look.put_back()
-        self._carried_before.put_back()
+        self._carried.rewind()
         self._new.put_back()  # they weren't there before
 
     @unrecorded
@@ -151,8 +144,7 @@ class Buffers:
             self.rewind()
         else:
             self._put_back(self._settled, self._after)
-            if self._carried:
-                torch._foreach_copy_(self._carried, self._carried_after)
+            self._carried.finish()
         self.away = False
 
     def undo(self) -> None:
@@ -167,6 +159,33 @@ class Buffers:
             if name not in own or own[name] is not b:  # no get(): a script's has none
                 own[name] = b
         contents.put_back()
+
+
+class _Carried:
+    """Buffers whose movements in several parts of a batch add up: as they were before, and after the parts so far."""
+
+    def __init__(self, tensors: list[Tensor]):
+        self.tensors = tensors
+        self._before = _Contents(tensors)
+        self._after: list[Tensor] = []
+
+    def settle(self, first: bool) -> None:
+        """A part is over: add their movement, unless it is the ``first``; the later ones leave them as before it."""
+        now = [t.detach().clone() for t in self.tensors]
+        if now and not first:
+            self._before.put_back()
+            moved = torch._foreach_sub(now, [t.detach() for t in self.tensors])
+            now = list(torch._foreach_add(self._after, moved))
+        self._after = now
+
+    def rewind(self) -> None:
+        """Make them what they were before the batch."""
+        self._before.put_back()
+
+    def finish(self) -> None:
+        """Make them what all parts have made of them."""
+        if self.tensors:
+            torch._foreach_copy_(self.tensors, self._after)
 
 
 @contextmanager
