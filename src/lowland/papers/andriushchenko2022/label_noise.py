@@ -140,7 +140,7 @@ EXPERIMENT = image_experiment(
             "epochs": paper(1000),
             "noise": paper(0.6),
             "noise_kind": paper("symmetric", "and asymmetric"),
-            "check_epochs": paper(5, "the authors' code by default; early stopping looks at these"),
+            "check_epochs": paper(5, "the authors' code by default"),
         },
         # Found with ERM alone, seed 0: it has fitted all labels after 40 epochs.
         desk={
