@@ -19,11 +19,9 @@ from .test_training_setups import assert_equal, losses, network, sgd, train
 @pytest.fixture
 def on_a_device(monkeypatch):
     """Norms come as tensors, as they do from a device; fused kernels where CUDA has them."""
-    for name in ("global_norm", "global_dot"):
-        real = getattr(sharding, name)
-        monkeypatch.setattr(
-            f"lowland.optim.passes.{name}", lambda *a, real=real: torch.tensor(real(*a), dtype=torch.float64)
-        )
+    for name in ("climb.global_norm", "combine.global_dot"):
+        real = getattr(sharding, name.split(".")[1])
+        monkeypatch.setattr(f"lowland.optim.{name}", lambda *a, real=real: torch.tensor(real(*a), dtype=torch.float64))
 
 
 @pytest.mark.parametrize("norm", [0.0, 1e-30, 2.5, 1e30, math.inf, math.nan])
