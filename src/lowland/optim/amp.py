@@ -91,7 +91,7 @@ class Scaling:
             self._scale, self._version = scale.clone(), scale._version
 
     def forget(self) -> None:
-        """There are none."""
+        """Forget the scale of the gradients, which are cleared."""
         self._scale = self._version = None
 
     def check_step(self, base: Any) -> None:

@@ -135,7 +135,7 @@ class Ascent:
         """Raise ValueError if the rule can't go with ``base``."""
 
     def direction(self, slope: Slope) -> list[Tensor]:
-        """Along what to climb."""
+        """The tensors to climb along, of any length: here the gradients."""
         return slope.gradients
 
     def reach(self, norm: Any, eps: float, rho: float) -> Any:
@@ -164,7 +164,7 @@ class Unnormalized(Ascent):
     needs_scale = True
 
     def reach(self, norm: Any, eps: float, rho: float) -> Any:
-        """All of it."""
+        """1, since the norm doesn't change the step's length; 0 if the norm is 0 or not finite."""
         return usable(norm).to(norm.dtype) if isinstance(norm, Tensor) else float(0 < norm < math.inf)
 
     def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
@@ -193,7 +193,7 @@ class Adaptive(Ascent):
 
     @property
     def needs_names(self) -> bool:
-        """To know biases."""
+        """Whether biases keep T = 1: they are told by their names."""
         return not self.biases
 
     def metric(self, weight: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ class Adaptive(Ascent):
         return self.biases or "weight" in name(owner)
 
     def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
-        """On the ellipsoid."""
+        """Along T² g, with a length that divides by ‖T g‖."""
         adapted = [self.adapts(owner, slope.name) for owner in slope.owners]
         measured = [
             self.metric(w).mul_(g) if adapts else g
@@ -241,7 +241,7 @@ class MultiStep(Ascent):
 
     @property
     def evaluations(self) -> int:  # type: ignore[override]
-        """One a step."""
+        """One evaluation of the gradient for each step of the climb."""
         return self.steps
 
     def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
@@ -274,7 +274,7 @@ class Random(Ascent):
         number("seed", self.seed)
 
     def direction(self, slope: Slope) -> list[Tensor]:
-        """Z."""
+        """z, drawn anew from the standard normal distribution."""
         return draw(slope, self.seed, lambda t, generator: t.normal_(generator=generator))
 
 
@@ -289,7 +289,7 @@ class Previous(Ascent):
     memory = ("previous",)
 
     def direction(self, slope: Slope) -> list[Tensor]:
-        """The last step's gradient."""
+        """The gradient that the last step descended along; zeros before the first step."""
         return slope.memory("previous")
 
     def learn(self, memory: Callable[[str], list[Tensor]], gradients: list[Tensor]) -> None:
@@ -310,7 +310,7 @@ class Momentum(Ascent):
     evaluations = 0
 
     def check(self, base: torch.optim.Optimizer) -> None:
-        """Some optimizers have none."""
+        """Raise ValueError if the base optimizer has a group without momentum."""
         if any(group.get("momentum") == 0 and "betas" not in group for group in base.param_groups):
             raise ValueError(
                 f"the ascent is along the base optimizer's momentum, and this {type(base).__name__} has none: "
@@ -349,7 +349,7 @@ class Friendly(Ascent):
         number("decay", self.decay, 0, 1)
 
     def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
-        """Along d, then average."""
+        """Along g − σ m; then update the average m with g, unless the norm isn't finite."""
         g, average = slope.gradients, slope.memory("average")
         d = torch._foreach_add(g, average, alpha=-self.sigma)
         norm, length = slope.norm(d), slope.norm(average)
@@ -409,7 +409,7 @@ class LossBudget(Ascent):
         return factor * (factor.clamp(max=cap) if isinstance(factor, Tensor) else min(factor, cap))
 
     def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
-        """With the budget's length."""
+        """Along the gradient, as far as `reach` says for the largest ρ."""
         norm = slope.norm(slope.gradients)
         return slope.gradients, Climb(self.reach(norm, slope.eps, slope.rho), overflows(norm))
 

@@ -37,7 +37,6 @@ class Beside:
             self.clear()
 
     def clear(self) -> None:
-        """Forget them."""
         self._sums, self._gradients = {}, []
 
     def overflow(self, params: Sequence[Tensor]) -> bool | Tensor:

@@ -160,7 +160,7 @@ class _CompiledStep:
         return loss.clone() if loss.is_cuda else loss  # the next replay of a CUDA graph overwrites its outputs
 
     def _run(self, groups: list[dict[str, Any]], x: Any, y: Any) -> Tensor:
-        """The compiled program."""
+        """Run the compiled program with the groups' numbers as tensors, and put the numbers back afterwards."""
         for p, gradient in self.gradients:
             p.grad = gradient
         climbs = any(isinstance(group["rho"], Tensor) or group["rho"] != 0 for group in groups)

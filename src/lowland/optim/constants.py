@@ -80,7 +80,7 @@ class Constants:
         self._aliases: set[int] = set()
 
     def choose(self, model: nn.Module, places: Sequence[Place]) -> Chosen:
-        """Before a step."""
+        """Before a step: sort the buffers at ``places`` into those to copy, to look at, and to hold for constant."""
         copied: dict[int, Tensor] = {}
         chosen = Chosen([], [], [])
         if not places:

@@ -125,7 +125,7 @@ class Core:
 
     @property
     def under_way(self) -> str | None:
-        """See `lowland.SAM.under_way`."""
+        """The name of the pass under way; ``"perturbed"`` too while the weights are displaced; else None."""
         if self.step is not None and self.step.evaluation is not None:
             return self.step.evaluation.name
         return "perturbed" if self.displacement.displaced else None

@@ -70,7 +70,7 @@ def ratio(a: Number, b: Number) -> Number:
 
 
 def root(a: Number) -> Number:
-    """√a."""
+    """The square root of a float or a tensor."""
     return a.sqrt() if isinstance(a, Tensor) else a**0.5
 
 
@@ -168,7 +168,7 @@ class Weighted(Descent):
         return linear(1 - weight, pair.at_w, weight, pair.perturbed)
 
     def beside(self, pair: Pair) -> list[Tensor] | None:
-        """The penalty's part."""
+        """The penalty γ/(1 − γ) (g_s − g) if ``decoupled``, else None."""
         if not self.decoupled:
             return None
         weight = self.gamma / (1 - self.gamma)

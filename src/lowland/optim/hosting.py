@@ -22,13 +22,11 @@ class MSamHost:
 
     @property
     def model(self) -> nn.Module:
-        """See `Host`."""
         assert self._core.options.model is not None
         return self._core.options.model
 
     @property
     def settings(self) -> Settings:
-        """See `Host`."""
         asked = self._core.options
         m_sam = asked.m_sam
         assert m_sam.m is not None
@@ -37,7 +35,6 @@ class MSamHost:
         )
 
     def parameters(self) -> Parameters:
-        """See `Host`."""
         trainable, rhos = self._core.trainable()
         members = self._core.options.members
         return Parameters(
@@ -50,19 +47,16 @@ class MSamHost:
         )
 
     def buffers(self, carried: Iterable[Tensor] = ()) -> Buffers:
-        """See `Host`."""
         return Buffers(self.model, self._core.constants, carried)
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """See `Host`."""
         self._core.start()
         yield
         self._core.pending.evaluated += 1
 
     @contextmanager
     def under_way(self, name: str, apart: Sequence[Tensor] = ()) -> Iterator[None]:
-        """See `Host`."""
         step, evaluation = self._core.step, Evaluation(name, list(apart))
         assert step is not None
         try:
@@ -74,7 +68,6 @@ class MSamHost:
             amp.clear_caches()
 
     def at_w(self, scaler: GradScaler | None, sync: bool, onward: bool) -> AbstractContextManager[None]:
-        """See `Host`."""
         return ascent(self._core, scaler, sync, onward, buffers=False)
 
     @contextmanager
@@ -102,7 +95,6 @@ class MSamHost:
                     hook.remove()
 
     def perturbations(self, gradients: list[Tensor | None]) -> list[Tensor | None]:
-        """See `Host`."""
         params, rhos = self._core.trainable()
         plan = climb(self._core, params, gradients, rhos)
         moves = zip(plan.owners, plan.directions, plan.rhos, strict=True)
@@ -110,5 +102,4 @@ class MSamHost:
         return [steps.get(p) for p in params]
 
     def out_of_reach(self) -> str | None:
-        """See `Host`."""
         return self._core.out_of_reach()

@@ -17,7 +17,7 @@ KEYS = ("rho", STEPS)  # in each parameter group
 
 
 def save(core: Core) -> dict[str, Any]:
-    """See `lowland.SAM.state_dict`."""
+    """The base optimizer's state_dict with the rules' memory in it; by `pack` if its layout isn't torch's."""
     state_dict, params = core.base.state_dict(), list(core.params())
     if not is_torchs(state_dict, params):
         return pack(state_dict, core.base.param_groups, KEYS, core.memory.save(dict(enumerate(params)), {}))
@@ -72,5 +72,5 @@ def pack(
 
 
 def is_packed(state_dict: Any) -> bool:
-    """Whether `pack` made it."""
+    """Whether ``state_dict`` has exactly the two entries that `pack` makes."""
     return isinstance(state_dict, Mapping) and set(state_dict) == {BASE, OWN}

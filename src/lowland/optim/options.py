@@ -117,12 +117,12 @@ class Options:
 
     @property
     def is_plain(self) -> bool:
-        """See `lowland.SAM.is_plain`."""
+        """Whether the ascent rule is `Ascent` itself, without a descent rule or a scope."""
         return type(self.ascent_rule) is Ascent and self.descent_rule is None and self.scope is None
 
     @property
     def per_example(self) -> bool:
-        """See `lowland.SAM.per_example`."""
+        """Whether a step needs the loss of each example: with ``m``, or for the descent rule."""
         return self.m_sam.m is not None or (self.descent_rule is not None and self.descent_rule.per_example)
 
     @property
@@ -215,7 +215,7 @@ def _check_model(model: Any, params: list[Tensor]) -> None:
 
 
 def _model(options: Options, base: Optimizer) -> Options:
-    """Another one."""
+    """Check the options with a new model; a ``scope`` that is a function chooses its parameters again."""
     params = _params(base)
     _check_model(options.model, params)
     _check_groups_climb(options, params)

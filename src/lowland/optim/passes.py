@@ -248,7 +248,7 @@ def leave_out(core: Core, added: Evaluation | None = None) -> None:
 
 
 def skip(core: Core) -> None:
-    """See `lowland.SAM.skip`."""
+    """Leave the batch whose passes are under way out of the step; see `lowland.SAM.skip`."""
     step, pending = core.step, core.pending
     evaluation = None if step is None else step.evaluation
     if not core.in_the_middle and pending.run is None and not core.displacement.displaced:

@@ -54,7 +54,7 @@ class Preset:
 
     @property
     def name(self) -> str:
-        """Of the function."""
+        """The name of the function that builds the optimizer."""
         return self.build.__name__
 
     @property

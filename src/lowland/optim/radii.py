@@ -64,11 +64,11 @@ class Radii:
 
     @property
     def steps(self) -> int:
-        """Made so far."""
+        """The number of steps made so far, which the parameter groups keep."""
         return self.base.param_groups[0][STEPS]
 
     def count(self) -> None:
-        """A step was made."""
+        """Add one to the number of steps in each parameter group."""
         steps = self.steps + 1
         for group in self.base.param_groups:
             group[STEPS] = steps

@@ -428,7 +428,7 @@ class SAM(Wrapper):
         print((m_sam.Engine(MSamHost(self._own)) if self._own.engine is None else self._own.engine).plan())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As torch's."""
+        """Clear the gradients as torch's optimizers do, and what SAM keeps beside them."""
         pending = self._own.pending
         pending.beside.clear()
         pending.scaling.forget()
@@ -481,7 +481,7 @@ class SAM(Wrapper):
         }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Undo `__getstate__`."""
+        """Rebuild a copied or unpickled optimizer from what `__getstate__` returned."""
         given = {name: state[name] for name in _SETTINGS}
         of_m = MSam(*(given.pop(name) for name in MSam.__dataclass_fields__))
         radii = Radii(state["base"], state["_rho"], state["_schedule"], state["_scheduled"])

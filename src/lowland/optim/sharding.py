@@ -119,7 +119,7 @@ def _total(
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """In float32 at least."""
+    """The dot product of all entries, computed in float32 or wider."""
     if a.dtype.itemsize < 4:
         a, b = a.float(), b.float()
     return torch.dot(a.reshape(-1), b.reshape(-1))

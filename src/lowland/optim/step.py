@@ -42,7 +42,7 @@ class Evaluation:
         self._params, self._held = [], []
 
     def thaw(self) -> None:
-        """What it froze."""
+        """Let the ``frozen`` parameters require gradients again."""
         for param in self.frozen:
             param.requires_grad_(True)
         self.frozen = []
@@ -72,7 +72,7 @@ class Step:
         self.moved = False
 
     def begin(self, evaluation: Evaluation) -> None:
-        """A pass."""
+        """Begin ``evaluation`` and note it as the pass under way."""
         self.evaluation = evaluation
         evaluation.begin()
 
@@ -82,7 +82,7 @@ class Step:
             self.undo()
 
     def leave_w(self, plan: Plan) -> None:
-        """To w + ε."""
+        """Move the weights to w + ε, and reset random generators and buffers for the pass there."""
         self.moved = True  # before the first one moves
         self.displacement.move(plan.weights, plan.directions, plan.rhos, plan.climb)
         plan.directions.clear()  # while new gradients grow

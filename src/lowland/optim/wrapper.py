@@ -118,7 +118,7 @@ class Wrapper(Optimizer):
 
 
 def hooked_step(optimizer: Optimizer, closure: Closure | None, step: Callable[[Closure | None], Any]) -> Any:
-    """``step(closure)``."""
+    """Call ``step(closure)`` between the optimizer's step hooks, which may replace the closure."""
     for before in optimizer._optimizer_step_pre_hooks.values():
         replaced = before(optimizer, (closure,), {})
         if replaced is not None:
@@ -131,7 +131,7 @@ def hooked_step(optimizer: Optimizer, closure: Closure | None, step: Callable[[C
 
 
 def hooked_state_dict(optimizer: Optimizer, save: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """``save()``."""
+    """Call ``save()`` between the optimizer's state_dict hooks, which may replace the result."""
     for before in optimizer._optimizer_state_dict_pre_hooks.values():
         before(optimizer)
     state_dict = save()
@@ -144,7 +144,7 @@ def hooked_state_dict(optimizer: Optimizer, save: Callable[[], dict[str, Any]]) 
 def hooked_load_state_dict(
     optimizer: Optimizer, state_dict: dict[str, Any], load: Callable[[dict[str, Any]], None]
 ) -> None:
-    """``load(state_dict)``."""
+    """Call ``load(state_dict)`` between the optimizer's loading hooks, which may replace ``state_dict``."""
     for before in optimizer._optimizer_load_state_dict_pre_hooks.values():
         replaced = before(optimizer, state_dict)
         state_dict = state_dict if replaced is None else replaced

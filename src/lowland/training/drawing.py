@@ -97,7 +97,7 @@ class Panel:
 
     @property
     def labels(self) -> list[str]:
-        """What the legend shows."""
+        """The legend's entries: labels of the lines that have one."""
         return [line.label for line in self.lines if line.label]
 
 
@@ -123,7 +123,7 @@ class Bars:
 
     @property
     def labels(self) -> list[str]:
-        """What the legend shows."""
+        """The legend's entries, in the order of ``heights``."""
         return list(self.heights)
 
 

@@ -73,7 +73,7 @@ class Pace:
         self._at, self._took = time.monotonic(), 0.0
 
     def due(self) -> bool:
-        """Whether to save now."""
+        """Whether to save now: time has passed, and saving takes a small share of it."""
         return time.monotonic() - self._at > max(_SECONDS, self._took / _SHARE)
 
     def saved(self, seconds: float) -> None:

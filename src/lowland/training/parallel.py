@@ -113,7 +113,6 @@ class World(Alone):
         self.ended = False  # by an error that all know of
 
     def place(self, device: torch.device) -> torch.device:
-        """See `Alone`."""
         if device.type == "cuda":
             index, there = int(os.environ.get("LOCAL_RANK", self.rank)), torch.cuda.device_count()
             if index >= there:
@@ -127,7 +126,6 @@ class World(Alone):
         return device
 
     def first(self, action: Callable[[], T]) -> T:
-        """See `Alone`."""
         news: list[Any] = [None, None]
         if self.leads:
             try:
@@ -150,7 +148,6 @@ class World(Alone):
         raise ElsewhereError
 
     def together(self, action: Callable[[], T]) -> T:
-        """See `Alone`."""
         result: Any = None
         failure: Exception | None = None
         try:
@@ -221,25 +218,21 @@ class World(Alone):
         return SettingError(message) if self.leads else ElsewhereError()
 
     def agree(self, decision: bool) -> bool:
-        """See `Alone`."""
         flag = torch.tensor(int(decision))
         dist.broadcast(flag, 0)
         return bool(flag.item())
 
     def earliest(self, step: int) -> int:
-        """See `Alone`."""
         least = torch.tensor(step if step >= 0 else _NEVER)
         dist.all_reduce(least, dist.ReduceOp.MIN)
         return -1 if least.item() == _NEVER else int(least.item())
 
     def gather(self, state: Any) -> Any:
-        """See `Alone`."""
         states: list[Any] | None = [None] * self.count if self.leads else None
         dist.gather_object(state, states, 0)
         return states
 
     def own(self, gathered: Any) -> Any:
-        """See `Alone`."""
         return gathered[self.rank]
 
 

@@ -31,7 +31,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Put a `random_state` back."""
+    """Set all random generators to a state that `random_state` returned."""
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"]:
         torch.cuda.set_rng_state_all([entry.cpu() for entry in state["cuda"]])

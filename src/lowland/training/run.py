@@ -125,21 +125,18 @@ class Run:
 
     @property
     def arms(self) -> Mapping[str, Settings]:
-        """See `Program`."""
         return {self.name: self.settings}
 
     @property
     def show(self) -> Mapping[str, str]:
-        """See `Program`."""
         return self.task.show
 
     @property
     def done(self) -> int:
-        """See `Program`."""
         return self.offset + self.step
 
     def train(self, most: int = 1) -> None:
-        """See `Program`: one step."""
+        """Train one step, whatever ``most`` allows."""
         try:
             self._train(self._batch())
         except FloatingPointError:
@@ -191,7 +188,6 @@ class Run:
         return self._divergence.known or ((at_check or self.step % LOOK_EVERY == 0) and self._divergence.found())
 
     def wait(self) -> object:
-        """See `Program`."""
         return self._divergence.step.item()
 
     def state(self, finished: bool) -> dict[str, Any]:

@@ -85,7 +85,6 @@ class OwnProgram:
 
     @property
     def done(self) -> int:
-        """See `Program`."""
         return self.step
 
     def train(self, most: int) -> None:
@@ -99,7 +98,6 @@ class OwnProgram:
         self._stride = max(1, min(self._every, round(stride)))
 
     def check(self, record: Callable[[str, Record], None]) -> None:
-        """See `Program`."""
         measured, ended = self.program.measure(), self.program.ended()
         for name, settings in self.arms.items():
             state = self.saved["arms"][name]
@@ -114,14 +112,12 @@ class OwnProgram:
             state["finished"] = ended or self.step == settings.steps
 
     def over(self) -> bool:
-        """See `Program`."""
         return all(state["finished"] for state in self.saved["arms"].values())
 
     def wait(self) -> None:
         """See `Program`: the experiment's own code does."""
 
     def state(self, finished: bool) -> dict[str, Any]:
-        """See `Program`."""
         live = {"program": self.program.state_dict(), "step": self.step, "seconds": self.seconds}
         share = {name: seconds / len(self.arms) for name, seconds in self.seconds.items()}
         self.saved.update(pytree.tree_map_only(torch.Tensor, lambda t: t.detach().to("cpu", copy=True), live))

@@ -80,7 +80,6 @@ class _Times(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        """Returns ``x``."""
         ctx.factor = factor
         return x.view_as(x)
 

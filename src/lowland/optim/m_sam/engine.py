@@ -44,7 +44,7 @@ class Engine:
         self._said: set[str] = set()
 
     def backward(self, closure: Losses, scaler: Any = None) -> Tensor:
-        """See `SAM.backward`."""
+        """Add the m-SAM gradient of a batch to ``p.grad``, and return the mean loss at w; see `SAM.backward`."""
         model = self.host.model
         if self.reason is None:
             self.reason = unsupported(self.host.settings.ascent_rule)
@@ -82,7 +82,7 @@ class Engine:
 
     @property
     def last(self) -> Last | None:
-        """See `SAM.last`."""
+        """What the report of the last step says, for `SAM.last`; None without a report."""
         return None if self.report is None else self.report.last
 
     def plan(self) -> str:

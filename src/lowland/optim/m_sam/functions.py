@@ -15,12 +15,10 @@ class ByGroup(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, stack: Tensor) -> Tensor:
-        """Returns ``stack``."""
         return stack.view_as(stack)
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
-        """Returns the gradient."""
         return d
 
 

@@ -20,7 +20,7 @@ class Side(EitherPass, Protocol):
 
     @property
     def warn(self) -> Callable[[str], None]:
-        """Says what is slow."""
+        """The function to call with a warning of what is slow."""
 
     def covered(self, use: Use) -> Any:
         """The result of a call that has a rule."""

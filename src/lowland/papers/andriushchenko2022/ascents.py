@@ -34,7 +34,6 @@ class _Around:
         return self.sam.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore SAM's state."""
         self.sam.load_state_dict(state_dict)
 
 

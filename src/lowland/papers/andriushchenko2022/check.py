@@ -90,7 +90,7 @@ class ImageCheck:
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Does nothing: the check keeps no state."""
 
 
 def error(output: Tensor, target: Tensor) -> Tensor:

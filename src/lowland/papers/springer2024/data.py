@@ -80,7 +80,7 @@ class Prepared:
     at_once: int = 500
 
     def __len__(self) -> int:
-        """How many batches."""
+        """The number of batches, a smaller last one included."""
         return -(-len(self.raw) // self.at_once)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -304,5 +304,5 @@ def draw_points(
 
 
 def together(several: list[Points]) -> Points:
-    """Those of several seeds."""
+    """The points of several seeds, concatenated in the order given."""
     return Points(*(torch.cat([getattr(each, name) for each in several]) for name in ("x", "easy", "hard")))

@@ -66,7 +66,7 @@ def trained(outcomes: Mapping[str, Outcome]) -> str:
 
 
 def _chosen(outcomes: Mapping[str, Outcome], method: str, domain: str) -> dict[int, str]:
-    """Seed → label."""
+    """By seed, the label of the arm that validation selects."""
     best: dict[int, tuple[Any, str]] = {}
     for label, outcome in outcomes.items():
         settings: Any = outcome.settings

@@ -40,7 +40,6 @@ class Portion:
     indices: Tensor
 
     def __len__(self) -> int:
-        """How many."""
         return len(self.indices)
 
     @property

@@ -88,7 +88,6 @@ class DomainCheck:
         return {"selected": dict(self.selected)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up."""
         self.selected = dict(state_dict["selected"])
 
 

@@ -126,7 +126,7 @@ def ratio_against_rho(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
 
 
 def domain_bars(outcomes: Mapping[str, Outcome]) -> Sequence[Bars]:
-    """What the table says."""
+    """The means of `domain_table` as bars with standard errors; nothing without runs."""
     rows = [row for row in domain_table(outcomes) if row.runs]
     if not rows:
         return []

@@ -83,11 +83,9 @@ class Mechanism:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's."""
         return self.base.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up."""
         self.base.load_state_dict(state_dict)
         self.param_groups = self.base.param_groups
 

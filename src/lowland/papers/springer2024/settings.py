@@ -45,7 +45,6 @@ class EpochSettings(training.Settings):
     batch_size: int = setting("images in a batch; what an epoch has left over is dropped", low=1)
 
     def __post_init__(self) -> None:
-        """Compute ``steps`` and ``check_every``."""
         object.__setattr__(self, "steps", self.epochs * self.steps_per_epoch)
         object.__setattr__(self, "check_every", self.check_epochs * self.steps_per_epoch)
 
@@ -263,12 +262,12 @@ class DomainSettings(training.Settings):
 
     @property
     def is_frozen(self) -> bool:
-        """Whether batch norm is."""
+        """Whether batch norm uses its running statistics in training."""
         return self.weights != "none" if self.freeze == "auto" else self.freeze == "on"
 
     @property
     def is_augmented(self) -> bool:
-        """Whether training images are."""
+        """Whether training images are shown as random views."""
         return self.dataset not in MADE_OF_MNIST if self.augment == "auto" else self.augment == "on"
 
 

@@ -139,11 +139,9 @@ class _Runs(Generic[AnyWeights]):
         return False
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights and the step."""
         return {"weights": list(self.weights.tensors), "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up."""
         self.weights = type(self.weights)(*(tensor.to(self.device, copy=True) for tensor in state_dict["weights"]))
         self.step = state_dict["step"]
 

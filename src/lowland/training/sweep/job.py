@@ -108,7 +108,6 @@ class _Teller:
         self.steps, self.records = 0, dict[str, Record]()
 
     def update(self, done: int, arm: str, record: Record | None = None, show: Mapping[str, str] | None = None) -> None:
-        """See `Watch`."""
         self.steps = done
         if record is not None:
             self.records[arm] = record
@@ -116,7 +115,6 @@ class _Teller:
             self.tell_all()
 
     def finish(self, done: int) -> None:
-        """See `Watch`."""
         self.steps = done
 
     def tell_all(self) -> None:

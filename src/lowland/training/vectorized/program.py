@@ -136,11 +136,10 @@ class SideBySide:
 
     @property
     def done(self) -> int:
-        """See `Program`."""
         return self.step * len(self.runs)
 
     def train(self, most: int) -> None:
-        """See `Program`: one step."""
+        """Train all runs for one step, whatever ``most`` allows."""
         started = time.monotonic()
         x, y, picked, shared = self.batches(self.step)
         rows = picked.shape[1] if picked is not None else _rows(x, shared)
@@ -166,11 +165,9 @@ class SideBySide:
         return self.step % _LOOK_EVERY == 0 and not self._alive()
 
     def wait(self) -> object:
-        """See `Program`."""
         return self.runs.step.item()
 
     def check(self, record: Callable[[str, Record], None]) -> None:
-        """See `Program`."""
         alive, names = self._alive(), list(self.arms)
         for run, measured in zip(alive, self._measure(alive), strict=True):
             if isinstance(measured, FloatingPointError):
@@ -205,7 +202,6 @@ class SideBySide:
             restore_random_state(before)
 
     def state(self, finished: bool) -> dict[str, Any]:
-        """See `Program`."""
         share = {name: seconds / len(self.runs) for name, seconds in self.seconds.items()}
         for name, bad in zip(self.arms, self.runs.bad_step.tolist(), strict=True):
             ended = {"finished": finished, "diverged_at": bad if bad >= 0 else None, "step": self.step}

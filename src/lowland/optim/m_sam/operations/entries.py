@@ -1,4 +1,4 @@
-"""Operations entry by entry."""
+"""Operations that compute each entry of their result from the same entry of their arguments."""
 
 from lowland.optim.m_sam.operations.call import Call, aligned, rule
 from lowland.optim.m_sam.places import Place

@@ -174,6 +174,5 @@ class DiagonalRuns:
         return {"u": self.u, "v": self.v, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore weights and step."""
         self.u, self.v = (state_dict[name].to(self.device, copy=True) for name in "uv")
         self.step = state_dict["step"]
