@@ -12,7 +12,7 @@ import torch
 from lowland import report
 from lowland.errors import SettingError, suggestion
 from lowland.files import write_atomically
-from lowland.training import Experiment, Outcome, RunDirectory, Settings, sweep
+from lowland.training import Experiment, Outcome, RunDirectory, Settings, description, sweep, write_description
 from lowland.training.files import NUMBER, Each, Maybe, fault, finite
 from lowland.training.settings import check, checked, values_of
 from lowland.training.sweep import Grid, SweepEngine
@@ -186,6 +186,7 @@ def run_sweep(
         RunError: for a directory that can't be used.
     """
     started = time.monotonic()
+    write_description(directory, description(experiment, scale, grid.points, _described(grid)))
     outcomes = sweep.sweep(
         experiment, scale, grid, directory.path, device.type, engine.train,
         vectorized=engine.vectorized, threads=engine.threads, halving=halving,

@@ -134,6 +134,7 @@ def test_summary(tmp_path):
         "text",
         "source",
         "measured",
+        "interval_95",
         "threshold",
         "passed",
         "reason",

@@ -45,6 +45,8 @@ def run(
                     typer.echo(f"run directory: {directory.path}", err=True)
                 elif processes.leads:
                     place("run directory", directory.path)
+                what = training.description(experiment, scale, arms)
+                processes.first(lambda: training.write_description(directory, what))
                 trained = training.train(experiment, arms, directory, chosen, processes=processes)
                 summary = processes.first(lambda: _conclude(experiment, arms, directory, chosen, trained))
             elif processes.leads and not json_:

@@ -123,11 +123,13 @@ def below_zero(found: Estimate, least: int = 2) -> Verdict:
     if found.interval is None:
         return Verdict(found.mean, None, ONE_SEED)
     if found.n < least:
-        return Verdict(found.mean, None, f"it takes {least} seeds, and these are {found.n}: {shown(found)}")
+        return Verdict(
+            found.mean, None, f"it takes {least} seeds, and these are {found.n}: {shown(found)}", found.interval
+        )
     low, high = found.interval
     if low <= 0 <= high:
-        return Verdict(found.mean, None, f"{found.n} seeds can't tell: {shown(found)}")
-    return Verdict(found.mean, high < 0, f"over {found.n} seeds: {shown(found)}")
+        return Verdict(found.mean, None, f"{found.n} seeds can't tell: {shown(found)}", found.interval)
+    return Verdict(found.mean, high < 0, f"over {found.n} seeds: {shown(found)}", found.interval)
 
 
 def shown(found: Estimate) -> str:

@@ -2,6 +2,7 @@
 
 from lowland.training import registry
 from lowland.training.claims import Claim, Reference, Verdict
+from lowland.training.description import description, read_description, write_description
 from lowland.training.drawing import Bars, Curve, Figure, Level, Line, Panel, Plot, banded
 from lowland.training.environment import choose_device
 from lowland.training.experiment import SCALES, Experiment, Selection, TableRow
@@ -41,9 +42,11 @@ __all__ = [
     "choose_device",
     "configuration",
     "derived",
+    "description",
     "ours",
     "paper",
     "parse_assignments",
+    "read_description",
     "read_json",
     "read_records",
     "registry",
@@ -52,4 +55,5 @@ __all__ = [
     "summarize",
     "train",
     "world",
+    "write_description",
 ]

@@ -1,7 +1,7 @@
 """A claim of a paper, the paper's own value, and the verdict on a run of ours."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lowland.training.outcome import Outcome
@@ -9,11 +9,19 @@ from lowland.training.outcome import Outcome
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a claim came to: a measured value, and whether it holds; None where the run can't say, with the reason."""
+    """What a claim came to.
+
+    Attributes:
+        measured: the value, None where there is none.
+        passed: whether the claim holds; None where the run can't say.
+        reason: why it can't, or what else is to be said.
+        interval: the 95 % confidence interval of ``measured``, where that is a mean over seeds.
+    """
 
     measured: float | None
     passed: bool | None
     reason: str = ""
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,4 +78,4 @@ class Claim:
         """``judge`` of these outcomes, but null with the reason where they don't get to the regime."""
         short = self.regime(outcomes) if self.regime is not None else ""
         verdict = self.judge(outcomes)
-        return Verdict(verdict.measured, None, short) if short else verdict
+        return replace(verdict, passed=None, reason=short) if short else verdict

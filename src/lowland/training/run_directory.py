@@ -37,6 +37,7 @@ _CHECKPOINT = {
     "metrics_sha256": Maybe(str),
     "arms": Each({"finished": bool, "diverged_at": Maybe(Within(0, _FAR)), "step": Maybe(Within(0, _FAR))}),
 }
+_PROGRESS = {"step": Maybe(Within(0, _FAR)), "finished": bool, "diverged_at": Maybe(Within(0, _FAR))}
 _SUMMARY = {
     "experiment": str,
     "scale": str,
@@ -45,7 +46,7 @@ _SUMMARY = {
     "claims": [
         {"id": str, "text": str, "source": str, "measured": Maybe(NUMBER), "threshold": Maybe(str),
          "passed": Maybe(bool), "reason": str, "reference": Maybe({"value": (str, *NUMBER), "where": str}),
-         "decided_by": Maybe({"scale": str, "command": str})},
+         "decided_by": Maybe({"scale": str, "command": str}), "interval_95": Maybe([NUMBER])},
     ],
     "files": Maybe(Each(str)),
     "table": Maybe([{"name": str, "runs": dict, "measures": Each({"mean": NUMBER, "standard_error": Maybe(NUMBER)})}]),
@@ -153,7 +154,7 @@ class RunDirectory:
         known.add(line)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the checkpoint; everything recorded so far belongs to it.
+        """Write the checkpoint; everything recorded so far belongs to it. And how far each arm is, for readers.
 
         Raises:
             RunError: if the folder or the records are not those that this process knows any more.
@@ -165,6 +166,8 @@ class RunDirectory:
         content = BytesIO()  # torch's own writer reports a full disk as an unexpected position
         torch.save({**state, "metrics_bytes": known.size, "metrics_sha256": known.digest()}, content)
         write_atomically(self._checkpoint, content.getbuffer())
+        arms = {name: {key: arm.get(key) for key in _PROGRESS} for name, arm in state["arms"].items()}
+        write_json(self.path / "progress.json", {"arms": arms})
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """The checkpoint's state, with the records cut to those that belong to it; None if there is none.
@@ -298,6 +301,23 @@ class _Known:
 
     def digest(self) -> str:
         return self._hash.hexdigest()
+
+
+def read_progress(path: Path) -> dict[str, dict[str, Any]]:
+    """How far each arm under ``path`` was at the last checkpoint: ``step``, ``finished``, ``diverged_at``.
+
+    Without a checkpoint, and of runs by earlier versions, there is nothing.
+
+    Raises:
+        RunError: if the file is damaged.
+        OSError: if it can't be read.
+    """
+    file = path / "progress.json"
+    if not file.exists():
+        return {}
+    remedy = "remove it; the same command writes it again"
+    arms: dict[str, dict[str, Any]] = read_json(file, {"arms": Each(_PROGRESS)}, remedy)["arms"]
+    return arms
 
 
 def _counted(processes: Any) -> str:

@@ -1,6 +1,7 @@
 """The paper's claims about networks trained on images, each on the last weights."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from lowland.papers.andriushchenko2022.methods import at_best_rho, errors_at_best, method
 from lowland.papers.claims import (
@@ -57,7 +58,7 @@ def share_of_gain(kind: str, sam: str, erm: str, measure: Measure, share: float 
         none = f"there are no runs of {kind}, {sam} and {erm} with the same seed"
         found, brought = short_of(errors, with_sam, other, gain, share, none)
         verdict = below_zero(found)
-        return Verdict(verdict.measured, verdict.passed, f"it brings {brought:.2g} of SAM's gain; {verdict.reason}")
+        return replace(verdict, reason=f"it brings {brought:.2g} of SAM's gain; {verdict.reason}")
 
     return judge
 
@@ -141,7 +142,7 @@ def figure_1_claims(erm: float, sam: float, n_sam: str, random: str, *, desk_m: 
 def _sam_beats_erm(outcomes: Mapping[str, Outcome]) -> Verdict:
     rho, found = errors_at_best(outcomes, "sam")
     verdict = below_zero(between(found, at_best_rho(outcomes, "erm"), _NEITHER))
-    return Verdict(verdict.measured, verdict.passed, f"ρ = {rho:g}; {verdict.reason}")
+    return replace(verdict, reason=f"ρ = {rho:g}; {verdict.reason}")
 
 
 def _gains_little(kind: str) -> Judge:
@@ -155,7 +156,7 @@ def _gains_little(kind: str) -> Judge:
         short, share = short_of(erm, sam, other, gain, 0.5, f"no seed has runs of ERM, 128-SAM and {kind}")
         verdict = below_zero(Estimate(-short.mean, short.standard_error, short.n))
         text = f"{share:.2g} of 128-SAM's gain, at ρ = {rho:g} and {best:g}; {verdict.reason}"
-        return Verdict(verdict.measured, verdict.passed, text)
+        return replace(verdict, reason=text)
 
     return judge
 

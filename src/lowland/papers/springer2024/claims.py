@@ -114,9 +114,9 @@ def no_price(outcomes: Mapping[str, Outcome]) -> Verdict:
     found = difference(outcomes, ("sam", "easy_error"), (SGD, "easy_error"))
     against = below_zero(Estimate(found.mean - MARGIN, found.standard_error, found.n), LEAST_SEEDS)
     if found.n < LEAST_SEEDS or found.interval is None:
-        return Verdict(found.mean, None, against.reason)
-    pays = found.interval[0] > 0
-    return Verdict(found.mean, False if pays else against.passed, f"over {found.n} seeds: {shown(found)}")
+        return Verdict(found.mean, None, against.reason, found.interval)
+    passed = False if found.interval[0] > 0 else against.passed
+    return Verdict(found.mean, passed, f"over {found.n} seeds: {shown(found)}", found.interval)
 
 
 def trained(outcomes: Mapping[str, Outcome]) -> str:
