@@ -1,7 +1,7 @@
 """What goes into a user's own training loop: `SAM` and its family, and the same mathematics as pure functions."""
 
 from importlib import import_module
-from typing import Any
+from types import ModuleType
 
 from lowland.optim import ascent, descent, functional, schedule, scope
 from lowland.optim.compiled import compiled_step
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> ModuleType:
     """The presets are loaded when they are first asked for."""
     if name == "presets":
         return import_module("lowland.optim.presets")

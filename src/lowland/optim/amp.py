@@ -2,12 +2,12 @@
 
 import sys
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler, OptState
 from torch.nn.utils import parametrize
+from torch.optim import Optimizer
 
 from lowland.optim.grad_mode import unrecorded
 
@@ -94,7 +94,7 @@ class Scaling:
         """Forget the scale of the gradients, which are cleared."""
         self._scale = self._version = None
 
-    def check_step(self, base: Any) -> None:
+    def check_step(self, base: Optimizer) -> None:
         """Raise RuntimeError for a step along gradients that nobody unscales."""
         if self.scaler is None or getattr(base, "grad_scale", None) is not None:
             return
@@ -105,7 +105,7 @@ class Scaling:
                 "call scaler.step(optimizer), not optimizer.step()"
             )
 
-    def _stage(self, number: int) -> Any:
+    def _stage(self, number: int) -> OptState | None:
         state = getattr(self.scaler, "_per_optimizer_states", {}).get(number)
         return None if state is None else state["stage"]
 

@@ -6,7 +6,7 @@ A rule is a class with a formula. It goes with any descent rule, scope, schedule
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 from lowland.checks import is_count, number
 from lowland.optim.memory import is_finite, keep
 from lowland.optim.sharding import local, settled, shard_number
+
+#: A norm, or norms, and what is made of them: floats of a float, a tensor of a tensor.
+Norm = TypeVar("Norm", float, Tensor, float | Tensor)
 
 
 class Climb(NamedTuple):
@@ -63,7 +66,7 @@ class Slope:
     base: torch.optim.Optimizer
 
 
-def length(norm: Any, eps: float | Tensor, rho: float | Tensor = 1.0) -> Any:
+def length(norm: Norm, eps: float | Tensor, rho: float | Tensor = 1.0) -> Norm:
     """ρ / (‖g‖ + eps): what g is multiplied with to reach the sphere; 0 where its norm is zero or not finite.
 
     Args:
@@ -76,7 +79,7 @@ def length(norm: Any, eps: float | Tensor, rho: float | Tensor = 1.0) -> Any:
     """
     if isinstance(norm, Tensor):
         return torch.where(usable(norm), rho / (norm + eps), 0)
-    return rho / (norm + eps) if 0 < norm < math.inf else 0.0
+    return rho / (norm + eps) if 0 < norm < math.inf else 0.0  # type: ignore[return-value]  # eps and rho are floats, too
 
 
 def usable(norm: Tensor) -> Tensor:
@@ -138,7 +141,7 @@ class Ascent:
         """The tensors to climb along, of any length: here the gradients."""
         return slope.gradients
 
-    def reach(self, norm: Any, eps: float, rho: float) -> Any:
+    def reach(self, norm: Norm, eps: float, rho: float) -> Norm:
         """How far to climb along what has this ``norm``, for ρ 1: a float, or a tensor of a norm for each group.
 
         ``rho`` is the largest of the parameters that climb.
@@ -163,7 +166,7 @@ class Unnormalized(Ascent):
 
     needs_scale = True
 
-    def reach(self, norm: Any, eps: float, rho: float) -> Any:
+    def reach(self, norm: Norm, eps: float, rho: float) -> Norm:
         """1, since the norm doesn't change the step's length; 0 if the norm is 0 or not finite."""
         return usable(norm).to(norm.dtype) if isinstance(norm, Tensor) else float(0 < norm < math.inf)
 
@@ -403,7 +406,7 @@ class LossBudget(Ascent):
     def __post_init__(self) -> None:
         number("longest", self.longest, 0)
 
-    def reach(self, norm: Any, eps: float, rho: float) -> Any:
+    def reach(self, norm: Norm, eps: float, rho: float) -> Norm:
         """What the budget pays for."""
         factor, cap = length(norm, eps), self.longest / rho if rho else 0.0
         return factor * (factor.clamp(max=cap) if isinstance(factor, Tensor) else min(factor, cap))
@@ -416,7 +419,7 @@ class LossBudget(Ascent):
 
 def draw(slope: Slope, seed: int, fill: Callable[[Tensor, torch.Generator], Tensor]) -> list[Tensor]:
     """Random tensors like the weights, the same in every process that holds the same ones, and after a resume."""
-    generators: dict[Any, torch.Generator] = {}
+    generators: dict[tuple[torch.device, int], torch.Generator] = {}
     drawn = []
     for owner, w in zip(slope.owners, slope.weights, strict=True):
         number = shard_number(owner)  # the pieces of one parameter in several processes differ

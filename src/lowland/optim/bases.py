@@ -5,7 +5,7 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Iterator
-from typing import Any
+from types import FunctionType
 
 from torch.optim import Optimizer
 
@@ -27,13 +27,13 @@ def check(base: Optimizer) -> None:
     Those inside it, in a container or wrapper of several, count, too.
     """
     for optimizer in _with_those_inside(base):
-        kind: Any = type(optimizer)
+        kind = type(optimizer)
         if kind.__module__.partition(".")[0] in ("torch", "lowland"):
             continue
         name = kind.__name__ + ("" if optimizer is base else f" (in {type(base).__name__})")
-        if _needs_arguments(kind):
+        if _needs_arguments(kind):  # type: ignore[arg-type]  # mypy takes no class for hashable
             raise ValueError(EVALUATES.format(name))
-        if _differentiates(kind):
+        if _differentiates(kind):  # type: ignore[arg-type]
             raise ValueError(DIFFERENTIATES.format(name))
 
 
@@ -133,15 +133,15 @@ def _unguarded(node: ast.AST, names: set[str]) -> Iterator[ast.AST]:
 @functools.cache
 def _differentiates(kind: type[Optimizer]) -> bool:
     """Whether something that ``step()`` calls, of its own class or module, calls autograd."""
-    left: list[Any] = [inspect.unwrap(kind.step)]
-    seen: set[Any] = set()
+    left = [_function(kind.step)]
+    seen: set[FunctionType | None] = set()
     while left:
         function = left.pop()
         if function in seen:
             continue
         seen.add(function)
         tree = _tree(function)
-        if tree is None:
+        if function is None or tree is None:
             continue
         for node in ast.walk(tree):
             if not isinstance(node, ast.Call):
@@ -160,13 +160,15 @@ def _differentiates(kind: type[Optimizer]) -> bool:
     return False
 
 
-def _function(found: Any) -> Any:
+def _function(found: object) -> FunctionType | None:
+    """What is called in the end; None for what isn't written in Python."""
     if isinstance(found, staticmethod | classmethod):
         found = found.__func__
-    return inspect.unwrap(found) if callable(found) else None
+    plain = inspect.unwrap(found) if callable(found) else None
+    return plain if inspect.isfunction(plain) else None
 
 
-def _tree(function: Any) -> ast.FunctionDef | None:
+def _tree(function: object) -> ast.FunctionDef | None:
     """Of a function whose source is there."""
     if not inspect.isfunction(function):
         return None

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lowland.optim.grad_mode import unrecorded
 from lowland.optim.sharding import global_norm, local
@@ -45,7 +45,7 @@ class Beside:
         return ~torch.isfinite(norm) if isinstance(norm, Tensor) else not math.isfinite(norm)
 
     @unrecorded
-    def step(self, base: Any) -> None:
+    def step(self, base: Optimizer) -> None:
         """Subtract them from the weights, times each group's learning rate."""
         skipped = getattr(base, "found_inf", None)  # by a scaler, on the device
         for group in base.param_groups:

@@ -8,7 +8,6 @@ function of the weights.
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -155,7 +154,7 @@ class Buffers:
     @staticmethod
     def _put_back(bindings: list[Place], contents: "_Contents") -> None:
         for module, name, b in bindings:
-            own: dict[str, Any] = module._parameters if isinstance(b, nn.Parameter) else module._buffers
+            own: dict[str, Tensor | None] = module._parameters if isinstance(b, nn.Parameter) else module._buffers  # type: ignore[assignment]
             if name not in own or own[name] is not b:  # no get(): a script's has none
                 own[name] = b
         contents.put_back()

@@ -3,7 +3,6 @@
 import inspect
 import types
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from lowland.optim.radii import STEPS
 from lowland.optim.sam import SAM, made_elsewhere
 from lowland.optim.sharding import is_distributed
 from lowland.torch_tools import ddp, unwrapped
+from lowland.values import ParameterGroup, Tree
 
 # What the groups say while the update is traced and run. The kind of update is one that can be traced, and the
 # numbers that schedules change are in tensors: torch would compile for each value of a float, or of a count.
@@ -24,8 +24,8 @@ _NO_COMPILER = ("C++ compiler", "InvalidCxxCompiler", "Compiler: ", "triton inst
 
 
 def compiled_step(
-    optimizer: SAM, model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], **settings: Any
-) -> Callable[[Any, Any], Tensor]:
+    optimizer: SAM, model: nn.Module, loss_fn: Callable[[Tree, Tree], Tensor], **settings: Tree
+) -> Callable[[Tree, Tree], Tensor]:
     """A function ``step(x, y)`` that does what ``optimizer.step(closure)`` does, compiled.
 
     The closure it stands for runs ``loss_fn(model(x), y).backward()``. It works on the model's own parameters and
@@ -83,11 +83,11 @@ def _check(optimizer: SAM) -> None:
 class _Objective(nn.Module):
     """Model and loss in one module, so that `functional_call` reaches the parameters that either of them uses."""
 
-    def __init__(self, model: nn.Module, loss_fn: Callable[[Any, Any], Tensor]):
+    def __init__(self, model: nn.Module, loss_fn: Callable[[Tree, Tree], Tensor]):
         super().__init__()
         self.model, self.loss_fn = model, loss_fn
 
-    def forward(self, x: Any, y: Any) -> Tensor:
+    def forward(self, x: Tree, y: Tree) -> Tensor:
         return self.loss_fn(self.model(x), y)
 
 
@@ -97,7 +97,7 @@ class _Scalar:
     def __init__(self, device: torch.device):
         self.tensor, self._value = _static(torch.zeros((), dtype=torch.float64, device=device)), 0.0
 
-    def set(self, value: Any) -> Tensor:
+    def set(self, value: float | Tensor) -> Tensor:
         if isinstance(value, Tensor):
             self.tensor.copy_(value)
             self._value = float("nan")
@@ -125,13 +125,13 @@ def _hooks(model: nn.Module) -> list[tuple[int, ...]]:
 
 
 class _CompiledStep:
-    def __init__(self, optimizer: SAM, objective: _Objective, settings: dict[str, Any]):
+    def __init__(self, optimizer: SAM, objective: _Objective, settings: dict[str, Tree]):
         self.optimizer, self.objective, self.settings = optimizer, objective, settings
         self.made_for: tuple[float, float, int, list[tuple[int, int, bool]]] | None = None
         self.hooks: list[tuple[int, ...]] = []
         self._named()
 
-    def __call__(self, x: Any, y: Any) -> Tensor:
+    def __call__(self, x: Tree, y: Tree) -> Tensor:
         optimizer, groups = self.optimizer, self.optimizer.param_groups
         _check(optimizer)
         for o in (optimizer, optimizer.base):
@@ -159,7 +159,7 @@ class _CompiledStep:
         optimizer._opt_called = True  # type: ignore[attr-defined]  # what torch's schedulers look for
         return loss.clone() if loss.is_cuda else loss  # the next replay of a CUDA graph overwrites its outputs
 
-    def _run(self, groups: list[dict[str, Any]], x: Any, y: Any) -> Tensor:
+    def _run(self, groups: list[ParameterGroup], x: Tree, y: Tree) -> Tensor:
         """Run the compiled program with the groups' numbers as tensors, and put the numbers back afterwards."""
         for p, gradient in self.gradients:
             p.grad = gradient
@@ -201,7 +201,7 @@ class _CompiledStep:
             raise ValueError("a parameter of the optimizer is not the model's: give the model that has all of them")
         return named
 
-    def _ordinary(self, x: Any, y: Any) -> Tensor:
+    def _ordinary(self, x: Tree, y: Tree) -> Tensor:
         """Not compiled: shows which parameters the loss depends on, and lets the base optimizer make its state."""
         params = {name: p for name, (p, _) in self._named().items()}
 
@@ -233,8 +233,8 @@ class _CompiledStep:
         kept = [name for name, buffer in objective.named_buffers() if id(buffer) in frozen]
         update = inspect.unwrap(type(base).step)  # without the hooks and graph breaks around it
 
-        def program(climbs: bool, x: Any, y: Any) -> Tensor:
-            params: dict[str, Any] = dict(objective.named_parameters())
+        def program(climbs: bool, x: Tree, y: Tree) -> Tensor:
+            params: dict[str, Tensor] = dict(objective.named_parameters())
             buffers = dict(objective.named_buffers())
 
             def loss(w: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
@@ -252,7 +252,7 @@ class _CompiledStep:
                 w = {name: p + radii[name] * direction[name] for name, p in w.items()}
                 gradient = penalized(torch.func.grad(loss)(w, before), w)
             for name, g in gradient.items():
-                params[name].grad.copy_(g)
+                params[name].grad.copy_(g)  # type: ignore[union-attr]
             update(base)
             return value
 

@@ -1,7 +1,6 @@
 """What a SAM and whatever stands in for it have in common."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
@@ -60,15 +59,16 @@ class Core:
         self._names: dict[Tensor, str] = {}
         self.step: Step | None = None
 
-    def assign(self, name: str, value: Any) -> None:
+    def assign(self, name: str, value: object) -> None:
         """The option of this ``name`` is another from the next step on; raises an error for what can't be."""
         if name == "model" and value is self.options.model:
             return
         if self.in_the_middle if name in _BETWEEN_STEPS else name == "keep_on" and self.under_way:
             raise RuntimeError(f"{name} assigned in the middle of a step: finish its passes first")
+        options = assigned(self.options, self.base, name, value)
         if name == "keep_on":
-            self.displacement = Displacement(value)
-        self.options = assigned(self.options, self.base, name, value)
+            self.displacement = Displacement(options.keep_on)
+        self.options = options
         if name in _BETWEEN_STEPS:
             self.engine, self._names = None, {}
             # What is remembered under the same name is the same: a rule with another number goes on with it.

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from torch.optim import Optimizer
 
@@ -25,7 +24,7 @@ _OTHERS = {
 } | dict.fromkeys(_OF_THE_BASE, "")
 
 
-def check(build: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]) -> None:
+def check(build: Callable[..., Optimizer], arguments: Sequence[object], named: Mapping[str, object]) -> None:
     """Raise TypeError for arguments to ``build`` that are another library's, with what to write in their place."""
     given = arguments[1] if len(arguments) > 1 else named.get("base_optimizer")
     is_class = isinstance(given, type) and issubclass(given, Optimizer)

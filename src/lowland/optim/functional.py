@@ -5,7 +5,6 @@ Foret et al. 2021, *Sharpness-Aware Minimization for Efficiently Improving Gener
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +12,12 @@ from torch.utils import _pytree as pytree
 
 from lowland.checks import check_rho
 from lowland.optim.ascent import length, usable
+from lowland.values import Tree
 
 EPS = 1e-12  # added to the gradient norm; Long & Bartlett (2024) use 1e-5
 
 
-def global_norm(tree: Any) -> Tensor:
+def global_norm(tree: Tree) -> Tensor:
     """Euclidean norm over every entry of every tensor of ``tree``, a 0-d tensor, in float32 at least."""
     norms = [
         torch.linalg.vector_norm(leaf, dtype=torch.promote_types(leaf.dtype, torch.float32))
@@ -26,7 +26,7 @@ def global_norm(tree: Any) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
-def perturbation(gradient: Any, rho: float | Tensor, eps: float = EPS) -> Any:
+def perturbation(gradient: Tree, rho: float | Tensor, eps: float = EPS) -> Tree:
     """The ascent step ε = ρ g / (‖g‖ + eps), with one norm over the whole tree.
 
     Args:
@@ -48,8 +48,8 @@ def perturbation(gradient: Any, rho: float | Tensor, eps: float = EPS) -> Any:
 
 
 def sam_gradient(
-    loss: Callable[..., Tensor], params: Any, *args: Any, rho: float | Tensor, eps: float = EPS
-) -> tuple[Tensor, Any]:
+    loss: Callable[..., Tensor], params: Tree, *args: Tree, rho: float | Tensor, eps: float = EPS
+) -> tuple[Tensor, Tree]:
     """The loss at w and its gradient at w + ε(w).
 
     Args:

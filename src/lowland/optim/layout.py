@@ -4,19 +4,19 @@ The latter where the base optimizer's isn't laid out as torch's: that of a conta
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 
 from lowland.optim.core import Core
 from lowland.optim.memory import split
 from lowland.optim.radii import STEPS
+from lowland.values import ParameterGroup, StateDict
 
 BASE, OWN = "base", "sam"
 KEYS = ("rho", STEPS)  # in each parameter group
 
 
-def save(core: Core) -> dict[str, Any]:
+def save(core: Core) -> StateDict:
     """The base optimizer's state_dict with the rules' memory in it; by `pack` if its layout isn't torch's."""
     state_dict, params = core.base.state_dict(), list(core.params())
     if not is_torchs(state_dict, params):
@@ -26,7 +26,7 @@ def save(core: Core) -> dict[str, Any]:
     return state_dict
 
 
-def load(core: Core, state_dict: dict[str, Any]) -> None:
+def load(core: Core, state_dict: StateDict) -> None:
     """What `save` gave, or the base optimizer's: then the rules remember nothing, and rho and the steps stay."""
     own = [{key: group[key] for key in KEYS} for group in core.base.param_groups]
     params = list(core.params())
@@ -35,7 +35,7 @@ def load(core: Core, state_dict: dict[str, Any]) -> None:
         core.base.load_state_dict({**state_dict, "state": bare})
         core.memory.load(_keyed(state_dict, list(core.params())), remembered)
     elif is_packed(state_dict):
-        saved: Any = state_dict[OWN]
+        saved = state_dict[OWN]
         core.base.load_state_dict(state_dict[BASE])
         core.memory.load(dict(enumerate(params)), saved["memory"])
         for group, values in zip(core.base.param_groups, saved["groups"], strict=True):
@@ -48,12 +48,12 @@ def load(core: Core, state_dict: dict[str, Any]) -> None:
             group.setdefault(key, value)
 
 
-def _keyed(state_dict: dict[str, Any], params: Sequence[Tensor]) -> dict[Any, Tensor]:
+def _keyed(state_dict: StateDict, params: Sequence[Tensor]) -> dict[int | str, Tensor]:
     """The parameters by what a state_dict calls them: numbers, or, from torch.distributed.checkpoint, names."""
     return dict(zip((key for group in state_dict["param_groups"] for key in group["params"]), params, strict=True))
 
 
-def is_torchs(state_dict: Any, params: Sequence[Tensor]) -> bool:
+def is_torchs(state_dict: object, params: Sequence[Tensor]) -> bool:
     """Whether there are ``state`` and ``param_groups``, in which each of ``params`` has a key."""
     if not isinstance(state_dict, Mapping) or not isinstance(state_dict.get("state"), Mapping):
         return False
@@ -64,13 +64,13 @@ def is_torchs(state_dict: Any, params: Sequence[Tensor]) -> bool:
 
 
 def pack(
-    state_dict: Any, groups: Sequence[Mapping[str, Any]], keys: Sequence[str], memory: Mapping[Any, Any]
-) -> dict[str, Any]:
+    state_dict: object, groups: Sequence[ParameterGroup], keys: Sequence[str], memory: Mapping[int, StateDict]
+) -> StateDict:
     """``state_dict`` as it is, and beside it what SAM has in ``groups`` under ``keys``, and its rules' ``memory``."""
     own = [{key: group[key] for key in keys} for group in groups]
     return {BASE: state_dict, OWN: {"groups": own, "memory": dict(memory)}}
 
 
-def is_packed(state_dict: Any) -> bool:
+def is_packed(state_dict: object) -> bool:
     """Whether ``state_dict`` has exactly the two entries that `pack` makes."""
     return isinstance(state_dict, Mapping) and set(state_dict) == {BASE, OWN}

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from lowland.optim.grad_mode import unrecorded
 from lowland.optim.sharding import local
+from lowland.values import StateDict
 
+K = TypeVar("K")  # what a state_dict calls a parameter: the parameter itself, its number, its name
 PREFIX = "sam_"  # of their names in a state_dict
 
 
@@ -48,7 +50,7 @@ class Memory:
             for name in self.names:
                 self._of(param, name)
 
-    def save(self, params: Mapping[Any, Tensor], state: Mapping[Any, Any]) -> dict[Any, Any]:
+    def save(self, params: Mapping[K, Tensor], state: Mapping[K, StateDict]) -> dict[K, StateDict]:
         """``state``, a base optimizer's by the keys of ``params``, with what is remembered of each beside it."""
         state = dict(state)
         for key, param in params.items():
@@ -58,7 +60,7 @@ class Memory:
         return state
 
     @unrecorded
-    def load(self, params: Mapping[Any, Tensor], state: Mapping[Any, Any]) -> None:
+    def load(self, params: Mapping[K, Tensor], state: Mapping[K, StateDict]) -> None:
         """Take up what `save` added, from the second half of `split`; what isn't there is zero."""
         self._tensors = {name: {} for name in self.names}
         for key, values in state.items():
@@ -67,9 +69,10 @@ class Memory:
                     self._of(params[key], name).copy_(values[PREFIX + name])
 
 
-def split(state: Mapping[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+def split(state: Mapping[K, StateDict]) -> tuple[dict[K, StateDict], dict[K, StateDict]]:
     """What is the base optimizer's of a saved state, and what is a `Memory`'s."""
-    bare, remembered = {}, {}
+    bare: dict[K, StateDict] = {}
+    remembered: dict[K, StateDict] = {}
     for index, values in state.items():
         own = {key: value for key, value in values.items() if str(key).startswith(PREFIX)}
         rest = {key: value for key, value in values.items() if key not in own}

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +131,7 @@ class Options:
         return ascent if self.descent_rule is None else f"{ascent} with {type(self.descent_rule).__name__}"
 
 
-def check_base(base: Any, kind: type[Optimizer]) -> None:
+def check_base(base: object, kind: type[Optimizer]) -> None:
     """Raise an error unless ``kind``, the class of SAM, can go around ``base``.
 
     Raises:
@@ -166,18 +165,18 @@ def checked(asked: Options, base: Optimizer) -> Options:
     return _scope(options, base)
 
 
-def assigned(options: Options, base: Optimizer, name: str, value: Any) -> Options:
+def assigned(options: Options, base: Optimizer, name: str, value: object) -> Options:
     """``options`` with another value of the one called ``name``, checked as in the constructor, and what follows."""
     if name == "m" and isinstance(value, MSam):
         options = replace(options, m_sam=value)
     elif name in MSam.__dataclass_fields__:
-        options = replace(options, m_sam=replace(options.m_sam, **{name: value}))
+        options = replace(options, m_sam=replace(options.m_sam, **{name: value}))  # type: ignore[arg-type]
     else:
-        options = replace(options, **{name: value})
+        options = replace(options, **{name: value})  # type: ignore[arg-type]
     return _CHECKS[name](options, base) if name in _CHECKS else options
 
 
-def refuse_twice(params: Iterable[Any]) -> None:
+def refuse_twice(params: Iterable[object]) -> None:
     """Torch only warns, and a gradient that counts twice makes another norm."""
     seen = [param for param in params if isinstance(param, Tensor)]
     if len(set(seen)) < len(seen):
@@ -207,7 +206,7 @@ def _eps(options: Options, base: Optimizer) -> Options:
     return options
 
 
-def _check_model(model: Any, params: list[Tensor]) -> None:
+def _check_model(model: object, params: list[Tensor]) -> None:
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(f"model= is the network itself, a torch.nn.Module, not a {type(model).__name__}")
     if model is not None and set(params).isdisjoint(model.parameters()):

@@ -3,13 +3,17 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from lowland.optim.sharding import is_distributed
 from lowland.torch_tools import ddp, fsdp_modules, unwrapped
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 
 
 def check(model: nn.Module | None, params: Iterable[Tensor]) -> None:
@@ -47,7 +51,7 @@ def no_other_ddp(model: nn.Module) -> Iterator[None]:
         return
     own = ddp(model)
 
-    def look(module: nn.Module, _: Any) -> None:
+    def look(module: nn.Module, _: object) -> None:
         active = getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None)
         averages = active is not None and active is not own and active.require_backward_grad_sync
         if averages and torch.is_grad_enabled():
@@ -66,7 +70,7 @@ def no_other_ddp(model: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def ascending(model: nn.Module | None, fsdp: "Fsdp", sync: bool) -> AbstractContextManager[Any]:
+def ascending(model: nn.Module | None, fsdp: "Fsdp", sync: bool) -> AbstractContextManager[None]:
     """What an ascent needs of the processes' side of ``model`` while its pass runs.
 
     Under DDP, gradients are averaged or not as ``sync`` says, whatever holds outside (``no_sync``, say). Under
@@ -87,7 +91,7 @@ def ascending(model: nn.Module | None, fsdp: "Fsdp", sync: bool) -> AbstractCont
 
 
 @contextmanager
-def ddp_synchronization(wrapper: Any, sync: bool) -> Iterator[None]:
+def ddp_synchronization(wrapper: nn.parallel.DistributedDataParallel, sync: bool) -> Iterator[None]:
     """Whether the backward passes inside average gradients over the processes."""
     before = wrapper.require_backward_grad_sync
     wrapper.require_backward_grad_sync = sync
@@ -185,7 +189,7 @@ class Fsdp:
                     param._unsharded_param.grad = gradient
 
 
-def _groups(modules: Iterable[Any]) -> Iterator[Any]:
+def _groups(modules: Iterable["FSDPModule"]) -> Iterator["FSDPParamGroup"]:
     for module in modules:
         state = module._get_fsdp_state()
         groups = getattr(state, "_fsdp_param_groups", None)  # torch 2.13; before, one

@@ -11,14 +11,16 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Concatenate, ParamSpec, TypedDict, Unpack
 
+from torch import nn
 from torch.optim import Optimizer
 
 from lowland.errors import suggestion
 from lowland.optim import foreign, sam
 from lowland.optim.ascent import (
     Adaptive,
+    Ascent,
     Friendly,
     LossBudget,
     Momentum,
@@ -28,10 +30,53 @@ from lowland.optim.ascent import (
     Stochastic,
     Unnormalized,
 )
-from lowland.optim.descent import Reuse, Selected, StepSize, SurrogateGap, Weighted
+from lowland.optim.descent import Descent, Reuse, Selected, StepSize, SurrogateGap, Weighted
+from lowland.optim.options import MSam
 from lowland.optim.radii import Rho
 from lowland.optim.schedule import every, since, until
-from lowland.optim.scope import last_layer, normalization_layers
+from lowland.optim.scope import Scope, last_layer, normalization_layers
+
+P = ParamSpec("P")
+_Build = Callable[Concatenate[Optimizer, P], sam.SAM]
+
+
+class _Handed(TypedDict, total=False):
+    """The arguments of `lowland.SAM` that no preset sets, and hands on."""
+
+    model: nn.Module | None
+    m: int | MSam | None
+    l2: float
+    eps: float
+    same_masks: bool
+    freeze: bool
+    keep_on: str
+    audit: bool
+    memory_limit: float | None
+    perturbed_norms: bool
+
+
+# The same with the rules and the scope that a preset leaves open.
+
+
+class _WithScope(_Handed, total=False):
+    scope: Scope
+
+
+class _WithAscent(_WithScope, total=False):
+    ascent: Ascent | None
+
+
+class _WithDescent(_WithScope, total=False):
+    descent: Descent | None
+
+
+class _WithRules(_Handed, total=False):
+    ascent: Ascent | None
+    descent: Descent | None
+
+
+class _WithAll(_WithRules, total=False):
+    scope: Scope
 
 
 @dataclass(frozen=True)
@@ -58,7 +103,7 @@ class Preset:
         return self.build.__name__
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Its own settings and their defaults."""
         own = list(inspect.signature(self.build).parameters.values())[1:]
         return {p.name: p.default for p in own if p.kind is not p.VAR_KEYWORD}
@@ -69,14 +114,14 @@ PRESETS: dict[str, Preset] = {}
 _COMMON = tuple(inspect.signature(sam.SAM).parameters)[2:]
 
 
-def preset(*, formula: str, gradients: str, memory: float, paper: str) -> Callable[..., Callable[..., sam.SAM]]:
+def preset(*, formula: str, gradients: str, memory: float, paper: str) -> Callable[[_Build[P]], _Build[P]]:
     """List the function as a preset, and make it say which settings it has where it is given another."""
 
-    def register(build: Callable[..., sam.SAM]) -> Callable[..., sam.SAM]:
+    def register(build: _Build[P]) -> _Build[P]:
         listed = PRESETS[build.__name__] = Preset(build, formula, gradients, memory, paper)
 
         @functools.wraps(build)
-        def checked(base: Optimizer, *arguments: Any, **settings: Any) -> sam.SAM:
+        def checked(base: Optimizer, *arguments: P.args, **settings: P.kwargs) -> sam.SAM:
             foreign.check(build, (base, *arguments), {})
             known = [*listed.settings, *_COMMON]
             for name in settings:
@@ -108,7 +153,7 @@ def preset(*, formula: str, gradients: str, memory: float, paper: str) -> Callab
     memory=1,
     paper="Foret et al. 2021, Sharpness-Aware Minimization for Efficiently Improving Generalization, ICLR",
 )
-def SAM(base: Optimizer, rho: Rho = 0.05, **sams: Any) -> sam.SAM:
+def SAM(base: Optimizer, rho: Rho = 0.05, **sams: Unpack[_WithAll]) -> sam.SAM:
     """Plain SAM; ρ as for CIFAR-10."""
     return sam.SAM(base, rho, **sams)
 
@@ -119,7 +164,7 @@ def SAM(base: Optimizer, rho: Rho = 0.05, **sams: Any) -> sam.SAM:
     memory=1,
     paper="Andriushchenko & Flammarion 2022, Towards Understanding Sharpness-Aware Minimization, ICML",
 )
-def USAM(base: Optimizer, rho: Rho = 0.05, **sams: Any) -> sam.SAM:
+def USAM(base: Optimizer, rho: Rho = 0.05, **sams: Unpack[_WithDescent]) -> sam.SAM:
     """Without the norm. ρ is in other units than SAM's; the paper names no default."""
     return sam.SAM(base, rho, ascent=Unnormalized(), **sams)
 
@@ -130,7 +175,9 @@ def USAM(base: Optimizer, rho: Rho = 0.05, **sams: Any) -> sam.SAM:
     memory=2,
     paper="Kwon et al. 2021, ASAM: Adaptive Sharpness-Aware Minimization, ICML",
 )
-def ASAM(base: Optimizer, rho: Rho = 0.5, *, eta: float = 0.01, biases: bool = False, **sams: Any) -> sam.SAM:
+def ASAM(
+    base: Optimizer, rho: Rho = 0.5, *, eta: float = 0.01, biases: bool = False, **sams: Unpack[_WithDescent]
+) -> sam.SAM:
     """Adaptive SAM; ρ as for CIFAR-10 (1 for CIFAR-100)."""
     return sam.SAM(base, rho, ascent=Adaptive(eta, biases), **sams)
 
@@ -142,7 +189,7 @@ def ASAM(base: Optimizer, rho: Rho = 0.5, *, eta: float = 0.01, biases: bool = F
     paper="Andriushchenko & Flammarion 2022 (20 steps of 0.1 ρ, to measure sharpness)",
 )
 def MultiStepSAM(
-    base: Optimizer, rho: Rho = 0.05, *, steps: int = 2, stride: float | None = None, **sams: Any
+    base: Optimizer, rho: Rho = 0.05, *, steps: int = 2, stride: float | None = None, **sams: Unpack[_WithDescent]
 ) -> sam.SAM:
     """Projected gradient ascent in several steps; how many is not settled by a paper, so two."""
     return sam.SAM(base, rho, ascent=MultiStep(steps, stride), **sams)
@@ -154,7 +201,7 @@ def MultiStepSAM(
     memory=2,
     paper="A Single-Step, Sharpness-Aware Minimization is All You Need (S²-SAM), NeurIPS 2024",
 )
-def PreviousSAM(base: Optimizer, rho: Rho = 0.05, **sams: Any) -> sam.SAM:
+def PreviousSAM(base: Optimizer, rho: Rho = 0.05, **sams: Unpack[_WithDescent]) -> sam.SAM:
     """Climbs along the gradient of the previous step."""
     return sam.SAM(base, rho, ascent=Previous(), **sams)
 
@@ -165,7 +212,7 @@ def PreviousSAM(base: Optimizer, rho: Rho = 0.05, **sams: Any) -> sam.SAM:
     memory=1,
     paper="the control that the papers compare with",
 )
-def RandomSAM(base: Optimizer, rho: Rho = 0.05, *, seed: int = 0, **sams: Any) -> sam.SAM:
+def RandomSAM(base: Optimizer, rho: Rho = 0.05, *, seed: int = 0, **sams: Unpack[_WithDescent]) -> sam.SAM:
     """Climbs nowhere in particular; ρ as SAM's, ours."""
     return sam.SAM(base, rho, ascent=Random(seed), **sams)
 
@@ -176,7 +223,9 @@ def RandomSAM(base: Optimizer, rho: Rho = 0.05, *, seed: int = 0, **sams: Any) -
     memory=3.5,
     paper="Li et al. 2024, Friendly Sharpness-Aware Minimization, CVPR",
 )
-def FriendlySAM(base: Optimizer, rho: Rho = 0.2, *, sigma: float = 1.0, decay: float = 0.95, **sams: Any) -> sam.SAM:
+def FriendlySAM(
+    base: Optimizer, rho: Rho = 0.2, *, sigma: float = 1.0, decay: float = 0.95, **sams: Unpack[_WithDescent]
+) -> sam.SAM:
     """Climbs along what is particular to the batch; settings as for ResNet-18 on CIFAR-100."""
     return sam.SAM(base, rho, ascent=Friendly(sigma, decay), **sams)
 
@@ -187,7 +236,7 @@ def FriendlySAM(base: Optimizer, rho: Rho = 0.2, *, sigma: float = 1.0, decay: f
     memory=1,
     paper="Becker, Altrock & Risse 2024, Momentum-SAM: Sharpness Aware Minimization without Computational Overhead",
 )
-def MomentumSAM(base: Optimizer, rho: Rho = 3.0, **sams: Any) -> sam.SAM:
+def MomentumSAM(base: Optimizer, rho: Rho = 3.0, **sams: Unpack[_WithDescent]) -> sam.SAM:
     """Ahead of the base optimizer's momentum; ρ as for CIFAR-100 and ImageNet."""
     return sam.SAM(base, rho, ascent=Momentum(), **sams)
 
@@ -198,7 +247,7 @@ def MomentumSAM(base: Optimizer, rho: Rho = 3.0, **sams: Any) -> sam.SAM:
     memory=1,
     paper="Wang et al. 2026, LE-SAM, ICML (from the authors' code)",
 )
-def LESAM(base: Optimizer, rho: Rho = 0.35, *, longest: float = float("inf"), **sams: Any) -> sam.SAM:
+def LESAM(base: Optimizer, rho: Rho = 0.35, *, longest: float = float("inf"), **sams: Unpack[_WithDescent]) -> sam.SAM:
     """Climbs as far as raises the loss by ρ; ρ as for ResNet-18 on CIFAR-100, there warmed up and annealed."""
     return sam.SAM(base, rho, ascent=LossBudget(longest), **sams)
 
@@ -212,7 +261,7 @@ def LESAM(base: Optimizer, rho: Rho = 0.35, *, longest: float = float("inf"), **
     memory=3,
     paper="Zhuang et al. 2022, Surrogate Gap Minimization Improves Sharpness-Aware Training, ICLR",
 )
-def GSAM(base: Optimizer, rho: Rho = 0.6, *, alpha: float = 0.6, **sams: Any) -> sam.SAM:
+def GSAM(base: Optimizer, rho: Rho = 0.6, *, alpha: float = 0.6, **sams: Unpack[_WithAscent]) -> sam.SAM:
     """Minimizes the surrogate gap too; settings as for ViT-B/32 on ImageNet, where ρ falls to 0.1 with the lr.
 
     That is ``rho=lowland.optim.schedule.along_lr(base, 0.6, 0.1, lr, lowest_lr)``. Convolutional networks with SGD
@@ -227,7 +276,7 @@ def GSAM(base: Optimizer, rho: Rho = 0.6, *, alpha: float = 0.6, **sams: Any) ->
     memory=3,
     paper="Liu et al. 2022, Towards Efficient and Scalable Sharpness-Aware Minimization, CVPR",
 )
-def LookSAM(base: Optimizer, rho: Rho = 0.1, *, k: int = 5, alpha: float = 0.7, **sams: Any) -> sam.SAM:
+def LookSAM(base: Optimizer, rho: Rho = 0.1, *, k: int = 5, alpha: float = 0.7, **sams: Unpack[_WithAscent]) -> sam.SAM:
     """Climbs every k-th step and reuses what it found."""
     return sam.SAM(base, rho, descent=Reuse(k, alpha), **sams)
 
@@ -238,7 +287,9 @@ def LookSAM(base: Optimizer, rho: Rho = 0.1, *, k: int = 5, alpha: float = 0.7, 
     memory=3,
     paper="Yue et al. 2023, Sharpness-Aware Minimization Revisited: Weighted Sharpness as a Regularization Term, KDD",
 )
-def WSAM(base: Optimizer, rho: Rho = 0.05, *, gamma: float = 0.9, decoupled: bool = True, **sams: Any) -> sam.SAM:
+def WSAM(
+    base: Optimizer, rho: Rho = 0.05, *, gamma: float = 0.9, decoupled: bool = True, **sams: Unpack[_WithAscent]
+) -> sam.SAM:
     """Weighs sharpness against the loss."""
     return sam.SAM(base, rho, descent=Weighted(gamma, decoupled), **sams)
 
@@ -250,7 +301,13 @@ def WSAM(base: Optimizer, rho: Rho = 0.05, *, gamma: float = 0.9, decoupled: boo
     paper="Du et al. 2022, Efficient Sharpness-aware Minimization for Improved Training of Neural Networks, ICLR",
 )
 def ESAM(
-    base: Optimizer, rho: Rho = 0.05, *, beta: float = 0.6, gamma: float = 0.5, seed: int = 0, **sams: Any
+    base: Optimizer,
+    rho: Rho = 0.05,
+    *,
+    beta: float = 0.6,
+    gamma: float = 0.5,
+    seed: int = 0,
+    **sams: Unpack[_WithScope],
 ) -> sam.SAM:
     """Perturbs part of the weights and descends on part of the batch; settings as for ResNet-18 on CIFAR.
 
@@ -265,7 +322,7 @@ def ESAM(
     memory=3,
     paper="Andriushchenko & Flammarion 2022",
 )
-def StepSizeSAM(base: Optimizer, rho: Rho = 0.05, **sams: Any) -> sam.SAM:
+def StepSizeSAM(base: Optimizer, rho: Rho = 0.05, **sams: Unpack[_WithAscent]) -> sam.SAM:
     """SAM's step size along the plain gradient: what the direction is worth."""
     return sam.SAM(base, rho, descent=StepSize(), **sams)
 
@@ -279,7 +336,7 @@ def StepSizeSAM(base: Optimizer, rho: Rho = 0.05, **sams: Any) -> sam.SAM:
     memory=1,
     paper="Mueller et al. 2023, Normalization Layers Are All That Sharpness-Aware Minimization Needs, NeurIPS",
 )
-def SAMON(base: Optimizer, rho: Rho = 0.5, **sams: Any) -> sam.SAM:
+def SAMON(base: Optimizer, rho: Rho = 0.5, **sams: Unpack[_WithRules]) -> sam.SAM:
     """SAM-ON; ρ as in the authors' script. It takes larger ones than SAM."""
     return sam.SAM(base, rho, scope=normalization_layers, **sams)
 
@@ -291,7 +348,7 @@ def SAMON(base: Optimizer, rho: Rho = 0.5, **sams: Any) -> sam.SAM:
     paper="Springer, Nagarajan & Raghunathan 2024, Sharpness-Aware Minimization Enhances Feature Quality via Balanced "
     "Learning, ICLR (our reading of the name)",
 )
-def LSAM(base: Optimizer, rho: Rho = 0.05, **sams: Any) -> sam.SAM:
+def LSAM(base: Optimizer, rho: Rho = 0.05, **sams: Unpack[_WithRules]) -> sam.SAM:
     """Last-layer SAM; ρ within the paper's grid. The others are frozen while climbing, unless ``freeze=False``."""
     return sam.SAM(base, rho, scope=last_layer, **{"freeze": True} | sams)
 
@@ -305,7 +362,7 @@ def LSAM(base: Optimizer, rho: Rho = 0.05, **sams: Any) -> sam.SAM:
     memory=1,
     paper="Liu et al. 2022, where it is compared with",
 )
-def PeriodicSAM(base: Optimizer, rho: float = 0.05, *, k: int = 5, **sams: Any) -> sam.SAM:
+def PeriodicSAM(base: Optimizer, rho: float = 0.05, *, k: int = 5, **sams: Unpack[_WithAll]) -> sam.SAM:
     """SAM now and then; k as LookSAM's."""
     return sam.SAM(base, every(k, rho), **sams)
 
@@ -317,7 +374,7 @@ def PeriodicSAM(base: Optimizer, rho: float = 0.05, *, k: int = 5, **sams: Any) 
     paper="Andriushchenko & Flammarion 2022; Zhou et al. 2025, Sharpness-Aware Minimization Efficiently Selects "
     "Flatter Minima Late in Training, ICLR",
 )
-def LateSAM(base: Optimizer, rho: float = 0.05, *, start: int, **sams: Any) -> sam.SAM:
+def LateSAM(base: Optimizer, rho: float = 0.05, *, start: int, **sams: Unpack[_WithAll]) -> sam.SAM:
     """SAM at the end of training."""
     return sam.SAM(base, since(start, rho), **sams)
 
@@ -328,6 +385,6 @@ def LateSAM(base: Optimizer, rho: float = 0.05, *, start: int, **sams: Any) -> s
     memory=1,
     paper="Andriushchenko & Flammarion 2022",
 )
-def EarlySAM(base: Optimizer, rho: float = 0.05, *, end: int, **sams: Any) -> sam.SAM:
+def EarlySAM(base: Optimizer, rho: float = 0.05, *, end: int, **sams: Unpack[_WithAll]) -> sam.SAM:
     """SAM at the beginning of training."""
     return sam.SAM(base, until(end, rho), **sams)

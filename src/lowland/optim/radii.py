@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from torch.optim import Optimizer
 
@@ -54,7 +53,7 @@ class Radii:
     @property
     def used_before(self) -> bool:
         """Whether the base optimizer was in another SAM, whose radius its groups still have."""
-        groups: list[dict[str, Any]] = self.base.param_groups
+        groups = self.base.param_groups
         return any(STEPS in group and radius(group["rho"]) != self.rho for group in groups)
 
     @property

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ from lowland.optim.scope import Scope
 from lowland.optim.update import update, update_after
 from lowland.optim.wrapper import Wrapper, hooked_load_state_dict, hooked_state_dict, hooked_step, setting, view
 from lowland.torch_tools import level_of_caller
+from lowland.values import ParameterGroup, StateDict, Tree
+
+T = TypeVar("T")
 
 
 @unassignable(
@@ -140,7 +143,7 @@ class SAM(Wrapper):
     eps = setting(lambda own: own.options.eps)
     ascent_rule = setting(lambda own: own.options.ascent_rule)
     descent_rule = setting(lambda own: own.options.descent_rule)
-    scope: Any = setting(lambda own: own.options.scope)
+    scope: Scope = setting(lambda own: own.options.scope)
     same_masks = setting(lambda own: own.options.same_masks)
     freeze = setting(lambda own: own.options.freeze)
     keep_on = setting(lambda own: own.options.keep_on)
@@ -222,7 +225,7 @@ class SAM(Wrapper):
         super().__init__(Core(base, id(self), asked, radii, Memory(asked.remembered)))
         self._complete_groups()
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
+    def add_param_group(self, param_group: ParameterGroup) -> None:
         """As torch's; the group's ``rho`` is this optimizer's unless it brings one."""
         if "rho" in param_group:
             radius(param_group["rho"])
@@ -321,7 +324,13 @@ class SAM(Wrapper):
 
     # The step.
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], T]) -> T: ...
+
+    def step(self, closure: Callable[[], Tree] | None = None) -> Tree:
         """Update the weights with the gradient in ``p.grad``, or with that of ``closure``'s passes.
 
         Without passes before it that is the base optimizer's step along what is there: ``l2`` is not added.
@@ -346,8 +355,8 @@ class SAM(Wrapper):
     # Not to be wrapped by torch: hooks are seen to, and the profiler sees the base optimizer's step.
     step.hooked = True  # type: ignore[attr-defined]
 
-    def _step(self, closure: Callable[[], Any] | None) -> Any:
-        own, losses = self._own, list[Any]()
+    def _step(self, closure: Callable[[], Tree] | None) -> Tree:
+        own, losses = self._own, list[Tree]()
         own.ready("step()")
         if closure is not None:
             own.refuse_in_scaler()
@@ -437,7 +446,7 @@ class SAM(Wrapper):
 
     # State.
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self) -> StateDict:  # type: ignore[override]
         """The base optimizer's state_dict, with ``rho`` and the number of steps in each group: all a resume needs.
 
         If that has a layout of its own, it is the entry ``"base"``, and SAM's part the entry ``"sam"``.
@@ -451,11 +460,11 @@ class SAM(Wrapper):
         own.back_to_w()
         return hooked_state_dict(self, lambda: layout.save(own))
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: StateDict) -> None:  # type: ignore[override]
         """Load a `state_dict`, or one of the bare base optimizer: then rho and the number of steps stay."""
         own = self._own
 
-        def load(state_dict: dict[str, Any]) -> None:
+        def load(state_dict: StateDict) -> None:
             own.refuse_inside("load_state_dict()")
             if own.displacement.overwritten:  # the weights were loaded first
                 own.displacement.forget()
@@ -472,7 +481,7 @@ class SAM(Wrapper):
 
         hooked_load_state_dict(self, state_dict, load)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> StateDict:
         """For copying and pickling: as torch's optimizers, without hooks and without a pass under way."""
         radii, asked = self._own.radii, self._own.options
         return {name: getattr(self, name) for name in ("base", *_SETTINGS)} | {
@@ -480,7 +489,7 @@ class SAM(Wrapper):
             "_rho": radii.rho, "_schedule": radii.schedule, "_scheduled": radii.scheduled,
         }  # fmt: skip
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: StateDict) -> None:
         """Rebuild a copied or unpickled optimizer from what `__getstate__` returned."""
         given = {name: state[name] for name in _SETTINGS}
         of_m = MSam(*(given.pop(name) for name in MSam.__dataclass_fields__))

@@ -6,7 +6,6 @@ A step at which ρ is 0 takes a single pass.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch.optim import Optimizer
 
@@ -108,6 +107,6 @@ class _AlongLr:
         return max(0.0, self.lowest_rho + (self.rho - self.lowest_rho) * share)
 
 
-def _check(name: str, value: Any, low: int) -> None:
+def _check(name: str, value: object, low: int) -> None:
     if not is_count(value, low):
         raise ValueError(f"{name} counts steps: an integer of at least {low}, not {value!r}")

@@ -8,10 +8,13 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def is_distributed(tensor: Tensor) -> bool:
@@ -138,7 +141,7 @@ def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     return norms
 
 
-def _shards(param: Tensor) -> tuple[Any, ...]:
+def _shards(param: Tensor) -> tuple[tuple["DeviceMesh", int], ...]:
     """The (mesh, dimension) pairs over which the pieces of ``param`` differ."""
     if not is_distributed(param):
         return ()

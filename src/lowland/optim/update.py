@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from lowland.optim.core import Core
 from lowland.optim.grad_mode import recording, unrecorded
 from lowland.optim.sharding import local, settled
 from lowland.optim.step import forget_copies_of_weights
+
+T = TypeVar("T")
 
 
 def update(core: Core) -> None:
@@ -53,7 +55,7 @@ def update(core: Core) -> None:
     forget_copies_of_weights(core.fsdp)
 
 
-def update_after(core: Core, closure: Callable[[], Any]) -> Any:
+def update_after(core: Core, closure: Callable[[], T]) -> T:
     """`update` after passes, with a closure all the same: trainers hand over one that calls their hooks alone."""
     params = core.trainable()[0]
     before = [(param.grad, None if param.grad is None else local(param.grad)._version) for param in params]

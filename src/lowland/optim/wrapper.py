@@ -1,16 +1,18 @@
 """An optimizer around an optimizer, which schedulers, trainers, scalers and checkpoints take for the one inside."""
 
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lowland.assigning import unassignable
 from lowland.optim import amp, foreign
 from lowland.optim.core import Core
+from lowland.values import Foreign, ParameterGroup, State, StateDict
 
 T = TypeVar("T")
-Closure = Callable[[], Any]
+Closure = Callable[[], object]
 
 _SETTING = (
     "The argument ``{}`` of `lowland.SAM`, which says what it is. Assigned, it takes effect from the next step on."
@@ -21,7 +23,7 @@ class _Setting(property):
     """An option of a `Core`, which says what becomes of it when it is assigned."""
 
     def __set_name__(self, owner: type, name: str) -> None:
-        def assign(wrapper: Any, value: Any) -> None:
+        def assign(wrapper: "Wrapper", value: object) -> None:
             wrapper._own.assign(name, value)
 
         super().__init__(self.fget, assign)
@@ -38,7 +40,7 @@ def view(read: Callable[[Core], T], doc: str) -> T:
     return property(lambda wrapper: read(wrapper._own), doc=doc)  # type: ignore[return-value]
 
 
-def of_base(name: str, read: Callable[[Core], Any] | None = None) -> Any:
+def of_base(name: str, read: Callable[[Core], T] | None = None) -> T:
     """Declares an attribute that is the base optimizer's, to read and to set.
 
     Args:
@@ -46,10 +48,10 @@ def of_base(name: str, read: Callable[[Core], Any] | None = None) -> Any:
         read: what reading it gives, if not that; then nobody deletes it.
     """
 
-    def find(wrapper: Any) -> Any:
+    def find(wrapper: "Wrapper") -> State:
         return getattr(wrapper._own.base, name) if read is None else read(wrapper._own)
 
-    def assign(wrapper: Any, value: Any) -> None:
+    def assign(wrapper: "Wrapper", value: object) -> None:
         setattr(wrapper._own.base, name, value)
 
     return property(
@@ -57,17 +59,17 @@ def of_base(name: str, read: Callable[[Core], Any] | None = None) -> Any:
         assign,
         (lambda wrapper: delattr(wrapper._own.base, name)) if read is None else None,
         "The base optimizer's.",
-    )
+    )  # type: ignore[return-value]
 
 
-def _groups(core: Core) -> list[dict[str, Any]]:
+def _groups(core: Core) -> list[ParameterGroup]:
     """Not for a GradScaler that unscales before the passes are over: RuntimeError."""
     if core.in_the_middle:
         amp.refuse_unscaling()
     return core.base.param_groups
 
 
-def _state(core: Core) -> Any:
+def _state(core: Core) -> dict[Tensor, StateDict]:
     """With what the rules remember beside it."""
     of_base = getattr(core.base, "state", {})
     return core.memory.save({p: p for p in core.params()}, of_base) if core.memory else of_base
@@ -88,13 +90,13 @@ class Wrapper(Optimizer):
     _own: Core
     base = view(lambda own: own.base, f"It can't be assigned: {_KEEPS_BASE}.")
     param_groups = of_base("param_groups", _groups)
-    state = of_base("state", _state)
-    defaults = of_base("defaults")
+    state = of_base("state", _state)  # type: ignore[arg-type]  # torch's is a defaultdict
+    defaults: StateDict = of_base("defaults")
     # A GradScaler sets these two around the step of an optimizer that takes the scale itself.
-    grad_scale = of_base("grad_scale")
-    found_inf = of_base("found_inf")
+    grad_scale: Tensor | None = of_base("grad_scale")
+    found_inf: Tensor | None = of_base("found_inf")
 
-    def __new__(cls, *arguments: Any, **named: Any) -> Self:
+    def __new__(cls, *arguments: object, **named: object) -> Self:
         """Before Python looks at the arguments: those of other libraries are worth a better error."""
         foreign.check(cls, arguments, named)
         return super().__new__(cls)
@@ -107,7 +109,7 @@ class Wrapper(Optimizer):
         # hooks and profiling as unpickling does.
         super().__setstate__({})
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Foreign:
         # What else the base optimizer can do: train() and eval() of a schedule-free one, say.
         if name in ("base", "_own") or name.startswith("__"):
             raise AttributeError(name)
@@ -117,7 +119,7 @@ class Wrapper(Optimizer):
 # What torch does around the methods of its own optimizers: the hooks are called on the wrapper.
 
 
-def hooked_step(optimizer: Optimizer, closure: Closure | None, step: Callable[[Closure | None], Any]) -> Any:
+def hooked_step(optimizer: Optimizer, closure: Closure | None, step: Callable[[Closure | None], T]) -> T:
     """Call ``step(closure)`` between the optimizer's step hooks, which may replace the closure."""
     for before in optimizer._optimizer_step_pre_hooks.values():
         replaced = before(optimizer, (closure,), {})
@@ -130,7 +132,7 @@ def hooked_step(optimizer: Optimizer, closure: Closure | None, step: Callable[[C
     return result
 
 
-def hooked_state_dict(optimizer: Optimizer, save: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def hooked_state_dict(optimizer: Optimizer, save: Callable[[], StateDict]) -> StateDict:
     """Call ``save()`` between the optimizer's state_dict hooks, which may replace the result."""
     for before in optimizer._optimizer_state_dict_pre_hooks.values():
         before(optimizer)
@@ -141,9 +143,7 @@ def hooked_state_dict(optimizer: Optimizer, save: Callable[[], dict[str, Any]]) 
     return state_dict
 
 
-def hooked_load_state_dict(
-    optimizer: Optimizer, state_dict: dict[str, Any], load: Callable[[dict[str, Any]], None]
-) -> None:
+def hooked_load_state_dict(optimizer: Optimizer, state_dict: StateDict, load: Callable[[StateDict], None]) -> None:
     """Call ``load(state_dict)`` between the optimizer's loading hooks, which may replace ``state_dict``."""
     for before in optimizer._optimizer_load_state_dict_pre_hooks.values():
         replaced = before(optimizer, state_dict)

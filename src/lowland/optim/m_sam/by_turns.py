@@ -1,7 +1,6 @@
 """Functions of autograd's own, of parameters and what they give: once for each group, forward and backward."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +11,10 @@ from lowland.optim.m_sam.passing import Pass
 from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.watched import Derived, Watched
 from lowland.torch_tools import have_moved, random_states, replay
+from lowland.values import Context, Tree
 
 
-def by_turns(now: Pass, cls: Any, args: tuple[Any, ...], call: Callable[..., Any]) -> Any:
+def by_turns(now: Pass, cls: type[torch.autograd.Function], args: tuple[Tree, ...], call: Callable[..., Tree]) -> Tree:
     """The result of ``cls``, a function of autograd's own, which ``call`` calls.
 
     Raises:
@@ -79,15 +79,15 @@ class _Times(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+    def forward(ctx: Context, x: Tensor, factor: float) -> Tensor:
         ctx.factor = factor
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Context, d: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         """Returns the gradient times the factor."""
         return d if ctx.factor == 1 else d * ctx.factor, None
 
 
-def _versions(values: list[Any]) -> list[int]:
+def _versions(values: list[Tree]) -> list[int]:
     return [t._version if isinstance(t, Tensor) else 0 for t in values]

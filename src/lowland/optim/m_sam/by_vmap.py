@@ -1,8 +1,7 @@
 """Any function of parameters, by `torch.vmap` over the groups: each group calls it with its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from lowland.optim.m_sam.places import Along
 from lowland.optim.m_sam.refusals import NotCovered, Unordered
 from lowland.optim.m_sam.watched import Derived, Watched
 from lowland.optim.m_sam.writing import not_in_place, note_shared, written
+from lowland.values import Tree
 
 _ENTRYWISE_NAMES = """
 add sub subtract mul multiply div divide true_divide pow maximum minimum where lerp addcmul addcdiv rsub
@@ -37,21 +37,21 @@ _ORDINARY = _ENTRYWISE | _REPEATING | frozenset(_ORDINARY_NAMES.split())
 class _Call:
     """A function with its arguments as a flat list, in the form ``spec``; ``batched`` says which have rows."""
 
-    func: Callable[..., Any]
+    func: Callable[..., Tree]
     name: str
     #: In messages.
     what: str
-    leaves: list[Any]
+    leaves: list[Tree]
     spec: pytree.TreeSpec
     batched: list[bool]
 
-    def on(self, leaves: Any) -> Any:
+    def on(self, leaves: Iterable[Tree]) -> Tree:
         """Calls the function on other leaves in place of its own."""
         args, kwargs = pytree.tree_unflatten(leaves, self.spec)
         return self.func(*args, **kwargs)
 
 
-def by_vmap(now: Pass, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+def by_vmap(now: Pass, func: Callable[..., Tree], args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> Tree:
     """``func`` for each group, with its own parameters and its own rows of everything that has rows.
 
     Of arguments without rows, parameters and what the closure computed from nothing, the result has none either.
@@ -97,7 +97,7 @@ def by_vmap(now: Pass, func: Callable[..., Any], args: Any, kwargs: dict[str, An
     return result
 
 
-def _by_group(now: Pass, call: _Call, inner: int) -> Any:
+def _by_group(now: Pass, call: _Call, inner: int) -> Tree:
     groups, what, batched = now.side.groups, call.what, call.batched
     leaves = [groups.own(leaf) if is_batched else leaf for leaf, is_batched in zip(call.leaves, batched, strict=True)]
     stacks = [now.stack_of(leaf) for leaf in leaves]
@@ -110,7 +110,7 @@ def _by_group(now: Pass, call: _Call, inner: int) -> Any:
     ndim = max((t.ndim for t, is_batched in zip(leaves, batched, strict=True) if is_batched), default=0)
     repeats = call.name in _REPEATING and not any(batched) and _repeats(call, groups.whole)
 
-    def of_part(index: int) -> list[Any]:
+    def of_part(index: int) -> list[Tree]:
         chosen, _, n = groups.parts[index]
         given = []
         for leaf, stack, is_batched in zip(leaves, stacks, batched, strict=True):
@@ -128,7 +128,7 @@ def _by_group(now: Pass, call: _Call, inner: int) -> Any:
 
     dims = tuple(0 if has_rows or s is not None else None for has_rows, s in zip(batched, stacks, strict=True))
 
-    def called(*given: Any) -> Any:
+    def called(*given: Tree) -> Tree:
         return call.on(given)
 
     try:
@@ -202,24 +202,24 @@ def _laid_out(out: Tensor, strides: tuple[int, ...]) -> Tensor:
 
 
 def _has_options(
-    input: Any,
-    weight: Any,
-    padding_idx: Any = None,
-    max_norm: Any = None,
-    norm_type: Any = 2.0,
+    input: object,
+    weight: object,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> bool:
     return padding_idx is not None or max_norm is not None or scale_grad_by_freq or sparse
 
 
-def _joined(results: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
+def _joined(results: list[Tree], join: Callable[[list[Tensor]], Tensor]) -> Tree:
     return pytree.tree_map(lambda *parts: join(list(parts)), *results)
 
 
-def _name(func: Any) -> str:
+def _name(func: Callable[..., Tree]) -> str:
     name = getattr(func, "__name__", repr(func))
-    return getattr(func.__self__, "__name__", name) if name == "__get__" else name
+    return getattr(getattr(func, "__self__", None), "__name__", name) if name == "__get__" else name
 
 
 def _repeats(call: _Call, size: int) -> bool:

@@ -1,7 +1,6 @@
 """Reentrant checkpoints, which autograd calls again in backward."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +11,10 @@ from lowland.optim.m_sam.functions import check_functions
 from lowland.optim.m_sam.places import Mixed, Place
 from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.watched import of_parameters
+from lowland.values import Tree
 
 
-def checkpointed(closure: Closure, args: tuple[Any, ...], apply: Callable[..., Any]) -> Any:
+def checkpointed(closure: Closure, args: tuple[Tree, ...], apply: Callable[..., Tree]) -> Tree:
     """A reentrant checkpoint, with what was saved of its arguments; ``apply`` calls it."""
     run, preserve, *given = args
     tensors = [t for t in pytree.tree_leaves(given) if isinstance(t, Tensor)]
@@ -33,11 +33,11 @@ def checkpointed(closure: Closure, args: tuple[Any, ...], apply: Callable[..., A
 class _Checkpointed:
     """What a reentrant checkpoint runs: once in forward, without gradients, and once in backward."""
 
-    def __init__(self, closure: Closure, run: Callable[..., Any]):
+    def __init__(self, closure: Closure, run: Callable[..., Tree]):
         self._closure, self._run = closure, run
         self._places: list[Place | None] | None = None
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Tree) -> Tree:
         closure = self._closure
         if self._places is None:
             out = self._run(*args)
@@ -55,5 +55,5 @@ class _Checkpointed:
         return out
 
 
-def _without_reasons(places: list[Place | None]) -> list[Any]:
+def _without_reasons(places: list[Place | None]) -> list[Place | type[Mixed] | None]:
     return [Mixed if isinstance(place, Mixed) else place for place in places]

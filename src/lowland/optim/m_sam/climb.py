@@ -1,9 +1,8 @@
 """From the groups' gradients to what is added to each parameter: the ascent rules that have a form for all at once."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 
 from lowland.optim import amp
 from lowland.optim.ascent import Adaptive, Ascent, LossBudget, Unnormalized
@@ -22,7 +21,7 @@ def unsupported(rule: Ascent) -> str | None:
 
 
 def climb(
-    settings: Settings, who: Parameters, found: dict[Tensor, Piece], groups: Groups, scaler: Any
+    settings: Settings, who: Parameters, found: dict[Tensor, Piece], groups: Groups, scaler: GradScaler | None
 ) -> tuple[dict[Tensor, Perturbation], Tensor]:
     """Where each group climbs, and the norms of its gradient.
 
@@ -58,7 +57,7 @@ def climb(
     return {p: _perturbation(piece, reach[rhos[p]], keeps[rhos[p]]) for p, piece in pieces.items() if rhos[p]}, norms
 
 
-def of_means(groups: Groups, param: Tensor, scaler: Any, divided_by: int | None = None) -> Tensor:
+def of_means(groups: Groups, param: Tensor, scaler: GradScaler | None, divided_by: int | None = None) -> Tensor:
     """What makes gradients of summed losses over ``divided_by``, ``groups.m`` by default, those of means; (groups,)."""
     scale = amp.loss_scale(scaler, param)
     scale = scale.double() if isinstance(scale, Tensor) else scale

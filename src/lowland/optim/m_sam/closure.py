@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -16,10 +16,13 @@ from lowland.optim.m_sam.reads import Reads
 from lowland.optim.m_sam.refusals import NoGradient, NotCovered, Refused, Unordered, raising
 from lowland.optim.m_sam.rows import rows_of
 from lowland.optim.m_sam.watched import Derived, Watched, followed_here
+from lowland.values import Tree
 
 T = TypeVar("T")
+#: A decision: of what kind it is, on what in words, and the forms of the tensors that it is about.
+Decision = tuple[str, str, tuple[object, ...]]
 #: Of functions without a rule: how many rows an example has in their results, and the strides of those.
-Inner = dict[Any, tuple[int, list[tuple[int, ...]]]]
+Inner = dict[object, tuple[int, list[tuple[int, ...]]]]
 
 OTHERWISE = "a reentrant checkpoint does something else in backward than in forward"
 _CHANGED = "the closure does something else in the second pass than in the first"
@@ -65,8 +68,8 @@ class Closure:
         #: Whether autograd is calling a part of the closure again.
         self.recomputing = False
         #: What was decided of inputs, in order, and by what.
-        self.decided: list[tuple[Any, Any]] = []
-        self.decisions: dict[Any, Any] = {}
+        self.decided: list[tuple[Decision, bool]] = []
+        self.decisions: dict[Decision, bool | None] = {}
 
     # Running it.
 
@@ -103,7 +106,7 @@ class Closure:
     def _followed_again(self) -> AbstractContextManager[None]:
         return nullcontext() if self.dependence.active else self.dependence.resumed()
 
-    def or_plain(self, watched: Callable[[], Any], plain: Callable[[], Any]) -> Any:
+    def or_plain(self, watched: Callable[[], T], plain: Callable[[], T]) -> T:
         """``watched()``; once that can't be done, ``plain()`` to the end of the closure, which is refused then.
 
         What the closure changes for a while, ``model.eval()`` say, it must be able to change back.
@@ -137,13 +140,13 @@ class Closure:
         """Look whether ``value``, which came without an operation, lies in memory that depends on parameters."""
         self.dependence.labels.look_for_aliases(value)
 
-    def leaves(self, value: Any, why: str) -> None:
+    def leaves(self, value: object, why: str) -> None:
         """Take note that ``value`` leaves torch, which is refused if it depends on parameters."""
         self.dependence.refuse(value, why)
 
     # Where the examples are.
 
-    def places(self, values: Any) -> list[Place | None]:
+    def places(self, values: Tree) -> list[Place | None]:
         """Where the examples are in tensors among ``values``."""
         return [self.dependence.labels.at(t) for t in pytree.tree_leaves(values) if isinstance(t, Tensor)]
 
@@ -186,13 +189,13 @@ class Closure:
             )
         return True
 
-    def are_alone(self, tensors: list[Any], what: str) -> bool:
+    def are_alone(self, tensors: list[Tree], what: str) -> bool:
         """Whether none of ``tensors`` depends on examples."""
         return self.remembered(
             ("alone", what, _forms(tensors)), lambda: all(self.dependence.labels.at(t) is None for t in tensors)
         )
 
-    def remembered(self, key: Any, decide: Callable[[], T]) -> T:
+    def remembered(self, key: Decision, decide: Callable[[], bool]) -> bool:
         """A decision; where activation checkpointing calls a layer again, nothing is followed, the one before."""
         if self.dependence.active:
             decision = decide()
@@ -220,7 +223,7 @@ class Closure:
         self.dependence.labels.set_mixed(y, what)
         return y
 
-    def check_losses(self, losses: Any) -> None:
+    def check_losses(self, losses: Tensor) -> None:
         """Raise Unordered unless each of ``losses`` depends on one example, in order."""
         if not self.parted or type(losses) is Derived or losses.shape != (self.examples,):
             return
@@ -243,7 +246,7 @@ class ClosureAgain(Closure):
     def __init__(self, first: Closure, examples: int):
         super().__init__(examples, first.names, first.parted)
         self.decided, self.decisions, self.seen.inner = first.decided, first.decisions, first.seen.inner
-        self._left: Iterator[tuple[Any, Any]] | None = None
+        self._left: Iterator[tuple[Decision, bool]] | None = None
 
     @contextmanager
     def following(self, constants: list[Tensor]) -> Iterator[None]:
@@ -257,25 +260,25 @@ class ClosureAgain(Closure):
         finally:
             self._left = None
 
-    def remembered(self, key: Any, decide: Callable[[], T]) -> T:
+    def remembered(self, key: Decision, decide: Callable[[], bool]) -> bool:
         """The decision of the first pass."""
         if self._left is None:
             return super().remembered(key, decide)
         before, decision = next(self._left, (None, False))
         if before != key:
             raise NotCovered(_CHANGED)
-        return decision  # type: ignore[return-value]
+        return decision
 
     def _followed_again(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def places(self, values: Any) -> list[Place | None]:
+    def places(self, values: Tree) -> list[Place | None]:
         """Nothing: the first pass has looked."""
         return []
 
-    def check_losses(self, losses: Any) -> None:
+    def check_losses(self, losses: Tensor) -> None:
         """Nothing: the first pass has looked."""
 
 
-def _forms(values: list[Any]) -> tuple[Any, ...]:
+def _forms(values: list[Tree]) -> tuple[object, ...]:
     return tuple((t.shape, t.dtype) if isinstance(t, Tensor) else None for t in values)

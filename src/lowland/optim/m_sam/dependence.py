@@ -9,12 +9,12 @@ one that picks among them by data ends the knowledge: its result is `Mixed`. Los
 refused. Nothing is inferred from values, so that what holds for one batch holds for all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, _pop_mode, _push_mode
 
 from lowland.optim.m_sam.following import follow, tensors_in
@@ -22,6 +22,7 @@ from lowland.optim.m_sam.labels import Labels
 from lowland.optim.m_sam.lines import line
 from lowland.optim.m_sam.places import Along, Mixed
 from lowland.optim.m_sam.refusals import NotCovered, OwnGenerator
+from lowland.values import Tree
 
 
 class Dependence(TorchDispatchMode):
@@ -46,7 +47,7 @@ class Dependence(TorchDispatchMode):
         super().__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self.active = False
         super().__exit__(*error)
 
@@ -95,14 +96,20 @@ class Dependence(TorchDispatchMode):
             self.labels.put(value, Mixed(f"rows that can't be laid out by example ({line()})"))
         return value
 
-    def refuse(self, value: Any, why: str) -> None:
+    def refuse(self, value: object, why: str) -> None:
         """The end, if ``value`` depends on watched parameters; ``why`` has a place for the line."""
         if self.active and self._following and self.labels.at(value) is not None:
             self.labels.stop(why.format(line()))
 
     # Operations.
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[Tree, ...] = (),
+        kwargs: dict[str, Tree] | None = None,
+    ) -> Tree:
         if kwargs and kwargs.get("generator") is not None and self._following and not self.generators:
             raise OwnGenerator(
                 f"{func._schema.name.partition('::')[2]} ({line()}) draws from a torch.Generator of its own: with m "
@@ -120,7 +127,7 @@ class Dependence(TorchDispatchMode):
             follow(self.labels, func, args, kwargs or {}, out)
         return out
 
-    def _are_opaque(self, args: Any, kwargs: Any) -> bool:
+    def _are_opaque(self, args: tuple[Tree, ...], kwargs: dict[str, Tree] | None) -> bool:
         """Whether some of the tensors compute for themselves, and aren't known to depend on nothing."""
         tensors = list(tensors_in((args, *(kwargs or {}).values())))
         computing = [t for t in tensors if type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__]

@@ -7,10 +7,10 @@ layers, from which g_j follows; the second calls the layers with what e_j adds t
 """
 
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from lowland.optim import amp
 from lowland.optim.buffers import Buffers
@@ -43,7 +43,7 @@ class Engine:
         self._where = ""
         self._said: set[str] = set()
 
-    def backward(self, closure: Losses, scaler: Any = None) -> Tensor:
+    def backward(self, closure: Losses, scaler: GradScaler | None = None) -> Tensor:
         """Add the m-SAM gradient of a batch to ``p.grad``, and return the mean loss at w; see `SAM.backward`."""
         model = self.host.model
         if self.reason is None:
@@ -99,7 +99,9 @@ class Engine:
             self._said.add(line)
             warnings.warn(line, stacklevel=4)
 
-    def _two_passes(self, who: Parameters, closure: Losses, scaler: Any, states: States, buffers: Buffers) -> Report:
+    def _two_passes(
+        self, who: Parameters, closure: Losses, scaler: GradScaler | None, states: States, buffers: Buffers
+    ) -> Report:
         def losses() -> Tensor:
             buffers.rewind()
             return evaluate(watched, states, self.host)
@@ -116,7 +118,7 @@ class Engine:
         finally:
             self._where = "" if passes.closure is None else passes.closure.seen.where
 
-    def _why_not(self, error: BaseException, closure: Losses, scaler: Any, states: States) -> str:
+    def _why_not(self, error: BaseException, closure: Losses, scaler: GradScaler | None, states: States) -> str:
         """Why the loop is taken after ``error``, which is raised if the loop can't help."""
         if isinstance(error, NotCovered):
             if isinstance(error, Unordered) and self.host.settings.audit:
@@ -126,7 +128,7 @@ class Engine:
             raise error
         return self._only_here(error, closure, scaler, states)
 
-    def _only_here(self, error: Exception, closure: Losses, scaler: Any, states: States) -> str:
+    def _only_here(self, error: Exception, closure: Losses, scaler: GradScaler | None, states: States) -> str:
         """``error`` in words, if the passes raise it each time and the plain closure doesn't; else it is raised."""
         model = self.host.model
         with without_a_trace(self.host):

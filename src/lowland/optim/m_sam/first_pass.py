@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from lowland.optim.m_sam.groups import Groups
 from lowland.optim.m_sam.refusals import NotCovered, TooLarge
 from lowland.optim.m_sam.rows import rows_of
 from lowland.optim.m_sam.rule import Use
+from lowland.values import Context
 
 
 class FirstPass:
@@ -53,11 +53,11 @@ class FirstPass:
         """What the sum of a group's losses is divided by before backward."""
         return self.groups.m
 
-    def covered(self, use: Use) -> Any:
+    def covered(self, use: Use) -> Tensor:
         """The function of detached parameters; the gradient at its output is taken up."""
         return use.rule.first(use, self)
 
-    def without_rows(self, use: Use) -> Any:
+    def without_rows(self, use: Use) -> Tensor:
         """The function of detached parameters: there is no gradient to take up."""
         return use.run(**use.at_w())
 
@@ -135,7 +135,7 @@ class _Tap(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Context,
         anchor: Tensor,
         output: Tensor,
         activations: Tensor,
@@ -148,7 +148,7 @@ class _Tap(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (activations,) = ctx.saved_tensors
         ctx.watch.expect()
         ctx.record(activations.detach(), gradient.detach())
@@ -160,13 +160,13 @@ class _Copies(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, anchor: Tensor, param: Tensor, count: int, watch: FirstPass, record: Callable[[Tensor], None]
+        ctx: Context, anchor: Tensor, param: Tensor, count: int, watch: FirstPass, record: Callable[[Tensor], None]
     ) -> Tensor:
         ctx.watch, ctx.record = watch, record
         return param.expand(count, *param.shape)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         ctx.watch.expect()
         ctx.record(gradient.detach())
         return None, None, None, None, None

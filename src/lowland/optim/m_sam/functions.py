@@ -1,24 +1,24 @@
 """Functions of autograd's own, whose backward nobody sees into."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 from torch.nn.modules._functions import BackwardHookFunction
 
 from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.registry import ROW_WISE
+from lowland.values import Context
 
 
 class ByGroup(torch.autograd.Function):
     """The identity. On the way back from here nothing depends on rows of examples, and the groups stand apart."""
 
     @staticmethod
-    def forward(ctx: Any, stack: Tensor) -> Tensor:
+    def forward(ctx: Context, stack: Tensor) -> Tensor:
         return stack.view_as(stack)
 
     @staticmethod
-    def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Context, d: Tensor) -> Tensor:  # type: ignore[override]
         return d
 
 
@@ -32,9 +32,10 @@ def check_functions(value: Tensor) -> None:
             )
 
 
-def _own_functions(node: Any) -> set[Any]:
+def _own_functions(node: Node | None) -> set[type[torch.autograd.Function]]:
     """Functions with a backward of their own on the way back from ``node``; torch's and those of rules left out."""
-    found, seen, left = set(), {node}, [node]
+    found = set[type[torch.autograd.Function]]()
+    seen, left = {node}, [node]
     while left:
         node = left.pop()
         function = getattr(node, "_forward_cls", None)
@@ -49,7 +50,7 @@ def _own_functions(node: Any) -> set[Any]:
     return found
 
 
-def _is_own(function: Any) -> bool:
+def _is_own(function: type) -> bool:
     """Whether torch didn't write it, or only around what others wrote."""
     if function is BackwardHookFunction or function.__module__.startswith(("torch._functorch.", "torch._library.")):
         return True

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,23 +16,24 @@ from lowland.optim.m_sam.registry import COMPOSED, RULES
 from lowland.optim.m_sam.rows import laid_out, rows_of
 from lowland.optim.m_sam.rule import Use
 from lowland.optim.m_sam.watched import is_followed_here, of_parameters
+from lowland.values import Tree
 
 
 class Handler(Pass):
     """Computes what is called with watched parameters, with weights of their own for each group."""
 
-    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call(self, func: Callable[..., Tree], args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> Tree:
         """The result of a function that is called with watched parameters."""
         if self.closure.in_closure and not is_followed_here():
             self.closure.cannot("a parameter is used in another thread ({}), where nothing is followed")
             return func(*args, **kwargs)
         return self.closure.or_plain(partial(self._call, func, args, kwargs), partial(func, *args, **kwargs))
 
-    def layer(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
+    def layer(self, module: nn.Module, args: tuple[Tree, ...]) -> Tensor:
         """The result of a module that has a rule of its own."""
         return self.closure.or_plain(partial(self._layer, module, args), partial(type(module).forward, module, *args))
 
-    def function(self, cls: Any, args: tuple[Any, ...], apply: Callable[..., Any]) -> Any:
+    def function(self, cls: type[torch.autograd.Function], args: tuple[Tree, ...], apply: Callable[..., Tree]) -> Tree:
         """The result of a function of autograd's own, which ``apply`` calls."""
         closure = self.closure
         if closure.stopped is not None or not (closure.in_closure or closure.recomputing):
@@ -47,7 +47,7 @@ class Handler(Pass):
             closure.cannot(f"{cls.__name__}, a function of autograd's own, gives what parameters alone give ({{}})")
         return out
 
-    def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _call(self, func: Callable[..., Tree], args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> Tree:
         if torch._C._functorch.peek_interpreter_stack() is not None:
             raise NotCovered("the closure uses torch.func")
         seen = self.closure.seen
@@ -60,7 +60,7 @@ class Handler(Pass):
             return self._covered(use)
         return by_vmap(self, func, args, kwargs)
 
-    def _layer(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
+    def _layer(self, module: nn.Module, args: tuple[Tree, ...]) -> Tensor:
         with torch._C.DisableTorchFunctionSubclass():
             use = RULES[type(module)].bind_layer(module, args)
             if use.owners:
@@ -79,7 +79,7 @@ class Handler(Pass):
         what = self.side.names[next(iter(use.owners.values()))] if use.owners else type(use.rule).__name__
         return self.closure.has_rows(x, what) and self.closure.are_alone(others, what)
 
-    def _covered(self, use: Use) -> Any:
+    def _covered(self, use: Use) -> Tensor:
         if not use.owners:
             return use.run()
         side, closure, groups = self.side, self.closure, self.side.groups

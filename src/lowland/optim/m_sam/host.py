@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from lowland.optim.ascent import Ascent
 from lowland.optim.buffers import Buffers
@@ -68,7 +69,7 @@ class Host(Protocol):
     def under_way(self, name: str, apart: Sequence[Tensor] = ()) -> AbstractContextManager[None]:
         """Inside, the pass of this name is under way. Gradients of ``apart`` begin with None and are put back."""
 
-    def at_w(self, scaler: Any, sync: bool, onward: bool) -> AbstractContextManager[None]:
+    def at_w(self, scaler: GradScaler | None, sync: bool, onward: bool) -> AbstractContextManager[None]:
         """A pass for the gradient to climb along, as `SAM.ascent`; ``onward``: from where the climb so far has led."""
 
     def at_perturbed(self, share: float) -> AbstractContextManager[None]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +60,7 @@ class Labels:
 
     # What is known.
 
-    def at(self, value: Any) -> Place | None:
+    def at(self, value: object) -> Place | None:
         """Where the examples are in ``value``; None if it depends on no watched parameter."""
         if not isinstance(value, Tensor):
             return None
@@ -81,7 +80,7 @@ class Labels:
     def _unseen(self, value: Tensor) -> Mixed:
         return Mixed(f"a tensor made where nothing is seen (by a function of autograd's own, say; {line()})")
 
-    def is_constant(self, value: Any) -> bool:
+    def is_constant(self, value: Tensor) -> bool:
         """Whether ``value`` depends neither on watched parameters nor on data, as far as that was seen."""
         label = self.label(value)
         return isinstance(label, Free) and label.constant
@@ -96,7 +95,7 @@ class Labels:
         label = self.label(value)
         return isinstance(label, Free) and label.counts is value.dtype and value.storage_offset() == 0
 
-    def by_group(self, value: Any) -> bool:
+    def by_group(self, value: object) -> bool:
         """Whether each group has its own ``value``."""
         label = self.label(value) if isinstance(value, Tensor) else None
         return isinstance(label, Free) and label.by_group

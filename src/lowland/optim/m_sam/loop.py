@@ -6,41 +6,20 @@ evaluations of the whole batch.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 
-from lowland.checks import is_count
 from lowland.optim import amp, parallel
 from lowland.optim.buffers import Buffers
 from lowland.optim.m_sam.groups import Groups
 from lowland.optim.m_sam.host import Host
 from lowland.optim.m_sam.layers.batch_norm import by_group, in_training
-from lowland.optim.sharding import is_distributed
 from lowland.torch_tools import States, ddp, random_states, replay
 
 
-def check(m: Any, model: nn.Module | None, params: list[Tensor]) -> None:
-    """Raise ValueError unless groups of ``m`` examples can climb for themselves."""
-    if not is_count(m, 1):
-        raise ValueError(f"m is how many examples share a perturbation: an integer of at least 1, not {m!r}")
-    if model is None:
-        raise ValueError("m needs model=: SAM(base, rho=..., model=model, m=...)")
-    own = set(model.parameters())
-    if any(param not in own for param in params):
-        raise ValueError("with m, the base optimizer's parameters must be the model's: some are not in model=")
-    if any(is_distributed(param) for param in params):
-        raise ValueError("m needs whole parameters in each process: it goes with DDP, not with FSDP2 or DTensors")
-    wrapper = ddp(model)
-    if wrapper is not None and wrapper.static_graph:
-        raise ValueError(
-            "m doesn't go with DistributedDataParallel(static_graph=True): m-SAM's first passes average nothing, and "
-            "with static_graph torch must see an averaged pass first. Leave static_graph out"
-        )
-
-
-def backward(host: Host, closure: Callable[[], Tensor], scaler: Any = None) -> Tensor:
+def backward(host: Host, closure: Callable[[], Tensor], scaler: GradScaler | None = None) -> Tensor:
     """Add the m-SAM gradient of the mean of ``closure()`` to ``p.grad``; the mean at w, detached.
 
     Dropout leaves out the same units in every evaluation, and each begins with the buffers as they were before the
@@ -67,7 +46,9 @@ def backward(host: Host, closure: Callable[[], Tensor], scaler: Any = None) -> T
     return mean
 
 
-def _backward(host: Host, closure: Callable[[], Tensor], scaler: Any, buffers: Buffers, states: States) -> Tensor:
+def _backward(
+    host: Host, closure: Callable[[], Tensor], scaler: GradScaler | None, buffers: Buffers, states: States
+) -> Tensor:
     model, m, evaluations = host.model, host.settings.m, host.settings.ascent_rule.evaluations
     wrapper = ddp(model)
 
@@ -76,7 +57,7 @@ def _backward(host: Host, closure: Callable[[], Tensor], scaler: Any, buffers: B
         buffers.rewind()
         return per_example(closure, host.out_of_reach)
 
-    def synchronized(when: bool) -> AbstractContextManager[Any]:
+    def synchronized(when: bool) -> AbstractContextManager[None]:
         return nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, when)
 
     known = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -22,10 +22,10 @@ class Side(EitherPass, Protocol):
     def warn(self) -> Callable[[str], None]:
         """The function to call with a warning of what is slow."""
 
-    def covered(self, use: Use) -> Any:
+    def covered(self, use: Use) -> Tensor:
         """The result of a call that has a rule."""
 
-    def without_rows(self, use: Use) -> Any:
+    def without_rows(self, use: Use) -> Tensor:
         """The result of a call on no rows, which has zero gradients."""
 
 
@@ -41,7 +41,7 @@ class Pass:
     side: Side
     closure: Closure
 
-    def stack_of(self, leaf: Any) -> Tensor | None:
+    def stack_of(self, leaf: object) -> Tensor | None:
         """``(groups, *shape)`` of a parameter, or of what parameters alone give; None for anything else."""
         if type(leaf) is Watched:
             return self.side.stack(leaf)

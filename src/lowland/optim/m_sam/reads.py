@@ -1,22 +1,29 @@
 """Values that Python takes out of tensors without an operation."""
 
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from types import FrameType
 
 from torch.overrides import TorchFunctionMode
 
 from lowland.optim.m_sam.watched import Watched
+from lowland.values import Tree
 
 
 class Reads(TorchFunctionMode):
     """Hands tensors whose values Python takes over to ``refuse``, with the reason, which has a place for the line."""
 
-    def __init__(self, refuse: Callable[[Any, str], None]):
+    def __init__(self, refuse: Callable[[object, str], None]):
         super().__init__()
         self.refuse = refuse
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Tree],
+        types: Sequence[type],
+        args: tuple[Tree, ...] = (),
+        kwargs: dict[str, Tree] | None = None,
+    ) -> Tree:
         name = getattr(func, "__name__", "")
         attribute = _asked_for(func) if name == "__get__" else ""
         if name in _TAKEN_OUT and args and sys._getframe(1).f_globals.get("__package__") != __package__:
@@ -36,20 +43,20 @@ class Reads(TorchFunctionMode):
             self._refuse(args[:1], "data of a tensor is taken ({}), which autograd doesn't see: take detach()")
         return func(*args, **(kwargs or {}))
 
-    def _refuse(self, values: Iterable[Any], why: str) -> None:
+    def _refuse(self, values: Iterable[object], why: str) -> None:
         for value in values:
             self.refuse(value, why)
 
 
-def _asked_for(getter: Any) -> str:
+def _asked_for(getter: Callable[..., Tree]) -> str:
     """The name of the attribute that ``getter``, the ``__get__`` of a tensor's property, gives."""
-    of = getter.__self__
+    of = getattr(getter, "__self__", None)
     return str(getattr(getattr(of, "fget", of), "__name__", ""))
 
 
 def _from_torch() -> bool:
     """Whether torch asks for itself: what counts its operations, say, and not on the way from somebody else."""
-    frame: Any = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None and str(frame.f_globals.get("__name__")).startswith(_ON_THE_WAY):
         frame = frame.f_back
     return frame is not None and str(frame.f_globals.get("__name__")).startswith("torch.")

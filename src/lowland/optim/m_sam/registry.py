@@ -1,16 +1,16 @@
 """Which rule is for which function or layer."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 
 from lowland.optim.m_sam.rule import Rule
 from lowland.optim.m_sam.watched import Caller
+from lowland.values import Tree
 
-Function = Callable[..., Any]
-Composition = Callable[[Caller, Function, tuple[Any, ...], dict[str, Any]], Any]
+Function = Callable[..., Tree]
+Composition = Callable[[Caller, Function, tuple[Tree, ...], dict[str, Tree]], Tree]
 
 #: By functions of torch and classes of layers.
 RULES: dict[Function | type[nn.Module], Rule] = {}

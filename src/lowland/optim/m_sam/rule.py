@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from lowland.optim.m_sam.groups import Groups
 from lowland.optim.m_sam.perturbation import Perturbation
 from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.watched import Watched
+from lowland.values import Tree
 
 
 class EitherPass(Protocol):
@@ -71,22 +72,22 @@ class Use:
 
     rule: "Rule"
     func: Callable[..., Tensor]
-    arguments: dict[str, Any]
+    arguments: dict[str, Tree]
     owners: dict[str, Tensor]
     leading: torch.Size | None = None
     inputs: tuple[str, ...] = ()
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Tree:
         try:
             return self.__dict__["arguments"][name]
         except KeyError:
             raise AttributeError(name) from None
 
-    def at_w(self) -> dict[str, Any]:
+    def at_w(self) -> dict[str, Tree]:
         """The arguments with watched parameters detached."""
         return self.arguments | {name: p.detach() for name, p in self.owners.items()}
 
-    def run(self, **changed: Any) -> Tensor:
+    def run(self, **changed: Tree) -> Tensor:
         """The function, with some arguments changed."""
         return self.func(*(self.arguments | changed).values())
 
@@ -102,7 +103,7 @@ class Rule:
     #: Names of the function's arguments in order; the first is the input.
     arguments: ClassVar[tuple[str, ...]] = ("input", "weight", "bias")
     #: What arguments are that are left out.
-    defaults: ClassVar[dict[str, Any]] = {"bias": None}
+    defaults: ClassVar[dict[str, object]] = {"bias": None}
     #: Which of them are parameters.
     parameters: ClassVar[tuple[str, ...]] = ("weight", "bias")
 
@@ -142,7 +143,7 @@ class Rule:
         """The output where none of the parameters is perturbed."""
         return use.run()
 
-    def bind(self, func: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any]) -> Use | None:
+    def bind(self, func: Callable[..., Tensor], args: Sequence[Tree], kwargs: dict[str, Tree]) -> Use | None:
         """The call as a `Use`; None where the rule isn't for it, whatever the input is."""
         if len(args) > len(self.arguments) or any(name not in self.arguments for name in kwargs):
             return None
@@ -157,7 +158,7 @@ class Rule:
         misplaced = any(name not in self.parameters for name in owners)
         return None if not rows or derived or misplaced or self.refuses(use) else use
 
-    def bind_layer(self, module: nn.Module, args: Sequence[Any]) -> Use:
+    def bind_layer(self, module: nn.Module, args: Sequence[Tree]) -> Use:
         """A call of a whole layer as a `Use`."""
         params = dict(module.named_parameters())
         inputs = [name for name in self.arguments if name not in params]
@@ -169,7 +170,7 @@ class Rule:
         arguments = dict(zip(inputs, args, strict=True)) | params
         owners: dict[str, Tensor] = {name: p for name, p in params.items() if type(p) is Watched}
 
-        def call(*values: Any) -> Tensor:
+        def call(*values: Tree) -> Tensor:
             given = dict(zip(arguments, values, strict=True))
             weights = {name: given.pop(name) for name in params}
             ours = module.__dict__.pop("forward")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Set
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from lowland.optim.m_sam.gradients import Built, Piece, add
 from lowland.optim.m_sam.groups import Groups
 from lowland.optim.m_sam.perturbation import Perturbation
 from lowland.optim.m_sam.rule import Rule, Use
+from lowland.values import Context
 
 
 class SecondPass:
@@ -42,7 +42,7 @@ class SecondPass:
         """What the sum of a group's losses is divided by before backward."""
         return self.groups.whole
 
-    def covered(self, use: Use) -> Any:
+    def covered(self, use: Use) -> Tensor:
         """The function, with what is added to the weights."""
         if not torch.is_grad_enabled() or self.members.isdisjoint(use.owners.values()):
             return self._perturbed(use)
@@ -55,11 +55,11 @@ class SecondPass:
             self._tapped = False
         return out
 
-    def without_rows(self, use: Use) -> Any:
+    def without_rows(self, use: Use) -> Tensor:
         """The function at w, whose gradients are zero."""
         return use.run()
 
-    def _perturbed(self, use: Use) -> Any:
+    def _perturbed(self, use: Use) -> Tensor:
         if not any(p in self.perturbations for p in use.owners.values()):
             return use.rule.unmoved(use, self)
         return use.rule.perturbed(use, self)
@@ -110,12 +110,12 @@ class _Moved(torch.autograd.Function):
     """A parameter, moved to where each group has it."""
 
     @staticmethod
-    def forward(ctx: Any, param: Tensor, stack: Tensor, record: Callable[[Tensor], None] | None) -> Tensor:
+    def forward(ctx: Context, param: Tensor, stack: Tensor, record: Callable[[Tensor], None] | None) -> Tensor:
         ctx.record = record
         return stack.view_as(stack)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         if ctx.record is not None:
             ctx.record(gradient.detach())
         return gradient.sum(0), None, None

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 
 from lowland.optim import amp, parallel
 from lowland.optim.ascent import Adaptive
@@ -80,7 +80,7 @@ class TwoPasses:
         who: Parameters,
         losses: Losses,
         buffers: Buffers,
-        scaler: Any,
+        scaler: GradScaler | None,
         learnt: Learnt,
         warn: Callable[[str], None],
     ):

@@ -7,11 +7,11 @@ threads and processes leave no operation behind that `dependence` could follow.
 import multiprocessing.pool
 import multiprocessing.process
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,11 @@ from torch.autograd.function import _SingleLevelFunction
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from lowland.values import Foreign, Tree
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Listener(Protocol):
@@ -30,15 +35,15 @@ class Listener(Protocol):
     def cannot(self, why: str) -> None:
         """The one pass can't be taken; ``why`` has a place for the line."""
 
-    def imported(self, value: Any) -> None:
+    def imported(self, value: Tensor) -> None:
         """``value`` lies in memory that came without an operation."""
 
-    def leaves(self, value: Any, why: str) -> None:
+    def leaves(self, value: object, why: str) -> None:
         """``value`` leaves torch; ``why`` has a place for the line."""
 
 
 #: The result of a class, a function of autograd's own, with these arguments; the last one calls it.
-Function = Callable[[Any, tuple[Any, ...], Callable[..., Any]], Any]
+Function = Callable[[type[torch.autograd.Function], tuple[Tree, ...], Callable[..., Tree]], Tree]
 
 _listener: Listener | None = None
 _function: Function = lambda cls, args, apply: apply(*args)  # noqa: E731
@@ -86,55 +91,55 @@ def around() -> str | None:
     return None
 
 
-def _is_known(mode: Any) -> bool:
+def _is_known(mode: object) -> bool:
     return type(mode).__module__.startswith(("torch.", _OURS))
 
 
-def _are_torchs(functions: Any) -> bool:
+def _are_torchs(functions: Iterable[object]) -> bool:
     return all(str(getattr(function, "__module__", "")).startswith("torch.") for function in functions)
 
 
 # What stands in for torch's and Python's own functions.
 
 
-def _apply(cls: Any, *args: Any) -> Any:
-    plain = super(_SingleLevelFunction, cls).apply
+def _apply(cls: type[torch.autograd.Function], *args: Tree) -> Tree:
+    plain = super(_SingleLevelFunction, cls).apply  # type: ignore[misc]  # C has it
     if _listener is None or cls.__module__.startswith(_OURS) or (_listener.in_closure and _elsewhere()):
         return plain(*args)
     return _function(cls, args, plain)
 
 
-def _enter(hooks: Any) -> None:
+def _enter(hooks: saved_tensors_hooks) -> None:
     if _listener is not None and not _are_torchs((hooks.pack_hook, hooks.unpack_hook)):
         _listener.cannot(_HOOKS)
     _enter_hooks(hooks)
 
 
-def _push(mode: Any) -> None:
+def _push(mode: _python_dispatch.TorchDispatchMode) -> None:
     if (listener := _listening()) is not None and not _is_known(mode):
         listener.cannot(_MODE.format(type(mode).__name__, "in the closure ({})"))
     _push_mode(mode)
 
 
-def _imported(*args: Any, **kwargs: Any) -> Any:
+def _imported(*args: Tree, **kwargs: Tree) -> Tensor:
     value = _from_dlpack(*args, **kwargs)
     if (listener := _listening()) is not None:
         listener.imported(value)
     return value
 
 
-def _exported(value: Any, *args: Any, **kwargs: Any) -> Any:
+def _exported(value: Tensor, *args: Tree, **kwargs: Tree) -> Foreign:
     if (listener := _listening()) is not None:
         listener.leaves(value, "to_dlpack ({}) reads a value that depends on the parameters")
     return _to_dlpack(value, *args, **kwargs)
 
 
-def _number(name: str) -> Any:
+def _number(name: str) -> Callable[[Tensor], complex]:
     """What C and Python call for the number in a tensor: torch's constructors, too, with no operation to be seen."""
     theirs = getattr(Tensor, name)
 
     @wraps(theirs)
-    def number(value: Tensor) -> Any:
+    def number(value: Tensor) -> complex:
         if _listener is not None:
             _listener.leaves(value, f"{name} ({{}}) reads a value that depends on the parameters")
         return theirs(value)
@@ -142,9 +147,9 @@ def _number(name: str) -> Any:
     return number
 
 
-def _announced(func: Any, to: str) -> Any:
+def _announced(func: Callable[P, T], to: str) -> Callable[P, T]:
     @wraps(func)
-    def announced(*args: Any, **kwargs: Any) -> Any:
+    def announced(*args: P.args, **kwargs: P.kwargs) -> T:
         if (listener := _listening()) is not None:
             listener.cannot(f"the closure hands work to {to} ({{}}), where nothing is followed")
         return func(*args, **kwargs)
@@ -159,7 +164,7 @@ _MODE = "{}, a dispatch mode, is on {}, and may change what operations give"
 _push_mode = _python_dispatch._push_mode
 _THREAD, _PROCESS = "another thread", "another process"
 #: Whose, its name, what it is (None where it is inherited), and what it is for a while.
-_REPLACED: list[tuple[Any, str, Any, Any]] = [
+_REPLACED: list[tuple[object, str, object, object]] = [
     (_SingleLevelFunction, "apply", None, classmethod(_apply)),
     (saved_tensors_hooks, "__enter__", _enter_hooks, _enter),
     (_python_dispatch, "_push_mode", _push_mode, _push),

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from threading import RLock
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from lowland.optim.m_sam.reads import Reads
 from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.registry import RULES
 from lowland.optim.m_sam.watched import Watched, called_by, is_followed_here
+from lowland.values import Tree
 
 _closure: Closure | None = None  # that is watched
 _constants: list[Tensor] = []
@@ -87,7 +87,7 @@ def _of_this_thread() -> Closure | None:
     return _closure if is_followed_here() else None
 
 
-def followed(closure: Callable[[], Any]) -> Any:
+def followed(closure: Callable[[], Tensor]) -> Tensor:
     """What ``closure`` returns; what it does with watched parameters, if some are watched, is followed.
 
     Raises:
@@ -122,7 +122,7 @@ def mixed(value: Tensor, what: str) -> None:
         watched.dependence.labels.set_mixed(value, what)
 
 
-def _forward(layer: nn.Module, handler: Handler, *args: Any, **kwargs: Any) -> Any:
+def _forward(layer: nn.Module, handler: Handler, *args: Tree, **kwargs: Tree) -> Tree:
     bound = inspect.signature(type(layer).forward).bind(layer, *args, **kwargs)
     if bound.kwargs:
         raise NotCovered(f"{type(layer).__name__} is called with arguments that go by name alone")

@@ -1,19 +1,21 @@
 """Parameters whose uses are intercepted: their class is another one for the time of a pass."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from lowland.values import Tree
+
 
 class Caller(Protocol):
     """A pass, which computes functions of watched parameters."""
 
-    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call(self, func: Callable[..., Tree], args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> Tree:
         """The result of a function, with weights of their own for each group."""
 
 
@@ -50,7 +52,13 @@ def is_followed_here() -> bool:
     return _caller is not None and _thread == threading.get_ident()
 
 
-def _torch_function(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+def _torch_function(
+    cls: type[Tensor],
+    func: Callable[..., Tree],
+    types: Sequence[type],
+    args: tuple[Tree, ...] = (),
+    kwargs: dict[str, Tree] | None = None,
+) -> Tree:
     with torch._C.DisableTorchFunctionSubclass():
         if _caller is None or _asks_only_about_form(func, args) or _is_autograds(func):
             return func(*args, **(kwargs or {}))
@@ -60,7 +68,7 @@ def _torch_function(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any
 _class_of = vars(object)["__class__"]
 
 
-def _shown_as(model: type) -> Any:
+def _shown_as(model: type) -> property:
     """What instances of a class say their class is, to programs that ask for ``__class__``, as ``isinstance`` does."""
     return property(lambda _: model, lambda self, other: _class_of.__set__(self, other))
 
@@ -109,7 +117,7 @@ for _kind, _model in ((Watched, nn.Parameter), (Derived, torch.Tensor)):
     _kind.__name__, _kind.__qualname__, _kind.__module__ = _model.__name__, _model.__qualname__, _model.__module__
 
 
-def _is_autograds(func: Any) -> bool:
+def _is_autograds(func: object) -> bool:
     """Whether this is a step of backward that a dispatch mode (one that counts operations, say) calls again."""
     return isinstance(func, torch._ops.OpOverload) and not torch.is_grad_enabled()
 
@@ -125,17 +133,17 @@ _FORM = frozenset(_FORM_NAMES.split())
 _VALUES = frozenset(["T", "mT", "H", "mH", "data", "real", "imag"])
 
 
-def _asks_only_about_form(func: Any, args: Any) -> bool:
+def _asks_only_about_form(func: Callable[..., Tree], args: tuple[Tree, ...]) -> bool:
     name = getattr(func, "__name__", "")
     if name == "type" and len(args) > 1:  # a conversion
         return False
     if name == "__set__":
-        return getattr(func.__self__, "__name__", "") != "requires_grad"
+        return getattr(getattr(func, "__self__", None), "__name__", "") != "requires_grad"
     if name == "__get__":
-        return getattr(func.__self__, "__name__", "") not in _VALUES
+        return getattr(getattr(func, "__self__", None), "__name__", "") not in _VALUES
     return name in _FORM
 
 
-def of_parameters(values: Any) -> bool:
+def of_parameters(values: Tree) -> bool:
     """Whether there are parameters, or what they alone give, among ``values``."""
     return any(isinstance(t, Watched | Derived) for t in pytree.tree_leaves(values))

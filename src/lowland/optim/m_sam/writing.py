@@ -1,7 +1,7 @@
 """Writes in place to what parameters alone give: activations with ``inplace=True``."""
 
 import inspect
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -9,9 +9,12 @@ from torch import Tensor
 from lowland.optim.m_sam.places import memory
 from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.watched import Derived, Watched
+from lowland.values import Tree
 
 
-def not_in_place(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+def not_in_place(
+    func: Callable[..., Tree], args: tuple[Tree, ...], kwargs: dict[str, Tree]
+) -> tuple[Tree, tuple[tuple[Tree, ...], dict[str, Tree]]] | None:
     """The argument that an activation with ``inplace=True`` writes to, and its arguments without that."""
     code = getattr(func, "__code__", None)
     if code is None or "inplace" not in code.co_varnames:
@@ -23,7 +26,7 @@ def not_in_place(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any
     return args[0], (bound.args, bound.kwargs)
 
 
-def written(target: Any, result: Any, what: str) -> Any:
+def written(target: Tree, result: Tree, what: str) -> Derived:
     """``target``, with ``result`` written to it."""
     if type(target) is not Derived or type(result) is not Derived or getattr(target, "shared", True):
         raise NotCovered(f"{what} writes in place")
@@ -33,9 +36,9 @@ def written(target: Any, result: Any, what: str) -> Any:
     return target
 
 
-def note_shared(results: list[Derived], leaves: list[Any]) -> None:
+def note_shared(results: list[Derived], leaves: list[Tree]) -> None:
     """What may be seen under another name isn't written to."""
-    places: dict[int, list[Any]] = {}
+    places: dict[int, list[Watched | Derived]] = {}
     for t in (*results, *leaves):
         if isinstance(t, Watched | Derived):
             for place in {memory(t), memory(t.stack if type(t) is Derived else t)}:

@@ -1,20 +1,19 @@
 """``nn.MultiheadAttention``: fully connected layers, with the examples along the second dimension in between."""
 
 import inspect
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lowland.optim.m_sam.refusals import NotCovered
-from lowland.optim.m_sam.registry import composed
+from lowland.optim.m_sam.registry import Function, composed
 from lowland.optim.m_sam.watched import Caller, Derived, Watched
+from lowland.values import Tree
 
 
 @composed(F.multi_head_attention_forward)
-def multi_head_attention(watch: Caller, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+def multi_head_attention(watch: Caller, func: Function, args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> Tree:
     """The projections by their rule, examples first; between them torch's own function, projecting by the identity."""
     bound = inspect.signature(func).bind(*args, **kwargs)
     bound.apply_defaults()
@@ -38,12 +37,12 @@ def multi_head_attention(watch: Caller, func: Callable[..., Any], args: Any, kwa
     return out.transpose(0, 1).contiguous(), weights
 
 
-def _projected(watch: Caller, given: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
-    def call(func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _projected(watch: Caller, given: dict[str, Tree], q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+    def call(func: Function, args: tuple[Tree, ...]) -> Tree:
         watched = any(isinstance(arg, Watched | Derived) for arg in args)
         return watch.call(func, args, {}) if watched else func(*args)
 
-    def linear(x: Tensor, weight: Any, bias: Any) -> Tensor:
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         out: Tensor = call(F.linear, (x.transpose(0, 1), weight, bias))
         return out.transpose(0, 1)
 

@@ -1,10 +1,9 @@
 """Batch norm in training mode: to each group its own statistics, as if the model were run on that group alone."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from lowland.optim.m_sam.rows import laid_out, rows_of
 from lowland.optim.m_sam.watch import by_rows, mixed, normalized
 from lowland.optim.m_sam.watched import Derived, Watched
 from lowland.torch_tools import uncompiled
+from lowland.values import Tree
 
 _SIGNATURE = inspect.signature(F.batch_norm)
 
@@ -157,7 +157,7 @@ def by_group(model: nn.Module, groups: Groups | None, group: int | None = None) 
                 layer.__dict__["forward"] = forward
 
 
-def _forward(forward: Callable[..., Any], mode: "_ByGroup", *args: Any, **kwargs: Any) -> Any:
+def _forward(forward: Callable[..., Tensor], mode: "_ByGroup", *args: Tree, **kwargs: Tree) -> Tensor:
     global _inside
     _inside += 1
     try:
@@ -174,7 +174,13 @@ class _ByGroup(TorchFunctionMode):
         super().__init__()
         self.groups, self.group, self.what = groups, group, what
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Tree],
+        types: Sequence[type],
+        args: tuple[Tree, ...] = (),
+        kwargs: dict[str, Tree] | None = None,
+    ) -> Tree:
         if func is not F.batch_norm:
             return func(*args, **(kwargs or {}))
         call = _SIGNATURE.bind(*args, **(kwargs or {}))

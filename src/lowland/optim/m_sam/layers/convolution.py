@@ -1,7 +1,7 @@
 """Convolutions of one, two and three dimensions: fully connected layers of patches."""
 
 from itertools import starmap
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from lowland.optim.m_sam.perturbation import Products
 from lowland.optim.m_sam.registry import rule
 from lowland.optim.m_sam.rows import laid_out
 from lowland.optim.m_sam.rule import AtPerturbed, AtW, Rule, Use
+from lowland.values import Context
 
 
 @rule(F.conv1d, F.conv2d, F.conv3d)
@@ -92,7 +93,7 @@ class _PairwiseConvolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, added: Products, geometry: Geometry) -> Tensor:
+    def forward(ctx: Context, x: Tensor, w: Tensor, added: Products, geometry: Geometry) -> Tensor:
         w = w.detach()
         a, d, c = added.activations, added.output_gradients, added.coefficients
         keeps, groups = added.keeps, added.groups
@@ -108,7 +109,7 @@ class _PairwiseConvolution(torch.autograd.Function):
         return z
 
     @staticmethod
-    def backward(ctx: Any, dz: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Context, dz: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, w, a, d, c = ctx.saved_tensors
         groups, geometry = ctx.groups, ctx.geometry
         needed = ctx.needs_input_grad[:2]
@@ -164,7 +165,7 @@ class _ConvolutionByGroup(torch.autograd.Function):
     """Each group of rows with its own weights; the gradient of the weight is that of one convolution of all rows."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stack: Tensor, groups: Groups, geometry: Geometry) -> Tensor:
+    def forward(ctx: Context, x: Tensor, weight: Tensor, stack: Tensor, groups: Groups, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(x, stack)
         ctx.groups, ctx.geometry = groups, geometry
 
@@ -183,7 +184,7 @@ class _ConvolutionByGroup(torch.autograd.Function):
         return groups.join(list(starmap(run, parts))).data
 
     @staticmethod
-    def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Context, d: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, stack = ctx.saved_tensors
         groups, geometry = ctx.groups, ctx.geometry
         dx = dw = None

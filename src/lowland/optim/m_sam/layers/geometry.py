@@ -1,6 +1,6 @@
 """How a convolution goes over its input."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -90,6 +90,6 @@ def _plainly(t: Tensor) -> Tensor:
     return t.view(-1).view(t.shape) if 1 in t.shape and t.is_contiguous() else t
 
 
-def _each(value: Any, count: int) -> list[int]:
+def _each(value: int | Sequence[int], count: int) -> list[int]:
     values = [value] if isinstance(value, int) else list(value)
     return values * count if len(values) == 1 else values

@@ -1,7 +1,6 @@
 """Fully connected layers: z = W a + b, at one position or many."""
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from lowland.optim.m_sam.perturbation import Perturbation, Products
 from lowland.optim.m_sam.registry import rule
 from lowland.optim.m_sam.rows import over
 from lowland.optim.m_sam.rule import AtPerturbed, AtW, Rule, Use
+from lowland.values import Context, Tree
 
 
 @rule(F.linear)
@@ -69,9 +69,9 @@ class Linear(Rule):
         return z + (b if bias is None else over(watch.rows(bias, len(x)).to(z.dtype), z.ndim))
 
 
-def autocast(*tensors: Any) -> Any:
-    """As autocast would give them to a product."""
-    device = tensors[0].device.type
+def autocast(x: Tensor, *others: Tensor | None) -> tuple[Tree, ...]:
+    """``x`` and ``others``, which may be None, as autocast would give them to a product."""
+    device, tensors = x.device.type, (x, *others)
     if not torch.is_autocast_enabled(device):
         return tensors
     to = torch.get_autocast_dtype(device)
@@ -118,7 +118,7 @@ class _PairwiseLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, added: Products) -> Tensor:
+    def forward(ctx: Context, x: Tensor, w: Tensor, b: Tensor | None, added: Products) -> Tensor:
         w, b = w.detach(), None if b is None else b.detach()  # in backward, too, uses of a parameter would be seen
         a, d, c = added.activations, added.output_gradients, added.coefficients
         keeps, groups = added.keeps, added.groups
@@ -133,7 +133,7 @@ class _PairwiseLinear(torch.autograd.Function):
         return z.data if z._is_view() else z  # a view made in here couldn't be written to
 
     @staticmethod
-    def backward(ctx: Any, dz: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Context, dz: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, w, a, d, c, keeps = ctx.saved_tensors
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
@@ -172,7 +172,7 @@ class _LinearByGroup(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Context,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -192,7 +192,7 @@ class _LinearByGroup(torch.autograd.Function):
         return groups.join(found).view(*x.shape[:-1], -1).data  # a view made in here couldn't be written to
 
     @staticmethod
-    def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Context, d: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weights = ctx.saved_tensors
         dx = dw = db = None
         if ctx.needs_input_grad[0]:

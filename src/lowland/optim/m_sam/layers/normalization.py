@@ -1,6 +1,6 @@
 """Scale and shift of normalization layers: each row with its own."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from lowland.optim.m_sam.layers.batch_norm import as_a_function, batch_norm
 from lowland.optim.m_sam.registry import rule
 from lowland.optim.m_sam.rows import laid_out
 from lowland.optim.m_sam.rule import AtPerturbed, AtW, EitherPass, Rule, Use
+from lowland.values import Context
 
 
 class _Normalization(Rule):
@@ -58,7 +59,7 @@ class _LayerNorm(torch.autograd.Function):
     """Layer norm with a scale and a shift for each row: what autograd would do, in fewer passes over memory."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Context, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         shape = weight.shape[1:]
         alike = weight.stride(0) == bias.stride(0) == 0
         scale, shift = (weight[0], bias[0]) if alike else (None, None)
@@ -68,7 +69,7 @@ class _LayerNorm(torch.autograd.Function):
         return y if alike else torch.addcmul(_along(bias, x), y, _along(weight, x), out=y)
 
     @staticmethod
-    def backward(ctx: Any, d: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Context, d: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight, bias, mean, rstd = ctx.saved_tensors
         between = tuple(range(1, x.ndim - weight.ndim + 1))
         dx = dw = db = None

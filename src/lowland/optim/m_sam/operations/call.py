@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 from torch._ops import OpOverload
 
 from lowland.optim.m_sam.labels import Labels
 from lowland.optim.m_sam.places import Along, Place
+from lowland.values import Tree
 
 T = TypeVar("T")
 
@@ -28,24 +29,24 @@ class Call:
     """
 
     func: OpOverload
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: tuple[Tree, ...]
+    kwargs: dict[str, Tree]
     results: list[Tensor]
     dependent: list[tuple[Tensor, Along]]
     labels: Labels
 
     @cached_property
-    def given(self) -> dict[str, Any]:
+    def given(self) -> dict[str, Tree]:
         """All arguments by name, with the defaults of those that are left out."""
         names = self.func._schema.arguments
         values = {a.name: a.default_value for a in names if a.has_default_value()}
         return values | dict(zip((a.name for a in names), self.args)) | self.kwargs  # noqa: B905
 
-    def at(self, value: Any) -> Along | None:
+    def at(self, value: object) -> Along | None:
         """Where the examples are in an argument; None if it doesn't depend on parameters."""
         return next((place for t, place in self.dependent if t is value), None)
 
-    def only(self, *allowed: Any) -> bool:
+    def only(self, *allowed: object) -> bool:
         """Whether no other arguments depend on parameters; one that is given twice counts twice."""
         left = [value for value in allowed if isinstance(value, Tensor)]
         for t, _ in self.dependent:
@@ -55,7 +56,7 @@ class Call:
             del left[found[0]]
         return True
 
-    def alone(self, value: Any) -> Along | None:
+    def alone(self, value: object) -> Along | None:
         """Where the examples are in an argument, if no other depends on parameters."""
         return self.at(value) if self.only(value) else None
 
@@ -101,7 +102,7 @@ def same_dim(dependent: list[tuple[Tensor, Along]], result: Tensor) -> Along | N
     return Along(dim, inner) if dim < result.ndim and result.shape[dim] == size else None
 
 
-def listed(dims: Any, ndim: int) -> set[int] | None:
+def listed(dims: list[int] | tuple[int, ...] | int | None, ndim: int) -> set[int] | None:
     """Dimensions as an operation takes them, from 0 on; None for all."""
     if dims is None or (isinstance(dims, list | tuple) and not dims):
         return None

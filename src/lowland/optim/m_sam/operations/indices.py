@@ -1,12 +1,15 @@
 """Operations that pick by index."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from lowland.optim.m_sam.operations.call import Call, aligned, rule
 from lowland.optim.m_sam.places import Along, Place
+
+#: Of each dimension of a tensor, as ``aten.index`` takes them: the entries that are picked, or None for all.
+Indices = Sequence[Tensor | None]
 
 
 @rule("embedding")
@@ -44,17 +47,17 @@ def _index_put(call: Call) -> Place | None:
     return None
 
 
-def _untouched(dim: int, indices: Any) -> bool:
+def _untouched(dim: int, indices: Indices) -> bool:
     """Whether no index is along ``dim``."""
     return _plain(indices) and (dim >= len(indices) or indices[dim] is None)
 
 
-def _plain(indices: Any) -> bool:
+def _plain(indices: Indices) -> bool:
     """Whether each index is for one dimension: masks of several dimensions are not."""
     return all(i is None or i.dtype not in (torch.bool, torch.uint8) or i.ndim == 1 for i in indices)
 
 
-def _indexed(call: Call, x: Tensor, place: Along, indices: Any, out: Tensor) -> Along | None:
+def _indexed(call: Call, x: Tensor, place: Along, indices: Indices, out: Tensor) -> Along | None:
     """Where the examples of ``x`` are in ``x[indices]``."""
     if not _plain(indices):
         return None
@@ -70,7 +73,7 @@ def _indexed(call: Call, x: Tensor, place: Along, indices: Any, out: Tensor) -> 
         return Along(dim, place.inner) if out.shape[dim] == x.shape[place.dim] else None
     index = indices[place.dim]
     # 0, 1, 2, ... takes the examples as they are.
-    if not call.labels.counts(index) or index.numel() != x.shape[place.dim]:
+    if index is None or not call.labels.counts(index) or index.numel() != x.shape[place.dim]:
         return None
     (along,) = [d for d, n in enumerate(index.shape) if n > 1] or [0]
     if index.stride(along) != 1:
@@ -79,10 +82,10 @@ def _indexed(call: Call, x: Tensor, place: Along, indices: Any, out: Tensor) -> 
     return Along(dim, place.inner) if out.shape[dim] == x.shape[place.dim] else None
 
 
-def _by_indices(call: Call, indices: Any, out: Tensor) -> Along | None:
+def _by_indices(call: Call, indices: Indices, out: Tensor) -> Along | None:
     """Where examples are in what indices pick that depend on parameters."""
     used = [d for d, i in enumerate(indices) if i is not None]
-    given = [indices[d] for d in used]
+    given = [i for i in indices if i is not None]
     if not _plain(indices) or any(i.dtype in (torch.bool, torch.uint8) for i in given):
         return None
     start = used[0] if used[-1] - used[0] == len(used) - 1 else 0
