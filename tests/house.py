@@ -19,7 +19,7 @@ sys.path.insert(0, str(SOURCE))  # grimp finds the package there
 ATTRIBUTES, METHODS, PARAMETERS = 12, 25, 8
 KINDS = ("circle", "private", "attributes", "methods", "parameters", "twice", "untyped")
 #: Rooms in which nothing is typed `Any`; what has no type is called by one of the names in `lowland.values`.
-TYPED = ("optim",)
+TYPED = ("optim", "training")
 #: Torch's own, which some of our classes have too.
 TORCHS = {"_version", "_buffers", "_values"}
 #: The same class under another library's name for it, or for another library.

@@ -13,21 +13,21 @@ from lowland import report
 from lowland.errors import SettingError, suggestion
 from lowland.files import write_atomically
 from lowland.training import Experiment, Outcome, RunDirectory, Settings, description, sweep, write_description
-from lowland.training.files import NUMBER, Each, Maybe, fault, finite
+from lowland.training.files import NUMBER, Each, Maybe, Shape, fault, finite
 from lowland.training.settings import check, checked, values_of
 from lowland.training.sweep import Grid, SweepEngine
 from lowland.training.sweep.summary import summarize_sweep
 from lowland.training.sweep.table import write_table
 
 ENGINES = ("vectorized", "process", "ray")
-_ESTIMATE = {"mean": NUMBER, "standard_error": Maybe(NUMBER), "n": int}
-_COUNTS = dict.fromkeys(("done", "diverged", "stopped", "failed"), int)
-_BETWEEN = {**_ESTIMATE, "interval_95": Maybe([NUMBER])}
-_POINT = {"settings": Each(object), "difference": Maybe(_BETWEEN), "p": Maybe(NUMBER), "p_holm": Maybe(NUMBER),
+_ESTIMATE: dict[str, Shape] = {"mean": NUMBER, "standard_error": Maybe(NUMBER), "n": int}
+_COUNTS: dict[str, Shape] = dict.fromkeys(("done", "diverged", "stopped", "failed"), int)
+_BETWEEN: Shape = {**_ESTIMATE, "interval_95": Maybe([NUMBER])}
+_POINT: Shape = {"settings": Each(object), "difference": Maybe(_BETWEEN), "p": Maybe(NUMBER), "p_holm": Maybe(NUMBER),
           "diverged": int, "verdict": str}  # fmt: skip
-_TREND = {"settings": Maybe(Each(object)), "per_decade": _BETWEEN}
+_TREND: Shape = {"settings": Maybe(Each(object)), "per_decade": _BETWEEN}
 # What the command line prints of a sweep's summary.
-_SUMMARY = {
+_SUMMARY: Shape = {
     "scale": str,
     "config": dict,
     "totals": {"runs": int, **_COUNTS, "seconds": {"total": NUMBER, "compile_seconds": Maybe(NUMBER)}},
@@ -38,7 +38,7 @@ _SUMMARY = {
     "differences": {"metrics": Each({"points": [_POINT], "trends": [_TREND]})},
     "metrics": Each({"status": str, "error": Maybe(str)}),
 }  # fmt: skip
-_SELECTED = {
+_SELECTED: Shape = {
     "metric": str,
     "on": str,
     "by_rho": {"difference": Maybe(_BETWEEN)},

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lowland.training.outcome import Outcome
+from lowland.values import Json
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Reference:
     value: float | str
     where: str
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> dict[str, Json]:
         """The reference as an entry of a summary."""
         return {"value": self.value, "where": self.where}
 

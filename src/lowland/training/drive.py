@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from lowland.training.outcome import Record
 from lowland.training.parallel import Alone
 from lowland.training.progress import Watch
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings
+from lowland.values import StateDict
 
 LOOK_EVERY = 50  # steps between two looks at whether the loss is finite: each waits for device and processes
 _SECONDS = 5.0  # between two checkpoints, at least
@@ -52,7 +53,7 @@ class Program(Protocol):
     def wait(self) -> object:
         """Return when the device has made the steps so far."""
 
-    def state(self, finished: bool) -> dict[str, Any]:
+    def state(self, finished: bool) -> StateDict:
         """The checkpoint of the run directory; ``finished`` says that training ends here."""
 
 
@@ -154,7 +155,7 @@ class Drive:
         self.pace.saved(time.monotonic() - started)
 
 
-def step_in(state: Mapping[str, Any], last: int) -> int:
+def step_in(state: StateDict, last: int) -> int:
     """The step at which a program goes on; ValueError unless it is one of its steps."""
     step = state["step"]
     if type(step) is not int or not 0 <= step <= last:

@@ -5,13 +5,13 @@ import subprocess
 from datetime import date
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 import lowland
 from lowland.errors import SettingError, suggestion
+from lowland.values import Json
 
 
 def choose_device(name: str) -> torch.device:
@@ -32,7 +32,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, Json]:
     """Versions, device and commit, for a summary."""
     return {
         "lowland": lowland.__version__,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 
@@ -10,10 +10,14 @@ from lowland.errors import SettingError, suggestion
 from lowland.training.claims import Claim
 from lowland.training.drawing import Curve, Figure, Plot
 from lowland.training.outcome import Outcome
-from lowland.training.settings import Settings, Value, repeated, resolve_arms
+from lowland.training.settings import Settings, SettingValue, Value, repeated, resolve_arms
 from lowland.training.statistics import estimate
 from lowland.training.task import Task, Together
+from lowland.values import Json, Read
 
+S = TypeVar("S", bound=Settings)
+#: Of a grid: which settings take which values.
+GridPart = Mapping[str, tuple[SettingValue, ...]]
 SCALES = ("smoke", "laptop", "desk", "paper")
 
 
@@ -31,7 +35,7 @@ class TableRow:
     runs: Mapping[int, str]
     measures: Mapping[str, Mapping[int, float]]
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> dict[str, Json]:
         """For a summary: of each measure the mean, its standard error, n, and the value of each seed."""
         return {
             "name": self.name,
@@ -74,7 +78,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Generic[S]):
     """An experiment of a paper. It is pickled by its name (`lowland.training.registry`).
 
     Attributes:
@@ -107,35 +111,35 @@ class Experiment:
     title: str
     paper: str
     datasets: tuple[str, ...]
-    settings: type[Settings]
+    settings: type[S]
     scales: Mapping[str, Mapping[str, Value]]
-    arms: Mapping[str, Mapping[str, Any]]
-    grid: Mapping[str, tuple[Any, ...]]
+    arms: Mapping[str, Mapping[str, SettingValue]]
+    grid: GridPart
     claims: tuple[Claim, ...]
     figures: tuple[Figure | Plot, ...]
     cost: Mapping[str, str]
-    prepare: Callable[[Any, torch.device], Task] | None = None
-    together: Callable[[Mapping[str, Any], torch.device], Together] | None = None
-    digest: Callable[[Mapping[str, Outcome]], Mapping[str, Any]] | None = None
+    prepare: Callable[[S, torch.device], Task] | None = None
+    together: Callable[[Mapping[str, S], torch.device], Together] | None = None
+    digest: Callable[[Mapping[str, Outcome]], Mapping[str, Json]] | None = None
     table: Callable[[Mapping[str, Outcome]], Sequence["TableRow"]] | None = None
     selection: Selection | None = None
     outcomes: tuple[Curve, ...] = ()
     sweep_figures: tuple[Plot, ...] = ()
-    more_grids: Mapping[str, Sequence[Mapping[str, tuple[Any, ...]]]] = field(default_factory=dict)
+    more_grids: Mapping[str, Sequence[GridPart]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse an experiment that says in two ways, or in none, how it is trained."""
         if (self.prepare is None) == (self.together is None):
             raise ValueError(f"{self.name} needs either prepare or together")
 
-    def task(self, settings: Settings, device: torch.device) -> Task:
+    def task(self, settings: S, device: torch.device) -> Task:
         """The task of one arm; SettingError if there are none."""
         if self.prepare is None:
             raise SettingError(f"{self.name} trains all its runs as one program of its own")
         return self.prepare(settings, device)
 
     @property
-    def grids(self) -> dict[str, list[dict[str, tuple[Any, ...]]]]:
+    def grids(self) -> dict[str, list[dict[str, tuple[SettingValue, ...]]]]:
         """Every grid by name, ``paper`` first, as the parts that it is made of."""
         return {"paper": [dict(self.grid)]} | {
             name: [dict(part) for part in parts] for name, parts in self.more_grids.items()
@@ -158,7 +162,7 @@ class Experiment:
             raise SettingError(f"unknown scale {scale}.{suggestion(scale, self.scales)}")
         return {**self.scales["paper"], **self.scales[scale]}
 
-    def configure(self, scale: str, changes: Mapping[str, Any]) -> dict[str, Settings]:
+    def configure(self, scale: str, changes: Mapping[str, Read]) -> dict[str, Settings]:
         """The settings of each arm at ``scale`` with the user's ``changes``; raises SettingError for bad ones."""
         values = {name: value.value for name, value in self.values(scale).items()}
         return repeated(resolve_arms(self.settings, values, self.arms, changes))

@@ -8,25 +8,29 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from lowland.errors import RunError
 from lowland.files import naming, refuse_special, write_atomically
 from lowland.training.outcome import Record
+from lowland.values import Json, JsonObject, Read
 
 NUMBER = (int, float)
 
+#: What `fault` takes for the shape of a value, and says of it.
+Shape: TypeAlias = "type | tuple[type, ...] | Sequence[Shape] | Mapping[str, Shape] | Maybe | Each | Within"
 
-def write_json(path: Path, value: Any) -> None:
+
+def write_json(path: Path, value: Json) -> None:
     """Write ``value`` as indented JSON, atomically; numbers that are not finite become null."""
     text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(path, text.encode())
 
 
-def finite(value: Any) -> Any:
+def finite(value: Json) -> Read:
     """``value`` with every NaN and infinity in it replaced by None: JSON knows neither."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -41,14 +45,14 @@ def finite(value: Any) -> Any:
 class Maybe:
     """``shape``, or nothing: None, or an entry that isn't there."""
 
-    shape: Any
+    shape: Shape
 
 
 @dataclass(frozen=True)
 class Each:
     """A dictionary from text to ``shape``."""
 
-    shape: Any
+    shape: Shape
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Within:
     high: int
 
 
-def fault(value: Any, shape: Any, where: str = "it") -> str:
+def fault(value: object, shape: Shape, where: str = "it") -> str:
     """What is wrong with ``value``, in a few words; empty if nothing is.
 
     Args:
@@ -108,11 +112,11 @@ def _not(where: str, what: str) -> str:
     return f"{where} is not {what}"
 
 
-def _first(found: Any) -> str:
+def _first(found: Iterable[str]) -> str:
     return next((text for text in found if text), "")
 
 
-_RECORD = {"arm": str, "step": Within(0, 2**63 - 1)}
+_RECORD: Shape = {"arm": str, "step": Within(0, 2**63 - 1)}
 
 
 def read_bytes(path: Path) -> bytes:
@@ -131,7 +135,7 @@ def read_bytes(path: Path) -> bytes:
             raise MemoryError(f"{path} has {size:,} bytes") from error
 
 
-def read_json(path: Path, shape: Any = None, remedy: str = "") -> dict[str, Any]:
+def read_json(path: Path, shape: Shape | None = None, remedy: str = "") -> JsonObject:
     """A JSON file.
 
     Args:

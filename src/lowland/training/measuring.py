@@ -2,21 +2,21 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lowland.errors import RunError, SettingError, suggestion
-from lowland.training import Experiment, Settings, read_json
+from lowland.training import Experiment, Record, Settings, read_json
 from lowland.training.files import Each, Maybe, finite
 from lowland.training.progress import waiting
 from lowland.training.randomness import deterministic, seed_everything
 from lowland.training.settings import checked, values_of
 from lowland.training.weights import load_weights, read_weights
+from lowland.values import JsonObject, Read
 
 
 def settings_for(
-    experiment: Experiment, weights: Path, arm: str | None, scale: str, changes: Mapping[str, Any]
+    experiment: Experiment, weights: Path, arm: str | None, scale: str, changes: Mapping[str, Read]
 ) -> tuple[Settings, str | None]:
     """The settings that go with ``weights``, and the arm to read from a run directory.
 
@@ -44,7 +44,7 @@ def settings_for(
         raise RunError(f"{weights} holds a run of {config.get('experiment')}, not of {experiment.name}")
     if config.get("sweep"):
         raise RunError(f"{weights} holds a sweep: give the directory of one of its runs, in {weights / 'runs'}")
-    trained: Mapping[str, Mapping[str, Any]] = config.get("arms") or {}
+    trained: Mapping[str, JsonObject] = config.get("arms") or {}
     label = arm or next(iter(trained), "")
     if label not in trained:
         raise SettingError(f"{weights} has no arm {label}.{suggestion(label, trained)}")
@@ -62,7 +62,7 @@ def measure(
     arm: str | None,
     key: str | None,
     device: torch.device,
-) -> dict[str, Any]:
+) -> Record:
     """What the experiment's check records of the weights.
 
     Raises:
@@ -75,7 +75,7 @@ def measure(
         task = experiment.task(settings, device)
         load_weights(task.model, read, str(weights))
         try:
-            record: dict[str, Any] = finite(task.check(0, task.batch(0)))
+            record: Record = finite(task.check(0, task.batch(0)))
             record.pop("epoch", None)  # of the weights' training nothing is known
         except FloatingPointError:
             raise RunError(f"the loss of {weights} on {experiment.name} is not finite") from None

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
 from lowland.training.settings import Settings
+from lowland.values import JsonObject, StateDict
 
-Record = dict[str, Any]
+#: What a check measured at a step, by name.
+Record: TypeAlias = JsonObject
 
 
-def seconds_in(state: Mapping[str, Any]) -> dict[str, float]:
+def seconds_in(state: StateDict) -> dict[str, float]:
     """What training, checks and the like took, among the entries of a saved state."""
     return {key: value for key, value in state.items() if key.endswith("_seconds")}
 
@@ -53,7 +55,7 @@ class Outcome:
 
 
 def outcomes_of(
-    arms: Mapping[str, Settings], states: Mapping[str, Mapping[str, Any]], records: Mapping[str, list[Record]]
+    arms: Mapping[str, Settings], states: Mapping[str, StateDict], records: Mapping[str, list[Record]]
 ) -> dict[str, Outcome]:
     """What became of each of ``arms``, from their states in a checkpoint and their records, by name."""
     found = {name: states.get(name, {}) for name in arms}

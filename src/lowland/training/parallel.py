@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from lowland.launched import launched
 from lowland.training.meeting import meet
 from lowland.training.randomness import random_state, restore_random_state, seed_everything
 from lowland.training.task import Batch, Task
+from lowland.values import State
 
 _PATIENCE = timedelta(hours=24)  # the others wait while the first measures; a lost process is noticed at once
 _NEVER = 2**62
@@ -63,7 +64,7 @@ class Alone:
         return action()
 
     @contextmanager
-    def inside(self, context: AbstractContextManager[Any]) -> Iterator[None]:
+    def inside(self, context: AbstractContextManager[object]) -> Iterator[None]:
         """In ``context``, which only the first process enters."""
         with ExitStack() as stack:
 
@@ -92,11 +93,11 @@ class Alone:
         """The least of the processes' steps that isn't negative, or a negative one."""
         return step
 
-    def gather(self, state: Any) -> Any:
+    def gather(self, state: State) -> State:
         """The states of all processes, in the first."""
         return state
 
-    def own(self, gathered: Any) -> Any:
+    def own(self, gathered: State) -> State:
         """The own state among those that `gather` gave."""
         return gathered
 
@@ -126,7 +127,7 @@ class World(Alone):
         return device
 
     def first(self, action: Callable[[], T]) -> T:
-        news: list[Any] = [None, None]
+        news: list[object] = [None, None]
         if self.leads:
             try:
                 result = action()
@@ -148,7 +149,7 @@ class World(Alone):
         raise ElsewhereError
 
     def together(self, action: Callable[[], T]) -> T:
-        result: Any = None
+        result: T | None = None
         failure: Exception | None = None
         try:
             result = action()
@@ -156,7 +157,7 @@ class World(Alone):
             failure = error
         failed = self.earliest(-1 if failure is None else self.rank)
         if failed < 0:
-            return result
+            return result  # type: ignore[return-value]  # that of the action, which has not failed
         self.ended = True
         if failure is not None and failed == self.rank:
             raise failure
@@ -227,12 +228,12 @@ class World(Alone):
         dist.all_reduce(least, dist.ReduceOp.MIN)
         return -1 if least.item() == _NEVER else int(least.item())
 
-    def gather(self, state: Any) -> Any:
-        states: list[Any] | None = [None] * self.count if self.leads else None
+    def gather(self, state: State) -> State:
+        states: list[State] | None = [None] * self.count if self.leads else None
         dist.gather_object(state, states, 0)
         return states
 
-    def own(self, gathered: Any) -> Any:
+    def own(self, gathered: State) -> State:
         return gathered[self.rank]
 
 

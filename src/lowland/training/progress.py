@@ -4,11 +4,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lowland import progress
 from lowland.progress import Lines, left, lines, shown
 from lowland.training.outcome import Record
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class Watch(Protocol):
@@ -24,7 +27,7 @@ class Watch(Protocol):
 class Bar:
     """One bar over all arms of a run, or what a line says in its place."""
 
-    def __init__(self, progress: Any, total: int, interval: float, said: Lines):
+    def __init__(self, progress: "Progress", total: int, interval: float, said: Lines):
         self._progress, self._total, self._interval, self._said = progress, total, interval, said
         self._task = progress.add_task("", total=total, text="")
         self._last = 0.0
@@ -69,7 +72,7 @@ class Bar:
 _BAR_CELLS = 24 + 1 + 8 + 4  # the bar, the stroke in M/N, the time left, the gaps between five columns
 
 
-def fitting(parts: Sequence[str], progress: Any, taken: int) -> str:
+def fitting(parts: Sequence[str], progress: "Progress", taken: int) -> str:
     """As many of ``parts``, two spaces between them, as fit beside what takes ``taken`` characters of the terminal."""
     room = progress.console.width - taken
     chosen: list[str] = []
@@ -79,7 +82,7 @@ def fitting(parts: Sequence[str], progress: Any, taken: int) -> str:
     return "  ".join(chosen)
 
 
-def say_above(progress: Any, text: str) -> None:
+def say_above(progress: "Progress", text: str) -> None:
     """A line on stderr that stays, above the bar where one is drawn."""
     if progress.disable:
         print(text, file=sys.stderr, flush=True)

@@ -4,10 +4,12 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
+
+from lowland.values import Foreign, StateDict
 
 
 def seed_everything(seed: int) -> None:
@@ -17,9 +19,9 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
 
 
-def random_state() -> dict[str, Any]:
+def random_state() -> StateDict:
     """The state of all of them, as tensors and plain values."""
-    kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002
+    kind, keys, *rest = cast(tuple[str, np.ndarray, int, int, float], np.random.get_state())  # noqa: NPY002
     version, internal, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
@@ -30,7 +32,7 @@ def random_state() -> dict[str, Any]:
     }
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
+def restore_random_state(state: StateDict) -> None:
     """Set all random generators to a state that `random_state` returned."""
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"]:
@@ -54,7 +56,7 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    memory: Any = torch.utils.deterministic
+    memory: Foreign = torch.utils.deterministic
     filling = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     memory.fill_uninitialized_memory = False

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings, repeats
 from lowland.training.task import Batch, Task
 from lowland.training.together import train_together
+from lowland.values import StateDict
 
 
 def train(
@@ -58,7 +58,7 @@ def train(
             show_progress=show_progress, watch=watch, until=until, processes=processes,
         )  # fmt: skip
     saved = processes.first(lambda: directory.load(device))
-    states: dict[str, Any] = saved["arms"] if saved is not None else {}
+    states: StateDict = saved["arms"] if saved is not None else {}
     offset = 0
     total = sum(settings.steps for settings in arms.values())
     visible = show_progress and processes.leads
@@ -92,7 +92,7 @@ class Run:
         name: str,
         device: torch.device,
         directory: RunDirectory,
-        states: dict[str, Any],
+        states: StateDict,
         offset: int,
         processes: Alone,
     ):
@@ -190,7 +190,7 @@ class Run:
     def wait(self) -> object:
         return self._divergence.step.item()
 
-    def state(self, finished: bool) -> dict[str, Any]:
+    def state(self, finished: bool) -> StateDict:
         """See `Program`. A diverged arm ends here, and keeps the weights of its last good checkpoint."""
         diverged = self._divergence.found()
         random = self.processes.gather(random_state())
@@ -214,7 +214,7 @@ class Run:
         }
         return {"arms": self.states}
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: StateDict) -> None:
         self.step = step_in(state, self.settings.steps)
         self.task.model.load_state_dict(state["model"])
         self.task.optimizer.load_state_dict(state["optimizer"])
@@ -282,7 +282,7 @@ def _start(name: str, settings: Settings, arms: Mapping[str, Settings]) -> str:
     return found[0]
 
 
-def _take_up(model: torch.nn.Module, states: Mapping[str, Any], start: str) -> bool:
+def _take_up(model: torch.nn.Module, states: StateDict, start: str) -> bool:
     """Load the last weights of the arm ``start``; whether it has some: not if it diverged.
 
     Raises:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,6 +18,7 @@ from lowland.training.files import (
     NUMBER,
     Each,
     Maybe,
+    Shape,
     Within,
     damaged,
     fault,
@@ -30,15 +30,16 @@ from lowland.training.files import (
 )
 from lowland.training.lock import Lock
 from lowland.training.outcome import Record
+from lowland.values import Json, JsonObject, StateDict
 
 _FAR = 2**63 - 1
-_CHECKPOINT = {
+_CHECKPOINT: Shape = {
     "metrics_bytes": Within(0, _FAR),
     "metrics_sha256": Maybe(str),
     "arms": Each({"finished": bool, "diverged_at": Maybe(Within(0, _FAR)), "step": Maybe(Within(0, _FAR))}),
 }
-_PROGRESS = {"step": Maybe(Within(0, _FAR)), "finished": bool, "diverged_at": Maybe(Within(0, _FAR))}
-_SUMMARY = {
+_PROGRESS: dict[str, Shape] = {"step": Maybe(Within(0, _FAR)), "finished": bool, "diverged_at": Maybe(Within(0, _FAR))}
+_SUMMARY: Shape = {
     "experiment": str,
     "scale": str,
     "config": dict,
@@ -71,10 +72,10 @@ class RunDirectory:
     """
 
     path: Path
-    config: dict[str, Any]
+    config: JsonObject
     figures: Path
 
-    def __init__(self, path: Path, config: dict[str, Any]):
+    def __init__(self, path: Path, config: JsonObject):
         self.path, self.config = Path(path), finite(json.loads(json.dumps(config)))
         self.figures = self.path / "figures"
         self._metrics = self.path / "metrics.jsonl"
@@ -153,7 +154,7 @@ class RunDirectory:
             file.write(line)
         known.add(line)
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: StateDict) -> None:
         """Write the checkpoint; everything recorded so far belongs to it. And how far each arm is, for readers.
 
         Raises:
@@ -169,7 +170,7 @@ class RunDirectory:
         arms = {name: {key: arm.get(key) for key in _PROGRESS} for name, arm in state["arms"].items()}
         write_json(self.path / "progress.json", {"arms": arms})
 
-    def load(self, device: torch.device) -> dict[str, Any] | None:
+    def load(self, device: torch.device) -> StateDict | None:
         """The checkpoint's state, with the records cut to those that belong to it; None if there is none.
 
         Raises:
@@ -249,7 +250,7 @@ class RunDirectory:
             f"what does that, remove {self.path} and start again"
         )
 
-    def conclude(self, summary: dict[str, Any]) -> dict[str, Any]:
+    def conclude(self, summary: dict[str, Json]) -> JsonObject:
         """Write the summary, with the checksums of the files that go with it, and return it: the run is finished."""
         self.still_held()
         there = [path for path in (self._metrics, self.path / "results.csv") if path.exists()]
@@ -258,7 +259,7 @@ class RunDirectory:
         write_json(self._summary, whole)
         return whole
 
-    def changed_file(self, summary: dict[str, Any]) -> str:
+    def changed_file(self, summary: JsonObject) -> str:
         """The name of a file that isn't what it was when the ``summary`` was written; empty if there is none."""
         for name, checksum in (summary.get("files") or {}).items():
             path = self.path / Path(name).name
@@ -266,7 +267,7 @@ class RunDirectory:
                 return name
         return ""
 
-    def summary(self, verified: bool = True) -> dict[str, Any] | None:
+    def summary(self, verified: bool = True) -> JsonObject | None:
         """The summary of a finished run, else None.
 
         Args:
@@ -303,7 +304,7 @@ class _Known:
         return self._hash.hexdigest()
 
 
-def read_progress(path: Path) -> dict[str, dict[str, Any]]:
+def read_progress(path: Path) -> dict[str, JsonObject]:
     """How far each arm under ``path`` was at the last checkpoint: ``step``, ``finished``, ``diverged_at``.
 
     Without a checkpoint, and of runs by earlier versions, there is nothing.
@@ -315,16 +316,14 @@ def read_progress(path: Path) -> dict[str, dict[str, Any]]:
     file = path / "progress.json"
     if not file.exists():
         return {}
-    remedy = "remove it; the same command writes it again"
-    arms: dict[str, dict[str, Any]] = read_json(file, {"arms": Each(_PROGRESS)}, remedy)["arms"]
-    return arms
+    return read_json(file, {"arms": Each(_PROGRESS)}, "remove it; the same command writes it again")["arms"]
 
 
-def _counted(processes: Any) -> str:
+def _counted(processes: int) -> str:
     return f"{processes} processes" if processes != 1 else "1 process"
 
 
-def _difference(there: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> str:
+def _difference(there: JsonObject, asked: JsonObject, prefix: str = "") -> str:
     for key in sorted({*there, *asked}):
         old, new = there.get(key), asked.get(key)
         if isinstance(old, dict) and isinstance(new, dict) and old != new:
@@ -334,6 +333,6 @@ def _difference(there: dict[str, Any], asked: dict[str, Any], prefix: str = "") 
     return "it differs"
 
 
-def _brief(value: Any) -> str:
+def _brief(value: object) -> str:
     text = str(value)
     return text if len(text) <= 200 else f"{text[:200]}…"

@@ -5,31 +5,35 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 from lowland.errors import SettingError, suggestion
+from lowland.values import Field, Read
+
+#: What a setting may be.
+SettingValue = bool | int | float | str
 
 
 @dataclass(frozen=True)
 class Value:
     """A setting's value with its origin: the paper's own, or ours with the reason."""
 
-    value: Any
+    value: SettingValue
     origin: str
     note: str = ""
 
 
-def paper(value: Any, note: str = "") -> Value:
+def paper(value: SettingValue, note: str = "") -> Value:
     """A value that the paper states."""
     return Value(value, "paper", note)
 
 
-def ours(value: Any, note: str = "") -> Value:
+def ours(value: SettingValue, note: str = "") -> Value:
     """A value of our choosing, because the paper leaves it open or the scale asks for another."""
     return Value(value, "ours", note)
 
 
-def derived() -> Any:
+def derived() -> Field:
     """A field that follows from others: nobody sets it, and ``__post_init__`` computes it."""
     return field(init=False, metadata={})
 
@@ -37,7 +41,7 @@ def derived() -> Any:
 def setting(
     text: str, *, low: float | None = None, above: float | None = None, high: float | None = None,
     choices: tuple[str, ...] = (),
-) -> Any:  # fmt: skip
+) -> Field:  # fmt: skip
     """A field of a settings dataclass: what it is, and its range (≥ low, > above, ≤ high, one of ``choices``)."""
     return field(metadata={"text": text, "low": low, "above": above, "high": high, "choices": choices})
 
@@ -53,7 +57,7 @@ class Settings:
     seed: int = setting("seed of initialization and batches", low=0, high=2**31 - 1)
 
 
-def check(cls: type[Settings], name: str, value: Any) -> Any:
+def check(cls: type[Settings], name: str, value: Read) -> SettingValue:
     """``value`` as setting ``name`` of ``cls``: text is read as the field's type, then type and range are checked.
 
     Raises:
@@ -80,7 +84,7 @@ def check(cls: type[Settings], name: str, value: Any) -> Any:
     return value
 
 
-def checked(cls: type[Settings], values: Mapping[str, Any]) -> Settings:
+def checked(cls: type[Settings], values: Mapping[str, Read]) -> Settings:
     """The settings of these ``values``, each of them checked.
 
     Raises:
@@ -90,13 +94,13 @@ def checked(cls: type[Settings], values: Mapping[str, Any]) -> Settings:
     missing = [f.name for f in dataclasses.fields(cls) if f.init and f.name not in chosen]
     if missing:
         raise SettingError(f"there is no value for {', '.join(missing)}")
-    return cls(**chosen)
+    return cls(**chosen)  # type: ignore[arg-type]  # each is of its field's type
 
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
-def _read(kind: type, value: Any) -> Any:
+def _read(kind: type, value: Read) -> SettingValue:
     if kind is bool:
         named = {"true": True, "false": False}.get(str(value).lower())
         if named is None:
@@ -131,9 +135,9 @@ def parse_assignments(texts: list[str]) -> dict[str, str]:
 
 def resolve_arms(
     cls: type[Settings],
-    values: Mapping[str, Any],
-    arms: Mapping[str, Mapping[str, Any]],
-    changes: Mapping[str, Any],
+    values: Mapping[str, SettingValue],
+    arms: Mapping[str, Mapping[str, SettingValue]],
+    changes: Mapping[str, Read],
 ) -> dict[str, Settings]:
     """The settings of each arm.
 
@@ -165,7 +169,7 @@ def describe(cls: type[Settings]) -> dict[str, str]:
     return {f.name: f.metadata["text"] for f in dataclasses.fields(cls) if f.init}
 
 
-def values_of(settings: Settings) -> dict[str, Any]:
+def values_of(settings: Settings) -> dict[str, SettingValue]:
     """The settings that somebody sets, by name."""
     return {name: getattr(settings, name) for name in describe(type(settings))}
 
@@ -180,7 +184,8 @@ def repeated(arms: Mapping[str, Settings]) -> dict[str, Settings]:
     for name, settings in arms.items():
         seeds = getattr(settings, "seeds", 1)
         for k in range(seeds):
-            seed = check(type(settings), "seed", settings.seed + k)
+            seed = settings.seed + k
+            check(type(settings), "seed", seed)
             chosen[f"{name}-{k}" if seeds > 1 else name] = dataclasses.replace(settings, seed=seed)
     return chosen
 

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Any
+
+from lowland.values import Json
 
 LEVEL = 0.95
 
@@ -47,9 +48,9 @@ class Estimate:
 
         return 2 * float(stdtr(self.n - 1, -abs(self.mean) / self.standard_error))
 
-    def entry(self, interval: bool = False) -> dict[str, Any]:
+    def entry(self, interval: bool = False) -> dict[str, Json]:
         """For a summary; with the ``interval``, if asked for."""
-        entry: dict[str, Any] = {"mean": self.mean, "standard_error": self.standard_error}
+        entry: dict[str, Json] = {"mean": self.mean, "standard_error": self.standard_error}
         if interval:
             entry["interval_95"] = None if self.interval is None else list(self.interval)
         return {**entry, "n": self.n}

@@ -1,7 +1,6 @@
 """The summary of a run: final metrics, verdicts on the claims, the environment."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -11,13 +10,14 @@ from lowland.training.experiment import Experiment
 from lowland.training.outcome import Outcome
 from lowland.training.settings import Settings, values_of
 from lowland.training.undecided import decided_by
+from lowland.values import Json, JsonObject
 
 SMOKE = Verdict(None, None, "smoke runs judge no claims")
 
 
 def configuration(
     experiment: Experiment, scale: str, arms: Mapping[str, Settings], device: torch.device, processes: int = 1
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """What ``config.json`` holds: enough to tell whether two runs would be the same one."""
     settings = {name: values_of(arm) for name, arm in arms.items()}
     first = next(iter(settings.values()))
@@ -32,8 +32,8 @@ def configuration(
 
 
 def summarize(
-    experiment: Experiment, config: Mapping[str, Any], outcomes: Mapping[str, Outcome], device: torch.device
-) -> dict[str, Any]:
+    experiment: Experiment, config: JsonObject, outcomes: Mapping[str, Outcome], device: torch.device
+) -> dict[str, Json]:
     """What ``summary.json`` holds; ``config`` is the run directory's."""
     digest = experiment.digest(outcomes) if experiment.digest is not None else {}
     return {
@@ -51,10 +51,10 @@ def summarize(
     }
 
 
-def final(outcome: Outcome) -> dict[str, Any]:
+def final(outcome: Outcome) -> dict[str, Json]:
     """How an arm ended, its last record, and the seconds it took."""
     last = {key: value for key, value in outcome.records[-1].items() if key != "arm"} if outcome.records else {}
-    ended: dict[str, Any] = {"status": outcome.status, "diverged_at": outcome.diverged_at}
+    ended: dict[str, Json] = {"status": outcome.status, "diverged_at": outcome.diverged_at}
     if outcome.stopped_at is not None:
         ended["stopped_at"] = outcome.stopped_at
     if outcome.error:
@@ -62,12 +62,12 @@ def final(outcome: Outcome) -> dict[str, Any]:
     return {**ended, **last, **outcome.seconds}
 
 
-def table_entry(experiment: Experiment, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+def table_entry(experiment: Experiment, outcomes: Mapping[str, Outcome]) -> dict[str, Json]:
     """The experiment's table, under ``table``; nothing where it has none."""
     return {} if experiment.table is None else {"table": [row.entry() for row in experiment.table(outcomes)]}
 
 
-def claim_entry(experiment: Experiment, config: Mapping[str, Any], claim: Claim, verdict: Verdict) -> dict[str, Any]:
+def claim_entry(experiment: Experiment, config: JsonObject, claim: Claim, verdict: Verdict) -> dict[str, Json]:
     """A claim with its verdict, for a summary: ``decided_by`` where it is undecided, and another command decides it.
 
     Args:

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lowland.training.outcome import Record
+from lowland.values import Json, ParameterGroup, StateDict, Tree
 
 # Inputs and targets: tensors, or dictionaries, tuples and lists of tensors.
-Batch = tuple[Any, Any]
+Batch = tuple[Tree, Tree]
 
 
 class Optimizer(Protocol):
@@ -21,15 +22,17 @@ class Optimizer(Protocol):
     no ``backward``.
     """
 
-    param_groups: list[dict[str, Any]]
+    @property
+    def param_groups(self) -> list[ParameterGroup]:
+        """The parameters, with what holds for them, ``lr`` above all."""
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """Evaluate ``closure`` as often as needed, update, and return the loss at w."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """What it takes to go on from here to the same bits."""
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         """Go on from a state that `state_dict` gave."""
 
 
@@ -44,10 +47,10 @@ class Check(Protocol):
     def __call__(self, step: int, batch: Batch) -> Record:
         """A record: plain numbers by name. FloatingPointError says that the run has diverged."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """What the next check builds on (a warm start, say)."""
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         """Go on from a state that `state_dict` gave."""
 
 
@@ -77,18 +80,18 @@ class Task:
     """
 
     model: nn.Module
-    loss_fn: Callable[[Any, Any], Tensor]
+    loss_fn: Callable[[Tree, Tree], Tensor]
     optimizer: Optimizer
     batch: Callable[[int], Batch]
     check: Check
     show: Mapping[str, str] = field(default_factory=dict)
     schedule: Callable[[int], float] | None = None
-    losses_fn: Callable[[Any, Any], Tensor] | None = None
+    losses_fn: Callable[[Tree, Tree], Tensor] | None = None
     average: AveragedModel | None = None
     autocast: torch.dtype | None = None
     compiled: bool = False
     starts_from: str | None = None
-    files: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Json] = field(default_factory=dict)
 
 
 class Together(Protocol):
@@ -103,10 +106,10 @@ class Together(Protocol):
     def ended(self) -> bool:
         """Whether all arms have stopped, by a criterion of the experiment's own."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """What it takes to go on from here to the same bits."""
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         """Go on from a state that `state_dict` gave."""
 
 
@@ -125,9 +128,9 @@ class Snapshot:
     """
 
     model: nn.Module
-    loss_fn: Callable[[Any, Any], Tensor]
+    loss_fn: Callable[[Tree, Tree], Tensor]
     params: Mapping[str, Tensor]
-    x: Any
-    y: Any
+    x: Tree
+    y: Tree
     shared: bool
     step: int

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
@@ -18,6 +17,7 @@ from lowland.training.progress import Bar, Watch, bar
 from lowland.training.randomness import deterministic
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings
+from lowland.values import StateDict
 
 _LOOK = 2.0  # seconds between two looks at the clock for the bar and the next checkpoint, about
 
@@ -42,7 +42,7 @@ def train_together(
         raise SettingError(f"{experiment.name} trains all its runs as one program: start it without torchrun")
     if len({settings.check_every for settings in arms.values()}) > 1:
         raise SettingError("check_every must be the same in all arms: they are trained and checked together")
-    saved: dict[str, Any] = directory.load(device) or {"arms": {}}
+    saved: StateDict = directory.load(device) or {"arms": {}}
     last = max(settings.steps for settings in arms.values())
     with nullcontext(watch) if watch else bar(last, show_progress) as shown:
         if not all(saved["arms"].get(name, {}).get("finished") for name in arms):
@@ -66,7 +66,7 @@ class OwnProgram:
         arms: Mapping[str, Settings],
         directory: RunDirectory,
         device: torch.device,
-        saved: dict[str, Any],
+        saved: StateDict,
     ):
         assert experiment.together is not None
         self.name, self.arms, self.saved = f"{len(arms)} runs", arms, saved
@@ -117,7 +117,7 @@ class OwnProgram:
     def wait(self) -> None:
         """See `Program`: the experiment's own code does."""
 
-    def state(self, finished: bool) -> dict[str, Any]:
+    def state(self, finished: bool) -> StateDict:
         live = {"program": self.program.state_dict(), "step": self.step, "seconds": self.seconds}
         share = {name: seconds / len(self.arms) for name, seconds in self.seconds.items()}
         self.saved.update(pytree.tree_map_only(torch.Tensor, lambda t: t.detach().to("cpu", copy=True), live))

@@ -3,14 +3,14 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from lowland.training.claims import Claim
 from lowland.training.experiment import SCALES, Experiment
-from lowland.training.settings import checked, values_of
+from lowland.training.settings import SettingValue, checked, values_of
+from lowland.values import Json, JsonObject, Read
 
 
-def decided_by(experiment: Experiment, claim: Claim, config: Mapping[str, Any]) -> dict[str, str] | None:
+def decided_by(experiment: Experiment, claim: Claim, config: JsonObject) -> dict[str, str] | None:
     """The scale that decides ``claim``, and the command: for a run or sweep with this ``config`` that doesn't.
 
     The command keeps what the user said is studied: words (a data set, a measure) that no scale changes.
@@ -31,7 +31,7 @@ def decided_by(experiment: Experiment, claim: Claim, config: Mapping[str, Any]) 
     return {"scale": scale, "command": f"lowland {verb} {experiment.name}{grid} --scale {scale}{sets}"}
 
 
-def _kept(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
+def _kept(experiment: Experiment, config: JsonObject) -> dict[str, str | bool]:
     """The user's settings that are words and that no scale changes, by name."""
     usual, there = _alike(_usual(experiment, config)), _alike(_arms(config))
     scales = [{name: value.value for name, value in experiment.values(scale).items()} for scale in experiment.scales]
@@ -45,14 +45,14 @@ def _kept(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _arms(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _arms(config: JsonObject) -> list[Mapping[str, SettingValue]]:
     """The settings of a run's arms, or those that a sweep's grid leaves open."""
     return [config["settings"]] if config.get("sweep") else list(config["arms"].values())
 
 
 def _usual(
-    experiment: Experiment, config: Mapping[str, Any], changes: Mapping[str, Any] | None = None
-) -> list[Mapping[str, Any]]:
+    experiment: Experiment, config: JsonObject, changes: Mapping[str, SettingValue] | None = None
+) -> list[Mapping[str, SettingValue]]:
     """The same of the run's scale, with ``changes`` alone."""
     if not config.get("sweep"):
         return [values_of(arm) for arm in experiment.configure(config["scale"], changes or {}).values()]
@@ -60,7 +60,7 @@ def _usual(
     return [values_of(checked(experiment.settings, {**values, **(changes or {})}))]
 
 
-def _alike(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _alike(several: Sequence[Mapping[str, SettingValue]]) -> dict[str, SettingValue]:
     """The settings that all of several have, and alike."""
     first, *others = several
     return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
@@ -70,7 +70,7 @@ def _text(value: str | bool) -> str:
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def _changed(experiment: Experiment, config: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:
+def _changed(experiment: Experiment, config: JsonObject, kept: Mapping[str, SettingValue]) -> bool:
     """Whether the user changed a setting of the run's scale, other than those that are kept."""
     if config.get("sweep"):
         (usual,) = _usual(experiment, config, kept)
@@ -80,16 +80,16 @@ def _changed(experiment: Experiment, config: Mapping[str, Any], kept: Mapping[st
     return not _has_settings_of(experiment, config["scale"], config, kept)
 
 
-def _has_settings_of(experiment: Experiment, scale: str, config: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:
+def _has_settings_of(experiment: Experiment, scale: str, config: JsonObject, kept: Mapping[str, SettingValue]) -> bool:
     """Whether a run has the settings of a ``scale`` but for those that are kept, whatever its seed."""
     asked = _plain({name: values_of(arm) for name, arm in experiment.configure(scale, kept).items()})
     return bool(_without_seed(asked) == _without_seed(config["arms"]))
 
 
-def _without_seed(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _without_seed(arms: Mapping[str, Mapping[str, SettingValue]]) -> dict[str, dict[str, SettingValue]]:
     return {name: {key: value for key, value in arm.items() if key != "seed"} for name, arm in arms.items()}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Json) -> Read:
     """``value`` as it reads back from JSON: tuples as lists."""
     return json.loads(json.dumps(value))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from lowland.errors import RunError, SettingError
 from lowland.saved import tensors_in
 from lowland.training.files import read_bytes
+from lowland.values import State, StateDict
 
 
 def read_weights(path: str | Path, arm: str | None = None, key: str | None = None) -> dict[str, Tensor]:
@@ -106,7 +106,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> None:
     load_weights(model, counts | weights, path)
 
 
-def _load(file: Path) -> Any:
+def _load(file: Path) -> State:
     try:
         content = read_bytes(file)
     except (FileNotFoundError, NotADirectoryError):
@@ -121,7 +121,7 @@ def _load(file: Path) -> Any:
         ) from error
 
 
-def _of_arm(file: Path, content: dict[str, Any], arm: str | None) -> dict[str, Tensor]:
+def _of_arm(file: Path, content: StateDict, arm: str | None) -> dict[str, Tensor]:
     arms = content["arms"]
     if arm is None and len(arms) != 1:
         raise SettingError(f"{file} holds several arms: choose one of {', '.join(map(str, arms))}")
@@ -136,7 +136,7 @@ def _of_arm(file: Path, content: dict[str, Any], arm: str | None) -> dict[str, T
     return arms[arm]["model"]
 
 
-def _of_key(file: Path, content: Any, key: str | None) -> dict[str, Tensor]:
+def _of_key(file: Path, content: State, key: str | None) -> dict[str, Tensor]:
     if _is_state(content):
         if key is not None:
             raise SettingError(f"{file} holds one state_dict: leave the key {key} out")
@@ -150,16 +150,16 @@ def _of_key(file: Path, content: Any, key: str | None) -> dict[str, Tensor]:
     return states[key]
 
 
-def _is_state(content: Any) -> bool:
+def _is_state(content: State) -> bool:
     return isinstance(content, dict) and bool(content) and all(_is_entry(*entry) for entry in content.items())
 
 
-def _is_entry(name: Any, tensor: Any) -> bool:
+def _is_entry(name: object, tensor: object) -> bool:
     """Whether it is a name with a tensor that has all its numbers in memory."""
-    plain = (
-        isinstance(tensor, Tensor) and tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_nested)
-    )
-    return isinstance(name, str) and plain and tensor.device.type != "meta"
+    if not isinstance(name, str) or not isinstance(tensor, Tensor):
+        return False
+    plain = tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_nested)
+    return plain and tensor.device.type != "meta"
 
 
 def _kind(tensor: Tensor) -> str:

@@ -19,6 +19,7 @@ from lowland.papers.figures import over_epochs
 from lowland.papers.images import error_and_loss
 from lowland.torch_tools import evaluating
 from lowland.training import Claim, Outcome, Reference, Task, Verdict, ours, paper, setting
+from lowland.values import Json
 
 FITTED = 0.15  # error on the wrongly labelled images at the end; guessing has 0.9, or 0.99
 _FIGURE = "figure 12, read by eye"
@@ -75,9 +76,9 @@ def prepare(settings: Settings, device: torch.device) -> Task:
     given, right = task.check.sets.train, image_sets(settings.dataset, settings, device, lambda split: split).train
     assert given.targets is not None
     assert right.targets is not None
-    record = {"noise": settings.noise, "noise_kind": settings.noise_kind, "seed": settings.seed}
+    record: dict[str, Json] = {"noise": settings.noise, "noise_kind": settings.noise_kind, "seed": settings.seed}
     name = f"flipped-{settings.noise_kind}-{settings.noise:g}-seed-{settings.seed}.json"
-    files = {name: {**record, "training_images": flipped.tolist()}}
+    files: dict[str, Json] = {name: {**record, "training_images": flipped.tolist()}}
     return replace(task, files=files, check=NoisyCheck(task.check, given.targets != right.targets))
 
 

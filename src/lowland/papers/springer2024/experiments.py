@@ -26,6 +26,7 @@ from lowland.papers.springer2024.settings import (
 )
 from lowland.papers.springer2024.task import grouped_task, stacked_task
 from lowland.training import Curve, Experiment, Reference, Selection, Task
+from lowland.training.experiment import GridPart
 
 _GROUPED_ARMS = ("sgd", "sam", "lsam")
 
@@ -39,8 +40,8 @@ def _experiment(
 ) -> Experiment:
     """What they share; ``grid`` has the η and ρ of the paper's, ρ = 0 first, and ``more`` is of `Experiment`."""
     # Seed by seed, so that what is there early is a whole grid of few seeds.
-    sgd = {"seed": SEEDS, "method": ("sam",), "lr": grid["lr"], "rho": (0.0,)}
-    climbing = {"seed": SEEDS, "method": METHODS, "lr": grid["lr"], "rho": grid["rho"][1:]}
+    sgd: GridPart = {"seed": SEEDS, "method": ("sam",), "lr": grid["lr"], "rho": (0.0,)}
+    climbing: GridPart = {"seed": SEEDS, "method": METHODS, "lr": grid["lr"], "rho": grid["rho"][1:]}
     return Experiment(
         name=f"springer2024/{name}",
         title=title,

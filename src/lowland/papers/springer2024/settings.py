@@ -11,6 +11,7 @@ from lowland.errors import SettingError, suggestion
 from lowland.papers.images import SWITCH
 from lowland.papers.springer2024.methods import METHODS
 from lowland.training import derived, ours, paper, setting
+from lowland.training.experiment import GridPart
 from lowland.training.settings import Value
 
 Scales = Mapping[str, Mapping[str, Value]]
@@ -181,7 +182,7 @@ def domain_names(dataset: str) -> tuple[str, ...]:
     return tuple(places[0] for places in source(dataset).placed)
 
 
-def domain_grid(dataset: str) -> dict[str, tuple[object, ...]]:
+def domain_grid(dataset: str) -> GridPart:
     """The paper's grid on ``dataset``."""
     return {"held_out": domain_names(dataset), "rho": (0.0, 0.03, 0.05, 0.1), "seed": SEEDS}
 

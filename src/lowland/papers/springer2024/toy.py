@@ -25,6 +25,7 @@ from lowland.papers.springer2024.methods import METHODS, SGD, toy_arm
 from lowland.papers.springer2024.settings import TOY_RHO, TOY_RHOS, TOY_SEPARATE_VALUES, TOY_VALUES, ToySettings
 from lowland.papers.springer2024.toy_networks import AnyWeights, JointWeights, Networks, SeparateWeights
 from lowland.training import Experiment, Plot, Record
+from lowland.training.settings import SettingValue
 
 PROBE_CS = (0.01, 0.1, 1.0, 10.0)
 _FREE = ("lr", "rho", "method", "seed")  # in which the arms may differ
@@ -238,8 +239,9 @@ def _doubles(values: Sequence[Any]) -> Tensor:
 
 
 _DRAWN = [SGD, *(toy_arm(method, TOY_RHO) for method in METHODS)]
-_ARMS = {SGD: {"rho": 0.0}} | {
-    toy_arm(method, rho): {"method": method, "rho": rho} for method in METHODS for rho in TOY_RHOS
+_ARMS: dict[str, dict[str, SettingValue]] = {
+    SGD: {"rho": 0.0},
+    **{toy_arm(method, rho): {"method": method, "rho": rho} for method in METHODS for rho in TOY_RHOS},
 }
 
 TOY = Experiment(

@@ -4,9 +4,9 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lowland.training.outcome import Outcome
+from lowland.training.settings import SettingValue
 from lowland.training.statistics import Estimate, estimate
 
 SEED = "seed"
@@ -22,7 +22,7 @@ class Cell:
         runs: label → what became of it, in the order of the grid.
     """
 
-    settings: Mapping[str, Any]
+    settings: Mapping[str, SettingValue]
     runs: Mapping[str, Outcome]
 
     @property
@@ -62,17 +62,17 @@ class Cell:
 def cells_of(outcomes: Mapping[str, Outcome], varied: Sequence[str]) -> list[Cell]:
     """The cells of a grid whose settings ``varied`` vary, in its order."""
     names = [name for name in varied if name != SEED]
-    found = defaultdict[tuple[Any, ...], dict[str, Outcome]](dict)
+    found = defaultdict[tuple[SettingValue, ...], dict[str, Outcome]](dict)
     for label, outcome in outcomes.items():
         found[tuple(getattr(outcome.settings, name) for name in names)][label] = outcome
     return [Cell(dict(zip(names, values, strict=True)), runs) for values, runs in found.items()]
 
 
-def describe(settings: Mapping[str, Any]) -> str:
+def describe(settings: Mapping[str, SettingValue]) -> str:
     """``lr = 0.1, rho = 0``."""
     return ", ".join(f"{name} = {short(value)}" for name, value in settings.items())
 
 
-def short(value: Any) -> str:
+def short(value: SettingValue) -> str:
     """A setting's value as a person writes it."""
     return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -5,22 +5,22 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Any
 
 from lowland.training.claims import Claim, Verdict
 from lowland.training.experiment import Experiment
 from lowland.training.outcome import Outcome
-from lowland.training.settings import Settings, values_of
+from lowland.training.settings import Settings, SettingValue, values_of
 from lowland.training.summary import SMOKE, claim_entry
 from lowland.training.sweep.cells import describe
+from lowland.values import Json, JsonObject
 
 # The condition on the share of points at which a claim holds.
 EVERYWHERE = "= 1"
 
 
 def judge_claims(
-    experiment: Experiment, config: Mapping[str, Any], outcomes: Mapping[str, Outcome], varied: Sequence[str]
-) -> list[dict[str, Any]]:
+    experiment: Experiment, config: JsonObject, outcomes: Mapping[str, Outcome], varied: Sequence[str]
+) -> list[dict[str, Json]]:
     """Every claim over the grid, for a summary.
 
     A claim compares arms by name. At each run of the grid it is asked with that run in place of the experiment's own
@@ -44,7 +44,7 @@ def judge_claims(
     ]
 
 
-def _of_all(experiment: Experiment, config: Mapping[str, Any], claim: Claim, verdict: Verdict) -> dict[str, Any]:
+def _of_all(experiment: Experiment, config: JsonObject, claim: Claim, verdict: Verdict) -> dict[str, Json]:
     judged, holds = verdict.passed is not None, verdict.passed is True
     return {
         **claim_entry(experiment, config, claim, verdict),
@@ -67,7 +67,7 @@ def _points(
     claim: Claim, experiment: Experiment, outcomes: Mapping[str, Outcome], varied: Sequence[str]
 ) -> list[_Point]:
     labels = {outcome.settings: label for label, outcome in outcomes.items()}
-    points, known = [], set[tuple[Any, ...]]()
+    points, known = [], set[tuple[object, ...]]()
     bases, made = list(labels), dict(experiment.arms)
     if claim.over_seeds:
         seeds = list(dict.fromkeys(settings.seed for settings in labels))
@@ -109,16 +109,16 @@ class _Reader(Mapping[str, Outcome]):
         read: arm and settings, in the order in which they were asked for.
     """
 
-    made: Mapping[str, Mapping[str, Any]]
+    made: Mapping[str, Mapping[str, SettingValue]]
     base: Settings
     labels: Mapping[Settings, str]
     outcomes: Mapping[str, Outcome]
     varied: Sequence[str]
-    known: set[tuple[Any, ...]]
+    known: set[tuple[object, ...]]
     read: list[tuple[str, Settings]] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> Outcome:
-        settings = replace(self.base, **self.made[name])
+        settings = replace(self.base, **self.made[name])  # type: ignore[arg-type]
         self.read.append((name, settings))
         if tuple(self.read) in self.known:
             raise _KnownError
@@ -142,9 +142,7 @@ class _Reader(Mapping[str, Outcome]):
         return len(self.made)
 
 
-def _over_grid(
-    experiment: Experiment, config: Mapping[str, Any], claim: Claim, points: Sequence[_Point]
-) -> dict[str, Any]:
+def _over_grid(experiment: Experiment, config: JsonObject, claim: Claim, points: Sequence[_Point]) -> dict[str, Json]:
     judged = [point for point in points if point.verdict.passed is not None]
     holds = sum(point.verdict.passed is True for point in judged)
     if claim.threshold is None:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 from lowland.errors import RunError, SettingError, install
 from lowland.training.sweep.attempts import ATTEMPTS, after, attempt, one_line, packed
 from lowland.training.sweep.job import Job, News
 from lowland.training.sweep.processes import usable_cores
+from lowland.values import Foreign
 
 _LOOK_SECONDS = 0.2
 _ANSWER_SECONDS = 20.0  # for a cluster to answer
@@ -76,7 +77,7 @@ def _connection(address: str | None) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a warning about a change to come
-    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    options: dict[str, object] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
         options |= {
             "address": "local",
@@ -100,7 +101,7 @@ def _connection(address: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _terminable(before: Any) -> Iterator[Callable[[], None]]:
+def _terminable(before: Callable[[int, FrameType | None], object] | int | None) -> Iterator[Callable[[], None]]:
     """A function that ends the sweep in one line once SIGTERM has come: Ray itself aborts with a list of addresses.
 
     ``before`` is who handled the signal before Ray took it: what it can do is done then, in place of the line.
@@ -166,7 +167,7 @@ def _appears(token: Path) -> bool:
     return True
 
 
-def _train(content: bytes, token: Path, box: Any, number: int, attempts: int) -> tuple[str, str, News]:
+def _train(content: bytes, token: Path, box: Foreign, number: int, attempts: int) -> tuple[str, str, News]:
     """The task, on a node: as `attempt`, with the last news; the others go into the box on the way."""
     import ray
     import torch
@@ -189,7 +190,7 @@ def _train(content: bytes, token: Path, box: Any, number: int, attempts: int) ->
     return *attempt(content, tell), last
 
 
-def _make_box() -> Any:
+def _make_box() -> Foreign:
     """An actor beside this process, which keeps what tasks tell until it is asked."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -228,8 +229,8 @@ class _Sweep:
     def __init__(self, jobs: Sequence[Job], hear: Callable[[Job, News], None], token: Path):
         self.hear, self.token = hear, token
         self.tasks = [_RayTask(number, job) for number, job in enumerate(jobs)]
-        self.running: dict[Any, _RayTask] = {}
-        self.asked: Any = None
+        self.running: dict[Foreign, _RayTask] = {}
+        self.asked: Foreign = None
 
     def run(self, check: Callable[[], None]) -> None:
         """Until all have ended; ``check`` is called now and then, and may raise."""
@@ -284,7 +285,7 @@ class _Sweep:
                     task.node = what
         self.asked = None
 
-    def _end(self, task: _RayTask, reference: Any) -> None:
+    def _end(self, task: _RayTask, reference: Foreign) -> None:
         import ray
 
         try:

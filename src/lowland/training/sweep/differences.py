@@ -8,11 +8,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from lowland.training.experiment import Experiment
+from lowland.training.settings import SettingValue
 from lowland.training.statistics import Estimate, estimate, holm, paired_difference, slope
 from lowland.training.sweep.cells import Cell
+from lowland.values import Json
 
 SIGNIFICANT = 0.05  # of the corrected p, two-sided
 RULE = (
@@ -35,7 +36,7 @@ class Difference:
         diverged: how many of the cell's runs did.
     """
 
-    settings: Mapping[str, Any]
+    settings: Mapping[str, SettingValue]
     difference: Estimate | None
     p: float | None
     corrected: float | None
@@ -50,7 +51,7 @@ class Difference:
             return "undecided"
         return "below" if self.difference.mean < 0 else "above"
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> dict[str, Json]:
         """As an entry of a summary."""
         between = None if self.difference is None else self.difference.entry(interval=True)
         found = {"difference": between, "p": self.p, "p_holm": self.corrected, "diverged": self.diverged}
@@ -61,10 +62,10 @@ class Difference:
 class Trend:
     """The slope of a metric on log10 ρ, over seeds; ``settings`` are those other than ρ, None for all together."""
 
-    settings: Mapping[str, Any] | None
+    settings: Mapping[str, SettingValue] | None
     slope: Estimate
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> dict[str, Json]:
         """As an entry of a summary."""
         settings = None if self.settings is None else dict(self.settings)
         return {"settings": settings, "per_decade": self.slope.entry(interval=True), "p": self.slope.p}
@@ -117,14 +118,14 @@ def trend_over_all(cells: Sequence[Cell], metric: str) -> Estimate | None:
     return estimate([fmean(slopes[seed] for slopes in by_settings) for seed in shared])
 
 
-def _slopes(cells: Sequence[Cell], metric: str) -> list[tuple[Mapping[str, Any], dict[int, float]]]:
+def _slopes(cells: Sequence[Cell], metric: str) -> list[tuple[Mapping[str, SettingValue], dict[int, float]]]:
     """Each combination of the settings other than ρ with three or more ρ > 0, and seed → slope."""
-    groups = defaultdict[tuple[Any, ...], dict[float, dict[int, float]]](dict)
+    groups = defaultdict[tuple[SettingValue, ...], dict[float, dict[int, float]]](dict)
     names = [name for name in (cells[0].settings if cells else {}) if name != "rho"]
     for cell in cells:
         if cell.rho > 0 and (values := cell.values(metric)):
             groups[tuple(cell.settings[name] for name in names)][cell.rho] = values
-    found = list[tuple[Mapping[str, Any], dict[int, float]]]()
+    found = list[tuple[Mapping[str, SettingValue], dict[int, float]]]()
     for key, by_rho in groups.items():
         if len(by_rho) >= 3:
             seeds = [seed for seed in next(iter(by_rho.values())) if all(seed in each for each in by_rho.values())]
@@ -140,7 +141,7 @@ def columns(experiment: Experiment) -> list[str]:
     return [name for name in dict.fromkeys([*(curve.column for curve in experiment.outcomes), *more]) if name]
 
 
-def summarize_differences(cells: Sequence[Cell], experiment: Experiment) -> dict[str, Any]:
+def summarize_differences(cells: Sequence[Cell], experiment: Experiment) -> dict[str, Json]:
     """For a summary: by metric the points and trends; metrics that no pair of runs has are left out."""
     found = {}
     for metric in columns(experiment):

@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lowland.errors import RunError, SettingError
 from lowland.training.experiment import Experiment
@@ -13,6 +12,7 @@ from lowland.training.files import (
     NUMBER,
     Each,
     Maybe,
+    Shape,
     Within,
     damaged,
     fault,
@@ -23,9 +23,10 @@ from lowland.training.files import (
 )
 from lowland.training.outcome import Outcome, Record, seconds_in
 from lowland.training.settings import Settings, checked, values_of
+from lowland.values import JsonObject
 
 _ENDED = "ended.json"
-_CONFIG = {"arms": Each(Each(object)), "stacked": Maybe(bool), "alike": Maybe(Within(1, 2**31))}
+_CONFIG: Shape = {"arms": Each(Each(object)), "stacked": Maybe(bool), "alike": Maybe(Within(1, 2**31))}
 _ENDS = Each({"diverged_at": Maybe(Within(0, 2**63 - 1)), "records_sha256": Maybe(str)})
 
 
@@ -45,7 +46,7 @@ class SweepPart:
     arms: Mapping[str, Settings]
     vectorized: bool
     alike: int
-    ended: Mapping[str, Mapping[str, Any]]
+    ended: Mapping[str, JsonObject]
 
     @property
     def finished(self) -> bool:
@@ -93,7 +94,7 @@ def verify_parts(directory: Path, experiment: Experiment) -> None:
         part.results()
 
 
-def _check(path: Path, label: str, how: Mapping[str, Any], records: list[Record]) -> None:
+def _check(path: Path, label: str, how: JsonObject, records: list[Record]) -> None:
     if how.get("records_sha256") not in (None, fingerprint(records)):
         reason = f"the records of {label} are not those that were written"
         raise damaged(path / "metrics.jsonl", reason, _again(path))

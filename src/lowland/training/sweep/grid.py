@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from lowland.errors import SettingError
 from lowland.training.experiment import Experiment
 from lowland.training.files import read_bytes
-from lowland.training.settings import Settings, check, values_of
+from lowland.training.settings import Settings, SettingValue, check, values_of
+from lowland.values import JsonObject, Read
 
 _MOST = 100_000
 
@@ -29,7 +29,7 @@ class Grid:
     points: Mapping[str, Settings]
 
 
-def read_grid(path: Path) -> list[dict[str, list[Any]]]:
+def read_grid(path: Path) -> list[dict[str, list[Read]]]:
     """A grid file: ``{"rho": [0, 0.1], "seed": [0, 1]}``, or a list of such dictionaries. A single value needs no list.
 
     Raises:
@@ -48,7 +48,7 @@ def read_grid(path: Path) -> list[dict[str, list[Any]]]:
     return [{key: value if isinstance(value, list) else [value] for key, value in part.items()} for part in parts]
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Read]]) -> JsonObject:
     names = [name for name, _ in pairs]
     for name in names:
         if names.count(name) > 1:
@@ -56,7 +56,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def make_grid(experiment: Experiment, base: Settings, parts: Sequence[Mapping[str, Sequence[Any]]]) -> Grid:
+def make_grid(experiment: Experiment, base: Settings, parts: Sequence[Mapping[str, Sequence[Read]]]) -> Grid:
     """Every combination of the values of each part, put into ``base``.
 
     Raises:
@@ -82,6 +82,6 @@ def make_grid(experiment: Experiment, base: Settings, parts: Sequence[Mapping[st
     return Grid(varied, points)
 
 
-def _short(value: Any) -> str:
+def _short(value: SettingValue) -> str:
     """``value`` as few characters as tell it from every other."""
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from statistics import fmean
-from typing import Any
 
 from lowland.training.experiment import Selection
 from lowland.training.outcome import Outcome
@@ -25,7 +24,7 @@ def losers(outcomes: Mapping[str, Outcome], selection: Selection, step: int, fac
     Settings that differ in the seed alone stand or fall together, by the mean of their metric over the seeds; one
     with a diverged run falls.
     """
-    by_settings: dict[Any, dict[str, Outcome]] = {}
+    by_settings: dict[tuple[object, ...], dict[str, Outcome]] = {}
     for label, outcome in outcomes.items():
         rest = tuple((name, value) for name, value in vars(outcome.settings).items() if name != "seed")
         by_settings.setdefault(rest, {})[label] = outcome

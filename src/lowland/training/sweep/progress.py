@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lowland import progress
 from lowland.progress import Lines, left
@@ -14,6 +14,9 @@ from lowland.training.outcome import Record
 from lowland.training.progress import fitting, say_above
 from lowland.training.settings import Settings
 from lowland.training.sweep.job import Job, News
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _BAR_CELLS = 24 + 8 + 3  # the bar, the time left, the gaps between four columns
 
@@ -26,7 +29,7 @@ class SweepBar:
 
     def __init__(
         self,
-        progress: Any,
+        progress: "Progress",
         points: Mapping[str, Settings],
         done: Mapping[str, Record],
         selection: Selection | None,

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from lowland.training.experiment import Selection
 from lowland.training.statistics import paired_difference
 from lowland.training.sweep.cells import Cell
+from lowland.values import Json
 
 
 def rule(selection: Selection) -> str:
@@ -35,7 +35,7 @@ def select(cells: Sequence[Cell], selection: Selection, among: Sequence[Cell] | 
     return min(eligible, key=lambda cell: (_mean(cell, selection.metric), _mean(cell, selection.ties)), default=None)
 
 
-def summarize_selection(cells: Sequence[Cell], selection: Selection | None) -> dict[str, Any]:
+def summarize_selection(cells: Sequence[Cell], selection: Selection | None) -> dict[str, Json]:
     """What a summary says of the selected settings: null, with the reason, where there are none."""
     if selection is None:
         return {"rule": None, "selected": None, "reason": "the experiment names no metric to select by"}
@@ -66,13 +66,13 @@ def _mean(cell: Cell, metric: str | None) -> float:
     return estimate.mean if estimate else math.inf
 
 
-def _estimated(cell: Cell, metric: str) -> dict[str, Any]:
+def _estimated(cell: Cell, metric: str) -> dict[str, Json]:
     estimate = cell.estimate(metric)
-    nothing = {"mean": None, "standard_error": None, "interval_95": None, "n": 0}
+    nothing: dict[str, Json] = {"mean": None, "standard_error": None, "interval_95": None, "n": 0}
     return estimate.entry(interval=True) if estimate else nothing
 
 
-def _test(best: Cell, selection: Selection) -> dict[str, Any]:
+def _test(best: Cell, selection: Selection) -> dict[str, Json]:
     if selection.test is None:
         return {"metric": None, "mean": None, "reason": "the experiment measures nothing on test data"}
     estimated = _estimated(best, selection.test)
@@ -80,14 +80,14 @@ def _test(best: Cell, selection: Selection) -> dict[str, Any]:
     return {"metric": selection.test, **estimated, "reason": reason}
 
 
-def _by_rho(cells: Sequence[Cell], selection: Selection) -> dict[str, Any]:
+def _by_rho(cells: Sequence[Cell], selection: Selection) -> dict[str, Json]:
     """The best settings with ρ = 0 and those with ρ > 0, each chosen by the same rule, and what lies between them."""
     sides: Mapping[str, list[Cell]] = {
         "without_sam": [cell for cell in cells if cell.rho == 0],
         "with_sam": [cell for cell in cells if cell.rho > 0],
     }
     chosen = {side: select(cells, selection, among) for side, among in sides.items()}
-    entry: dict[str, Any] = {
+    entry: dict[str, Json] = {
         side: {"settings": dict(cell.settings), **_estimated(cell, selection.metric)} if cell else None
         for side, cell in chosen.items()
     }
@@ -103,7 +103,7 @@ def _by_rho(cells: Sequence[Cell], selection: Selection) -> dict[str, Any]:
     return entry
 
 
-def _difference(first: Cell, second: Cell, metric: str) -> dict[str, Any]:
+def _difference(first: Cell, second: Cell, metric: str) -> dict[str, Json]:
     """``first`` minus ``second``, paired by seed."""
     difference = paired_difference(first.values(metric), second.values(metric))
     if difference is None:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 
@@ -14,18 +13,19 @@ from lowland.training.sweep.cells import Cell, cells_of
 from lowland.training.sweep.claims import judge_claims
 from lowland.training.sweep.differences import summarize_differences
 from lowland.training.sweep.selection import summarize_selection
+from lowland.values import Json, JsonObject
 
 _STATUSES = ("done", "diverged", "stopped", "failed")
 
 
 def summarize_sweep(
     experiment: Experiment,
-    config: Mapping[str, Any],
+    config: JsonObject,
     outcomes: Mapping[str, Outcome],
     varied: Sequence[str],
     device: torch.device,
     seconds: float,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """What a sweep's ``summary.json`` holds.
 
     Args:
@@ -53,7 +53,7 @@ def summarize_sweep(
     }
 
 
-def _totals(outcomes: Mapping[str, Outcome], seconds: float) -> dict[str, Any]:
+def _totals(outcomes: Mapping[str, Outcome], seconds: float) -> dict[str, Json]:
     """How many runs ended in which way; what they took together, and the sweep by the clock."""
     spent = Counter[str]()
     for outcome in outcomes.values():
@@ -67,7 +67,7 @@ def _totals(outcomes: Mapping[str, Outcome], seconds: float) -> dict[str, Any]:
     }
 
 
-def _over_seeds(cell: Cell) -> dict[str, Any]:
+def _over_seeds(cell: Cell) -> dict[str, Json]:
     """One combination of settings; its metrics are those of the seeds that were trained to their end."""
     return {
         "settings": dict(cell.settings),

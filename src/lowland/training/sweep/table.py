@@ -5,12 +5,14 @@ import math
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from lowland.files import write_atomically
 from lowland.training.files import write_json
 from lowland.training.outcome import Outcome
 from lowland.training.settings import values_of
+from lowland.values import Json
+
+_Cells = dict[str, Json]
 
 
 def write_table(path: Path, outcomes: Mapping[str, Outcome], varied: Sequence[str]) -> None:
@@ -37,7 +39,7 @@ def write_table(path: Path, outcomes: Mapping[str, Outcome], varied: Sequence[st
     write_atomically(path, text.getvalue().encode())
 
 
-def _write_curves(folder: Path, labels: Sequence[str], records: Sequence[dict[str, Any]]) -> None:
+def _write_curves(folder: Path, labels: Sequence[str], records: Sequence[_Cells]) -> None:
     """Take out of ``records`` what no cell can hold, and write it to ``folder``."""
     names = sorted({key for record in records for key, value in record.items() if isinstance(value, list | dict)})
     for name in names:
@@ -46,12 +48,10 @@ def _write_curves(folder: Path, labels: Sequence[str], records: Sequence[dict[st
         write_json(folder / f"{name}.json", {label: value for label, value in values.items() if value is not None})
 
 
-def _row(
-    label: str, outcome: Outcome, varied: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
+def _row(label: str, outcome: Outcome, varied: Sequence[str]) -> tuple[_Cells, _Cells, _Cells]:
     """What a run was asked to do and what became of it, its last record, its seconds."""
     settings = values_of(outcome.settings)
-    head = {
+    head: _Cells = {
         "run": label,
         **{name: settings[name] for name in varied},
         **settings,
@@ -64,7 +64,7 @@ def _row(
     return head, last, dict(outcome.seconds)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     return repr(value) if isinstance(value, float) else str(value)

@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 from multiprocessing.connection import Connection
-from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 
@@ -57,7 +56,7 @@ def _die_with(parent: int) -> None:
     """On Linux the kernel sees to it as well, whatever this process is busy with."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
-            libc: Any = ctypes.CDLL(None)
+            libc = ctypes.CDLL(None)
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before that
         os._exit(0)

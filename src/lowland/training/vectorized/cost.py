@@ -2,11 +2,11 @@
 
 import os
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,6 +15,7 @@ from lowland.errors import SettingError
 from lowland.training.vectorized.batches import VectorizedBatches
 from lowland.training.vectorized.runs import RunHyperparameters, Runs
 from lowland.training.vectorized.step import VectorizedStep
+from lowland.values import Tree
 
 # An eager step is taken to cost this much an operation and a byte that it writes; compiling, this long. They decide
 # between two ways to compute the same, and are constants so that the choice is the same when a run is repeated.
@@ -36,7 +37,13 @@ class _Counter(TorchDispatchMode):
         self.operations = self.written = self.alive = self.peak = 0
         self.seen = set[int]()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[Tree, ...] = (),
+        kwargs: dict[str, Tree] | None = None,
+    ) -> Tree:
         results = func(*args, **(kwargs or {}))
         self.operations += 1
         for result in pytree.tree_leaves(results):
@@ -66,7 +73,7 @@ class Cost:
         step = VectorizedStep.of(runs, 0, compiled=False)
         fakes = FakeTensorMode(allow_non_fake_inputs=True)
 
-        def fake(tree: Any) -> Any:
+        def fake(tree: Tree) -> Tree:
             return pytree.tree_map_only(Tensor, fakes.from_tensor, tree)
 
         counter = _Counter()
@@ -84,7 +91,7 @@ class Cost:
 class _Fake:
     """``runs`` with tensors that hold nothing."""
 
-    def __init__(self, runs: Runs, fake: Callable[[Any], Any]):
+    def __init__(self, runs: Runs, fake: Callable[[Tree], Tree]):
         for name in (
             "params", "constants", "velocities", "bad_step", "step",
         ):  # fmt: skip

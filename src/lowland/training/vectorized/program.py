@@ -4,7 +4,6 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from lowland.training.vectorized.batches import VectorizedBatches
 from lowland.training.vectorized.cost import Cost
 from lowland.training.vectorized.runs import Runs
 from lowland.training.vectorized.step import VectorizedStep
+from lowland.values import State, StateDict, Tree
 
 _LOOK_EVERY = 200  # steps between two looks at whether any run is left: each waits for the device
 
@@ -51,7 +51,7 @@ def train_vectorized(
         RunError: for a directory that can't be used.
     """
     saved = directory.load(device) or {"arms": {}, "stacks": []}
-    states: dict[str, Any] = saved["arms"]
+    states: StateDict = saved["arms"]
     left = [name for name in arms if name not in without and not states.get(name, {}).get("finished")]
     with directory.taking_up():
         programs = saved["stacks"] = _parted(_known(saved["stacks"], arms), left) or [{"names": left}]
@@ -66,7 +66,7 @@ def train_vectorized(
     return outcomes_of(arms, states, directory.records())
 
 
-def _known(programs: Any, arms: Mapping[str, Settings]) -> list[dict[str, Any]]:
+def _known(programs: State, arms: Mapping[str, Settings]) -> list[StateDict]:
     """The ``programs`` of a checkpoint; ValueError unless they are such, each run in one at most."""
     wrong = fault(programs, [{"names": [str], "step": Maybe(int)}], "stacks")
     names = [] if wrong else [name for entry in programs for name in entry["names"]]
@@ -75,7 +75,7 @@ def _known(programs: Any, arms: Mapping[str, Settings]) -> list[dict[str, Any]]:
     return list(programs)
 
 
-def _parted(programs: list[dict[str, Any]], left: list[str]) -> list[dict[str, Any]]:
+def _parted(programs: list[StateDict], left: list[str]) -> list[StateDict]:
     """The ``programs`` of a checkpoint, those of which only some runs are ``left`` in two: all may be wanted again."""
     parted = []
     for entry in programs:
@@ -85,7 +85,7 @@ def _parted(programs: list[dict[str, Any]], left: list[str]) -> list[dict[str, A
     return parted
 
 
-def _taken(entry: dict[str, Any], chosen: list[int]) -> dict[str, Any]:
+def _taken(entry: StateDict, chosen: list[int]) -> StateDict:
     """Some of the runs of a program of a checkpoint."""
     indices = torch.tensor(chosen)
 
@@ -114,7 +114,7 @@ class SideBySide:
         arms: Mapping[str, Settings],
         directory: RunDirectory,
         device: torch.device,
-        saved: dict[str, Any],
+        saved: StateDict,
         index: int,
         alike: int,
     ):
@@ -132,7 +132,7 @@ class SideBySide:
         else:
             steps = alike * next(iter(self.arms.values())).steps
             self.compiled = Cost(self.runs, self.batches).pays_to_compile(steps, device)
-        self._warm = set[Any]()  # shapes of batches that a compiled step has seen
+        self._warm = set[int]()  # shapes of batches that a compiled step has seen
 
     @property
     def done(self) -> int:
@@ -201,7 +201,7 @@ class SideBySide:
             self.runs.random[run] = random_state()
             restore_random_state(before)
 
-    def state(self, finished: bool) -> dict[str, Any]:
+    def state(self, finished: bool) -> StateDict:
         share = {name: seconds / len(self.runs) for name, seconds in self.seconds.items()}
         for name, bad in zip(self.arms, self.runs.bad_step.tolist(), strict=True):
             ended = {"finished": finished, "diverged_at": bad if bad >= 0 else None, "step": self.step}
@@ -217,7 +217,7 @@ class SideBySide:
         }
         return {"arms": self.saved["arms"], "stacks": self.saved["stacks"]}
 
-    def _restore(self, entry: dict[str, Any]) -> None:
+    def _restore(self, entry: StateDict) -> None:
         self.step, self.compiled = step_in(entry, next(iter(self.arms.values())).steps), bool(entry["compiled"])
         self.seconds = {name: float(entry["seconds"][name]) for name in self.seconds}
         self.runs.load(entry["runs"])
@@ -232,6 +232,6 @@ def _together(runs: Runs) -> Callable[[list[Check], Snapshot], list[Record | Flo
     return getattr(type(runs.tasks[0].check), "together", None)
 
 
-def _rows(x: Any, shared: bool) -> int:
+def _rows(x: Tree, shared: bool) -> int:
     first = pytree.tree_leaves(x)[0]
     return int(first.shape[0] if shared else first.shape[1])

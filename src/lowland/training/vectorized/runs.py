@@ -1,8 +1,8 @@
 """Runs side by side: what each of their tasks starts from, in tensors with one entry a run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from lowland.training.experiment import Experiment
 from lowland.training.randomness import random_state, seed_everything
 from lowland.training.settings import Settings, values_of
 from lowland.training.task import Task
+from lowland.values import StateDict
 
 # What runs of one program may differ in: see `Experiment.grid`.
 _FREE = ("lr", "rho", "momentum", "weight_decay", "seed")
@@ -29,7 +30,7 @@ class NotVectorizable(SettingError):
         super().__init__(f"these runs can't be trained as one program: {why}; use --engine process")
 
 
-def program_key(settings: Settings) -> tuple[Any, ...]:
+def program_key(settings: Settings) -> tuple[object, ...]:
     """Equal for settings whose runs are the same program: whether it climbs, and all but lr, rho, seed and the like.
 
     Runs without an ascent are kept apart from those with one, since they take half the time.
@@ -75,10 +76,10 @@ class Runs:
     hyper: RunHyperparameters
     bad_step: Tensor
     step: Tensor
-    random: list[dict[str, Any]]
+    random: list[StateDict]
     eps: float
     nesterov: bool
-    program: tuple[Any, ...]
+    program: tuple[object, ...]
 
     @classmethod
     def prepare(cls, experiment: Experiment, arms: Sequence[Settings], device: torch.device) -> "Runs":
@@ -97,13 +98,13 @@ class Runs:
         for task in tasks:
             _check_task(task)
             _check_model(task.model)
-        groups = [_group(task) for task in tasks]
+        optimizers = [_plain_sam(task) for task in tasks]
+        groups = [optimizer.param_groups[0] for optimizer in optimizers]
         first = tasks[0]
         if len({program_key(settings)[_USES:] for settings in arms}) > 1 or any(
             _shape(task) != _shape(first) for task in tasks
         ):
             raise NotVectorizable("their networks differ")
-        optimizers: list[Any] = [task.optimizer for task in tasks]
         if len({(o.eps, group["nesterov"]) for o, group in zip(optimizers, groups, strict=True)}) > 1:
             raise NotVectorizable("their optimizers differ in eps or nesterov")
         trainable = {name for name, p in first.model.named_parameters() if p.requires_grad}
@@ -134,7 +135,7 @@ class Runs:
         """How many runs there are."""
         return len(self.tasks)
 
-    def changing(self) -> dict[str, Any]:
+    def changing(self) -> StateDict:
         """The tensors that training changes: what a checkpoint has to hold."""
         return {
             "params": self.params,
@@ -147,7 +148,7 @@ class Runs:
         """The same with tensors of its own for all that training changes."""
         return replace(self, **pytree.tree_map(Tensor.clone, self.changing()))
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: StateDict) -> None:
         """Copy in the tensors that `changing` gave, from a checkpoint."""
         for name in ("params", "velocities"):
             own = getattr(self, name)
@@ -166,8 +167,8 @@ class Runs:
         return model
 
 
-def _group(task: Task) -> dict[str, Any]:
-    """The single parameter group of plain SAM around plain SGD."""
+def _plain_sam(task: Task) -> SAM:
+    """The optimizer, plain SAM around plain SGD with a single parameter group."""
     optimizer = task.optimizer
     if type(optimizer) is not SAM or not optimizer.is_plain or optimizer.m is not None:
         raise NotVectorizable("only plain SAM is stacked, no other rule of the family and no m")
@@ -179,13 +180,13 @@ def _group(task: Task) -> dict[str, Any]:
         raise NotVectorizable(f"only SGD is stacked, not {type(optimizer.base).__name__}")
     if len(optimizer.param_groups) != 1:
         raise NotVectorizable("the optimizer has several parameter groups")
-    group: dict[str, Any] = optimizer.param_groups[0]
+    group = optimizer.param_groups[0]
     trainable = [p for p in task.model.parameters() if p.requires_grad]
     if {id(p) for p in group["params"]} != {id(p) for p in trainable}:
         raise NotVectorizable("the optimizer has other parameters than the network")
     if group["dampening"] or group["maximize"]:
         raise NotVectorizable("SGD with dampening or maximize is not stacked")
-    return group
+    return optimizer
 
 
 def _check_task(task: Task) -> None:
@@ -208,9 +209,9 @@ def _check_model(model: nn.Module) -> None:
             raise NotVectorizable(f"{name} is dropout, whose masks would not be those of each run alone")
 
 
-def _shape(task: Task) -> tuple[Any, ...]:
+def _shape(task: Task) -> tuple[object, ...]:
     """What must agree for two tasks to be the same program, as far as it can be seen."""
-    function: Callable[..., Any] = task.loss_fn
+    function: Callable[..., Tensor] = task.loss_fn
     tensors = [*task.model.named_parameters(), *task.model.named_buffers()]
     return (
         repr(task.model),

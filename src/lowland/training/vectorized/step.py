@@ -4,16 +4,24 @@ import copy
 from collections.abc import Callable
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any
+from typing import ParamSpec, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from lowland.optim.functional import sam_gradient
 from lowland.training.vectorized.runs import NotVectorizable, RunHyperparameters, Runs
+from lowland.values import Tree
 
+P = ParamSpec("P")
 _LARGEST = 32_768  # multiplications in one run's product; beyond that a matrix product is faster
-_compiled: dict[Any, "VectorizedStep"] = {}  # those of this process, since each takes seconds to make
+_compiled: dict[tuple[object, ...], "VectorizedStep"] = {}  # those of this process, since each takes seconds to make
+
+
+class _Options(TypedDict):
+    eps: float
+    climbs: bool
+    nesterov: bool
 
 
 class VectorizedStep:
@@ -45,17 +53,17 @@ class VectorizedStep:
         """That of ``runs``, with ``rows`` examples in a batch; one that was compiled before is used again."""
         task = runs.tasks[0]
         climbs = bool((runs.hyper.rho > 0).any())
-        options: dict[str, Any] = {"eps": runs.eps, "climbs": climbs, "nesterov": runs.nesterov, "compiled": compiled}
+        options: _Options = {"eps": runs.eps, "climbs": climbs, "nesterov": runs.nesterov}
         if not compiled:
-            return cls(task.model, task.loss_fn, **options)
+            return cls(task.model, task.loss_fn, **options, compiled=False)
         device = runs.step.device
         key = (runs.program, len(runs), rows, device, *options.items())
         if key not in _compiled:
             model = _with_small_layers(task.model, rows) if device.type == "cpu" else task.model
-            _compiled[key] = cls(model, task.loss_fn, **options)
+            _compiled[key] = cls(model, task.loss_fn, **options, compiled=True)
         return _compiled[key]
 
-    def __call__(self, runs: Runs, x: Any, y: Any, picked: Tensor | None, shared: bool, factor: float = 1.0) -> None:
+    def __call__(self, runs: Runs, x: Tree, y: Tree, picked: Tensor | None, shared: bool, factor: float = 1.0) -> None:
         """One step.
 
         Args:
@@ -84,7 +92,7 @@ class VectorizedStep:
                 raise NotVectorizable(next(iter(str(error).splitlines()))) from error
             raise
 
-    def agrees(self, runs: Runs, *batch: Any) -> bool:
+    def agrees(self, runs: Runs, *batch: Tree) -> bool:
         """Whether this step, compiled, makes of copies of ``runs`` what the same code does uncompiled.
 
         Compilers have bugs: torch 2.13's gives a wrong weight gradient for vectorized convolutions with an output of
@@ -92,7 +100,7 @@ class VectorizedStep:
         """
         compiled, eager = runs.copy(), runs.copy()
         self(compiled, *batch)
-        options: dict[str, Any] = {"eps": self.eps, "climbs": self.climbs, "nesterov": self.nesterov}
+        options: _Options = {"eps": self.eps, "climbs": self.climbs, "nesterov": self.nesterov}
         task = runs.tasks[0]
         VectorizedStep(task.model, task.loss_fn, **options, compiled=False)(eager, *batch)
         return all(_close(compiled.params[name], eager.params[name], w) for name, w in runs.params.items())
@@ -105,7 +113,7 @@ class VectorizedStep:
         hyper: RunHyperparameters,
         bad_step: Tensor,
         step: Tensor,
-        batch: tuple[Any, Any, Tensor | None],
+        batch: tuple[Tree, Tree, Tensor | None],
         shared: bool,
     ) -> None:
         lr, rho, momentum, decay = hyper
@@ -128,7 +136,7 @@ class VectorizedStep:
         step.add_(1)
 
     def _of_one(
-        self, params: dict[str, Tensor], constants: dict[str, Tensor], rho: Tensor, x: Any, y: Any
+        self, params: dict[str, Tensor], constants: dict[str, Tensor], rho: Tensor, x: Tree, y: Tree
     ) -> tuple[Tensor, dict[str, Tensor]]:
         def loss(params: dict[str, Tensor]) -> Tensor:
             return self.loss_fn(torch.func.functional_call(self.model, (params, constants), (x,)), y)
@@ -156,9 +164,11 @@ def _with_small_layers(model: nn.Module, rows: int) -> nn.Module:
     return model
 
 
-def _with_own_code(method: Any) -> Any:
+def _with_own_code(method: Callable[P, None]) -> Callable[P, None]:
     """The same method in a code object of its own: by those torch keeps what it compiled, and limits how often."""
+    assert isinstance(method, MethodType)
     function = method.__func__
+    assert isinstance(function, FunctionType)
     own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__)
     return MethodType(own, method.__self__)
 
