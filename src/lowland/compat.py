@@ -20,6 +20,7 @@ from lowland.optim.core import Core
 from lowland.optim.functional import EPS
 from lowland.optim.passes import climb
 from lowland.optim.update import update
+from lowland.torch_tools import level_of_caller
 
 _THEIR_STATE = ("old_p", "e_w")  # keys that these libraries keep in a parameter's state, and save
 
@@ -152,7 +153,7 @@ class SAM(sam.SAM):
             warnings.warn(
                 "first_step() while the weights were still perturbed: they are restored. After an exception between "
                 "first_step() and second_step() call restore(), and compute the gradients anew.",
-                stacklevel=2,
+                stacklevel=level_of_caller(),
             )
         self._complete_groups()
         params, rhos = own.trainable()

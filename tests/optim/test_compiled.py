@@ -395,7 +395,7 @@ def test_refusals():
     model = network()
     with pytest.raises(TypeError, match="a lowland"):
         compiled_step(sgd(model), model, F.cross_entropy)
-    with pytest.raises(TypeError, match="the model itself"):
+    with pytest.raises(TypeError, match="the network itself"):
         compiled_step(SAM(sgd(model)), model.forward, F.cross_entropy)
     with pytest.raises(ValueError, match="not the model's"):
         compiled_step(SAM(sgd(model)), model[0], F.cross_entropy)

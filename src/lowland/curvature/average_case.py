@@ -87,7 +87,7 @@ def average_sharpness(
     by_draw = shares @ by_batch
     if rho:
         mean = (shares @ torch.tensor(losses).to(shares)).item()
-        warn_of_rounding(objective, by_draw.mean().item(), mean, stacklevel=2)
-        seen.warn_beside(by_draw.mean().item(), stacklevel=2)
+        warn_of_rounding(objective, by_draw.mean().item(), mean)
+        seen.warn_beside(by_draw.mean().item())
     error = by_draw.std().item() / math.sqrt(draws) if draws > 1 else None
     return Sharpness(by_draw.mean().item(), tuple(by_batch.mean(1).tolist()), tuple(weights), error)

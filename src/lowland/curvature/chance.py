@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lowland.curvature.vectors import coarsest
+from lowland.torch_tools import level_of_caller
 
 _GRADIENT = 30  # near a minimum a gradient is a small difference of large ones: it is allowed so much more than a loss
 _ON_CPU = 100  # rounding units of the vectors' type
@@ -59,7 +60,7 @@ class Unchanging:
         else:
             self._refuse(loss, _difference(self.first[1], gradient))
 
-    def warn_beside(self, rise: float, stacklevel: int) -> None:
+    def warn_beside(self, rise: float) -> None:
         """Say where a difference of losses, ``rise``, is not large beside what losses at the same weights differ by.
 
         Warns:
@@ -71,7 +72,7 @@ class Unchanging:
             warnings.warn(
                 f"the rise is {rise:.2g}, and two evaluations of the loss at the same weights differ by "
                 f"{self.apart:.1g}: {_CHANCE}. {_ADVICE}",
-                stacklevel=stacklevel + 1,
+                stacklevel=level_of_caller(),
             )
 
     def finite(self) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.objective import Objective
 from lowland.curvature.vectors import coarsest
+from lowland.torch_tools import level_of_caller
 
 _LOST = 0.1  # share of a rise that rounding may be
 
@@ -78,7 +79,7 @@ def unchanging_groups(
     seen.counted(number)
 
 
-def warn_of_rounding(objective: Objective, rise: float, loss: float, stacklevel: int) -> None:
+def warn_of_rounding(objective: Objective, rise: float, loss: float) -> None:
     """Say where ``rise``, a difference of losses, is so small beside ``loss`` that their rounding is more than a tenth.
 
     Warns:
@@ -90,7 +91,7 @@ def warn_of_rounding(objective: Objective, rise: float, loss: float, stacklevel:
             f"the rise is {rise:.2g}, and the losses whose difference it is are rounded by about {rounding:.1g}: take "
             "a larger rho unless the loss is flat here, or measure a copy in float64 on batches of float64, "
             "copy.deepcopy(model).double()",
-            stacklevel=stacklevel + 1,
+            stacklevel=level_of_caller(),
         )
 
 

@@ -143,7 +143,7 @@ def along_line(
             seen(torch.tensor(values[-1][0], dtype=torch.float64, device="cpu"))
     curves = zip(*values[1:], strict=True)
     loss, *others = map(list, curves)
-    seen.warn_beside(max(loss) - min(loss), stacklevel=2)
+    seen.warn_beside(max(loss) - min(loss))
     return AlongLine(points, loss, dict(zip(metrics or (), others, strict=True)))
 
 

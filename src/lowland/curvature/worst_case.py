@@ -235,9 +235,8 @@ def _mean_rise(
     total = sum(weight for weight, _, _ in found)
     rise = sum(weight * rise for weight, rise, _ in found) / total
     if search.rho:
-        # behind inference_mode's own frame
-        warn_of_rounding(objective, rise, sum(weight * loss for weight, _, loss in found) / total, stacklevel=4)
-        seen.warn_beside(rise, stacklevel=4)
+        warn_of_rounding(objective, rise, sum(weight * loss for weight, _, loss in found) / total)
+        seen.warn_beside(rise)
     return rise
 
 

@@ -12,7 +12,7 @@ from lowland.optim.functional import perturbation
 from lowland.optim.radii import STEPS
 from lowland.optim.sam import SAM, made_elsewhere
 from lowland.optim.sharding import is_distributed
-from lowland.torch_tools import ddp, unwrapped
+from lowland.torch_tools import ddp, refuse_other_models, unwrapped
 from lowland.values import ParameterGroup, Tree
 
 # What the groups say while the update is traced and run. The kind of update is one that can be traced, and the
@@ -63,8 +63,7 @@ def compiled_step(
     """
     if not isinstance(optimizer, SAM):
         raise TypeError(f"compiled_step needs a lowland.SAM, not a {type(optimizer).__name__}")
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"compiled_step needs the model itself, a torch.nn.Module, not a {type(model).__name__}")
+    refuse_other_models("model", model)
     if isinstance(optimizer.base, torch.optim.ASGD):
         raise ValueError("torch compiles ASGD's update wrongly (its eta stands still): use optimizer.step(closure)")
     _check(optimizer)

@@ -16,7 +16,7 @@ from lowland.optim.ascent import Ascent
 from lowland.optim.descent import Descent
 from lowland.optim.scope import Scope
 from lowland.optim.sharding import is_distributed
-from lowland.torch_tools import ddp
+from lowland.torch_tools import ddp, refuse_other_models
 
 MAXIMIZES = (
     "maximize=True: SAM climbs before it descends, so it can only minimize. Leave maximize out, and minimize the "
@@ -206,10 +206,11 @@ def _eps(options: Options, base: Optimizer) -> Options:
     return options
 
 
-def _check_model(model: object, params: list[Tensor]) -> None:
-    if model is not None and not isinstance(model, nn.Module):
-        raise TypeError(f"model= is the network itself, a torch.nn.Module, not a {type(model).__name__}")
-    if model is not None and set(params).isdisjoint(model.parameters()):
+def _check_model(model: nn.Module | None, params: list[Tensor]) -> None:
+    if model is None:
+        return
+    refuse_other_models("model", model)
+    if set(params).isdisjoint(model.parameters()):
         raise ValueError("model= is another model: it has none of the base optimizer's parameters")
 
 

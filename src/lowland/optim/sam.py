@@ -220,7 +220,7 @@ class SAM(Wrapper):
             warnings.warn(
                 "this base optimizer was in a SAM before: its groups keep the rho they have, which wins over the "
                 "argument. Make a new base optimizer, or set group['rho'] or delete it first.",
-                stacklevel=2,
+                stacklevel=level_of_caller(),
             )
         super().__init__(Core(base, id(self), asked, radii, Memory(asked.remembered)))
         self._complete_groups()

@@ -13,6 +13,7 @@ from lowland.optim.core import Core
 from lowland.optim.grad_mode import recording, unrecorded
 from lowland.optim.sharding import local, settled
 from lowland.optim.step import forget_copies_of_weights
+from lowland.torch_tools import level_of_caller
 
 T = TypeVar("T")
 
@@ -111,5 +112,5 @@ def _warn_of_a_plain_step(core: Core) -> None:
             "backward inside `for evaluation in optimizer.passes(): with evaluation: ...`, or hand step() a "
             "closure. Where a library runs the loop, lowland.adapters has what it takes. For a plain step on "
             "purpose call optimizer.base.step().",
-            stacklevel=4,
+            stacklevel=level_of_caller(),
         )

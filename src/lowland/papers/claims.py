@@ -1,6 +1,6 @@
 """Verdicts on differences between two kinds of arms, paired by seed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 
 from lowland.training import Outcome, Verdict, repeats
@@ -91,12 +91,20 @@ def reached(kind: str, measure: Measure, threshold: float, what: str) -> Callabl
             return unfit.reason
         if not values:
             return f"there is no arm {kind}"
-        worst = max(values.values())
-        if worst <= threshold:
-            return ""
-        return f"{what} is {worst:.2g}, and the claim is about networks that get to {threshold:g}"
+        return trained_to(threshold, values.values(), what)
 
     return regime
+
+
+def trained_to(threshold: float, ends: Iterable[float], what: str) -> str:
+    """Why a claim about trained networks says nothing of runs that end with ``ends`` of the measure ``what``.
+
+    Empty if the worst of them is at or below ``threshold``, or there are none.
+    """
+    worst = max(ends, default=threshold)
+    if worst <= threshold:
+        return ""
+    return f"{what} is {worst:.2g}, and the claim is about networks that get to {threshold:g}"
 
 
 def at_most(threshold: float, measure: Measure, neither: str) -> Judge:

@@ -56,7 +56,7 @@ class Claim:
             around each point.
         reference: the paper's own value, where one is known.
         regime: outcomes by arm → why these runs don't get to where the claim speaks, in one sentence with the number
-            (``"ERM's training error is 0.67, and the claim is about networks trained to below 0.02"``); empty if they
+            (``"ERM's training error is 0.67, and the claim is about networks that get to 0.02"``); empty if they
             do. Where they don't the claim is undecided, whatever was measured.
         decided_by: the scale that gets there, and has the seeds that it takes.
         grid: the experiment's grid whose sweep decides it, where a single run can't.

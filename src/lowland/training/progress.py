@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from lowland import progress
@@ -97,6 +97,11 @@ def bar(total: int, visible: bool = True) -> Iterator[Bar]:
     with progress.bar(*columns, describe=lambda: made.line(), show=visible, stays=True) as (drawn, said):
         made = Bar(drawn, total, 0.1, said)
         yield made
+
+
+def watched_by(watch: Watch | None, total: int, visible: bool) -> AbstractContextManager[Watch]:
+    """``watch``, or where there is none a `bar` of ``total`` steps."""
+    return nullcontext(watch) if watch else bar(total, visible)
 
 
 @contextmanager

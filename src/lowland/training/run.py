@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from lowland.training.files import write_json
 from lowland.training.forecast import Forecast
 from lowland.training.outcome import Outcome, Record, outcomes_of
 from lowland.training.parallel import Alone
-from lowland.training.progress import Bar, Watch, bar
+from lowland.training.progress import Bar, Watch, watched_by
 from lowland.training.randomness import deterministic, random_state, restore_random_state, seed_everything
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings, repeats
@@ -62,7 +61,7 @@ def train(
     offset = 0
     total = sum(settings.steps for settings in arms.values())
     visible = show_progress and processes.leads
-    with nullcontext(watch) if watch else bar(total, visible) as shown, deterministic(device):
+    with watched_by(watch, total, visible) as shown, deterministic(device):
         forecast = Forecast(arms, shown.say if isinstance(shown, Bar) and visible else _silent)
         for name, settings in arms.items():
             if not states.get(name, {}).get("finished"):

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 
 import torch
 from torch.utils import _pytree as pytree
@@ -13,7 +12,7 @@ from lowland.training.experiment import Experiment
 from lowland.training.forecast import STEPS, ForecastTogether
 from lowland.training.outcome import Outcome, Record, outcomes_of
 from lowland.training.parallel import Alone
-from lowland.training.progress import Bar, Watch, bar
+from lowland.training.progress import Bar, Watch, watched_by
 from lowland.training.randomness import deterministic
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings
@@ -44,7 +43,7 @@ def train_together(
         raise SettingError("check_every must be the same in all arms: they are trained and checked together")
     saved: StateDict = directory.load(device) or {"arms": {}}
     last = max(settings.steps for settings in arms.values())
-    with nullcontext(watch) if watch else bar(last, show_progress) as shown:
+    with watched_by(watch, last, show_progress) as shown:
         if not all(saved["arms"].get(name, {}).get("finished") for name in arms):
             with deterministic(device):
                 program = OwnProgram(experiment, arms, directory, device, saved)

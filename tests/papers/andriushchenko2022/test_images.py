@@ -593,7 +593,7 @@ def test_figure_1_of_networks_that_do_not_fit_is_undecided():
         arm.records[-1]["train_error"] = 0.67
     verdict = verdict_of("cifar10", "sam-beats-erm", arms)
     assert verdict.passed is None
-    assert verdict.reason == "ERM's training error is 0.67, and the claim is about networks trained to below 0.02"
+    assert verdict.reason == "ERM's training error is 0.67, and the claim is about networks that get to 0.02"
 
 
 def test_figure_1_is_drawn_with_bands_and_the_papers_values():

@@ -26,7 +26,7 @@ from lowland.optim.m_sam.report import Last, Report
 from lowland.optim.m_sam.two_passes import Learnt, TwoPasses
 from lowland.optim.m_sam.watch import followed
 from lowland.optim.m_sam.watched import Derived
-from lowland.torch_tools import States, random_states, replay, uncompiled
+from lowland.torch_tools import States, level_of_caller, random_states, replay, uncompiled
 
 
 class Engine:
@@ -97,7 +97,7 @@ class Engine:
         """Say something to the user, once."""
         if line not in self._said:
             self._said.add(line)
-            warnings.warn(line, stacklevel=4)
+            warnings.warn(line, stacklevel=level_of_caller())
 
     def _two_passes(
         self, who: Parameters, closure: Losses, scaler: GradScaler | None, states: States, buffers: Buffers

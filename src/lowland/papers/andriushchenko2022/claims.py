@@ -16,6 +16,7 @@ from lowland.papers.claims import (
     last,
     reached,
     shown,
+    trained_to,
 )
 from lowland.training import Claim, Outcome, Reference, Verdict
 from lowland.training.statistics import Estimate, estimate
@@ -37,9 +38,7 @@ def fits(outcomes: Mapping[str, Outcome]) -> str:
     ]
     if not ends:
         return "there are no runs with ρ = 0 to tell whether networks fit their training images"
-    if max(ends) <= FITTED:
-        return ""
-    return f"ERM's training error is {max(ends):.2g}, and the claim is about networks trained to below {FITTED:g}"
+    return trained_to(FITTED, ends, "ERM's training error")
 
 
 def share_of_gain(kind: str, sam: str, erm: str, measure: Measure, share: float = 0.5) -> Judge:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from lowland.papers import claims
-from lowland.papers.claims import Judge, Unfit, below_zero, between, judged, last, reached, shown
+from lowland.papers.claims import Judge, Unfit, below_zero, between, judged, last, reached, shown, trained_to
 from lowland.papers.springer2024.methods import METHODS, SGD, method_of, toy_arm
 from lowland.papers.springer2024.settings import TOY_RHO
 from lowland.training import Claim, Outcome, Record, TableRow, Verdict
@@ -121,10 +121,8 @@ def no_price(outcomes: Mapping[str, Outcome]) -> Verdict:
 
 def trained(outcomes: Mapping[str, Outcome]) -> str:
     """The claims' regime: SGD's selected runs end with a training error of at most `TRAINED`."""
-    worst = max(values(outcomes, selected(outcomes).get(SGD, {}), "train_error").values(), default=0.0)
-    if worst <= TRAINED:
-        return ""
-    return f"SGD's training error is {worst:.2g}, and the claim is about networks trained to {TRAINED:g} or less"
+    ends = values(outcomes, selected(outcomes).get(SGD, {}), "train_error").values()
+    return trained_to(TRAINED, ends, "SGD's training error")
 
 
 def _cells(outcomes: Mapping[str, Outcome]) -> list[Cell]:

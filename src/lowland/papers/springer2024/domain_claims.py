@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from lowland.papers.claims import Unfit, below_zero, between, judged
+from lowland.papers.claims import Unfit, below_zero, between, judged, trained_to
 from lowland.papers.springer2024.claims import LEAST_SEEDS
 from lowland.papers.springer2024.settings import domain_names
 from lowland.training import Claim, Outcome, Reference, TableRow, Verdict
@@ -59,10 +59,8 @@ def trained(outcomes: Mapping[str, Outcome]) -> str:
         for outcome in outcomes.values()
         if outcome.records and not outcome.settings.rho
     ]
-    worst = max((error for error in errors if error is not None), default=0.0)
-    if worst <= TRAINED:
-        return ""
-    return f"ERM's validation error on its own domains is {worst:.2g}, and the claim is about {TRAINED:g} or less"
+    known = [error for error in errors if error is not None]
+    return trained_to(TRAINED, known, "ERM's validation error on its own domains")
 
 
 def _chosen(outcomes: Mapping[str, Outcome], method: str, domain: str) -> dict[int, str]:

@@ -3,7 +3,6 @@
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from lowland.training.experiment import Experiment
 from lowland.training.files import Maybe, fault
 from lowland.training.outcome import Outcome, Record, outcomes_of
 from lowland.training.parallel import Alone
-from lowland.training.progress import Watch, bar
+from lowland.training.progress import Watch, watched_by
 from lowland.training.randomness import deterministic, random_state, restore_random_state
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings
@@ -56,7 +55,7 @@ def train_vectorized(
     with directory.taking_up():
         programs = saved["stacks"] = _parted(_known(saved["stacks"], arms), left) or [{"names": left}]
     total = sum(arms[name].steps for name in left)
-    with nullcontext(watch) if watch else bar(total, show_progress) as shown, deterministic(device):
+    with watched_by(watch, total, show_progress) as shown, deterministic(device):
         for index, entry in enumerate(programs):
             paused = until is not None and entry.get("step", 0) >= until
             if set(entry["names"]) <= set(left) and left and not paused:
