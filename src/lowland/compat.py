@@ -26,7 +26,7 @@ _THEIR_STATE = ("old_p", "e_w")  # keys that these libraries keep in a parameter
 
 
 class _Adaptive(Adaptive):
-    """The adaptive ascent with η = 0, for some of the parameters only: those of groups with ``adaptive``."""
+    """The adaptive ascent with η = 0, for some of the parameters only: those of parameter groups with ``adaptive``."""
 
     def __init__(self, members: set[Tensor]):
         super().__init__(eta=0.0, biases=True)

@@ -77,7 +77,7 @@ def test_what_a_run_lacks(run, tmp_path):
     torch.save({"arms": {"sam": {"step": 0}}}, tmp_path / "checkpoint.pt")
     refused(RunError, "diverged before the first checkpoint", read_weights, tmp_path)
     torch.save({"arms": {"sam": {"step": 0}}, "stacks": []}, tmp_path / "checkpoint.pt")
-    refused(RunError, "trained in a stack", read_weights, tmp_path)
+    refused(RunError, "trained as one program with others", read_weights, tmp_path)
 
 
 def test_a_state_dict(file):

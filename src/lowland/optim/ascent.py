@@ -46,7 +46,7 @@ class Slope:
         scale: what a ``GradScaler`` multiplied ``gradients`` with; 1 for rules that `needs_scale`.
         step: steps made so far.
         climbed: the directions of the climb so far, for rules that take several evaluations.
-        rho: the largest ρ among the parameters' groups.
+        rho: the largest ρ among the parameter groups'.
         name: what the model calls a parameter, for rules that `needs_names`.
         memory: by name, tensors like ``weights`` that are kept from step to step, zero at first.
         base: the base optimizer.
@@ -313,7 +313,7 @@ class Momentum(Ascent):
     evaluations = 0
 
     def check(self, base: torch.optim.Optimizer) -> None:
-        """Raise ValueError if the base optimizer has a group without momentum."""
+        """Raise ValueError if the base optimizer has a parameter group without momentum."""
         if any(group.get("momentum") == 0 and "betas" not in group for group in base.param_groups):
             raise ValueError(
                 f"the ascent is along the base optimizer's momentum, and this {type(base).__name__} has none: "

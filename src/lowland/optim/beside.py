@@ -46,7 +46,7 @@ class Beside:
 
     @unrecorded
     def step(self, base: Optimizer) -> None:
-        """Subtract them from the weights, times each group's learning rate."""
+        """Subtract them from the weights, times the learning rate of each parameter group."""
         skipped = getattr(base, "found_inf", None)  # by a scaler, on the device
         for group in base.param_groups:
             for param in group["params"]:

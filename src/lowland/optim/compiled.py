@@ -32,7 +32,7 @@ def compiled_step(
     the optimizer's own state: mix the two kinds of step as you like; schedules, state_dicts and evaluation work as
     ever. The first call takes an ordinary step and the second compiles; likewise after `load_state_dict`, and after
     parameters are added, frozen or thawed. A new shape of x or y, ``model.train()`` and ``eval()``, and a change in
-    the groups of anything but ``lr`` and ``rho`` cost a compilation each; torch allows eight.
+    the parameter groups of anything but ``lr`` and ``rho`` cost a compilation each; torch allows eight.
 
     Args:
         optimizer: around a torch optimizer that keeps its state in tensors; all parameters on one device.
@@ -159,7 +159,7 @@ class _CompiledStep:
         return loss.clone() if loss.is_cuda else loss  # the next replay of a CUDA graph overwrites its outputs
 
     def _run(self, groups: list[ParameterGroup], x: Tree, y: Tree) -> Tensor:
-        """Run the compiled program with the groups' numbers as tensors, and put the numbers back afterwards."""
+        """Run the compiled program with the parameter groups' numbers as tensors, and put the numbers back."""
         for p, gradient in self.gradients:
             p.grad = gradient
         climbs = any(isinstance(group["rho"], Tensor) or group["rho"] != 0 for group in groups)
@@ -191,7 +191,7 @@ class _CompiledStep:
         return "optimizer.step(closure) does the same without compilation."
 
     def _named(self) -> dict[str, tuple[Tensor, int]]:
-        """The optimizer's parameters, each with the index of its group, by the model's names for them."""
+        """The optimizer's parameters, each with the index of its parameter group, by the model's names for them."""
         positions = {id(p): index for index, group in enumerate(self.optimizer.param_groups) for p in group["params"]}
         named: dict[str, tuple[Tensor, int]] = {
             name: (p, positions[id(p)]) for name, p in self.objective.named_parameters() if id(p) in positions

@@ -146,7 +146,9 @@ def check_base(base: object, kind: type[Optimizer]) -> None:
     if isinstance(base, kind):
         raise ValueError("the base optimizer already is a SAM: wrap the optimizer inside it")
     if "rho" in getattr(base, "defaults", {}):
-        raise ValueError(f"{type(base).__name__} has a rho of its own in its groups, which is not SAM's radius")
+        raise ValueError(
+            f"{type(base).__name__} has a rho of its own in its parameter groups, which is not SAM's radius"
+        )
     if isinstance(base, torch.optim.LBFGS):
         raise ValueError("LBFGS evaluates its closure at points of its own choosing: SAM can't go around it")
     bases.check(base)
@@ -196,7 +198,7 @@ def _l2(options: Options, base: Optimizer) -> Options:
     if options.l2 and isinstance(base, torch.optim.SparseAdam):
         raise ValueError("with l2 every gradient is dense: not for SparseAdam")
     if options.l2 and any("l2" in group for group in base.param_groups):
-        raise ValueError("l2 is one number for all parameter groups, and a group has one of its own")
+        raise ValueError("l2 is one number for all parameter groups, and one of them has its own")
     return replace(options, l2=float(options.l2))
 
 

@@ -16,9 +16,9 @@ class Radii:
     """The radius of each parameter group, fixed or by a schedule.
 
     Attributes:
-        rho: of the groups that bring none.
+        rho: of the parameter groups that bring none.
         schedule: gives it, by the number of steps; None where it is fixed.
-        scheduled: the indices of the groups that follow it.
+        scheduled: the indices of the parameter groups that follow it.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Radii:
         return cls(base, radius(rho(0)), rho) if callable(rho) else cls(base, radius(rho))
 
     def complete(self) -> None:
-        """Give each group its radius, that of the present step where a schedule says it, and the number of steps."""
+        """Give each parameter group the number of steps and its radius: where a schedule says it, that of this step."""
         groups = self.base.param_groups
         steps = groups[0].setdefault(STEPS, 0)
         for index, group in enumerate(groups):
@@ -52,7 +52,7 @@ class Radii:
 
     @property
     def used_before(self) -> bool:
-        """Whether the base optimizer was in another SAM, whose radius its groups still have."""
+        """Whether the base optimizer was in another SAM, whose radius its parameter groups still have."""
         groups = self.base.param_groups
         return any(STEPS in group and radius(group["rho"]) != self.rho for group in groups)
 

@@ -43,7 +43,7 @@ T = TypeVar("T")
 class SAM(Wrapper):
     """Sharpness-aware minimization: climb to w + ε, take the gradient there, update w with it.
 
-    ε(w) = ρ g / (‖g‖ + eps), with g the gradient at w and its norm over the parameters of all groups
+    ε(w) = ρ g / (‖g‖ + eps), with g the gradient at w and its norm over all of the base optimizer's parameters
     (Foret et al. 2021, *Sharpness-Aware Minimization for Efficiently Improving Generalization*, equation 2).
 
     The three ways to use it compute the same. With torch's own closure convention::
@@ -59,15 +59,14 @@ class SAM(Wrapper):
 
     or each pass by its name, `ascent` and `perturbed`. Other rules of the family change the formula and the number of
     passes, not the loop: `lowland.optim.presets` has them by name. Everything else (learning-rate schedules, parameter
-    groups, ``zero_grad``) works as with the base optimizer, whose state, groups and other attributes this object
-    shares.
+    groups, ``zero_grad``) works as with the base optimizer, whose state and other attributes this object shares.
 
     Args:
         base: makes the update: any torch optimizer whose step takes the gradients in ``p.grad``, and no more.
         rho: radius of the ascent, in the units of the parameters; or a function of the number of SAM steps made
-            so far that gives it. A ``rho`` key in one of the base optimizer's groups wins over this argument;
+            so far that gives it. A ``rho`` key in one of the base optimizer's parameter groups wins over this argument;
             where no function sets it, ``group["rho"]`` may be changed at any time, as ``lr`` may; where one does,
-            it is that of the last pass. Where every group has rho 0, a step takes a single pass and is the base
+            it is that of the last pass. Where rho is 0 everywhere, a step takes a single pass and is the base
             optimizer's own.
         model: if given, its buffers (batch-norm statistics, spectral norm's vectors, codebooks, counters) move once a
             step, in the evaluation at w, and every evaluation begins with them as they were before. Under DDP give the
@@ -83,10 +82,10 @@ class SAM(Wrapper):
         l2: λ of ½λ‖w‖², which both passes see as a part of the loss: the ascent climbs along ∇L(w) + λw, the descent
             goes along ∇L(w + ε) + λ(w + ε). That is not the base optimizer's weight decay, which no ascent sees. ‖w‖ is
             over all trainable parameters, those included that are out of scope or that the loss doesn't reach. One
-            number for all groups; not part of the `state_dict`, and ``optimizer.l2`` may be changed between steps.
-            Each run through the passes counts it once, whatever number of ``backward`` calls a pass has, and so does
-            each `backward` with ``m``: where the gradients of k micro-batches that climb each for itself add up to a
-            mean, with their losses divided by k, give λ/k. Losses that are returned leave it out.
+            number for all parameter groups; not part of the `state_dict`, and ``optimizer.l2`` may be changed between
+            steps. Each run through the passes counts it once, whatever number of ``backward`` calls a pass has, and so
+            does each `backward` with ``m``: where the gradients of k micro-batches that climb each for itself add up to
+            a mean, with their losses divided by k, give λ/k. Losses that are returned leave it out.
         ascent: where to climb: a rule of `lowland.optim.ascent`, by default that of the formula above.
         descent: what to descend along: a rule of `lowland.optim.descent`, by default the gradient at w + ε.
         scope: which parameters climb: a function of the model that gives them (`lowland.optim.scope` has some), one
@@ -121,8 +120,8 @@ class SAM(Wrapper):
         ValueError: for a negative or non-finite rho or l2; a ``base`` that already is a SAM, LBFGS or Adadelta, whose
             step needs more than gradients (a closure, or their derivatives, as AdaHessian's does, as far as its source
             shows it), a parameter group with ``maximize=True``, now or later, or with l2 SparseAdam or one that has l2
-            in its groups; ``m`` without ``model``, or with parameters that are not the model's; rules that don't go
-            together, with ``m`` or with ``base``; a scope that has none of the parameters.
+            in its parameter groups; ``m`` without ``model``, or with parameters that are not the model's; rules that
+            don't go together, with ``m`` or with ``base``; a scope that has none of the parameters.
         RuntimeError: for passes out of order, a pass in which no parameter received a gradient, or settings that are
             assigned in the middle of a step.
 
@@ -218,15 +217,15 @@ class SAM(Wrapper):
         radii = Radii.asked(base, rho)
         if radii.used_before:
             warnings.warn(
-                "this base optimizer was in a SAM before: its groups keep the rho they have, which wins over the "
-                "argument. Make a new base optimizer, or set group['rho'] or delete it first.",
+                "this base optimizer was in a SAM before: its parameter groups keep the rho they have, which wins over "
+                "the argument. Make a new base optimizer, or set group['rho'] or delete it first.",
                 stacklevel=level_of_caller(),
             )
         super().__init__(Core(base, id(self), asked, radii, Memory(asked.remembered)))
         self._complete_groups()
 
     def add_param_group(self, param_group: ParameterGroup) -> None:
-        """As torch's; the group's ``rho`` is this optimizer's unless it brings one."""
+        """As torch's; the parameter group's ``rho`` is this optimizer's unless it brings one."""
         if "rho" in param_group:
             radius(param_group["rho"])
         if param_group.get("maximize"):
@@ -248,7 +247,7 @@ class SAM(Wrapper):
     def passes(self, scaler: GradScaler | None = None, sync: bool = True) -> Iterator[AbstractContextManager[None]]:
         """The evaluations that one step takes, in order; run forward and backward inside each.
 
-        As many as the rules need: two for SAM; one where every group has rho 0. Parameters that another optimizer
+        As many as the rules need: two for SAM; one where rho is 0 everywhere. Parameters that another optimizer
         updates get the gradients of all passes added, so clear theirs between. Gradients accumulated so far are kept,
         and the last pass adds to them.
 
@@ -447,9 +446,10 @@ class SAM(Wrapper):
     # State.
 
     def state_dict(self) -> StateDict:  # type: ignore[override]
-        """The base optimizer's state_dict, with ``rho`` and the number of steps in each group: all a resume needs.
+        """All that a resume needs: the base optimizer's state_dict, with ``rho`` and the number of steps.
 
-        If that has a layout of its own, it is the entry ``"base"``, and SAM's part the entry ``"sam"``.
+        These stand in each parameter group. Where the base optimizer's has a layout of its own, it is the entry
+        ``"base"``, and SAM's part the entry ``"sam"``.
 
         Raises:
             RuntimeError: between `ascent` and `perturbed`, whose perturbation is not part of it.

@@ -51,7 +51,7 @@ def along_lr(base: Optimizer, rho: float, lowest_rho: float, lr: float, lowest_l
     """ρ that falls linearly with the learning rate (Zhuang et al. 2022, *GSAM*): ``rho`` at ``lr``, and so on.
 
     Args:
-        base: whose first group's learning rate is followed.
+        base: whose first parameter group's learning rate is followed.
         rho: ρ where the learning rate is ``lr``.
         lowest_rho: ρ where it is ``lowest_lr``.
         lr: the largest learning rate.

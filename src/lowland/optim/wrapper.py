@@ -80,7 +80,7 @@ _KEEPS_BASE = "it keeps the optimizer it was made around. Make a new SAM around 
 
 @unassignable(base=_KEEPS_BASE)
 class Wrapper(Optimizer):
-    """Shares groups, state and whatever else it has not itself with the base optimizer.
+    """Shares parameter groups, state and whatever else it has not itself with the base optimizer.
 
     Trainers put stand-ins before an optimizer: objects of a subclass that copy its ``__dict__``, or that have none of
     it and look up there what they lack. What a stand-in sets would stay with it, and the optimizer would never know of
@@ -105,7 +105,7 @@ class Wrapper(Optimizer):
         self._own = core
         if not hasattr(core.base, "defaults"):  # a container that never called Optimizer.__init__
             core.base.defaults = {}
-        # Not Optimizer.__init__, which would make groups and state of its own beside the base's; this sets up
+        # Not Optimizer.__init__, which would make parameter groups and state of its own beside the base's; this sets up
         # hooks and profiling as unpickling does.
         super().__setstate__({})
 

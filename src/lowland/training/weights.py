@@ -131,7 +131,11 @@ def _of_arm(file: Path, content: StateDict, arm: str | None) -> dict[str, Tensor
     if not isinstance(arms[arm], dict) or not _is_state(arms[arm].get("model", {"": torch.empty(0)})):
         raise RunError(f"{file} holds no weights of {arm}, though it has that arm: another version of Lowland wrote it")
     if "model" not in arms[arm]:
-        why = "it was trained in a stack" if "stacks" in content else "it diverged before the first checkpoint"
+        why = (
+            "it was trained as one program with others"
+            if "stacks" in content
+            else "it diverged before the first checkpoint"
+        )
         raise RunError(f"{file} has no weights of {arm}, as {why}: train it with lowland run, or choose another arm")
     return arms[arm]["model"]
 

@@ -80,7 +80,7 @@ def sweep(
                 engine(left, hear)
             if rung is not None and halving is not None and experiment.selection is not None:
                 running = _results(experiment, labels, directory, every=True)
-                running = {label: arm for label, arm in running.items() if label not in stopped}
+                running = {label: outcome for label, outcome in running.items() if label not in stopped}
                 stopped |= dict.fromkeys(losers(running, experiment.selection, rung, halving), rung)
     begun = _results(experiment, labels, directory, every=True)
     # A run that was trained to its end is not stopped, nor has it failed if others beside it did.
@@ -128,8 +128,8 @@ def _results(
 ) -> dict[str, Outcome]:
     """What became of the runs so far, by the label they have in this grid."""
     return {
-        labels[settings]: arm
+        labels[settings]: outcome
         for part in find_parts(directory, experiment)
-        for settings, arm in part.results(every).items()
+        for settings, outcome in part.results(every).items()
         if settings in labels
     }

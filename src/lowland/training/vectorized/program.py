@@ -70,7 +70,7 @@ def _known(programs: State, arms: Mapping[str, Settings]) -> list[StateDict]:
     wrong = fault(programs, [{"names": [str], "step": Maybe(int)}], "stacks")
     names = [] if wrong else [name for entry in programs for name in entry["names"]]
     if wrong or len(set(names)) < len(names) or not set(names) <= set(arms):
-        raise ValueError(wrong or "its stacks have other runs")
+        raise ValueError(wrong or "its programs have other runs")
     return list(programs)
 
 

@@ -171,13 +171,13 @@ def _plain_sam(task: Task) -> SAM:
     """The optimizer, plain SAM around plain SGD with a single parameter group."""
     optimizer = task.optimizer
     if type(optimizer) is not SAM or not optimizer.is_plain or optimizer.m is not None:
-        raise NotVectorizable("only plain SAM is stacked, no other rule of the family and no m")
+        raise NotVectorizable("only plain SAM is vectorized, no other rule of the family and no m")
     if optimizer.l2:
-        raise NotVectorizable("l2= of SAM is not stacked")
+        raise NotVectorizable("l2= of SAM is not vectorized")
     if optimizer.is_scheduled:
-        raise NotVectorizable("a schedule of rho is not stacked")
+        raise NotVectorizable("a schedule of rho is not vectorized")
     if type(optimizer.base) is not torch.optim.SGD:
-        raise NotVectorizable(f"only SGD is stacked, not {type(optimizer.base).__name__}")
+        raise NotVectorizable(f"only SGD is vectorized, not {type(optimizer.base).__name__}")
     if len(optimizer.param_groups) != 1:
         raise NotVectorizable("the optimizer has several parameter groups")
     group = optimizer.param_groups[0]
@@ -185,7 +185,7 @@ def _plain_sam(task: Task) -> SAM:
     if {id(p) for p in group["params"]} != {id(p) for p in trainable}:
         raise NotVectorizable("the optimizer has other parameters than the network")
     if group["dampening"] or group["maximize"]:
-        raise NotVectorizable("SGD with dampening or maximize is not stacked")
+        raise NotVectorizable("SGD with dampening or maximize is not vectorized")
     return optimizer
 
 
@@ -202,7 +202,9 @@ def _check_model(model: nn.Module) -> None:
         if not module.training:
             continue
         if getattr(module, "track_running_stats", False):
-            raise NotVectorizable(f"{name} is a batch norm in training mode, whose running statistics are not stacked")
+            raise NotVectorizable(
+                f"{name} is a batch norm in training mode, whose running statistics are not vectorized"
+            )
         if is_parametrized(module):
             raise NotVectorizable(f"{name} is parametrized, which may change its buffers")
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
