@@ -12,10 +12,10 @@ def is_count(value: Any, low: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low
 
 
-def count(name: str, value: Any, low: int = 1) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least ``low``."""
-    if not is_count(value, low):
-        raise ValueError(f"{name} must be an integer of at least {low}, not {value!r}")
+def count(name: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is an integer of at least 1."""
+    if not is_count(value, 1):
+        raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
 
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:

@@ -103,7 +103,7 @@ def _interrupted() -> int:
     return interrupts.CODE
 
 
-def _fail(message: str, code: int = 2) -> int:
+def _fail(message: str) -> int:
     """Print one line on stderr, if it can still be written; the exit code."""
     from lowland.streams import one_line
 
@@ -113,7 +113,7 @@ def _fail(message: str, code: int = 2) -> int:
         return _READER_GONE
     except OSError:
         pass  # stderr can't be written: the exit code still tells
-    return code
+    return 2
 
 
 if __name__ == "__main__":

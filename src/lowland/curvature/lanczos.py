@@ -213,6 +213,15 @@ def wanted_first(values: Tensor, which: Which) -> Tensor:
     return torch.argsort(keys[which], stable=True)
 
 
+def with_residuals(vectors: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rayleigh quotients, ``vectors`` ``(k, n)`` of unit length and true residuals, from ``images``, H times them."""
+    lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    vectors, images = vectors / lengths, images / lengths
+    values = (vectors * images).sum(1, dtype=torch.float64)
+    residuals = torch.linalg.vector_norm(images - values[:, None].to(images) * vectors, dim=1)
+    return values.cpu(), vectors, residuals.double().cpu()
+
+
 class _Subspace:
     """An orthonormal basis Q (rows), its images HQ, and the projection QHQᵀ.
 
@@ -281,12 +290,7 @@ class _Subspace:
         """Ritz values, vectors and true residuals for the columns of ``rotation``."""
         rotation = rotation.T.to(self.basis)
         vectors = rotation @ self.basis[: self.size]
-        images = rotation @ self.images[: self.size]
-        lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        vectors, images = vectors / lengths, images / lengths
-        values = (vectors * images).sum(1, dtype=torch.float64)
-        residuals = torch.linalg.vector_norm(images - values[:, None].to(images) * vectors, dim=1)
-        return values.cpu(), vectors, residuals.double().cpu()
+        return with_residuals(vectors, rotation @ self.images[: self.size])
 
     def keep(self, rotation: Tensor, values: Tensor) -> None:
         """Go on with the Ritz vectors in the columns of ``rotation`` only."""

@@ -15,6 +15,7 @@ from lowland.curvature.lanczos import (
     wanted_first,
     warm_start,
     why_not,
+    with_residuals,
 )
 
 Products = Callable[[Tensor, list[int]], Tensor]
@@ -224,11 +225,7 @@ class _Subspaces:
             rows = rows.to(basis.device)
             basis, images = basis[rows], images[rows]
         vectors, images = torch.bmm(rotation, basis)[:, 0], torch.bmm(rotation, images)[:, 0]
-        lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        vectors, images = vectors / lengths, images / lengths
-        values = (vectors * images).sum(1, dtype=torch.float64)
-        residuals = torch.linalg.vector_norm(images - values[:, None].to(images) * vectors, dim=1)
-        return values.cpu(), vectors, residuals.double().cpu()
+        return with_residuals(vectors, images)
 
     def keep(self, rotation: Tensor, values: Tensor) -> None:
         """Restart from the Ritz vectors in the columns of ``rotation``, ``(a, size, count)``, and their values."""

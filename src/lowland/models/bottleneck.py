@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowland.models.init import he_normal_
+from lowland.models.resnet import check
 
 M = TypeVar("M", bound=nn.Module)
 EXPANSION = 4  # a block's output channels over its inner ones
@@ -33,12 +34,7 @@ def bottleneck_resnet(blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64, cla
     Raises:
         ValueError: unless there are four counts of blocks of at least 1, a channel and two classes.
     """
-    if len(blocks) != 4 or min(blocks) < 1:
-        raise ValueError(f"blocks must be four counts of at least 1, like (3, 4, 6, 3), not {tuple(blocks)}")
-    if width < 1:
-        raise ValueError(f"width must be at least 1, not {width}")
-    if classes < 2:
-        raise ValueError(f"classes must be at least 2, not {classes}")
+    check(blocks, width, classes, like=(3, 4, 6, 3))
     layers = OrderedDict[str, nn.Module](
         conv1=nn.Conv2d(3, width, 7, 2, padding=3, bias=False),
         bn1=nn.BatchNorm2d(width),

@@ -37,7 +37,7 @@ def preact_resnet(
         ValueError: for another norm, or an odd width with group norm; unless there are four counts of blocks of at
             least 1, a channel and two classes.
     """
-    _check(blocks, width, classes)
+    check(blocks, width, classes)
     if norm not in ("batch", "group"):
         raise ValueError(f'norm must be "batch" or "group", not {norm!r}')
     if norm == "group" and width % 2:
@@ -60,7 +60,7 @@ def resnet(blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64, classes: int =
     Raises:
         ValueError: unless there are four counts of blocks of at least 1, a channel and two classes.
     """
-    _check(blocks, width, classes)
+    check(blocks, width, classes)
     layers = OrderedDict[str, nn.Module](conv1=_convolution(3, width, 3), bn1=nn.BatchNorm2d(width), relu=nn.ReLU())
     layers |= _stages(PostActivationBlock, blocks, width) | _head(8 * width, classes)
     return he_normal_(nn.Sequential(layers))
@@ -133,9 +133,10 @@ def _head(channels: int, outputs: int) -> dict[str, nn.Module]:
     return {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "linear": nn.Linear(channels, outputs)}
 
 
-def _check(blocks: Sequence[int], width: int, classes: int) -> None:
+def check(blocks: Sequence[int], width: int, classes: int, like: Sequence[int] = (2, 2, 2, 2)) -> None:
+    """Raise ValueError unless there are four counts of blocks, ``like`` these, a channel and two classes."""
     if len(blocks) != 4 or min(blocks) < 1:
-        raise ValueError(f"blocks must be four counts of at least 1, like (2, 2, 2, 2), not {tuple(blocks)}")
+        raise ValueError(f"blocks must be four counts of at least 1, like {like}, not {tuple(blocks)}")
     if width < 1:
         raise ValueError(f"width must be at least 1, not {width}")
     if classes < 2:

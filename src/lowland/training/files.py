@@ -135,7 +135,7 @@ def read_bytes(path: Path) -> bytes:
             raise MemoryError(f"{path} has {size:,} bytes") from error
 
 
-def read_json(path: Path, shape: Shape | None = None, remedy: str = "") -> JsonObject:
+def read_json(path: Path, shape: "Shape | None" = None, remedy: str = "") -> JsonObject:
     """A JSON file.
 
     Args:

@@ -41,10 +41,10 @@ def fits(outcomes: Mapping[str, Outcome]) -> str:
     return trained_to(FITTED, ends, "ERM's training error")
 
 
-def share_of_gain(kind: str, sam: str, erm: str, measure: Measure, share: float = 0.5) -> Judge:
-    """Judges whether ``kind`` brings more than ``share`` of the gain of the arm ``sam`` over ``erm``.
+def share_of_gain(kind: str, sam: str, erm: str, measure: Measure) -> Judge:
+    """Judges whether ``kind`` brings more than half of the gain of the arm ``sam`` over ``erm``.
 
-    By the mean over seeds of share · (erm − sam) − (erm − kind), whose interval lies below 0 if it does. Null where
+    By the mean over seeds of (erm − sam)/2 − (erm − kind), whose interval lies below 0 if it does. Null where
     the gain can't be told from the scatter: then there is nothing to bring.
     """
 
@@ -55,7 +55,7 @@ def share_of_gain(kind: str, sam: str, erm: str, measure: Measure, share: float 
             raise Unfit(f"there is no gain to share: SAM's is {gain.mean:.2g} ({shown(gain)})")
         errors, with_sam, other = (by_seed(outcomes, name, measure) for name in (erm, sam, kind))
         none = f"there are no runs of {kind}, {sam} and {erm} with the same seed"
-        found, brought = short_of(errors, with_sam, other, gain, share, none)
+        found, brought = short_of(errors, with_sam, other, gain, none)
         verdict = below_zero(found)
         return replace(verdict, reason=f"it brings {brought:.2g} of SAM's gain; {verdict.reason}")
 
@@ -68,28 +68,22 @@ def not_told(gain: Estimate) -> bool:
 
 
 def short_of(
-    erm: Mapping[int, float],
-    sam: Mapping[int, float],
-    other: Mapping[int, float],
-    gain: Estimate,
-    share: float,
-    none: str,
+    erm: Mapping[int, float], sam: Mapping[int, float], other: Mapping[int, float], gain: Estimate, none: str
 ) -> tuple[Estimate, float]:
-    """What ``other`` falls short of ``share`` of SAM's gain over ERM, and the part of the gain that it brings.
+    """What ``other`` falls short of half of SAM's gain over ERM, and the part of the gain that it brings.
 
     Args:
         erm: seed → error of ERM.
         sam: seed → error of SAM.
         other: seed → error of what is compared with the two.
         gain: of SAM, over the seeds that it shares with ERM.
-        share: of the gain.
         none: what the error says where no seed has all three.
 
     Raises:
         Unfit: if no seed has.
     """
     seeds = [seed for seed in erm if seed in sam and seed in other]
-    found = estimate([share * (erm[s] - sam[s]) - (erm[s] - other[s]) for s in seeds])
+    found = estimate([0.5 * (erm[s] - sam[s]) - (erm[s] - other[s]) for s in seeds])
     if found is None:
         raise Unfit(none)
     return found, sum(erm[s] - other[s] for s in seeds) / len(seeds) / gain.mean
@@ -152,7 +146,7 @@ def _gains_little(kind: str) -> Judge:
         gain = between(erm, sam, _NEITHER)
         if not_told(gain):
             raise Unfit(f"128-SAM gains nothing that can be told from the scatter: {shown(gain)}")
-        short, share = short_of(erm, sam, other, gain, 0.5, f"no seed has runs of ERM, 128-SAM and {kind}")
+        short, share = short_of(erm, sam, other, gain, f"no seed has runs of ERM, 128-SAM and {kind}")
         verdict = below_zero(Estimate(-short.mean, short.standard_error, short.n))
         text = f"{share:.2g} of 128-SAM's gain, at ρ = {rho:g} and {best:g}; {verdict.reason}"
         return replace(verdict, reason=text)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowland.optim.ascent import length
+
 HIDDEN = 100
 BLOCK = 4  # steps compiled together: more take longer to compile than they save
 _THRESHOLD = 0.01  # of the larger slope: a change by more is a kink
@@ -77,26 +79,6 @@ class ReluHyperparameters(NamedTuple):
     stop_at: Tensor
 
 
-def _step(
-    weights: Tensor,
-    stopped: Tensor,
-    step: Tensor,
-    begin: Tensor,
-    end: Tensor,
-    hyper: ReluHyperparameters,
-    x: Tensor,
-    y: Tensor,
-) -> tuple[Tensor, Tensor]:
-    _, gradient = loss_and_gradient(weights, x, y)
-    norm = gradient.square().sum((1, 2)).sqrt()
-    ascent = torch.where(norm > 0, hyper.rho / norm, 0.0).view(-1, 1, 1) * gradient
-    loss, gradient = loss_and_gradient(weights + ascent, x, y)
-    goes_on = (stopped < 0) & (step >= begin) & (step < end) & (step < hyper.steps)
-    rate = (hyper.lr * (1 - hyper.fall * (step + 1))).view(-1, 1, 1)
-    weights = torch.where(goes_on.view(-1, 1, 1), weights - rate * gradient, weights)
-    return weights, torch.where(goes_on & (loss <= hyper.stop_at), step + 1, stopped)
-
-
 def _block(
     weights: Tensor,
     stopped: Tensor,
@@ -108,8 +90,14 @@ def _block(
     y: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Steps first, first + 1, ...: those from begin up to end are taken, by the runs that haven't stopped."""
-    for k in range(BLOCK):
-        weights, stopped = _step(weights, stopped, first + k, begin, end, hyper, x, y)
+    for step in (first + k for k in range(BLOCK)):
+        _, gradient = loss_and_gradient(weights, x, y)
+        ascent = length(gradient.square().sum((1, 2)).sqrt(), 0.0, hyper.rho).view(-1, 1, 1) * gradient
+        loss, gradient = loss_and_gradient(weights + ascent, x, y)
+        goes_on = (stopped < 0) & (step >= begin) & (step < end) & (step < hyper.steps)
+        rate = (hyper.lr * (1 - hyper.fall * (step + 1))).view(-1, 1, 1)
+        weights = torch.where(goes_on.view(-1, 1, 1), weights - rate * gradient, weights)
+        stopped = torch.where(goes_on & (loss <= hyper.stop_at), step + 1, stopped)
     return weights, stopped
 
 

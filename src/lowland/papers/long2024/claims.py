@@ -7,19 +7,16 @@ from lowland.papers.claims import Judge
 from lowland.training import Claim, Outcome, Reference, Verdict
 
 
-def claims(
-    deviation: float | None, sam: str = "sam", gd: str = "gd", gd_edge: str = "gd", fitted: float | None = None
-) -> tuple[Claim, ...]:
-    """The paper's six claims.
+def claims(deviation: float | None, gd_edge: str = "gd", fitted: float | None = None) -> tuple[Claim, ...]:
+    """The paper's six claims, on the arms ``sam``, and ``gd`` with ρ = 0 at the same η.
 
     Args:
         deviation: largest median of |norm/edge − 1| that counts as settled; None for minibatches, where the
             deviation is only reported.
-        sam: arm with ρ > 0.
-        gd: arm with ρ = 0 at the same η.
         gd_edge: arm with ρ = 0 and η large enough to reach 2/η.
         fitted: the training loss that gradient descent must get to before a claim says something; None for none.
     """
+    sam, gd = "sam", "gd"
     settled = f"<= {deviation:g}" if deviation is not None else None
     trained = None if fitted is None else lambda outcomes: _too_little(outcomes[gd], fitted)
 
