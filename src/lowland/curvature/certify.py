@@ -36,8 +36,8 @@ class Gradients:
     """∇L near w, of one run or of several.
 
     Attributes:
-        at: the gradients ``(a, n)`` of the runs given, at w + offset for the rows of the offsets ``(a, n)``.
-        dtype: of these vectors.
+        at: gives the gradients ``(a, n)`` of the runs with these numbers, each at w plus its row of offsets ``(a, n)``.
+        dtype: of gradients and offsets.
         norms: ‖w‖ of each run, float64 on the CPU.
     """
 
@@ -48,16 +48,16 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Claims:
-    """What is claimed of a unit vector of each run: that Hv is the image, but for a residual.
+    """A claim about a unit vector v of each run: that Hv is its image, but for a residual.
 
     Attributes:
         vectors: v, ``(a, n)``.
-        images: ``(a, n)``: λv.
-        residuals: ‖Hv − image‖ as the products have it, ``(a,)``, float64 on the CPU, as ``scales``.
+        images: λv, ``(a, n)``.
+        residuals: ‖Hv − image‖ by Hessian products, ``(a,)``, float64 on the CPU, as ``scales``.
         scales: |λ₁|, ``(a,)``.
         gradients: at w, ``(a, n)``.
         coarse: whether the parameters are of a type coarser than float32, in which no difference makes sense.
-        kinks: whether a difference in float32 is likely to cross one.
+        kinks: whether the network has kinks, those of ReLUs, which a difference in float32 is likely to cross.
     """
 
     vectors: Tensor
@@ -79,33 +79,35 @@ def objections(
     tol: float,
     agree: Callable[[bool], bool] = bool,
 ) -> list[Objection | None]:
-    """Of each run None where central differences of gradients confirm the claim; else the residual they give, and why.
+    """Check the claims against central differences of gradients.
 
-    Confirmed means that the residual by differences is larger than the one claimed by no more than the rounding of the
-    difference, 4u(‖w‖|λ₁| + ‖g‖)/h for a step h and the rounding unit u, and that of a product, 32u|λ₁|. If it is
-    larger by no more than tol · |λ₁| (at most 1e-3 |λ₁|), it is true in place of the one claimed, and there is no
-    reason against that, which is then empty.
+    A claim is confirmed if the residual by differences exceeds the claimed one by no more than rounding. That is
+    4u(‖w‖|λ₁| + ‖g‖)/h for the difference, with the step h and the rounding unit u, and 32u|λ₁| for a product. An
+    excess above rounding, but of no more than tol · |λ₁| and 1e-3 |λ₁|, is no contradiction: the residual by
+    differences then replaces the claimed one, with an empty reason.
 
-    In float32 h is 5e-4 ‖w‖. Where that doesn't confirm (a difference across the kink of a ReLU has a curvature that
-    the Hessian has not), gradients are computed in float64, with an h of about 1e-11 ‖w‖; for float16, bfloat16 and
-    where a ReLU was seen that is the first. It takes two gradients. Differences that are too uncertain to contradict
-    anything, by twice their change from one side of w to the other, lead to the next step size; where none is left, the
-    claim could not be checked. That takes seven gradients at the most.
+    In float32 h is 5e-4 ‖w‖. Such a step may cross the kink of a ReLU, and then finds a curvature that the Hessian
+    doesn't have. So where it doesn't confirm, gradients are computed in float64, with h about 1e-11 ‖w‖. For networks
+    with ReLUs, and for float16 and bfloat16, float64 comes first. Each step size takes two gradients. A difference is
+    uncertain by twice its change from one side of w to the other. If that is too uncertain to contradict the claim, the
+    next step size is tried. Where none is left, the claim could not be checked. That takes at most seven gradients.
 
-    Where the model doesn't run in float64, or computes in float32 there, differences have the rounding of float32 in
-    any case, and those with h = 1e-11 ‖w‖ say nothing. Then h is 5e-4 ‖w‖ and, for a network whose gradient bends more
-    than that lets see, or to cross fewer kinks, 5e-5 and 5e-6 ‖w‖. There the residual must still be confirmed to within
-    what the rounding is at 5e-4 ‖w‖, or to within tol · |λ₁| (at most 1e-3 |λ₁|): more rounding makes differences
-    larger, and not more like the claim. They contradict it only where shorter steps don't give half the residual, and
-    among kinks never. That takes four gradients more at the most; for a claim that could not be checked, up to four to
-    find a tolerance that can be met.
+    Some models don't run in float64, or compute in float32 inside. Their differences always have float32's rounding,
+    and those with h = 1e-11 ‖w‖ say nothing. Then h is 5e-4, 5e-5 and 5e-6 ‖w‖: shorter steps help where the gradient
+    bends within the longer one, and cross fewer kinks. Their rounding is larger, so that they can't confirm by it: the
+    excess must lie within the rounding at 5e-4 ‖w‖, or within tol · |λ₁| and 1e-3 |λ₁|. A contradiction counts unless a
+    shorter step gives less than half the residual; among kinks none counts. That takes at most four gradients more.
+    For a claim that could not be checked, up to four others look for a tolerance that can be met.
 
     Args:
-        claims: what is claimed.
+        claims: one of each run.
         own: gradients in the precision of the products.
         double: makes those in float64; raises where the model doesn't run in it.
         tol: relative residual.
-        agree: what the first of several processes has decided.
+        agree: takes a decision of this process, and gives that of the first of several.
+
+    Returns:
+        For each run None if its claim is confirmed; else the residual by differences, and the reason against the claim.
     """
     found: dict[int, Objection | None] = {}
     contradicted: dict[int, float] = {}
@@ -177,10 +179,10 @@ def contradiction(objective: Objective, vector: Tensor, image: Tensor, gradient:
 
 
 def certified(objective: Objective, pairs: Eigenpairs, gradient: Tensor, tol: float, kinks: bool) -> Eigenpairs:
-    """``pairs`` as they are where differences of gradients confirm them, else not converged, with the reason.
+    """``pairs`` unchanged if differences of gradients confirm them; else not converged, with the reason.
 
-    All are checked at once, by a combination of their vectors with random signs. Where that is not confirmed, each is
-    for itself, and its residual is then the one by differences.
+    First all are checked at once, by one combination of their vectors with random signs. If that isn't confirmed, each
+    is checked by itself, and its residual is then the one by differences.
 
     Args:
         objective: the loss.
@@ -216,7 +218,7 @@ def certified(objective: Objective, pairs: Eigenpairs, gradient: Tensor, tol: fl
 def amended(
     pairs: Eigenpairs, found: Sequence[Objection | None], tol: float, largest: float, coarse: bool
 ) -> Eigenpairs:
-    """``pairs`` with the residuals that `objections` has found, which may be too large to be certified."""
+    """``pairs`` with the residuals that `objections` found; not converged if one has a reason, or is too large."""
     some = [objection for objection in found if objection is not None]
     if not some:
         return pairs
@@ -245,7 +247,13 @@ def _gradients(objective: Objective, runs: int) -> Gradients:
 
 @dataclass(frozen=True)
 class _Step:
-    """Of differences: whether in float64, the longest over ‖w‖, and whether only for models with types of their own."""
+    """A step size of differences.
+
+    Attributes:
+        in_double: whether gradients are computed in float64.
+        longest: the largest step over ‖w‖.
+        single: whether it is for models that compute in float32 whatever they are given.
+    """
 
     in_double: bool
     longest: float
@@ -267,9 +275,12 @@ def _steps(dtype: torch.dtype, claims: Claims) -> list[_Step]:
 def _compared(
     claims: Claims, rows: list[int], gradients: Gradients, step: _Step, tol: float, own: torch.dtype
 ) -> tuple[list[tuple[bool, bool, bool, float]], torch.dtype | None]:
-    """Of each of ``rows`` whether its claim is confirmed, but for a larger residual, or contradicted; the residual.
+    """Compare the claims of ``rows`` with central differences.
 
-    And the type that gradients in float64 are computed in, where that had to be looked at.
+    Returns:
+        For each row ``(confirmed, larger, denied, residual)``: whether differences confirm the claim, whether their
+        residual exceeds the claimed one by more than rounding, whether they contradict the claim, and their residual.
+        Then the type that the model computes in when it is given float64; None if nobody had to look.
     """
     vectors, images = (tensor[rows].to(gradients.dtype) for tensor in (claims.vectors, claims.images))
     norms, scales = gradients.norms[rows].clamp(min=0), claims.scales[rows]

@@ -49,7 +49,7 @@ class Unchanging:
         self.first: tuple[Tensor, Tensor | None] | None = None
 
     def __call__(self, losses: Tensor, gradient: Tensor | None = None) -> None:
-        """One more evaluation: a loss, or one for each group, and the gradient where that is measured."""
+        """Compare one more evaluation with the first: a loss, or one for each group, and maybe the gradient."""
         if self.first is None:
             self.first = losses, gradient
             return
@@ -61,10 +61,11 @@ class Unchanging:
             self._refuse(loss, _difference(self.first[1], gradient))
 
     def warn_beside(self, rise: float) -> None:
-        """Say where a difference of losses, ``rise``, is not large beside what losses at the same weights differ by.
+        """Warn if ``rise``, a difference of losses, may be chance.
 
         Warns:
-            UserWarning: if these are more than a tenth of it, and more than 10 rounding units of the loss.
+            UserWarning: if losses at the same weights differed by more than a tenth of ``rise``, and by more than 10
+                rounding units of the loss.
         """
         assert self.first is not None
         rounding = 10 * self.unit * self.first[0].abs().max().item()
@@ -76,7 +77,7 @@ class Unchanging:
             )
 
     def finite(self) -> None:
-        """Raise FloatingPointError if the loss was not."""
+        """Raise FloatingPointError unless the first loss was finite."""
         assert self.first is not None
         loss = self.first[0]
         if not torch.isfinite(loss).all():
@@ -90,7 +91,10 @@ class Unchanging:
         return self.first[1]
 
     def again(self, number: int, loss: Tensor) -> None:
-        """The loss of one of the groups once more: relative to all, root mean square, if that is larger."""
+        """Compare ``loss``, that of the group with this ``number``, with its first.
+
+        Relative to the larger of that loss and the root mean square of all groups'.
+        """
         assert self.first is not None
         losses = self.first[0]
         if number >= len(losses):

@@ -23,15 +23,16 @@ _TRIED, _NAMED = 8, 3  # parameters
 
 
 def cut_off(objective: Objective) -> str:
-    """How the gradient differs from that of the loss, in words; empty where it doesn't.
+    """How the gradient differs from that of the loss, in words; empty if it doesn't.
 
-    They are compared on the first batch, in float64, at a random point 1 % away from w (of each tensor's norm), along a
-    random direction that has as much of each tensor: one gradient, and two losses without gradients. Only where they
-    disagree it takes two losses more, and two for each of at most 8 parameters that have no gradient, to name them. A
-    difference of 1e-4 of the size of such slopes is found.
+    Compared are two slopes of the loss of the first batch along a random direction, in which each tensor has a share by
+    its norm: by the gradient, and by a difference of losses. They are taken in float64, at a random point near w, away
+    from it by 1 % of each tensor's norm. That takes one gradient, and two losses without gradients. Where the slopes
+    disagree, two losses more are a second opinion. To name the parameters at fault, at most 8 that have no gradient
+    take two losses each. A difference of 1e-4 of the usual size of such slopes is found.
 
-    A model with coarser types written into it has too much rounding for that, also one that fails in float64: then
-    steps are 1e-3 of each tensor's norm, and a difference is found from a tenth on, if the loss's rounding lets it.
+    A model that doesn't run in float64, or computes in a coarser type inside, has too much rounding for that. Then
+    steps are 1e-3 of each tensor's norm, and a difference of a tenth is found, if the rounding of the loss lets it.
     """
     _, x, y = next(iter(objective.weighted_batches()))
     one = objective.on([(x, y)])
@@ -107,7 +108,7 @@ class _Slopes:
         )
 
     def _difference(self, direction: Tensor, number: int) -> tuple[float, float]:
-        """The slope by losses, and its rounding: of the loss, and as a second difference shows it."""
+        """The slope by losses, and how uncertain it is: by the rounding of the loss, and by a second difference."""
         step = self.steps[number]
         ahead, behind = (self._loss(self.away + sign * step * direction).double().item() for sign in (1, -1))
         bent = abs(ahead - 2 * self.at.double().item() + behind)

@@ -39,7 +39,7 @@ class Sharpness:
 
 
 def groups(objective: Objective, m: int | None) -> Iterator[tuple[float, Objective]]:
-    """Each batch, or each group of m examples within one, with what it counts. Measured by this process alone.
+    """Each batch, or each group of m examples within one: its weight, and its loss as an objective of this process.
 
     Groups are consecutive; the last one of a batch may be smaller.
 
@@ -67,9 +67,9 @@ def groups(objective: Objective, m: int | None) -> Iterator[tuple[float, Objecti
 def unchanging_groups(
     objective: Objective, m: int | None, seen: Unchanging
 ) -> Iterator[tuple[float, Objective, Callable[[Tensor], None]]]:
-    """The same, each with what must be told its loss at w, once more measured: ValueError where that isn't the same.
+    """As `groups`, with a third entry: a function that takes the group's loss at w, measured again.
 
-    It takes one loss of each group more. ``seen`` sees all of them.
+    It raises ValueError if that loss differs from the first, which ``seen`` keeps: one loss of each group more.
     """
     first = [group.loss() for _, group in groups(objective, m)]
     seen(torch.stack(first))
@@ -80,10 +80,10 @@ def unchanging_groups(
 
 
 def warn_of_rounding(objective: Objective, rise: float, loss: float) -> None:
-    """Say where ``rise``, a difference of losses, is so small beside ``loss`` that their rounding is more than a tenth.
+    """Warn if ``rise``, a difference of losses, is lost in their rounding.
 
     Warns:
-        UserWarning: if it is below 10 rounding units, those of the coarsest type among the parameters'.
+        UserWarning: if it is below 10 rounding units of ``loss``, in the coarsest type among the parameters'.
     """
     rounding = coarsest(objective.params) * abs(loss)
     if abs(rise) < rounding / _LOST:

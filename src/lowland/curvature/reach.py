@@ -1,4 +1,4 @@
-"""Whether the loss asks the model for its parameters: one that reaches them past the model can't be moved."""
+"""Whether the loss asks the model for its parameters: otherwise it can't be measured at other weights."""
 
 from typing import Any
 
@@ -14,13 +14,11 @@ _SAME, _ROUNDING = 1e-3, 64  # of the difference that moving makes; rounding uni
 
 
 def check(objective: Any, x: Any, y: Any) -> None:
-    """Move the parameters a little, once in the places of the model's own and once in their own memory.
+    """Raise ValueError if the loss of a batch uses parameters that it doesn't ask the model for.
 
-    The losses of the batch must be the same. It takes three evaluations without gradients. Sharded parameters aren't
-    looked at.
-
-    Raises:
-        ValueError: if they differ.
+    The parameters are moved a little in two ways: by other tensors in their places in the model, and by other values in
+    their own memory. Both must give the same loss. That takes three evaluations without gradients. Sharded parameters
+    are not checked.
     """
     params = objective.params
     if any(hasattr(p, "device_mesh") for p in params):

@@ -42,12 +42,12 @@ def sharpness(
     quotient taken entry by entry, and the sharpness the same for any scaling of single weights that leaves the
     network's function as it is. (An entry that is 0 doesn't move; ASAM's η, which lets it, is 0 here.)
 
-    The maximum is sought by projected gradient ascent, so that each value is a **lower bound**. One step is SAM's:
-    ε = ρ g/(‖g‖ + eps). Several, of which that paper takes 20, are each 0.1 ρ long, and back onto the ball where they
-    lead out of it; SAM's step is tried besides. What counts is the highest loss seen, that at w itself left out, so
-    more steps or restarts never find less, and a value is negative where all that was tried lies lower than w.
+    The maximum is sought by projected gradient ascent, so that each value is a **lower bound**. A single step is SAM's:
+    ε = ρ g/(‖g‖ + eps). Of several, each is 0.1 ρ long and projected back onto the ball (that paper takes 20); SAM's
+    step is tried besides. What counts is the highest loss seen, without that at w. So more steps or restarts never find
+    less, and a value is negative if all that was tried lies lower than w.
 
-    The loss of each group at w is measured once more than needed: where it isn't the same, nothing else is either.
+    The loss of each group at w is measured twice, and must be the same.
 
     Args:
         model: see `lowland.curvature.Hessian`, as for ``loss_fn`` and ``batches``.
@@ -125,13 +125,11 @@ def m_sharpness(
         The sharpness, in units of the loss. 0 for a zero gradient; not finite if a loss or a gradient isn't.
 
     Raises:
-        TypeError: with ``m``, if a batch isn't two tensors that can be cut.
-        ValueError: for arguments out of range; with ``m``, if a layer couples the examples of a batch; where two
-            evaluations of the loss at w differ; for a loss without a gradient.
+        TypeError: as `sharpness`.
+        ValueError: as `sharpness`.
 
     Warns:
-        UserWarning: where the rise is lost in the rounding of the losses, or in what they differ by at the same
-            weights.
+        UserWarning: as `sharpness`.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -181,7 +179,7 @@ class Search:
                 raise ValueError("step_size is a fraction of rho, above 0 and at most 1: not 0")
 
     def rise(self, objective: Objective, at_w: tuple[Tensor, Tensor] | None = None) -> float:
-        """The highest L(w + ε) − L(w) found, where loss and gradient ``at_w`` may be known already."""
+        """The highest L(w + ε) − L(w) found; ``at_w`` are loss and gradient at w, if they are known already."""
         # In z = ε/|w|, or ε itself, the ball is round.
         scale = objective.flat(p.detach() for p in objective.params).abs() if self.adaptive else 1.0
         stride = _STRIDE if self.step_size is None else self.step_size
@@ -205,7 +203,7 @@ class Search:
         return highest.item() - at_w[0].item()
 
     def _starts(self, objective: Objective) -> Iterator[Tensor | None]:
-        """None for w itself, then points on the sphere."""
+        """None, which stands for w itself, then random points on the sphere."""
         yield None
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.restarts - 1):
@@ -222,7 +220,7 @@ class Search:
 def _rises(
     objective: Objective, m: int | None, search: Search, seen: Unchanging
 ) -> Iterator[tuple[float, float, float]]:
-    """What each group counts, its rise, and its loss."""
+    """Of each group its weight, its rise, and its loss at w."""
     for weight, group, again in unchanging_groups(objective, m, seen):
         at_w = group.loss_and_gradient()
         again(at_w[0])

@@ -80,9 +80,9 @@ def placed(source: Source, folder: Path) -> list[Path]:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn whatever reading ``path`` raises, from the disk or from a decompressor, into a `DataError`.
+    """Turn every error of reading ``path``, by the disk or by a decompressor, into a `DataError`.
 
-    An `UnreadableError` if the system doesn't give the bytes, of which nothing is known then.
+    If the system doesn't give the bytes, it is an `UnreadableError`.
     """
     try:
         yield
@@ -93,9 +93,9 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a table and their numbers, from 1; a `DataError` if it can't be read, or is far too large for one.
+    """The lines of a table, each behind its number, from 1. Bytes that aren't UTF-8 are replaced.
 
-    What isn't UTF-8 is replaced.
+    Raises `DataError` if the file can't be read, or is far too large for a table.
     """
     with readable(path), open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > _MOST_TABLE:
@@ -106,9 +106,9 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 def unpack(path: Path, parts: Iterable[Part]) -> Iterator[tuple[Part, bytes]]:
     """The bytes of each of ``parts`` that ``path`` holds: a ``.tar.gz``, a ``.gz`` or a plain file.
 
-    At most one byte more than a part's size is read, enough to tell that there is too much, and of all an archive holds
-    little more than twice its parts. Raises `DataError` for what is no file or can't be read or decompressed, or an
-    archive without one of the parts.
+    Of a part at most one byte beyond its size is read, which shows that it is too long; of an archive at most about
+    twice the size of its parts. Raises `DataError` for what is no file or can't be read or decompressed, or an archive
+    without one of the parts.
     """
     parts = list(parts)
     most = 2 * sum(part.size for part in parts) + _SLACK
