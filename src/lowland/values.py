@@ -3,12 +3,15 @@
 Each stands for one reason. Where a thing has a type, a protocol or a type variable, that is written in their place.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 #: What goes through torch or a user's function without being looked at: inputs, targets and outputs of a model, trees
 #: of tensors, the arguments and results of an operation.
 Tree: TypeAlias = Any
+Function: TypeAlias = Callable[..., Tree]
+Args: TypeAlias = tuple[Tree, ...]
+Kwargs: TypeAlias = dict[str, Tree]
 #: What a state_dict, a parameter group or a checkpoint holds under a name: a tensor, a number, a mapping of its own.
 State: TypeAlias = Any
 StateDict: TypeAlias = dict[str, State]

@@ -1,6 +1,6 @@
 """Functions of autograd's own, of parameters and what they give: once for each group, forward and backward."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ from lowland.optim.m_sam.passing import Pass
 from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.watched import Derived, Watched
 from lowland.torch_tools import have_moved, random_states, replay
-from lowland.values import Context, Tree
+from lowland.values import Args, Context, Function, Tree
 
 
-def by_turns(now: Pass, cls: type[torch.autograd.Function], args: tuple[Tree, ...], call: Callable[..., Tree]) -> Tree:
+def by_turns(now: Pass, cls: type[torch.autograd.Function], args: Args, call: Function) -> Tree:
     """The result of ``cls``, a function of autograd's own, which ``call`` calls.
 
     Raises:

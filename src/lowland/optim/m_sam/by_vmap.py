@@ -14,7 +14,7 @@ from lowland.optim.m_sam.places import Along
 from lowland.optim.m_sam.refusals import NotCovered, Unordered
 from lowland.optim.m_sam.watched import Derived, Watched
 from lowland.optim.m_sam.writing import not_in_place, note_shared, written
-from lowland.values import Tree
+from lowland.values import Args, Function, Kwargs, Tree
 
 _ENTRYWISE_NAMES = """
 add sub subtract mul multiply div divide true_divide pow maximum minimum where lerp addcmul addcdiv rsub
@@ -37,7 +37,7 @@ _ORDINARY = _ENTRYWISE | _REPEATING | frozenset(_ORDINARY_NAMES.split())
 class _Call:
     """A function with its arguments as a flat list, in the form ``spec``; ``batched`` says which have rows."""
 
-    func: Callable[..., Tree]
+    func: Function
     name: str
     #: In messages.
     what: str
@@ -51,7 +51,7 @@ class _Call:
         return self.func(*args, **kwargs)
 
 
-def by_vmap(now: Pass, func: Callable[..., Tree], args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> Tree:
+def by_vmap(now: Pass, func: Function, args: Args, kwargs: Kwargs) -> Tree:
     """``func`` for each group, with its own parameters and its own rows of everything that has rows.
 
     Of arguments without rows, parameters and what the closure computed from nothing, the result has none either.
@@ -217,7 +217,7 @@ def _joined(results: list[Tree], join: Callable[[list[Tensor]], Tensor]) -> Tree
     return pytree.tree_map(lambda *parts: join(list(parts)), *results)
 
 
-def _name(func: Callable[..., Tree]) -> str:
+def _name(func: Function) -> str:
     name = getattr(func, "__name__", repr(func))
     return getattr(getattr(func, "__self__", None), "__name__", name) if name == "__get__" else name
 

@@ -1,7 +1,5 @@
 """Reentrant checkpoints, which autograd calls again in backward."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -11,10 +9,10 @@ from lowland.optim.m_sam.functions import check_functions
 from lowland.optim.m_sam.places import Mixed, Place
 from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.watched import of_parameters
-from lowland.values import Tree
+from lowland.values import Args, Function, Tree
 
 
-def checkpointed(closure: Closure, args: tuple[Tree, ...], apply: Callable[..., Tree]) -> Tree:
+def checkpointed(closure: Closure, args: Args, apply: Function) -> Tree:
     """A reentrant checkpoint, with what was saved of its arguments; ``apply`` calls it."""
     run, preserve, *given = args
     tensors = [t for t in pytree.tree_leaves(given) if isinstance(t, Tensor)]
@@ -33,7 +31,7 @@ def checkpointed(closure: Closure, args: tuple[Tree, ...], apply: Callable[..., 
 class _Checkpointed:
     """What a reentrant checkpoint runs: once in forward, without gradients, and once in backward."""
 
-    def __init__(self, closure: Closure, run: Callable[..., Tree]):
+    def __init__(self, closure: Closure, run: Function):
         self._closure, self._run = closure, run
         self._places: list[Place | None] | None = None
 

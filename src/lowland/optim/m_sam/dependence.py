@@ -9,7 +9,7 @@ one that picks among them by data ends the knowledge: its result is `Mixed`. Los
 refused. Nothing is inferred from values, so that what holds for one batch holds for all.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -22,7 +22,7 @@ from lowland.optim.m_sam.labels import Labels
 from lowland.optim.m_sam.lines import line
 from lowland.optim.m_sam.places import Along, Mixed
 from lowland.optim.m_sam.refusals import NotCovered, OwnGenerator
-from lowland.values import Tree
+from lowland.values import Args, Kwargs, Tree
 
 
 class Dependence(TorchDispatchMode):
@@ -104,11 +104,7 @@ class Dependence(TorchDispatchMode):
     # Operations.
 
     def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: Sequence[type],
-        args: tuple[Tree, ...] = (),
-        kwargs: dict[str, Tree] | None = None,
+        self, func: OpOverload, types: object, args: Args = (), kwargs: Kwargs | None = None
     ) -> Tree:
         if kwargs and kwargs.get("generator") is not None and self._following and not self.generators:
             raise OwnGenerator(
@@ -127,7 +123,7 @@ class Dependence(TorchDispatchMode):
             follow(self.labels, func, args, kwargs or {}, out)
         return out
 
-    def _are_opaque(self, args: tuple[Tree, ...], kwargs: dict[str, Tree] | None) -> bool:
+    def _are_opaque(self, args: Args, kwargs: Kwargs | None) -> bool:
         """Whether some of the tensors compute for themselves, and aren't known to depend on nothing."""
         tensors = list(tensors_in((args, *(kwargs or {}).values())))
         computing = [t for t in tensors if type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__]

@@ -12,7 +12,7 @@ from lowland.optim.m_sam.labels import Free, Labels
 from lowland.optim.m_sam.lines import line
 from lowland.optim.m_sam.operations import Call, Rule, entrywise, rule_for
 from lowland.optim.m_sam.places import Along, Mixed, Place, memory
-from lowland.values import Tree
+from lowland.values import Args, Kwargs, Tree
 
 _FORM_ONLY_NAMES = """
 new_zeros new_ones new_full new_empty new_empty_strided zeros_like ones_like full_like empty_like
@@ -41,7 +41,7 @@ class _Operation:
     #: Whether all that it does is to look at the same memory.
     is_view: bool
 
-    def targets(self, args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> list[Tensor]:
+    def targets(self, args: Args, kwargs: Kwargs) -> list[Tensor]:
         """The tensors that it writes to."""
         if not self.written:
             return []
@@ -62,7 +62,7 @@ def _operation(func: OpOverload) -> _Operation:
     return _Operation(name, rule_for(func), written, is_view or torch.Tag.inplace_view in func.tags)
 
 
-def follow(labels: Labels, func: OpOverload, args: tuple[Tree, ...], kwargs: dict[str, Tree], out: Tree) -> None:
+def follow(labels: Labels, func: OpOverload, args: Args, kwargs: Kwargs, out: Tree) -> None:
     """Label what ``func`` has given and written to.
 
     Args:
@@ -116,7 +116,7 @@ def follow(labels: Labels, func: OpOverload, args: tuple[Tree, ...], kwargs: dic
             labels.put(t, Mixed(f"{operation.name} ({line()}), whose result lies otherwise in memory"))
 
 
-def _unfollowable(labels: Labels, func: OpOverload, operation: _Operation, args: tuple[Tree, ...]) -> str | None:
+def _unfollowable(labels: Labels, func: OpOverload, operation: _Operation, args: Args) -> str | None:
     """Why an operation on what depends on parameters can't be followed, if it can't."""
     name = operation.name
     if torch.Tag.data_dependent_output in func.tags or name in _READ:
@@ -171,9 +171,7 @@ def _free_written(labels: Labels, name: str, tensors: list[Tensor], written: lis
             labels.put(t, Free(constant=constant, unwatched=any(source.requires_grad for source in tensors)))
 
 
-def _free_results(
-    labels: Labels, name: str, args: tuple[Tree, ...], tensors: list[Tensor], fresh: list[Tensor]
-) -> None:
+def _free_results(labels: Labels, name: str, args: Args, tensors: list[Tensor], fresh: list[Tensor]) -> None:
     """What comes of tensors that depend on no watched parameter."""
     label: Free | None = None
     constant = name in _FORM_ONLY or name == "lift_fresh" or all(map(labels.is_constant, tensors))
@@ -195,7 +193,7 @@ def _free_results(
             labels.put(t, label)
 
 
-def _from_zero(args: tuple[Tree, ...]) -> bool:
+def _from_zero(args: Args) -> bool:
     return len(args) == 1 or (args[0] == 0 and (len(args) == 2 or args[2] == 1))
 
 

@@ -1,6 +1,5 @@
 """What becomes of functions of parameters in a pass: they go by their rule, or else by `torch.vmap`."""
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -16,24 +15,24 @@ from lowland.optim.m_sam.registry import COMPOSED, RULES
 from lowland.optim.m_sam.rows import laid_out, rows_of
 from lowland.optim.m_sam.rule import Use
 from lowland.optim.m_sam.watched import is_followed_here, of_parameters
-from lowland.values import Tree
+from lowland.values import Args, Function, Kwargs, Tree
 
 
 class Handler(Pass):
     """Computes what is called with watched parameters, with weights of their own for each group."""
 
-    def call(self, func: Callable[..., Tree], args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> Tree:
+    def call(self, func: Function, args: Args, kwargs: Kwargs) -> Tree:
         """The result of a function that is called with watched parameters."""
         if self.closure.in_closure and not is_followed_here():
             self.closure.cannot("a parameter is used in another thread ({}), where nothing is followed")
             return func(*args, **kwargs)
         return self.closure.or_plain(partial(self._call, func, args, kwargs), partial(func, *args, **kwargs))
 
-    def layer(self, module: nn.Module, args: tuple[Tree, ...]) -> Tensor:
+    def layer(self, module: nn.Module, args: Args) -> Tensor:
         """The result of a module that has a rule of its own."""
         return self.closure.or_plain(partial(self._layer, module, args), partial(type(module).forward, module, *args))
 
-    def function(self, cls: type[torch.autograd.Function], args: tuple[Tree, ...], apply: Callable[..., Tree]) -> Tree:
+    def function(self, cls: type[torch.autograd.Function], args: Args, apply: Function) -> Tree:
         """The result of a function of autograd's own, which ``apply`` calls."""
         closure = self.closure
         if closure.stopped is not None or not (closure.in_closure or closure.recomputing):
@@ -47,7 +46,7 @@ class Handler(Pass):
             closure.cannot(f"{cls.__name__}, a function of autograd's own, gives what parameters alone give ({{}})")
         return out
 
-    def _call(self, func: Callable[..., Tree], args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> Tree:
+    def _call(self, func: Function, args: Args, kwargs: Kwargs) -> Tree:
         if torch._C._functorch.peek_interpreter_stack() is not None:
             raise NotCovered("the closure uses torch.func")
         seen = self.closure.seen
@@ -60,7 +59,7 @@ class Handler(Pass):
             return self._covered(use)
         return by_vmap(self, func, args, kwargs)
 
-    def _layer(self, module: nn.Module, args: tuple[Tree, ...]) -> Tensor:
+    def _layer(self, module: nn.Module, args: Args) -> Tensor:
         with torch._C.DisableTorchFunctionSubclass():
             use = RULES[type(module)].bind_layer(module, args)
             if use.owners:

@@ -1,13 +1,13 @@
 """Values that Python takes out of tensors without an operation."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from types import FrameType
 
 from torch.overrides import TorchFunctionMode
 
 from lowland.optim.m_sam.watched import Watched
-from lowland.values import Tree
+from lowland.values import Args, Function, Kwargs, Tree
 
 
 class Reads(TorchFunctionMode):
@@ -17,13 +17,7 @@ class Reads(TorchFunctionMode):
         super().__init__()
         self.refuse = refuse
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Tree],
-        types: Sequence[type],
-        args: tuple[Tree, ...] = (),
-        kwargs: dict[str, Tree] | None = None,
-    ) -> Tree:
+    def __torch_function__(self, func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None) -> Tree:
         name = getattr(func, "__name__", "")
         attribute = _asked_for(func) if name == "__get__" else ""
         if name in _TAKEN_OUT and args and sys._getframe(1).f_globals.get("__package__") != __package__:
@@ -48,7 +42,7 @@ class Reads(TorchFunctionMode):
             self.refuse(value, why)
 
 
-def _asked_for(getter: Callable[..., Tree]) -> str:
+def _asked_for(getter: Function) -> str:
     """The name of the attribute that ``getter``, the ``__get__`` of a tensor's property, gives."""
     of = getattr(getter, "__self__", None)
     return str(getattr(getattr(of, "fget", of), "__name__", ""))

@@ -7,10 +7,9 @@ from torch import nn
 
 from lowland.optim.m_sam.rule import Rule
 from lowland.optim.m_sam.watched import Caller
-from lowland.values import Tree
+from lowland.values import Args, Function, Kwargs, Tree
 
-Function = Callable[..., Tree]
-Composition = Callable[[Caller, Function, tuple[Tree, ...], dict[str, Tree]], Tree]
+Composition = Callable[[Caller, Function, Args, Kwargs], Tree]
 
 #: By functions of torch and classes of layers.
 RULES: dict[Function | type[nn.Module], Rule] = {}

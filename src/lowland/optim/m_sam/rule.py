@@ -12,7 +12,7 @@ from lowland.optim.m_sam.groups import Groups
 from lowland.optim.m_sam.perturbation import Perturbation
 from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.watched import Watched
-from lowland.values import Tree
+from lowland.values import Kwargs, Tree
 
 
 class EitherPass(Protocol):
@@ -72,7 +72,7 @@ class Use:
 
     rule: "Rule"
     func: Callable[..., Tensor]
-    arguments: dict[str, Tree]
+    arguments: Kwargs
     owners: dict[str, Tensor]
     leading: torch.Size | None = None
     inputs: tuple[str, ...] = ()
@@ -83,7 +83,7 @@ class Use:
         except KeyError:
             raise AttributeError(name) from None
 
-    def at_w(self) -> dict[str, Tree]:
+    def at_w(self) -> Kwargs:
         """The arguments with watched parameters detached."""
         return self.arguments | {name: p.detach() for name, p in self.owners.items()}
 
@@ -143,7 +143,7 @@ class Rule:
         """The output where none of the parameters is perturbed."""
         return use.run()
 
-    def bind(self, func: Callable[..., Tensor], args: Sequence[Tree], kwargs: dict[str, Tree]) -> Use | None:
+    def bind(self, func: Callable[..., Tensor], args: Sequence[Tree], kwargs: Kwargs) -> Use | None:
         """The call as a `Use`; None where the rule isn't for it, whatever the input is."""
         if len(args) > len(self.arguments) or any(name not in self.arguments for name in kwargs):
             return None

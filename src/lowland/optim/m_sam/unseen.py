@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from lowland.values import Foreign, Tree
+from lowland.values import Args, Foreign, Function, Tree
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,15 +43,15 @@ class Listener(Protocol):
 
 
 #: The result of a class, a function of autograd's own, with these arguments; the last one calls it.
-Function = Callable[[type[torch.autograd.Function], tuple[Tree, ...], Callable[..., Tree]], Tree]
+Applying = Callable[[type[torch.autograd.Function], Args, Function], Tree]
 
 _listener: Listener | None = None
-_function: Function = lambda cls, args, apply: apply(*args)  # noqa: E731
+_function: Applying = lambda cls, args, apply: apply(*args)  # noqa: E731
 _thread = 0  # whose closure it is
 
 
 @contextmanager
-def looked_for(listener: Listener, function: Function) -> Iterator[None]:
+def looked_for(listener: Listener, function: Applying) -> Iterator[None]:
     """Inside, ``listener`` hears of what this thread does without an operation, and ``function`` calls functions."""
     global _listener, _function, _thread
     outer = _listener, _function, _thread

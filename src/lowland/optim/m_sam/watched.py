@@ -1,7 +1,7 @@
 """Parameters whose uses are intercepted: their class is another one for the time of a pass."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from lowland.values import Tree
+from lowland.values import Args, Function, Kwargs, Tree
 
 
 class Caller(Protocol):
     """A pass, which computes functions of watched parameters."""
 
-    def call(self, func: Callable[..., Tree], args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> Tree:
+    def call(self, func: Function, args: Args, kwargs: Kwargs) -> Tree:
         """The result of a function, with weights of their own for each group."""
 
 
@@ -53,11 +53,7 @@ def is_followed_here() -> bool:
 
 
 def _torch_function(
-    cls: type[Tensor],
-    func: Callable[..., Tree],
-    types: Sequence[type],
-    args: tuple[Tree, ...] = (),
-    kwargs: dict[str, Tree] | None = None,
+    cls: type[Tensor], func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None
 ) -> Tree:
     with torch._C.DisableTorchFunctionSubclass():
         if _caller is None or _asks_only_about_form(func, args) or _is_autograds(func):
@@ -133,7 +129,7 @@ _FORM = frozenset(_FORM_NAMES.split())
 _VALUES = frozenset(["T", "mT", "H", "mH", "data", "real", "imag"])
 
 
-def _asks_only_about_form(func: Callable[..., Tree], args: tuple[Tree, ...]) -> bool:
+def _asks_only_about_form(func: Function, args: Args) -> bool:
     name = getattr(func, "__name__", "")
     if name == "type" and len(args) > 1:  # a conversion
         return False

@@ -1,7 +1,6 @@
 """Writes in place to what parameters alone give: activations with ``inplace=True``."""
 
 import inspect
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -9,12 +8,10 @@ from torch import Tensor
 from lowland.optim.m_sam.places import memory
 from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.watched import Derived, Watched
-from lowland.values import Tree
+from lowland.values import Args, Function, Kwargs, Tree
 
 
-def not_in_place(
-    func: Callable[..., Tree], args: tuple[Tree, ...], kwargs: dict[str, Tree]
-) -> tuple[Tree, tuple[tuple[Tree, ...], dict[str, Tree]]] | None:
+def not_in_place(func: Function, args: Args, kwargs: Kwargs) -> tuple[Tree, tuple[Args, Kwargs]] | None:
     """The argument that an activation with ``inplace=True`` writes to, and its arguments without that."""
     code = getattr(func, "__code__", None)
     if code is None or "inplace" not in code.co_varnames:

@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from lowland.errors import SettingError
 from lowland.training.vectorized.batches import VectorizedBatches
 from lowland.training.vectorized.runs import RunHyperparameters, Runs
 from lowland.training.vectorized.step import VectorizedStep
-from lowland.values import Tree
+from lowland.values import Args, Kwargs, Tree
 
 # An eager step is taken to cost this much an operation and a byte that it writes; compiling, this long. They decide
 # between two ways to compute the same, and are constants so that the choice is the same when a run is repeated.
@@ -38,11 +38,7 @@ class _Counter(TorchDispatchMode):
         self.seen = set[int]()
 
     def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: Sequence[type],
-        args: tuple[Tree, ...] = (),
-        kwargs: dict[str, Tree] | None = None,
+        self, func: OpOverload, types: object, args: Args = (), kwargs: Kwargs | None = None
     ) -> Tree:
         results = func(*args, **(kwargs or {}))
         self.operations += 1

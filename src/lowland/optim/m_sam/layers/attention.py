@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lowland.optim.m_sam.refusals import NotCovered
-from lowland.optim.m_sam.registry import Function, composed
+from lowland.optim.m_sam.registry import composed
 from lowland.optim.m_sam.watched import Caller, Derived, Watched
-from lowland.values import Tree
+from lowland.values import Args, Function, Kwargs, Tree
 
 
 @composed(F.multi_head_attention_forward)
-def multi_head_attention(watch: Caller, func: Function, args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> Tree:
+def multi_head_attention(watch: Caller, func: Function, args: Args, kwargs: Kwargs) -> Tree:
     """The projections by their rule, examples first; between them torch's own function, projecting by the identity."""
     bound = inspect.signature(func).bind(*args, **kwargs)
     bound.apply_defaults()
@@ -37,8 +37,8 @@ def multi_head_attention(watch: Caller, func: Function, args: tuple[Tree, ...], 
     return out.transpose(0, 1).contiguous(), weights
 
 
-def _projected(watch: Caller, given: dict[str, Tree], q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
-    def call(func: Function, args: tuple[Tree, ...]) -> Tree:
+def _projected(watch: Caller, given: Kwargs, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+    def call(func: Function, args: Args) -> Tree:
         watched = any(isinstance(arg, Watched | Derived) for arg in args)
         return watch.call(func, args, {}) if watched else func(*args)
 

@@ -1,7 +1,7 @@
 """Batch norm in training mode: to each group its own statistics, as if the model were run on that group alone."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -18,7 +18,7 @@ from lowland.optim.m_sam.rows import laid_out, rows_of
 from lowland.optim.m_sam.watch import by_rows, mixed, normalized
 from lowland.optim.m_sam.watched import Derived, Watched
 from lowland.torch_tools import uncompiled
-from lowland.values import Tree
+from lowland.values import Args, Function, Kwargs, Tree
 
 _SIGNATURE = inspect.signature(F.batch_norm)
 
@@ -174,13 +174,7 @@ class _ByGroup(TorchFunctionMode):
         super().__init__()
         self.groups, self.group, self.what = groups, group, what
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Tree],
-        types: Sequence[type],
-        args: tuple[Tree, ...] = (),
-        kwargs: dict[str, Tree] | None = None,
-    ) -> Tree:
+    def __torch_function__(self, func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None) -> Tree:
         if func is not F.batch_norm:
             return func(*args, **(kwargs or {}))
         call = _SIGNATURE.bind(*args, **(kwargs or {}))

@@ -12,7 +12,7 @@ from lowland.optim.m_sam.perturbation import Perturbation, Products
 from lowland.optim.m_sam.registry import rule
 from lowland.optim.m_sam.rows import over
 from lowland.optim.m_sam.rule import AtPerturbed, AtW, Rule, Use
-from lowland.values import Context, Tree
+from lowland.values import Args, Context
 
 
 @rule(F.linear)
@@ -69,7 +69,7 @@ class Linear(Rule):
         return z + (b if bias is None else over(watch.rows(bias, len(x)).to(z.dtype), z.ndim))
 
 
-def autocast(x: Tensor, *others: Tensor | None) -> tuple[Tree, ...]:
+def autocast(x: Tensor, *others: Tensor | None) -> Args:
     """``x`` and ``others``, which may be None, as autocast would give them to a product."""
     device, tensors = x.device.type, (x, *others)
     if not torch.is_autocast_enabled(device):

@@ -10,7 +10,7 @@ from torch._ops import OpOverload
 
 from lowland.optim.m_sam.labels import Labels
 from lowland.optim.m_sam.places import Along, Place
-from lowland.values import Tree
+from lowland.values import Args, Kwargs
 
 T = TypeVar("T")
 
@@ -29,14 +29,14 @@ class Call:
     """
 
     func: OpOverload
-    args: tuple[Tree, ...]
-    kwargs: dict[str, Tree]
+    args: Args
+    kwargs: Kwargs
     results: list[Tensor]
     dependent: list[tuple[Tensor, Along]]
     labels: Labels
 
     @cached_property
-    def given(self) -> dict[str, Tree]:
+    def given(self) -> Kwargs:
         """All arguments by name, with the defaults of those that are left out."""
         names = self.func._schema.arguments
         values = {a.name: a.default_value for a in names if a.has_default_value()}
