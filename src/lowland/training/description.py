@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lowland.training.drawing import Figure
 from lowland.training.experiment import Experiment
-from lowland.training.files import Each, Maybe, read_json, write_json
+from lowland.training.files import Each, Maybe, Shape, read_json, write_json
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings, describe
+from lowland.values import Json, JsonObject
 
-_CURVE = {"column": str, "label": str, "style": str}
-_SHAPE = {
+_CURVE: Shape = {"column": str, "label": str, "style": str}
+_SHAPE: Shape = {
     "title": str,
     "paper": str,
     "settings": Each({"text": str, "value": object, "origin": str, "note": str}),
@@ -26,8 +26,8 @@ _SHAPE = {
 
 
 def description(
-    experiment: Experiment, scale: str, arms: Mapping[str, Settings], grid: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+    experiment: Experiment, scale: str, arms: Mapping[str, Settings], grid: Mapping[str, Json] | None = None
+) -> dict[str, Json]:
     """The content of ``about.json``.
 
     Args:
@@ -61,18 +61,18 @@ def description(
     }  # fmt: skip
 
 
-def _figure(figure: Figure) -> dict[str, Any]:
+def _figure(figure: Figure) -> dict[str, Json]:
     curves = [{"column": curve.column, "label": curve.label, "style": curve.style} for curve in figure.curves]
     return {"name": figure.name, "title": figure.title, "ylabel": figure.ylabel, "curves": curves, "log": figure.log}
 
 
-def write_description(directory: RunDirectory, content: Mapping[str, Any]) -> None:
+def write_description(directory: RunDirectory, content: Mapping[str, Json]) -> None:
     """Write what `description` says into a run or sweep directory that this process holds."""
     directory.still_held()
     write_json(directory.path / "about.json", dict(content))
 
 
-def read_description(path: Path) -> dict[str, Any] | None:
+def read_description(path: Path) -> JsonObject | None:
     """What stands in the directory ``path``; None if nothing does, as in those of earlier versions.
 
     Raises:
