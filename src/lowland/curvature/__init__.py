@@ -1,7 +1,7 @@
 """Measurements of curvature and sharpness, each with a bound or an estimate of its error."""
 
+from lowland.curvature.alignment import alignment
 from lowland.curvature.average_case import average_sharpness
-from lowland.curvature.edge import alignment, sam_edge
 from lowland.curvature.groups import Sharpness
 from lowland.curvature.hessian import Hessian
 from lowland.curvature.lanczos import Eigenpairs
@@ -12,6 +12,7 @@ from lowland.curvature.sinks import read_jsonl
 from lowland.curvature.stability import Stability, stability
 from lowland.curvature.vectorized import stability_of_stack
 from lowland.curvature.worst_case import m_sharpness, sharpness
+from lowland.edges import rho_for_sharpness, sam_edge, sharpness_for_rho
 
 __all__ = [
     "AlongLine",
@@ -26,8 +27,10 @@ __all__ = [
     "average_sharpness",
     "m_sharpness",
     "read_jsonl",
+    "rho_for_sharpness",
     "sam_edge",
     "sharpness",
+    "sharpness_for_rho",
     "stability",
     "stability_of_stack",
 ]

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from lowland.assigning import checked, unassignable
 from lowland.checks import count, is_count, number
-from lowland.curvature.edge import sam_edge
 from lowland.curvature.hessian import Hessian
 from lowland.curvature.objective import LossFn, Objective, Weight, refuse_generator
 from lowland.curvature.processes import DdpProcesses, refuse_synchronized_batch_norm
@@ -21,6 +20,7 @@ from lowland.curvature.sinks import Record, sinks
 from lowland.curvature.stability import at_w
 from lowland.curvature.stopwatch import Stopwatch
 from lowland.curvature.worst_case import Search, check_m, mean_rise
+from lowland.edges import sam_edge
 from lowland.optim.functional import EPS
 from lowland.torch_tools import ddp, refuse_other_models, unwrapped
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from lowland.checks import radius
+from lowland.curvature.alignment import alignment
 from lowland.curvature.arguments import check_eps, check_start, check_tolerance, step_size
-from lowland.curvature.edge import alignment, sam_edge
 from lowland.curvature.hessian import Hessian
 from lowland.curvature.lanczos import Eigenpairs
 from lowland.curvature.objective import LossFn, Weight
+from lowland.edges import sam_edge
 from lowland.optim.functional import EPS, perturbation
 
 

@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lowland.checks import count, radius
+from lowland.curvature.alignment import alignment
 from lowland.curvature.arguments import check_eps, check_tolerance, step_size
 from lowland.curvature.certify import Claims, Gradients, amended, objections
 from lowland.curvature.chance import Unchanging
-from lowland.curvature.edge import alignment, sam_edge
 from lowland.curvature.lanczos import Eigenpairs, Operator, eigenpairs
 from lowland.curvature.lockstep import principal_eigenpairs
 from lowland.curvature.objective import LossFn, Objective
 from lowland.curvature.second_order import Region, differentiable_twice
 from lowland.curvature.stability import Stability
 from lowland.curvature.vectors import Offsets, as_real, coarsest, entries, like, real_type
+from lowland.edges import sam_edge
 from lowland.optim.functional import EPS, perturbation
 
 _BUSY = 500_000  # parameters times examples: from about here on one run keeps a core busy, see `_Networks.several`

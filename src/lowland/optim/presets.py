@@ -33,7 +33,7 @@ from lowland.optim.ascent import (
 from lowland.optim.descent import Descent, Reuse, Selected, StepSize, SurrogateGap, Weighted
 from lowland.optim.options import MSam
 from lowland.optim.radii import Rho
-from lowland.optim.schedule import every, since, until
+from lowland.optim.schedule import Schedule, at_sharpness, every, since, until
 from lowland.optim.scope import Scope, last_layer, normalization_layers
 
 P = ParamSpec("P")
@@ -388,3 +388,21 @@ def LateSAM(base: Optimizer, rho: float = 0.05, *, start: int, **sams: Unpack[_W
 def EarlySAM(base: Optimizer, rho: float = 0.05, *, end: int, **sams: Unpack[_WithAll]) -> sam.SAM:
     """SAM at the beginning of training."""
     return sam.SAM(base, until(end, rho), **sams)
+
+
+@preset(
+    formula="ε = ρ g, ρ = (E − h)/h², E the edge of the base optimizer (2/η)",
+    gradients="2",
+    memory=1,
+    paper="ours, from the edge of Agarwala & Dauphin 2023, SAM Operates Far From Home: Eigenvalue Regularization as a "
+    "Dynamical Phenomenon, ICML",
+)
+def Dial(base: Optimizer, sharpness: float | Schedule, *, largest_rho: float = float("inf"), **sams: Unpack[_WithDescent]) -> sam.SAM:
+    """Holds the Hessian norm at ``sharpness``, or where a schedule has it, once training gets there.
+
+    ρ follows from the learning rate and the momentum of `torch.optim.SGD` at each step (`schedule.at_sharpness`).
+    Weight decay is not counted: it adds its coefficient to the Hessian. Training that begins far above ``sharpness``
+    diverges at once. Come down to it then, from the edge without SAM:
+    ``sharpness=lowland.optim.schedule.geometric(2 / lr, 0.5, steps=1000)``.
+    """
+    return sam.SAM(base, at_sharpness(base, sharpness, largest_rho), ascent=Unnormalized(), **sams)

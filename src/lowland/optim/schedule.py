@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from lowland.checks import check_rho, is_count, number
+from lowland.edges import rho_for_sharpness
 
 Schedule = Callable[[int], float]
 
@@ -72,6 +73,46 @@ def along_lr(base: Optimizer, rho: float, lowest_rho: float, lr: float, lowest_l
     return _AlongLr(base, rho, lowest_rho, lr, lowest_lr)
 
 
+def geometric(first: float, last: float, steps: int) -> Schedule:
+    """From ``first`` to ``last`` in equal ratios over ``steps`` steps, then ``last``: of ρ, or of a Hessian norm.
+
+    Raises:
+        ValueError: unless both are finite and above 0, and ``steps`` is an integer of at least 1.
+    """
+    _check("steps", steps, 1)
+    for name, value in (("first", first), ("last", last)):
+        number(name, value, 0, 1e30)
+        if value == 0:
+            raise ValueError(f"{name} must be above 0: no ratio leads from or to 0")
+    return _Geometric(first, last, steps)
+
+
+def at_sharpness(base: Optimizer, sharpness: float | Schedule, most: float = math.inf) -> Schedule:
+    """The ρ of unnormalized SAM that holds the Hessian norm at ``sharpness``, as the learning rate is at each step.
+
+    `lowland.curvature.rho_for_sharpness` says why, and what is assumed. It is for `lowland.optim.ascent.Unnormalized`,
+    as in `lowland.optim.presets.Dial`. ρ is 0 while the learning rate is: nothing moves then.
+
+    Args:
+        base: whose learning rate, momentum and Nesterov's are followed; all its groups have the same.
+        sharpness: the Hessian norm wanted, or a schedule of it: a function of the number of steps made so far.
+        most: the largest ρ. ρ grows as 1/lr, so a warm-up from zero begins with very long perturbations.
+
+    Raises:
+        TypeError: unless ``base`` is `torch.optim.SGD`, whose edge it is.
+        ValueError: for ``most`` below 0; with dampening; at each step, for groups that differ, and for a Hessian norm
+            that is not above 0, or above the edge of ``base`` itself.
+    """
+    if not isinstance(base, SGD):
+        raise TypeError(
+            f"the Hessian norm is held around torch.optim.SGD, whose edge is known, not {type(base).__name__}"
+        )
+    number("most", most, 0)
+    rule = _AtSharpness(base, sharpness, most)
+    rule(0)
+    return rule
+
+
 # Objects rather than functions: they can be pickled, and a copy of the optimizer takes a copy along.
 
 
@@ -105,6 +146,33 @@ class _AlongLr:
     def __call__(self, step: int) -> float:
         share = (float(self.base.param_groups[0]["lr"]) - self.lowest_lr) / (self.lr - self.lowest_lr)
         return max(0.0, self.lowest_rho + (self.rho - self.lowest_rho) * share)
+
+
+@dataclass(frozen=True)
+class _Geometric:
+    first: float
+    last: float
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        return self.last if step >= self.steps else self.first * (self.last / self.first) ** (step / self.steps)
+
+
+@dataclass(frozen=True)
+class _AtSharpness:
+    base: Optimizer
+    sharpness: float | Schedule
+    most: float
+
+    def __call__(self, step: int) -> float:
+        groups = [(float(g["lr"]), float(g["momentum"]), bool(g["nesterov"])) for g in self.base.param_groups]
+        if len(set(groups)) > 1:
+            raise ValueError("the Hessian norm is held for one learning rate and momentum: the base's groups differ")
+        if any(group["dampening"] for group in self.base.param_groups):
+            raise ValueError("the Hessian norm is held for momentum without dampening: leave dampening out")
+        (lr, momentum, nesterov), *_ = groups
+        sharpness = self.sharpness(step) if callable(self.sharpness) else self.sharpness
+        return 0.0 if lr == 0 else min(self.most, rho_for_sharpness(sharpness, lr, momentum, nesterov))
 
 
 def _check(name: str, value: object, low: int) -> None:
