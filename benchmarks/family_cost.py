@@ -56,7 +56,8 @@ def of(name):
 
     def build(model, x, y):
         extra = {"LateSAM": {"start": PERIOD // 2}, "EarlySAM": {"end": PERIOD // 2}}.get(name, {})
-        optimizer = getattr(presets, name)(sgd(model.parameters()), rho=0.01, model=model, **extra)
+        radius = {"rho": 0.01} if "rho" in PRESETS[name].settings else {"sharpness": 1.0}
+        optimizer = getattr(presets, name)(sgd(model.parameters()), model=model, **radius, **extra)
 
         def step():
             if extra and optimizer.steps == PERIOD:

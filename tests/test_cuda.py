@@ -231,8 +231,9 @@ def test_the_family_trains_as_on_the_cpu_without_waiting(name):
     for device in ("cpu", "cuda"):
         model, x, y = setting(device)
         base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        late = {"LateSAM": {"start": 2}, "EarlySAM": {"end": 2}}.get(name, {})
-        optimizer = getattr(presets, name)(base, rho=0.1, model=model, **late)
+        own = {"LateSAM": {"start": 2}, "EarlySAM": {"end": 2}}.get(name, {})
+        radius = {"sharpness": 10.0} if name == "Dial" else {"rho": 0.1}
+        optimizer = getattr(presets, name)(base, **radius, model=model, **own)
         per_example = getattr(optimizer.descent_rule, "per_example", False)
 
         def closure(model=model, x=x, y=y, per_example=per_example):

@@ -9,6 +9,7 @@ from torch import Tensor
 from lowland.checks import number
 
 _LARGEST = 1e30
+_ROUNDING = 1e-9  # that a Hessian norm computed from lr may lie above the edge
 
 
 def sam_edge(gradient_norm: Any, lr: Any, rho: Any) -> Any:
@@ -106,13 +107,15 @@ def rho_for_sharpness(sharpness: float, lr: float, momentum: float = 0.0, nester
         (24.667, 0.0)
     """
     number("sharpness", sharpness, 0, _LARGEST)
+    if 0 < sharpness < 1 / _LARGEST:
+        raise ValueError(f"sharpness must be at least {1 / _LARGEST:g}, not {sharpness!r}")
     edge = descent_edge(lr, momentum, nesterov)
-    if not 0 < sharpness <= edge:
+    if not 0 < sharpness <= edge * (1 + _ROUNDING):
         raise ValueError(
             f"a Hessian norm of {sharpness:g} can't be held at lr = {lr:g}: it must be above 0 and at most {edge:g}, "
             "the edge of the optimizer without SAM. For a larger one take a smaller lr."
         )
-    return (edge - sharpness) / sharpness / sharpness
+    return max(0.0, (edge - sharpness) / sharpness / sharpness)
 
 
 def sharpness_for_rho(rho: float, lr: float, momentum: float = 0.0, nesterov: bool = False) -> float:

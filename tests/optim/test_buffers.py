@@ -224,6 +224,7 @@ def test_m_sam_begins_every_evaluation_with_the_same_buffers(name, m):
 def test_every_preset_moves_buffers_once_a_step(name):
     model = network(lambda: nn.Sequential(Counter(), nn.BatchNorm1d(6), Queue())).double()
     settings = {"start": 2} if name == "LateSAM" else {"end": 2} if name == "EarlySAM" else {}
+    settings |= {"sharpness": 10.0} if name == "Dial" else {}
     base = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     optimizer = presets.PRESETS[name].build(base, model=model, **settings)
     for step in range(1, 5):

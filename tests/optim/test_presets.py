@@ -124,6 +124,8 @@ CASES = {
     "PeriodicSAM": (presets.PeriodicSAM, {"rho": 0.3, "k": 3}, family.every, {"rho": 0.3, "k": 3}),
     "LateSAM": (presets.LateSAM, {"rho": 0.3, "start": 4}, family.between, {"rho": 0.3, "start": 4}),
     "EarlySAM": (presets.EarlySAM, {"rho": 0.3, "end": 4}, family.between, {"rho": 0.3, "stop": 4}),
+    # Of the base optimizer, with lr = 0.2 and momentum 0.9, the edge is 2 · 1.9/0.2 = 19: ρ = (19 − 10)/10².
+    "Dial": (presets.Dial, {"sharpness": 10.0}, family.usam, {"rho": 0.09}),
 }  # fmt: skip
 
 
@@ -177,6 +179,10 @@ def test_every_preset_is_tested_and_documented():
 @pytest.mark.parametrize("base", [sgd, adamw])
 @pytest.mark.parametrize("name", CASES)
 def test_formula(name, base):
+    if name == "Dial" and base is adamw:
+        with pytest.raises(TypeError, match=r"must be torch\.optim\.SGD, whose edge is known, not AdamW"):
+            pair(name, base)
+        return
     model, optimizer, book = pair(name, base)
     for step in range(STEPS):
         climbed, _ = run(model, optimizer, step)
@@ -361,7 +367,8 @@ def test_memory_is_what_the_table_says(name):
 def test_without_a_radius_every_preset_is_the_base_optimizer(name):
     build, settings, _, _ = CASES[name]
     model, expected = network(), network()
-    optimizer, base = build(sgd(model), model=model, **settings | {"rho": 0.0}), sgd(expected)
+    none = {"sharpness": 19.0} if name == "Dial" else {"rho": 0.0}
+    optimizer, base = build(sgd(model), model=model, **settings | none), sgd(expected)
     for step in range(3):
         _, passes = run(model, optimizer, step)
         losses(expected, step).mean().backward()

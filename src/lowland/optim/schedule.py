@@ -104,9 +104,7 @@ def at_sharpness(base: Optimizer, sharpness: float | Schedule, most: float = mat
             that is not above 0, or above the edge of ``base`` itself.
     """
     if not isinstance(base, SGD):
-        raise TypeError(
-            f"the Hessian norm is held around torch.optim.SGD, whose edge is known, not {type(base).__name__}"
-        )
+        raise TypeError(f"base must be torch.optim.SGD, whose edge is known, not {type(base).__name__}")
     number("most", most, 0)
     rule = _AtSharpness(base, sharpness, most)
     rule(0)
