@@ -397,7 +397,13 @@ def EarlySAM(base: Optimizer, rho: float = 0.05, *, end: int, **sams: Unpack[_Wi
     paper="ours, from the edge of Agarwala & Dauphin 2023, SAM Operates Far From Home: Eigenvalue Regularization as a "
     "Dynamical Phenomenon, ICML",
 )
-def Dial(base: Optimizer, sharpness: float | Schedule, *, largest_rho: float = float("inf"), **sams: Unpack[_WithDescent]) -> sam.SAM:
+def Dial(
+    base: Optimizer,
+    sharpness: float | Schedule,
+    *,
+    largest_rho: float = float("inf"),
+    **sams: Unpack[_WithDescent],
+) -> sam.SAM:
     """Holds the Hessian norm at ``sharpness``, or where a schedule has it, once training gets there.
 
     ρ follows from the learning rate and the momentum of `torch.optim.SGD` at each step (`schedule.at_sharpness`).
