@@ -2,6 +2,7 @@
 
 from lowland.curvature.alignment import alignment
 from lowland.curvature.average_case import average_sharpness
+from lowland.curvature.estimates import Sampled
 from lowland.curvature.groups import Sharpness
 from lowland.curvature.hessian import Hessian
 from lowland.curvature.lanczos import Eigenpairs
@@ -20,6 +21,7 @@ __all__ = [
     "Hessian",
     "Monitor",
     "Objective",
+    "Sampled",
     "Sharpness",
     "Stability",
     "alignment",

@@ -17,6 +17,7 @@ from lowland.curvature.chance import Unchanging
 from lowland.curvature.first_order import cut_off
 from lowland.curvature.lanczos import Eigenpairs, Which
 from lowland.curvature.objective import LossFn, Objective, Weight
+from lowland.curvature.operator import Curvature
 from lowland.curvature.processes import Product
 from lowland.curvature.second_order import differentiable_twice
 
@@ -24,8 +25,8 @@ _FIXED = "a Hessian is that of one loss. Make another"
 
 
 @unassignable(**dict.fromkeys(("objective", "shape", "dtype", "device"), _FIXED))
-class Hessian:
-    """∇²L of the mean loss over the examples of ``batches``: products ``H @ v`` and eigenpairs.
+class Hessian(Curvature):
+    """∇²L of the mean loss over the examples of ``batches``: products ``H @ v``, eigenpairs, trace, diagonal.
 
     Args:
         model: its parameters that require gradients, in the order of ``model.parameters()``, make up the flat
@@ -119,17 +120,43 @@ class Hessian:
                 return self._product(vectors, None)
             seen = self._unchanging()
             result = self._product(vectors, seen)
-            seen.finite()
             of_one = (vectors, result) if vectors.dim() == 1 else (vectors[:, 0], result[:, 0])
-            objection = contradiction(objective, *of_one, seen.gradient, region.kinks)
-            cut_off = self.cut_off()
-            if objection or cut_off:
-                seen(*objective.loss_and_gradient())
-        self._unseen = False
-        objection = cut_off or ("" if objection.startswith(UNCHECKED) else objection)
+            objection = self._objection(*of_one, seen, region.kinks)
         if objection:
             warnings.warn(f"H @ v is wrong: {objection}", stacklevel=2)
         return result
+
+    @contextmanager
+    def products(self) -> Iterator[Product]:
+        """A context that gives v ↦ Hv for v of shape ``(n,)``: as ``H @ v``, but a single batch is differentiated once.
+
+        The first product is checked as that of ``H @ v``, with the same errors and warning.
+        """
+        if self.objective.processes is not None:
+            yield self.__matmul__
+            return
+        with differentiable_twice(self.objective.model) as region:
+            seen = self._unchanging()
+            with self._linearized(seen) as product:
+
+                def checked(vector: Tensor) -> Tensor:
+                    image = product(vector)
+                    objection = self._objection(vector, image, seen, region.kinks) if self._unseen else ""
+                    if objection:
+                        warnings.warn(f"the products are wrong: {objection}", stacklevel=5)
+                    return image
+
+                yield checked
+
+    def _objection(self, vector: Tensor, image: Tensor, seen: Unchanging, kinks: bool) -> str:
+        """What speaks against the first product Hv = ``image``, in words, empty where nothing does."""
+        seen.finite()
+        objection = contradiction(self.objective, vector, image, seen.gradient, kinks)
+        cut_off = self.cut_off()
+        if objection or cut_off:
+            seen(*self.objective.loss_and_gradient())
+        self._unseen = False
+        return cut_off or ("" if objection.startswith(UNCHECKED) else objection)
 
     def _product(self, vectors: Tensor, seen: Unchanging | None) -> Tensor:
         """Hv, every batch differentiated anew; ``seen`` sees the loss and gradient on the way."""
