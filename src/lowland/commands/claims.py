@@ -41,6 +41,8 @@ def print_claims_over_grid(claims: Sequence[Mapping[str, Any]], costs: Mapping[s
 
 def _table(rows: Sequence[Sequence[str]], middle: Sequence[Column | str], reference: int) -> None:
     """Print claims as a table; without the paper's column if it would be empty."""
+    if not rows:
+        return
     columns = ["claim", flows("what it says"), "measured", flows("in the paper"), *middle, flows("reason")]
     if not any(row[reference] for row in rows):
         columns = columns[:reference] + columns[reference + 1 :]

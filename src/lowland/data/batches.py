@@ -1,6 +1,7 @@
 """Which examples make up a batch."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -26,6 +27,12 @@ def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> tup
     return torch.randperm(n, generator=generator, device=generator.device).split(batch_size)
 
 
+@lru_cache(maxsize=8)  # tensors are told apart by identity: runs that share data share the copy, too
+def copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``; the same copy whenever the same is asked for, as long as it is among the last few."""
+    return tensor.to(device)
+
+
 @dataclass(frozen=True, eq=False)
 class WholeBatch:
     """The same examples at every step: full-batch training.
@@ -39,6 +46,10 @@ class WholeBatch:
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """The batch ``(x, y)``, the same at every step."""
         return self.x, self.y
+
+    def to(self, device: torch.device) -> "WholeBatch":
+        """The same batch on ``device``."""
+        return WholeBatch(copied(self.x, device), copied(self.y, device))
 
 
 _FIXED = "its batches follow from what it was made of. Make another"
@@ -71,7 +82,13 @@ class Shuffled:
             raise SettingError(f"A batch holds between 1 and all {len(x)} examples, not {batch_size}.")
         self.x, self.y, self.batch_size, self.seed = x, y, batch_size, seed
         self.per_epoch = len(x) // batch_size if drop_last else -(-len(x) // batch_size)
+        self._drops_last = drop_last
         self._epoch, self._batches = -1, tuple[Tensor, ...]()
+
+    def to(self, device: torch.device) -> "Shuffled":
+        """The same batches on ``device``."""
+        x, y = copied(self.x, device), copied(self.y, device)
+        return Shuffled(x, y, self.batch_size, self.seed, drop_last=self._drops_last)
 
     def order(self, epoch: int) -> Tensor:
         """The examples in that epoch's order, int64 ``(n,)`` on the CPU."""

@@ -5,14 +5,18 @@ from lowland.training.claims import Claim, Reference, Verdict
 from lowland.training.description import description, read_description, write_description
 from lowland.training.drawing import Bars, Curve, Figure, Level, Line, Panel, Plot, banded
 from lowland.training.environment import choose_device
-from lowland.training.experiment import SCALES, Experiment, Selection, TableRow
+from lowland.training.experiment import SCALES, Experiment
 from lowland.training.files import read_json, read_records
 from lowland.training.outcome import Outcome, Record
+from lowland.training.own import defaults
 from lowland.training.parallel import Alone, world
 from lowland.training.run import train
 from lowland.training.run_directory import RunDirectory
+from lowland.training.selection import Selection
 from lowland.training.settings import Settings, derived, ours, paper, parse_assignments, repeats, setting
 from lowland.training.summary import configuration, summarize
+from lowland.training.supervised import misclassified, supervised
+from lowland.training.table_row import TableRow
 from lowland.training.task import Snapshot, Task, Together
 
 __all__ = [
@@ -41,8 +45,10 @@ __all__ = [
     "banded",
     "choose_device",
     "configuration",
+    "defaults",
     "derived",
     "description",
+    "misclassified",
     "ours",
     "paper",
     "parse_assignments",
@@ -53,6 +59,7 @@ __all__ = [
     "repeats",
     "setting",
     "summarize",
+    "supervised",
     "train",
     "world",
     "write_description",

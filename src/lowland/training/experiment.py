@@ -1,17 +1,20 @@
 """What an experiment is: settings, arms, a task to train, claims to judge, figures to draw. All of it data."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Generic, TypeVar
 
 import torch
 
 from lowland.errors import SettingError, suggestion
+from lowland.training import own
 from lowland.training.claims import Claim
 from lowland.training.drawing import Curve, Figure, Plot
 from lowland.training.outcome import Outcome
-from lowland.training.settings import Settings, SettingValue, Value, repeated, resolve_arms
-from lowland.training.statistics import estimate
+from lowland.training.selection import Selection
+from lowland.training.settings import Settings, SettingValue, Value, ours, repeated, resolve_arms
+from lowland.training.table_row import TableRow
 from lowland.training.task import Task, Together
 from lowland.values import Json, Read
 
@@ -19,76 +22,41 @@ S = TypeVar("S", bound=Settings)
 #: Of a grid: which settings take which values.
 GridPart = Mapping[str, tuple[SettingValue, ...]]
 SCALES = ("smoke", "laptop", "desk", "paper")
+_NAME = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 
 
 @dataclass(frozen=True)
-class TableRow:
-    """A row of an experiment's table: runs of one kind over several seeds.
+class TakenToDevice(Generic[S]):
+    """An experiment's ``build``, as its ``prepare``: what it makes is taken to the device."""
 
-    Attributes:
-        name: of the kind.
-        runs: seed → label of the run.
-        measures: name → seed → value; a seed without a finite value is left out.
-    """
+    build: Callable[[S], Task]
 
-    name: str
-    runs: Mapping[int, str]
-    measures: Mapping[str, Mapping[int, float]]
-
-    def entry(self) -> dict[str, Json]:
-        """For a summary: of each measure the mean, its standard error, n, and the value of each seed."""
-        return {
-            "name": self.name,
-            "runs": dict(self.runs),
-            "measures": {
-                name: {**found.entry(), "by_seed": dict(values)}
-                for name, values in self.measures.items()
-                if (found := estimate(list(values.values()))) is not None
-            },
-        }
-
-
-@dataclass(frozen=True)
-class Selection:
-    """How the best settings of a grid are found: the lowest mean over the seeds of a final metric.
-
-    Attributes:
-        metric: the column of the records that is to be small.
-        on: what data it is measured on: ``"validation"``, or ``"training"`` where an experiment holds nothing out.
-            Never test data.
-        ties: the column that decides between equals.
-        test: the column that is reported of the selected settings, and by which nothing is selected.
-
-    Raises:
-        ValueError: for other data, or a column whose name says that it is of test data.
-    """
-
-    metric: str
-    on: str
-    ties: str | None = None
-    test: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse to select by test data."""
-        if self.on not in ("validation", "training"):
-            raise ValueError(f"settings are selected on validation or training data, not on {self.on!r}")
-        for column in (self.metric, self.ties or ""):
-            if column.lower().startswith("test"):
-                raise ValueError(f"{column} is of test data, by which nothing may be selected")
+    def __call__(self, settings: S, device: torch.device) -> Task:
+        """The task of one arm on ``device``."""
+        return self.build(settings).to(device)
 
 
 @dataclass(frozen=True)
 class Experiment(Generic[S]):
-    """An experiment of a paper. It is pickled by its name (`lowland.training.registry`).
+    """An experiment, of a paper or of one's own. It is pickled by where it stands (`lowland.training.registry`).
+
+    An experiment of one's own needs ``settings`` and ``build``::
+
+        Experiment(settings=defaults(lr=0.1, rho=0.05, steps=500), build=build)
+
+    Whatever else it leaves out it has by `lowland.training.own`: arms ``sam`` and ``sgd``, a grid of η and ρ,
+    curves, a table, and a selection by validation error, of the columns that `lowland.training.supervised` records.
 
     Attributes:
-        name: ``paper/experiment``.
-        title: one line.
-        paper: the reference.
+        name: ``paper/experiment``, or any words of letters, digits, dots and dashes with slashes between; one from a
+            file has the file's name, and the variable's if the file has several, unless it says another.
+        title: one line; the name by default.
+        paper: the reference, if there is one.
         datasets: names in `lowland.data`; empty where nothing needs to be fetched.
         settings: dataclass of its settings.
         scales: for each of `SCALES` the values; the smaller ones give only what differs from ``paper``. A scale may be
-            missing but ``paper``: then it is refused.
+            missing but ``paper``: then it is refused. Values without an origin are ours. Where the settings have
+            ``defaults`` they needn't be here, and all four scales are there.
         arms: what its claims compare: arm → the settings that make it.
         grid: what a sweep of it covers, setting by setting. Runs that differ only in ``lr``, ``rho``, ``momentum``,
             ``weight_decay`` and ``seed`` must be the same program: those five reach nothing but the optimizer, the
@@ -105,32 +73,69 @@ class Experiment(Generic[S]):
         selection: how a sweep chooses among the points of a grid.
         outcomes: what a sweep draws of its runs' last records.
         sweep_figures: what a sweep draws beside them: plots of its runs, by label.
+
+    ``build``, in place of ``prepare``, is given the settings alone and builds the task on the CPU; training takes it to
+    its device.
+
+    Raises:
+        ValueError: if it says in two ways, or in none, how it is trained; for a name that is no path of words; for
+            settings without values.
     """
 
-    name: str
-    title: str
-    paper: str
-    datasets: tuple[str, ...]
-    settings: type[S]
-    scales: Mapping[str, Mapping[str, Value]]
-    arms: Mapping[str, Mapping[str, SettingValue]]
-    grid: GridPart
-    claims: tuple[Claim, ...]
-    figures: tuple[Figure | Plot, ...]
-    cost: Mapping[str, str]
+    name: str = ""
+    title: str = ""
+    paper: str = ""
+    datasets: tuple[str, ...] = ()
+    settings: type[S] = Settings  # type: ignore[assignment]
+    scales: Mapping[str, Mapping[str, Value | SettingValue]] = field(default_factory=dict)
+    arms: Mapping[str, Mapping[str, SettingValue]] = field(default_factory=dict)
+    grid: GridPart = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
+    figures: tuple[Figure | Plot, ...] = ()
+    cost: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[S, torch.device], Task] | None = None
     together: Callable[[Mapping[str, S], torch.device], Together] | None = None
     digest: Callable[[Mapping[str, Outcome]], Mapping[str, Json]] | None = None
-    table: Callable[[Mapping[str, Outcome]], Sequence["TableRow"]] | None = None
+    table: Callable[[Mapping[str, Outcome]], Sequence[TableRow]] | None = None
     selection: Selection | None = None
     outcomes: tuple[Curve, ...] = ()
     sweep_figures: tuple[Plot, ...] = ()
     more_grids: Mapping[str, Sequence[GridPart]] = field(default_factory=dict)
+    build: InitVar[Callable[[S], Task] | None] = None
 
-    def __post_init__(self) -> None:
-        """Refuse an experiment that says in two ways, or in none, how it is trained."""
-        if (self.prepare is None) == (self.together is None):
-            raise ValueError(f"{self.name} needs either prepare or together")
+    def __post_init__(self, build: Callable[[S], Task] | None) -> None:
+        """Fill in what is left out, and refuse what doesn't go together."""
+        if self.name and not _NAME.fullmatch(self.name):
+            raise ValueError(f"an experiment is called by words with slashes between, not {self.name!r}")
+        if build is not None and isinstance(self.prepare, TakenToDevice):
+            self._set(prepare=None)  # `dataclasses.replace` hands on what was built with before
+        ways = [way for way in (self.prepare, self.together, build) if way is not None]
+        if len(ways) != 1:
+            raise ValueError(f"{self.name or 'an experiment'} needs one of build, prepare and together")
+        if self.settings.defaults:
+            self._set(scales={**own.scales(self.settings.defaults), **self.scales})
+        if "paper" not in self.scales:
+            raise ValueError(f"{self.name or 'an experiment'} has no values for its settings: say settings=defaults(…)")
+        if not self.arms:
+            self._set(arms=own.ARMS)
+        if build is not None:
+            self._set(
+                prepare=TakenToDevice(build),
+                grid=self.grid or own.grid(self.values("paper")),
+                figures=self.figures or (own.CURVES,),
+                table=self.table or own.rows,
+                selection=self.selection or own.SELECTION,
+                outcomes=self.outcomes or own.OUTCOMES,
+            )
+        self.call(self.name)
+
+    def call(self, name: str) -> None:
+        """Give it a name, and by that a title, where it has none."""
+        self._set(name=self.name or name, title=self.title or name)
+
+    def _set(self, **values: object) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     def task(self, settings: S, device: torch.device) -> Task:
         """The task of one arm; SettingError if there are none."""
@@ -160,7 +165,8 @@ class Experiment(Generic[S]):
             raise SettingError(f"{self.name} has no {scale} scale: choose {' or '.join(self.scales_in_order)}")
         if scale not in self.scales:
             raise SettingError(f"unknown scale {scale}.{suggestion(scale, self.scales)}")
-        return {**self.scales["paper"], **self.scales[scale]}
+        given = {**self.scales["paper"], **self.scales[scale]}
+        return {name: value if isinstance(value, Value) else ours(value) for name, value in given.items()}
 
     def configure(self, scale: str, changes: Mapping[str, Read]) -> dict[str, Settings]:
         """The settings of each arm at ``scale`` with the user's ``changes``; raises SettingError for bad ones."""

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import get_type_hints
+from typing import ClassVar, get_type_hints
 
 from lowland.errors import SettingError, suggestion
 from lowland.values import Field, Read
@@ -48,13 +48,19 @@ def setting(
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every experiment has; experiments add their own in a subclass."""
+    """What every experiment has; experiments add their own in a subclass.
+
+    Attributes:
+        defaults: values for an experiment that gives none for the scale ``paper``; `lowland.training.defaults` makes a
+            class that has some.
+    """
 
     lr: float = setting("step size η", low=1e-30, high=1e30)
     rho: float = setting("radius ρ of the ascent step; 0 is plain gradient descent", low=0, high=1e30)
     steps: int = setting("training steps", low=1, high=10**9)
     check_every: int = setting("steps between two checks", low=1)
     seed: int = setting("seed of initialization and batches", low=0, high=2**31 - 1)
+    defaults: ClassVar[Mapping[str, Value]] = {}
 
 
 def check(cls: type[Settings], name: str, value: Read) -> SettingValue:

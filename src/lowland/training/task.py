@@ -1,12 +1,13 @@
 """What the loop trains and measures: one arm, several side by side, or all of them together."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils import _pytree as pytree
 
 from lowland.training.outcome import Record
 from lowland.values import Json, ParameterGroup, StateDict, Tree
@@ -92,6 +93,38 @@ class Task:
     compiled: bool = False
     starts_from: str | None = None
     files: Mapping[str, Json] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> "Task":
+        """The task on ``device``, of one that was built on the CPU.
+
+        Model and averaged weights are moved themselves. Where ``batch`` or ``check`` has a method ``to(device)``, what
+        that returns takes its place; what another ``batch`` gives is moved at each step.
+        """
+        if device.type == "cpu":
+            return self
+        self.model.to(device)
+        if self.average is not None:
+            self.average.to(device)
+        batch = self.batch.to(device) if hasattr(self.batch, "to") else _MovedBatches(self.batch, device)
+        check = self.check.to(device) if hasattr(self.check, "to") else self.check
+        return replace(self, batch=batch, check=check)
+
+
+@dataclass(frozen=True)
+class _MovedBatches:
+    """Batches of ``draw``, each moved to ``device``."""
+
+    draw: Callable[[int], Batch]
+    device: torch.device
+
+    def __call__(self, step: int) -> Batch:
+        return moved(self.draw(step), self.device)
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """``batch`` with its tensors on ``device``."""
+    there: Batch = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=True), batch)
+    return there
 
 
 class Together(Protocol):

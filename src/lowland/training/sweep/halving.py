@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from statistics import fmean
 
-from lowland.training.experiment import Selection
 from lowland.training.outcome import Outcome
+from lowland.training.selection import Selection
 from lowland.training.settings import Settings
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from lowland import progress
 from lowland.progress import Lines, left
-from lowland.training.experiment import Selection
 from lowland.training.forecast import CHANGED, SHORT, STEPS, duration, passes
 from lowland.training.outcome import Record
 from lowland.training.progress import fitting, say_above
+from lowland.training.selection import Selection
 from lowland.training.settings import Settings
 from lowland.training.sweep.job import Job, News
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from lowland.training.experiment import Selection
+from lowland.training.selection import Selection
 from lowland.training.statistics import paired_difference
 from lowland.training.sweep.cells import Cell
 from lowland.values import Json

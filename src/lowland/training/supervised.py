@@ -1,0 +1,166 @@
+"""A network of one's own on data of one's own: the task, and the check that goes with it."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+from lowland.errors import SettingError
+from lowland.optim import SAM
+from lowland.torch_tools import evaluating
+from lowland.training.examples import ExampleSet, Source, examples_of
+from lowland.training.outcome import Record
+from lowland.training.settings import Settings
+from lowland.training.task import Batch, Optimizer, Task
+from lowland.values import StateDict, Tree
+
+LossFn = Callable[[Tree, Tree], Tensor]
+
+
+def misclassified(output: Tensor, target: Tensor) -> Tensor:
+    """Whether the most likely class is not the target's, of each example.
+
+    Args:
+        output: a score for each class, ``(n, classes, ...)``.
+        target: int64 ``(n, ...)``, or the probability of each class, ``(n, classes, ...)``.
+    """
+    return output.argmax(1) != (target.argmax(1) if target.is_floating_point() else target)
+
+
+def supervised(
+    model: nn.Module,
+    settings: Settings,
+    train: Source,
+    validation: Source = None,
+    test: Source = None,
+    *,
+    loss_fn: LossFn = F.cross_entropy,
+    error: LossFn | None = None,
+    optimizer: Optimizer | None = None,
+) -> Task:
+    """Training of ``model`` by SAM, which is SGD where ρ is 0, checked for loss and error on each set of examples.
+
+    The settings say the rest: ``lr``, ``rho`` and ``seed``; where there are such, ``batch_size`` (without it every step
+    is on all examples), ``momentum``, ``weight_decay``, ``m``, and ``examples``, how many training examples are taken,
+    the first ones. Batches come in a new random order each epoch, and follow from the seed and the step alone.
+
+    Args:
+        model: any network, on the CPU; ``model(x)`` is its output.
+        settings: of the run.
+        train: ``(x, y)``, two tensors with the examples along the first dimension, or a `lowland.data.Split`; or a
+            map-style torch Dataset of pairs, or a DataLoader of one, of which ``collate_fn``, ``drop_last``, sampler
+            and workers are kept, and ``batch_size`` where the settings have none.
+        validation: the same, by which a sweep selects. By default a random tenth of ``train`` is held out, the same one
+            in every run.
+        test: the same; None for none.
+        loss_fn: ``loss_fn(model(x), y)``, the mean over the batch. With ``m`` it must take ``reduction="none"``.
+        error: ``error(model(x), y)``, whose mean over all elements is recorded. By default the share of misclassified
+            examples, with another ``loss_fn`` none.
+        optimizer: of the model's parameters, in place of `lowland.SAM` around `torch.optim.SGD`.
+
+    Returns:
+        A task whose records have ``train_loss``, ``train_error``, the same of ``validation`` and ``test``, and
+        ``epoch``.
+
+    Raises:
+        SettingError: for data of another kind, tensors of different lengths, or no examples; for more examples in a
+            batch, or in training, than there are; for ``epochs`` that come to other ``steps``.
+    """
+    training = examples_of(train, "train")
+    if validation is None:
+        training, held = training.held_out()
+    else:
+        held = examples_of(validation, "validation")
+    wanted = getattr(settings, "examples", len(training))
+    if wanted > len(training):
+        rest = " when a tenth is held out for validation" if validation is None else ""
+        raise SettingError(f"examples is {wanted}, and there are {len(training)} training examples{rest}: set examples "
+                           f"to at most {len(training)}")  # fmt: skip
+    training = training.first(wanted)
+    batches = training.drawn(getattr(settings, "batch_size", None), settings.seed)
+    per_epoch = getattr(batches, "per_epoch", 1)
+    epochs = getattr(settings, "epochs", None)
+    if epochs is not None and settings.steps != epochs * per_epoch:
+        raise SettingError(
+            f"{epochs} epochs are {epochs * per_epoch} steps of these batches, and the settings come to "
+            f"{settings.steps}: set examples to {len(training)}, or say steps in place of epochs"
+        )
+    sets = {"train": training, "validation": held} | ({} if test is None else {"test": examples_of(test, "test")})
+    if error is None and loss_fn is F.cross_entropy:
+        error = misclassified
+    return Task(
+        model,
+        loss_fn,
+        optimizer or _sam(model, settings),
+        batches,
+        SupervisedCheck(model, sets, loss_fn, error, per_epoch),
+        show={"loss": "train_loss", "error" if error else "validation": f"validation_{'error' if error else 'loss'}"},
+        losses_fn=partial(_losses, loss_fn),
+    )
+
+
+def _sam(model: nn.Module, settings: Settings) -> SAM:
+    base = torch.optim.SGD(
+        model.parameters(),
+        lr=settings.lr,
+        momentum=getattr(settings, "momentum", 0.0),
+        weight_decay=getattr(settings, "weight_decay", 0.0),
+    )
+    return SAM(base, rho=settings.rho, model=model, m=getattr(settings, "m", None))
+
+
+def _losses(loss_fn: Callable[..., Tensor], output: Tree, target: Tree) -> Tensor:
+    """The loss of each example."""
+    each = loss_fn(output, target, reduction="none")
+    return each.flatten(1).mean(1) if each.dim() > 1 else each
+
+
+class SupervisedCheck:
+    """Loss and error on each of several sets of examples, in evaluation mode; the epoch so far."""
+
+    def __init__(
+        self, model: nn.Module, sets: dict[str, ExampleSet], loss_fn: LossFn, error: LossFn | None, per_epoch: int
+    ):
+        self.model, self.sets, self.loss_fn, self.error = model, sets, loss_fn, error
+        self.per_epoch = per_epoch
+
+    def __call__(self, step: int, batch: Batch) -> Record:
+        """A record; FloatingPointError if the training loss is not finite."""
+        record: Record = {"epoch": step / self.per_epoch}
+        with evaluating(self.model), torch.no_grad():
+            for name, examples in self.sets.items():
+                loss, error = self._measure(examples)
+                record[f"{name}_loss"] = loss
+                if error is not None:
+                    record[f"{name}_error"] = error
+        if not abs(record["train_loss"]) < float("inf"):
+            raise FloatingPointError
+        return record
+
+    def _measure(self, examples: ExampleSet) -> tuple[float, float | None]:
+        loss, wrong, count, elements = 0.0, 0.0, 0, 0
+        for x, y in examples.batches():
+            output = self.model(x)
+            number = len(pytree.tree_leaves(x)[0])
+            loss += self.loss_fn(output, y).item() * number
+            count += number
+            if self.error is not None:
+                errors = self.error(output, y).float()
+                wrong += errors.sum().item()
+                elements += errors.numel()
+        return loss / count, wrong / elements if self.error is not None else None
+
+    def to(self, device: torch.device) -> "SupervisedCheck":
+        """The same on ``device``."""
+        sets = {name: examples.to(device) for name, examples in self.sets.items()}
+        return SupervisedCheck(self.model, sets, self.loss_fn, self.error, self.per_epoch)
+
+    def state_dict(self) -> StateDict:
+        """Empty: no record builds on the one before."""
+        return {}
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Does nothing: the check keeps no state."""
