@@ -12,7 +12,16 @@ import torch
 from lowland import report
 from lowland.errors import SettingError, suggestion
 from lowland.files import write_atomically
-from lowland.training import Experiment, Outcome, RunDirectory, Settings, description, sweep, write_description
+from lowland.training import (
+    Experiment,
+    Outcome,
+    RunDirectory,
+    Settings,
+    description,
+    registry,
+    sweep,
+    write_description,
+)
 from lowland.training.files import NUMBER, Each, Maybe, Shape, fault, finite
 from lowland.training.settings import check, checked, values_of
 from lowland.training.sweep import Grid, SweepEngine
@@ -144,6 +153,7 @@ def configuration(experiment: Experiment, scale: str, base: Settings, device: to
     """The content of a sweep's ``config.json``. The grid isn't part of it, since it may grow."""
     return {
         "experiment": experiment.name,
+        **registry.code(experiment),
         "scale": scale,
         "device": device.type,
         "sweep": True,

@@ -28,7 +28,7 @@ def evaluate(
     Example: lowland evaluate andriushchenko2022/cifar10 resnet18.pth --set norm=group --set examples=5000
     """
     from lowland import training
-    from lowland.papers import find
+    from lowland.experiments import find
     from lowland.training import measuring
 
     changes = training.parse_assignments(set_ or [])

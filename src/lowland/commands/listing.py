@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import typer
+
 from lowland.commands.options import Json
 from lowland.commands.printing import costs, flows, print_json, say, table
 
@@ -11,8 +13,9 @@ def list_(json_: Json = False) -> None:
 
     Example: lowland list --json
     """
-    from lowland.papers import experiments
+    from lowland.experiments import known
 
+    experiments, problems = known()
     rows: list[dict[str, Any]] = [
         {
             "name": e.name,
@@ -23,8 +26,10 @@ def list_(json_: Json = False) -> None:
             "datasets": list(e.datasets),
             "arms": list(e.arms),
         }
-        for e in experiments().values()
+        for e in experiments.values()
     ]
+    for problem in problems:
+        typer.echo(f"lowland: {problem}", err=True)
     if json_:
         print_json(rows)
         return
@@ -35,5 +40,6 @@ def list_(json_: Json = False) -> None:
             for r in rows
         ],
     )
-    for paper in dict.fromkeys(r["paper"] for r in rows):
+    for paper in dict.fromkeys(r["paper"] for r in rows if r["paper"]):
         say(paper)
+    say("Your own: lowland new FILE.py writes a file with one, and lowland run FILE.py runs it.")

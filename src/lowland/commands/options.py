@@ -9,7 +9,13 @@ import typer
 from lowland.errors import LowlandError
 
 SET_HELP = "Change a setting in every arm that leaves it open, or in one: ARM.KEY=VALUE. May be repeated."
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Experiment, as `lowland list` prints it.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|FILE.py",
+        help="Experiment, as `lowland list` prints it, or a file that has one; FILE.py:NAME if it has several.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto (CUDA where there is one, else the CPU), cpu, cuda or mps.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 if a claim fails.")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]

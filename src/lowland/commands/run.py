@@ -61,7 +61,7 @@ def _asked(
 ) -> tuple[Any, Any, Any, Any]:
     """Experiment, settings of its arms, run directory and device, from the options of `run`."""
     from lowland import training
-    from lowland.papers import find
+    from lowland.experiments import find
 
     experiment = find(name)
     changes = training.parse_assignments(assignments)
@@ -73,7 +73,7 @@ def _asked(
     arms = experiment.configure(scale, changes)
     chosen = processes.place(training.choose_device(device))
     directory = training.RunDirectory(
-        out or default_directory(name, scale, changes),
+        out or default_directory(experiment.name, scale, changes),
         training.configuration(experiment, scale, arms, chosen, processes.count),
     )
     return experiment, arms, directory, chosen

@@ -54,7 +54,7 @@ def show(
 
     Example: lowland show long2024/mnist --scale laptop
     """
-    from lowland.papers import find
+    from lowland.experiments import find
     from lowland.training.settings import describe
 
     experiment = find(name)
@@ -64,9 +64,11 @@ def show(
         print_json(_described(experiment, values, describe(experiment.settings)))
         return
     say(f"{experiment.name}: {experiment.title}")
-    say(experiment.paper)
+    if experiment.paper:
+        say(experiment.paper)
     say(f"datasets: {' '.join(experiment.datasets) or 'none to download'}")
-    say(f"a run takes: {costs(scales, experiment.cost)}")
+    if experiment.cost:
+        say(f"a run takes: {costs(scales, experiment.cost)}")
     typer.echo()
     rows = []
     for key, text in describe(experiment.settings).items():
@@ -84,6 +86,8 @@ def show(
             title = f"--grid {grid}" + (f", part {number} of {len(parts)}" if len(parts) > 1 else "")
             if part:
                 table([title, flows("values")], [[k, " ".join(map(short, v))] for k, v in part.items()])
+    if not experiment.claims:
+        return
     table(
         [
             "claim",

@@ -56,7 +56,7 @@ def sweep(
     Example: lowland sweep long2024/digits --grid paper --out runs/digits
     """
     from lowland import sweeping, training
-    from lowland.papers import find
+    from lowland.experiments import find
 
     if launched():
         raise LowlandError("a sweep starts processes of its own: run it without torchrun, with --engine process or ray")
@@ -69,7 +69,7 @@ def sweep(
     used = sweeping.choose_engine(engine, experiment, points, chosen.type, workers, address)
     training.sweep.common_rungs(experiment, points, halving)  # raises an error before anything is written
     directory = training.RunDirectory(
-        out or default_directory(name, f"sweep-{scale}", changes),
+        out or default_directory(experiment.name, f"sweep-{scale}", changes),
         sweeping.configuration(experiment, scale, base, chosen),
     )
     with directory:

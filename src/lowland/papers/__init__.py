@@ -21,3 +21,6 @@ def find(name: str) -> Experiment:
     if name not in experiments():
         raise SettingError(f"unknown experiment {name}.{suggestion(name, experiments())}")
     return experiments()[name]
+
+
+registry.add_source(experiments)

@@ -1,21 +1,140 @@
-"""The registry of experiments: each is pickled by its name, and found again by it in another process."""
+"""The registry of experiments: those of packages, by name, and those of files.
+
+Each is pickled by the place that defines it, and found again there in another process.
+"""
 
 import copyreg
 import sys
-from collections.abc import Callable
-from importlib import import_module
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import import_module, metadata
+from pathlib import Path
+from types import ModuleType
 
-from lowland.errors import SettingError
+from lowland.errors import SettingError, suggestion
+from lowland.streams import one_line
 from lowland.training.experiment import Experiment
+from lowland.training.user_file import UserFile, execute, executed, is_of_file, running_script, shown
 
+GROUP = "lowland.experiments"  # of the entry points by which installed packages announce theirs
+
+_known: dict[str, Experiment] = {}  # of modules, by name
 _modules: dict[str, str] = {}  # name of an experiment → the module that defines it
+_sources: list[Callable[[], Mapping[str, Experiment]]] = []
+
+
+def add_source(source: Callable[[], Mapping[str, Experiment]]) -> None:
+    """Let the registry ask ``source`` for experiments by name, which loads them."""
+    _sources.append(source)
 
 
 def load(module: str) -> dict[str, Experiment]:
-    """Import a module and register its experiments: those that are variables of it, by name."""
+    """Import a module and register its experiments: those that are variables of it, by name.
+
+    Raises:
+        SettingError: for one whose name another module's experiment has already.
+    """
     found = {value.name: value for value in vars(import_module(module)).values() if isinstance(value, Experiment)}
-    _modules.update(dict.fromkeys(found, module))
+    for name, experiment in found.items():
+        _register(name, experiment, module)
     return found
+
+
+def _register(name: str, experiment: Experiment, module: str) -> None:
+    known, where = _known.get(name), _modules.get(name)
+    if known is experiment and where != module:
+        return  # it is imported there
+    if where not in (None, module):
+        raise SettingError(f"two experiments are called {name}, of {where} and of {module}: one needs another name")
+    _known[name], _modules[name] = experiment, module
+
+
+def experiments() -> tuple[dict[str, Experiment], list[str]]:
+    """All experiments that have names here, in alphabetical order; and what could not be loaded, a line each."""
+    announced, problems = _announced()
+    return dict(sorted({**announced, **_of_sources()}.items())), problems
+
+
+def find(asked: str) -> Experiment:
+    """The experiment ``asked`` for: by a name, as ``FILE.py``, or as ``FILE.py:NAME`` where a file has several.
+
+    Raises:
+        SettingError: if there is none, with the nearest one; or for a file that can't be used.
+    """
+    path, name = _parted(asked)
+    if path is not None:
+        return execute(path).experiment(name)
+    found = _of_sources().get(asked) or _known.get(asked)
+    if found is not None:
+        return found
+    known, problems = experiments()
+    if asked not in known:
+        also = f" ({'; '.join(problems)})" if problems else ""
+        hint = f" Did you mean {asked}.py?" if Path(f"{asked}.py").is_file() else suggestion(asked, known)
+        raise SettingError(f"unknown experiment {asked}.{hint}{also}")
+    return known[asked]
+
+
+def address(experiment: Experiment) -> str:
+    """What to write on a command line for this experiment: its name, or its file."""
+    file = _file_of(experiment)
+    if file is None:
+        return experiment.name
+    return shown(file.path) + (f":{experiment.name}" if len(file.experiments) > 1 else "")
+
+
+def code(experiment: Experiment) -> dict[str, dict[str, str]]:
+    """What a configuration says of the code of an experiment from a file, under ``code``; nothing of others."""
+    file = _file_of(experiment)
+    return {} if file is None else {"code": dict(file.code)}
+
+
+def is_found_elsewhere(experiment: Experiment) -> bool:
+    """Whether other processes can find it: not if it was made in a notebook, say."""
+    try:
+        _place(experiment)
+    except SettingError:
+        return False
+    return True
+
+
+def _parted(asked: str) -> tuple[Path | None, str]:
+    """File and name; None for no file."""
+    head, mark, name = asked.partition(".py:")
+    if mark:
+        return Path(f"{head}.py"), name
+    return (Path(asked) if asked.endswith(".py") else None), ""
+
+
+def _of_sources() -> dict[str, Experiment]:
+    return {name: experiment for source in _sources for name, experiment in source().items()}
+
+
+@cache
+def _announced() -> tuple[dict[str, Experiment], list[str]]:
+    """What installed packages announce, by name; and what is wrong with some of them, a line each."""
+    _of_sources()  # of two with one name, theirs is the one that is refused
+    found: dict[str, Experiment] = {}
+    problems = []
+    for entry in metadata.entry_points(group=GROUP):
+        try:
+            value = entry.load()
+            if isinstance(value, Experiment):
+                _register(value.name, value, entry.module)
+                found[value.name] = value
+            elif isinstance(value, ModuleType):
+                found |= load(value.__name__)
+            else:
+                raise TypeError(f"{entry.value} is neither a module nor an experiment")
+        except Exception as error:
+            package = entry.dist.name if entry.dist is not None else entry.module
+            problems.append(
+                f"the experiments of {package} can't be loaded: {type(error).__name__}: {one_line(str(error))}"
+            )
+    return found, problems
+
+
+# Pickling.
 
 
 def _recall(name: str, module: str) -> Experiment:
@@ -25,19 +144,78 @@ def _recall(name: str, module: str) -> Experiment:
     return found[name]
 
 
-def _by_name(experiment: Experiment) -> tuple[Callable[[str, str], Experiment], tuple[str, str]]:
+def _recall_from_file(path: str, name: str, code: Mapping[str, str]) -> Experiment:
+    file = execute(Path(path))
+    changed = sorted(part for part in {*code, *file.code} if code.get(part) != file.code.get(part))
+    if changed:
+        raise SettingError(
+            f"{', '.join(changed)} changed while the runs of {shown(file.path)} were under way: restore it and run the "
+            "same command, or choose another --out"
+        )
+    return file.experiment(name)
+
+
+def _reduce(experiment: Experiment) -> tuple[Callable[..., Experiment], tuple[object, ...]]:
     """How an experiment is pickled: not by value, because its judges are closures."""
-    return _recall, (experiment.name, _modules.get(experiment.name) or _module_of(experiment))
+    place = _place(experiment)
+    if isinstance(place, UserFile):
+        return _recall_from_file, (str(place.path), experiment.name, dict(place.code))
+    return _recall, (experiment.name, place)
+
+
+def _place(experiment: Experiment) -> UserFile | str:
+    """The file or the module that defines it; of a changed one, those of what it was made from.
+
+    Raises:
+        SettingError: if no other process can find it.
+    """
+    file = _file_of(experiment)
+    if file is not None:
+        return file
+    module = _module_of(experiment)
+    if module == "__main__":
+        raise SettingError(
+            f"{experiment.name} is defined in a notebook or at a prompt, where other processes can't find it: put it "
+            "into a file"
+        )
+    return module
+
+
+def _file_of(experiment: Experiment) -> UserFile | None:
+    files = executed()
+    for file in files:
+        if any(experiment is one for one in file.experiments.values()):
+            return file
+    if _module_with(experiment) is not None:
+        return None
+    script = running_script()  # one that runs its own experiment
+    if script is not None and any(experiment is one for one in script.experiments.values()):
+        return script
+    origin = _origin(experiment)
+    return next((file for file in files if file.module == origin), None)
 
 
 def _module_of(experiment: Experiment) -> str:
-    """A module that has it as a variable, else the one of what prepares it: there is what it was made from."""
+    """A module that has it as a variable, else the one that has what it was made from."""
+    known = _known.get(experiment.name)
+    same = known is not None and (known.prepare, known.together) == (experiment.prepare, experiment.together)
+    return _module_with(experiment) or (_modules[experiment.name] if same else _origin(experiment))
+
+
+def _module_with(experiment: Experiment) -> str | None:
+    known = _modules.get(experiment.name)
+    if known is not None and _known[experiment.name] is experiment:
+        return known
     for name, module in list(sys.modules.items()):
-        if name != "__main__" and any(value is experiment for value in list(getattr(module, "__dict__", {}).values())):
+        values = list(getattr(module, "__dict__", {}).values())
+        if name != "__main__" and not is_of_file(name) and any(value is experiment for value in values):
             return name
+    return None
+
+
+def _origin(experiment: Experiment) -> str:
     build = experiment.prepare or experiment.together
-    assert build is not None
-    return build.__module__
+    return str(getattr(build, "build", build).__module__)
 
 
-copyreg.pickle(Experiment, _by_name)
+copyreg.pickle(Experiment, _reduce)

@@ -119,6 +119,13 @@ class RunDirectory:
         kinds = ["a sweep" if config.get("sweep") else "a single run" for config in (there, self.config)]
         if kinds[0] != kinds[1]:
             raise RunError(f"{self.path} holds {kinds[0]}, not {kinds[1]}: choose another --out, or remove it")
+        if there != self.config and there | {"code": None} == self.config | {"code": None}:
+            old, new = there.get("code") or {}, self.config.get("code") or {}
+            changed = ", ".join(sorted(name for name in {*old, *new} if old.get(name) != new.get(name)))
+            raise RunError(
+                f"{self.path} holds a run of other code ({changed} has changed since): restore that, choose another "
+                "--out, or remove it"
+            )
         if there != self.config:
             raise RunError(
                 f"{self.path} holds a run of another configuration ({_difference(there, self.config)}): "

@@ -8,6 +8,7 @@ from lowland.training.claims import Claim, Verdict
 from lowland.training.environment import environment
 from lowland.training.experiment import Experiment
 from lowland.training.outcome import Outcome
+from lowland.training.registry import code
 from lowland.training.settings import Settings, values_of
 from lowland.training.undecided import decided_by
 from lowland.values import Json, JsonObject
@@ -23,6 +24,7 @@ def configuration(
     first = next(iter(settings.values()))
     return {
         "experiment": experiment.name,
+        **code(experiment),
         "scale": scale,
         "seed": first["seed"],
         "device": device.type,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lowland.training.claims import Claim
 from lowland.training.experiment import SCALES, Experiment
+from lowland.training.registry import address
 from lowland.training.settings import SettingValue, checked, values_of
 from lowland.values import Json, JsonObject, Read
 
@@ -28,7 +29,7 @@ def decided_by(experiment: Experiment, claim: Claim, config: JsonObject) -> dict
     verb = "sweep" if swept or claim.grid else "run"
     grid = f" --grid {claim.grid}" if claim.grid else ""
     sets = "".join(f" --set {shlex.quote(f'{name}={_text(value)}')}" for name, value in kept.items())
-    return {"scale": scale, "command": f"lowland {verb} {experiment.name}{grid} --scale {scale}{sets}"}
+    return {"scale": scale, "command": f"lowland {verb} {shlex.quote(address(experiment))}{grid} --scale {scale}{sets}"}
 
 
 def _kept(experiment: Experiment, config: JsonObject) -> dict[str, str | bool]:

@@ -1,0 +1,196 @@
+"""A file that defines experiments, executed as a module of its own; what is wrong with it is said in one line."""
+
+import hashlib
+import os
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from lowland.errors import LowlandError, SettingError, suggestion
+from lowland.training.code import code_of
+from lowland.training.experiment import Experiment
+from lowland.training.files import read_bytes
+
+_PREFIX = "lowland_file_"  # of the modules that files are executed as
+_OURS = Path(__file__).resolve().parents[1]
+_INSTALLED = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+
+
+@dataclass(frozen=True)
+class UserFile:
+    """A file that was executed.
+
+    Attributes:
+        path: absolute.
+        module: the name of its module in this process.
+        code: what it consists of, as `lowland.training.code.code_of` says it.
+        experiments: those that it defines, by name; what it imports from elsewhere is not among them.
+    """
+
+    path: Path
+    module: str
+    code: Mapping[str, str]
+    experiments: Mapping[str, Experiment]
+
+    def experiment(self, name: str = "") -> Experiment:
+        """The experiment of that name; without a name, the only one.
+
+        Raises:
+            SettingError: if there is none, or several to choose from.
+        """
+        if not name and len(self.experiments) > 1:
+            choices = " or ".join(f"{shown(self.path)}:{one}" for one in self.experiments)
+            raise SettingError(f"{shown(self.path)} has {len(self.experiments)} experiments: say which, {choices}")
+        if name and name not in self.experiments:
+            raise SettingError(f"{shown(self.path)} has no experiment {name}.{suggestion(name, self.experiments)}")
+        return self.experiments[name or next(iter(self.experiments))]
+
+
+_executed: list[UserFile] = []
+
+
+def executed() -> list[UserFile]:
+    """The files that this process has executed, as they were then; the last one first."""
+    return _executed[::-1]
+
+
+def execute(path: Path) -> UserFile:
+    """Execute a file, unless it is what was executed before. As with ``python FILE``, it can import what lies beside.
+
+    Raises:
+        SettingError: for a file that isn't there, fails, has no experiment or two of one name; the file and its line
+            are named.
+        LowlandError: that the file raises itself, for a missing dataset say.
+        OSError: if it can't be read.
+    """
+    path = path.resolve()
+    try:
+        content = read_bytes(path)
+    except FileNotFoundError:
+        raise SettingError(f"there is no file {shown(path)}; `lowland new {shown(path)}` writes one") from None
+    code = code_of(path, content)
+    known = next((file for file in executed() if file.path == path), None)
+    if known is not None:
+        if known.code == code:
+            return known
+        _forget(path.parent, [*known.code, *code])
+    module = _module(path, content)
+    experiments = _named(path, _defined(module))
+    _executed.append(UserFile(path, module.__name__, code, experiments))
+    return _executed[-1]
+
+
+def running_script() -> UserFile | None:
+    """The file that Python was started with, if that defines experiments; it isn't executed again."""
+    main = sys.modules["__main__"]
+    path = Path(getattr(main, "__file__", None) or "")
+    found = _defined(main)
+    if not found or not path.is_file():
+        return None
+    path = path.resolve()
+    return UserFile(path, main.__name__, code_of(path, read_bytes(path)), _named(path, found))
+
+
+def shown(path: Path) -> str:
+    """``path`` as a person would write it here."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def is_of_file(module: str) -> bool:
+    """Whether a module of that name is an executed file."""
+    return module.startswith(_PREFIX)
+
+
+def _forget(folder: Path, files: list[str]) -> None:
+    """Modules that come from ``files`` under ``folder`` are imported anew."""
+    changed = {str(folder / file) for file in files}
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__file__", None) in changed and name != "__main__":
+            del sys.modules[name]
+
+
+def _module(path: Path, content: bytes) -> ModuleType:
+    # Not by an import: that may take cached bytecode of an earlier content.
+    module = ModuleType(f"{_PREFIX}{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}")
+    module.__file__ = str(path)
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    sys.modules[module.__name__] = module  # where dataclasses look for it
+    try:
+        exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
+    except BaseException as error:
+        del sys.modules[module.__name__]
+        if isinstance(error, LowlandError) or not isinstance(error, Exception | SystemExit):
+            raise
+        raise SettingError(_wrong(path, error)) from error
+    return module
+
+
+def _wrong(path: Path, error: BaseException) -> str:
+    """What is wrong, with the deepest line of the user's own files."""
+    if isinstance(error, SyntaxError) and error.filename:
+        file, line = Path(error.filename), error.lineno
+    else:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename, path)]
+        file, line = (Path(frames[-1].filename), frames[-1].lineno) if frames else (path, None)
+    where = shown(file) + (f", line {line}" if line is not None else "")
+    what = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    if isinstance(error, SystemExit):
+        what = "it ends the program; put that under if __name__ == '__main__'"
+    return f"{where}: {type(error).__name__}: {what}" if what else f"{where}: {type(error).__name__}"
+
+
+def _is_users(file: str, path: Path) -> bool:
+    place = Path(file)
+    if place == path:
+        return True
+    return place.is_relative_to(path.parent) and not any(map(place.is_relative_to, (_OURS, *_INSTALLED)))
+
+
+def _is_one(value: object) -> bool:
+    return issubclass(type(value), Experiment)  # isinstance would ask objects that warn when they are asked
+
+
+def _defined(module: ModuleType) -> dict[str, Experiment]:
+    """The experiments of a module by variable, each once, but those that another module has, too."""
+    if not any(_is_one(value) for value in vars(module).values()):
+        return {}
+    others = [
+        value
+        for name, other in list(sys.modules.items())
+        if name not in (module.__name__, "__main__")
+        for value in list(getattr(other, "__dict__", {}).values())
+        if _is_one(value)
+    ]
+    found: dict[str, Experiment] = {}
+    for variable, value in vars(module).items():
+        if _is_one(value) and not any(value is other for other in (*others, *found.values())):
+            found[variable] = value
+    return found
+
+
+def _named(path: Path, found: Mapping[str, Experiment]) -> dict[str, Experiment]:
+    """The experiments by name."""
+    if not found:
+        raise SettingError(
+            f"{shown(path)} has no experiment of its own: one is a variable that holds a lowland.training.Experiment; "
+            "`lowland new FILE.py` writes a file that has one"
+        )
+    stem = re.sub(r"[^\w.+-]+", "-", path.stem)
+    for variable, experiment in found.items():
+        experiment.call(stem if len(found) == 1 else f"{stem}/{variable.lower()}")
+    named: dict[str, Experiment] = {}
+    variables: dict[str, str] = {}
+    for variable, experiment in found.items():
+        if experiment.name in named:
+            raise SettingError(
+                f"{shown(path)} has two experiments called {experiment.name} ({variables[experiment.name]} and "
+                f"{variable}): give one of them another name"
+            )
+        named[experiment.name], variables[experiment.name] = experiment, variable
+    return named
