@@ -9,6 +9,7 @@ from lowland.curvature.lanczos import Eigenpairs
 from lowland.curvature.line import AlongLine, along_line
 from lowland.curvature.monitor import Monitor
 from lowland.curvature.objective import Objective
+from lowland.curvature.quadrature import Spectrum
 from lowland.curvature.sinks import read_jsonl
 from lowland.curvature.stability import Stability, stability
 from lowland.curvature.vectorized import stability_of_stack
@@ -23,6 +24,7 @@ __all__ = [
     "Objective",
     "Sampled",
     "Sharpness",
+    "Spectrum",
     "Stability",
     "alignment",
     "along_line",

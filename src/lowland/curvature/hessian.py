@@ -26,7 +26,7 @@ _FIXED = "a Hessian is that of one loss. Make another"
 
 @unassignable(**dict.fromkeys(("objective", "shape", "dtype", "device"), _FIXED))
 class Hessian(Curvature):
-    """∇²L of the mean loss over the examples of ``batches``: products ``H @ v``, eigenpairs, trace, diagonal.
+    """∇²L of the mean loss over the examples of ``batches``: products ``H @ v``, eigenpairs, trace, diagonal, spectrum.
 
     Args:
         model: its parameters that require gradients, in the order of ``model.parameters()``, make up the flat

@@ -1,4 +1,4 @@
-"""What a matrix of curvature tells by its products alone: trace and diagonal."""
+"""What a matrix of curvature tells by its products alone: trace, diagonal, spectrum."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor
 
-from lowland.curvature import estimates
+from lowland.curvature import estimates, quadrature
 from lowland.curvature.estimates import Sampled
 from lowland.curvature.lanczos import Operator
+from lowland.curvature.quadrature import Spectrum
 
 Product = Callable[[Tensor], Tensor]
 
@@ -68,3 +69,19 @@ class Curvature(ABC):
         """
         with self._operator() as operator:
             return estimates.diagonal(operator, samples, seed=seed)
+
+    def spectrum(self, samples: int = 10, steps: int = 80, *, width: float | None = None, seed: int = 0) -> Spectrum:
+        """The density of the eigenvalues, with its standard error; see `lowland.curvature.quadrature.spectrum`.
+
+        Args:
+            samples: random vectors.
+            steps: products for each of them. That many vectors of n entries are kept.
+            width: standard deviation of the smoothing, in units of the eigenvalues; by default 1/200 of their range.
+            seed: of the random vectors.
+
+        Raises:
+            ValueError: for samples or steps below 1, a width that isn't above 0; see `__matmul__` for the loss.
+            FloatingPointError: if the loss or a product is not finite.
+        """
+        with self._operator() as operator:
+            return quadrature.spectrum(operator, samples, steps, width=width, seed=seed)
