@@ -69,3 +69,8 @@ def test_every_hint_at_an_extra_names_one_and_works_in_a_clone():
             assert "lowland[" not in text.replace("lowland[accelerate,", ""), path
             asked |= set(re.findall(r"install\('(\w+)'\)|'\.\[(\w+)\]'", text))
     assert {name for pair in asked for name in pair if name} <= set(EXTRAS)
+
+
+def test_the_citation_is_of_this_version():
+    citation = ROOT / "CITATION.cff"
+    assert f"\nversion: {lowland.__version__}\n" in citation.read_text(encoding="utf-8")
