@@ -33,6 +33,7 @@ def train_vectorized(
     directory: RunDirectory,
     device: torch.device,
     *,
+    show_progress: bool = True,
     watch: Watch | None = None,
     until: int | None = None,
     without: Collection[str] = (),
@@ -54,7 +55,7 @@ def train_vectorized(
     with directory.taking_up():
         programs = saved["stacks"] = _parted(_known(saved["stacks"], arms), left) or [{"names": left}]
     total = sum(arms[name].steps for name in left)
-    with watched_by(watch, total, True) as shown, deterministic(device):
+    with watched_by(watch, total, show_progress) as shown, deterministic(device):
         for index, entry in enumerate(programs):
             paused = until is not None and entry.get("step", 0) >= until
             if set(entry["names"]) <= set(left) and left and not paused:
