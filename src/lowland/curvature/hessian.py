@@ -14,6 +14,7 @@ from lowland.curvature import lanczos
 from lowland.curvature.arguments import check_vectors
 from lowland.curvature.certify import UNCHECKED, certified, contradiction
 from lowland.curvature.chance import Unchanging
+from lowland.curvature.extremes import extremes
 from lowland.curvature.first_order import cut_off
 from lowland.curvature.lanczos import Eigenpairs, Which
 from lowland.curvature.objective import LossFn, Objective, Weight
@@ -207,7 +208,7 @@ class Hessian(Curvature):
         Args:
             k: how many.
             tol: stop when every residual is ≤ tol · |λ₁|.
-            which: largest ``"magnitude"``, or the algebraic end ``"largest"`` or ``"smallest"``.
+            which: largest ``"magnitude"``, the algebraic end ``"largest"`` or ``"smallest"``, or k of both ``"ends"``.
             start: ``(n,)`` or ``(j, n)``, eigenvectors of an earlier call.
             max_products: give up after so many products (``converged`` is then False).
             max_basis: at most 2 · max_basis vectors of n entries are kept in memory.
@@ -230,7 +231,42 @@ class Hessian(Curvature):
             warnings.warn(f"the eigenpairs are not certified: {pairs.reason}", stacklevel=2)
         return pairs
 
-    @torch.inference_mode(False)
+    def extremes(
+        self,
+        k: int = 1,
+        tol: float = 1e-3,
+        *,
+        which: Which = "ends",
+        max_products: int = 1000,
+        max_basis: int = 64,
+        generator: torch.Generator | None = None,
+    ) -> Eigenpairs:
+        """The k largest and the k smallest eigenpairs, each eigenvalue as often as it occurs.
+
+        See `lowland.curvature.extremes.extremes` for how, and `eigenpairs` for what is checked, raised and warned of.
+
+        Args:
+            k: how many at each end.
+            tol: stop when every residual is ≤ tol · |λ₁|.
+            which: both ``"ends"``, or k pairs as `eigenpairs` has them.
+            max_products: give up after so many (``converged`` is then False).
+            max_basis: at most 2 · max_basis vectors of n entries are kept in memory, and the pairs found.
+            generator: of the random vectors, on the CPU; by default seeded with 0.
+
+        Returns:
+            The k largest, in falling order, and then the k smallest, in rising order.
+        """
+
+        def solve(operator: lanczos.Operator) -> Eigenpairs:
+            return extremes(
+                operator, k, tol, which=which, max_products=max_products, max_basis=max_basis, generator=generator
+            )
+
+        pairs = self._certified(solve, tol, None)
+        if not pairs.converged:
+            warnings.warn(f"the eigenpairs are not certified: {pairs.reason}", stacklevel=2)
+        return pairs
+
     def certified(
         self,
         k: int = 1,
@@ -255,16 +291,21 @@ class Hessian(Curvature):
             generator: of the random start.
             at_w: loss and gradient, where they are known: to be compared with.
         """
-        objective = self.objective
-        seen = self._unchanging()
 
-        def solve(product: Product) -> Eigenpairs:
-            operator = lanczos.Operator(product, self.shape[0], self.dtype, self.device)
+        def solve(operator: lanczos.Operator) -> Eigenpairs:
             return lanczos.eigenpairs(
                 operator, k, tol,
                 which=which, start=start, max_products=max_products, max_basis=max_basis, generator=generator,
             )  # fmt: skip
 
+        return self._certified(solve, tol, at_w)
+
+    @torch.inference_mode(False)
+    def _certified(
+        self, solve: Callable[[lanczos.Operator], Eigenpairs], tol: float, at_w: tuple[Tensor, Tensor] | None
+    ) -> Eigenpairs:
+        objective = self.objective
+        seen = self._unchanging()
         with differentiable_twice(objective.model) as region:
             if at_w is None and objective.processes is not None:  # whose own gradients are not that of all
                 at_w = objective.loss_and_gradient()
@@ -279,13 +320,16 @@ class Hessian(Curvature):
                 seen(*objective.loss_and_gradient())
             return pairs
 
-    def _solved(self, solve: Callable[[Product], Eigenpairs], seen: Unchanging) -> Eigenpairs:
+    def _solved(self, solve: Callable[[lanczos.Operator], Eigenpairs], seen: Unchanging) -> Eigenpairs:
+        def of(product: Product) -> Eigenpairs:
+            return solve(lanczos.Operator(product, self.shape[0], self.dtype, self.device))
+
         processes = self.objective.processes
         if processes is None:
             with self._linearized(seen) as product:
-                return solve(product)
+                return of(product)
         with self._linearized(None) as product:
-            return processes.iterate(product, torch.empty(self.shape[0], dtype=self.dtype, device=self.device), solve)
+            return processes.iterate(product, torch.empty(self.shape[0], dtype=self.dtype, device=self.device), of)
 
     def _unchanging(self) -> Unchanging:
         return Unchanging(self.objective.params, self.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lowland.checks import count, is_count
 from lowland.curvature.arguments import check_start, check_tolerance
 
-Which = Literal["magnitude", "largest", "smallest"]
+Which = Literal["magnitude", "largest", "smallest", "ends"]
 # Fewer products would take a neighbouring eigenvalue for the extreme one too often: on spectra whose two largest are
 # 2 to 5 percent apart, about one random start in twenty. A test counts them.
 FEWEST_PRODUCTS = 8
@@ -78,8 +78,9 @@ def eigenpairs(
     A small residual proves that *some* eigenvalue lies within it of λ. That it is the extreme one rests on the
     random start and is not proved: where others lie within a few percent of it, the iteration can settle on one of
     those, and is then off by their distance, the less often the smaller ``tol``. Of an eigenvalue that H has
-    several times, copies may be missed. Therefore it makes at least 8 products, a warm start is mixed with a random
-    vector, and with ``which="magnitude"`` the other end of the spectrum must be out of reach too.
+    several times, copies may be missed: `lowland.curvature.extremes.extremes` looks for them. Therefore it makes at
+    least 8 products, a warm start is mixed with a random vector, and with ``which="magnitude"`` the other end of the
+    spectrum must be out of reach too.
 
     That H is symmetric is checked at no further product: ⟨u, Hv⟩ against ⟨v, Hu⟩ for all u and v of the basis, which
     begins at random. Where these differ by more than the larger of tol and √u (u their rounding unit), over
@@ -89,7 +90,8 @@ def eigenpairs(
         operator: H.
         k: how many pairs.
         tol: relative residual to reach: ‖Hv − λv‖ ≤ tol · |λ₁|, λ₁ the largest in magnitude seen.
-        which: ends of the spectrum: largest ``"magnitude"``, or algebraically ``"largest"`` or ``"smallest"``.
+        which: ends of the spectrum: largest ``"magnitude"``, or algebraically ``"largest"`` or ``"smallest"``, or
+            ``"ends"``: the k largest, in falling order, and then the k smallest, in rising order.
         start: a vector ``(n,)`` near the wanted eigenvector, from an earlier call, say; or several, ``(j, n)``.
         max_products: give up after so many; the best pairs so far come back with ``converged`` False.
         max_basis: memory: at most 2 · max_basis vectors are kept; past that it restarts from the best half.
@@ -104,8 +106,14 @@ def eigenpairs(
     if not is_count(k, 1) or k > n:
         raise ValueError(f"k must be an integer between 1 and the dimension {n}, not {k!r}")
     check_tolerance(tol)
-    if which not in ("magnitude", "largest", "smallest"):
-        raise ValueError(f'which must be "magnitude", "largest" or "smallest", not {which!r}')
+    if which not in ("magnitude", "largest", "smallest", "ends"):
+        raise ValueError(f'which must be "magnitude", "largest", "smallest" or "ends", not {which!r}')
+    if which == "ends":
+        if 2 * k > n:
+            raise ValueError(
+                f"k pairs at each end are 2k of the {n} that there are: k must be at most {n // 2}, not {k}"
+            )
+        k *= 2
     count("max_basis", max_basis)
     max_basis = min(max_basis, n)
     if max_basis < min(n, k + 2):
@@ -145,7 +153,8 @@ def eigenpairs(
             reach = (values[rival].abs() + (remainder * rotation[-1, rival]).abs()).item()
             promising = reach <= (1 + tol) * scale
         if promising or exhausted:
-            pairs = space.pairs(rotation[:, order[:k]])
+            chosen = torch.cat([order[:k:2], order[1:k:2]]) if which == "ends" else order[:k]
+            pairs = space.pairs(rotation[:, chosen])
             residuals = pairs[2]
             converged = len(residuals) == k and bool((residuals <= tol * scale).all())
             if converged or exhausted:
@@ -209,6 +218,9 @@ def warm_start(start: Tensor, random: Tensor) -> Tensor:
 
 def wanted_first(values: Tensor, which: Which) -> Tensor:
     """The order of eigenvalues ``(..., size)``, as indices."""
+    if which == "ends":  # in turn
+        falling, size = torch.argsort(-values, stable=True), values.shape[-1]
+        return falling[..., [size - 1 - i // 2 if i % 2 else i // 2 for i in range(size)]]
     keys = {"magnitude": -values.abs(), "largest": -values, "smallest": values}
     return torch.argsort(keys[which], stable=True)
 
