@@ -1,13 +1,10 @@
 """The snippets of the documents run as they stand."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-
-from lowland import training
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,20 +36,6 @@ def test_links_between_documents_lead_somewhere():
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md"), *ROOT.glob("results/*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
-
-
-def test_the_example_of_an_experiment(tmp_path):
-    scope = {}
-    (snippet,) = snippets("CONTRIBUTING.md")
-    exec(snippet, scope)
-    experiment, device = scope["EXPERIMENT"], torch.device("cpu")
-    assert replace(experiment) == experiment
-    arms = experiment.configure("laptop", {"steps": "40"})
-    config = training.configuration(experiment, "laptop", arms, device)
-    with training.RunDirectory(tmp_path, config) as directory:
-        trained = training.train(experiment, arms, directory, device, show_progress=False)
-    (claim,) = training.summarize(experiment, config, trained, device)["claims"]
-    assert claim["passed"] is not None
 
 
 def test_nothing_names_a_place_of_one_machine():

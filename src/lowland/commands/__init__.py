@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lowland import __version__
-from lowland.commands import data, evaluate, listing, run, show, sweep
+from lowland.commands import data, evaluate, listing, new, run, show, sweep
 from lowland.errors import UsageError
 
 app = typer.Typer(
@@ -64,4 +64,5 @@ app.command("show")(show.show)
 app.command("run")(run.run)
 app.command("evaluate")(evaluate.evaluate)
 app.command("sweep")(sweep.sweep)
+app.command("new")(new.new)
 app.add_typer(data.app, name="data")

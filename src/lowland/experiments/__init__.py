@@ -1,7 +1,20 @@
-"""Experiments, the papers' and one's own, in Python as on the command line."""
+"""Experiments, the papers' and one's own: what it takes to write one, and to run it from Python."""
 
 from lowland import papers  # noqa: F401 - the registry knows its experiments from here on
+from lowland.papers.claims import last, reached, smaller
+from lowland.training import Claim, Experiment, Settings, defaults, supervised
 from lowland.training.registry import experiments as known
 from lowland.training.registry import find
 
-__all__ = ["find", "known"]
+__all__ = [
+    "Claim",
+    "Experiment",
+    "Settings",
+    "defaults",
+    "find",
+    "known",
+    "last",
+    "reached",
+    "smaller",
+    "supervised",
+]

@@ -89,6 +89,13 @@ def code(experiment: Experiment) -> dict[str, dict[str, str]]:
     return {} if file is None else {"code": dict(file.code)}
 
 
+def module_of(experiment: Experiment) -> str:
+    """A module that has it as a variable, else the one that has what it was made from."""
+    known = _known.get(experiment.name)
+    same = known is not None and (known.prepare, known.together) == (experiment.prepare, experiment.together)
+    return _module_with(experiment) or (_modules[experiment.name] if same else _origin(experiment))
+
+
 def is_found_elsewhere(experiment: Experiment) -> bool:
     """Whether other processes can find it: not if it was made in a notebook, say."""
     try:
@@ -172,7 +179,7 @@ def _place(experiment: Experiment) -> UserFile | str:
     file = _file_of(experiment)
     if file is not None:
         return file
-    module = _module_of(experiment)
+    module = module_of(experiment)
     if module == "__main__":
         raise SettingError(
             f"{experiment.name} is defined in a notebook or at a prompt, where other processes can't find it: put it "
@@ -193,13 +200,6 @@ def _file_of(experiment: Experiment) -> UserFile | None:
         return script
     origin = _origin(experiment)
     return next((file for file in files if file.module == origin), None)
-
-
-def _module_of(experiment: Experiment) -> str:
-    """A module that has it as a variable, else the one that has what it was made from."""
-    known = _known.get(experiment.name)
-    same = known is not None and (known.prepare, known.together) == (experiment.prepare, experiment.together)
-    return _module_with(experiment) or (_modules[experiment.name] if same else _origin(experiment))
 
 
 def _module_with(experiment: Experiment) -> str | None:
