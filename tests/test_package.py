@@ -74,3 +74,28 @@ def test_every_hint_at_an_extra_names_one_and_works_in_a_clone():
 def test_the_citation_is_of_this_version():
     citation = ROOT / "CITATION.cff"
     assert f"\nversion: {lowland.__version__}\n" in citation.read_text(encoding="utf-8")
+
+
+def test_what_is_public_is_listed_and_there():
+    listed = dir(lowland)
+    assert {"SAM", "Monitor", "Hessian", "presets", "curvature", "experiments"} <= set(listed)
+    assert not [name for name in listed if getattr(lowland, name) is None]
+    assert lowland.presets.ASAM is lowland.optim.presets.ASAM
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("ASAM", ": it is lowland.optim.presets.ASAM"),
+        ("sam_edge", ": it is lowland.curvature.sam_edge"),
+        ("sam_gradient", ": it is lowland.optim.functional.sam_gradient"),
+        ("Monitr", ". Did you mean Monitor?"),
+        ("functools", ". Known: Hessian, MSam, "),
+        ("__wrapped__", ""),
+    ],
+)
+def test_another_name_says_where_it_is(name, says):
+    assert not hasattr(lowland, name)
+    with pytest.raises(AttributeError) as caught:
+        getattr(lowland, name)
+    assert str(caught.value).startswith(f"module 'lowland' has no attribute '{name}'{says}")

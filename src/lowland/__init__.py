@@ -8,19 +8,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lowland import optim
-    from lowland.optim import SAM
+    from lowland import curvature, optim
+    from lowland.curvature import Hessian, Monitor
+    from lowland.optim import SAM, MSam, presets
 
-__all__ = ["SAM", "__version__", "curvature", "optim"]
+__all__ = ["SAM", "Hessian", "MSam", "Monitor", "__version__", "curvature", "optim", "presets"]
 __version__ = "0.1.0"  # the only place: pyproject.toml reads it here
 
-_ON_DEMAND = ("adapters", "compat", "curvature", "data", "features", "models", "optim", "papers", "report", "training")
+_ON_DEMAND = (
+    "adapters", "compat", "curvature", "data", "experiments", "features", "models", "optim", "papers", "report",
+    "training",
+)  # fmt: skip
+_FROM = {"SAM": "optim", "MSam": "optim", "presets": "optim", "Hessian": "curvature", "Monitor": "curvature"}
+_ROOMS = ("optim", "optim.presets", "optim.schedule", "optim.functional", "curvature", "features", "data", "models")
 
 
 def __getattr__(name: str) -> Any:
     """Import a subpackage on first access. So the command line starts without waiting for torch."""
-    if name == "SAM":
-        return import_module("lowland.optim").SAM
     if name in _ON_DEMAND:
         return import_module(f"lowland.{name}")
-    raise AttributeError(f"module 'lowland' has no attribute {name!r}")
+    if name in _FROM:
+        return getattr(import_module(f"lowland.{_FROM[name]}"), name)
+    also = "" if name.startswith("_") else _elsewhere(name)
+    raise AttributeError(f"module 'lowland' has no attribute {name!r}{also}")
+
+
+def __dir__() -> list[str]:
+    """What is public."""
+    return sorted({*__all__, *_ON_DEMAND})
+
+
+def _elsewhere(name: str) -> str:
+    """Where there is something of that name, for the error; or what is public here."""
+    from lowland.errors import suggestion
+
+    for room in _ROOMS:
+        module = import_module(f"lowland.{room}")
+        found = getattr(module, name, None)
+        if name in getattr(module, "__all__", ()) or getattr(found, "__module__", None) == module.__name__:
+            return f": it is lowland.{room}.{name}"
+    return "." + suggestion(name, __dir__())
