@@ -3,6 +3,7 @@
 from lowland.curvature.alignment import alignment
 from lowland.curvature.average_case import average_sharpness
 from lowland.curvature.estimates import Sampled
+from lowland.curvature.gauss_newton import GaussNewton
 from lowland.curvature.groups import Sharpness
 from lowland.curvature.hessian import Hessian
 from lowland.curvature.lanczos import Eigenpairs
@@ -19,6 +20,7 @@ from lowland.edges import rho_for_sharpness, sam_edge, sharpness_for_rho
 __all__ = [
     "AlongLine",
     "Eigenpairs",
+    "GaussNewton",
     "Hessian",
     "Monitor",
     "Objective",

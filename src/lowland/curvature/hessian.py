@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lowland.assigning import Absent, unassignable
 from lowland.curvature import lanczos
 from lowland.curvature.arguments import check_vectors
+from lowland.curvature.batchwise import Batchwise
 from lowland.curvature.certify import UNCHECKED, certified, contradiction
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.extremes import extremes
@@ -57,10 +58,6 @@ class Hessian(Curvature):
         (4.0, True)
     """
 
-    objective: Objective
-    shape: tuple[int, int]
-    dtype: torch.dtype
-    device: torch.device
     model = Absent(_FIXED)
     loss_fn = Absent(_FIXED)
     batches = Absent(_FIXED)
@@ -77,9 +74,9 @@ class Hessian(Curvature):
         return hessian
 
     def _of(self, objective: Objective, cut_off: str | None = None) -> None:
-        self.objective, self._cut_off = objective, cut_off
-        self.shape = (objective.size, objective.size)
-        self.dtype, self.device = objective.dtype, objective.device
+        super().__init__(objective)
+        self._cut_off = cut_off
+        self._batchwise = Batchwise(self.objective, self._differentiated)
         self._unseen = True  # whether the loss has been seen to be the same twice
 
     @torch.inference_mode(False)
@@ -118,9 +115,9 @@ class Hessian(Curvature):
         objective = self.objective
         with differentiable_twice(objective.model) as region:
             if not self._unseen:
-                return self._product(vectors, None)
-            seen = self._unchanging()
-            result = self._product(vectors, seen)
+                return self._batchwise.product(vectors, None)
+            seen = self._batchwise.unchanging()
+            result = self._batchwise.product(vectors, seen)
             of_one = (vectors, result) if vectors.dim() == 1 else (vectors[:, 0], result[:, 0])
             objection = self._objection(*of_one, seen, region.kinks)
         if objection:
@@ -137,8 +134,8 @@ class Hessian(Curvature):
             yield self.__matmul__
             return
         with differentiable_twice(self.objective.model) as region:
-            seen = self._unchanging()
-            with self._linearized(seen) as product:
+            seen = self._batchwise.unchanging()
+            with self._batchwise.linearized(seen) as product:
 
                 def checked(vector: Tensor) -> Tensor:
                     image = product(vector)
@@ -158,24 +155,6 @@ class Hessian(Curvature):
             seen(*self.objective.loss_and_gradient())
         self._unseen = False
         return cut_off or ("" if objection.startswith(UNCHECKED) else objection)
-
-    def _product(self, vectors: Tensor, seen: Unchanging | None) -> Tensor:
-        """Hv, every batch differentiated anew; ``seen`` sees the loss and gradient on the way."""
-        total, result = 0.0, torch.zeros_like(vectors)
-        loss = torch.zeros((), device=self.device, dtype=self.dtype)
-        gradient = torch.zeros(self.shape[0] if seen else 0, device=self.device, dtype=self.dtype)
-        for weight, x, y in self.objective.weighted_batches():
-            value, slope, product = self._differentiated(x, y)
-            result.add_(product(vectors), alpha=weight)
-            if seen is not None:
-                loss += weight * value
-                gradient.add_(slope(), alpha=weight)
-            total += weight
-        if seen is None:
-            return self.objective.mean(total, result)[0]
-        result, loss, gradient = self.objective.mean(total, result, loss, gradient)
-        seen(loss, gradient)
-        return result
 
     def eigenpairs(
         self,
@@ -305,7 +284,7 @@ class Hessian(Curvature):
         self, solve: Callable[[lanczos.Operator], Eigenpairs], tol: float, at_w: tuple[Tensor, Tensor] | None
     ) -> Eigenpairs:
         objective = self.objective
-        seen = self._unchanging()
+        seen = self._batchwise.unchanging()
         with differentiable_twice(objective.model) as region:
             if at_w is None and objective.processes is not None:  # whose own gradients are not that of all
                 at_w = objective.loss_and_gradient()
@@ -326,30 +305,10 @@ class Hessian(Curvature):
 
         processes = self.objective.processes
         if processes is None:
-            with self._linearized(seen) as product:
+            with self._batchwise.linearized(seen) as product:
                 return of(product)
-        with self._linearized(None) as product:
+        with self._batchwise.linearized(None) as product:
             return processes.iterate(product, torch.empty(self.shape[0], dtype=self.dtype, device=self.device), of)
-
-    def _unchanging(self) -> Unchanging:
-        return Unchanging(self.objective.params, self.dtype)
-
-    @contextmanager
-    def _linearized(self, seen: Unchanging | None) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Products at fixed weights. A single batch is differentiated once and its graph kept for all of them."""
-        batches = iter(self.objective.weighted_batches())
-        first = next(batches, None)
-        if first is None or next(batches, None) is not None:
-            yield lambda vector: self._product(vector, seen)
-            return
-        weight, x, y = first
-        value, slope, product = self._differentiated(x, y)
-        if seen is not None:
-            seen(value, slope())
-        if self.objective.processes is None:
-            yield product
-        else:
-            yield lambda vector: self.objective.mean(weight, weight * product(vector))[0]
 
     def _differentiated(self, x: Any, y: Any) -> tuple[Tensor, Callable[[], Tensor], Callable[[Tensor], Tensor]]:
         """One batch's loss, its gradient, and the product with its Hessian: the gradient differentiated once more."""

@@ -174,7 +174,20 @@ class Objective:
 
     def _batch_loss(self, x: Any, y: Any) -> Tensor:
         with torch.enable_grad(), MasksOf(self.params[0].dtype) if self._same_masks else nullcontext():
-            loss = self.loss_fn(self.model(self.converted(x)), self.converted(y))
+            return self.loss_of(self.output(x), y)
+
+    def output(self, x: Any) -> Any:
+        """What the model gives for a batch's ``x``; see `inside` for other parameters."""
+        return self.model(self.converted(x))
+
+    def loss_of(self, output: Any, y: Any) -> Tensor:
+        """The loss of what the model gave, checked to be one.
+
+        Raises:
+            TypeError: if it is no tensor.
+            ValueError: if it is not a 0-d tensor of real numbers.
+        """
+        loss = self.loss_fn(output, self.converted(y))
         if not isinstance(loss, Tensor):
             raise TypeError(
                 f"loss_fn must give the mean loss over the batch as a 0-d tensor, not a {type(loss).__name__}: without "

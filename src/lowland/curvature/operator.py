@@ -1,32 +1,44 @@
 """What a matrix of curvature tells by its products alone: trace, diagonal, spectrum."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lowland.curvature import estimates, quadrature
 from lowland.curvature.estimates import Sampled
+from lowland.curvature.for_scipy import linear_operator
 from lowland.curvature.lanczos import Operator
+from lowland.curvature.objective import Objective
+from lowland.curvature.processes import Product
 from lowland.curvature.quadrature import Spectrum
 
-Product = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    from lowland.curvature.for_scipy import LinearOperator
 
 
 class Curvature(ABC):
     """A symmetric matrix over the parameters of a model, known by its products with vectors.
 
     Attributes:
+        objective: the loss.
         shape: ``(n, n)``, n the number of parameters.
         dtype: of the vectors.
         device: of the vectors.
     """
 
+    objective: Objective
     shape: tuple[int, int]
     dtype: torch.dtype
     device: torch.device
+
+    def __init__(self, objective: Objective):
+        self.objective = objective
+        self.shape = (objective.size, objective.size)
+        self.dtype, self.device = objective.dtype, objective.device
 
     @abstractmethod
     def __matmul__(self, vectors: Tensor) -> Tensor:
@@ -37,7 +49,8 @@ class Curvature(ABC):
         """A context that gives v ↦ Hv for v of shape ``(n,)``: many products at the same weights, checked as one is."""
 
     @contextmanager
-    def _operator(self) -> Iterator[Operator]:
+    def operator(self) -> Iterator[Operator]:
+        """`products` with their dimension and type, for what works with any operator."""
         with torch.inference_mode(False), self.products() as product:
             yield Operator(product, self.shape[0], self.dtype, self.device)
 
@@ -53,7 +66,7 @@ class Curvature(ABC):
             ValueError: for samples below 1, a rank below 0 or above the dimension; see `__matmul__` for the loss.
             FloatingPointError: if the loss or a product is not finite.
         """
-        with self._operator() as operator:
+        with self.operator() as operator:
             return estimates.trace(operator, samples, rank=rank, seed=seed)
 
     def diagonal(self, samples: int = 100, *, seed: int = 0) -> Sampled[Tensor]:
@@ -67,7 +80,7 @@ class Curvature(ABC):
             ValueError: for samples below 1; see `__matmul__` for the loss.
             FloatingPointError: if the loss or a product is not finite.
         """
-        with self._operator() as operator:
+        with self.operator() as operator:
             return estimates.diagonal(operator, samples, seed=seed)
 
     def spectrum(self, samples: int = 10, steps: int = 80, *, width: float | None = None, seed: int = 0) -> Spectrum:
@@ -83,5 +96,12 @@ class Curvature(ABC):
             ValueError: for samples or steps below 1, a width that isn't above 0; see `__matmul__` for the loss.
             FloatingPointError: if the loss or a product is not finite.
         """
-        with self._operator() as operator:
+        with self.operator() as operator:
             return quadrature.spectrum(operator, samples, steps, width=width, seed=seed)
+
+    def to_scipy(self) -> "LinearOperator":
+        """The matrix for SciPy's solvers, `scipy.sparse.linalg.eigsh` for example: a ``LinearOperator``.
+
+        Every product differentiates anew; its vectors go to the device and come back.
+        """
+        return linear_operator(self.__matmul__, self.shape[0], self.dtype, self.device)
