@@ -769,26 +769,56 @@ def test_figures_from_records_and_from_the_file(tmp_path):
         draw_monitor([], tmp_path / "four")
 
 
-def test_figures_say_why_there_is_no_edge(tmp_path, monkeypatch):
-    drawn = []
+@pytest.fixture
+def panels(monkeypatch):
+    """The panels of the figures that are drawn, by name."""
+    drawn = {}
 
-    def draw(directory, figures, records, labels, title):
-        drawn.extend((figure, labels) for figure in figures)
-        return [directory / f"{figure.name}.png" for figure in figures]
+    def draw(directory, name, heading, panels, columns=3):
+        drawn[name] = panels
+        return directory / f"{name}.png"
 
-    monkeypatch.setattr(report_monitor, "draw", draw)
-    records = trained(1).records
-    adaptive = [{**record, "edge": None, "gd_edge": None} for record in records]
-    note = "no edge: it is known for SGD alone"
-    draw_monitor(adaptive, tmp_path)
-    assert [(figure.name, labels[""]) for figure, labels in drawn] == [
-        ("hessian-norm", note), ("alignment", ""), ("loss", ""), ("sharpness", ""),
-    ]  # fmt: skip
-    drawn.clear()
+    monkeypatch.setattr(report_monitor, "draw_figure", draw)
+    return drawn
+
+
+def test_several_runs_are_drawn_into_one_panel_and_what_has_no_edge_says_so(tmp_path, panels):
+    records = trained(6, every=2).records
+    adaptive = [{**record, "edge": None, "gd_edge": None, "m_sharpness": None} for record in records]
     draw_monitor({"SGD": records, "Adam": adaptive, "still": [{**adaptive[0], "lr": None}]}, tmp_path)
-    noted = {"SGD": "SGD", "Adam": f"Adam\n{note}", "still": "still"}
-    assert [labels == noted for _, labels in drawn] == [True, True, False, False, False]
-    assert [curve.label for curve in drawn[0][0].curves] == ["Hessian norm", "SAM edge", "edge without SAM"]
-    drawn.clear()
-    draw_monitor([{**record, "momentum": 0.0} for record in records], tmp_path)
-    assert drawn[0][0].curves[2].label == "2/η"
+    assert {name: len(found) for name, found in panels.items()} == dict.fromkeys(
+        ["hessian-norm", "hessian-norm-sam-edge", "alignment", "loss", "sharpness"], 1
+    )
+    (norms,) = panels["hessian-norm"]
+    assert norms.labels == [
+        "SGD: Hessian norm", "SGD: SAM edge", "SGD: edge without SAM", "Adam: Hessian norm", "still: Hessian norm"
+    ]  # fmt: skip
+    assert "Adam: no edge, which is known for SGD alone" in norms.note
+    assert "still: one check so far" in norms.note
+    assert "still: no edge" not in norms.note
+    assert panels["loss"][0].labels == ["SGD", "Adam", "still"]
+    assert panels["sharpness"][0].labels == ["SGD"]
+    assert "edge" not in panels["loss"][0].note
+
+
+def test_a_figure_of_one_run_names_its_curves(tmp_path, panels):
+    records = [{**record, "momentum": 0.0} for record in trained(1).records]
+    draw_monitor(records, tmp_path)
+    (norms,) = panels["hessian-norm"]
+    assert norms.labels == ["Hessian norm", "SAM edge", "2/η"]
+    assert norms.note == f"one check so far, at step {records[0]['step']}"
+    panels.clear()
+    draw_monitor([{**record, "edge": None, "gd_edge": None} for record in records], tmp_path)
+    assert list(panels) == ["hessian-norm", "alignment", "loss", "sharpness"]
+    assert panels["hessian-norm"][0].labels == ["Hessian norm"]
+
+
+@pytest.mark.parametrize(
+    ("norms", "note"), [((0.5, 0.95), ""), ((0.5, 0.85), "hasn't reached its edge (0.85 of it at most)")]
+)
+def test_a_figure_says_that_a_run_has_not_reached_its_edge(tmp_path, panels, norms, note):
+    first = trained(1).records[0]
+    records = [{**first, "step": k, "edge": 2.0, "hessian_norm": 2 * norm} for k, norm in enumerate(norms)]
+    draw_monitor(records, tmp_path)
+    assert panels["hessian-norm"][0].note == note
+    assert panels["loss"][0].note == ""

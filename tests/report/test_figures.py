@@ -2,8 +2,10 @@
 
 import pytest
 
-from lowland.report import draw
+from lowland.report import draw, run
+from lowland.report.curves import panel_of
 from lowland.training import Curve, Figure
+from lowland.training.figures import EDGE_OF_STABILITY
 
 FIGURES = (
     Figure("a", "A", "y", (Curve("one", "one"), Curve("two", "two", "--"))),
@@ -28,3 +30,29 @@ def test_draws_the_same_bytes_twice(tmp_path):
     for suffix in (".png", ".pdf"):
         first, second = ((tmp_path / name / f"a{suffix}").read_bytes() for name in ("first", "second"))
         assert first == second
+
+
+def test_a_single_curve_is_one_panel_with_a_line_for_each_arm(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(run, "draw_figure", lambda directory, name, heading, panels: drawn.append(panels))
+    records = {"sam": [{"step": t, "one": t + 1.0, "two": 2.0} for t in range(3)]}
+    records["gd"] = [{"step": t, "one": t + 2.0, "two": None} for t in range(3)]
+    labels = {"sam": "sam: ρ = 0.1", "gd": "gd: ρ = 0"}
+    notes = {"gd": "diverged at step 9"}
+    assert draw(tmp_path, FIGURES, records, labels, "title", against="gd", notes=notes) == []
+    several, (single,) = drawn
+    assert [(panel.title, panel.labels, panel.note) for panel in several] == [
+        ("sam: ρ = 0.1", ["one", "two"], ""), ("gd: ρ = 0", ["one"], "diverged at step 9")
+    ]  # fmt: skip
+    assert single.labels == ["sam: ρ = 0.1", "gd: ρ = 0"]
+    assert single.against == ["gd: ρ = 0"]
+    assert single.note == "gd diverged at step 9"
+    assert single.bounds == (0, 1)
+
+
+def test_an_arm_that_did_not_reach_its_edge_says_so():
+    records = [{"step": t, "hessian_norm": t / 10, "edge": 2.0, "gd_edge": 2.0} for t in (1, 5, 10)]
+    panel = panel_of(EDGE_OF_STABILITY[0], {0: records}, "gd")
+    assert panel.note == "hasn't reached its edge (0.5 of it at most)"
+    assert panel_of(EDGE_OF_STABILITY[0], {0: [*records, {**records[0], "hessian_norm": 1.9}]}, "gd").note == ""
+    assert panel_of(EDGE_OF_STABILITY[0], {0: [{**each, "edge": None} for each in records]}, "adam").note == ""

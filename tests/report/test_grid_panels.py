@@ -45,8 +45,13 @@ def canvas(monkeypatch):
 
 
 def panels(canvas):
-    """What each panel shows: title → the curves' vertical positions."""
-    return {axis.get_title(): [list(line.get_ydata()) for line in axis.lines] for axis in canvas.axes}
+    """What each panel shows: the first line of its title → the curves' vertical positions."""
+    return {axis.get_title().split("\n")[0]: [list(line.get_ydata()) for line in axis.lines] for axis in canvas.axes}
+
+
+def said(axis):
+    """The other lines of a panel's title."""
+    return axis.get_title().split("\n")[1:]
 
 
 def test_rows_and_columns_are_the_settings_and_share_their_axes(tmp_path, canvas):
@@ -66,16 +71,31 @@ def test_a_run_that_diverged_is_drawn_as_far_as_it_got_and_named(tmp_path, canva
     draw_sweep(tmp_path, TOY, runs(), ("lr", "rho"))
     (drawn,) = canvas
     for axis in drawn.axes:
-        said = [text.get_text() for text in axis.texts]
-        assert said == (["diverged at step 7"] if axis.get_title().endswith("0.4") else [])
+        assert said(axis) == (["diverged at step 7"] if "η = 0.4" in axis.get_title() else [])
     assert panels(drawn)["ρ = 0, η = 0.4"] == [[4.0], [5.0]]
 
 
 def test_every_seed_has_its_curves(tmp_path, canvas):
     draw_sweep(tmp_path, TOY, runs(seeds=(0, 1)), ("lr", "rho", "seed"))
     (drawn,) = canvas
-    assert {len(curves) for curves in panels(drawn).values()} == {4}
-    assert drawn.axes[2].texts[0].get_text() == "2 of 2 diverged at step 7"
+    assert {len(curves) for curves in panels(drawn).values()} == {6}  # two seeds and their mean
+    assert said(drawn.axes[2]) == ["2 of 2 diverged at step 7"]
+
+
+def test_where_curves_coincide_a_second_figure_has_their_ratios(tmp_path, canvas):
+    figure = replace(NORMS, against=("edge",))
+    arms = {
+        label: replace(arm, records=[{**record, "edge": 1.01 * record["norm"] if "0.2" in label else 1e3}
+                                     for record in arm.records])
+        for label, arm in runs().items()
+    }  # fmt: skip
+    paths = draw_sweep(tmp_path, replace(TOY, figures=(figure,)), arms, ("lr", "rho"))
+    assert [path.stem for path in paths] == ["norms-over-rho-and-lr", "norms-over-rho-and-lr-ratios"]
+    drawn = [axis for axis in canvas[1].axes if axis.get_visible()]
+    assert [axis.get_title() for axis in drawn] == ["ρ = 0, η = 0.2", "ρ = 0.1, η = 0.2"]
+    for axis in drawn:
+        assert list(axis.lines[0].get_ydata()) == pytest.approx([1 / 1.01] * 2)
+        assert axis.yaxis.label.get_text() == "norm\nratio to edge"
 
 
 def test_a_hole_in_the_grid_is_left_empty(tmp_path, canvas):
@@ -87,8 +107,8 @@ def test_a_hole_in_the_grid_is_left_empty(tmp_path, canvas):
 
 @pytest.mark.parametrize(("axes", "varied"), [({"rhos": (0.1,)}, ("lr", "rho")), ({"rhos": (0.1,)}, ("lr",))])
 def test_a_grid_that_varies_one_of_them_alone_has_no_panels(tmp_path, axes, varied):
-    assert grid_panels.draw_panels(tmp_path, cells_of(runs(**axes), varied), NORMS, None, "toy") is None
-    assert grid_panels.draw_panels(tmp_path, [], NORMS, None, "toy") is None
+    assert grid_panels.draw_panels(tmp_path, cells_of(runs(**axes), varied), NORMS, None, "toy") == []
+    assert grid_panels.draw_panels(tmp_path, [], NORMS, None, "toy") == []
 
 
 def test_of_further_settings_those_of_the_best_are_drawn(tmp_path, canvas):

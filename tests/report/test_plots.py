@@ -1,10 +1,12 @@
 """Figures of any panels: what is drawn where, and in which colour."""
 
+from dataclasses import replace
+
 import pytest
 from matplotlib.colors import to_hex
 
 from lowland.report import plots
-from lowland.training import Bars, Level, Line, Panel, Plot
+from lowland.training import Bars, Level, Line, Panel, Plot, over_seeds
 
 
 @pytest.fixture
@@ -91,3 +93,92 @@ def test_a_level_lies_across_with_one_entry_in_the_legend(drawn):
         assert erm.get_color() == "#999999"
         assert sam.get_color() == ours.get_color()
         assert erm.get_linestyle() == ":"
+
+
+def test_axes_with_the_same_label_show_the_same_range(drawn):
+    axes, _ = drawn(
+        Panel("one", "step", "error", [Line([0, 10], [0.1, 0.2], "a")], levels=[Level(0.9, "chance")]),
+        Panel("two", "step", "error", [Line([5, 90], [0.5, 0.6], "a", low=[0.3, 0.4], high=[0.7, 0.8])]),
+        Panel("three", "ρ", "loss", [Line([1, 2], [7.0, 8.0], "a")]),
+        Panel("four", "step", "error", [Line([0, 9], [0.1, 0.2], "a")], logy=True),
+    )
+    first, second, other, logarithmic = axes
+    assert first.get_ylim() == second.get_ylim() == pytest.approx((0.06, 0.94))
+    assert first.get_xlim() == second.get_xlim() == logarithmic.get_xlim() == pytest.approx((-4.5, 94.5))
+    assert other.get_ylim() == pytest.approx((6.95, 8.05))
+    assert logarithmic.get_ylim()[1] < 0.3
+
+
+def test_an_axis_by_nature_from_0_to_1_is_that(drawn):
+    (axis,), _ = drawn(Panel("one", "step", "|cos|", [Line([0, 1], [0.3, 0.4])], bounds=(0, 1)))
+    assert axis.get_ylim() == pytest.approx((0, 1.05))
+
+
+def test_an_axis_has_no_ticks_where_nothing_was_measured(drawn):
+    (axis,), _ = drawn(Panel("one", "step", "loss", [Line([1], [2.30601], "a")], logy=True))
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["1"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["2.306"]
+    assert axis.lines[0].get_marker() == "o"
+    (axis,), _ = drawn(Panel("one", "step", "loss", [Line([0, 3], [0.1, 0.2], "a")]))
+    assert all(float(tick).is_integer() for tick in axis.get_xticks())
+
+
+def test_the_differences_of_a_row_stand_below_it(drawn):
+    lines = [Line([0, 1, 2], [0.0, 0.5, 1.0], "a"), Line([0, 1, 2], [0.001, 0.502, 1.0], "b")]
+    apart = [Line([0, 1, 2], [0.0, 0.5, 1.0], "a"), Line([0, 1, 2], [1.0, 0.5, 0.0], "b")]
+    axes, legend = drawn(
+        Panel("one", "x", "error", apart, against=["a"]), Panel("two", "x", "error", lines, against=["a"])
+    )
+    assert [axis.get_title() for axis in axes] == ["one", "two", "two"]
+    assert axes[2].get_ylabel() == "error\ndifference to a"
+    assert legend == ["a", "b", "no difference"]
+    assert axes[2].lines[0].get_color() == axes[1].lines[1].get_color()
+    position = [axis.get_subplotspec() for axis in axes]
+    assert position[1].colspan == position[2].colspan
+
+
+def test_equal_lines_are_named_in_the_heading(drawn):
+    lines = [Line([0, 1], [1, 2], "a"), Line([0, 1], [1, 2], "b")]
+    (axis,), legend = drawn(Panel("one", "x", "y", lines, note="a note"))
+    assert axis.get_title() == "one\na note; b = a"
+    assert legend == ["a"]
+
+
+def test_up_to_twenty_seeds_are_drawn_one_by_one_and_more_as_a_band(drawn):
+    for seeds, bands in ((3, 0), (21, 1)):
+        line = over_seeds({seed: {0: 1.0 + seed, 1: 2.0 + seed} for seed in range(seeds)}, "a")
+        (axis,), _ = drawn(Panel("one", "x", "y", [line]))
+        assert len(axis.collections) == bands
+        assert len(axis.lines) == (1 if bands else seeds + 1)
+
+
+def test_marked_points_have_error_bars_beside_each_other(drawn):
+    lines = [Line([0, 1], [1.0, 2.0], name, "o-", low=[0.5, None], high=[1.5, None]) for name in "ab"]
+    lines[1] = replace(lines[1], y=[1.5, 2.0])
+    (axis,), legend = drawn(Panel("one", "x", "y", lines))
+    first, second = axis.containers
+    (low, high) = first[2][0].get_segments()[0]
+    assert (low[1], high[1]) == (0.5, 1.5)
+    assert low[0] < 0 < second[2][0].get_segments()[0][0][0]
+    assert legend == ["a", "b"]
+
+
+def test_an_interval_that_reaches_below_0_is_cut_on_a_logarithmic_axis(drawn):
+    line = Line([0, 1], [1.0, 2.0], "a", low=[-5.0, 1.0], high=[7.0, 3.0])
+    (axis,), _ = drawn(Panel("one", "x", "y", [line], logy=True))
+    lowest = min(point[1] for path in axis.collections[0].get_paths() for point in path.vertices)
+    assert lowest == 0.5
+
+
+def test_the_best_at_the_grids_end_is_ringed(drawn):
+    lines = [Line([0, 0.1, 0.2], [3, 2, 1], "a", "o-"), Line([0, 0.1, 0.2], [3, 1, 2], "b", "o-")]
+    (axis,), legend = drawn(Panel("one", "ρ", "error", lines, better="lower"))
+    (ring,) = (line for line in axis.lines if line.get_label() == "best at the grid's end")
+    assert ring.get_xydata().tolist() == [[0.2, 1]]
+    assert legend == ["a", "b", "best at the grid's end"]
+
+
+def test_a_line_without_a_point_on_the_axes_has_no_entry(drawn):
+    lines = [Line([1, 10], [1, 2], "a"), Line([0], [3], "diverged")]
+    _, legend = drawn(Panel("one", "step", "loss", lines, logx=True))
+    assert legend == ["a"]

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 
 from lowland.report import draw_sweep, grid_lines, heat_map
 from lowland.report.canvas import COLOURS
-from lowland.training import Curve, Outcome, Selection
+from lowland.training import Curve, Outcome, Selection, chance
 
 from ..training.relay import EXPERIMENT as RELAY
 from ..training.sweep.grids import grid
@@ -94,7 +94,7 @@ def test_lines_are_means_with_standard_errors(tmp_path, canvases):
     (axis,) = canvas.axes
     assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "0.1", "0.3"]
     assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_yscale()) == ("ρ", "training loss", "linear")
-    assert legend(canvas) == ["η = 0.1", "η = 1"]
+    assert legend(canvas) == ["η = 0.1", "η = 1", "selected"]
     first, second = bars(axis)
     for (points, errors), lr in ((first, 0.1), (second, 1.0)):
         assert points[:, 1] == pytest.approx([1.11 - lr / 10, 1.01 - lr / 10, 1.21 - lr / 10])
@@ -113,7 +113,7 @@ def test_what_diverged_is_counted_and_not_averaged(tmp_path, canvases):
     (gone, _), (kept, _) = bars(axis)
     assert math.isnan(gone[0, 1])
     assert kept[2, 1] == pytest.approx(1.11)  # seeds 0 and 2
-    assert legend(canvas)[-1] == "some seeds missing"
+    assert legend(canvas)[-2:] == ["some seeds missing", "selected"]
 
 
 def test_the_map_shows_means_marks_divergence_and_frames_the_selected(tmp_path, canvases):
@@ -131,15 +131,45 @@ def test_the_map_shows_means_marks_divergence_and_frames_the_selected(tmp_path, 
     (frame,) = (patch for patch in patches if not patch.get_fill())
     assert frame.get_x() + frame.get_width() / 2 == pytest.approx(1)
     assert frame.get_y() + frame.get_height() / 2 == pytest.approx(1)
-    assert legend(canvas) == ["selected: η = 1, ρ = 0.1", "with runs that diverged"]
+    assert legend(canvas) == ["selected: η = 1, ρ = 0.1 (where the grid of η ends)", "with runs that diverged"]
+    (arrow,) = axis.lines
+    assert (arrow.get_marker(), *arrow.get_xydata()[0]) == ("^", 1, 1.5)
 
 
 def test_many_lines_share_a_grey_but_the_best(tmp_path, canvases):
     lrs = [round(0.05 * number, 2) for number in range(1, 13)]
     draw_sweep(tmp_path, TOY, grid(usual, **{**GRID, "lr": lrs}), VARIED)
     entries = legend(canvases["loss-by-rho"])
-    assert len(entries) == len(COLOURS) + 1
-    assert entries[-2:] == ["η = 0.6", "5 other settings"]
+    assert len(entries) == len(COLOURS) + 2
+    assert entries[-3:] == ["η = 0.6", "5 other settings", "selected"]
+
+
+@pytest.mark.parametrize(
+    ("rhos", "label"),
+    [
+        ([0.0, 0.1, 0.3], "selected"),
+        ([0.0, 0.1], "selected, at the grid's end"),
+        ([0.1, 0.2], "selected, at the grid's end"),
+        ([0.0, 5.0], "selected"),
+    ],
+)
+def test_the_selected_settings_are_ringed_and_the_grids_end_named(tmp_path, canvases, rhos, label):
+    draw_sweep(tmp_path, TOY, grid(usual, **{**GRID, "rho": rhos}), VARIED)
+    canvas = canvases["loss-by-rho"]
+    assert legend(canvas)[-1] == label
+    ring = canvas.axes[0].lines[-1]
+    best = min(rhos, key=lambda rho: abs(rho - 0.1))
+    assert ring.get_markerfacecolor() == "none"
+    assert ring.get_xydata()[0] == pytest.approx([rhos.index(best), 0.91 + abs(best - 0.1)], abs=0.05)
+
+
+def test_a_level_is_drawn_across(tmp_path, canvases):
+    experiment = replace(TOY, outcomes=(Curve("loss", "loss", level=chance(2)),))
+    draw_sweep(tmp_path, experiment, grid(usual, **GRID), VARIED)
+    axis = canvases["loss-by-rho"].axes[0]
+    assert "chance" in legend(canvases["loss-by-rho"])
+    assert [list(line.get_ydata()) for line in axis.lines if line.get_label() == "chance"] == [[0.5, 0.5]]
+    assert axis.get_ylim()[0] < 0.5
 
 
 def test_further_settings_are_panels(tmp_path, canvases):

@@ -1,22 +1,21 @@
-"""Figures of measures over epochs, a line for each kind of arm."""
+"""Figures of measures over epochs and against ρ, a line for each kind of arm."""
 
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
 
-from lowland.training import Level, Line, Outcome, Panel, Plot, repeats
+from lowland.training import Level, Line, Outcome, Panel, Plot, banded, over_seeds, repeats
+from lowland.training.statistics import estimate, paired_difference
 
 # A column of the records and how its panel is drawn: heading, label of the vertical axis, whether logarithmic.
 PanelOf = tuple[str, str, str, bool]
 # The arms → column → levels across its panel: what a paper reports.
 LevelsOf = Callable[[Mapping[str, Outcome]], Mapping[str, Sequence[Level]]]
-
-_MOST = 20  # seeds that are drawn one by one: more would hide the mean
+Seeds = Mapping[int, float]  # seed → value
 
 
 def over_epochs(
     name: str, title: str, kinds: Sequence[str], columns: Sequence[PanelOf], levels: LevelsOf | None = None
 ) -> Plot:
-    """A panel for each of ``columns``: of each kind of arm the mean over seeds, and every seed thinly, if few.
+    """A panel for each of ``columns``: of each kind of arm the mean over seeds; the kinds are compared with the first.
 
     ``levels``: what is drawn across them.
     """
@@ -25,21 +24,54 @@ def over_epochs(
         across = levels(outcomes) if levels is not None else {}
         drawn = []
         for column, heading, label, log in columns:
-            lines = [line for kind in kinds for line in _lines(outcomes, kind, column)]
-            drawn.append(Panel(heading, "epoch", label, lines, logy=log, levels=across.get(column, ())))
+            lines = [line for kind in kinds if (line := _line(outcomes, kind, column)) is not None]
+            against = [line.label for line in lines[:1]]
+            drawn.append(
+                Panel(heading, "epoch", label, lines, logy=log, levels=across.get(column, ()), against=against)
+            )
         return drawn
 
-    return Plot(name, title, panels)
+    return Plot(name, title, panels, columns=4 if len(columns) == 4 else 3)
 
 
-def _lines(outcomes: Mapping[str, Outcome], kind: str, column: str) -> list[Line]:
+def _line(outcomes: Mapping[str, Outcome], kind: str, column: str) -> Line | None:
     found = [outcome for label, outcome in outcomes.items() if repeats(label, kind) and outcome.records]
     # A value that was not finite is None in the records.
-    curves = [{r["epoch"]: r[column] for r in outcome.records if r.get(column) is not None} for outcome in found]
-    if not any(curves):
-        return []
-    shared = [epoch for epoch in curves[0] if all(epoch in curve for curve in curves)]
-    mean = Line(shared, [fmean(curve[epoch] for curve in curves) for epoch in shared], kind)
-    if len(curves) == 1 or len(curves) > _MOST:
-        return [mean]
-    return [*(Line(list(curve), list(curve.values()), beside=kind) for curve in curves), mean]
+    curves = {
+        outcome.settings.seed: {r["epoch"]: r[column] for r in outcome.records if r.get(column) is not None}
+        for outcome in found
+    }
+    return over_seeds(curves, kind) if any(curves.values()) else None
+
+
+def against_rho(
+    title: str,
+    what: str,
+    found: Mapping[str, Mapping[float, Seeds]],
+    base: tuple[str, Seeds],
+    levels: Sequence[Level] = (),
+    better: str = "lower",
+) -> list[Panel]:
+    """A measure against ρ with 95 % intervals over seeds, and what each method does to it, paired by seed.
+
+    Args:
+        title: above both panels.
+        what: is measured.
+        found: method → ρ > 0 → the measure by seed.
+        base: the name of ρ = 0 and its measure by seed: every method's point there.
+        levels: across the first panel.
+        better: see `Panel`.
+    """
+    without, at_zero = base
+    lines, differences = list[Line](), list[Line]()
+    for method, by_rho in found.items():
+        means = {rho: estimate(list(seeds.values())) for rho, seeds in {0.0: at_zero, **by_rho}.items()}
+        between = {rho: paired_difference(seeds, at_zero) for rho, seeds in by_rho.items()}
+        for drawn, several in ((lines, means), (differences, between)):
+            known = {rho: mean for rho, mean in several.items() if mean is not None}
+            drawn += [banded(known, method)] if known else []
+    mean = estimate(list(at_zero.values()))
+    note = f"{without}: {mean.mean:.3g}" if mean is not None else ""
+    measured = Panel(title, "ρ", what, lines, levels=levels, better=better, note=note)
+    none = Level(0.0, "no difference", style="-")
+    return [measured, Panel(title, "ρ", f"{what}\ndifference to {without}", differences, levels=(none,))]

@@ -7,6 +7,7 @@ from typing import Any
 
 from lowland.report.axes import file_part, heading, is_logarithmic, labelled, others, symbol, values_of
 from lowland.report.canvas import COLOURS, label_positions, legend_below, plain_logarithm, save, style
+from lowland.report.grid_end import SELECTED, ends
 from lowland.training import Curve
 from lowland.training.sweep.cells import Cell
 
@@ -18,7 +19,8 @@ def draw_lines(directory: Path, cells: Sequence[Cell], curve: Curve, x: str, bes
     """Draw means with standard errors at evenly spaced positions, which gives ρ = 0 a place on the axis.
 
     Diverged runs are counted above the figure. A hollow marker is a mean over fewer seeds than were started. If there
-    are more lines than colours, the rest is grey; the line of ``best`` always has a colour.
+    are more lines than colours, the rest is grey; the line of ``best`` always has a colour, and a ring marks it there:
+    the legend says if the grid ends at it. The curve's level is drawn across.
     """
     from matplotlib.figure import Figure as Canvas
 
@@ -42,13 +44,14 @@ def draw_lines(directory: Path, cells: Sequence[Cell], curve: Curve, x: str, bes
             axis = canvas.subplots()
         for key in sorted(lines, key=lambda key: key in coloured):  # grey lines first, so that they lie below
             _line(axis, lines[key], positions, curve.column, _shift(key, coloured), coloured.get(key))
-        _scale(axis, cells, curve.column)
+        _scale(axis, cells, curve)
+        marks = [*_level(axis, curve), *_selected(axis, best, curve.column, x, positions, _shift_of(best, x, coloured))]
         label_positions(axis.xaxis, positions, width - 1)
         axis.set_xlim(-0.4, len(positions) - 0.6)
         axis.set_xlabel(symbol(x))
         axis.set_ylabel(curve.label)
         hollow = any(not cell.complete and cell.values(curve.column) for cell in cells)
-        legend_below(canvas, _handles(lines, coloured, hollow))
+        legend_below(canvas, [*_handles(lines, coloured, hollow), *marks])
         seeds = max(len(cell.runs) for cell in cells)
         what = f"mean and standard error over {seeds} seeds" if seeds > 1 else "one seed"
         canvas.suptitle(heading(curve.label, what, title), fontsize=10)
@@ -111,14 +114,41 @@ def _count(
     axis.spines[:].set_visible(False)
 
 
-def _scale(axis: Any, cells: Sequence[Cell], column: str) -> None:
-    estimates = [estimate for cell in cells if (estimate := cell.estimate(column))]
+def _level(axis: Any, curve: Curve) -> list[Any]:
+    """The curve's level across, as its entry in the legend."""
+    if curve.level is None:
+        return []
+    style = {"linestyle": curve.level.style, "color": _GREY, "linewidth": 1.2, "label": curve.level.label}
+    return [axis.axhline(curve.level.value, **style)]
+
+
+def _selected(
+    axis: Any, best: Cell | None, column: str, x: str, positions: Sequence[Any], shift: float
+) -> list[Any]:  # fmt: skip
+    """A ring around the selected settings, whose entry in the legend says if they lie where the grid ends."""
+    estimate = best.estimate(column) if best is not None else None
+    if best is None or estimate is None:
+        return []
+    value = best.settings[x]
+    return axis.plot(
+        positions.index(value) + shift, estimate.mean, "o", markersize=10, markerfacecolor="none",
+        markeredgecolor="black", linestyle="", label=SELECTED if ends(positions, value) else "selected",
+    )  # fmt: skip
+
+
+def _shift_of(best: Cell | None, x: str, coloured: Mapping[str, Any]) -> float:
+    return _shift(others(best, [x]), coloured) if best is not None else 0.0
+
+
+def _scale(axis: Any, cells: Sequence[Cell], curve: Curve) -> None:
+    estimates = [estimate for cell in cells if (estimate := cell.estimate(curve.column))]
     means = [estimate.mean for estimate in estimates]
+    means += [curve.level.value] if curve.level is not None and means else []
     if is_logarithmic(means):
         # An error bar may reach below 0, where a logarithmic axis has no place: limit the range to near the means.
         axis.set_yscale("log", nonpositive="clip")
         tops = [estimate.mean + (estimate.standard_error or 0) for estimate in estimates]
-        axis.set_ylim(min(means) / 1.6, max(tops) * 1.4)
+        axis.set_ylim(min(means) / 1.6, max(*tops, *means) * 1.4)
         plain_logarithm(axis.yaxis)
 
 

@@ -1,11 +1,12 @@
 """Heat maps of a metric over two settings of a grid."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lowland.report.axes import file_part, heading, is_logarithmic, labelled, others, symbol, values_of
 from lowland.report.canvas import COLOURS, label_positions, legend_below, plain_logarithm, save, style
+from lowland.report.grid_end import ends
 from lowland.training import Curve
 from lowland.training.sweep.cells import Cell
 
@@ -20,8 +21,8 @@ def draw_map(
 ) -> Path:  # fmt: skip
     """Draw the means over seeds as colours and numbers: the first of ``axes`` upwards, the second to the right.
 
-    Cells with diverged runs are hatched, the ``best`` one is framed. If further settings vary, there is a panel for
-    each combination of them, up to six.
+    Cells with diverged runs are hatched. The ``best`` one is framed, with an arrow where the grid ends at it. If
+    further settings vary, there is a panel for each combination of them, up to six.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -54,7 +55,7 @@ def draw_map(
         bar = canvas.colorbar(colours, ax=drawn, label=curve.label)
         if isinstance(norm, LogNorm):
             plain_logarithm(bar.ax.yaxis)
-        legend_below(canvas, _handles(panels, best))
+        legend_below(canvas, _handles(panels, best, {x: columns, y: rows}))
         seeds = max(len(cell.runs) for cell in cells)
         what = f"mean over {seeds} seeds" if seeds > 1 else "one seed"
         if len(panels) < count:
@@ -93,6 +94,7 @@ def _panel(
                 bbox={"facecolor": face, "edgecolor": "none", "pad": 1.0} if hatch else None,
             )  # fmt: skip
         if cell is best:
+            _mark_ends(axis, place, values)
             inset = (corner[0] + 0.03, corner[1] + 0.04)
             axis.add_patch(Rectangle(inset, 0.94, 0.92, fill=False, edgecolor=_FRAME, linewidth=2.5, zorder=3))
     axis.set(xticks=[], yticks=[])
@@ -100,6 +102,16 @@ def _panel(
     axis.grid(False)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
+
+
+def _mark_ends(axis: Any, place: Sequence[int], values: tuple[Sequence[Any], Sequence[Any]]) -> None:
+    """Arrows out of the map, where the grid ends at the selected settings."""
+    for along, (at, among) in enumerate(zip(place, values, strict=True)):
+        if ends(among, among[at]):
+            outwards = 0.5 if at else -0.5
+            tip = [at + outwards if number == along else each for number, each in enumerate(place)]
+            marker = ("<>" if along == 0 else "v^")[outwards > 0]
+            axis.plot(*tip, marker, color=_FRAME, markersize=7, clip_on=False, zorder=4)
 
 
 def _annotation(cell: Cell, column: str) -> str:
@@ -125,12 +137,17 @@ def _hatching(face: Sequence[float]) -> tuple[float, float, float, float]:
     return (1.0, 1.0, 1.0, 0.5) if _dark(face) else (0.0, 0.0, 0.0, 0.3)
 
 
-def _handles(panels: Sequence[Sequence[Cell]], best: Cell | None) -> list[Any]:
+def _handles(
+    panels: Sequence[Sequence[Cell]], best: Cell | None, values: Mapping[str, Sequence[Any]]
+) -> list[Any]:  # fmt: skip
     from matplotlib.patches import Patch
 
     handles = []
     if best is not None:
-        handles.append(Patch(fill=False, edgecolor=_FRAME, linewidth=2, label=f"selected: {labelled(best.settings)}"))
+        at_ends = [symbol(name) for name, among in values.items() if ends(among, best.settings[name])]
+        said = f" (where the grid of {', '.join(at_ends)} ends)" if at_ends else ""
+        label = f"selected: {labelled(best.settings)}{said}"
+        handles.append(Patch(fill=False, edgecolor=_FRAME, linewidth=2, label=label))
     if any(cell.count("diverged") for panel in panels for cell in panel):
         handles.append(
             Patch(facecolor=(0.93, 0.93, 0.93), edgecolor=(0, 0, 0, 0.3), linewidth=0, hatch="////",

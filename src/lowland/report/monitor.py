@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lowland.curvature import read_jsonl
-from lowland.report.run import draw
+from lowland.report.curves import overlay
+from lowland.report.plots import draw_figure
 from lowland.training.drawing import Figure
 from lowland.training.figures import EDGE_OF_STABILITY, SHARPNESS
 
-NO_EDGE = "no edge: it is known for SGD alone"
+NO_EDGE = "no edge, which is known for SGD alone"
 
 Records = Sequence[Mapping[str, Any]] | str | os.PathLike[str]
 
@@ -21,11 +22,13 @@ def draw_monitor(
 ) -> list[Path]:
     """Draw Hessian norm and edges, alignments, loss and m-sharpness over the steps, each as PNG and PDF.
 
-    The first four are figures of Long & Bartlett 2024, *Sharpness-Aware Minimization and the Edge of Stability*. If the
-    optimizer's edge is unknown (for Adam, for example), a note above the panel says so.
+    The first four are figures of Long & Bartlett 2024, *Sharpness-Aware Minimization and the Edge of Stability*.
+    Several runs are drawn into the same axes, a colour for each. The heading says of a run that its edge isn't known
+    (with Adam, for example), or wasn't reached, and of a monitor that it has made a single check. Where the Hessian
+    norm lies on the edge, their ratio is drawn below.
 
     Args:
-        records: ``monitor.records``, or the JSONL file that it wrote; a dict of several gives a panel for each.
+        records: ``monitor.records``, or the JSONL file that it wrote; a dict of several gives a colour to each.
         directory: made if it doesn't exist.
         title: the heading of every figure.
 
@@ -36,26 +39,31 @@ def draw_monitor(
         ValueError: if there is no record, or for a file that no monitor wrote.
     """
     named = records if isinstance(records, Mapping) else {"": records}
-    panels = {name: read_jsonl(one) if isinstance(one, str | os.PathLike) else one for name, one in named.items()}
-    if not panels or not all(panels.values()):
+    found = {name: read_jsonl(one) if isinstance(one, str | os.PathLike) else one for name, one in named.items()}
+    if not found or not all(found.values()):
         raise ValueError("there are no records to draw: has the monitor made a check yet?")
-    figures = [
-        _named(figure, panels)
-        for figure in (*EDGE_OF_STABILITY, SHARPNESS)
-        if all(_known(panels, curve.column) or figure.name == "hessian-norm" for curve in figure.curves)
-    ]
-    edges = [figure for figure in figures if any("edge" in curve.column for curve in figure.curves)]
-    others = [figure for figure in figures if figure not in edges]
-    noted = draw(Path(directory), edges, panels, {name: _note(name, lines) for name, lines in panels.items()}, title)
-    return noted + draw(Path(directory), others, panels, {name: name for name in panels}, title)
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for figure in (*EDGE_OF_STABILITY, SHARPNESS):
+        if not all(_known(found, curve.column) or figure.name == "hessian-norm" for curve in figure.curves):
+            continue
+        notes = [f"{name}: {note}" if name else note for name, lines in found.items() for note in _notes(figure, lines)]
+        panel = overlay(_named(figure, found), found, next(iter(found)), notes)
+        drawn.append(draw_figure(folder, figure.name, f"{figure.title} ({title})", [panel]))
+    return [path for path in drawn if path is not None]
 
 
-def _note(name: str, lines: Sequence[Mapping[str, Any]]) -> str:
-    """The heading of a panel: its name, and why there is no edge if the optimizer has none."""
-    moves = any(line.get("lr") is not None for line in lines)
-    if not moves or any(line.get("gd_edge") is not None for line in lines):
-        return name
-    return f"{name}\n{NO_EDGE}".strip()
+def _notes(figure: Figure, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the heading says of a run."""
+    notes = [f"one check so far, at step {lines[0]['step']}"] if len(lines) == 1 else []
+    if not any("edge" in curve.column for curve in figure.curves):
+        return notes
+    if any(line.get("lr") is not None for line in lines) and not any(line.get("gd_edge") is not None for line in lines):
+        notes.append(NO_EDGE)
+    elif figure.note is not None and len(lines) > 1:
+        notes.append(figure.note(lines))
+    return [note for note in notes if note]
 
 
 def _named(figure: Figure, panels: Mapping[str, Any]) -> Figure:

@@ -1,91 +1,87 @@
-"""Draws a `Plot`: panels of lines, levels and bars."""
+"""Figures of panels, those of differences below what they are the differences of."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowland.report.canvas import COLOURS, label_positions, legend_below, plain_logarithm, save, style
+from lowland.report.canvas import legend_below, save, style
+from lowland.report.coincidence import difference, extent, without_equals
+from lowland.report.panels import Legend, colours_of, draw_bars, draw_panel, share_axes, shown
 from lowland.training import Bars, Outcome, Panel, Plot
 
-_GREY = "#999999"
+Drawable = Panel | Bars
+Said = tuple[Drawable | None, str]  # a panel and what its heading says beside its note; None for a gap
 
 
 def draw_plot(directory: Path, plot: Plot, outcomes: Mapping[str, Outcome], title: str) -> Path | None:
     """Draw ``plot`` as PNG and PDF under ``directory``; returns the PNG's path, or None if there is nothing to draw.
 
-    Lines with the same label have the same colour in all panels. Lines without a label are grey, and so are those whose
-    label has no colour left. Logarithmic axes leave out values that aren't positive.
+    See `draw_figure`.
+    """
+    return draw_figure(directory, plot.name, f"{plot.title} ({title})", plot.panels(outcomes), plot.columns)
+
+
+def draw_figure(
+    directory: Path, name: str, heading: str, panels: Sequence[Drawable], columns: int = 3
+) -> Path | None:  # fmt: skip
+    """Draw panels as PNG and PDF under ``directory``; returns the PNG's path, or None if none has anything to draw.
+
+    Lines with the same label or tint have the same colour in all panels. Lines without one are grey, and so are those
+    whose label has no colour left. Logarithmic axes leave out values that aren't positive. What `Panel` says of axes,
+    equal lines and differences is done here.
     """
     from matplotlib.figure import Figure as Canvas
 
-    panels = [panel for panel in plot.panels(outcomes) if isinstance(panel, Bars) or panel.lines]
+    panels = [panel for panel in panels if _has_values(panel)]
     if not panels:
         return None
-    labels = dict.fromkeys(label for panel in panels for label in panel.labels)
-    colours = dict(zip(labels, COLOURS, strict=False))
-    columns = min(len(panels), plot.columns)
-    rows = -(-len(panels) // columns)
+    columns = min(len(panels), columns)
+    rows = _rows(panels, columns)
     with style():
-        canvas = Canvas(figsize=(max(3.4 * columns, 4.2), 2.7 * rows + 0.5), layout="constrained")
-        axes = list(canvas.subplots(rows, columns, squeeze=False).flat)
-        handles: dict[str, Any] = {}
-        for axis, panel in zip(axes, panels, strict=False):
-            handles |= _draw_bars(axis, panel, colours) if isinstance(panel, Bars) else _draw(axis, panel, colours)
-        for axis in axes[len(panels) :]:
-            axis.set_visible(False)
-        legend_below(canvas, list(handles.values()))
-        canvas.suptitle(f"{plot.title} ({title})", fontsize=10)
-        return save(canvas, directory, plot.name)
+        canvas = Canvas(figsize=(max(3.4 * columns, 4.2), 2.7 * len(rows) + 0.5), layout="constrained")
+        axes = canvas.subplots(len(rows), columns, squeeze=False)
+        colours, legend = colours_of(panels), Legend()
+        drawn: list[tuple[Any, Drawable]] = []
+        for places, row in zip(axes, rows, strict=True):
+            for axis, (panel, said) in zip(places, row, strict=True):
+                if panel is None:
+                    axis.set_visible(False)
+                    continue
+                if isinstance(panel, Bars):
+                    draw_bars(axis, panel, colours, legend)
+                else:
+                    draw_panel(axis, panel, colours, legend, said)
+                drawn.append((axis, panel))
+        share_axes(drawn)
+        legend_below(canvas, legend.entries)
+        canvas.suptitle(heading, fontsize=10)
+        return save(canvas, directory, name)
 
 
-def _draw(axis: Any, panel: Panel, colours: Mapping[str, str]) -> dict[str, Any]:
-    """Draw one panel; returns its legend entries by label."""
-    handles = {}
-    for line in panel.lines:
-        x, y = (_numbers(values, log) for values, log in ((line.x, panel.logx), (line.y, panel.logy)))
-        colour = colours.get(line.label or line.beside, _GREY)
-        how: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.6} if line.beside else {}
-        (drawn,) = axis.plot(x, y, line.style, color=colour, label=line.label or None, markersize=4, **how)
-        if line.low:
-            low, high = (_numbers(values, panel.logy) for values in (line.low, line.high))
-            axis.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
-        if line.label in colours:
-            handles[line.label] = drawn
-    for level in panel.levels:
-        handles[level.label] = axis.axhline(
-            level.value, linestyle=":", linewidth=1.2, color=colours.get(level.beside, _GREY), label=level.label
-        )
-    axis.set_title(panel.title, fontsize=9)
-    axis.set_xlabel(panel.xlabel)
-    axis.set_ylabel(panel.ylabel)
-    for log, which in ((panel.logx, "x"), (panel.logy, "y")):
-        if log:
-            getattr(axis, f"set_{which}scale")("log")
-            low, high = getattr(axis, f"get_{which}lim")()
-            if high < 1e3 * low:  # over more decades, powers of ten are easier to read
-                plain_logarithm(getattr(axis, f"{which}axis"))
-    return handles
+def _has_values(panel: Drawable) -> bool:
+    if isinstance(panel, Bars):
+        return any(height is not None for heights in panel.heights.values() for height in heights)
+    return bool(shown(panel))
 
 
-def _draw_bars(axis: Any, panel: Bars, colours: Mapping[str, str]) -> dict[str, Any]:
-    """Draw one panel of bars; returns its legend entries by label."""
-    handles = {}
-    width = 0.8 / len(panel.labels)
-    for number, label in enumerate(panel.labels):
-        shift = (number - (len(panel.labels) - 1) / 2) * width
-        positions = [index + shift for index in range(len(panel.names))]
-        handles[label] = axis.bar(
-            positions, _numbers(panel.heights[label], False), width, yerr=_numbers(panel.errors[label], False),
-            color=colours.get(label, _GREY), label=label, error_kw={"elinewidth": 0.8, "capsize": 2},
-        )  # fmt: skip
-    axis.grid(False, axis="x")
-    label_positions(axis.xaxis, panel.names, 3.4)
-    axis.set_title(panel.title, fontsize=9)
-    axis.set_xlabel(panel.xlabel)
-    axis.set_ylabel(panel.ylabel)
-    return handles
+def _rows(panels: Sequence[Drawable], columns: int) -> list[list[Said]]:
+    """The panels row by row, and below each row that has some the differences."""
+    cleared = [(panel, "") if isinstance(panel, Bars) else without_equals(panel) for panel in panels]
+    rows = list[list[Said]]()
+    for first in range(0, len(cleared), columns):
+        row: list[Said] = [*cleared[first : first + columns]]
+        below: list[Said] = [(_below(panel, panels), "") for panel, _ in row]
+        for each in (row, below):
+            if any(panel is not None for panel, _ in each):
+                rows.append([*each, *[(None, "")] * (columns - len(each))])
+    return rows
 
 
-def _numbers(values: Sequence[float | None], log: bool) -> list[float]:
-    return [math.nan if value is None or (log and not value > 0) else value for value in values]
+def _below(panel: Drawable | None, panels: Sequence[Drawable]) -> Panel | None:
+    """The panel of the differences in ``panel``, if it is to have one."""
+    if not isinstance(panel, Panel) or not panel.against:
+        return None
+    same = panel.ylabel, panel.logy
+    beside = [each for each in panels if isinstance(each, Panel) and (each.ylabel, each.logy) == same]
+    over = extent(beside, panel.logy)
+    return difference(panel, over) if over is not None and over[0] < over[1] else None

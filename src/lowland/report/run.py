@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from lowland.report.canvas import COLOURS, plain_logarithm, save, style
-from lowland.report.plots import draw_plot
+from lowland.report.curves import Records, overlay, panel_of
+from lowland.report.plots import draw_figure, draw_plot
 from lowland.training import Experiment, Figure, Outcome
 
 
@@ -16,14 +15,21 @@ def draw_run(directory: Path, experiment: Experiment, outcomes: Mapping[str, Out
     decides.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    records = {name: outcome.records for name, outcome in outcomes.items() if outcome.records}
-    labels = {
-        name: f"{name}: η = {outcomes[name].settings.lr:g}, ρ = {outcomes[name].settings.rho:g}" for name in records
+    there = {name: outcome for name, outcome in outcomes.items() if outcome.records}
+    labels = {name: f"{name}: η = {one.settings.lr:g}, ρ = {one.settings.rho:g}" for name, one in there.items()}
+    records = {name: outcome.records for name, outcome in there.items()}
+    diverged = {
+        name: f"diverged at step {outcome.diverged_at}"
+        for name, outcome in there.items()
+        if outcome.diverged_at is not None
     }
+    against = next((name for name, outcome in there.items() if outcome.settings.rho == 0), "")
     drawn = []
     for figure in experiment.figures:
         if isinstance(figure, Figure):
-            drawn += draw(directory, [figure], records, labels, experiment.name) if records else []
+            drawn += draw(
+                directory, [figure], records, labels, experiment.name, against=against, notes=diverged
+            )  # fmt: skip
         elif (path := draw_plot(directory, figure, outcomes, experiment.name)) is not None:
             drawn.append(path)
     return drawn
@@ -32,49 +38,36 @@ def draw_run(directory: Path, experiment: Experiment, outcomes: Mapping[str, Out
 def draw(
     directory: Path,
     figures: Sequence[Figure],
-    records: Mapping[str, Sequence[Mapping[str, Any]]],
+    records: Mapping[str, Records],
     labels: Mapping[str, str],
     title: str,
+    *,
+    against: str = "",
+    notes: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Draw each figure as PNG and PDF under ``directory``, a panel for each arm.
+    """Draw each figure as PNG and PDF under ``directory``: a panel for each arm, of a single curve one for all arms.
 
     Args:
         directory: made if it doesn't exist.
         figures: what to draw.
         records: those of each arm, in the order of steps.
-        labels: the heading of each arm's panel.
+        labels: the heading of each arm's panel, and its entry in the legend of a single curve.
         title: of the experiment; the heading of every figure.
+        against: the arm with which the others are compared, where there is a single curve; by default the first.
+        notes: arm → a further line of its heading.
 
     Returns:
-        The PNG files, in the order of ``figures``.
+        The PNG files, in the order of ``figures``; without those of which no arm has values.
     """
-    from matplotlib.figure import Figure as Canvas
-
     directory.mkdir(parents=True, exist_ok=True)
+    noted = notes or {}
     drawn = []
     for figure in figures:
-        with style():
-            canvas = Canvas(figsize=(max(3.4 * len(records), 4.2), 3.1), layout="constrained")
-            axes = canvas.subplots(1, len(records), squeeze=False)[0]
-            for axis, (arm, lines) in zip(axes, records.items(), strict=True):
-                _panel(axis, figure, lines)
-                axis.set_title(labels[arm], fontsize=9)
-            axes[0].set_ylabel(figure.ylabel)
-            canvas.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
-            canvas.suptitle(f"{figure.title} ({title})", fontsize=10)
-            drawn.append(save(canvas, directory, figure.name))
-    return drawn
-
-
-def _panel(axis: Any, figure: Figure, lines: Sequence[Mapping[str, Any]]) -> None:
-    for curve, colour in zip(figure.curves, COLOURS, strict=False):
-        points = [(line["step"], line[curve.column]) for line in lines if line.get(curve.column) is not None]
-        if points:
-            marker = "o" if len(points) == 1 else ""
-            axis.plot(*zip(*points, strict=True), curve.style + marker, color=colour, label=curve.label)
-    axis.set_xlabel("step")
-    if figure.log:
-        axis.set_yscale("log")
-        plain_logarithm(axis.yaxis)
-    else:
-        axis.set_ylim(0, 1.02)
+        if len(figure.curves) == 1:
+            named = {labels[arm]: found for arm, found in records.items()}
+            said = [f"{arm} {note}" for arm, note in noted.items()]
+            panels = [overlay(figure, named, labels.get(against, next(iter(named), "")), said)]
+        else:
+            panels = [panel_of(figure, {0: found}, labels[arm], noted.get(arm, "")) for arm, found in records.items()]
+        drawn.append(draw_figure(directory, figure.name, f"{figure.title} ({title})", panels))
+    return [path for path in drawn if path is not None]

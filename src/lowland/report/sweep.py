@@ -58,8 +58,7 @@ def draw_sweep(
             drawn.append(draw_map(directory, cells, curve, (y, x), best, experiment.name))
     for figure in experiment.figures:
         if isinstance(figure, Figure) and figure.over_grid is not None:
-            panels = draw_panels(directory, cells, figure, best, experiment.name)
-            drawn += [panels] if panels else []
+            drawn += draw_panels(directory, cells, figure, best, experiment.name)
     between = Plot("differences", _BETWEEN, lambda _: difference_panels(cells, curves))
     plots = [draw_plot(directory, plot, outcomes, experiment.name) for plot in (between, *experiment.sweep_figures)]
     return drawn + [path for path in plots if path is not None]

@@ -3,7 +3,7 @@
 from lowland.training import registry
 from lowland.training.claims import Claim, Reference, Verdict
 from lowland.training.description import description, read_description, write_description
-from lowland.training.drawing import Bars, Curve, Figure, Level, Line, Panel, Plot, banded
+from lowland.training.drawing import Bars, Curve, Figure, Level, Line, Panel, Plot, banded, chance, over_seeds
 from lowland.training.environment import choose_device
 from lowland.training.experiment import SCALES, Experiment
 from lowland.training.files import read_json, read_records
@@ -43,6 +43,7 @@ __all__ = [
     "Together",
     "Verdict",
     "banded",
+    "chance",
     "choose_device",
     "configuration",
     "defaults",
@@ -50,6 +51,7 @@ __all__ = [
     "description",
     "misclassified",
     "ours",
+    "over_seeds",
     "paper",
     "parse_assignments",
     "read_description",

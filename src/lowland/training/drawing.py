@@ -1,33 +1,66 @@
 """Figures as data, for `lowland.report` to draw."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from lowland.training.outcome import Outcome
-from lowland.training.statistics import Estimate
+from lowland.training.statistics import Estimate, estimate
+
+
+@dataclass(frozen=True)
+class Level:
+    """A horizontal line across a panel: what a paper reports, or what chance gives.
+
+    Attributes:
+        value: its height.
+        label: for the legend; levels of one figure with the same label share an entry.
+        beside: a label or tint whose colour it has; grey without.
+        style: a matplotlib line style.
+    """
+
+    value: float
+    label: str
+    beside: str = ""
+    style: str = ":"
+
+
+def chance(classes: int) -> Level:
+    """The error of guessing among so many classes, as a level."""
+    return Level(1 - 1 / classes, "chance", style="-.")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a figure: a column of the records, its label, and its style (a matplotlib line style)."""
+    """One line of a figure.
+
+    Attributes:
+        column: of the records.
+        label: in the legend, or of an axis.
+        style: a matplotlib line style.
+        level: drawn across the figures of a sweep.
+    """
 
     column: str
     label: str
     style: str = "-"
+    level: Level | None = None
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure with a panel for each arm: curves over the steps.
+    """A figure of curves over the steps: a panel for each arm, or of a single curve one panel with a line for each arm.
 
     Attributes:
         name: of the file.
         title: what it shows.
         ylabel: with the unit, where there is one.
         curves: drawn in order.
-        log: logarithmic vertical axis.
+        log: logarithmic vertical axis; otherwise one from 0 to 1.
         over_grid: the two settings, those of the rows and of the columns, over which a sweep draws it too; none for a
             figure of runs alone.
+        against: columns of the curves that the others are compared with where they coincide, see `Panel`.
+        note: what the heading of an arm's panel says of its records, empty for nothing.
     """
 
     name: str
@@ -36,6 +69,8 @@ class Figure:
     curves: tuple[Curve, ...]
     log: bool = True
     over_grid: tuple[str, str] | None = None
+    against: tuple[str, ...] = ()
+    note: Callable[[Sequence[Mapping[str, Any]]], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,9 +82,13 @@ class Line:
         y: what, likewise.
         label: for the legend; lines of one figure with the same label share colour and entry.
         style: a matplotlib format without colour: ``"-"``, ``"o"``, ``"o--"``.
-        beside: a label whose lines this one is drawn thinly beside, in their colour: one seed beside the mean, say.
-        low: the lower edge of a band around the line, one for each x, None where there is none; empty for no band.
-        high: its upper edge.
+        beside: a label whose line this one is drawn thinly beside, in its colour: another radius beside the best, say.
+        low: the lower end of the interval at each x, None where there is none; empty for no intervals. Those of marked
+            points (a style with ``o``) are drawn as error bars, those of a line as a band.
+        high: their upper ends.
+        seeds: seed → its values at ``x``, where the line is a mean over seeds. Up to 20 are drawn thinly beside it.
+            Where the difference of two lines is drawn, they are paired by seed.
+        tint: lines and levels of the same tint have the same colour; by default the label.
     """
 
     x: Sequence[float | None]
@@ -59,33 +98,67 @@ class Line:
     beside: str = ""
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
+    seeds: Mapping[int, Sequence[float | None]] = field(default_factory=dict)
+    tint: str = ""
+
+    @property
+    def colour(self) -> str:
+        """What its colour is kept under."""
+        return self.tint or self.beside or self.label
 
 
-def banded(found: Mapping[float, Estimate], label: str) -> Line:
-    """A line through the means over seeds, points marked, with their 95 % intervals as a band; ``found``: by x."""
+def banded(found: Mapping[float, Estimate], label: str, style: str = "o-") -> Line:
+    """A line through the means over seeds with their 95 % intervals; ``found``: by x."""
     edges = [each.interval or (None, None) for each in found.values()]
     low, high = ([edge[end] for edge in edges] for end in (0, 1))
-    return Line(list(found), [each.mean for each in found.values()], label, "o-", low=low, high=high)
+    return Line(list(found), [each.mean for each in found.values()], label, style, low=low, high=high)
 
 
-@dataclass(frozen=True)
-class Level:
-    """A horizontal line across a panel, dotted: what a paper reports, say.
+def over_seeds(
+    curves: Mapping[int, Mapping[float, float]], label: str, style: str = "-", tint: str = "", *, some: bool = False
+) -> Line:
+    """The mean over seeds where all of them have a value, with its 95 % interval.
 
-    Attributes:
-        value: its height.
-        label: for the legend; levels of one figure with the same label share an entry.
-        beside: a label whose colour it has; grey without.
+    Args:
+        curves: seed → x → y.
+        label: see `Line`, as the others.
+        style: likewise.
+        tint: likewise.
+        some: take also the mean over those that have a value, where others have none.
     """
-
-    value: float
-    label: str
-    beside: str = ""
+    x = sorted({x for curve in curves.values() for x in curve})
+    values = {at: [curve[at] for curve in curves.values() if at in curve] for at in x}
+    shared = {at: estimate(ys) for at, ys in values.items() if some or len(ys) == len(curves)}
+    edges = [(found.interval if (found := shared.get(at)) else None) or (None, None) for at in x]
+    low, high = ([edge[end] for edge in edges] for end in (0, 1)) if len(curves) > 1 else ((), ())
+    means = [found.mean if (found := shared.get(at)) else None for at in x]
+    seeds = {seed: [curve.get(at) for at in x] for seed, curve in curves.items()}
+    return Line(x, means, label, style, low=low, high=high, seeds=seeds, tint=tint)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes; labels with their units, where there are some. ``levels`` are drawn across."""
+    """One pair of axes.
+
+    Panels of one figure whose axes have the same label show the same range. A line that equals an earlier one
+    everywhere is not drawn over it: the heading says so.
+
+    Attributes:
+        title: above.
+        xlabel: with the unit, where there is one.
+        ylabel: likewise. What is to be compared has the same label, what isn't another.
+        lines: drawn in order.
+        logx: logarithmic horizontal axis.
+        logy: logarithmic vertical axis.
+        levels: drawn across.
+        against: labels of lines that the others are compared with. Where a line lies on another for half of its
+            length, a panel below shows how far it is from the first of these, of the same tint, on which it lies, or
+            else the first: as a difference, or on a logarithmic axis as a ratio.
+        better: ``"lower"`` or ``"higher"`` if x is a grid's values and that is the better y: the best point of a line
+            is marked if it lies where the grid ends. With ``against``, which are at 0, it has no lower end.
+        note: a line of the heading: what a reader wouldn't see.
+        bounds: the range of the vertical axis, if it has one by nature.
+    """
 
     title: str
     xlabel: str
@@ -94,6 +167,10 @@ class Panel:
     logx: bool = False
     logy: bool = False
     levels: Sequence[Level] = ()
+    against: Sequence[str] = ()
+    better: str = ""
+    note: str = ""
+    bounds: tuple[float, float] | None = None
 
     @property
     def labels(self) -> list[str]:

@@ -1,6 +1,29 @@
 """The figures of Long & Bartlett 2024, for whoever has records of the edge of stability: their columns and styles."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from lowland.training.drawing import Curve, Figure
+
+AT_EDGE = 0.9  # of its edge: a Hessian norm that gets so far has reached it
+
+
+def arrival(records: Sequence[Mapping[str, Any]], edge: str = "edge") -> tuple[int | None, float]:
+    """The step at which the Hessian norm first reaches the column ``edge``, or None; and the most that it is of it.
+
+    0 where no record has both.
+    """
+    found = [(each["step"], each["hessian_norm"], each.get(edge)) for each in records if each.get("hessian_norm")]
+    ratios = {step: norm / limit for step, norm, limit in found if limit}
+    step = next((step for step, ratio in ratios.items() if ratio >= AT_EDGE), None)
+    return step, max(ratios.values(), default=0.0)
+
+
+def not_at_edge(records: Sequence[Mapping[str, Any]]) -> str:
+    """``hasn't reached its edge (0.15 of it at most)``; empty of a run that has, or whose edge isn't known."""
+    step, most = arrival(records)
+    return "" if step is not None or not most else f"hasn't reached its edge ({most:.2g} of it at most)"
+
 
 _NORMS = (
     Curve("hessian_norm", "Hessian norm", "-"),
@@ -8,9 +31,26 @@ _NORMS = (
     Curve("gd_edge", "2/η", ":"),
 )
 _OVER = ("rho", "lr")  # rows and columns, as in the paper
+_EDGES = ("edge", "gd_edge")
 EDGE_OF_STABILITY = (
-    Figure("hessian-norm", "Hessian norm and the edge of stability", "Hessian norm", _NORMS, over_grid=_OVER),
-    Figure("hessian-norm-sam-edge", "Hessian norm and the SAM edge", "Hessian norm", _NORMS[:2], over_grid=_OVER),
+    Figure(
+        "hessian-norm",
+        "Hessian norm and the edge of stability",
+        "Hessian norm",
+        _NORMS,
+        over_grid=_OVER,
+        against=_EDGES,
+        note=not_at_edge,
+    ),
+    Figure(
+        "hessian-norm-sam-edge",
+        "Hessian norm and the SAM edge",
+        "Hessian norm",
+        _NORMS[:2],
+        over_grid=_OVER,
+        against=_EDGES[:1],
+        note=not_at_edge,
+    ),
     Figure(
         "alignment",
         "Alignment with the principal eigenvector v",
@@ -21,6 +61,7 @@ EDGE_OF_STABILITY = (
         ),
         log=False,
         over_grid=_OVER,
+        against=("gradient_alignment",),
     ),
     Figure("loss", "Training loss", "loss", (Curve("loss", "loss", "-"),), over_grid=_OVER),
 )

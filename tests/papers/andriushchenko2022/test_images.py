@@ -1,6 +1,7 @@
 """The networks on images: batches, a step, a check, whole experiments, and weights measured by a command."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -459,15 +460,15 @@ def test_on_a_cuda_device(small, quick, lowland, tmp_path):
 def test_a_value_that_was_not_finite_is_left_out_of_the_figure():
     settings = configured({"seeds": "1"})
     arms = {
-        f"sam-{seed}": Outcome(settings, [{"epoch": 0.0, "sharpness": 1.0 + seed}, {"epoch": 1.0, "sharpness": last}])
+        f"sam-{seed}": Outcome(
+            replace(settings, seed=seed),
+            [{"epoch": 0.0, "sharpness": 1.0 + seed}, {"epoch": 1.0, "sharpness": last}],
+        )
         for seed, last in enumerate((2.0, None))
     }
     (panel,) = over_epochs("sharpness", "Sharpness", ("sam",), (("sharpness", "", "", True),)).panels(arms)
-    assert [(line.x, line.y) for line in panel.lines] == [
-        ([0.0, 1.0], [1.0, 2.0]),
-        ([0.0], [2.0]),
-        ([0.0], [1.5]),
-    ]
+    (line,) = panel.lines
+    assert (line.x, line.y, line.seeds) == ([0.0, 1.0], [1.5, None], {0: [1.0, 2.0], 1: [2.0, None]})
 
 
 def verdict_of(experiment, claim, arms):
@@ -596,7 +597,7 @@ def test_figure_1_of_networks_that_do_not_fit_is_undecided():
     assert verdict.reason == "ERM's training error is 0.67, and the claim is about networks that get to 0.02"
 
 
-def test_figure_1_is_drawn_with_bands_and_the_papers_values():
+def test_figure_1_is_drawn_with_intervals_and_the_papers_values():
     (plot, by_m) = find("andriushchenko2022/cifar10").sweep_figures
     (panel,) = plot.panels(grid_of_methods(FIGURE_1))
     assert [line.label for line in panel.lines] == ["128-SAM", "n-SAM", "random", "ERM", "128-SAM, paper"]
@@ -607,9 +608,10 @@ def test_figure_1_is_drawn_with_bands_and_the_papers_values():
     assert all(low < y < high for low, y, high in zip(sam.low, sam.y, sam.high, strict=True))
     assert {level.label: level.value for level in panel.levels}["ERM, paper"] == 5.15
     erm = panel.lines[3]
-    assert list(erm.x) == [0.025, 6.4]
-    assert erm.y == [pytest.approx(31, abs=0.2)] * 2
+    assert list(erm.x) == [0.025, 0.05, 0.1, 0.2, 0.4, 6.4]
+    assert erm.y == [pytest.approx(31, abs=0.2)] * 6
     assert erm.low[0] < erm.y[0] < erm.high[0]
+    assert (list(panel.against), panel.better) == (["ERM"], "lower")
     assert by_m.panels(grid_of_methods(FIGURE_1)) == []
 
 

@@ -11,7 +11,7 @@ from lowland.papers import find
 from lowland.papers.andriushchenko2022 import relu_network
 from lowland.papers.andriushchenko2022.relu import ReluRuns, digest
 from lowland.papers.andriushchenko2022.relu_network import initial_weights, loss_and_gradient, points
-from lowland.training import Outcome
+from lowland.training import Outcome, repeats
 
 CPU = torch.device("cpu")
 
@@ -129,7 +129,7 @@ def test_a_gradient_of_zero_climbs_nowhere_and_a_bad_run_alone_is_bad():
     alone.train(8)
     assert torch.equal(program.state.weights[2:], alone.state.weights)
     measured = list(program.measure().values())
-    assert [isinstance(found, FloatingPointError) for found in measured] == [False, True, False, False]
+    assert [isinstance(found, FloatingPointError) for found in measured] == [False, True, *[False] * 6]
 
 
 @pytest.mark.slow
@@ -162,10 +162,14 @@ def test_without_a_compiler_that_works_it_says_so_and_goes_on(monkeypatch, broke
     assert torch.equal(program.state.weights, eager.state.weights)
 
 
-def made_up(experiment, gd, sam, diverged=()):
-    arms = experiment.configure("paper", {"seeds": str(len(gd))})
-    kinks = dict(zip([name for name in arms if name.startswith("gd")], gd, strict=True))
-    kinks |= dict(zip([name for name in arms if name.startswith("sam")], sam, strict=True))
+def made_up(experiment, diverged=(), **kinks_of):
+    """Arms whose kinks are given by kind, with _ for -; those of the others are 50."""
+    seeds = len(next(iter(kinks_of.values())))
+    arms = experiment.configure("paper", {"seeds": str(seeds)})
+    kinks = dict.fromkeys(arms, 50)
+    for kind, numbers in kinks_of.items():
+        names = [name for name in arms if repeats(name, kind.replace("_", "-"))]
+        kinks |= dict(zip(names, numbers, strict=True))
     record = {"step": 0, "loss": 0.5, "made": 7, "stopped": True}
     return {
         name: Outcome(run, [{**record, "kinks": kinks[name]}], 5 if name in diverged else None)
@@ -185,15 +189,51 @@ def made_up(experiment, gd, sam, diverged=()):
     ],
 )
 def test_claim(experiment, gd, sam, passed, says):
-    verdict = experiment.claims[0].judge(made_up(experiment, gd, sam))
-    assert verdict.passed is passed
-    assert verdict.measured == pytest.approx((sum(sam) - sum(gd)) / len(gd))
-    assert says in verdict.reason
+    pairs = ({"gd": gd, "sam": sam}, {"gd_falling": gd, "sam": sam}, {"gd": gd, "sam_constant": sam})
+    for claim, pair in zip(experiment.claims, pairs, strict=True):
+        verdict = claim.judge(made_up(experiment, **pair))
+        assert verdict.passed is passed
+        assert verdict.measured == pytest.approx((sum(sam) - sum(gd)) / len(gd))
+        assert says in verdict.reason
+
+
+def test_a_claim_about_one_step_size_is_not_judged_on_the_other(experiment):
+    arms = made_up(experiment, gd=[3, 4], sam=[1, 2])
+    constant = {name: replace(arm, settings=replace(arm.settings, schedule="constant")) for name, arm in arms.items()}
+    verdict = experiment.claims[1].judge(constant)
+    assert (verdict.passed, verdict.reason) == (None, "a run has schedule=constant, and the claim is about linear")
+    assert experiment.claims[2].judge(constant).measured is not None
+
+
+def test_both_kinds_are_trained_with_both_step_sizes(experiment):
+    arms = experiment.configure("paper", {"seeds": "1"})
+    assert {(arm.rho, arm.schedule) for arm in arms.values()} == {
+        (0.3, "linear"), (0.0, "constant"), (0.3, "constant"), (0.0, "linear")
+    }  # fmt: skip
+
+
+def test_each_step_size_has_panels_with_both_kinds(experiment):
+    arms = made_up(experiment, gd=[3, 4], sam=[1, 2])
+    ends = {"function_x": [0.0, 1.0], "function_y": [0.0, 2.0]}
+    arms = {
+        name: replace(arm, records=[*arm.records, {**arm.records[0], "step": 9, **ends}]) for name, arm in arms.items()
+    }
+    functions, over_steps = (plot.panels(arms) for plot in experiment.figures)
+    schedules = ("falling step size", "constant step size")
+    assert [panel.title for panel in functions] == [f"seed {seed}, {its}" for its in schedules for seed in (0, 1)]
+    assert {tuple(panel.labels) for panel in functions} == {("gradient descent", "SAM", "data")}
+    assert [(panel.title, panel.ylabel) for panel in over_steps] == [
+        (its, what) for what in ("training loss", "kinks") for its in schedules
+    ]
+    falling, constant = ([list(line.y) for line in panel.lines] for panel in over_steps[2:])
+    assert falling == [[50, 50], [1.5, 1.5]]
+    assert constant == [[3.5, 3.5], [50, 50]]
 
 
 def test_a_diverged_run_judges_nothing_and_is_null(experiment):
-    arms = made_up(experiment, [3, 4], [1, 2], diverged=["sam-1"])
+    arms = made_up(experiment, gd=[3, 4], sam=[1, 2], diverged=["sam-1"])
     verdict = experiment.claims[0].judge(arms)
     assert (verdict.passed, verdict.reason) == (None, "arm sam-1 diverged at step 5")
-    assert digest(arms)["kinks"] == {"gd": [3, 4], "sam": [1, None]}
+    kinks = {"gd": [3, 4], "sam": [1, None], "gd-falling": [50, 50], "sam-constant": [50, 50]}
+    assert digest(arms)["kinks"] == kinks
     assert digest(arms)["seeds"] == [0, 1]

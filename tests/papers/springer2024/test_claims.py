@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from scipy.stats import ttest_rel
 
+from lowland.papers import find
 from lowland.papers.springer2024.claims import (
     CLAIMS,
     MARGIN,
@@ -19,7 +20,9 @@ from lowland.papers.springer2024.claims import (
 )
 from lowland.papers.springer2024.figures import _lorenz, feature_figures
 from lowland.papers.springer2024.methods import METHODS, SGD
+from lowland.report.coincidence import difference
 from lowland.training import Outcome
+from lowland.training.statistics import estimate
 
 JUDGE = {claim.id: claim.judge for claim in CLAIMS}
 
@@ -106,15 +109,21 @@ def test_figures():
         for seed in range(2)
     }
     probing, lorenz, quality, _ = feature_figures([SGD, *METHODS])
-    easy, hard = probing.panels(arms)
-    lines = {line.label: line for line in hard.lines}
-    assert list(lines["sam"].x) == [0.0, 0.1]
-    assert list(lines["sam"].y) == pytest.approx([0.25, 0.25])
-    assert list(lines["sgd"].x) == [0.0]
+    easy, hard, _, hard_difference = probing.panels(arms)
+    assert [line.label for line in hard.lines] == list(METHODS)
+    sam = hard.lines[0]
+    expected = estimate([0.2, 0.3])
+    assert list(sam.x) == [0.0, 0.1]
+    assert list(sam.y) == pytest.approx([0.25, 0.25])
+    assert (sam.low[1], sam.high[1]) == pytest.approx(expected.interval)
+    assert list(hard_difference.lines[0].x) == [0.1]
+    assert list(hard_difference.lines[0].y) == pytest.approx([0.0])
     assert list(easy.lines[1].y) == pytest.approx([0.1, 0.1])
-    titles = [panel.title for panel in lorenz.panels(arms)]
-    assert titles == [each for name in (SGD, "lsam", "sam") for each in (name, f"{name}: difference")]
-    assert quality.panels(arms)
+    assert [panel.title for panel in lorenz.panels(arms)] == [SGD, "lsam", "sam"]
+    by_column = dict(zip(("easy", "hard", "worst"), quality.panels(arms), strict=True))
+    for panel in (easy, hard, by_column["easy"], by_column["hard"]):
+        assert [(level.value, level.label) for level in panel.levels] == [(0.5, "chance")]
+    assert by_column["worst"].levels == ()
     assert not lorenz.panels({"a": arm("sam", 0)})
 
 
@@ -207,10 +216,19 @@ def test_where_in_training_it_holds():
     assert verdict.reason == "holds at epochs 1; fails at epochs 0, 2"
 
 
-def test_the_difference_of_the_lorenz_curves_is_drawn_beside_them():
-    real, phantom = [0.0, 0.2, 1.0], [0.0, 0.3, 1.0]
+@pytest.mark.parametrize(("name", "level"), [("cifar-mnist", 0.5), ("fmnist-mnist", 0.8), ("waterbirds", 0.5)])
+def test_the_chance_of_a_probe_is_that_of_its_classes(name, level):
+    experiment = find(f"springer2024/{name}")
+    assert [curve.level.value for curve in experiment.outcomes[:2]] == pytest.approx([level] * 2)
+    probing = experiment.figures[0].panels({"sgd": run(0, 0.0, [end(0.3)])})
+    assert [panel.levels[0].value for panel in probing[:2]] == pytest.approx([level] * 2)
+
+
+def test_the_difference_of_the_lorenz_curves_is_drawn_where_they_coincide():
+    real, phantom = [0.0, 0.1, 0.2, 0.5, 1.0], [0.0, 0.1, 0.21, 0.51, 1.0]
     arms = {f"sgd-{k}": run(k, 0.0, [{**end(0.3), "lorenz_real": real, "lorenz_phantom": phantom}]) for k in range(2)}
-    curves, gap = _lorenz(arms)
+    (curves,) = _lorenz(arms)
     assert [line.label for line in curves.lines] == ["real parameters", "phantom parameters", "even"]
-    assert gap.title == "sgd: difference"
-    assert list(gap.lines[-1].y) == pytest.approx([0, 0.1, 0])
+    gap = difference(curves, (0, 1))
+    assert [line.label for line in gap.lines] == ["phantom parameters"]
+    assert list(gap.lines[0].y) == pytest.approx([0, 0, 0.01, 0.01, 0])

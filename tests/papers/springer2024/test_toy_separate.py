@@ -141,9 +141,12 @@ def test_the_claims():
     verdict = larger_ratio("sam")(made)
     assert verdict.passed is True
     assert verdict.measured == pytest.approx(-0.12)
-    ratio, _ = ratio_against_rho(made)
+    ratio, share, ratio_difference, _ = ratio_against_rho(made)
     assert list(ratio.lines[0].x) == [0, 0.03, 0.1, 0.3]
     assert ratio.lines[0].y[0] == pytest.approx(0.5)
+    assert (ratio.ylabel, share.ylabel) == ("v_hard / v_easy", "share of the hard feature")
+    assert list(ratio_difference.lines[0].x) == [0.03, 0.1, 0.3]
+    assert ratio_difference.lines[0].y[1] == pytest.approx(0.12)
 
 
 def test_claims_of_networks_that_are_not_trained_are_undecided():

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from lowland.papers.andriushchenko2022.methods import METHODS, by_rho, method
 from lowland.papers.figures import LevelsOf, over_epochs
-from lowland.training import Level, Line, Outcome, Panel, Plot, banded
-from lowland.training.statistics import Estimate, estimate
+from lowland.training import Level, Line, Outcome, Panel, Plot, over_seeds
+from lowland.training.statistics import estimate
+
+_STYLES = (":", "--")
 
 
 def network_figures(kinds: Sequence[str]) -> tuple[Plot, ...]:
@@ -30,7 +32,7 @@ def network_figures(kinds: Sequence[str]) -> tuple[Plot, ...]:
 
 
 def figure_1(dataset: str, levels: Mapping[str, tuple[str, float]], sam: Mapping[float, float]) -> Plot:
-    """Test error against ρ: a line with a band (95 % of the mean over seeds) for each method, ERM across.
+    """Test error against ρ: a line with 95 % intervals of the mean over seeds for each method, ERM across.
 
     Args:
         dataset: as people write it.
@@ -45,10 +47,15 @@ def figure_1(dataset: str, levels: Mapping[str, tuple[str, float]], sam: Mapping
             return []
         runs = [outcome for outcome in outcomes.values() if method(outcome) == "erm"]
         across = [Level(value, label, METHODS[kind]) for label, (kind, value) in levels.items()]
-        every = [rho for line in (*lines, theirs) for rho in line.x if rho is not None]
+        every = sorted({rho for line in (*lines, theirs) for rho in line.x if rho is not None})
         if erm := _errors(runs):
-            lines.append(banded({min(every): erm, max(every): erm}, METHODS["erm"]))
-        return [Panel(dataset, "ρ", "test error (%)", [*lines, theirs], logx=True, levels=across)]
+            lines.append(over_seeds({seed: dict.fromkeys(every, at) for seed, at in erm.items()}, METHODS["erm"]))
+        return [
+            Panel(
+                dataset, "ρ", "test error (%)", [*lines, theirs], logx=True, levels=across,
+                against=[METHODS["erm"]], better="lower",
+            )
+        ]  # fmt: skip
 
     return Plot("figure-1", f"{dataset}: test error against ρ", panels)
 
@@ -66,29 +73,49 @@ def against_m(dataset: str) -> Plot:
         erms = [outcome for outcome in outcomes.values() if method(outcome) == "erm"]
         drawn = []
         for column, label in (("test_error", "test error (%)"), ("train_error", "training error (%)")):
-            found = {float(m): at for m, runs in sorted(sams.items()) if (at := _errors(runs, column))}
-            level = _errors(erms, column)
-            levels = (Level(level.mean, "ERM, ours", ""),) if level else ()
-            drawn.append(Panel(dataset, "m", label, [banded(found, "SAM")], logx=True, levels=levels))
+            found = {float(m): _errors(runs, column) for m, runs in sorted(sams.items())}
+            level = estimate(list(_errors(erms, column).values()))
+            levels = (Level(level.mean, "ERM, ours"),) if level else ()
+            whole = max(sams) >= min(getattr(outcome.settings, "batch_size", 0) for outcome in outcomes.values())
+            drawn.append(
+                Panel(
+                    dataset,
+                    "m",
+                    label,
+                    [_marked(found, "SAM")],
+                    logx=True,
+                    levels=levels,
+                    better="" if whole else "lower",
+                )
+            )
         return drawn
 
     return Plot("against-m", f"{dataset}: error against m", panels)
 
 
 def _against_rho(outcomes: Mapping[str, Outcome], kind: str) -> Line | None:
-    found = {rho: at for rho, runs in by_rho(outcomes, kind).items() if (at := _errors(runs))}
-    return banded(found, METHODS[kind]) if found else None
+    found = {rho: _errors(runs) for rho, runs in by_rho(outcomes, kind).items()}
+    return _marked(found, METHODS[kind]) if any(found.values()) else None
 
 
-def _errors(outcomes: Sequence[Outcome], column: str = "test_error") -> Estimate | None:
-    """In %, of the runs that ended."""
-    return estimate(
-        [100 * outcome.records[-1][column] for outcome in outcomes if outcome.status == "done" and outcome.records]
-    )
+def _marked(found: Mapping[float, Mapping[int, float]], label: str) -> Line:
+    """A line of points, of x → seed → y."""
+    seeds = dict.fromkeys(seed for values in found.values() for seed in values)
+    curves = {seed: {x: values[seed] for x, values in found.items() if seed in values} for seed in seeds}
+    return over_seeds(curves, label, "o-", some=True)
+
+
+def _errors(outcomes: Sequence[Outcome], column: str = "test_error") -> dict[int, float]:
+    """In % by seed, of the runs that ended."""
+    return {
+        outcome.settings.seed: 100 * outcome.records[-1][column]
+        for outcome in outcomes
+        if outcome.status == "done" and outcome.records
+    }
 
 
 def reported(values: Mapping[str, Mapping[str, Sequence[tuple[str, str, float]]]]) -> LevelsOf:
-    """Levels of what the paper reports of the arms' dataset.
+    """Levels of what the paper reports of the arms' dataset; those of one kind differ in style.
 
     ``values``: dataset → column of the records → kind of arm, label, value in %.
     """
@@ -96,9 +123,14 @@ def reported(values: Mapping[str, Mapping[str, Sequence[tuple[str, str, float]]]
     def levels(outcomes: Mapping[str, Outcome]) -> dict[str, list[Level]]:
         found = {getattr(outcome.settings, "dataset", "cifar-10") for outcome in outcomes.values()}
         columns = values[found.pop()] if len(found) == 1 else {}
-        return {
-            column: [Level(value / 100, label, kind) for kind, label, value in several]
-            for column, several in columns.items()
-        }
+        drawn: dict[str, list[Level]] = {}
+        for column, several in columns.items():
+            kinds = [kind for kind, _, _ in several]
+            styles = [_STYLES[kinds[:number].count(kind)] for number, kind in enumerate(kinds)]
+            drawn[column] = [
+                Level(value / 100, label, kind, style)
+                for (kind, label, value), style in zip(several, styles, strict=True)
+            ]
+        return drawn
 
     return levels

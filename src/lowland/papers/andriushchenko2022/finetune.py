@@ -22,7 +22,6 @@ from lowland.papers.claims import Unfit, by_seed, judged, smaller
 from lowland.papers.figures import over_epochs
 from lowland.training import (
     Claim,
-    Line,
     Outcome,
     Panel,
     Plot,
@@ -30,6 +29,7 @@ from lowland.training import (
     Task,
     Verdict,
     ours,
+    over_seeds,
     paper,
     read_json,
     repeats,
@@ -200,12 +200,16 @@ def _lines(outcomes: Mapping[str, Outcome]) -> list[Panel]:
     for column, label in (("line_loss", "training loss"), ("line_error", "test error")):
         lines = []
         for kind in TUNED:
-            ends = [outcomes[name].records[-1] for name in outcomes if repeats(name, kind) and outcomes[name].records]
-            ends = [end for end in ends if column in end]
-            if ends:
-                mean = [fmean(values) for values in zip(*(end[column] for end in ends), strict=True)]
-                lines.append(Line(ends[0]["line_t"], mean, kind, "o-"))
-        panels.append(Panel(label, "α, 0: before tuning, 1: after", label, lines))
+            found = [outcome for name, outcome in outcomes.items() if repeats(name, kind) and outcome.records]
+            curves = {
+                outcome.settings.seed: {t: y for t, y in zip(end["line_t"], end[column], strict=True) if y is not None}
+                for outcome in found
+                if column in (end := outcome.records[-1])
+            }
+            if any(curves.values()):
+                lines.append(over_seeds(curves, kind))
+        where, against = "α, 0: before tuning, 1: after", [line.label for line in lines[-1:]]
+        panels.append(Panel(label, where, label, lines, against=against))
     return panels
 
 

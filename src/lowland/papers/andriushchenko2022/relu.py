@@ -23,8 +23,21 @@ from lowland.papers.andriushchenko2022.relu_network import (
     points,
     relu_function,
 )
-from lowland.papers.claims import last, smaller
-from lowland.training import Claim, Curve, Experiment, Line, Outcome, Panel, Plot, Record, ours, paper, setting
+from lowland.papers.claims import Measure, Unfit, last, smaller
+from lowland.training import (
+    Claim,
+    Curve,
+    Experiment,
+    Line,
+    Outcome,
+    Panel,
+    Plot,
+    Record,
+    ours,
+    over_seeds,
+    paper,
+    setting,
+)
 
 _MARGIN = 0.05  # by which the drawn interval exceeds the data
 
@@ -101,7 +114,18 @@ class ReluRuns:
         self.state, self.step = State(weights, stopped), state_dict["step"]
 
 
-# What a run comes to.
+# What a run comes to. Gradient descent and SAM are each trained with both step sizes, so that what comes of the ascent
+# can be told from what comes of a step size that falls.
+_FALLING, _CONSTANT = "falling step size", "constant step size"
+ARMS = {
+    "sam": ("SAM", _FALLING),
+    "gd": ("gradient descent", _CONSTANT),
+    "sam-constant": ("SAM", _CONSTANT),
+    "gd-falling": ("gradient descent", _FALLING),
+}
+
+
+_DRAWN = sorted(ARMS.items())  # gradient descent first
 
 
 def _by_seed(outcomes: Mapping[str, Outcome], name: str) -> dict[int, Outcome]:
@@ -109,47 +133,71 @@ def _by_seed(outcomes: Mapping[str, Outcome], name: str) -> dict[int, Outcome]:
 
 
 def digest(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """Kinks, losses and steps by method, each a list over the seeds; None for a run that diverged."""
+    """Kinks, losses and steps by kind of arm, each a list over the seeds; None for a run that diverged."""
 
     def last(outcome: Outcome, column: str) -> Any:
         return None if outcome.diverged_at is not None or not outcome.records else outcome.records[-1][column]
 
     columns = {"kinks": "kinks", "final_loss": "loss", "steps_made": "made", "stopped": "stopped"}
-    by_method = {name: _by_seed(outcomes, name) for name in ("gd", "sam")}
+    by_method = {name: _by_seed(outcomes, name) for name in ARMS}
     return {"seeds": list(by_method["sam"])} | {
         entry: {name: [last(arm, column) for arm in found.values()] for name, found in by_method.items()}
         for entry, column in columns.items()
     }
 
 
+def _kinks(schedule: str) -> Measure:
+    """Those at the end of a run with that step size; raises Unfit for another."""
+
+    def measure(outcome: Outcome) -> float:
+        own = getattr(outcome.settings, "schedule", "")
+        if own != schedule:
+            raise Unfit(f"a run has schedule={own}, and the claim is about {schedule}")
+        return last("kinks")(outcome)
+
+    return measure
+
+
 def _functions(outcomes: Mapping[str, Outcome]) -> list[Panel]:
+    """A row of seeds for each step size."""
     x, y = points()
     panels = []
-    for seed, gd in _by_seed(outcomes, "gd").items():
-        fitted = {"gradient descent": gd, "SAM": _by_seed(outcomes, "sam").get(seed)}
-        lines = [
-            Line(outcome.records[-1]["function_x"], outcome.records[-1]["function_y"], label)
-            for label, outcome in fitted.items()
-            if outcome is not None and outcome.records and "function_x" in outcome.records[-1]
-        ]
-        if lines:
-            panels.append(Panel(f"seed {seed}", "x", "y", [*lines, Line(x.tolist(), y.tolist(), "data", "o")]))
+    for schedule in (_FALLING, _CONSTANT):
+        arms = {method: _by_seed(outcomes, name) for name, (method, its) in _DRAWN if its == schedule}
+        for seed in sorted({seed for found in arms.values() for seed in found}):
+            ends = {method: found[seed].records[-1] for method, found in arms.items() if found[seed].records}
+            lines = [
+                Line(end["function_x"], end["function_y"], method)
+                for method, end in ends.items()
+                if "function_x" in end
+            ]
+            if lines:
+                data = Line(x.tolist(), y.tolist(), "data", "o")
+                panels.append(Panel(f"seed {seed}, {schedule}", "x", "y", [*lines, data]))
     return panels
 
 
 def _over_steps(outcomes: Mapping[str, Outcome]) -> list[Panel]:
+    """Loss and kinks, of each step size for itself."""
     return [
         Panel(
-            what, "step", what,
+            schedule, "step", what,
             [
-                Line(outcome.column("step"), outcome.column(column), label)
-                for name, label in (("gd", "gradient descent"), ("sam", "SAM"))
-                for outcome in _by_seed(outcomes, name).values()
+                over_seeds(
+                    {seed: _curve(outcome, column) for seed, outcome in _by_seed(outcomes, name).items()}, method
+                )
+                for name, (method, its) in _DRAWN
+                if its == schedule
             ],
-            logy=column == "loss",
+            logy=column == "loss", against=["gradient descent"],
         )
         for column, what in (("loss", "training loss"), ("kinks", "kinks"))
+        for schedule in (_FALLING, _CONSTANT)
     ]  # fmt: skip
+
+
+def _curve(outcome: Outcome, column: str) -> dict[float, float]:
+    return dict(zip(outcome.column("step"), outcome.column(column), strict=True))
 
 
 EXPERIMENT = Experiment(
@@ -174,7 +222,12 @@ EXPERIMENT = Experiment(
         "laptop": {},
         "smoke": {"steps": ours(30), "check_every": ours(10), "compiled": ours(False)},
     },
-    arms={"sam": {}, "gd": {"rho": 0.0, "schedule": "constant"}},
+    arms={
+        "sam": {},
+        "gd": {"rho": 0.0, "schedule": "constant"},
+        "sam-constant": {"schedule": "constant"},
+        "gd-falling": {"rho": 0.0},
+    },
     grid={},
     claims=(
         Claim(
@@ -185,10 +238,26 @@ EXPERIMENT = Experiment(
             smaller("sam", "gd", last("kinks")),
             over_seeds=True,
         ),
+        Claim(
+            "fewer-kinks-falling",
+            "So it has if both are trained with the falling step size: mean difference, paired by seed (ours)",
+            "the section on networks with one hidden layer",
+            "interval < 0",
+            smaller("sam", "gd-falling", _kinks("linear")),
+            over_seeds=True,
+        ),
+        Claim(
+            "fewer-kinks-constant",
+            "And if both are trained with the constant one: mean difference, paired by seed (ours)",
+            "the section on networks with one hidden layer",
+            "interval < 0",
+            smaller("sam-constant", "gd", _kinks("constant")),
+            over_seeds=True,
+        ),
     ),
     figures=(
-        Plot("functions", "What was fitted", _functions),
-        Plot("over-steps", "Loss and kinks", _over_steps),
+        Plot("functions", "What was fitted", _functions, columns=5),
+        Plot("over-steps", "Loss and kinks, mean over seeds", _over_steps, columns=2),
     ),
     cost=dict.fromkeys(("paper", "desk", "laptop"), "80 seconds, 2 cores (measured)") | {"smoke": "seconds"},
     together=ReluRuns,

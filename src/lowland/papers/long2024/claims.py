@@ -5,6 +5,7 @@ from statistics import fmean, median
 
 from lowland.papers.claims import Judge
 from lowland.training import Claim, Outcome, Reference, Verdict
+from lowland.training.figures import arrival
 
 
 def claims(deviation: float | None, gd_edge: str = "gd", fitted: float | None = None) -> tuple[Claim, ...]:
@@ -124,15 +125,14 @@ def _too_short(outcome: Outcome, edge: str, what: str) -> str:
     """
     if not outcome.records or _unfit(outcome, outcome.settings.rho > 0):
         return ""
-    ratios = {record["step"]: record["hessian_norm"] / record[edge] for record in outcome.records}
-    arrival = next((step for step, ratio in ratios.items() if ratio >= 0.9), None)
+    arrived, most = arrival(outcome.records, edge)
     first, last = _first_and_last(outcome, "hessian_norm")
     steps = outcome.settings.steps
     about = "and the claim is about runs that get there in the first half"
-    if arrival is None and (outcome.settings.rho == 0 or last > 1.05 * first):
-        return f"the norm gets to {max(ratios.values()):.2g} of {what} in {steps:,} steps, {about}"
-    if arrival is not None and arrival > steps / 2:
-        return f"the norm gets to {what} only at step {arrival:,} of {steps:,}, {about}"
+    if arrived is None and (outcome.settings.rho == 0 or last > 1.05 * first):
+        return f"the norm gets to {most:.2g} of {what} in {steps:,} steps, {about}"
+    if arrived is not None and arrived > steps / 2:
+        return f"the norm gets to {what} only at step {arrived:,} of {steps:,}, {about}"
     return ""
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from lowland.training import Line, Outcome, Panel, Plot
-from lowland.training.figures import EDGE_OF_STABILITY
+from lowland.training.figures import EDGE_OF_STABILITY, not_at_edge
 
 
 def _eigenvalues(outcomes: Mapping[str, Outcome]) -> list[Panel]:
@@ -19,7 +19,10 @@ def _eigenvalues(outcomes: Mapping[str, Outcome]) -> list[Panel]:
             ]
             lines += [Line(steps, [record[edge] for record in records], label, style) for edge, label, style in _EDGES]
             title = f"{name}: η = {outcome.settings.lr:g}, ρ = {outcome.settings.rho:g}"
-            panels.append(Panel(title, "step", "magnitude", lines, logy=True))
+            against = [label for _, label, _ in _EDGES]
+            panels.append(
+                Panel(title, "step", "magnitude", lines, logy=True, against=against, note=not_at_edge(records))
+            )
     return panels
 
 

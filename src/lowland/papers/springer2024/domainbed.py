@@ -48,7 +48,8 @@ class DomainCheck:
     Records of ``validation_error`` and ``validation_loss`` (means over the training domains, each counting the same)
     and ``test_error`` and ``test_loss`` on the domain held out; and the same four, and ``selected_step``, of the check
     so far with the lowest validation error, then the lowest validation loss, then the first. With ``measure=probe`` at
-    the last step also ``probe_error`` and ``probe_accuracy`` of a linear probe on the domain held out.
+    the last step also ``probe_error`` and ``probe_accuracy`` of a linear probe on the domain held out, and
+    ``constant_accuracy`` of one that always names the class that is most frequent there.
     """
 
     def __init__(self, model: nn.Module, sets: DomainSets, settings: DomainSettings, device: torch.device):
@@ -73,6 +74,8 @@ class DomainCheck:
         if self.settings.measure == "probe" and step == self.settings.steps:
             error = self._probe_error()
             record |= {"probe_error": error, "probe_accuracy": 1 - error}
+            fitted, tested = self.sets.test.targets, self.sets.probe_test.targets
+            record["constant_accuracy"] = (tested == fitted.mode().values).double().mean().item()
         return record
 
     def _probe_error(self) -> float:

@@ -10,7 +10,7 @@ import torch
 from lowland.data.stacked import STACKS
 from lowland.papers.springer2024 import PAPER
 from lowland.papers.springer2024.claims import CLAIMS, GRID_CLAIMS, GROUPED_MEASURES, table
-from lowland.papers.springer2024.figures import PROBE_CURVES, feature_figures
+from lowland.papers.springer2024.figures import feature_figures, probe_curves
 from lowland.papers.springer2024.methods import ARMS, METHODS
 from lowland.papers.springer2024.settings import (
     CELEBA_VALUES,
@@ -25,7 +25,7 @@ from lowland.papers.springer2024.settings import (
     StackedSettings,
 )
 from lowland.papers.springer2024.task import grouped_task, stacked_task
-from lowland.training import Curve, Experiment, Reference, Selection, Task
+from lowland.training import Curve, Experiment, Reference, Selection, Task, chance
 from lowland.training.experiment import GridPart
 
 _GROUPED_ARMS = ("sgd", "sam", "lsam")
@@ -36,9 +36,14 @@ def _experiment(
     title: str,
     prepare: Callable[[Any, torch.device], Task],
     grid: Mapping[str, tuple[float, ...]],
+    classes: int = 2,
     **more: Any,
 ) -> Experiment:
-    """What they share; ``grid`` has the η and ρ of the paper's, ρ = 0 first, and ``more`` is of `Experiment`."""
+    """What they share.
+
+    ``grid`` has the η and ρ of the paper's, ρ = 0 first; ``classes`` are those of each feature; ``more`` is of
+    `Experiment`.
+    """
     # Seed by seed, so that what is there early is a whole grid of few seeds.
     sgd: GridPart = {"seed": SEEDS, "method": ("sam",), "lr": grid["lr"], "rho": (0.0,)}
     climbing: GridPart = {"seed": SEEDS, "method": METHODS, "lr": grid["lr"], "rho": grid["rho"][1:]}
@@ -50,14 +55,14 @@ def _experiment(
         grid={"seed": SEEDS, **grid},
         more_grids={"mechanism": (sgd, climbing)},
         claims=(*CLAIMS, *GRID_CLAIMS),
-        figures=(*feature_figures(list(ARMS)), PROBE_CURVES),
-        sweep_figures=(PROBE_CURVES,),
+        figures=(*feature_figures(list(ARMS), classes), probe_curves(classes)),
+        sweep_figures=(probe_curves(classes),),
         prepare=prepare,
         table=table,
         selection=Selection("validation_error", "validation", ties="validation_loss", test="test_error"),
         outcomes=(
-            Curve("hard_error", "probing error, hard feature"),
-            Curve("easy_error", "probing error, easy feature"),
+            Curve("hard_error", "probing error, hard feature", level=chance(classes)),
+            Curve("easy_error", "probing error, easy feature", level=chance(classes)),
             Curve("worst_group_error", "error of the worst group"),
             Curve("test_error", "test error"),
         ),
@@ -71,10 +76,11 @@ def _stacked(name: str, title: str, scales: Scales, cost: Mapping[str, str]) -> 
     def prepare(settings: StackedSettings, device: torch.device) -> Task:
         return stacked_task(name, settings, device)
 
-    datasets = ("mnist", STACKS[name].below)
+    stack = STACKS[name]
     return _experiment(
-        name, title, prepare, STACKED_GRID, datasets=datasets, settings=StackedSettings, scales=scales, cost=cost
-    )
+        name, title, prepare, STACKED_GRID, len(stack.digits),
+        datasets=("mnist", stack.below), settings=StackedSettings, scales=scales, cost=cost,
+    )  # fmt: skip
 
 
 def _grouped(name: str, title: str, scales: Scales, cost: str, references: Mapping[str, Reference]) -> Experiment:

@@ -17,23 +17,21 @@ def _curve(outcome: Outcome, column: str, label: str = "", style: str = "-") -> 
 def _over_steps(group: str, method: str) -> Callable[[Mapping[str, Outcome]], Sequence[Panel]]:
     times, alpha, rhos = RUNS[group][method]
 
-    def named(outcomes: Mapping[str, Outcome], rho: float) -> str:
-        diverged = outcomes[arm_name(group, method, rho)].diverged_at is not None
-        return f"ρ = {rho:g}" + (" (diverged)" if diverged else "")
-
     def panels(outcomes: Mapping[str, Outcome]) -> list[Panel]:
         gd = outcomes[gd_like(group, method)]
         if len(gd.records) < 3:  # with the first at step 0, where a logarithmic axis doesn't reach
             return []
+        arms = {f"ρ = {rho:g}": outcomes[arm_name(group, method, rho)] for rho in rhos}
+        diverged = [f"{label} diverged" for label, outcome in arms.items() if outcome.diverged_at is not None]
         return [
             Panel(
-                f"{METHODS[method]}, γ = {times}/d, α = {alpha:g} (dotted: GD)",
+                f"{METHODS[method]}, γ = {times}/d, α = {alpha:g}",
                 "step", label,
                 [
-                    *(_curve(outcomes[arm_name(group, method, rho)], column, named(outcomes, rho)) for rho in rhos),
-                    _curve(gd, column, style=":"),
+                    *(_curve(outcome, column, name) for name, outcome in arms.items()),
+                    _curve(gd, column, METHODS["gd"], ":"),
                 ],
-                logx=True, logy=True,
+                logx=True, logy=True, against=[METHODS["gd"]], note=", ".join(diverged),
             )
             for column, label in _LOSSES.items()
         ]  # fmt: skip
@@ -51,10 +49,14 @@ def _against_rho(outcomes: Mapping[str, Outcome]) -> list[Panel]:
             losses = [final_loss(outcomes, arm_name(group, method, rho)) for rho in rhos]
             lines.append(Line(rhos, losses, METHODS[method], "o-"))
             diverged += [f"{METHODS[method]} {rho:g}" for rho, loss in zip(rhos, losses, strict=True) if loss is None]
-        rhos = tuple(rho for line in lines for rho in line.x if rho is not None)
-        lines.append(Line([min(rhos), max(rhos)], [final_loss(outcomes, f"{group}-gd")] * 2, METHODS["gd"], "--"))
-        title = f"setting {group}" + (f" (diverged: {', '.join(diverged)})" if diverged else "")
-        panels.append(Panel(title, "radius ρ", "final test loss", lines, logx=True, logy=True))
+        every = sorted({rho for line in lines for rho in line.x if rho is not None})
+        lines.append(Line(every, [final_loss(outcomes, f"{group}-gd")] * len(every), METHODS["gd"], "--"))
+        panels.append(
+            Panel(
+                f"setting {group}", "radius ρ", "final test loss", lines, logx=True, logy=True,
+                against=[METHODS["gd"]], better="lower", note=f"diverged: {', '.join(diverged)}" if diverged else "",
+            )
+        )  # fmt: skip
     return panels
 
 
@@ -65,7 +67,7 @@ def _switching(outcomes: Mapping[str, Outcome]) -> list[Panel]:
         Panel(
             f"switch at step {outcomes['switch-gd'].settings.steps // 2}", "step", label,
             [_curve(outcomes[f"switch-{name}"], column, labels[name], styles[name]) for name in SWITCHING],
-            logy=True,
+            logy=True, against=[labels["gd"]],
         )
         for column, label in _LOSSES.items()
     ]  # fmt: skip
@@ -90,13 +92,15 @@ def _figure_6(outcomes: Mapping[str, Outcome]) -> list[Panel]:
     panels = []
     for column, label in _LOSSES.items():
         lines = [_curve(outcomes[f"{LONG}-gd"], column, METHODS["gd"], ":")]
+        labels = []
         for method, style in (("n-sam", "--"), ("1-sam", "-")):
-            lines += _best_and_others(
-                outcomes, {rho: arm_name(LONG, method, rho) for rho in rhos}, method, column, style
-            )
-        levels = _ENDS if column == "test_loss" else ()
+            names = {rho: arm_name(LONG, method, rho) for rho in rhos}
+            lines += _best_and_others(outcomes, names, method, column, style)
+            labels.append(next(line.label for line in lines[::-1] if line.label))
+        ends = zip((METHODS["gd"], labels[1]), _ENDS.items(), strict=True)
+        levels = [Level(end, name, like, "-.") for like, (name, end) in ends] if column == "test_loss" else ()
         title = f"γ = {times}/d, α = {alpha:g}"
-        panels.append(Panel(title, "step", label, lines, logx=True, logy=True, levels=levels))
+        panels.append(Panel(title, "step", label, lines, logx=True, logy=True, levels=levels, against=[METHODS["gd"]]))
     return panels
 
 
@@ -115,11 +119,11 @@ def _best_and_others(
     return lines
 
 
-_ENDS = (Level(1.2e-3, "paper: ERM, n-SAM"), Level(1.5e-4, "paper: 1-SAM"))
+_ENDS = {"paper: ERM, n-SAM": 1.2e-3, "paper: 1-SAM": 1.5e-4}
 
 
 FIGURES = (
-    Plot("test-loss", "Final test loss against the radius", _against_rho),
+    Plot("test-loss", "Final test loss against the radius", _against_rho, columns=4),
     *(
         Plot(f"{group}-{method}", f"Setting {group}: losses", _over_steps(group, method))
         for group, methods in RUNS.items()

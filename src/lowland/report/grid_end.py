@@ -1,0 +1,35 @@
+"""Where a grid ends: a best value there says that a better one may lie beyond."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lowland.report.coincidence import points
+from lowland.training import Line, Panel
+
+LABEL = "best at the grid's end"
+SELECTED = "selected, at the grid's end"
+
+
+def ends(values: Sequence[Any], value: Any) -> bool:
+    """Whether ``value`` is the first or last of a grid's numbers, and others may lie beyond.
+
+    Not so of ρ = 0 and the like, which has nothing below it, and of m = 1: a whole number can't be less. Nor of a grid
+    with a single value, or of values that aren't numbers.
+    """
+    numbers = [each for each in values if isinstance(each, int | float) and not isinstance(each, bool)]
+    if len(numbers) != len(values) or len(set(numbers)) < 2:
+        return False
+    natural = value == 0 or (value == 1 and all(float(each).is_integer() for each in numbers))
+    return bool(value == max(numbers) or (value == min(numbers) and not natural))
+
+
+def best_at_end(line: Line, panel: Panel) -> tuple[float, float] | None:
+    """The best of a line's marked points if the panel's grid ends there; see `Panel`."""
+    found = points(line, panel.logy, panel.logx)
+    if not panel.better or "o" not in line.style or not line.label or len(found) < 2:
+        return None
+    top = (min if panel.better == "lower" else max)(found.values())
+    best = [x for x, y in found.items() if y == top]
+    grid = [x for x in line.x if x is not None]  # with those where nothing was found, as all diverged
+    at_ends = [x for x in best if ends(grid, x) and not (panel.against and x == min(grid))]
+    return (best[0], top) if len(at_ends) == len(best) else None

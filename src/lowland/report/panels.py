@@ -1,0 +1,191 @@
+"""Draws panels: lines with intervals and seeds, levels, bars; and gives those that are compared the same axes."""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lowland.report.canvas import COLOURS, label_positions, plain_logarithm
+from lowland.report.coincidence import finite, points
+from lowland.report.grid_end import LABEL, best_at_end
+from lowland.training import Bars, Line, Panel
+from lowland.training.sweep.cells import short
+
+_GREY = "#999999"
+_MOST = 20  # seeds that are drawn one by one: more would hide the mean
+_THIN: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.6}
+_ROOM = 0.05  # of an axis beyond what is drawn
+_APART = 0.008  # of an axis, by which the error bars of neighbouring lines are moved
+
+
+class Legend:
+    """The entries of a figure's legend by label: lines first, then levels and marks."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, Any] = {}
+        self.others: dict[str, Any] = {}
+
+    @property
+    def entries(self) -> list[Any]:
+        """All of them in order, as matplotlib takes them."""
+        return [*self.lines.values(), *self.others.values()]
+
+
+def colours_of(panels: Sequence[Panel | Bars]) -> dict[str, str]:
+    """Colours by what they are kept under; what finds none left is grey."""
+    found: list[str] = []
+    for panel in panels:
+        found += panel.labels if isinstance(panel, Bars) else [line.colour for line in shown(panel) if line.label]
+    return dict(zip(dict.fromkeys(found), COLOURS, strict=False))
+
+
+def shown(panel: Panel) -> list[Line]:
+    """The lines that have anything to draw."""
+    return [line for line in panel.lines if points(line, panel.logy, panel.logx)]
+
+
+def draw_panel(
+    axis: Any, panel: Panel, colours: Mapping[str, str], legend: Legend, said: str = "", width: int = 48
+) -> None:
+    """Draw one panel and add to the ``legend``.
+
+    ``said``: what its heading says beside its note; ``width``: characters in a line of the heading.
+    """
+    lines = shown(panel)
+    whiskered = [line for line in lines if line.low and "o" in line.style]
+    for line in lines:
+        shift = whiskered.index(line) - (len(whiskered) - 1) / 2 if line in whiskered else 0.0
+        drawn = _draw_line(axis, line, panel, colours.get(line.colour, _GREY), shift * _APART)
+        if line.label:
+            legend.lines[line.label] = drawn
+        if (best := best_at_end(line, panel)) is not None:
+            legend.others[LABEL] = ring(axis, best, LABEL)
+    for level in panel.levels:
+        if finite(level.value, panel.logy):
+            legend.others[level.label] = axis.axhline(
+                level.value, linestyle=level.style, linewidth=1.2, color=colours.get(level.beside, _GREY),
+                label=level.label,
+            )  # fmt: skip
+    heading = [panel.title, *textwrap.wrap("; ".join(filter(None, (panel.note, said))), width)]
+    axis.set_title("\n".join(filter(None, heading)), fontsize=9)
+    axis.set_xlabel(panel.xlabel)
+    axis.set_ylabel(panel.ylabel)
+    for log, which in ((panel.logx, "x"), (panel.logy, "y")):
+        if log:
+            getattr(axis, f"set_{which}scale")("log")
+
+
+def ring(axis: Any, at: tuple[float, float], label: str) -> Any:
+    """Mark a point by a ring; returns its entry in the legend."""
+    (drawn,) = axis.plot(
+        *at, "o", markersize=10, markerfacecolor="none", markeredgecolor="black", linestyle="", label=label
+    )
+    return drawn
+
+
+def _draw_line(axis: Any, line: Line, panel: Panel, colour: str, shift: float) -> Any:
+    """Draw a line with its seeds or its intervals, moved by a share of the axis; returns its entry in the legend."""
+    x, y = _moved(numbers(line.x, panel.logx), shift, panel), numbers(line.y, panel.logy)
+    one_by_one = 1 < len(line.seeds) <= _MOST and "o" not in line.style
+    for values in line.seeds.values() if one_by_one else ():
+        axis.plot(x, numbers(values, panel.logy), line.style, color=colour, **_THIN)
+    single = sum(map(math.isfinite, y)) == 1 and "o" not in line.style  # a line of one point isn't seen
+    how: dict[str, Any] = _THIN if line.beside else {}
+    (drawn,) = axis.plot(
+        x, y, line.style + ("o" if single else ""), color=colour, label=line.label or None, markersize=4, **how
+    )
+    if line.low and not one_by_one:
+        low, high = (numbers(_above(floor(panel), ends), panel.logy) for ends in (line.low, line.high))
+        if "o" in line.style:
+            lengths = [[b - a for a, b in zip(*ends, strict=True)] for ends in ((low, y), (y, high))]
+            axis.errorbar(x, y, lengths, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2)
+        else:
+            axis.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    return drawn
+
+
+def floor(panel: Panel) -> float | None:
+    """Where an interval is cut that reaches below 0 on a logarithmic axis, which has no place for that."""
+    found = [y for line in panel.lines for y in points(line, True).values()] if panel.logy else []
+    return min(found) / 2 if found else None
+
+
+def _above(least: float | None, values: Sequence[float | None]) -> list[float | None]:
+    return [value if value is None or least is None else max(value, least) for value in values]
+
+
+def _moved(x: Sequence[float], shift: float, panel: Panel) -> list[float]:
+    every = [value for line in shown(panel) for value in points(line, panel.logy, panel.logx)]
+    if panel.logx:
+        return [value * (max(every) / min(every)) ** shift for value in x]
+    return [value + shift * (max(every) - min(every)) for value in x]
+
+
+def draw_bars(axis: Any, panel: Bars, colours: Mapping[str, str], legend: Legend) -> None:
+    """Draw one panel of bars and add to the ``legend``."""
+    width = 0.8 / len(panel.labels)
+    for number, label in enumerate(panel.labels):
+        shift = (number - (len(panel.labels) - 1) / 2) * width
+        positions = [index + shift for index in range(len(panel.names))]
+        legend.lines[label] = axis.bar(
+            positions, numbers(panel.heights[label], False), width, yerr=numbers(panel.errors[label], False),
+            color=colours.get(label, _GREY), label=label, error_kw={"elinewidth": 0.8, "capsize": 2},
+        )  # fmt: skip
+    axis.grid(False, axis="x")
+    label_positions(axis.xaxis, panel.names, 3.4)
+    axis.set_title(panel.title, fontsize=9)
+    axis.set_xlabel(panel.xlabel)
+    axis.set_ylabel(panel.ylabel)
+
+
+def share_axes(drawn: Sequence[tuple[Any, Panel | Bars]]) -> None:
+    """Give axes with the same label the same range, and axes on which all is one value a tick there and no other.
+
+    Bars have axes of their own, the vertical one from 0 on.
+    """
+    for which in ("x", "y"):
+        groups: dict[tuple[str, bool], list[tuple[Any, Panel]]] = {}
+        for axis, panel in drawn:
+            if isinstance(panel, Panel):
+                key = (panel.xlabel, panel.logx) if which == "x" else (panel.ylabel, panel.logy)
+                groups.setdefault(key, []).append((axis, panel))
+        for (_, log), members in groups.items():
+            _share(which, log, members)
+
+
+def _share(which: str, log: bool, members: Sequence[tuple[Any, Panel]]) -> None:
+    bounds = {end for _, panel in members for end in panel.bounds or ()} if which == "y" else set()
+    values = bounds.union(*(_values(which, panel) for _, panel in members))
+    low, high = min(values), max(values)
+    for axis, _ in members:
+        along = getattr(axis, f"{which}axis")
+        if low == high:  # no ticks where nothing was measured
+            along.set_ticks([low], [short(low) if float(low).is_integer() else f"{low:.4g}"])
+            along.set_ticks([], minor=True)
+        elif log:
+            room = (high / low) ** _ROOM
+            getattr(axis, f"set_{which}lim")(low / room, high * room)
+            if high < 1e3 * low:  # over more decades, powers of ten are easier to read
+                plain_logarithm(along)
+        else:
+            room = _ROOM * (high - low)
+            getattr(axis, f"set_{which}lim")(low if low in bounds else low - room, high + room)
+            if which == "x" and all(float(value).is_integer() for value in values):
+                along.get_major_locator().set_params(integer=True)
+
+
+def _values(which: str, panel: Panel) -> set[float]:
+    """All that is drawn along an axis of a panel."""
+    places = [points(line, panel.logy, panel.logx) for line in shown(panel)]
+    if which == "x":
+        return {x for each in places for x in each}
+    found = {y for each in places for y in each.values()}
+    for line in shown(panel):
+        ends = [*_above(floor(panel), (*line.low, *line.high)), *(y for ys in line.seeds.values() for y in ys)]
+        found |= {y for y in ends if y is not None and finite(y, panel.logy)}
+    return found | {level.value for level in panel.levels if finite(level.value, panel.logy)}
+
+
+def numbers(values: Sequence[float | None], log: bool) -> list[float]:
+    """``values`` for an axis, NaN where there is no place for one."""
+    return [math.nan if value is None or (log and not value > 0) else value for value in values]
