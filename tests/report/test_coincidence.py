@@ -23,6 +23,10 @@ def test_equal_lines_are_left_out_and_named():
     assert (len(cleared.lines), said) == (2, "")
 
 
+def test_single_points_are_not_called_equal():
+    assert without_equals(panel(Line([1], [2], "a"), Line([1], [2], "b")))[1] == ""
+
+
 def test_lines_of_different_seeds_are_not_equal_even_if_their_means_are():
     first = over_seeds({0: {0: 1.0, 1: 2.0}, 1: {0: 3.0, 1: 2.0}}, "a")
     second = over_seeds({0: {0: 2.0, 1: 2.0}, 1: {0: 2.0, 1: 2.0}}, "b")

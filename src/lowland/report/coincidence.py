@@ -47,7 +47,8 @@ def without_equals(panel: Panel) -> tuple[Panel, str]:
 
 
 def _equal(line: Line, other: Line) -> bool:
-    return bool(points(line)) and points(line) == points(other) and line.seeds == other.seeds
+    # One point says nothing of a curve.
+    return len(points(line)) > 1 and points(line) == points(other) and line.seeds == other.seeds
 
 
 def extent(panels: Sequence[Panel], log: bool) -> Extent | None:

@@ -26,7 +26,7 @@ def ends(values: Sequence[Any], value: Any) -> bool:
 def best_at_end(line: Line, panel: Panel) -> tuple[float, float] | None:
     """The best of a line's marked points if the panel's grid ends there; see `Panel`."""
     found = points(line, panel.logy, panel.logx)
-    if not panel.better or "o" not in line.style or not line.label or len(found) < 2:
+    if not panel.better or not line.is_marked or not line.label or len(found) < 2:
         return None
     top = (min if panel.better == "lower" else max)(found.values())
     best = [x for x, y in found.items() if y == top]

@@ -52,7 +52,7 @@ def draw_panel(
     ``said``: what its heading says beside its note; ``width``: characters in a line of the heading.
     """
     lines = shown(panel)
-    whiskered = [line for line in lines if line.low and "o" in line.style]
+    whiskered = [line for line in lines if line.low and line.is_marked]
     for line in lines:
         shift = whiskered.index(line) - (len(whiskered) - 1) / 2 if line in whiskered else 0.0
         drawn = _draw_line(axis, line, panel, colours.get(line.colour, _GREY), shift * _APART)
@@ -86,17 +86,17 @@ def ring(axis: Any, at: tuple[float, float], label: str) -> Any:
 def _draw_line(axis: Any, line: Line, panel: Panel, colour: str, shift: float) -> Any:
     """Draw a line with its seeds or its intervals, moved by a share of the axis; returns its entry in the legend."""
     x, y = _moved(numbers(line.x, panel.logx), shift, panel), numbers(line.y, panel.logy)
-    one_by_one = 1 < len(line.seeds) <= _MOST and "o" not in line.style
+    one_by_one = 1 < len(line.seeds) <= _MOST and not line.is_marked
     for values in line.seeds.values() if one_by_one else ():
         axis.plot(x, numbers(values, panel.logy), line.style, color=colour, **_THIN)
-    single = sum(map(math.isfinite, y)) == 1 and "o" not in line.style  # a line of one point isn't seen
+    single = sum(map(math.isfinite, y)) == 1 and not line.is_marked  # a line of one point isn't seen
     how: dict[str, Any] = _THIN if line.beside else {}
     (drawn,) = axis.plot(
         x, y, line.style + ("o" if single else ""), color=colour, label=line.label or None, markersize=4, **how
     )
     if line.low and not one_by_one:
         low, high = (numbers(_above(floor(panel), ends), panel.logy) for ends in (line.low, line.high))
-        if "o" in line.style:
+        if line.is_marked:
             lengths = [[b - a for a, b in zip(*ends, strict=True)] for ends in ((low, y), (y, high))]
             axis.errorbar(x, y, lengths, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2)
         else:

@@ -1,5 +1,6 @@
 """Figures of panels, those of differences below what they are the differences of."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from lowland.report.coincidence import difference, extent, without_equals
 from lowland.report.panels import Legend, colours_of, draw_bars, draw_panel, share_axes, shown
 from lowland.training import Bars, Outcome, Panel, Plot
 
+_LETTER = 0.075  # inches of a letter in the heading
 Drawable = Panel | Bars
 Said = tuple[Drawable | None, str]  # a panel and what its heading says beside its note; None for a gap
 
@@ -54,7 +56,7 @@ def draw_figure(
                 drawn.append((axis, panel))
         share_axes(drawn)
         legend_below(canvas, legend.entries)
-        canvas.suptitle(heading, fontsize=10)
+        canvas.suptitle("\n".join(textwrap.wrap(heading, int(canvas.get_figwidth() / _LETTER))), fontsize=10)
         return save(canvas, directory, name)
 
 

@@ -84,7 +84,7 @@ class Line:
         style: a matplotlib format without colour: ``"-"``, ``"o"``, ``"o--"``.
         beside: a label whose line this one is drawn thinly beside, in its colour: another radius beside the best, say.
         low: the lower end of the interval at each x, None where there is none; empty for no intervals. Those of marked
-            points (a style with ``o``) are drawn as error bars, those of a line as a band.
+            points (a style with ``o`` or ``s``) are drawn as error bars, those of a line as a band.
         high: their upper ends.
         seeds: seed → its values at ``x``, where the line is a mean over seeds. Up to 20 are drawn thinly beside it.
             Where the difference of two lines is drawn, they are paired by seed.
@@ -105,6 +105,11 @@ class Line:
     def colour(self) -> str:
         """What its colour is kept under."""
         return self.tint or self.beside or self.label
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether its points are marked."""
+        return any(marker in self.style for marker in "os^vD")
 
 
 def banded(found: Mapping[float, Estimate], label: str, style: str = "o-") -> Line:

@@ -1,5 +1,6 @@
 """The figures of the paper's experiments on images."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from lowland.papers.andriushchenko2022.methods import METHODS, by_rho, method
@@ -7,7 +8,7 @@ from lowland.papers.figures import LevelsOf, over_epochs
 from lowland.training import Level, Line, Outcome, Panel, Plot, over_seeds
 from lowland.training.statistics import estimate
 
-_STYLES = (":", "--")
+_STYLES = (":", "--")  # of several levels of one colour
 
 
 def network_figures(kinds: Sequence[str]) -> tuple[Plot, ...]:
@@ -123,14 +124,13 @@ def reported(values: Mapping[str, Mapping[str, Sequence[tuple[str, str, float]]]
     def levels(outcomes: Mapping[str, Outcome]) -> dict[str, list[Level]]:
         found = {getattr(outcome.settings, "dataset", "cifar-10") for outcome in outcomes.values()}
         columns = values[found.pop()] if len(found) == 1 else {}
-        drawn: dict[str, list[Level]] = {}
-        for column, several in columns.items():
-            kinds = [kind for kind, _, _ in several]
-            styles = [_STYLES[kinds[:number].count(kind)] for number, kind in enumerate(kinds)]
-            drawn[column] = [
-                Level(value / 100, label, kind, style)
-                for (kind, label, value), style in zip(several, styles, strict=True)
-            ]
-        return drawn
+        labels: dict[str, dict[str, None]] = defaultdict(dict)
+        for kind, label, _ in (each for several in columns.values() for each in several):
+            labels[kind][label] = None
+        styles = {label: style for of in labels.values() for label, style in zip(of, _STYLES, strict=False)}
+        return {
+            column: [Level(value / 100, label, kind, styles[label]) for kind, label, value in several]
+            for column, several in columns.items()
+        }
 
     return levels

@@ -95,7 +95,7 @@ def feature_figures(kinds: Sequence[str], classes: int = 2) -> tuple[Plot, ...]:
 
 def probe_curves(classes: int = 2) -> Plot:
     """The probing error against how many pairs the probe was fitted on, of the selected runs."""
-    title = "Probing error against the examples of the probe, mean over seeds with 95 % intervals"
+    title = "Probing error against the probe's examples, mean over seeds with 95 % intervals"
     return Plot("probes", title, lambda outcomes: _curves(outcomes, chance(classes)), columns=2)
 
 
@@ -107,9 +107,9 @@ def _curves(outcomes: Mapping[str, Outcome], by_chance: Level) -> Sequence[Panel
     }
     methods = {"as drawn": {outcome.settings.seed: outcome.records[0] for outcome in drawn}, **ends}
     panels = []
-    for feature, title in (("hard", "hard feature"), ("easy", "easy feature")):
-        lines = []
-        for fitted_on, words, style in (("seen", "training images", "o-"), ("held_out", "held out", "s--")):
+    for feature in ("hard", "easy"):
+        for fitted_on, words in (("seen", "training images"), ("held_out", "held-out images")):
+            lines = []
             for name, records in methods.items():
                 curves = {
                     seed: dict(zip(record[f"{fitted_on}_sizes"], record[f"{fitted_on}_{feature}_errors"], strict=True))
@@ -117,10 +117,11 @@ def _curves(outcomes: Mapping[str, Outcome], by_chance: Level) -> Sequence[Panel
                     if f"{fitted_on}_sizes" in record
                 }
                 if curves:
-                    lines.append(over_seeds(curves, f"{name}, {words}", style, tint=name))
-        if lines:
+                    lines.append(over_seeds(curves, name, "o-"))
             where = "pairs that the probe is fitted on"
-            panels.append(Panel(title, where, "probing error", lines, logx=True, levels=(by_chance,)))
+            panels.append(
+                Panel(f"{feature} feature, {words}", where, "probing error", lines, logx=True, levels=(by_chance,))
+            )
     return panels
 
 
