@@ -117,7 +117,7 @@ def test_the_table_and_the_curves_take_repeated_arms_together():
     panels = {panel.title: panel for panel in own.CURVES.panels(outcomes)}
     assert list(panels) == ["train loss", "test error"]
     lines = panels["test error"].lines
-    assert [(line.label, line.beside) for line in lines] == [("", "sam"), ("", "sam"), ("sam", ""), ("", "sgd"),
-                                                             ("", "sgd"), ("sgd", "")]  # fmt: skip
+    assert [(line.label, list(line.seeds)) for line in lines] == [("sam", [0, 1]), ("sgd", [0, 1])]
+    assert (panels["test error"].ylabel, panels["test error"].against) == ("error", ["sgd"])
     assert lines[-1].y[-1] == pytest.approx(0.25)
     assert own.rows({"lr=0.1,seed=0": outcomes["sam-0"]}) == []

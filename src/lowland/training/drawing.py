@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from lowland.training.outcome import Outcome
 from lowland.training.statistics import Estimate, estimate
+from lowland.values import Read
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Figure:
     log: bool = True
     over_grid: tuple[str, str] | None = None
     against: tuple[str, ...] = ()
-    note: Callable[[Sequence[Mapping[str, Any]]], str] | None = None
+    note: Callable[[Sequence[Mapping[str, Read]]], str] | None = None
 
 
 @dataclass(frozen=True)

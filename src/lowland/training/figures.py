@@ -1,14 +1,14 @@
 """The figures of Long & Bartlett 2024, for whoever has records of the edge of stability: their columns and styles."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from lowland.training.drawing import Curve, Figure
+from lowland.values import Read
 
 AT_EDGE = 0.9  # of its edge: a Hessian norm that gets so far has reached it
 
 
-def arrival(records: Sequence[Mapping[str, Any]], edge: str = "edge") -> tuple[int | None, float]:
+def arrival(records: Sequence[Mapping[str, Read]], edge: str = "edge") -> tuple[int | None, float]:
     """The step at which the Hessian norm first reaches the column ``edge``, or None; and the most that it is of it.
 
     0 where no record has both.
@@ -19,7 +19,7 @@ def arrival(records: Sequence[Mapping[str, Any]], edge: str = "edge") -> tuple[i
     return step, max(ratios.values(), default=0.0)
 
 
-def not_at_edge(records: Sequence[Mapping[str, Any]]) -> str:
+def not_at_edge(records: Sequence[Mapping[str, Read]]) -> str:
     """``hasn't reached its edge (0.15 of it at most)``; empty of a run that has, or whose edge isn't known."""
     step, most = arrival(records)
     return "" if step is not None or not most else f"hasn't reached its edge ({most:.2g} of it at most)"

@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from lowland.training.drawing import Curve, Line, Panel, Plot
+from lowland.training.drawing import Curve, Line, Panel, Plot, over_seeds
 from lowland.training.outcome import Outcome
 from lowland.training.selection import Selection
 from lowland.training.settings import Settings, SettingValue, Value, checked, derived, ours, setting
-from lowland.training.statistics import estimate
 from lowland.training.table_row import TableRow
 from lowland.values import Args, Field, Foreign, Function
 
@@ -183,7 +182,7 @@ def _is_number(value: object) -> bool:
 
 
 def _panels(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
-    """A panel for each column of numbers: of each arm the mean over its seeds, and every seed thinly."""
+    """A panel for each column of numbers, with a line over the seeds for each arm."""
     kinds = _kinds(outcomes)
     records = [record for outcome in outcomes.values() for record in outcome.records]
     columns = dict.fromkeys(
@@ -194,25 +193,30 @@ def _panels(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
     )
     panels = []
     for column in sorted(columns, key=lambda name: "loss" not in name):
-        lines = [line for kind, runs in kinds.items() for line in _lines(kind, runs, column)]
+        lines = [line for kind, runs in kinds.items() if (line := _line(kind, runs, column)) is not None]
         title = column.replace("_", " ")
         positive = all(record[column] > 0 for record in records if _is_number(record.get(column)))
-        panels.append(Panel(title, "step", title, lines, logy="loss" in column and positive))
+        # train_error, test_error, ...: what is to be compared has one label, and so the same axes.
+        what = next((end for end in ("loss", "error") if column.endswith(f"_{end}")), title)
+        panels.append(
+            Panel(title, "step", what, lines, logy="loss" in column and positive, against=[_reference(kinds)])
+        )
     return panels
 
 
-def _lines(kind: str, runs: Mapping[str, Outcome], column: str) -> list[Line]:
-    curves = [
-        {record["step"]: record[column] for record in outcome.records if _is_number(record.get(column))}
-        for outcome in runs.values()
-    ]
-    curves = [curve for curve in curves if curve]
-    if not curves:
-        return []
-    shared = [step for step in curves[0] if all(step in curve for curve in curves)]
-    means = [estimate([curve[step] for curve in curves]) for step in shared]
-    mean = Line(shared, [one.mean for one in means if one is not None], kind)
-    return [*(Line(list(curve), list(curve.values()), beside=kind) for curve in curves if len(curves) > 1), mean]
+def _reference(kinds: Mapping[str, Mapping[str, Outcome]]) -> str:
+    """The arm that the others are compared with: the first with ρ = 0, or else the first."""
+    without = [kind for kind, runs in kinds.items() if all(one.settings.rho == 0 for one in runs.values())]
+    return next(iter([*without, *kinds]), "")
+
+
+def _line(kind: str, runs: Mapping[str, Outcome], column: str) -> Line | None:
+    curves = {
+        one.settings.seed: {record["step"]: record[column] for record in one.records if _is_number(record.get(column))}
+        for one in runs.values()
+    }
+    curves = {seed: curve for seed, curve in curves.items() if curve}
+    return over_seeds(curves, kind) if curves else None
 
 
 CURVES = Plot("curves", "What was measured", _panels)
