@@ -62,3 +62,16 @@ def test_over_a_grid(capsys, monkeypatch, width):
 
 def test_what_has_no_threshold_is_reported():
     assert verdict(claim("one", None, threshold=None)) == "reported"
+
+
+def test_verdicts_are_coloured_where_the_terminal_can(monkeypatch):
+    column = printing.verdicts()
+    assert column.paint("holds") == "holds"  # no terminal
+    monkeypatch.setattr(printing.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert [column.paint(word) for word in ("holds", "fails", "undecided", "reported")] == [
+        "\x1b[32mholds\x1b[0m", "\x1b[31mfails\x1b[0m", "\x1b[33mundecided\x1b[0m", "reported",
+    ]  # fmt: skip
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert column.paint("holds") == "holds"

@@ -74,3 +74,17 @@ def test_wrapping_loses_nothing_and_breaks_no_word(texts, width):
     lines = wrap(text, width)
     assert " ".join(lines).split() == text.split()
     assert all(len(line) <= width or " " not in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [None, 40, 80, 200])
+def test_paint_changes_no_width(width):
+    painted = [
+        Column("claim"),
+        COLUMNS[1],
+        Column("verdict", paint=lambda cell: f"<{cell}>" if cell else ""),
+        COLUMNS[3],
+    ]
+    lines = layout(painted, ROWS, width)
+    assert sum(line.count("<not reached>") + line.count("<FALSE>") for line in lines) == 2
+    plain = [line.replace("<", "").replace(">", "") for line in lines]
+    assert plain == layout(COLUMNS, ROWS, width)

@@ -13,7 +13,7 @@ app = typer.Typer(
     name="lowland",
     help="Sharpness-aware training: re-run the papers that explain it.\n\nBegin with: lowland run long2024/digits",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from lowland.commands.layout import Column
-from lowland.commands.printing import VERDICTS, flows, say, short, table
+from lowland.commands.printing import VERDICTS, flows, say, short, table, verdicts
 
 
 def print_claims(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) -> None:
@@ -21,7 +21,7 @@ def print_claims(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) 
          claim["reason"]]
         for claim in claims
     ]  # fmt: skip
-    _table(rows, [flows("holds if"), "verdict"], 3)
+    _table(rows, [flows("holds if"), verdicts()], 3)
     print_deciding(claims, costs)
 
 
@@ -35,7 +35,7 @@ def print_claims_over_grid(claims: Sequence[Mapping[str, Any]], costs: Mapping[s
         shown = VERDICTS[claim["passed"]] if claim["at_each_point"] else "reported"
         rows.append([claim["id"], claim["text"], ours, paper(claim), claim["at_each_point"] or "", holds, shown,
                      claim["reason"]])  # fmt: skip
-    _table(rows, [flows("holds if"), flows("holds at"), "verdict"], 3)
+    _table(rows, [flows("holds if"), flows("holds at"), verdicts()], 3)
     print_deciding(claims, costs)
 
 

@@ -17,10 +17,12 @@ class Column:
         title: heading of the column.
         flows: whether it holds running text, which may be wrapped between words. Names, numbers, paths and verdicts
             are never wrapped.
+        paint: what is done to a cell that isn't wrapped before it is printed; its width doesn't change.
     """
 
     title: str
     flows: bool = False
+    paint: Callable[[str], str] = str
 
 
 def layout(
@@ -84,17 +86,20 @@ def _grid(
     for row in rows:
         parts = [wrap(cell, width) if column.flows else [cell]
                  for column, cell, width in zip(columns, row, widths, strict=True)]  # fmt: skip
-        lines += _beside(parts, widths)
+        lines += _beside(parts, widths, [column.paint for column in columns])
     return lines
 
 
-def _beside(parts: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
+def _beside(
+    parts: Sequence[Sequence[str]], widths: Sequence[int], paints: Sequence[Callable[[str], str]] = ()
+) -> list[str]:
     """Join columns of lines side by side."""
     lines = []
     for number in range(max(map(len, parts))):
         cells = [part[number] if number < len(part) else "" for part in parts]
-        padded = [cell + " " * (width - _cells(cell)) for cell, width in zip(cells, widths, strict=True)]
-        lines.append((" " * _GAP).join(padded).rstrip())
+        blank = [" " * (width - _cells(cell)) for cell, width in zip(cells, widths, strict=True)]
+        painted = [paint(cell) for paint, cell in zip(paints, cells, strict=True)] if paints else cells
+        lines.append((" " * _GAP).join(cell + rest for cell, rest in zip(painted, blank, strict=True)).rstrip())
     return lines
 
 
@@ -119,7 +124,7 @@ def _entry(column: Column, cell: str, label: int, width: int) -> list[str]:
         first, *rest = wrap(cell, width - label)
         return [title + " " * (label - _cells(title)) + first, *(" " * label + line for line in rest)]
     if _cells(cell) <= width - label:
-        return [title + " " * (label - _cells(title)) + cell]
+        return [title + " " * (label - _cells(title)) + column.paint(cell)]
     indent = 4 if column.flows or _cells(cell) <= width - 4 else 0
     below = wrap(cell, width - indent) if column.flows else [cell]
     return [title.rstrip(), *(" " * indent + line for line in below)]

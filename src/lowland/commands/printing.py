@@ -14,11 +14,17 @@ from lowland.commands.layout import Column, layout, wrap
 from lowland.streams import speaks_utf8
 
 VERDICTS = {True: "holds", False: "fails", None: "undecided"}
+_COLOURS = {"holds": typer.colors.GREEN, "fails": typer.colors.RED, "undecided": typer.colors.YELLOW}
 
 
 def flows(title: str) -> Column:
     """A column of running text, which may be wrapped."""
     return Column(title, flows=True)
+
+
+def verdicts() -> Column:
+    """A column of verdicts, in colours on terminals that show them."""
+    return Column("verdict", paint=_coloured)
 
 
 def table(columns: Sequence[Column | str], rows: Sequence[Sequence[str]]) -> None:
@@ -51,8 +57,17 @@ def _width() -> int | None:
 
 
 def _strong(text: str) -> str:
-    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    return text if plain else typer.style(text, bold=True)
+    return typer.style(text, bold=True) if _styled() else text
+
+
+def _coloured(verdict: str) -> str:
+    colour = _COLOURS.get(verdict)
+    return typer.style(verdict, fg=colour) if colour and _styled() else verdict
+
+
+def _styled() -> bool:
+    """Whether stdout is a terminal that shows bold and colours, and nobody has asked for none."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
 def print_json(value: Any) -> None:
