@@ -18,6 +18,7 @@ from lowland.curvature import (
     stability,
     stability_of_stack,
 )
+from lowland.models import Transformer
 from tests.curvature.test_hessian import data, small
 
 
@@ -187,3 +188,38 @@ def test_persistent_workers():
     for measure in (INSTRUMENTS["eigenpairs"], INSTRUMENTS["line"]):
         with pytest.raises(ValueError, match="persistent workers"):
             measure(small(), F.cross_entropy, loader)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("factor", [1, 100])
+def test_a_gradient_that_is_rounding_is_no_chance_and_certifies_nothing(factor, chunked):
+    torch.manual_seed(0)
+    model = Transformer(11, 8, layers=1, width=16, heads=2, key_size=8)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(factor)
+    x = torch.randint(11, (4, 8))
+    loss = lambda out, y: F.cross_entropy(out.flatten(0, 1), y.flatten())  # noqa: E731
+    batches = [(x[:2], x[:2]), (x[2:], x[2:])] if chunked else [(x, x)]
+    if factor == 1:
+        assert stability(model, loss, batches, lr=0.1, rho=0.05).converged
+        return
+    with pytest.warns(UserWarning, match="matter of rounding"):
+        found = stability(model, loss, batches, lr=0.1, rho=0.05)
+    assert not found.converged
+    assert "in two ways" in found.reason
+    with pytest.warns(UserWarning, match="matter of rounding"):
+        record = Monitor(sgd(model), model, loss, batches).check()
+    assert not record["converged"]
+
+
+def test_a_gradient_that_is_random_is_refused_though_the_loss_is_not():
+    model, (x, y) = small(), data()
+    generator = torch.Generator().manual_seed(0)
+
+    def loss(output, y):
+        noise = torch.randn(output.shape, generator=generator, dtype=output.dtype) * output
+        return F.cross_entropy(output + noise - noise.detach(), y)
+
+    with pytest.raises(ValueError, match="not a function of the weights alone"):
+        stability(model, loss, [(x, y)], lr=0.1, rho=0.1)

@@ -46,8 +46,21 @@ class Batchwise:
         if seen is None:
             return objective.mean(total, result)[0]
         result, loss, gradient = objective.mean(total, result, loss, gradient)
-        seen(loss, gradient)
+        seen(loss, gradient, self._loss_and_gradient)
         return result
+
+    def _loss_and_gradient(self) -> tuple[Tensor, Tensor]:
+        """As `product` computes them."""
+        objective = self.objective
+        total, loss = 0.0, torch.zeros((), device=objective.device, dtype=objective.dtype)
+        gradient = torch.zeros(objective.size, device=objective.device, dtype=objective.dtype)
+        for weight, x, y in objective.weighted_batches():
+            value, slope, _ = self.differentiated(x, y)
+            loss += weight * value
+            gradient.add_(slope(), alpha=weight)
+            total += weight
+        loss, gradient = objective.mean(total, loss, gradient)
+        return loss, gradient
 
     @contextmanager
     def linearized(self, seen: Unchanging | None) -> Iterator[Product]:
@@ -60,8 +73,14 @@ class Batchwise:
         weight, x, y = first
         value, slope, product = self.differentiated(x, y)
         if seen is not None:
-            seen(value, slope())
+            seen(value, slope(), self._of_one)
         if self.objective.processes is None:
             yield product
         else:
             yield lambda vector: self.objective.mean(weight, weight * product(vector))[0]
+
+    def _of_one(self) -> tuple[Tensor, Tensor]:
+        """As `linearized` computes them."""
+        ((_, x, y),) = self.objective.weighted_batches()
+        value, slope, _ = self.differentiated(x, y)
+        return value, slope()

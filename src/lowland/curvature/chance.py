@@ -1,7 +1,7 @@
 """Detects a loss that differs between evaluations at the same weights: its curvature would be noise."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,17 +29,22 @@ class Unchanging:
     √u (0.03 %). For float16 and bfloat16 parameters it is 4 times their own rounding unit, 0.4 % and 3 %. The gradient
     may differ by 30 times as much, relative to its norm.
 
+    A gradient may differ by rounding alone, and by more: where weights have grown so large that a softmax is all 0 and
+    1, two kernels for the same attention give different ones. The loss is then the same, and so is the gradient, bit
+    for bit, if it is computed once more in the same way: that is not refused, and ``unsure`` says so.
+
     Args:
         params: of the model: their types and device count.
         dtype: of the vectors and sums.
 
     Attributes:
         apart: the largest difference of a loss that was seen, in units of the loss.
+        unsure: why a gradient here is rounding, in words; empty where it isn't.
     """
 
     def __init__(self, params: Sequence[Tensor], dtype: torch.dtype):
         largest = coarsest(params)
-        self.unit, self.apart = torch.finfo(dtype).eps, 0.0
+        self.unit, self.apart, self.unsure = torch.finfo(dtype).eps, 0.0, ""
         if largest > torch.finfo(torch.float32).eps:
             self.rounding = _COARSE * largest
         elif all(param.device.type == "cpu" for param in params):
@@ -48,8 +53,20 @@ class Unchanging:
             self.rounding = self.unit**0.5
         self.first: tuple[Tensor, Tensor | None] | None = None
 
-    def __call__(self, losses: Tensor, gradient: Tensor | None = None) -> None:
-        """Compare one more evaluation with the first: a loss, or one for each group, and maybe the gradient."""
+    def __call__(
+        self,
+        losses: Tensor,
+        gradient: Tensor | None = None,
+        again: Callable[[], tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
+        """One more evaluation.
+
+        Args:
+            losses: a loss, or one for each group.
+            gradient: where it is measured.
+            again: makes the same evaluation in the same way. It is called where the gradient differs and the loss
+                doesn't.
+        """
         if self.first is None:
             self.first = losses, gradient
             return
@@ -57,8 +74,20 @@ class Unchanging:
         self._note(self.first[0], losses)
         if gradient is None or self.first[1] is None:
             self._refuse(loss)
-        else:
-            self._refuse(loss, _difference(self.first[1], gradient))
+            return
+        slope = _difference(self.first[1], gradient)
+        if again is not None and loss <= self.rounding and slope > _GRADIENT * self.rounding:
+            repeated = again()
+            if torch.equal(repeated[0], losses) and torch.equal(repeated[1], gradient):
+                self.unsure = (
+                    f"the gradient at these weights is a matter of rounding: computed in two ways (by two kernels for "
+                    f"the same attention, say) it differs by {slope:.2g}, relative, though each gives the same every "
+                    "time. Weights or activations are too large for their type: measure a copy in float64, or lower "
+                    "the learning rate if training has diverged"
+                )
+                self.first = losses, gradient
+                return
+        self._refuse(loss, slope)
 
     def warn_beside(self, rise: float) -> None:
         """Warn if ``rise``, a difference of losses, may be chance.

@@ -164,9 +164,9 @@ class GaussNewton(Curvature):
         if not self._unseen:
             return ""
         seen.finite()
-        seen(*self.objective.loss_and_gradient())
+        seen(*self.objective.loss_and_gradient(), self.objective.loss_and_gradient)
         self._unseen = False
-        return cut_off(self.objective)
+        return seen.unsure or cut_off(self.objective)
 
     def _differentiated(self, x: Any, y: Any) -> tuple[Tensor, Callable[[], Tensor], Product]:
         objective = self.objective

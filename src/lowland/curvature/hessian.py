@@ -152,9 +152,9 @@ class Hessian(Curvature):
         objection = contradiction(self.objective, vector, image, seen.gradient, kinks)
         cut_off = self.cut_off()
         if objection or cut_off:
-            seen(*self.objective.loss_and_gradient())
+            seen(*self.objective.loss_and_gradient(), self.objective.loss_and_gradient)
         self._unseen = False
-        return cut_off or ("" if objection.startswith(UNCHECKED) else objection)
+        return seen.unsure or cut_off or ("" if objection.startswith(UNCHECKED) else objection)
 
     def eigenpairs(
         self,
@@ -182,7 +182,8 @@ class Hessian(Curvature):
         and more only where these disagree. And the loss must be the same at every evaluation, but for rounding: all are
         compared, and one gradient more is taken where differences disagree. What doesn't stand the first three comes
         back with ``converged`` False, its ``reason``, a warning, and the residual that differences of gradients give
-        where that is known.
+        where that is known. So does a gradient that is rounding, of which two kernels for the same attention give
+        different ones.
 
         Args:
             k: how many.
@@ -296,8 +297,8 @@ class Hessian(Curvature):
             if self.cut_off():
                 pairs = replace(pairs, converged=False, reason=self.cut_off())
             if not pairs.converged:
-                seen(*objective.loss_and_gradient())
-            return pairs
+                seen(*objective.loss_and_gradient(), objective.loss_and_gradient)
+            return replace(pairs, converged=False, reason=seen.unsure) if seen.unsure else pairs
 
     def _solved(self, solve: Callable[[lanczos.Operator], Eigenpairs], seen: Unchanging) -> Eigenpairs:
         def of(product: Product) -> Eigenpairs:
