@@ -16,7 +16,7 @@ from lowland.curvature.objective import LossFn, Objective, Weight
 
 def average_sharpness(
     model: nn.Module,
-    loss_fn: LossFn,
+    loss_fn: LossFn | None,
     batches: Iterable[Any],
     rho: float,
     *,

@@ -64,6 +64,10 @@ class GaussNewton(Curvature):
     weight = Absent(_FIXED)
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, batches: Iterable[Any], *, weight: Weight | None = None):
+        if loss_fn is None:
+            raise TypeError(
+                "the Gauss–Newton matrix needs the loss as a function of the model's outputs: loss_fn, not None"
+            )
         super().__init__(Objective(model, loss_fn, batches, weight=weight))
         self._batchwise = Batchwise(self.objective, self._differentiated)
         self._unseen = True
@@ -220,7 +224,13 @@ def _slopes(objective: Objective, loss: Tensor, outputs: list[Tensor], params: l
             "loss_fn depends on the parameters beside the model's outputs (a penalty on them, say): that part has no "
             "Gauss–Newton matrix. Leave it out; ½λ‖w‖² adds λ to every eigenvalue"
         )
-    return torch.autograd.grad(loss, outputs, create_graph=True, materialize_grads=True)
+    slopes = torch.autograd.grad(loss, outputs, create_graph=True, materialize_grads=True)
+    if any(output.dim() == 0 and slope.any() for output, slope in zip(outputs, slopes, strict=True)):
+        raise ValueError(
+            "loss_fn takes a loss that the model has computed (output.loss): the Gauss–Newton matrix needs it as a "
+            "function of the outputs, F.cross_entropy(output.logits, batch['labels']) for example"
+        )
+    return slopes
 
 
 def _told(pairs: Eigenpairs) -> Eigenpairs:

@@ -33,10 +33,12 @@ class Hessian(Curvature):
     Args:
         model: its parameters that require gradients, in the order of ``model.parameters()``, make up the flat
             vectors; it runs in its current mode, and its buffers, gradients and the random state stay untouched.
-        loss_fn: ``loss_fn(model(x), y)`` gives the mean loss over a batch, a 0-d tensor.
+        loss_fn: ``loss_fn(model(x), y)`` gives the mean loss over a batch, a 0-d tensor. None: the model computes it,
+            and gives it as ``loss`` (Hugging Face's do, from labels).
         batches: ``(x, y)`` pairs, on the model's device, iterable many times over. Unequal batches weigh by
-            size.
-        weight: what a batch counts instead of ``len(x)``, as a function of ``(x, y)``: tokens, unmasked entries.
+            size. Or dictionaries: the loss is ``loss_fn(model(**batch), batch)``.
+        weight: what a batch counts instead of ``len(x)``, as a function of ``(x, y)``: tokens, unmasked entries. Of
+            dictionaries it gets the same one twice.
 
     Attributes:
         shape: ``(n, n)``, n the number of parameters.
@@ -63,7 +65,9 @@ class Hessian(Curvature):
     batches = Absent(_FIXED)
     weight = Absent(_FIXED)
 
-    def __init__(self, model: nn.Module, loss_fn: LossFn, batches: Iterable[Any], *, weight: Weight | None = None):
+    def __init__(
+        self, model: nn.Module, loss_fn: LossFn | None, batches: Iterable[Any], *, weight: Weight | None = None
+    ):
         self._of(Objective(model, loss_fn, batches, weight=weight))
 
     @classmethod

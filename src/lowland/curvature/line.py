@@ -59,7 +59,7 @@ class AlongLine:
 def along_line(
     model_a: nn.Module,
     model_b: nn.Module,
-    loss_fn: LossFn,
+    loss_fn: LossFn | None,
     batches: Iterable[Any],
     points: Iterable[float] = _POINTS,
     *,
@@ -126,7 +126,7 @@ def along_line(
     b = [other[name].detach().to(p.device) for name, p in zip(objective.names, a, strict=True)]
     layers = list(dict.fromkeys(_batch_norms(model).values()))
     functions: dict[str, Mean] = {
-        "loss": loss_fn,
+        "loss": objective.loss_fn,
         **{f"metric {name}": function for name, function in (metrics or {}).items()},
     }
 
@@ -170,7 +170,10 @@ def _recompute(model: nn.Module, layers: list[_BatchNorm], batches: Iterable[Any
     some = False
     try:
         for batch in batches:
-            model(batch[0] if isinstance(batch, tuple | list) else batch)
+            if isinstance(batch, Mapping):
+                model(**batch)
+            else:
+                model(batch[0] if isinstance(batch, tuple | list) else batch)
             some = True
     finally:
         for hook in hooks:
@@ -195,7 +198,7 @@ def _means(objective: Objective, functions: Mapping[str, Mean]) -> list[float]:
     for weight, x, y in objective.weighted_batches():
         total += weight
         with torch.enable_grad():  # the parameters here are constants: no graph is built of them
-            output = objective.model(x)
+            output = objective.output(x)
             for name, function in functions.items():
                 sums[name] += weight * _value(name, function(output, y))
     return [value / total for value in sums.values()]

@@ -138,7 +138,7 @@ class Monitor:
         self,
         optimizer: Any,
         model: nn.Module,
-        loss_fn: LossFn,
+        loss_fn: LossFn | None,
         batches: Iterable[Any],
         *,
         every: int = 100,

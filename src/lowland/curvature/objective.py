@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from lowland.assigning import Absent, unassignable
 from lowland.curvature import reach
+from lowland.curvature.batches import Keywords, examples, own_loss, pair
 from lowland.curvature.modes import MasksOf
 from lowland.curvature.processes import DdpProcesses
 from lowland.curvature.vectors import Offsets, as_real, entries, like, real_type
@@ -27,7 +28,9 @@ _FIXED = "an Objective is one function. Make another; objective.on(batches) is t
 def refuse_generator(name: str, batches: Any) -> None:
     """Raise TypeError for what can be iterated only once, or not at all."""
     if not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
-        raise TypeError(f"{name} must be a list of pairs (x, y) or a DataLoader, not a {type(batches).__name__}")
+        raise TypeError(
+            f"{name} must be a list of pairs (x, y) or of dictionaries, or a DataLoader: not a {type(batches).__name__}"
+        )
     if isinstance(batches, Iterator):
         raise TypeError(f"{name} must be iterable many times over, a list or a DataLoader: not a generator")
 
@@ -51,9 +54,11 @@ class Objective:
     Args:
         model: its parameters that require gradients are w, in the order of ``model.parameters()``.
         loss_fn: gives the mean loss over a batch, a 0-d tensor. It may use ``model.parameters()``, for a penalty say.
-        batches: ``(x, y)`` pairs; iterated once for each evaluation, so a generator is refused.
-        weight: what a batch counts, as a function of ``(x, y)``; by default its number of examples, ``len(x)``.
-            For losses that average over tokens or a mask, the number of those.
+            None: the model computes it, and gives it as ``loss``.
+        batches: ``(x, y)`` pairs, or dictionaries, of which the model gets the entries by name and ``loss_fn`` the
+            whole as y. Iterated once for each evaluation, so a generator is refused.
+        weight: what a batch counts, as a function of ``(x, y)``, or of the dictionary twice; by default its number of
+            examples, ``len(x)``. For losses that average over tokens or a mask, the number of those.
         params: which of the parameters that require gradients make up w; by default all. The others are constants.
         processes: those that measure together. The mean is over the examples of all their batches, and each must
             take part in every evaluation.
@@ -81,7 +86,7 @@ class Objective:
     def __init__(
         self,
         model: nn.Module,
-        loss_fn: LossFn,
+        loss_fn: LossFn | None,
         batches: Iterable[Any],
         *,
         weight: Weight | None = None,
@@ -91,12 +96,13 @@ class Objective:
     ):
         refuse_other_models("model", model)
         refuse_generator("batches", batches)
+        loss_fn = own_loss if loss_fn is None else loss_fn
         for name, function in (("loss_fn", loss_fn), ("weight", weight or len)):
             if not callable(function):
                 raise TypeError(f"{name} must be a function, not a {type(function).__name__}")
         refuse_pieces(model)
         self.model, self.loss_fn, self.batches = model, loss_fn, batches
-        self.weight = weight or _examples
+        self.weight = weight or examples
         self.processes = processes
         wanted = None if params is None else set(params)
         trainable = {
@@ -159,12 +165,11 @@ class Objective:
                 batch = next(batches, None)
             if batch is None:
                 break
-            if not isinstance(batch, tuple | list) or len(batch) != 2:
-                raise TypeError("batches is a list of pairs (x, y), [(x, y)] for a single one")
-            weight = float(self.weight(*batch))
+            x, y = pair(batch)
+            weight = float(self.weight(x, y))
             total += weight
             if weight != 0:
-                yield weight, *batch
+                yield weight, x, y
         if not total > 0:
             raise ValueError("there are no examples in the batches")
 
@@ -178,6 +183,8 @@ class Objective:
 
     def output(self, x: Any) -> Any:
         """What the model gives for a batch's ``x``; see `inside` for other parameters."""
+        if isinstance(x, Keywords):
+            return self.model(**self.converted(dict(x)))
         return self.model(self.converted(x))
 
     def loss_of(self, output: Any, y: Any) -> Tensor:
@@ -334,12 +341,6 @@ def _places(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
                 yield f"{prefix}.{name}" if prefix else name, tensor
-
-
-def _examples(x: Any, y: Any) -> int:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"how many examples does a batch of {type(x).__name__} hold? Say so with weight=")
-    return len(x)
 
 
 def _in_double(value: Any) -> Any:

@@ -56,7 +56,7 @@ class Stability:
 @torch.inference_mode(False)
 def stability(
     model: nn.Module,
-    loss_fn: LossFn,
+    loss_fn: LossFn | None,
     batches: Iterable[Any],
     *,
     lr: float,

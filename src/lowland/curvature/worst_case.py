@@ -22,7 +22,7 @@ _STRIDE = 0.1  # length of each of several ascent steps over ρ, as Andriushchen
 @torch.inference_mode(False)
 def sharpness(
     model: nn.Module,
-    loss_fn: LossFn,
+    loss_fn: LossFn | None,
     batches: Iterable[Any],
     rho: float,
     m: int | None = None,
@@ -100,7 +100,7 @@ def sharpness(
 @torch.inference_mode(False)
 def m_sharpness(
     model: nn.Module,
-    loss_fn: LossFn,
+    loss_fn: LossFn | None,
     batches: Iterable[Any],
     rho: float,
     m: int | None = None,
