@@ -20,6 +20,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
@@ -404,6 +405,39 @@ def test_the_monitor_looks_after_each_update(tmp_path):
     trainer.train()
     assert callback.monitor.model is trainer.model
     assert [record["step"] for record in callback.monitor.records] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_monitors_records_are_in_the_trainers_log(tmp_path, plain):
+    logged = []
+
+    class Told(TrainerCallback):  # as those of W&B and TensorBoard are
+        def on_log(self, args, state, control, logs=None, **_):
+            logged.append(dict(logs))
+
+    batch = default_data_collator(images()[:16])
+
+    def make(optimizer, model):
+        return Monitor(optimizer, model, None, [batch], every=3, max_overhead=None, tol=0.1)
+
+    if plain:
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), max_steps=STEPS, per_device_train_batch_size=16, report_to=[], use_cpu=True
+        )
+        trainer = Trainer(vit(), arguments, train_dataset=images(), callbacks=[Told()])
+        callback = MonitorCallback(make, trainer.log)
+        trainer.add_callback(callback)
+    else:
+        callback = MonitorCallback(make)
+        trainer, _ = build(tmp_path, vit(), images(), callbacks=[callback, Told()])
+    trainer.train()
+    norms = [record["hessian_norm"] for record in callback.monitor.records]
+    assert len(norms) == 3  # at steps 1, 3 and 6
+    for lines in (logged, trainer.state.log_history):
+        assert [line["lowland/hessian_norm"] for line in lines if "lowland/hessian_norm" in line] == norms
+    assert not any(value is None for line in logged for value in line.values())
+    with pytest.raises(TypeError, match=r"trainer\.log"):
+        MonitorCallback(make, "wandb")
 
 
 def test_the_monitor_goes_on_where_training_was_resumed(tmp_path):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lowland.curvature import Hessian, stability
+from lowland.curvature import Hessian, Monitor, stability
 from lowland.curvature.objective import Objective
 from lowland.models import Transformer, norm_cnn
 
@@ -266,3 +266,15 @@ def test_bad_input():
         Hessian(small().requires_grad_(False), F.cross_entropy, [(x, y)])
     with pytest.raises(FloatingPointError):
         stability(model, lambda o, y: F.cross_entropy(o / 0, y), [(x, y)], lr=0.1, rho=0.1)
+
+
+def test_reprs_say_what_a_thing_is():
+    model, (x, y) = small(), data()
+    assert repr(Hessian(model, F.cross_entropy, [(x, y)])) == "Hessian(Sequential, 26 parameters, float64 on cpu)"
+    shown = repr(stability(model, F.cross_entropy, [(x, y)], lr=0.1, rho=0.05))
+    assert shown.startswith("Stability(‖H‖ ")
+    assert "tensor" not in shown
+    monitor = Monitor(torch.optim.SGD(model.parameters(), lr=0.1), model, F.cross_entropy, [(x, y)])
+    assert repr(monitor) == "Monitor(step 0, 0 records, every 100)"
+    monitor.step()
+    assert repr(monitor).startswith("Monitor(step 1, 1 records, every 100; ‖H‖ ")

@@ -156,3 +156,12 @@ def test_bad_arguments(wrong):
 def test_a_product_that_is_not_finite():
     with pytest.raises(FloatingPointError, match="not finite"):
         eigenpairs(lambda v: v / 0, 5)
+
+
+def test_a_repr_shows_values_and_no_vectors():
+    pairs = eigenpairs(lambda v: torch.arange(1.0, 41.0) * v, 40, 7, 1e-3)
+    shown = repr(pairs)
+    assert shown.startswith("Eigenpairs(40")
+    assert "and 2 more" in shown
+    assert "tensor" not in shown
+    assert len(shown) < 200

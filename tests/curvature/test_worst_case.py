@@ -325,3 +325,41 @@ def test_bad_arguments():
         m_sharpness(model, F.cross_entropy, iter([(x, y)]), 0.1)
     with pytest.raises(TypeError, match="two tensors"):
         m_sharpness(model, lambda out, y: out.sum(), [(x, None)], 0.1, m=2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rho=st.floats(1e-3, 1), steps=st.integers(1, 4), restarts=st.integers(1, 3), adaptive=st.booleans(),
+    seed=st.integers(0, 1000),
+)  # fmt: skip
+def test_in_a_box_it_is_between_one_step_and_the_highest_corner(rho, steps, restarts, adaptive, seed):
+    torch.manual_seed(seed)
+    model = nn.Linear(3, 1, bias=False).double()
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 1, dtype=torch.float64)
+    found = sharpness(
+        model, F.mse_loss, [(x, y)], rho, norm=math.inf, steps=steps, restarts=restarts, adaptive=adaptive, seed=seed
+    )
+    w = model.weight.detach().clone()
+    scale = rho * (w.abs() if adaptive else torch.ones_like(w))
+    loss = lambda weight: F.mse_loss(x @ weight.T, y).item()  # noqa: E731
+    (gradient,) = torch.autograd.grad(F.mse_loss(model(x), y), [model.weight])
+    one = loss(w + scale * gradient.sign()) - loss(w)
+    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 3)
+    highest = max(loss(w + scale * corner) for corner in corners) - loss(w)  # the loss is convex
+    assert one - 1e-12 <= found.value <= highest + 1e-12
+    if steps == restarts == 1:
+        assert found.value == pytest.approx(one, abs=1e-12)
+    assert torch.equal(model.weight, w)
+
+
+def test_restarts_reach_the_highest_corner_of_a_box():
+    torch.manual_seed(1)
+    model = nn.Linear(3, 1, bias=False).double()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    y = model(x).detach()  # a minimum: the gradient is 0
+    found = sharpness(model, F.mse_loss, [(x, y)], 0.1, norm=math.inf, restarts=30, steps=3)
+    corners = 0.1 * torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 3)
+    assert found.value == pytest.approx((corners @ x.T).square().mean(1).max().item())
+    for wrong in (1, True, "inf", math.nan):
+        with pytest.raises(ValueError, match="norm must be 2"):
+            sharpness(model, F.mse_loss, [(x, y)], 0.1, norm=wrong)

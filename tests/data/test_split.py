@@ -57,3 +57,8 @@ def test_fraction_out_of_range(split, fraction):
 def test_text_is_not_held_out_by_characters(split):
     with pytest.raises(SettingError, match="Text"):
         split_validation(Split(split.inputs.flatten()))
+
+
+def test_a_repr_shows_shapes():
+    split = Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0]))
+    assert repr(split) == "Split(inputs uint8 (3, 1, 2, 2), targets int64 (3,))"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lowland.curvature.sinks import numbers
 from lowland.errors import RunError, install
 from lowland.files import open_regular, write_atomically
 from lowland.optim import SAM
@@ -96,6 +97,9 @@ class SAMMixin(_Trainer):
             raise NotImplementedError(
                 f"no SAM here: {self.args.optim!r} updates the weights during the ascent's backward"
             )
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, MonitorCallback) and callback.log is None:
+                callback.log = self.log
         base = super().create_optimizer(*args, **kwargs)
         if not isinstance(inner(base), SAM):  # it is a SAM when train() is called again
             self.optimizer = self._made = self._make_sam(base, model=self.model, **self._radius)
@@ -142,11 +146,15 @@ class MonitorCallback(TrainerCallback):
     Args:
         make: a function of optimizer and model that makes the monitor. It is called at the first update, since neither
             exists before. The optimizer comes without Accelerate's wrapper; the model, with SAM, in DDP's wrapper.
+        log: the trainer's ``log``: it gets each record as ``lowland/hessian_norm`` and so on, so that they are in its
+            ``log_history`` and wherever it reports to (TensorBoard, W&B). A trainer with SAM hands over its own; to any
+            other the callback is added once it exists: ``trainer.add_callback(MonitorCallback(make, trainer.log))``.
 
     Attributes:
         monitor: what ``make`` returned; None until then.
 
     Raises:
+        TypeError: for a ``log`` that can't be called.
         RunError: when training is resumed, if the monitor's state beside the checkpoint can't be read or is damaged.
 
     Example::
@@ -156,8 +164,12 @@ class MonitorCallback(TrainerCallback):
         callback.monitor.records
     """
 
-    def __init__(self, make: Callable[[Optimizer, nn.Module], Any]):
-        self.make = make
+    def __init__(
+        self, make: Callable[[Optimizer, nn.Module], Any], log: Callable[[dict[str, float]], None] | None = None
+    ):
+        if log is not None and not callable(log):
+            raise TypeError(f"log is a function of a dict, trainer.log: not a {type(log).__name__}")
+        self.make, self.log = make, log
         self.monitor: Any = None
         self._began_at = 0
 
@@ -181,7 +193,9 @@ class MonitorCallback(TrainerCallback):
             saved = self._file(args, self._began_at)
             if self._began_at and saved.exists():  # training was resumed there
                 self._restore(saved)
-        self.monitor.step()
+        record = self.monitor.step()
+        if record and self.log is not None:
+            self.log(numbers(record))
 
     def _restore(self, saved: Path) -> None:
         try:

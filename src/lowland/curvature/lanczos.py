@@ -15,6 +15,7 @@ Which = Literal["magnitude", "largest", "smallest", "ends"]
 # 2 to 5 percent apart, about one random start in twenty. A test counts them.
 FEWEST_PRODUCTS = 8
 HOPELESS = 10  # times the asymmetry that is allowed: no iteration gets anywhere from there
+_SHOWN = 5  # values in a repr
 _WARM_MIX = 1.0  # norm of the random part of a warm start, the rest having norm 1: less saves next to nothing
 
 
@@ -41,6 +42,14 @@ class Eigenpairs:
     converged: bool
     reason: str = ""
     largest: float = 0.0
+
+    def __repr__(self) -> str:
+        """The first values and the largest residual, without vectors."""
+        shown = ", ".join(f"{value:.6g}" for value in self.values[:_SHOWN].tolist())
+        more = f" and {len(self.values) - _SHOWN} more" if len(self.values) > _SHOWN else ""
+        residual = max(self.residuals.tolist(), default=0.0)
+        how = "converged" if self.converged else f"not converged: {self.reason}"
+        return f"Eigenpairs({shown}{more}; residuals up to {residual:.2g}, {self.products} products, {how})"
 
 
 class Operator(NamedTuple):

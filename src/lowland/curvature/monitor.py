@@ -163,6 +163,11 @@ class Monitor:
         self._warned: set[str] = set()
         self._found = _Found(None, {})
 
+    def __repr__(self) -> str:
+        """How far it is, and what it saw last."""
+        last = f"; {self.line}" if self.line else ""
+        return f"Monitor(step {self.steps}, {len(self.records)} records, every {self.every}{last})"
+
     @property
     def model(self) -> nn.Module:
         """As it is trained, without what DDP, DataParallel and `torch.compile` put around it."""

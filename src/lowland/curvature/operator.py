@@ -40,6 +40,12 @@ class Curvature(ABC):
         self.shape = (objective.size, objective.size)
         self.dtype, self.device = objective.dtype, objective.device
 
+    def __repr__(self) -> str:
+        """Of which model, and how large."""
+        kind = str(self.dtype).removeprefix("torch.")
+        model = type(self.objective.model).__name__
+        return f"{type(self).__name__}({model}, {self.shape[0]:,} parameters, {kind} on {self.device})"
+
     @abstractmethod
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """The product with ``vectors`` of shape ``(n,)``, or ``(n, k)`` for k at once."""

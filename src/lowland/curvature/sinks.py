@@ -42,13 +42,14 @@ def sinks(to: Any) -> list[Sink]:
     )
 
 
-def _numbers(record: Record) -> dict[str, float]:
+def numbers(record: Record) -> dict[str, float]:
+    """What is known of a record, under the names that it has on somebody else's dashboard; without the step."""
     return {f"{_PREFIX}{key}": float(value) for key, value in record.items() if value is not None and key != "step"}
 
 
 def _to_tensorboard(writer: Any) -> Sink:
     def sink(step: int, record: Record) -> None:
-        for name, value in _numbers(record).items():
+        for name, value in numbers(record).items():
             writer.add_scalar(name, value, step)
 
     return sink
@@ -62,7 +63,7 @@ def _to_wandb(run: Any) -> Sink:
         run.define_metric(f"{_PREFIX}*", step_metric=f"{_PREFIX}step")
 
     def sink(step: int, record: Record) -> None:
-        run.log({**_numbers(record), f"{_PREFIX}step": step})
+        run.log({**numbers(record), f"{_PREFIX}step": step})
 
     return sink
 

@@ -52,6 +52,14 @@ class Stability:
     reason: str = ""
     eigenvalues: tuple[float, ...] = ()
 
+    def __repr__(self) -> str:
+        """Norm, edges and loss, without the vector."""
+        how = "" if self.converged else f", not converged: {self.reason}"
+        return (
+            f"Stability(‖H‖ {self.hessian_norm:.4g} ± {self.residual:.1g}, edge {self.edge:.4g}, "
+            f"2/η {self.gd_edge:.4g}, loss {self.loss:.4g}, ‖g‖ {self.gradient_norm:.4g}{how})"
+        )
+
 
 @torch.inference_mode(False)
 def stability(

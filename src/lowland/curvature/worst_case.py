@@ -30,6 +30,7 @@ def sharpness(
     steps: int = 1,
     restarts: int = 1,
     adaptive: bool = False,
+    norm: float = 2,
     step_size: float | None = None,
     weight: Weight | None = None,
     eps: float = EPS,
@@ -41,6 +42,10 @@ def sharpness(
     Sharpness-Aware Minimization*, equation 3; adaptive, Kwon et al. 2021, *ASAM*, where the ball is ‖ε/|w|‖ ≤ ρ, the
     quotient taken entry by entry, and the sharpness the same for any scaling of single weights that leaves the
     network's function as it is. (An entry that is 0 doesn't move; ASAM's η, which lets it, is 0 here.)
+
+    With ``norm=math.inf`` the ball is a box: no entry of ε, or of ε/|w|, is larger than ρ (Kwon et al. 2021, p = ∞;
+    Andriushchenko et al. 2023, *A Modern Look at the Relationship between Sharpness and Generalization*). The step is
+    then along the signs of the gradient, ε = ρ sign g, and steps that lead out are cut entry by entry.
 
     The maximum is sought by projected gradient ascent, so that each value is a **lower bound**. A single step is SAM's:
     ε = ρ g/(‖g‖ + eps). Of several, each is 0.1 ρ long and projected back onto the ball (that paper takes 20); SAM's
@@ -57,9 +62,10 @@ def sharpness(
         m: examples in a group. Groups are consecutive within a batch; the last one of a batch may be smaller, and
             each weighs by its size. By default each batch is a group.
         steps: of each ascent.
-        restarts: ascents. The first starts at w, each other at a random point on the sphere of radius ρ, the same for
-            all groups.
+        restarts: ascents. The first starts at w, each other at a random point on the sphere of radius ρ, or a random
+            corner of the box, the same for all groups.
         adaptive: scale the ball by |w|.
+        norm: of ε: 2, or ``math.inf`` for the largest entry.
         step_size: length of each of several steps over ρ, above 0 and at most 1; by default 0.1. A single one is
             always ρ long.
         weight: what a batch counts, or a group of it.
@@ -87,7 +93,7 @@ def sharpness(
         >>> round(found.value, 4), found.weights  # 2.1² − 2²
         (0.41, (1.0, 1.0))
     """
-    search = Search(rho, steps, restarts, adaptive, step_size, eps, seed)
+    search = Search(rho, steps, restarts, adaptive, step_size, eps, seed, norm)
     check_m(m)
     objective = Objective(model, loss_fn, batches, weight=weight)
     seen = Unchanging(objective.params, objective.dtype)
@@ -166,12 +172,15 @@ class Search:
     step_size: float | None = None
     eps: float = EPS
     seed: int = 0
+    norm: float = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rho", radius(self.rho))
         count("steps", self.steps)
         count("restarts", self.restarts)
         check_eps(self.eps)
+        if isinstance(self.norm, bool) or self.norm not in (2, math.inf):
+            raise ValueError(f"norm must be 2, for a ball, or math.inf, for a box: not {self.norm!r}")
         object.__setattr__(self, "seed", whole_seed(self.seed))
         if self.step_size is not None:
             number("step_size", self.step_size, 0, 1)
@@ -207,10 +216,17 @@ class Search:
         yield None
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.restarts - 1):
+            if self.norm == math.inf:
+                corner = torch.randint(2, (objective.size,), generator=generator, device="cpu", dtype=torch.int8)
+                yield self.rho * (2 * corner - 1).to(objective.device, objective.dtype)
+                continue
             yield self.rho * random_direction(objective.size, generator, objective.dtype, objective.device)
 
     def _climb(self, z: Tensor | None, gradient: Tensor, length: float) -> Tensor:
-        step: Tensor = perturbation(gradient, length, self.eps)
+        if self.norm == math.inf:
+            step = length * gradient.sign()
+            return step if z is None else (z + step).clamp(-self.rho, self.rho)
+        step = perturbation(gradient, length, self.eps)
         if z is None:  # no longer than ρ
             return step
         z = z + step

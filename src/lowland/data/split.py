@@ -23,6 +23,16 @@ class Split:
     coarse_targets: Tensor | None = None
     attributes: Tensor | None = None
 
+    def __repr__(self) -> str:
+        """Which tensors there are, and their shapes."""
+        there = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
+        parts = (
+            f"{name} {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+            for name, tensor in there
+            if tensor is not None
+        )
+        return f"Split({', '.join(parts)})"
+
     def __len__(self) -> int:
         """The number of examples; for text, of characters."""
         return len(self.inputs)
