@@ -49,7 +49,7 @@ def test_recorded_runs_are_of_the_settings_that_the_experiments_have_now(make_in
 @pytest.fixture
 def swept(tmp_path):
     """A sweep of a small grid of the digits, as its directory has it once it is finished."""
-    from lowland import sweeping
+    from lowland.experiments import sweeping
     from lowland.papers import find
     from lowland.training import Outcome, RunDirectory, choose_device
     from lowland.training.sweep.summary import summarize_sweep
@@ -87,7 +87,7 @@ def test_a_sweep_is_recorded_with_its_grid_and_differences(make_index, swept, tm
 
 
 def test_what_a_record_has_other_than_the_paper_scale_is_told(make_index):
-    from lowland import sweeping
+    from lowland.experiments import sweeping
     from lowland.papers import find
     from lowland.training.settings import values_of
 

@@ -10,7 +10,7 @@ import torch._dynamo
 
 import lowland.cli
 import lowland.commands
-import lowland.sweeping
+import lowland.experiments.sweeping
 import lowland.training.measuring
 import lowland.training.vectorized  # noqa: F401
 from lowland import papers, report, training

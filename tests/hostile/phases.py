@@ -101,7 +101,8 @@ def _drawing(now):
 
 
 def _judging(now):
-    from lowland import sweeping, training
+    from lowland import training
+    from lowland.experiments import sweeping
 
     _before(training, "summarize", now)
     _before(sweeping, "summarize_sweep", now)

@@ -55,8 +55,8 @@ def sweep(
 
     Example: lowland sweep long2024/digits --grid paper --out runs/digits
     """
-    from lowland import sweeping, training
-    from lowland.experiments import find
+    from lowland import training
+    from lowland.experiments import find, sweeping
 
     if launched():
         raise LowlandError("a sweep starts processes of its own: run it without torchrun, with --engine process or ray")

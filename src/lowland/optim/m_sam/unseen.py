@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from lowland.values import Args, Foreign, Function, Tree
+from lowland.values import Args, Function, Tree
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -128,7 +128,7 @@ def _imported(*args: Tree, **kwargs: Tree) -> Tensor:
     return value
 
 
-def _exported(value: Tensor, *args: Tree, **kwargs: Tree) -> Foreign:
+def _exported(value: Tensor, *args: Tree, **kwargs: Tree) -> object:
     if (listener := _listening()) is not None:
         listener.leaves(value, "to_dlpack ({}) reads a value that depends on the parameters")
     return _to_dlpack(value, *args, **kwargs)

@@ -1,7 +1,6 @@
 """Two ascents that a closure over the batch can't say: over other images, and by groups one after another."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,6 +9,7 @@ from torch.nn import functional as F
 
 from lowland.errors import SettingError
 from lowland.optim import SAM
+from lowland.values import ParameterGroup, StateDict
 
 
 class _Around:
@@ -21,19 +21,15 @@ class _Around:
         self.sam = sam
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
+    def param_groups(self) -> list[ParameterGroup]:
         """SAM's parameter groups, which are the base optimizer's."""
         return self.sam.param_groups
 
-    @param_groups.setter
-    def param_groups(self, value: list[dict[str, Any]]) -> None:
-        self.sam.param_groups = value
-
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """SAM's state: there is none beside it."""
         return self.sam.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self.sam.load_state_dict(state_dict)
 
 
