@@ -6,7 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowland.features import accuracy_by_group, group_balanced_accuracy, worst_group_accuracy
+from lowland.features import (
+    accuracy_by_group,
+    adjusted_average_accuracy,
+    group_balanced_accuracy,
+    worst_group_accuracy,
+)
 
 # group: right of all
 TABLE = {-3: (9, 10), 0: (1, 4), 7: (2, 2)}
@@ -55,3 +60,22 @@ def test_refusals(function):
 
 def test_all_groups_that_there_must_be():
     assert accuracy_by_group([1, 1], [1, 0], [1, 0], n_groups=2) == {0: 0.0, 1: 1.0}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=30),
+    st.lists(st.integers(0, 3), min_size=1, max_size=30),
+)
+def test_the_adjusted_average_is_that_of_examples_drawn_as_training_examples_are(examples, training):
+    groups, right = [group for group, _ in examples], [right for _, right in examples]
+    if missing := set(training) - set(groups):
+        with pytest.raises(ValueError, match=f"group {min(missing)}"):
+            adjusted_average_accuracy(right, [True] * len(right), groups, training)
+        return
+    by_group = accuracy_by_group(right, [True] * len(right), groups)
+    expected = np.mean([by_group[group] for group in training])
+    assert adjusted_average_accuracy(right, [True] * len(right), groups, training) == pytest.approx(expected)
+    own = adjusted_average_accuracy(right, [True] * len(right), groups, groups)
+    assert own == pytest.approx(np.mean(right))
+    with pytest.raises(ValueError, match="not of none"):
+        adjusted_average_accuracy(right, [True] * len(right), groups, [])

@@ -1,7 +1,12 @@
 """What a network has learned: features, probes of them, accuracy by group, and importance weights of examples."""
 
 from lowland.features.extraction import extract
-from lowland.features.groups import accuracy_by_group, group_balanced_accuracy, worst_group_accuracy
+from lowland.features.groups import (
+    accuracy_by_group,
+    adjusted_average_accuracy,
+    group_balanced_accuracy,
+    worst_group_accuracy,
+)
 from lowland.features.importance import ImportanceWeights, importance_weights
 from lowland.features.inequality import gini, lorenz
 from lowland.features.probing import Probe, probe, wilson
@@ -11,6 +16,7 @@ __all__ = [
     "ImportanceWeights",
     "Probe",
     "accuracy_by_group",
+    "adjusted_average_accuracy",
     "deep_feature_reweighting",
     "extract",
     "gini",

@@ -1,6 +1,6 @@
-"""Accuracy within groups of examples: of each group, of the worst, and the mean with equal weights."""
+"""Accuracy within groups of examples: of each, of the worst, and means with equal weights or those of training."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,51 @@ def group_balanced_accuracy(predictions: Any, targets: Any, groups: Any, n_group
         ValueError: as `accuracy_by_group`.
     """
     return float(np.mean(list(accuracy_by_group(predictions, targets, groups, n_groups).values())))
+
+
+def adjusted_average_accuracy(
+    predictions: Any, targets: Any, groups: Any, training_groups: Any, n_groups: int | None = None
+) -> float:
+    """The mean of `accuracy_by_group`, each group weighted by its share of the training examples.
+
+    It is what the average accuracy would be on test examples distributed as the training examples are: the average
+    accuracy that the literature on spurious features reports for Waterbirds, whose test groups are balanced (Sagawa et
+    al. 2020, *Distributionally Robust Neural Networks*).
+
+    Args:
+        predictions: see `accuracy_by_group`, as for the next two.
+        targets: true classes.
+        groups: of each example.
+        training_groups: the group of each training example, ``(n_training,)``.
+        n_groups: how many groups there must be among the test examples. Training may lack some: their weight is 0.
+
+    Raises:
+        ValueError: as `accuracy_by_group`; for a training group without test examples.
+
+    Example:
+        >>> adjusted_average_accuracy([0, 1, 1], [0, 1, 0], [7, 7, 9], training_groups=[7, 7, 7, 9])
+        0.75
+    """
+    return adjusted_mean(accuracy_by_group(predictions, targets, groups, n_groups), training_groups)
+
+
+def adjusted_mean(by_group: Mapping[int, float], training_groups: Any) -> float:
+    """The mean of something known of each group, an error say, weighted by the groups' shares of training examples.
+
+    Args:
+        by_group: group → value.
+        training_groups: the group of each training example, ``(n_training,)``.
+
+    Raises:
+        ValueError: unless these are integers ``(n_training,)``, and some; for one of a group without a value.
+    """
+    training = integers("training_groups", training_groups)
+    if not len(training):
+        raise ValueError("training_groups must be the groups of some examples, not of none")
+    found, counts = np.unique(training, return_counts=True)
+    if missing := [int(group) for group in found if int(group) not in by_group]:
+        raise ValueError(f"no test examples of group {missing[0]}, which training examples have")
+    return float(sum(count * by_group[int(group)] for group, count in zip(found, counts, strict=True)) / len(training))
 
 
 def shares(which: np.ndarray, groups: np.ndarray) -> dict[int, float]:

@@ -117,11 +117,11 @@ def test_the_sets_are_the_publishers_splits(drawn, name):
     assert x.min() < -1.5
 
 
-def unequal(counts, seed, settings):
+def unequal(counts, seed, settings, training=None):
     """A `FeatureSets` of noisy images, in which the two features say something about each other."""
     generator = torch.Generator().manual_seed(seed)
 
-    def split():
+    def split(counts=counts):
         whole = dataset(counts).train
         inputs = torch.randint(200, whole.inputs.shape, generator=generator, dtype=torch.uint8)
         inputs[:, 0] += (40 * whole.targets).view(-1, 1, 1).to(torch.uint8)
@@ -130,12 +130,13 @@ def unequal(counts, seed, settings):
         return Split(inputs, whole.targets, attributes=whole.attributes).take(order)
 
     validation, test = split(), split()
-    return FeatureSets(split(), validation, test, validation, test, lambda images: images.float() / 255)
+    training = split() if training is None else split(training)
+    return FeatureSets(training, validation, test, validation, test, lambda images: images.float() / 255)
 
 
 def test_a_check_counts_every_group_the_same(monkeypatch):
     settings = configured(phantom_examples=30)
-    sets = unequal([60, 20, 12, 8], 0, settings)
+    sets = unequal([60, 20, 12, 8], 0, settings, training=[40, 30, 20, 10])
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2))
     monkeypatch.setattr(checks, "probe", lambda *args, **how: _probe(*args, **how, Cs=(1.0,)))
     from lowland.features import probe as _probe
@@ -148,6 +149,7 @@ def test_a_check_counts_every_group_the_same(monkeypatch):
     assert record["worst_group_error"] == pytest.approx(max(by_group))
     assert record["group_balanced_error"] == pytest.approx(sum(by_group) / 4)
     assert record["test_error"] == pytest.approx(wrong.mean().item())
+    assert record["adjusted_error"] == pytest.approx(np.dot([0.4, 0.3, 0.2, 0.1], by_group))  # as in training
 
     # A textbook probe: four fifths of each group of the validation images, each by one over the size of its group.
     features = {
@@ -180,6 +182,8 @@ def test_a_check_counts_every_group_the_same(monkeypatch):
         test=(extract(model, [sets.test.inputs.float() / 255]), sets.test.targets, groups), seed=settings.seed,
     )  # fmt: skip
     assert record["reweighted_worst_group_error"] == found.worst_group_error
+    of_groups = [found.error_by_group[group] for group in range(4)]
+    assert record["reweighted_adjusted_error"] == pytest.approx(np.dot([0.4, 0.3, 0.2, 0.1], of_groups))
     assert record["reweighted_group_balanced_error"] == found.group_balanced_error
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lowland.data import Split, seeded
 from lowland.features import (
     Probe,
+    adjusted_average_accuracy,
     deep_feature_reweighting,
     extract,
     gini,
@@ -20,6 +21,7 @@ from lowland.features import (
     probe,
     worst_group_accuracy,
 )
+from lowland.features.groups import adjusted_mean
 from lowland.optim.scope import last_layer
 from lowland.papers.images import error_and_loss
 from lowland.papers.springer2024.data import FeatureSets
@@ -161,9 +163,11 @@ class GroupedCheck(FeatureCheck):
     fitted on the validation images by the inverse of their group's size, and tested on the test images; ``easy_error``
     and ``hard_error`` are means over the groups. There is also
 
-    - ``group_balanced_error``: the network's own on the test images, the mean over the groups;
-    - at the last step ``reweighted_worst_group_error`` and ``reweighted_group_balanced_error``: those of its target
-      after the last layer is trained again on validation images (`lowland.features.deep_feature_reweighting`).
+    - ``group_balanced_error`` and ``adjusted_error``: the network's own on the test images, the mean over the groups,
+      plain and weighted by their shares of the training images (`lowland.features.adjusted_average_accuracy`);
+    - at the last step ``reweighted_worst_group_error``, ``reweighted_group_balanced_error`` and
+      ``reweighted_adjusted_error``: those of its target after the last layer is trained again on validation images
+      (`lowland.features.deep_feature_reweighting`).
 
     The importance weights are of training images drawn at random.
     """
@@ -188,7 +192,9 @@ class GroupedCheck(FeatureCheck):
                 n_groups=GROUPS, seed=self.settings.seed, show_progress=False,
             )  # fmt: skip
             balanced, worst = _by_group(reweighted)
+            assert reweighted.error_by_group is not None
             record |= {"reweighted_group_balanced_error": balanced, "reweighted_worst_group_error": worst}
+            record["reweighted_adjusted_error"] = adjusted_mean(reweighted.error_by_group, groups_of(self.sets.train))
         return record
 
     def importance_examples(self) -> Split:
@@ -200,8 +206,9 @@ class GroupedCheck(FeatureCheck):
         test = self.sets.probe_test
         with torch.no_grad(), evaluating(self.model):
             predicted = torch.cat([self.model(x).argmax(1) for x, _ in self.sets.batches(test)])
-        groups = groups_of(test)
+        groups, training = groups_of(test), groups_of(self.sets.train)
         return {
+            "adjusted_error": 1 - adjusted_average_accuracy(predicted, test.targets, groups, training, GROUPS),
             "worst_group_error": 1 - worst_group_accuracy(predicted, test.targets, groups, GROUPS),
             "group_balanced_error": 1 - group_balanced_accuracy(predicted, test.targets, groups, GROUPS),
         }

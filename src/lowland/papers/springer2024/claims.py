@@ -34,6 +34,7 @@ MEASURES = {
 GROUPED_MEASURES = {
     **MEASURES,
     "group_balanced_error": "groups balanced",
+    "adjusted_error": "groups as in training",
     "reweighted_worst_group_error": "worst group, reweighted",
 }
 TRAINED = 0.02  # the training error of a network that the claims speak of
