@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lowland import sweeping
+from lowland.experiments import sweeping
 from lowland.papers import experiments
 from lowland.training import Claim
 from lowland.training.settings import values_of

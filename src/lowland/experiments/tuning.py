@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lowland import sweeping, training
+from lowland import training
 from lowland.errors import LowlandError, SettingError
+from lowland.experiments import sweeping
 from lowland.training import Experiment, RunDirectory, Settings, Task, defaults
 from lowland.training.registry import is_found_elsewhere
 from lowland.training.settings import SettingValue
