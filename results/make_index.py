@@ -74,7 +74,8 @@ def record(run: Path) -> None:
     target = folder(summary["experiment"], summary["scale"], grid, dataset_of(summary))
     target.mkdir(exist_ok=True)
     for arm, metrics in summary["metrics"].items():  # whole curves are in the figures, and are too long to keep
-        summary["metrics"][arm] = {key: value for key, value in metrics.items() if not isinstance(value, list)}
+        if isinstance(metrics, dict):
+            summary["metrics"][arm] = {key: value for key, value in metrics.items() if not isinstance(value, list)}
     (target / "summary.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
     for figure in sorted((run / "figures").glob("*.png")):
         shutil.copy(figure, target)
