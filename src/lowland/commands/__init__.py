@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lowland import __version__
-from lowland.commands import data, evaluate, listing, new, run, show, sweep
+from lowland.commands import data, evaluate, listing, new, report, run, show, sweep
 from lowland.errors import UsageError
 
 app = typer.Typer(
@@ -65,4 +65,5 @@ app.command("run")(run.run)
 app.command("evaluate")(evaluate.evaluate)
 app.command("sweep")(sweep.sweep)
 app.command("new")(new.new)
+app.command("report")(report.report)
 app.add_typer(data.app, name="data")

@@ -45,7 +45,7 @@ _SUMMARY: Shape = {
     "claims": [{"id": str, "text": str, "at_each_point": Maybe(str), "counts": {"holds": int, "judged": int},
                 "measured": Maybe(NUMBER), "threshold": Maybe(str), "passed": Maybe(bool), "reason": str}],
     "differences": {"metrics": Each({"points": [_POINT], "trends": [_TREND]})},
-    "metrics": Each({"status": str, "error": Maybe(str)}),
+    "metrics": Each({"status": str, "error": Maybe((str, *NUMBER))}),  # a number: a column of that name
 }  # fmt: skip
 _SELECTED: Shape = {
     "metric": str,

@@ -61,7 +61,7 @@ def final(outcome: Outcome) -> dict[str, Json]:
         ended["stopped_at"] = outcome.stopped_at
     if outcome.error:
         ended["error"] = outcome.error
-    return {**ended, **last, **outcome.seconds}
+    return {**ended, **last, **ended, **outcome.seconds}  # a column may be called status, or error
 
 
 def table_entry(experiment: Experiment, outcomes: Mapping[str, Outcome]) -> dict[str, Json]:

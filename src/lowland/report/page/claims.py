@@ -1,0 +1,122 @@
+"""The claims of each directory, with their verdicts, as the page shows them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lowland.report.page.rounding import short
+from lowland.report.page.shown import ShownDirectory
+from lowland.values import Read
+
+_VERDICTS = {True: "holds", False: "fails", None: "undecided"}
+
+
+@dataclass(frozen=True)
+class ShownClaim:
+    """A claim in words.
+
+    Attributes:
+        id: its short name.
+        text: what it says.
+        source: where the paper says so.
+        threshold: the condition that it holds under; empty where it is only reported.
+        paper: the paper's own value, and where it stands.
+        verdict: *holds*, *fails*, *undecided*, *reported* or *not judged yet*.
+        measured: the value.
+        interval: the 95 % interval of it; empty without.
+        points: of a sweep, at how many points it holds.
+        reason: why it is undecided, or what else is to be said.
+        command: what decides it.
+    """
+
+    id: str
+    text: str
+    source: str
+    threshold: str
+    paper: str
+    verdict: str
+    measured: str = ""
+    interval: str = ""
+    points: str = ""
+    reason: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class ClaimTable:
+    """The claims of directories of one experiment.
+
+    Attributes:
+        names: of the directories.
+        rows: for each claim what it came to in each of them; None where a directory doesn't know it.
+        sweep: whether some of them are sweeps.
+        finished: whether all of them are.
+    """
+
+    names: Sequence[str]
+    rows: Sequence[Sequence[ShownClaim | None]]
+    sweep: bool
+    finished: bool
+
+    @property
+    def told(self) -> list[str]:
+        """Of each directory how many claims have which verdict: ``"holds 2, undecided 1"``."""
+        columns = [[row[index] for row in self.rows] for index in range(len(self.names))]
+        counts = [Counter(claim.verdict for claim in column if claim is not None) for column in columns]
+        return [", ".join(f"{verdict} {count}" for verdict, count in each.items()) for each in counts]
+
+    @property
+    def measured(self) -> bool:
+        """Whether anything was measured."""
+        return any(claim is not None and claim.measured for row in self.rows for claim in row)
+
+
+def claims_beside(names: Sequence[str], sources: Sequence[ShownDirectory]) -> list[ClaimTable]:
+    """The claims of all directories: a table for each experiment."""
+    tables = []
+    for experiment in dict.fromkeys(source.experiment for source in sources):
+        alike = [(name, source) for name, source in zip(names, sources, strict=True) if source.experiment == experiment]
+        claims = [{claim.id: claim for claim in claims_of(source)} for _, source in alike]
+        rows = [[each.get(known) for each in claims] for known in dict.fromkeys(id_ for each in claims for id_ in each)]
+        of = [source for _, source in alike]
+        tables.append(
+            ClaimTable(
+                [name for name, _ in alike], rows, any(each.is_sweep for each in of), all(each.finished for each in of)
+            )
+        )
+    return tables
+
+
+def claims_of(source: ShownDirectory) -> list[ShownClaim]:
+    """The claims of a directory; while it is under way those that will be judged at the end."""
+    if source.summary is not None:
+        return [_judged(claim, source.is_sweep) for claim in source.summary["claims"]]
+    told = source.description["claims"] if source.description else []
+    return [
+        ShownClaim(claim["id"], claim["text"], claim["source"], claim.get("threshold") or "", _paper(claim),
+                   "not judged yet")
+        for claim in told
+    ]  # fmt: skip
+
+
+def _judged(claim: Mapping[str, Read], over_grid: bool) -> ShownClaim:
+    threshold = claim.get("threshold") or ""
+    counts, at_points = claim.get("counts"), claim.get("at_each_point") or ""
+    points, measured = "", claim["measured"]
+    if over_grid and counts:
+        points = f"{counts['holds']} of {counts['judged']} points" if counts["judged"] else ""
+        measured = measured if at_points == threshold else None  # else it is the share of points, said already
+        threshold = at_points
+    interval, by = claim.get("interval_95"), claim.get("decided_by")
+    return ShownClaim(
+        claim["id"], claim["text"], claim["source"], threshold, _paper(claim),
+        _VERDICTS[claim["passed"]] if threshold or claim["passed"] is not None else "reported",
+        "" if measured is None else short(float(measured)),
+        "" if interval is None or measured is None else f"{interval[0]:.3g} to {interval[1]:.3g}",
+        points, claim["reason"], "" if by is None else by["command"],
+    )  # fmt: skip
+
+
+def _paper(claim: Mapping[str, Read]) -> str:
+    reference = claim.get("reference")
+    return "" if reference is None else f"{short(reference['value'])} ({reference['where']})"

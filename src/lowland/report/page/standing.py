@@ -1,0 +1,49 @@
+"""How a run stands, from what its directory says of it."""
+
+from collections.abc import Mapping, Sequence
+
+from lowland.report.page.shown import ShownRun
+from lowland.training import Record
+from lowland.values import Read
+
+
+def summed_up(label: str, settings: Mapping[str, Read], records: Sequence[Record], end: Mapping[str, Read]) -> ShownRun:
+    """A run of a finished directory; ``end`` is its entry among the metrics of the summary."""
+    step = records[-1]["step"] if records else 0
+    ended_at = end["diverged_at"] if end["status"] == "diverged" else end.get("stopped_at")
+    error = end.get("error") if end["status"] == "failed" else ""  # else it may be a column of that name
+    return ShownRun(label, settings, records, end["status"], step, step, ended_at, str(error or ""))
+
+
+def begun(
+    label: str,
+    settings: Mapping[str, Read],
+    records: Sequence[Record],
+    progress: Mapping[str, Read],
+    steps: int | None,
+) -> ShownRun:
+    """A run of a directory that is under way.
+
+    Args:
+        label: its name.
+        settings: its own.
+        records: so far.
+        progress: its entry in ``progress.json`` or ``ended.json``; empty where there is none.
+        steps: how many it is to make, where that is known.
+    """
+    steps = steps if steps is not None else _stated(settings)
+    recorded = records[-1]["step"] if records else 0
+    step = max(recorded, progress.get("step") or 0)
+    diverged_at = progress.get("diverged_at")
+    if diverged_at is not None:
+        status = "diverged"
+    elif progress.get("finished") or (steps is not None and records and recorded >= steps):
+        status = "done"
+    else:
+        status = "under way" if records or progress else "waiting"
+    return ShownRun(label, settings, records, status, step, steps, diverged_at)
+
+
+def _stated(settings: Mapping[str, Read]) -> int | None:
+    steps = settings.get("steps")
+    return steps if isinstance(steps, int) else None

@@ -1,0 +1,49 @@
+// The colour of each group: one of a few that all people can tell apart, or along a scale where there are many.
+
+const FEW = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1"];
+const SCALE = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]; // viridis
+const DARK_START = 0.35; // of the scale, where it would vanish in the dark
+
+function along(share) {
+  const position = Math.min(share, 1) * (SCALE.length - 1);
+  const from = Math.min(Math.floor(position), SCALE.length - 2);
+  const mixed = SCALE[from].map((value, i) => Math.round(value + (position - from) * (SCALE[from + 1][i] - value)));
+  return `rgb(${mixed.join(",")})`;
+}
+
+// The setting that colours follow where there are many groups: ρ, or the one with the most values.
+function colouredBy() {
+  const names = Object.keys(data.axes).filter((name) => valuesOf(data.groups, name).length > 1);
+  if (names.includes("rho")) return "rho";
+  return names.sort((a, b) => valuesOf(data.groups, b).length - valuesOf(data.groups, a).length)[0];
+}
+
+// The groups of the same directory. Where a directory has few, its arms have colours, and dashes tell directories apart.
+const own = (index) => data.groups.filter((group) => group.directories[0] === data.groups[index].directories[0]);
+
+// Where colours follow one setting, dashes tell the values of another apart.
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
+
+function dashOf(index) {
+  if (data.groups.length <= FEW.length) return "solid";
+  if (own(index).length <= FEW.length) return DASHES[data.groups[index].directories[0] % DASHES.length];
+  const name = Object.keys(data.axes).find((each) => each !== colouredBy() && valuesOf(data.groups, each).length > 1);
+  return name ? DASHES[valuesOf(data.groups, name).indexOf(data.groups[index].settings[name]) % DASHES.length] : "solid";
+}
+
+function colourOf(index) {
+  if (data.groups.length <= FEW.length) return FEW[index];
+  if (own(index).length <= FEW.length) return FEW[own(index).indexOf(data.groups[index])];
+  const name = colouredBy();
+  const values = name ? valuesOf(data.groups, name) : data.groups.map((_, number) => number);
+  const rank = values.indexOf(name ? data.groups[index].settings[name] : index);
+  const share = values.length > 1 ? rank / (values.length - 1) : 0;
+  return shade(share);
+}
+
+// Along the scale, without the end that would vanish on the ground.
+const shade = (share) => along(colour("ground") === "#fff" ? 0.93 * share : DARK_START + (1 - DARK_START) * share);
+
+const translucent = (paint, alpha) => paint.startsWith("#")
+  ? paint + Math.round(alpha * 255).toString(16).padStart(2, "0")
+  : paint.replace("rgb(", "rgba(").replace(")", `,${alpha})`);
