@@ -110,5 +110,8 @@ def test_of_networks():
 def test_refusals(arguments, words):
     with pytest.raises(ValueError, match=words):
         extremes(Operator(lambda v: v, 6), **arguments)
+    for find in (extremes, eigenpairs):
+        with pytest.raises(TypeError, match="operator with products"):
+            find(torch.eye(6))
     with pytest.raises(TypeError, match=r"torch\.Generator"):
         extremes(Operator(lambda v: v, 6), generator=3)

@@ -324,3 +324,11 @@ def test_a_loss_that_is_not_the_same_twice_is_that():
 
     with pytest.raises(ValueError, match="not a function of the weights"):
         Hessian(model, noisy, [(x, y)]).eigenpairs()
+
+
+def test_an_embedding_that_is_padding_is_named_as_a_reason():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 3, padding_idx=0), nn.Flatten(), nn.Linear(6, 2)).double()
+    y = torch.tensor([0, 1])
+    assert "padding_idx" in Hessian(model, F.cross_entropy, [(torch.tensor([[0, 1], [2, 3]]), y)]).cut_off()
+    assert not Hessian(model, F.cross_entropy, [(torch.tensor([[4, 1], [2, 3]]), y)]).cut_off()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lowland.checks import count, is_count
 from lowland.curvature.arguments import whole_seed
-from lowland.curvature.lanczos import Operator
+from lowland.curvature.lanczos import Operator, check_operator
 
 T = TypeVar("T", float, Tensor)
 
@@ -125,17 +125,6 @@ def diagonal(operator: Operator, samples: int = 100, *, seed: int = 0) -> Sample
         squares += away * (entry - mean)
     error = None if samples == 1 else (squares / ((samples - 1) * samples)).sqrt()
     return Sampled(mean, error, samples, samples)
-
-
-def check_operator(operator: Operator) -> None:
-    """Raise an error for what is no operator: TypeError without products, ValueError without a dimension."""
-    if not (isinstance(operator, Operator) and callable(operator.product)):
-        raise TypeError(
-            "this needs an operator with products, Operator(product, n) with product a function v ↦ Hv: not a "
-            f"{type(operator).__name__}" + " whose product is no function" * isinstance(operator, Operator)
-        )
-    if not is_count(operator.n, 1):
-        raise ValueError(f"the dimension n of an operator must be an integer of at least 1, not {operator.n!r}")
 
 
 def signs(operator: Operator, seed: int) -> Iterator[Tensor]:

@@ -5,7 +5,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lowland.curvature.lanczos import FEWEST_PRODUCTS, Eigenpairs, Operator, Which, eigenpairs, wanted_first
+from lowland.curvature.lanczos import (
+    FEWEST_PRODUCTS,
+    Eigenpairs,
+    Operator,
+    Which,
+    check_operator,
+    eigenpairs,
+    wanted_first,
+)
 
 _ROUGH = 0.03  # residual over |λ₁| at which a look for more pairs first asks whether any can be wanted
 
@@ -41,10 +49,11 @@ def extremes(
         generator: of the random vectors, on the CPU; by default one seeded with 0.
 
     Raises:
-        TypeError: for a generator that is none.
+        TypeError: for an operator that has no products, a generator that is none.
         ValueError: for arguments out of range.
         FloatingPointError: if a product is not finite.
     """
+    check_operator(operator)
     counter = _Counter(operator)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     limits = _Limits(tol, max_products, max_basis, generator)

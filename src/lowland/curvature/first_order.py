@@ -137,7 +137,7 @@ class _Slopes:
 def _words(slopes: str, names: str) -> str:
     return (
         f"the gradient isn't that of the loss{slopes}{names}. Part of how the loss depends on the parameters is hidden "
-        "from differentiation (detach(), .data, torch.no_grad(), item(), a straight-through estimator, a backward of "
-        "its own), so the products are not with the loss's Hessian. A target that is meant to stand still (BYOL, "
-        "SimSiam, VQ) is computed beforehand and handed over as y"
+        "from differentiation (detach(), .data, torch.no_grad(), item(), a straight-through estimator, an embedding's "
+        "padding_idx, a backward of its own), so the products are not with the loss's Hessian. A target that is meant "
+        "to stand still (BYOL, SimSiam, VQ) is computed beforehand and handed over as y"
     )

@@ -68,6 +68,17 @@ class Operator(NamedTuple):
     device: torch.device | str = "cpu"
 
 
+def check_operator(operator: Operator) -> None:
+    """Raise an error for what is no operator: TypeError without products, ValueError without a dimension."""
+    if not (isinstance(operator, Operator) and callable(operator.product)):
+        raise TypeError(
+            "this needs an operator with products, Operator(product, n) with product a function v ↦ Hv: not a "
+            f"{type(operator).__name__}" + " whose product is no function" * isinstance(operator, Operator)
+        )
+    if not is_count(operator.n, 1):
+        raise ValueError(f"the dimension n of an operator must be an integer of at least 1, not {operator.n!r}")
+
+
 def eigenpairs(
     operator: Operator,
     k: int = 1,
@@ -107,10 +118,11 @@ def eigenpairs(
         generator: for the random start, on the CPU; by default one seeded with 0, so that calls repeat.
 
     Raises:
-        TypeError: for a start that is no tensor, a generator that is none.
+        TypeError: for an operator that has no products, a start that is no tensor, a generator that is none.
         ValueError: for a k, tol, basis or start that makes no sense.
         FloatingPointError: if a product is not finite.
     """
+    check_operator(operator)
     product, n, dtype, device = operator
     if not is_count(k, 1) or k > n:
         raise ValueError(f"k must be an integer between 1 and the dimension {n}, not {k!r}")

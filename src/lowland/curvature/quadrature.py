@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lowland.checks import count, is_count, number
-from lowland.curvature.estimates import Sampled, check_operator, finite_product, mean_and_error, signs
-from lowland.curvature.lanczos import Operator
+from lowland.curvature.estimates import Sampled, finite_product, mean_and_error, signs
+from lowland.curvature.lanczos import Operator, check_operator
 
 _WIDTH = 1 / 200  # of the range of the nodes
 _SPACING = 1 / 4  # of the grid, over the width
