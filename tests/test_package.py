@@ -22,6 +22,9 @@ IMPORTED_AS = {
     "torchmetrics": "lightning",
 }
 
+# Files outside of the adapters that import what an extra brings.
+OPTIONAL = ("cluster.py", "logs.py", "result.py")
+
 
 def names(requirements):
     return {re.split(r"[<>=\[ ;]", requirement)[0].lower().replace("_", "-") for requirement in requirements}
@@ -42,7 +45,7 @@ def test_everything_that_is_imported_is_declared():
     declared = names(PROJECT["project"]["dependencies"])
     optional = {name for extra, needs in EXTRAS.items() if extra not in ("dev", "benchmarks") for name in names(needs)}
     for path in sorted((ROOT / "src/lowland").rglob("*.py")):
-        known = declared | optional if "adapters" in path.parts or path.name == "cluster.py" else declared
+        known = declared | optional if "adapters" in path.parts or path.name in OPTIONAL else declared
         assert set(imported(path)) <= known, path
     assert declared - {name for path in (ROOT / "src").rglob("*.py") for name in imported(path)} == set()
 

@@ -1,7 +1,7 @@
 """Sharpness-aware training: the optimizer, measurements of what it does, and the experiments of three papers.
 
 The optimizer is `lowland.SAM`. The measurements are in `lowland.curvature` and `lowland.features`, the datasets in
-`lowland.data`. The experiments run from the command line, or in Python from `lowland.papers` with `lowland.training`.
+`lowland.data`. The experiments run from the command line, and in Python from `lowland.experiments`.
 """
 
 from importlib import import_module

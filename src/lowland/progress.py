@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, elsewhere a line every 30 seconds."""
+"""Progress: a bar on a terminal or in a notebook, elsewhere a line every 30 seconds."""
 
 import sys
 import threading
@@ -103,7 +103,7 @@ def lines(describe: Callable[[], str], show: bool = True) -> Iterator[Lines]:
 def bar(
     *columns: str, describe: Callable[[], str] | None, show: bool = True, stays: bool = False
 ) -> Iterator[tuple["Progress", Lines]]:
-    """A bar if stderr is a terminal; otherwise lines from ``describe``, if it is not None.
+    """A bar if stderr is a terminal, or in a notebook; otherwise lines from ``describe``, if it is not None.
 
     Args:
         columns: ``"bar"`` is the bar, as wide as there is room, ``"bar 24"`` one of 24 characters. ``"count"`` is done
@@ -118,8 +118,10 @@ def bar(
     from rich import progress as rich  # here, because most uses of the library show no bar
     from rich.console import Console
 
-    console = Console(stderr=True)
-    drawn = show and console.is_terminal
+    from lowland.notebook import NotebookProgress, in_notebook
+
+    console, notebook = Console(stderr=True), show and in_notebook()
+    drawn = show and (notebook or console.is_terminal)
     made: dict[str, Callable[[], rich.ProgressColumn]] = {
         "bar": rich.BarColumn,
         "bar 24": lambda: rich.BarColumn(bar_width=24),
@@ -128,7 +130,11 @@ def bar(
         "left": rich.TimeRemainingColumn,
     }
     whole = [made[column]() if column in made else rich.TextColumn(column) for column in columns]
-    progress = rich.Progress(*whole, console=console, transient=not stays, disable=not drawn, redirect_stdout=False)
+    progress: rich.Progress
+    if notebook:
+        progress = NotebookProgress(*whole)
+    else:
+        progress = rich.Progress(*whole, console=console, transient=not stays, disable=not drawn, redirect_stdout=False)
     with shown(progress), lines(describe or str, describe is not None and show and not drawn) as said:
         yield progress, said
 

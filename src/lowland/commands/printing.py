@@ -45,6 +45,12 @@ def place(kind: str, path: Path) -> None:
     typer.echo(line if width is None or len(line) <= width else f"{kind}:\n{path}")
 
 
+def place_log(asked: Any) -> None:
+    """Print where the log of a run or sweep lies; nothing without one."""
+    if asked.log is not None:
+        place("log", asked.directory.path / asked.log.folder.name)
+
+
 def heading(path: Path, text: str) -> None:
     """Print a path and ``text`` about it; if both don't fit on one line, the text has its own."""
     width, line = _width(), f"{path}, {text}" if text else str(path)

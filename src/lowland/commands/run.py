@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from lowland.commands.claims import print_claims
-from lowland.commands.options import SET_HELP, Device, Json, Name, Strict, check_out, default_directory
-from lowland.commands.printing import place, print_json, print_rows, say
+from lowland.commands.options import SET_HELP, Device, Json, LogTo, Name, Strict
+from lowland.commands.printing import place, place_log, print_json, print_rows, say
 from lowland.errors import LowlandError
 
 
@@ -20,6 +20,7 @@ def run(
     seed: Annotated[str | None, typer.Option(help="Short for --set seed=N.", metavar="N")] = None,
     device: Device = "auto",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
+    log: LogTo = None,
     strict: Strict = False,
     json_: Json = False,
 ) -> None:
@@ -33,11 +34,11 @@ def run(
     Example: lowland run long2024/digits --set rho=0.2 --seed 1
     """
     from lowland import training
+    from lowland.experiments import running
 
     with training.world() as processes:
-        experiment, arms, directory, chosen = processes.together(
-            lambda: _asked(name, scale, out, seed, device, set_ or [], processes)
-        )
+        asked = processes.together(lambda: _asked(name, scale, out, seed, device, set_ or [], log, processes))
+        directory = asked.directory
         with processes.inside(directory):
             summary = processes.first(directory.summary)
             if summary is None:
@@ -45,23 +46,28 @@ def run(
                     typer.echo(f"run directory: {directory.path}", err=True)
                 elif processes.leads:
                     place("run directory", directory.path)
-                what = training.description(experiment, scale, arms)
-                processes.first(lambda: training.write_description(directory, what))
-                trained = training.train(experiment, arms, directory, chosen, processes=processes)
-                summary = processes.first(lambda: _conclude(experiment, arms, directory, chosen, trained))
+                    place_log(asked)
+                summary = running.train(asked, processes)
             elif processes.leads and not json_:
                 say(f"{directory.path} is finished; remove it, or choose another --out, to run again")
-        processes.first(lambda: _report(directory, experiment, summary, json_))
+        processes.first(lambda: _report(directory, asked.experiment, summary, json_))
     if strict and any(claim["passed"] is False for claim in summary["claims"]):
         raise typer.Exit(1)
 
 
 def _asked(
-    name: str, scale: str, out: Path | None, seed: str | None, device: str, assignments: list[str], processes: Any
-) -> tuple[Any, Any, Any, Any]:
-    """Experiment, settings of its arms, run directory and device, from the options of `run`."""
+    name: str,
+    scale: str,
+    out: Path | None,
+    seed: str | None,
+    device: str,
+    assignments: list[str],
+    log: str | None,
+    processes: Any,
+) -> Any:
+    """What the options of `run` ask for, a `lowland.experiments.running.AskedRun`."""
     from lowland import training
-    from lowland.experiments import find
+    from lowland.experiments import find, running
 
     experiment = find(name)
     changes = training.parse_assignments(assignments)
@@ -69,24 +75,7 @@ def _asked(
         if "seed" in changes:
             raise LowlandError("--seed and --set seed=… say the same thing: give one of them")
         changes["seed"] = seed
-    check_out(out)
-    arms = experiment.configure(scale, changes)
-    chosen = processes.place(training.choose_device(device))
-    directory = training.RunDirectory(
-        out or default_directory(experiment.name, scale, changes),
-        training.configuration(experiment, scale, arms, chosen, processes.count),
-    )
-    return experiment, arms, directory, chosen
-
-
-def _conclude(experiment: Any, arms: Any, directory: Any, device: Any, trained: Any) -> dict[str, Any]:
-    """Draw the figures, judge the claims, and write the summary; returns the summary."""
-    from lowland import report, training
-
-    report.draw_run(directory.figures, experiment, trained)
-    summary = training.summarize(experiment, directory.config, trained, device)
-    written: dict[str, Any] = directory.conclude(summary)
-    return written
+    return running.ask(experiment, scale, out, device, changes, processes, log)
 
 
 def _report(directory: Any, experiment: Any, summary: dict[str, Any], json_: bool = False) -> None:

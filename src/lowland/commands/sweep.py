@@ -7,8 +7,8 @@ import typer
 
 from lowland.commands.claims import print_claims_over_grid
 from lowland.commands.layout import Column
-from lowland.commands.options import Device, Name, Strict, check_out, default_directory
-from lowland.commands.printing import estimate, flows, place, print_rows, say, short, table
+from lowland.commands.options import Device, LogTo, Name, Strict
+from lowland.commands.printing import estimate, flows, place, place_log, print_rows, say, short, table
 from lowland.errors import LowlandError
 from lowland.launched import launched
 
@@ -46,6 +46,7 @@ def sweep(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every run.")
     ] = None,
+    log: LogTo = None,
     strict: Strict = False,
 ) -> None:
     """Train every point of a grid; select the best settings, judge the claims over the grid, draw figures.
@@ -62,18 +63,11 @@ def sweep(
         raise LowlandError("a sweep starts processes of its own: run it without torchrun, with --engine process or ray")
     experiment = find(name)
     changes = training.parse_assignments(set_ or [])
-    check_out(out)
-    base = sweeping.base_settings(experiment, scale, changes)
-    points = sweeping.choose_grid(experiment, grid, base, changes)
-    chosen = training.choose_device(device)
-    used = sweeping.choose_engine(engine, experiment, points, chosen.type, workers, address)
-    training.sweep.common_rungs(experiment, points, halving)  # raises an error before anything is written
-    directory = training.RunDirectory(
-        out or default_directory(experiment.name, f"sweep-{scale}", changes),
-        sweeping.configuration(experiment, scale, base, chosen),
-    )
+    chosen = sweeping.AskedEngine(engine, workers, address)
+    asked = sweeping.ask(experiment, scale, out, grid, changes, device, chosen, halving=halving, log=log)
+    directory = asked.directory
     with directory:
-        summary = sweeping.finished_summary(experiment, directory, points, halving)
+        summary = sweeping.finished_summary(asked)
         if summary is not None:
             say(
                 f"{directory.path} is finished; a grid with more points adds them. "
@@ -81,9 +75,11 @@ def sweep(
             )
         else:
             place("sweep directory", directory.path)
+            place_log(asked)
+            used = asked.engine
             because = f", because {used.why}" if used.why else ""
-            typer.echo(f"{len(points.points)} runs, engine {used.name}{because}", err=True)
-            summary = sweeping.run_sweep(experiment, scale, points, directory, chosen, used, halving)
+            typer.echo(f"{len(asked.grid.points)} runs, engine {used.name}{because}", err=True)
+            summary = sweeping.run_sweep(asked)
     _report(directory, summary)
     totals = summary["totals"]
     if totals["failed"]:

@@ -1,9 +1,11 @@
 """What `lowland sweep` does: trains a grid into a directory and writes its table, summary and figures."""
 
 import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 
 from lowland import report
 from lowland.errors import SettingError, suggestion
+from lowland.experiments.running import directory_for
 from lowland.files import write_atomically
 from lowland.training import (
     Experiment,
@@ -22,7 +25,9 @@ from lowland.training import (
     sweep,
     write_description,
 )
+from lowland.training.environment import choose_device
 from lowland.training.files import NUMBER, Each, Maybe, Shape, fault, finite
+from lowland.training.logs import Log
 from lowland.training.settings import check, checked, values_of
 from lowland.training.sweep import Grid, SweepEngine
 from lowland.training.sweep.summary import summarize_sweep
@@ -71,19 +76,32 @@ def base_settings(experiment: Experiment, scale: str, changes: Mapping[str, Any]
     return checked(experiment.settings, values)
 
 
-def choose_grid(experiment: Experiment, grid: str, base: Settings, changes: Mapping[str, Any]) -> Grid:
-    """The grid of a file, or one of the experiment's own: ``paper``, or another by its name.
+#: Values for settings, or several such grids one after the other.
+Parts = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
+def choose_grid(experiment: Experiment, grid: str | Parts, base: Settings, changes: Mapping[str, Any]) -> Grid:
+    """The grid of a file, one of the experiment's own (``paper``, or another by its name), or one that is given.
 
     Raises:
         SettingError: if the file can't be read, or has settings or values that the experiment doesn't take.
     """
-    parts = experiment.grids[grid] if grid in experiment.grids else sweep.read_grid(Path(grid))
+    if isinstance(grid, str):
+        parts = experiment.grids[grid] if grid in experiment.grids else sweep.read_grid(Path(grid))
+    else:
+        given = [grid] if isinstance(grid, Mapping) else list(grid)
+        parts = [{name: _several(values) for name, values in part.items()} for part in given]
     for part in parts:
         _refuse_seeds(part)
     for name in changes:
         if any(name in part for part in parts):
             raise SettingError(f"{name} is given by the grid and by --set: give it in one of them")
     return sweep.make_grid(experiment, base, parts)
+
+
+def _several(values: Any) -> list[Any]:
+    """The values of a setting; one alone needs no list."""
+    return list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
 
 
 def _refuse_seeds(names: Mapping[str, Any]) -> None:
@@ -96,7 +114,7 @@ class Choice:
     """An engine for a grid.
 
     Attributes:
-        name: as on the command line.
+        name: as on the command line; ``"one by one"`` for single runs in this process.
         train: the function that trains the grid.
         vectorized: whether runs are trained as one program.
         threads: of a process that trains such a program; None for this process's number.
@@ -116,11 +134,9 @@ def choose_engine(
     """The engine called ``name``; by default Ray if there is an ``address``, else vectorized where that is possible.
 
     Raises:
-        SettingError: for an unknown name, an option that belongs to another engine, or runs that can't be vectorized
-            where that is asked for.
+        SettingError: for an option that belongs to another engine, or runs that can't be vectorized where that is asked
+            for.
     """
-    if name is not None and name not in ENGINES:
-        raise SettingError(f"unknown engine {name}.{suggestion(name, ENGINES)}")
     if device == "mps":
         raise SettingError("--device mps: a sweep trains on cpu or cuda; an Apple GPU trains single runs (lowland run)")
     why = ""
@@ -135,6 +151,9 @@ def choose_engine(
         raise SettingError(f"--address belongs to --engine ray, not {name}")
     if name == "ray":
         return Choice(name, sweep.Ray(address))
+    here = not registry.is_found_elsewhere(experiment)  # as in a notebook: no worker process could find it
+    if name == "process" and why and here:
+        return Choice("one by one", sweep.here, why=f"{why}, and other processes can't find the experiment")
     if name == "process":
         return Choice(name, sweep.Processes(workers), why=why)
     many = workers or len(sweep.usable_cores())
@@ -142,6 +161,7 @@ def choose_engine(
     if (
         device == "cpu"
         and many > 1
+        and not here
         and not sweep.no_processes()
         and sweep.fills_programs(experiment, grid.points, device)
     ):
@@ -161,53 +181,134 @@ def configuration(experiment: Experiment, scale: str, base: Settings, device: to
     }
 
 
-def finished_summary(
-    experiment: Experiment, directory: RunDirectory, grid: Grid, halving: int | None
-) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class AskedEngine:
+    """What the user says of the engine: see `choose_engine`."""
+
+    name: str | None = None
+    workers: int | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        """SettingError for an unknown name."""
+        if self.name is not None and self.name not in ENGINES:
+            raise SettingError(f"unknown engine {self.name}.{suggestion(self.name, ENGINES)}")
+
+
+@dataclass(frozen=True)
+class AskedSweep:
+    """A sweep that is asked for.
+
+    Attributes:
+        experiment: which.
+        scale: of what the grid leaves alone.
+        grid: the points.
+        directory: not entered yet.
+        device: to train on.
+        named: what the user says of the engine.
+        halving: give up all but the best 1/``halving`` of the settings at each rung; None for no halving.
+        log: where records go, too.
+    """
+
+    experiment: Experiment
+    scale: str
+    grid: Grid
+    directory: RunDirectory
+    device: torch.device
+    named: AskedEngine
+    halving: int | None = None
+    log: Log | None = None
+
+    @cached_property
+    def engine(self) -> Choice:
+        """The engine that trains: see `choose_engine`, which builds a run to find out."""
+        named = self.named
+        return choose_engine(
+            named.name, self.experiment, self.grid, self.device.type, named.workers, named.address
+        )  # fmt: skip
+
+
+def ask(
+    experiment: Experiment, scale: str, out: str | os.PathLike[str] | None, grid: str | Parts,
+    changes: Mapping[str, Any], device: str, engine: AskedEngine, **more: Any,
+) -> AskedSweep:  # fmt: skip
+    """Check what is asked for; nothing is written.
+
+    Args:
+        experiment: which.
+        scale: of its settings.
+        out: sweep directory; None for `lowland.experiments.running.directory_for`.
+        grid: see `choose_grid`.
+        changes: the user's settings.
+        device: by its name.
+        engine: which.
+        more: ``halving`` and ``log``, a number and the kind of a log.
+
+    Raises:
+        SettingError: for what can't be, or can't be done.
+    """
+    halving, log = more.get("halving"), more.get("log")
+    base = base_settings(experiment, scale, changes)
+    points = choose_grid(experiment, grid, base, changes)
+    chosen = choose_device(device)
+    sweep.common_rungs(experiment, points, halving)  # raises an error before anything is written
+    path = directory_for(experiment, f"sweep-{scale}", out, changes)
+    directory = RunDirectory(path, configuration(experiment, scale, base, chosen))
+    to = None if log is None else Log.beside(log, experiment.name, path)
+    asked = AskedSweep(experiment, scale, points, directory, chosen, engine, halving, to)
+    if not (path / "summary.json").exists():
+        _ = asked.engine  # raises an error before anything is written, too
+    return asked
+
+
+def finished_summary(asked: AskedSweep) -> dict[str, Any] | None:
     """The summary of a finished sweep over the same grid without failed runs; else None.
 
     Raises:
         RunError: if the records of a run are damaged.
     """
+    directory = asked.directory
     summary = directory.summary(verified=False)
     if summary is None or directory.changed_file(summary):
         return None
-    asked = finite(json.loads(json.dumps({"grid": _described(grid), "halving": halving})))
+    what = finite(json.loads(json.dumps({"grid": _described(asked.grid), "halving": asked.halving})))
     if fault(summary, _SUMMARY):
         return None  # damaged, or of another version: it will be rewritten
     if summary["selection"]["selected"] is not None and fault(summary["selection"], _SELECTED):
         return None
-    same = all(summary["config"].get(key) == value for key, value in asked.items())
+    same = all(summary["config"].get(key) == value for key, value in what.items())
     there = all((directory.path / name).is_file() for name in ("results.csv", "metrics.jsonl"))
     if not (same and there) or summary["totals"]["failed"]:
         return None
-    sweep.verify_parts(directory.path, experiment)
+    sweep.verify_parts(directory.path, asked.experiment)
     return summary
 
 
-def run_sweep(
-    experiment: Experiment, scale: str, grid: Grid, directory: RunDirectory, device: torch.device, engine: Choice,
-    halving: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Train the missing runs and write table, figures and summary; returns the summary.
+def run_sweep(asked: AskedSweep) -> dict[str, Any]:
+    """Train the missing runs into the directory, which is entered, and write table, figures and summary.
+
+    Returns:
+        The summary.
 
     Raises:
         SettingError: if the runs can't be vectorized, don't fit in memory, or can't be halved.
         RunError: for a directory that can't be used.
     """
     started = time.monotonic()
-    write_description(directory, description(experiment, scale, grid.points, _described(grid)))
+    experiment, grid, directory, engine = asked.experiment, asked.grid, asked.directory, asked.engine
+    write_description(directory, description(experiment, asked.scale, grid.points, _described(grid)))
     outcomes = sweep.sweep(
-        experiment, scale, grid, directory.path, device.type, engine.train,
-        vectorized=engine.vectorized, threads=engine.threads, halving=halving,
-        still_held=directory.still_held,
+        experiment, asked.scale, grid, directory.path, asked.device.type, engine.train,
+        vectorized=engine.vectorized, threads=engine.threads, halving=asked.halving,
+        still_held=directory.still_held, log=asked.log,
     )  # fmt: skip
     directory.still_held()
     write_table(directory.path / "results.csv", outcomes, grid.varied)
     _write_records(directory.path / "metrics.jsonl", outcomes)
     report.draw_sweep(directory.figures, experiment, outcomes, grid.varied)
-    config = directory.config | {"grid": _described(grid), "halving": halving}
-    summary = summarize_sweep(experiment, config, outcomes, grid.varied, device, time.monotonic() - started)
+    config = directory.config | {"grid": _described(grid), "halving": asked.halving}
+    seconds = time.monotonic() - started
+    summary = summarize_sweep(experiment, config, outcomes, grid.varied, asked.device, seconds)
     directory.conclude(summary)
     return summary
 

@@ -5,13 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lowland import training
 from lowland.errors import LowlandError, SettingError
 from lowland.experiments import sweeping
 from lowland.training import Experiment, RunDirectory, Settings, Task, defaults
-from lowland.training.registry import is_found_elsewhere
 from lowland.training.settings import SettingValue
-from lowland.training.sweep import here
 from lowland.values import JsonObject
 
 RHOS = (0.0, 0.02, 0.05, 0.1, 0.2)  # docs/rho.md says why; 0 is training without SAM
@@ -94,18 +91,10 @@ def tune(
     part = {name: tuple(values) for name, values in (grid or {"rho": RHOS}).items()}
     if "seed" in part or "seeds" in part:
         raise SettingError("the grid has no seeds: seeds=5 gives each point five")
-    base = sweeping.base_settings(experiment, "paper", {})
-    points = training.sweep.make_grid(experiment, base, [{**part, "seed": tuple(range(seeds))}])
-    chosen = training.choose_device(device)
-    config = sweeping.configuration(experiment, "paper", base, chosen)
-    with RunDirectory(Path(out), config) as directory:
-        summary = sweeping.finished_summary(experiment, directory, points, None)
-        if summary is None:
-            engine = sweeping.choose_engine(None, experiment, points, chosen.type, None, None)
-            if not is_found_elsewhere(experiment):
-                engine = sweeping.Choice("here", here, vectorized=engine.vectorized, why=engine.why)
-            summary = sweeping.run_sweep(experiment, "paper", points, directory, chosen, engine)
-        return _tuned(summary, directory)
+    points = {**part, "seed": tuple(range(seeds))}
+    asked = sweeping.ask(experiment, "paper", out, points, {}, device, sweeping.AskedEngine())
+    with asked.directory as directory:
+        return _tuned(sweeping.finished_summary(asked) or sweeping.run_sweep(asked), directory)
 
 
 def _experiment(

@@ -14,7 +14,7 @@ from types import ModuleType
 from lowland.errors import SettingError, suggestion
 from lowland.streams import one_line
 from lowland.training.experiment import Experiment
-from lowland.training.user_file import UserFile, execute, executed, is_of_file, running_script, shown
+from lowland.training.user_file import MAIN, UserFile, execute, executed, is_of_file, running_script, shown
 
 GROUP = "lowland.experiments"  # of the entry points by which installed packages announce theirs
 
@@ -180,7 +180,7 @@ def _place(experiment: Experiment) -> UserFile | str:
     if file is not None:
         return file
     module = module_of(experiment)
-    if module == "__main__":
+    if module in MAIN:
         raise SettingError(
             f"{experiment.name} is defined in a notebook or at a prompt, where other processes can't find it: put it "
             "into a file"
@@ -208,7 +208,7 @@ def _module_with(experiment: Experiment) -> str | None:
         return known
     for name, module in list(sys.modules.items()):
         values = list(getattr(module, "__dict__", {}).values())
-        if name != "__main__" and not is_of_file(name) and any(value is experiment for value in values):
+        if name not in MAIN and not is_of_file(name) and any(value is experiment for value in values):
             return name
     return None
 

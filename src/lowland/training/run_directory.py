@@ -29,6 +29,7 @@ from lowland.training.files import (
     write_json,
 )
 from lowland.training.lock import Lock
+from lowland.training.logs import Log
 from lowland.training.outcome import Record
 from lowland.values import Json, JsonObject, StateDict
 
@@ -65,6 +66,7 @@ class RunDirectory:
     Args:
         path: made if need be.
         config: what the run is asked to do; a directory that was made for something else is refused.
+        log: where records go, too.
 
     Raises:
         RunError: if the path is a file, holds something else or another configuration, is damaged or in use.
@@ -75,7 +77,7 @@ class RunDirectory:
     config: JsonObject
     figures: Path
 
-    def __init__(self, path: Path, config: JsonObject):
+    def __init__(self, path: Path, config: JsonObject, log: Log | None = None):
         self.path, self.config = Path(path), finite(json.loads(json.dumps(config)))
         self.figures = self.path / "figures"
         self._metrics = self.path / "metrics.jsonl"
@@ -83,6 +85,7 @@ class RunDirectory:
         self._summary = self.path / "summary.json"
         self._lock = Lock(self.path / ".lock")
         self._known: _Known | None = None
+        self._log = None if log is None else log.open(self.config["arms"])
 
     def __enter__(self) -> "RunDirectory":
         try:
@@ -102,7 +105,11 @@ class RunDirectory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        try:
+            if self._log is not None:
+                self._log.close()
+        finally:
+            self._lock.release()
 
     def _check_config(self) -> None:
         path = self.path / "config.json"
@@ -160,6 +167,8 @@ class RunDirectory:
                 raise self._changed()
             file.write(line)
         known.add(line)
+        if self._log is not None:
+            self._log.write(record)
 
     def save(self, state: StateDict) -> None:
         """Write the checkpoint; everything recorded so far belongs to it. And how far each arm is, for readers.
@@ -188,6 +197,7 @@ class RunDirectory:
         if not self._checkpoint.exists():
             self._metrics.unlink(missing_ok=True)
             self._known = _Known(b"")
+            self._begin_log({})
             return None
         try:
             state = tensors_in(read_bytes(self._checkpoint), device)
@@ -201,14 +211,19 @@ class RunDirectory:
         if len(content) < size:
             raise RunError(f"{self._metrics} is shorter than its checkpoint: remove {self.path} and start again")
         known = _Known(content[:size])
-        parse_records(self._metrics, content[:size])
+        records = parse_records(self._metrics, content[:size])
         if state.get("metrics_sha256") not in (None, known.digest()):
             raise damaged(self._metrics, "it isn't what was recorded: the checksum is wrong")
         if len(content) > size:
             with naming(self._metrics):
                 os.truncate(self._metrics, size)
         self._known = known
+        self._begin_log(records)
         return state
+
+    def _begin_log(self, records: dict[str, list[Record]]) -> None:
+        if self._log is not None:
+            self._log.begin(records)
 
     @contextmanager
     def taking_up(self) -> Iterator[None]:

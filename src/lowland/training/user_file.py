@@ -17,6 +17,7 @@ from lowland.training.experiment import Experiment
 from lowland.training.files import read_bytes
 
 _PREFIX = "lowland_file_"  # of the modules that files are executed as
+MAIN = ("__main__", "__mp_main__")  # two names of what Python was started with
 _OURS = Path(__file__).resolve().parents[1]
 _INSTALLED = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
 
@@ -52,6 +53,18 @@ class UserFile:
 
 
 _executed: list[UserFile] = []
+
+
+_under_way: list[Path] = []
+
+
+def refuse_inside_a_file() -> None:
+    """SettingError while a file is being executed for its experiments: what that starts would be started again."""
+    if _under_way:
+        raise SettingError(
+            f"{shown(_under_way[-1])} starts something when it is only looked at: put that under "
+            "if __name__ == '__main__'"
+        )
 
 
 def executed() -> list[UserFile]:
@@ -110,7 +123,7 @@ def _forget(folder: Path, files: list[str]) -> None:
     """Modules that come from ``files`` under ``folder`` are imported anew."""
     changed = {str(folder / file) for file in files}
     for name, module in list(sys.modules.items()):
-        if getattr(module, "__file__", None) in changed and name != "__main__":
+        if getattr(module, "__file__", None) in changed and name not in MAIN:
             del sys.modules[name]
 
 
@@ -121,6 +134,7 @@ def _module(path: Path, content: bytes) -> ModuleType:
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     sys.modules[module.__name__] = module  # where dataclasses look for it
+    _under_way.append(path)
     try:
         exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
     except BaseException as error:
@@ -128,6 +142,8 @@ def _module(path: Path, content: bytes) -> ModuleType:
         if isinstance(error, LowlandError) or not isinstance(error, Exception | SystemExit):
             raise
         raise SettingError(_wrong(path, error)) from error
+    finally:
+        _under_way.pop()
     return module
 
 
@@ -163,7 +179,7 @@ def _defined(module: ModuleType) -> dict[str, Experiment]:
     others = [
         value
         for name, other in list(sys.modules.items())
-        if name not in (module.__name__, "__main__")
+        if name not in (module.__name__, *MAIN)
         for value in list(getattr(other, "__dict__", {}).values())
         if _is_one(value)
     ]

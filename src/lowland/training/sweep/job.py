@@ -9,6 +9,7 @@ from typing import Protocol
 from lowland.errors import LowlandError
 from lowland.training.environment import choose_device
 from lowland.training.experiment import Experiment
+from lowland.training.logs import Log
 from lowland.training.outcome import Record
 from lowland.training.run import train
 from lowland.training.run_directory import RunDirectory
@@ -33,6 +34,7 @@ class Job:
         until: pause before this step, with everything saved.
         stopped: labels of vectorized runs that are not trained any further.
         alike: how many such programs of the same kind the whole grid makes.
+        log: where records go beside the run directory.
     """
 
     experiment: Experiment
@@ -44,6 +46,7 @@ class Job:
     until: int | None = None
     stopped: frozenset[str] = frozenset()
     alike: int = 1
+    log: Log | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def train_job(job: Job, tell: Callable[[News], None]) -> None:
         "stacked": job.vectorized,
         "alike": job.alike,
     }
-    with RunDirectory(job.path, config) as directory:
+    with RunDirectory(job.path, config, job.log) as directory:
         if job.vectorized:
             from lowland.training.vectorized import train_vectorized
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lowland.errors import SettingError
 from lowland.training.experiment import Experiment
+from lowland.training.logs import Log
 from lowland.training.outcome import Outcome
 from lowland.training.settings import Settings
 from lowland.training.sweep.directory import find_parts
@@ -29,6 +30,7 @@ def sweep(
     halving: int | None = None,
     show_progress: bool = True,
     still_held: Callable[[], None] = lambda: None,
+    log: Log | None = None,
 ) -> dict[str, Outcome]:
     """Train what ``directory`` misses of ``grid``; what became of each point, in the grid's order.
 
@@ -45,6 +47,7 @@ def sweep(
         show_progress: whether there is a bar, on a terminal.
         still_held: raises if ``directory`` is not this process's any more; called before anything is trained there, and
             whenever there is news.
+        log: where records go, too.
 
     Raises:
         SettingError: if the runs can't be vectorized, don't fit in memory, or can't be halved.
@@ -73,7 +76,7 @@ def sweep(
 
         for rung in [*common_rungs(experiment, grid, halving), None]:
             until = None if rung is None else rung + 1  # the check at the rung is made
-            chosen = [replace(job, until=until, stopped=_stopped(job, labels, stopped)) for job in jobs]
+            chosen = [replace(job, until=until, stopped=_stopped(job, labels, stopped), log=log) for job in jobs]
             left = [job for job in chosen if not job.stopped >= set(job.arms) and job.path not in failed]
             if left:
                 still_held()

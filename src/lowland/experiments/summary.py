@@ -1,0 +1,158 @@
+"""What a run or sweep came to, and its tables as Markdown and LaTeX."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+VERDICTS = {True: "holds", False: "fails", None: "undecided"}
+_UNMEASURED = ("step", "epoch")
+_MOST = 6  # measures in a table that nobody has chosen them for
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table: its heading, the columns' names, and rows of text."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class Summary(dict[str, Any]):
+    """The content of ``summary.json``, which the contract of the command line describes."""
+
+    def tables(self, measures: Sequence[str] | None = None) -> list[TextTable]:
+        """The results, and the claims if there are some.
+
+        Args:
+            measures: the columns of the results; by default those of the experiment's table, of a sweep those that it
+                selects by and reports, else the first few.
+        """
+        claims = _claims(self["claims"])
+        return [_results(self, measures), *([claims] if claims.rows else [])]
+
+    def to_markdown(self, measures: Sequence[str] | None = None) -> str:
+        """`tables` in Markdown."""
+        return "\n\n".join(_markdown(table) for table in self.tables(measures))
+
+    def to_latex(self, measures: Sequence[str] | None = None) -> str:
+        r"""`tables` in LaTeX, each a ``tabular`` with the rules of the package booktabs."""
+        return "\n\n".join(_latex(table) for table in self.tables(measures))
+
+
+def _results(summary: Summary, measures: Sequence[str] | None) -> TextTable:
+    if summary["config"].get("sweep"):
+        return _of_sweep(summary, measures)
+    rows = summary.get("table") or []
+    if rows:
+        found = measures or list(dict.fromkeys(name for row in rows for name in row["measures"]))
+        lines = [
+            [row["name"], str(len(row["runs"])), *(_estimate(row["measures"].get(name)) for name in found)]
+            for row in rows
+        ]
+        return TextTable("Results", ["", "seeds", *found], lines)
+    arms = {name: summary["metrics"][name] for name in summary["config"]["arms"]}
+    found = measures or _numbers(arms.values())
+    lines = [[name, *(_number(last.get(one)) for one in found)] for name, last in arms.items()]
+    return TextTable("Results", ["arm", *found], lines)
+
+
+def _of_sweep(summary: Summary, measures: Sequence[str] | None) -> TextTable:
+    entries, selection = summary["settings"], summary["selection"]
+    test = (selection.get("test") or {}).get("metric")
+    chosen = [name for name in (selection.get("metric"), test) if name]
+    found = measures or chosen or list(dict.fromkeys(name for entry in entries for name in entry["metrics"]))[:_MOST]
+    names = list(entries[0]["settings"]) if entries else []
+    lines = [
+        [
+            *(_number(value) for value in entry["settings"].values()),
+            str(len(entry["runs"])),
+            *(_estimate(entry["metrics"].get(name)) for name in found),
+            "selected" if entry["settings"] == selection["selected"] else "",
+        ]
+        for entry in entries
+    ]
+    return TextTable("Results", [*names, "runs", *found, ""], lines)
+
+
+def _claims(claims: Iterable[dict[str, Any]]) -> TextTable:
+    rows = [
+        [
+            claim["id"],
+            claim["text"],
+            _number(claim["measured"]),
+            _reference(claim.get("reference")),
+            claim.get("at_each_point") or claim["threshold"] or "",
+            VERDICTS[claim["passed"]] if claim["threshold"] else "reported",
+        ]
+        for claim in claims
+    ]
+    columns = ["claim", "what it says", "measured", "in the paper", "holds if", "verdict"]
+    if not any(row[3] for row in rows):
+        columns, rows = _without(columns, 3), [_without(row, 3) for row in rows]
+    return TextTable("Claims", columns, rows)
+
+
+def _without(cells: list[str], index: int) -> list[str]:
+    return cells[:index] + cells[index + 1 :]
+
+
+def _numbers(lasts: Iterable[dict[str, Any]]) -> list[str]:
+    names = dict.fromkeys(
+        name
+        for last in lasts
+        for name, value in last.items()
+        if isinstance(value, float) and name not in _UNMEASURED and "seconds" not in name
+    )
+    return list(names)[:_MOST]
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _estimate(entry: dict[str, Any] | None) -> str:
+    if entry is None:
+        return ""
+    error = entry["standard_error"]
+    return _number(entry["mean"]) + ("" if error is None else f" ± {error:.2g}")
+
+
+def _reference(reference: dict[str, Any] | None) -> str:
+    return "" if reference is None else f"{_number(reference['value'])} ({reference['where']})"
+
+
+def _markdown(table: TextTable) -> str:
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+    return "\n".join([line(table.columns), line(["---"] * len(table.columns)), *map(line, table.rows)])
+
+
+_ESCAPED = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "<": "$<$", ">": "$>$", "|": r"$|$", "±": r"$\pm$", "−": "$-$", "≤": r"$\leq$", "≥": r"$\geq$", "·": r"$\cdot$",
+    "‖": r"$\Vert$", "²": "$^2$", "∇": r"$\nabla$", "√": r"$\surd$", "→": r"$\to$", "½": r"$\frac{1}{2}$",
+    "ρ": r"$\rho$", "η": r"$\eta$", "ε": r"$\varepsilon$", "λ": r"$\lambda$", "β": r"$\beta$", "α": r"$\alpha$",
+    "ℓ": r"$\ell$", "…": r"\ldots{}", "×": r"$\times$",
+}  # fmt: skip
+
+
+def _latex(table: TextTable) -> str:
+    def line(cells: Iterable[str]) -> str:
+        return "  " + " & ".join("".join(_ESCAPED.get(c, c) for c in cell) for cell in cells) + r" \\"
+
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{{'l' * len(table.columns)}}}",
+            r"  \toprule",
+            line(table.columns),
+            r"  \midrule",
+            *map(line, table.rows),
+            r"  \bottomrule",
+            r"\end{tabular}",
+        ]
+    )

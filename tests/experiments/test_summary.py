@@ -1,0 +1,65 @@
+"""Summaries as tables: Markdown and LaTeX."""
+
+from lowland.experiments import Summary
+
+CLAIM = {
+    "id": "a_b", "text": "ρ & η: |x| < 1", "measured": 0.123456, "threshold": "<= 0.5", "passed": True,
+    "reason": "", "reference": {"value": 5.15, "where": "figure 1"},
+}  # fmt: skip
+RUN = Summary(
+    config={"arms": {"sam": {}, "gd": {}}},
+    metrics={
+        "sam": {"status": "done", "step": 10, "epoch": 1.0, "loss": 0.25, "error": None, "train_seconds": 1.0},
+        "gd": {"status": "diverged", "diverged_at": 3},
+    },
+    claims=[CLAIM, {**CLAIM, "id": "open", "passed": None, "reference": None, "measured": None}],
+)
+
+
+def test_a_run_without_a_table_has_its_last_records():
+    assert RUN.to_markdown().splitlines() == [
+        "| arm | loss |",
+        "| --- | --- |",
+        "| sam | 0.25 |",
+        "| gd |  |",
+        "",
+        "| claim | what it says | measured | in the paper | holds if | verdict |",
+        "| --- | --- | --- | --- | --- | --- |",
+        r"| a_b | ρ & η: \|x\| < 1 | 0.1235 | 5.15 (figure 1) | <= 0.5 | holds |",
+        r"| open | ρ & η: \|x\| < 1 |  |  | <= 0.5 | undecided |",
+    ]
+    assert RUN.to_markdown(["error", "loss"]).splitlines()[0] == "| arm | error | loss |"
+
+
+def test_latex_is_escaped():
+    lines = RUN.to_latex().splitlines()
+    assert lines[:3] == [r"\begin{tabular}{ll}", r"  \toprule", r"  arm & loss \\"]
+    assert r"  a\_b & $\rho$ \& $\eta$: $|$x$|$ $<$ 1 & 0.1235 & 5.15 (figure 1) & $<$= 0.5 & holds \\" in lines
+    assert lines[-1] == r"\end{tabular}"
+
+
+def test_a_run_with_a_table_has_that():
+    estimate = {"mean": 0.5, "standard_error": 0.0123, "n": 3}
+    table = [{"name": "sam", "runs": {"0": "sam-0"}, "measures": {"test_error": estimate}}]
+    (results,) = Summary(RUN | {"table": table, "claims": []}).tables()
+    assert (results.columns, results.rows) == (["", "seeds", "test_error"], [["sam", "1", "0.5 ± 0.012"]])
+    assert r"0.5 $\pm$ 0.012" in Summary(RUN | {"table": table, "claims": []}).to_latex()
+
+
+def test_a_sweep_has_its_settings_and_which_was_selected():
+    entries = [
+        {
+            "settings": {"lr": 0.1, "rho": rho},
+            "runs": ["a", "b"],
+            "metrics": {"loss": {"mean": rho, "standard_error": None}, "other": {"mean": 1, "standard_error": 0}},
+        }
+        for rho in (0.0, 0.1)
+    ]
+    selection = {"metric": "loss", "selected": {"lr": 0.1, "rho": 0.1}, "test": {"metric": None}}
+    swept = Summary(config={"sweep": True}, settings=entries, selection=selection, claims=[])
+    (results,) = swept.tables()
+    assert results.columns == ["lr", "rho", "runs", "loss", ""]
+    assert list(results.rows) == [["0.1", "0", "2", "0", ""], ["0.1", "0.1", "2", "0.1", "selected"]]
+    assert swept.tables(["other"])[0].rows[0][3] == "1 ± 0"
+    unselected = {"rule": None, "selected": None, "reason": "none"}
+    assert Summary(swept | {"selection": unselected}).tables()[0].columns[3:5] == ["loss", "other"]
