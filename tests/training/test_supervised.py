@@ -108,6 +108,16 @@ def test_another_loss_another_error_another_optimizer():
     assert task.check(0, None)["train_error"] > 0
 
 
+def test_more_can_be_measured():
+    def measure(model):
+        assert not model.training
+        return {"norm": sum(p.square().sum().item() for p in model.parameters())}
+
+    mine = experiment(lambda settings: supervised(network(), settings, (X, Y), measure=measure))
+    task = mine.task(mine.configure("paper", {})["sam"], CPU)
+    assert task.check(0, None)["norm"] == measure(task.model.eval())
+
+
 def test_targets_may_be_probabilities():
     soft = F.one_hot(Y, 3).float()
     mine = experiment(lambda settings: supervised(nn.Linear(4, 3), settings, (X, soft), (X, Y)))

@@ -99,10 +99,13 @@ def module_of(experiment: Experiment) -> str:
 def is_found_elsewhere(experiment: Experiment) -> bool:
     """Whether other processes can find it: not if it was made in a notebook, say."""
     try:
-        _place(experiment)
+        place = _place(experiment)
     except SettingError:
         return False
-    return True
+    if isinstance(place, UserFile):
+        return True
+    values = list(getattr(sys.modules.get(place), "__dict__", {}).values())
+    return any(isinstance(value, Experiment) and value.name == experiment.name for value in values)
 
 
 def _parted(asked: str) -> tuple[Path | None, str]:

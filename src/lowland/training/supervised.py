@@ -1,6 +1,6 @@
 """A network of one's own on data of one's own: the task, and the check that goes with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -18,6 +18,7 @@ from lowland.training.task import Batch, Optimizer, Task
 from lowland.values import StateDict, Tree
 
 LossFn = Callable[[Tree, Tree], Tensor]
+Measure = Callable[[nn.Module], Mapping[str, float]]
 
 
 def misclassified(output: Tensor, target: Tensor) -> Tensor:
@@ -40,6 +41,7 @@ def supervised(
     loss_fn: LossFn = F.cross_entropy,
     error: LossFn | None = None,
     optimizer: Optimizer | None = None,
+    measure: Measure | None = None,
 ) -> Task:
     """Training of ``model`` by SAM, which is SGD where ρ is 0, checked for loss and error on each set of examples.
 
@@ -60,6 +62,8 @@ def supervised(
         error: ``error(model(x), y)``, whose mean over all elements is recorded. By default the share of misclassified
             examples, with another ``loss_fn`` none.
         optimizer: of the model's parameters, in place of `lowland.SAM` around `torch.optim.SGD`.
+        measure: ``measure(model)`` gives further numbers for each record by name, the Hessian norm say. The model is in
+            evaluation mode and on its device; what it gives must follow from the weights alone.
 
     Returns:
         A task whose records have ``train_loss``, ``train_error``, the same of ``validation`` and ``test``, and
@@ -96,7 +100,7 @@ def supervised(
         loss_fn,
         optimizer or _sam(model, settings),
         batches,
-        SupervisedCheck(model, sets, loss_fn, error, per_epoch),
+        SupervisedCheck(model, sets, loss_fn, error, per_epoch, measure),
         show={"loss": "train_loss", "error" if error else "validation": f"validation_{'error' if error else 'loss'}"},
         losses_fn=partial(_losses, loss_fn),
     )
@@ -119,28 +123,37 @@ def _losses(loss_fn: Callable[..., Tensor], output: Tree, target: Tree) -> Tenso
 
 
 class SupervisedCheck:
-    """Loss and error on each of several sets of examples, in evaluation mode; the epoch so far."""
+    """Loss and error on each of several sets of examples, and what else is measured, in evaluation mode; the epoch."""
 
     def __init__(
-        self, model: nn.Module, sets: dict[str, ExampleSet], loss_fn: LossFn, error: LossFn | None, per_epoch: int
+        self,
+        model: nn.Module,
+        sets: dict[str, ExampleSet],
+        loss_fn: LossFn,
+        error: LossFn | None,
+        per_epoch: int,
+        measure: Measure | None,
     ):
         self.model, self.sets, self.loss_fn, self.error = model, sets, loss_fn, error
-        self.per_epoch = per_epoch
+        self.per_epoch, self.measure = per_epoch, measure
 
     def __call__(self, step: int, batch: Batch) -> Record:
         """A record; FloatingPointError if the training loss is not finite."""
         record: Record = {"epoch": step / self.per_epoch}
-        with evaluating(self.model), torch.no_grad():
+        with evaluating(self.model):
             for name, examples in self.sets.items():
-                loss, error = self._measure(examples)
+                with torch.no_grad():
+                    loss, error = self._on(examples)
                 record[f"{name}_loss"] = loss
                 if error is not None:
                     record[f"{name}_error"] = error
+            if self.measure is not None:
+                record |= self.measure(self.model)
         if not abs(record["train_loss"]) < float("inf"):
             raise FloatingPointError
         return record
 
-    def _measure(self, examples: ExampleSet) -> tuple[float, float | None]:
+    def _on(self, examples: ExampleSet) -> tuple[float, float | None]:
         loss, wrong, count, elements = 0.0, 0.0, 0, 0
         for x, y in examples.batches():
             output = self.model(x)
@@ -156,7 +169,7 @@ class SupervisedCheck:
     def to(self, device: torch.device) -> "SupervisedCheck":
         """The same on ``device``."""
         sets = {name: examples.to(device) for name, examples in self.sets.items()}
-        return SupervisedCheck(self.model, sets, self.loss_fn, self.error, self.per_epoch)
+        return SupervisedCheck(self.model, sets, self.loss_fn, self.error, self.per_epoch, self.measure)
 
     def state_dict(self) -> StateDict:
         """Empty: no record builds on the one before."""
