@@ -5,12 +5,14 @@ import math
 import re
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lowland
+from tests.optim import textbook
 
 from .program import Program, seeded
 
@@ -146,33 +148,24 @@ def expectation(program, space, net, ids, step, l2):
 
 def by_definition(losses, params, size, m, l2=0.0) -> list[Tensor]:
     """Σ_j (n_j/B) · gradient of group j's mean loss at w + ρ g_j/(‖g_j‖ + eps)."""
-    w = [p.detach().clone() for p in params]
     total = [torch.zeros_like(p) for p in params]
-    for start in range(0, size, m):
-        group = slice(start, min(start + m, size))
-        at_w = gradients(losses()[group].mean(), params, l2)
-        norm = float(torch.stack([g.norm() for g in at_w]).norm())
+    groups = textbook.by_groups(
+        lambda rows: losses()[rows].mean(), params, size, m, RHO, EPS, evaluate=partial(gradients, l2=l2)
+    )
+    for share, at_w, above in groups:
+        norm = textbook.norm(at_w)
         if not math.isfinite(norm) or 0 < norm < 1e-5:
             raise Unfit("a group's gradient is too small, or not finite")
-        with torch.no_grad():
-            for p, g in zip(params, at_w, strict=True):
-                p += RHO * g / (norm + EPS)
-        moved = gradients(losses()[group].mean(), params, l2)
-        with torch.no_grad():
-            for p, before, g, sum_ in zip(params, w, moved, total, strict=True):
-                p.copy_(before)
-                sum_ += g * (group.stop - group.start) / size
+        total = [t + share * g for t, g in zip(total, above, strict=True)]
     return total
 
 
-def gradients(loss: Tensor, params: list[Tensor], l2: float) -> list[Tensor]:
+def gradients(loss_fn, params: list[Tensor], l2: float) -> list[Tensor]:
     """Zero where the loss doesn't depend on a parameter."""
-    for p in params:
-        p.grad = None
-    loss.backward()
-    if all(p.grad is None for p in params):
+    found = textbook.by_backward(loss_fn, params)
+    if all(g is None for g in found):
         raise Unfit("no parameter has a gradient, which SAM refuses for every m")
-    found = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+    found = [torch.zeros_like(p) if g is None else g for p, g in zip(params, found, strict=True)]
     return [g + l2 * p.detach() if p.requires_grad else g for p, g in zip(params, found, strict=True)]
 
 

@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 
 from lowland import SAM, compat
 from lowland.optim import presets
+from tests.optim import textbook
 from tests.processes import run_here
 
 LR, MOMENTUM, RHO, STEPS, MICRO = 0.2, 0.9, 0.3, 4, 3
@@ -67,32 +68,24 @@ def loss_fn(model, batch):
 
 def sam_gradient(model, params, climbing, descending=None, l2=0.0):
     """The gradient of the loss of some batches at w + e, e from the gradient of some at w."""
-    descending = climbing if descending is None else descending
-    params = [p for p in params if p.requires_grad]
 
     def loss_of(parts):
-        return sum(loss_fn(model, b) for b in parts) + (l2 / 2 * sum(p.square().sum() for p in params) if l2 else 0)
+        return textbook.penalized(lambda: sum(loss_fn(model, batch) for batch in parts), params, l2)
 
-    g = torch.autograd.grad(loss_of(climbing), params)
-    norm = math.sqrt(sum(x.pow(2).sum().item() for x in g))
-    weights = [p.detach().clone() for p in params]
-    for p, x in zip(params, g, strict=True):
-        p.data = p.data + RHO * x / norm
-    g = torch.autograd.grad(loss_of(descending), params)
-    for p, w in zip(params, weights, strict=True):
-        p.data = w
-    return g
+    return textbook.gradient(loss_of(descending or climbing), params, RHO, ascent=loss_of(climbing))
 
 
-def textbook(gradient_of_step, net=Net):
+def mean(gradients):
+    return [sum(parts) / len(gradients) for parts in zip(*gradients, strict=True)]
+
+
+def trained(gradient_of_step, net=Net):
     """Train with SGD and momentum along ``gradient_of_step(model, params, step)``; the trained model."""
     model = net()
+    base = sgd(model)
     params = [p for p in model.parameters() if p.requires_grad]
-    velocity = [torch.zeros_like(p) for p in params]
     for step in range(STEPS):
-        for p, v, g in zip(params, velocity, gradient_of_step(model, params, step), strict=True):
-            v.mul_(MOMENTUM).add_(g)
-            p.data = p.data - LR * v
+        textbook.descend(base, params, gradient_of_step(model, params, step))
     return model
 
 
@@ -100,9 +93,20 @@ def plain(model, params, step):
     return sam_gradient(model, params, list(batches(step)))
 
 
+def by_groups(count, micro=1, l2=0.0):
+    """The mean over ``count`` groups of a batch, each of which climbs for itself; the mean over micro-batches of it."""
+
+    def gradient(model, params, step):
+        groups = [
+            group for batch in batches(step, micro) for group in zip(*(t.chunk(count) for t in batch), strict=True)
+        ]
+        return mean([sam_gradient(model, params, [group], l2=l2) for group in groups])
+
+    return gradient
+
+
 def each_for_itself(model, params, step):
-    gradients = [sam_gradient(model, params, [batch]) for batch in batches(step, MICRO)]
-    return [sum(parts) for parts in zip(*gradients, strict=True)]
+    return [MICRO * g for g in by_groups(1, MICRO)(model, params, step)]
 
 
 def all_together(model, params, step):
@@ -140,21 +144,14 @@ def ddp_synchronized():
     for view in (False, True):
         model = DDP(Net(), gradient_as_bucket_view=view)
         train(model, SAM(sgd(model), rho=RHO, model=model))
-        same(model, textbook(plain))
+        same(model, trained(plain))
 
 
 def ddp_local_ascent_is_m_sam():
-    def by_process(model, params, step):
-        (batch,) = batches(step)
-        world = dist.get_world_size()
-        groups = zip(*(part.chunk(world) for part in batch), strict=True)
-        gradients = [sam_gradient(model, params, [group]) for group in groups]
-        return [sum(parts) / world for parts in zip(*gradients, strict=True)]
-
     for view in (False, True):
         model = DDP(Net(), gradient_as_bucket_view=view)
         train(model, SAM(sgd(model), rho=RHO, model=model), sync=False)
-        same(model, textbook(by_process))
+        same(model, trained(by_groups(dist.get_world_size())))
 
 
 def ddp_accumulation():
@@ -175,7 +172,7 @@ def ddp_accumulation():
                                 loss_fn(model, mine(batch)).backward()
             optimizer.step()
             optimizer.zero_grad()
-        same(model, textbook(each_for_itself))
+        same(model, trained(each_for_itself))
 
 
 def ddp_accumulation_with_no_sync_around_both_passes():
@@ -194,7 +191,7 @@ def ddp_accumulation_with_no_sync_around_both_passes():
                     loss_fn(model, mine(last)).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=step % 2 == 0)
-        same(model, textbook(each_for_itself))
+        same(model, trained(each_for_itself))
 
 
 def ddp_accumulation_of_all_together():
@@ -211,13 +208,13 @@ def ddp_accumulation_of_all_together():
                     loss_fn(model, mine(last)).backward()
             optimizer.step()
             optimizer.zero_grad()
-        same(model, textbook(all_together))
+        same(model, trained(all_together))
 
 
 def ddp_unused_parameters():
     model = DDP(Net(unused=True), find_unused_parameters=True)
     train(model, SAM(sgd(model), rho=RHO, model=model))
-    same(model, textbook(plain))
+    same(model, trained(plain))
 
 
 def ddp_m_sam():
@@ -228,13 +225,7 @@ def ddp_m_sam():
         x, y = mine(batch)
         optimizer.step(lambda x=x, y=y: F.cross_entropy(model(x), y, reduction="none"))
 
-    def by_pairs(model, params, step):
-        (batch,) = batches(step)
-        groups = list(zip(*(part.split(2) for part in batch), strict=True))
-        gradients = [sam_gradient(model, params, [group]) for group in groups]
-        return [sum(parts) / len(groups) for parts in zip(*gradients, strict=True)]
-
-    same(model, textbook(by_pairs))
+    same(model, trained(by_groups(4)))
 
 
 def ddp_m_sam_of_unequal_batches():
@@ -262,11 +253,10 @@ def ddp_m_sam_by_the_loop_in_one_process():
         means = []
         for part in parts:
             groups = list(zip(*(t[part].split(2) for t in batch), strict=True))
-            gradients = [sam_gradient(model, params, [group]) for group in groups]
-            means.append([sum(each) / len(groups) for each in zip(*gradients, strict=True)])
-        return [sum(each) / len(parts) for each in zip(*means, strict=True)]
+            means.append(mean([sam_gradient(model, params, [group]) for group in groups]))
+        return mean(means)
 
-    same(model, textbook(by_process))
+    same(model, trained(by_process))
 
 
 def hybrid_accumulation_without_all_reduce():
@@ -283,7 +273,7 @@ def hybrid_accumulation_without_all_reduce():
             model.set_requires_all_reduce(True)
         optimizer.step()
         optimizer.zero_grad()
-    same(model, textbook(each_for_itself))
+    same(model, trained(each_for_itself))
 
 
 def compat_under_fsdp():
@@ -295,13 +285,13 @@ def compat_under_fsdp():
         optimizer.first_step(zero_grad=True)
         loss_fn(model, mine(batch)).backward()
         optimizer.second_step(zero_grad=True)
-    same(model, textbook(plain))
+    same(model, trained(plain))
 
 
 def ddp_static_graph():
     model = DDP(Net(), static_graph=True)
     train(model, SAM(sgd(model), rho=RHO, model=model))
-    same(model, textbook(plain))
+    same(model, trained(plain))
     refused(ValueError, "Leave static_graph out", lambda: SAM(sgd(model), rho=RHO, model=model, m=1))
 
 
@@ -311,7 +301,7 @@ def optimizer_state_in_pieces():
         [p for p in model.parameters() if p.requires_grad], torch.optim.SGD, lr=LR, momentum=MOMENTUM
     )
     train(model, SAM(base, rho=RHO, model=model))
-    same(model, textbook(plain))
+    same(model, trained(plain))
 
 
 def the_older_fsdp_is_refused():
@@ -326,7 +316,7 @@ def fsdp_with_mixed_precision():
     policy = MixedPrecisionPolicy(param_dtype=torch.float64, reduce_dtype=torch.float64)
     model = sharded(mp_policy=policy)
     train(model, SAM(sgd(model), rho=RHO, model=model))
-    same(model, textbook(plain))
+    same(model, trained(plain))
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     model = sharded(mp_policy=policy)
     optimizer = SAM(sgd(model), rho=RHO, model=model)
@@ -340,7 +330,7 @@ def fsdp_with_mixed_precision():
             model.set_requires_gradient_sync(True)
         optimizer.step()
         optimizer.zero_grad()
-    expected = textbook(each_for_itself)
+    expected = trained(each_for_itself)
     for p, q in zip(model.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(p.full_tensor(), q, rtol=0, atol=0.02)
 
@@ -348,7 +338,7 @@ def fsdp_with_mixed_precision():
 def ddp_compiled():
     model = torch.compile(DDP(Net()), backend="eager")
     train(model, SAM(sgd(model), rho=RHO, model=model))
-    same(model._orig_mod, textbook(plain))
+    same(model._orig_mod, trained(plain))
 
 
 def an_overflow_in_one_process_skips_the_step_in_all():
@@ -405,7 +395,7 @@ def batches_that_all_leave_out():
             scaler.update()
             optimizer.zero_grad()
         assert optimizer.steps == 4
-        same(model, textbook(kept))
+        same(model, trained(kept))
 
 
 # FSDP2.
@@ -424,7 +414,7 @@ def fsdp():
             model = sharded(**options)
             optimizer = SAM(sgd(model), rho=RHO, model=model if given else None)
             train(model, optimizer)
-            same(model, textbook(plain))
+            same(model, trained(plain))
             shard = [p.to_local().numel() for p in model.parameters() if p.requires_grad]
             assert [copy.numel() for copy in optimizer._own.displacement._copies] == shard  # no full copy
     assert sum(shard) < sum(p.numel() for p in Net().parameters() if p.requires_grad)
@@ -456,7 +446,7 @@ def fsdp_after_an_evaluation():
                     model(batch[0])  # leaves gathered weights behind
         optimizer.step()
         optimizer.zero_grad()
-    same(model, textbook(plain))
+    same(model, trained(plain))
 
 
 def fsdp_without_resharding_after_backward():
@@ -465,7 +455,7 @@ def fsdp_without_resharding_after_backward():
         model.set_reshard_after_backward(False)
         optimizer = SAM(sgd(model), rho=RHO, model=model if given else None)
         train(model, optimizer)
-        same(model, textbook(plain))
+        same(model, trained(plain))
 
 
 def fsdp_accumulation_each_for_itself():
@@ -485,7 +475,7 @@ def fsdp_accumulation_each_for_itself():
                 model.set_reshard_after_backward(True)
             optimizer.step()
             optimizer.zero_grad()
-        same(model, textbook(each_for_itself))
+        same(model, trained(each_for_itself))
 
 
 def fsdp_accumulation_of_all_together():
@@ -501,7 +491,7 @@ def fsdp_accumulation_of_all_together():
                         loss_fn(model, mine(batch)).backward()
             optimizer.step()
             optimizer.zero_grad()
-        same(model, textbook(all_together))
+        same(model, trained(all_together))
 
 
 def fsdp_ascent_without_synchronization_is_refused():
@@ -513,7 +503,7 @@ def fsdp_ascent_without_synchronization_is_refused():
     model.set_requires_gradient_sync(True)
     refused(ValueError, "FSDP2 can't climb locally", lambda: ascend(optimizer, model, batch, sync=False))
     train(model, optimizer)  # nothing of the refused passes is left
-    same(model, textbook(plain))
+    same(model, trained(plain))
 
 
 def ascend(optimizer, model, batch, **options):
@@ -546,7 +536,7 @@ def fsdp_exception_in_the_perturbed_pass():
     assert all(torch.equal(p.to_local(), b) for p, b in zip(model.parameters(), before, strict=True))
     optimizer.zero_grad()
     train(model, optimizer)
-    same(model, textbook(plain))
+    same(model, trained(plain))
 
 
 def fsdp_saves_and_resumes():
@@ -600,21 +590,21 @@ def tensor_parallel():
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     model = parallelize_module(Wide(), mesh, PLAN)
     train_on_everything(model, SAM(sgd(model), rho=RHO, model=model))
-    same(model, textbook(plain, Wide))
+    same(model, trained(plain, Wide))
 
 
 def fsdp_and_tensor_parallel():
     mesh = init_device_mesh("cpu", (dist.get_world_size() // 2, 2), mesh_dim_names=("data", "tensor"))
     model = fully_shard(parallelize_module(Wide(), mesh["tensor"], PLAN), mesh=mesh["data"])
     train_on_everything(model, SAM(sgd(model), rho=RHO, model=model), mesh.get_local_rank("data"), mesh["data"].size())
-    same(model, textbook(plain, Wide))
+    same(model, trained(plain, Wide))
 
 
 def hybrid_sharding():
     mesh = init_device_mesh("cpu", (dist.get_world_size() // 2, 2), mesh_dim_names=("replicate", "shard"))
     model = fully_shard(Net(), mesh=mesh)
     train(model, SAM(sgd(model), rho=RHO, model=model))
-    same(model, textbook(plain))
+    same(model, trained(plain))
 
 
 # The l2 term.
@@ -622,28 +612,11 @@ def hybrid_sharding():
 L2 = 0.4
 
 
-def penalized_gradient(model, params, batch):
-    return sam_gradient(model, params, [batch], l2=L2)
-
-
-def by_groups(count):
-    """The mean over ``count`` groups of a batch, each of which climbs for itself; the mean over micro-batches of it."""
-
-    def gradient(model, params, step, micro=1):
-        groups = [
-            group for batch in batches(step, micro) for group in zip(*(t.chunk(count) for t in batch), strict=True)
-        ]
-        gradients = [penalized_gradient(model, params, group) for group in groups]
-        return [sum(parts) / len(groups) for parts in zip(*gradients, strict=True)]
-
-    return gradient
-
-
 def l2_ddp():
     for sync, view in itertools.product((True, False), (False, True)):
         model = DDP(Net(unused=True), gradient_as_bucket_view=view, find_unused_parameters=True)
         train(model, SAM(sgd(model), rho=RHO, model=model, l2=L2), sync=sync)
-        same(model, textbook(by_groups(1 if sync else dist.get_world_size()), lambda: Net(unused=True)))
+        same(model, trained(by_groups(1 if sync else dist.get_world_size(), l2=L2), lambda: Net(unused=True)))
 
 
 def l2_ddp_accumulation():
@@ -658,8 +631,7 @@ def l2_ddp_accumulation():
                             (loss_fn(model, mine(batch)) / MICRO).backward()
             optimizer.step()
             optimizer.zero_grad()
-        gradient = by_groups(1 if sync else dist.get_world_size())
-        same(model, textbook(functools.partial(gradient, micro=MICRO)))
+        same(model, trained(by_groups(1 if sync else dist.get_world_size(), MICRO, L2)))
 
 
 def ddp_m_sam_of_another_wrapper_is_refused():
@@ -694,7 +666,7 @@ def l2_ddp_m_sam():
         (batch,) = batches(step)
         x, y = mine(batch)
         optimizer.step(lambda x=x, y=y: F.cross_entropy(model(x), y, reduction="none"))
-    same(model, textbook(by_groups(4)))
+    same(model, trained(by_groups(4, l2=L2)))
 
 
 def l2_ddp_out_of_step_is_refused():
@@ -714,7 +686,7 @@ def l2_ddp_out_of_step_is_refused():
 def l2_fsdp():
     model = sharded()
     train(model, SAM(sgd(model), rho=RHO, model=model, l2=L2))
-    same(model, textbook(by_groups(1)))
+    same(model, trained(by_groups(1, l2=L2)))
     model = sharded()
     optimizer = SAM(sgd(model), rho=RHO, model=model, l2=L2 / MICRO)
     for step in range(STEPS):
@@ -727,14 +699,14 @@ def l2_fsdp():
             model.set_requires_gradient_sync(True)
         optimizer.step()
         optimizer.zero_grad()
-    same(model, textbook(functools.partial(by_groups(1), micro=MICRO)))
+    same(model, trained(by_groups(1, MICRO, L2)))
 
 
 def l2_tensor_parallel():
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     model = parallelize_module(Wide(), mesh, PLAN)
     train_on_everything(model, SAM(sgd(model), rho=RHO, model=model, l2=L2))
-    same(model, textbook(by_groups(1), Wide))
+    same(model, trained(by_groups(1, l2=L2), Wide))
 
 
 # The family: as one process does on the whole batch.

@@ -12,6 +12,8 @@ from lowland.optim.ascent import MultiStep
 from lowland.optim.buffers import Buffers
 from lowland.optim.constants import Constants
 
+from . import textbook
+
 
 class Codebook(nn.Module):
     """Vector quantization whose codes are moving averages, written to behind autograd's back, as many do it."""
@@ -142,11 +144,6 @@ def buffers_of(model):
     }
 
 
-def climbed(weights, gradient, rho):
-    norm = torch.cat([g.flatten() for g in gradient]).norm()
-    return [w + rho * g / norm for w, g in zip(weights, gradient, strict=True)]
-
-
 def loss_of(model, x):
     return model(x).square().sum(1) + model[0](x).sin().sum(1)
 
@@ -180,7 +177,8 @@ def test_every_pass_begins_with_the_same_buffers_and_the_first_moves_them(name, 
         at = w
         for evaluation in range(steps):
             losses, gradient = book.evaluate(at, x, moves=evaluation == 0)
-            e = [a - b for a, b in zip(climbed(at, gradient(losses.mean()), 0.3), w, strict=True)]
+            climbed = textbook.climb(gradient(losses.mean()), 0.3)
+            e = [a - b + d for a, b, d in zip(at, w, climbed, strict=True)]
             length = max(1.0, float(torch.cat([t.flatten() for t in e]).norm()) / 0.3)
             at = [a + t / length for a, t in zip(w, e, strict=True)]
         losses, gradient = book.evaluate(at, x)
@@ -206,7 +204,8 @@ def test_m_sam_begins_every_evaluation_with_the_same_buffers(name, m):
         total = [torch.zeros_like(p) for p in w]
         for start in range(0, 8, m):
             losses, gradient = book.evaluate(w, x, moves=start == 0)
-            at = climbed(w, gradient(losses[start : start + m].mean()), 0.3)
+            climbed = textbook.climb(gradient(losses[start : start + m].mean()), 0.3)
+            at = [a + d for a, d in zip(w, climbed, strict=True)]
             losses, gradient = book.evaluate(at, x)
             total = [t + g for t, g in zip(total, gradient(losses[start : start + m].sum() / 8), strict=True)]
         with warnings.catch_warnings():

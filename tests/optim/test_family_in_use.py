@@ -17,6 +17,7 @@ from lowland.optim import SAM, ascent, descent, presets, schedule
 from . import textbook_family as family
 from .test_presets import CASES, losses, network, run
 from .test_training_setups import assert_equal, sgd
+from .textbook import descend
 
 BASES = {
     "SGD": sgd,
@@ -139,9 +140,7 @@ def test_a_penalty_beside_a_fused_base_that_skips_by_itself():
         if bad:
             continue
         g, beside = family.weighted_decoupled(lambda s=step: losses(expected, s).mean(), params, 0.3, 0.7)
-        for p, d in zip(params, g, strict=True):
-            p.grad = d
-        base.step()
+        descend(base, params, g)
         for p, b in zip(params, beside, strict=True):
             p.data -= 0.2 * b
     assert_equal(model, expected, tol=1e-6)  # float32 scales in fused kernels

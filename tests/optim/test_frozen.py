@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import lowland
 from lowland.optim import constants, scope
 
+from . import textbook
 from .m_sam.test_out_of_sight import Wrapped
 
 RHO = 0.4
@@ -65,25 +66,21 @@ def trained(model):
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def gradient(model, at, x, rows=slice(None)):
-    """Of the mean over ``rows``, in a copy of the model at other weights; the copy, whose state has moved."""
+def in_a_copy(loss_of, model):
+    """In a copy of the model, whose state has moved after it."""
     other = copy.deepcopy(model)
-    for p, w in zip(trained(other), at, strict=True):
-        p.data = w.clone()
-    return torch.autograd.grad(other(x)[rows].mean(), trained(other)), other
+    return textbook.grads(lambda: loss_of()(other), trained(other)), other
 
 
-def textbook(model, x, m):
+def by_definition(model, x, m):
     """The gradient of SAM in groups of m, and the state after the first evaluation, at w."""
-    w, total = [p.detach() for p in trained(model)], 0.0
-    for start in range(0, len(x), m):
-        rows = slice(start, start + m)
-        g, _ = gradient(model, w, x, rows)
-        norm = torch.cat([part.flatten() for part in g]).norm()
-        at = [p + RHO * part / norm for p, part in zip(w, g, strict=True)]
-        s, _ = gradient(model, at, x, rows)
-        total = total + len(x[rows]) / len(x) * torch.cat([part.flatten() for part in s])
-    return total, gradient(model, w, x)[1]
+
+    def loss_of(rows):
+        return lambda model: model(x)[rows].mean()
+
+    evaluate = lambda f, _: in_a_copy(f, model)[0]  # noqa: E731
+    total = textbook.m_sam(loss_of, trained(model), len(x), m, RHO, evaluate=evaluate)
+    return torch.cat([g.flatten() for g in total]), in_a_copy(lambda: loss_of(slice(None)), model)[1]
 
 
 @pytest.mark.filterwarnings("ignore:m-SAM goes group by group")
@@ -95,7 +92,7 @@ def test_they_move_once_a_step_at_w(kind, how, m):
     optimizer = lowland.SAM(torch.optim.SGD(trained(model), lr=0.1), rho=RHO, model=model, m=m)
     for step in range(4):
         x = batch(step)
-        expected, moved = textbook(model, x, m or len(x))
+        expected, moved = by_definition(model, x, m or len(x))
         if m is None:
             for evaluation in optimizer.passes():
                 with evaluation:
@@ -118,7 +115,7 @@ def test_of_a_large_frozen_part_only_sums_are_kept(monkeypatch):
     optimizer = lowland.SAM(torch.optim.SGD(trained(model), lr=0.1), rho=RHO, model=model)
     for step in range(3):
         x = batch(step)
-        expected, moved = textbook(model, x, len(x))
+        expected, moved = by_definition(model, x, len(x))
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             for evaluation in optimizer.passes():
@@ -160,7 +157,7 @@ def test_a_frozen_view_of_a_trained_weight_is_none_of_the_state():
     model.view = nn.Parameter(model.query.weight.detach()[:3], requires_grad=False)
     assert model.view.data_ptr() == model.query.weight.data_ptr()
     optimizer = lowland.SAM(torch.optim.SGD(model.query.parameters(), lr=0.1), rho=RHO, model=model)
-    expected, _ = textbook(model, batch(0), 6)
+    expected, _ = by_definition(model, batch(0), 6)
     seen = []
     for evaluation in optimizer.passes():
         with evaluation:

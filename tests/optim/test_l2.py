@@ -28,7 +28,7 @@ def trainable(model):
 
 
 def penalized(model, loss_fn, l2=L2):
-    return lambda: loss_fn() + l2 / 2 * sum((p * p.conj()).real.sum() for p in trainable(model))
+    return textbook.penalized(loss_fn, trainable(model), l2)
 
 
 @settings(max_examples=40, deadline=None)
@@ -59,9 +59,7 @@ def test_equals_the_loss_with_the_term(way, width, radii, l2, options):
         way(optimizer, lambda x=x, y=y: F.cross_entropy(ours(x), y))
         loss_fn = penalized(expected, lambda x=x, y=y: F.cross_entropy(expected(x), y), l2)
         found = textbook.gradient(loss_fn, trainable(expected), rhos, eps=options.get("eps", 1e-12))
-        for p, g in zip(trainable(expected), found, strict=True):
-            p.grad = g
-        expected_base.step()
+        textbook.descend(expected_base, trainable(expected), found)
     assert_equal(ours, expected, tol=1e-8 if l2 > 10 else 1e-10)
 
 
@@ -92,14 +90,12 @@ def test_m_sam(m, scaled):
     base, scaler = sgd(expected), torch.amp.GradScaler("cpu", init_scale=64.0, enabled=scaled)
     for step in range(3):
         x, y = batch(step)
-        total = [torch.zeros_like(p) for p in expected.parameters()]
-        for a, b in zip(x.split(m), y.split(m), strict=True):
-            loss_fn = penalized(expected, lambda a=a, b=b: F.cross_entropy(expected(a), b))
-            part = textbook.gradient(loss_fn, list(expected.parameters()), 0.3)
-            total = [t + len(a) / len(x) * g for t, g in zip(total, part, strict=True)]
-        for p, g in zip(expected.parameters(), total, strict=True):
-            p.grad = g
-        base.step()
+
+        def loss_of(rows, x=x, y=y):
+            return penalized(expected, lambda: F.cross_entropy(expected(x[rows]), y[rows]))()
+
+        params = list(expected.parameters())
+        textbook.descend(base, params, textbook.m_sam(loss_of, params, len(x), m, 0.3))
         if scaled:
             optimizer.backward(lambda x=x, y=y: F.cross_entropy(ours(x), y, reduction="none"), scaler)
             scaler.step(optimizer)
@@ -146,18 +142,8 @@ def test_what_is_out_of_scope_does_not_climb_and_has_the_term(rule):
     train(ours, SAM(sgd(ours), rho=0.3, model=ours, scope=scope.last_layer, l2=L2, **rule), losses(ours))
     base, params = sgd(expected), list(expected.parameters())
     for loss_fn in losses(expected):
-        loss_fn = penalized(expected, loss_fn)
-        ascent = torch.autograd.grad(loss_fn(), params[2:])
-        norm = math.sqrt(sum(g.square().sum().item() for g in ascent))
-        weights = [p.detach().clone() for p in params[2:]]
-        for p, g in zip(params[2:], ascent, strict=True):
-            p.data = p.data + 0.3 * g / norm
-        gradients = torch.autograd.grad(loss_fn(), params)
-        for p, w in zip(params[2:], weights, strict=True):
-            p.data = w
-        for p, g in zip(params, gradients, strict=True):
-            p.grad = g
-        base.step()
+        found = textbook.gradient(penalized(expected, loss_fn), params[2:], 0.3, wanted=params)
+        textbook.descend(base, params, found)
     assert_equal(ours, expected)
 
 
@@ -215,16 +201,7 @@ def test_complex_parameters():
     ours = nn.Linear(3, 2, dtype=torch.complex128)
     expected, x = copy.deepcopy(ours), torch.randn(4, 3, dtype=torch.complex128)
     by_passes(SAM(plain_sgd(ours), rho=0.3, l2=L2), lambda: ours(x).abs().square().sum())
-    params = list(expected.parameters())
-    loss_fn = penalized(expected, lambda: expected(x).abs().square().sum())
-    ascent = torch.autograd.grad(loss_fn(), params)
-    norm = math.sqrt(sum(g.abs().square().sum().item() for g in ascent))
-    weights = [p.detach().clone() for p in params]
-    for p, g in zip(params, ascent, strict=True):
-        p.data = p.data + 0.3 * g / norm
-    gradients = torch.autograd.grad(loss_fn(), params)
-    for p, w, g in zip(params, weights, gradients, strict=True):
-        p.data = w - 0.1 * g
+    textbook.train(expected, plain_sgd(expected), [penalized(expected, lambda: expected(x).abs().square().sum())], 0.3)
     assert_equal(ours, expected)
 
 

@@ -14,13 +14,11 @@ from . import textbook, textbook_family
 from .test_training_setups import assert_equal, batch, network, sgd
 
 
-def by_definition(model, x, y, m, rho):
-    params = list(model.parameters())
-    total = [torch.zeros_like(p) for p in params]
-    for a, b in zip(x.split(m), y.split(m), strict=True):
-        part = textbook.gradient(lambda a=a, b=b: F.cross_entropy(model(a), b), params, rho)
-        total = [t + len(a) / len(x) * g for t, g in zip(total, part, strict=True)]
-    return total
+def by_definition(model, x, y, m, rho, params=None, **options):
+    def loss_of(rows):
+        return F.cross_entropy(model(x[rows]), y[rows])
+
+    return textbook.m_sam(loss_of, [*model.parameters()] if params is None else params, len(x), m, rho, **options)
 
 
 def test_an_integer_of_numpy_and_an_empty_batch():
@@ -109,9 +107,7 @@ def test_equals_the_definition(m):
         x, y = batch(step)
         loss = optimizer.step(lambda x=x, y=y: F.cross_entropy(ours(x), y, reduction="none"))
         torch.testing.assert_close(loss, F.cross_entropy(expected(x), y).detach())
-        for p, g in zip(expected.parameters(), by_definition(expected, x, y, m, 0.3), strict=True):
-            p.grad = g
-        base.step()
+        textbook.descend(base, expected.parameters(), by_definition(expected, x, y, m, 0.3))
     assert_equal(ours, expected)
     assert optimizer.steps == 4
 
@@ -141,9 +137,7 @@ def test_other_ascent_rules(name, scaled):
         for a, b in zip(x.split(5), y.split(5), strict=True):
             part = gradient(lambda a=a, b=b: F.cross_entropy(expected(a), b), params)
             total = [t + len(a) / len(x) * g for t, g in zip(total, part, strict=True)]
-        for p, g in zip(params, total, strict=True):
-            p.grad = g
-        base.step()
+        textbook.descend(base, params, total)
     assert_equal(ours, expected)
 
 
@@ -200,25 +194,9 @@ def test_a_gradient_hook_that_is_not_linear(m):
         p.register_hook(lambda g: g.clamp(-0.01, 0.01))
     optimizer = SAM(sgd(model), rho=0.3, model=model, m=m)
     optimizer.backward(lambda: F.cross_entropy(model(x), y, reduction="none"))
-    ours = [p.grad for p in model.parameters()]
-    for a, b in zip(x.split(m), y.split(m), strict=True):
-        part = hooked(model, a, b, 0.3)
-        ours = [g - len(a) / len(x) * h for g, h in zip(ours, part, strict=True)]
-    for g in ours:
-        torch.testing.assert_close(g, torch.zeros_like(g))
-
-
-def hooked(model, x, y, rho):
-    """The gradient at w + ε, both by backward, which runs hooks."""
-    params, weights = list(model.parameters()), [p.detach().clone() for p in model.parameters()]
-    for _ in range(2):
-        model.zero_grad()
-        F.cross_entropy(model(x), y).backward()
-        norm = torch.stack([p.grad.square().sum() for p in params]).sum().sqrt()
-        with torch.no_grad():
-            for p, w in zip(params, weights, strict=True):
-                p.copy_(w + rho * p.grad / norm if torch.equal(p, w) else w)
-    return [p.grad for p in params]
+    expected = by_definition(model, x, y, m, 0.3, evaluate=textbook.by_backward)
+    for p, g in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g)
 
 
 def test_a_hook_on_sums_over_groups_is_refused():
@@ -250,10 +228,7 @@ def test_parameters_of_another_optimizer_get_the_gradient_of_the_last_pass(m, au
     others = [p for p in model.parameters() if all(p is not q for q in head)]
     optimizer = SAM(sgd(model[-2 if clips else -1]), rho=0.3, model=model, m=m, audit=audit)
     x, y = batch()
-    expected = [torch.zeros_like(p) for p in [*head, *others]]
-    for a, b in zip(x.split(m or len(x)), y.split(m or len(x)), strict=True):
-        part = at_perturbed(lambda a=a, b=b: F.cross_entropy(model(a), b), head, [*head, *others], 0.3)
-        expected = [t + len(a) / len(x) * g for t, g in zip(expected, part, strict=True)]
+    expected = by_definition(model, x, y, m or len(x), 0.3, params=head, wanted=[*head, *others])
     for times in (1, 2):
         if m is None:
             for evaluation in optimizer.passes():
@@ -263,18 +238,6 @@ def test_parameters_of_another_optimizer_get_the_gradient_of_the_last_pass(m, au
             optimizer.backward(lambda: F.cross_entropy(model(x), y, reduction="none"))
         for p, g in zip([*head, *others], expected, strict=True):
             torch.testing.assert_close(p.grad, times * g)
-
-
-def at_perturbed(loss, climbing, params, rho):
-    ascent = torch.autograd.grad(loss(), climbing)
-    norm = torch.stack([g.square().sum() for g in ascent]).sum().sqrt()
-    weights = [p.detach().clone() for p in climbing]
-    with torch.no_grad():
-        torch._foreach_add_(climbing, [rho * g / norm for g in ascent])
-    found = torch.autograd.grad(loss(), params)
-    with torch.no_grad():
-        torch._foreach_copy_(climbing, weights)
-    return found
 
 
 def test_dropout_leaves_out_the_same_units_everywhere():

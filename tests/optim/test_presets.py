@@ -15,6 +15,7 @@ from lowland.optim.ascent import Ascent, Climb, l2
 from . import textbook_family as family
 from .test_state import Peak
 from .test_training_setups import assert_equal, batch, sgd
+from .textbook import descend
 
 STEPS = 7
 
@@ -52,9 +53,7 @@ class Book:
     def step(self, step, climbed=None):
         found = self.gradients(step, climbed)
         gradients, beside = found if self.rule is family.weighted_decoupled else (found, None)
-        for p, g in zip(self.params, gradients, strict=True):
-            p.grad = g
-        self.base.step()
+        descend(self.base, self.params, gradients)
         for p, b in zip(self.params, beside or [], strict=False):
             p.data -= self.base.param_groups[0]["lr"] * b
 
@@ -330,9 +329,7 @@ def test_accumulation_each_micro_batch_for_itself(name):
                 torch._foreach_add_(besides, beside)
         optimizer.step()
         optimizer.zero_grad()
-        for p, g in zip(book.params, total, strict=True):
-            p.grad = g
-        book.base.step()
+        descend(book.base, book.params, total)
         for p, b in zip(book.params, besides, strict=True):
             p.data -= 0.2 * b
         assert_equal(model, book.model)
@@ -401,9 +398,7 @@ def test_rules_compose():
         e = [None if c is None else 0.3 * t * c / length for t, c in zip(scale, chosen, strict=True)]
         perturbed = family.at(loss_fn, params, e)
         along = family.dot(clean, perturbed) / family.dot(perturbed, perturbed)
-        for p, g, s in zip(params, clean, perturbed, strict=True):
-            p.grad = s - 0.5 * (g - along * s)
-        base.step()
+        descend(base, params, [s - 0.5 * (g - along * s) for g, s in zip(clean, perturbed, strict=True)])
         assert_equal(model, expected)
 
 
@@ -417,7 +412,7 @@ def test_groups_with_radii_of_their_own():
     def loss_fn():
         return losses(expected, 0).mean()
 
-    direction = family.along(family.grads(loss_fn, params), 1.0)
+    direction = family.climb(family.grads(loss_fn, params), 1.0)
     e = [d * rho for d, rho in zip(direction, [0.2, 0.2, 0.6, 0.6], strict=True)]
     for p, g in zip(params, family.at(loss_fn, params, e), strict=True):
         p.data -= 0.2 * g

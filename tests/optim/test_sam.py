@@ -1,7 +1,6 @@
 """SAM against the textbook, in float64, over every way to call it; and what it promises when things go wrong."""
 
 import copy
-import math
 import pickle
 
 import numpy as np
@@ -15,6 +14,8 @@ from torch.nn import functional as F
 from lowland.optim import SAM, ascent, parallel, scope
 from lowland.optim.functional import sam_gradient
 
+from . import textbook
+
 
 def network(seed=0, norm=False, dtype=torch.float64):
     torch.manual_seed(seed)
@@ -25,19 +26,6 @@ def network(seed=0, norm=False, dtype=torch.float64):
 def batch(seed=1, n=11, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, 5, generator=generator, dtype=dtype), torch.arange(n) % 3
-
-
-def textbook_step(params, loss_fn, lr, rhos, eps=1e-12, velocity=None, momentum=0.0):
-    """One step of SAM with SGD, written for reading."""
-    gradient = torch.autograd.grad(loss_fn(), params)
-    norm = math.sqrt(sum(g.pow(2).sum().item() for g in gradient))
-    weights = [p.detach().clone() for p in params]
-    for p, g, rho in zip(params, gradient, rhos, strict=True):
-        p.data = p.data + rho * g / (norm + eps)
-    gradient = torch.autograd.grad(loss_fn(), params)
-    for i, (p, w, g) in enumerate(zip(params, weights, gradient, strict=True)):
-        velocity[i] = momentum * velocity[i] + g
-        p.data = w - lr * velocity[i]
 
 
 def close(a, b, tol=1e-12):
@@ -84,22 +72,14 @@ def by_name(optimizer, loss_fn):
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("rho", [0.0, 0.05, 2.0])
 def test_equals_the_textbook(way, momentum, rho):
-    ours, textbook = network(), network()
+    ours, expected = network(), network()
     x, y = batch()
     optimizer = SAM(torch.optim.SGD(ours.parameters(), lr=0.3, momentum=momentum), rho=rho)
-    velocity = [0.0] * 4
     for _ in range(6):
         way(optimizer, lambda: F.cross_entropy(ours(x), y))
-        params = list(textbook.parameters())
-        textbook_step(
-            params,
-            lambda: F.cross_entropy(textbook(x), y),
-            0.3,
-            [rho] * 4,
-            velocity=velocity,
-            momentum=momentum,
-        )
-    assert close(ours.parameters(), textbook.parameters())
+    base = torch.optim.SGD(expected.parameters(), lr=0.3, momentum=momentum)
+    textbook.train(expected, base, [lambda: F.cross_entropy(expected(x), y)] * 6, rho)
+    assert close(ours.parameters(), expected.parameters())
 
 
 @settings(max_examples=30, deadline=None)
@@ -117,27 +97,24 @@ def test_any_shapes_and_the_functional_face(shapes, rho, eps, seed):
         return sum((p.sin() + 0.1 * p**3).sum() for p in params)
 
     params = [nn.Parameter(p.clone()) for p in start]
+    expected = textbook.gradient(lambda: loss_fn(params), params, rho, eps)
     optimizer = SAM(torch.optim.SGD(params, lr=0.1), rho=rho, eps=eps)
     loss = by_closure(optimizer, lambda: loss_fn(params))
-    textbook = [nn.Parameter(p.clone()) for p in start]
-    rhos = [rho] * len(textbook)
-    textbook_step(textbook, lambda: loss_fn(textbook), 0.1, rhos, eps=eps, velocity=[0.0] * len(textbook))
     value, gradient = sam_gradient(loss_fn, start, rho=rho, eps=eps)
-    assert close(params, textbook)
-    assert close([p - 0.1 * g for p, g in zip(start, gradient, strict=True)], textbook)
+    assert close(gradient, expected)
+    assert close(params, [p - 0.1 * g for p, g in zip(start, expected, strict=True)])
     assert loss.item() == pytest.approx(value.item())
 
 
 def test_rho_differs_by_group_and_the_norm_spans_all_of_them():
-    ours, textbook = network(), network()
+    ours, expected = network(), network()
     x, y = batch()
     groups = [{"params": ours[0].parameters(), "rho": 0.0}, {"params": ours[3].parameters()}]
     optimizer = SAM(torch.optim.SGD(groups, lr=0.3), rho=0.5)
     by_passes(optimizer, lambda: F.cross_entropy(ours(x), y))
-    rhos = [0.0, 0.0, 0.5, 0.5]
-    params = list(textbook.parameters())
-    textbook_step(params, lambda: F.cross_entropy(textbook(x), y), 0.3, rhos, velocity=[0.0] * 4)
-    assert close(ours.parameters(), textbook.parameters())
+    base = torch.optim.SGD(expected.parameters(), lr=0.3)
+    textbook.train(expected, base, [lambda: F.cross_entropy(expected(x), y)], [0.0, 0.0, 0.5, 0.5])
+    assert close(ours.parameters(), expected.parameters())
 
 
 def test_frozen_unused_and_shared_parameters():
@@ -151,14 +128,14 @@ def test_frozen_unused_and_shared_parameters():
         def forward(self, x):
             return self.first(self.frozen(torch.tanh(self.first(x))))
 
-    ours, textbook = Odd().double(), Odd().double()
+    ours, expected = Odd().double(), Odd().double()
     x, _ = batch()
     optimizer = SAM(torch.optim.SGD(ours.parameters(), lr=0.1), rho=0.3)
     before = copy.deepcopy(ours.state_dict())
     by_passes(optimizer, lambda: ours(x).square().mean())
-    params = list(textbook.first.parameters())
-    textbook_step(params, lambda: textbook(x).square().mean(), 0.1, [0.3] * 2, velocity=[0.0] * 2)
-    assert close(ours.first.parameters(), params)
+    base = torch.optim.SGD(expected.first.parameters(), lr=0.1)
+    textbook.train(expected, base, [lambda: expected(x).square().mean()], 0.3)
+    assert close(ours.first.parameters(), expected.first.parameters())
     for name in ("frozen.weight", "unused.weight"):
         assert torch.equal(ours.state_dict()[name], before[name])
 

@@ -9,19 +9,12 @@ import math
 
 import torch
 
-EPS = 1e-12
-
-
-def grads(loss_fn, params):
-    return list(torch.autograd.grad(loss_fn(), params, allow_unused=True))
+from .textbook import EPS, at, climb, grads, norm
+from .textbook import gradient as sam
 
 
 def dot(a, b):
     return sum((x * y).sum().item() for x, y in zip(a, b, strict=True) if x is not None and y is not None)
-
-
-def norm(a):
-    return math.sqrt(dot(a, a))
 
 
 def plus(a, factor, b):
@@ -33,27 +26,7 @@ def times(factor, a):
     return [None if x is None else factor * x for x in a]
 
 
-def at(loss_fn, params, displacement, evaluate=grads):
-    """``evaluate(loss_fn, params)`` at w + displacement."""
-    weights = [p.detach().clone() for p in params]
-    for p, d in zip(params, displacement, strict=True):
-        if d is not None:
-            p.data = p.data + d
-    result = evaluate(loss_fn, params)
-    for p, w in zip(params, weights, strict=True):
-        p.data = w
-    return result
-
-
-def along(direction, rho, eps=EPS):
-    return times(rho / (norm(direction) + eps), direction)
-
-
 # The climb differs, the descent is the gradient at w + e.
-
-
-def sam(loss_fn, params, rho, eps=EPS):
-    return at(loss_fn, params, along(grads(loss_fn, params), rho, eps))
 
 
 def usam(loss_fn, params, rho):
@@ -74,7 +47,7 @@ def multi_step(loss_fn, params, rho, steps=20, step_size=None, eps=EPS):
     step_size = 0.1 * rho if step_size is None else step_size
     e = [torch.zeros_like(p) for p in params]
     for _ in range(steps):
-        e = plus(e, 1, along(at(loss_fn, params, e), step_size, eps))
+        e = plus(e, 1, climb(at(loss_fn, params, e), step_size, eps))
         if norm(e) > rho:
             e = times(rho / norm(e), e)
     return at(loss_fn, params, e)
@@ -84,18 +57,18 @@ def previous_batch(loss_fn, params, state, rho, eps=EPS):
     """The batch before last step's climbs, at the present weights; the first step climbs on its own."""
     climb_on = state.get("loss_fn", loss_fn)
     state["loss_fn"] = loss_fn
-    return at(loss_fn, params, along(grads(climb_on, params), rho, eps))
+    return at(loss_fn, params, climb(grads(climb_on, params), rho, eps))
 
 
 def stale_gradient(loss_fn, params, state, rho, eps=EPS):
     """Along the last descent gradient, computed at the last step's weights; the first step doesn't climb."""
-    e = along(state["descent"], rho, eps) if "descent" in state else [None] * len(params)
+    e = climb(state["descent"], rho, eps) if "descent" in state else [None] * len(params)
     state["descent"] = at(loss_fn, params, e)
     return state["descent"]
 
 
 def random_direction(loss_fn, params, rho, direction, eps=EPS):
-    return at(loss_fn, params, along(direction, rho, eps))
+    return at(loss_fn, params, climb(direction, rho, eps))
 
 
 def friendly(loss_fn, params, state, rho, sigma=1.0, lmbda=0.9, eps=EPS):
@@ -106,18 +79,18 @@ def friendly(loss_fn, params, state, rho, sigma=1.0, lmbda=0.9, eps=EPS):
         state["average"] = plus(times(lmbda, state["average"]), 1 - lmbda, ascent)
     else:
         direction = state["average"] = ascent
-    return at(loss_fn, params, along(direction, rho, eps))
+    return at(loss_fn, params, climb(direction, rho, eps))
 
 
 def momentum(loss_fn, params, rho, buffers, eps=EPS):
     """``buffers``: SGD's momentum_buffer, or Adam's exp_avg, before this step; None where there is none yet."""
-    return at(loss_fn, params, along(buffers, -rho, eps))
+    return at(loss_fn, params, climb(buffers, -rho, eps))
 
 
 def only(loss_fn, params, rho, perturbed, eps=EPS):
     """SAM-ON, last layer, no-norm: ``perturbed`` says for each parameter whether it climbs; the norm is over those."""
     ascent = [g if chosen else None for g, chosen in zip(grads(loss_fn, params), perturbed, strict=True)]
-    return at(loss_fn, params, along(ascent, rho, eps))
+    return at(loss_fn, params, climb(ascent, rho, eps))
 
 
 def loss_equated(loss_fn, params, sigma, rho_max=math.inf, eps=EPS):
@@ -134,7 +107,7 @@ def loss_equated(loss_fn, params, sigma, rho_max=math.inf, eps=EPS):
 def surrogate_gap(loss_fn, params, rho, alpha, eps=EPS):
     """GSAM: minus alpha times the part of the clean gradient that is orthogonal to the perturbed one."""
     clean = grads(loss_fn, params)
-    perturbed = at(loss_fn, params, along(clean, rho, eps))
+    perturbed = at(loss_fn, params, climb(clean, rho, eps))
     squared = dot(perturbed, perturbed)
     orthogonal = plus(clean, -dot(clean, perturbed) / squared if squared else 0.0, perturbed)
     return plus(perturbed, -alpha, orthogonal)
@@ -145,7 +118,7 @@ def look(loss_fn, params, state, rho, k=5, alpha=0.7, eps=EPS):
     step = state["step"] = state.get("step", -1) + 1
     clean = grads(loss_fn, params)
     if step % k == 0:
-        perturbed = at(loss_fn, params, along(clean, rho, eps))
+        perturbed = at(loss_fn, params, climb(clean, rho, eps))
         squared = dot(clean, clean)
         state["flat"] = plus(perturbed, -dot(perturbed, clean) / squared if squared else 0.0, clean)
         return perturbed
@@ -162,14 +135,14 @@ def weighted(loss_fn, params, rho, gamma=0.9, eps=EPS):
 def weighted_decoupled(loss_fn, params, rho, gamma=0.9, eps=EPS):
     """WSAM as the paper has it: what the base steps along, and what to subtract lr times from w after its step."""
     clean = grads(loss_fn, params)
-    perturbed = at(loss_fn, params, along(clean, rho, eps))
+    perturbed = at(loss_fn, params, climb(clean, rho, eps))
     return clean, times(gamma / (1 - gamma), plus(perturbed, -1, clean))
 
 
 def only_step_size(loss_fn, params, rho, eps=EPS):
     clean = grads(loss_fn, params)
     length = norm(clean)
-    return times(norm(at(loss_fn, params, along(clean, rho, eps))) / length, clean) if length else clean
+    return times(norm(at(loss_fn, params, climb(clean, rho, eps))) / length, clean) if length else clean
 
 
 def efficient(losses_fn, params, rho, masks, beta, gamma, eps=EPS):

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lowland.models import resnet
 from lowland.optim import SAM, ascent, verify_rule
+from tests.optim.textbook import m_sam, penalized
 
 from .against_the_loop import by_the_loop, gradients, relative_error
 from .test_layers import Net, rand
@@ -25,26 +26,13 @@ def definition(model, x, losses, m, l2=0.0, scope=None):
     """The m-SAM gradient by running the model on each group for itself."""
     model = copy.deepcopy(model)
     params = [p for p in model.parameters() if p.requires_grad]
+
+    def loss_of(rows):
+        examples = torch.arange(len(x))[rows]
+        return penalized(lambda: losses(model, x[rows], examples).mean(), params, l2)()
+
     climbing = params if scope is None else list(scope(model))
-    total = [torch.zeros_like(p) for p in params]
-    for chosen in torch.arange(len(x)).split(m):
-
-        def loss(chosen=chosen):
-            squares = sum(p.square().sum() for p in params)
-            return losses(model, x[chosen], chosen).mean() + l2 / 2 * squares
-
-        g = torch.autograd.grad(loss(), climbing, materialize_grads=True)
-        norm = sum(t.square().sum() for t in g).sqrt()
-        with torch.no_grad():
-            w = [p.clone() for p in params]
-            for p, t in zip(climbing, g, strict=True):
-                p += RHO * t / (norm + 1e-12)
-        g = torch.autograd.grad(loss(), params, materialize_grads=True)
-        with torch.no_grad():
-            for p, before, t, s in zip(params, w, total, g, strict=True):
-                p.copy_(before)
-                t += len(chosen) / len(x) * s
-    return total
+    return m_sam(loss_of, climbing, len(x), m, RHO, wanted=params)
 
 
 def plain(model, x, _):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from lowland.optim import SAM
 from lowland.optim.m_sam import RULES
 from lowland.optim.m_sam.layers.linear import Linear
+from tests.optim.textbook import m_sam
 
 from .against_the_loop import by_both, relative_error
 from .test_layers import N, rand
@@ -144,27 +145,16 @@ def test_losses_that_couple_a_few_examples_are_rows_of_the_whole_batch(loss):
     model, x, m = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double(), rand(8, 4), 2
 
     def by_definition(losses):
-        """m-SAM's gradient, for ``losses(j)`` of group j."""
-        w, total = [p.detach().clone() for p in model.parameters()], 0
-        for j in range(4):
-            g = torch.autograd.grad(losses(j).mean(), [*model.parameters()])
-            norm = torch.cat([piece.flatten() for piece in g]).norm()
-            with torch.no_grad():
-                for p, piece in zip(model.parameters(), g, strict=True):
-                    p += 0.5 * piece / (norm + 1e-12)
-            g = torch.autograd.grad(losses(j).mean(), [*model.parameters()])
-            with torch.no_grad():
-                for p, before in zip(model.parameters(), w, strict=True):
-                    p.copy_(before)
-            total = total + torch.cat([piece.flatten() for piece in g]) / 4
-        return total
+        """m-SAM's gradient, for ``losses(rows)`` of a group."""
+        found = m_sam(lambda rows: losses(rows).mean(), list(model.parameters()), 8, m, 0.5)
+        return torch.cat([g.flatten() for g in found])
 
     optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.5, model=model, m=m)
     with pytest.warns(UserWarning, match="group by group.*The result is the same"):
         optimizer.backward(lambda: loss(model(x), None))
     ours = torch.cat([p.grad.flatten() for p in model.parameters()])
-    rows = by_definition(lambda j: loss(model(x), None)[m * j : m * j + m])
-    alone = by_definition(lambda j: loss(model(x[m * j : m * j + m]), None))
+    rows = by_definition(lambda rows: loss(model(x), None)[rows])
+    alone = by_definition(lambda rows: loss(model(x[rows]), None))
     assert (ours - rows).norm() < 1e-9 * rows.norm()
     assert ((ours - alone).norm() < 1e-9 * rows.norm()) == (loss is within_groups)
     if loss is pairs:  # one group that reaches every example is an error, like losses that couple all

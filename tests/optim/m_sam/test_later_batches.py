@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lowland.optim import SAM
 from lowland.optim.m_sam import registry, row_wise
+from tests.optim import textbook
 
 from .against_the_loop import relative_error
 from .test_layers import rand
@@ -20,35 +21,11 @@ from .test_layers import rand
 Y = torch.arange(8) % 3
 
 
-def textbook(model, losses, m, rho=0.1):
-    """m-SAM's gradient by its definition, through the same closure."""
+def by_definition(model, losses, m):
+    """m-SAM's gradient through the same closure."""
     params = [p for p in model.parameters() if p.requires_grad]
-    total = [torch.zeros_like(p) for p in params]
     size = len(losses())
-    for start in range(0, size, m):
-        part = slice(start, min(start + m, size))
-        g = gradient(losses()[part].mean(), params)
-        e = [rho * d / torch.cat([d.flatten() for d in g]).norm() for d in g]
-        kept = [p.detach().clone() for p in params]
-        with torch.no_grad():
-            torch._foreach_add_(params, e)
-        d = gradient(losses()[part].mean(), params)
-        with torch.no_grad():
-            torch._foreach_copy_(params, kept)
-        total = [t + (part.stop - start) / size * x for t, x in zip(total, d, strict=True)]
-    return total
-
-
-def gradient(loss, params):
-    """By ``backward``, as reentrant checkpoints want it; `p.grad` is left alone."""
-    held = [p.grad for p in params]
-    for p in params:
-        p.grad = None
-    loss.backward()
-    found = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-    for p, before in zip(params, held, strict=True):
-        p.grad = before
-    return found
+    return textbook.m_sam(lambda rows: losses()[rows].mean(), params, size, m, 0.1, evaluate=textbook.by_backward)
 
 
 def optimizer_of(model, m=1, **options):
@@ -62,7 +39,7 @@ def check(model, optimizer, losses, m=1):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         optimizer.backward(losses)
-    expected = textbook(model, losses, m)
+    expected = by_definition(model, losses, m)
     ours = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters() if p.requires_grad]
     assert relative_error(ours, expected) < 1e-9
     return [str(w.message) for w in said if "m-SAM" in str(w.message)]
@@ -392,7 +369,7 @@ def test_random_numbers_of_other_kinds(draw):
     optimizer = optimizer_of(model)
     optimizer.backward(lambda: F.cross_entropy(model(x) * draw(), Y, reduction="none"))
     ours = [p.grad.clone() for p in model.parameters()]
-    expected = textbook(model, lambda: F.cross_entropy(model(x) * factor, Y, reduction="none"), 1)
+    expected = by_definition(model, lambda: F.cross_entropy(model(x) * factor, Y, reduction="none"), 1)
     assert relative_error(ours, expected) < 1e-9
     assert optimizer._own.engine.reason is None
 

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from lowland.models import Transformer, preact_resnet
 from lowland.optim import SAM
+from tests.optim import textbook
 
 from .against_the_loop import assert_exact, entropy
 from .test_layers import N, Net, Own, rand
@@ -99,20 +100,14 @@ def test_norms_at_the_perturbed_weights(shape, l2, limit):
     optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=rho, model=model, m=3, **options)
     optimizer.backward(lambda: model(x).flatten(1).square().sum(1))
 
-    def gradient(weights, rows):
-        loss = torch.func.functional_call(model, weights, (rows,)).flatten(1).square().sum(1).mean()
-        loss = loss + l2 / 2 * sum(w.square().sum() for w in weights.values())
-        return dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
+    params = list(model.parameters())
 
-    def norm(gradients):
-        return torch.stack([g.square().sum() for g in gradients.values()]).sum().sqrt()
+    def loss_of(rows):
+        return textbook.penalized(lambda: model(x[rows]).flatten(1).square().sum(1).mean(), params, l2)()
 
-    for j, rows in enumerate(x.split(3)):
-        w = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
-        g = gradient(w, rows)
-        moved = {name: (p + rho * g[name] / norm(g)).detach().requires_grad_() for name, p in w.items()}
-        torch.testing.assert_close(optimizer.last.gradient_norms[j], norm(g))
-        torch.testing.assert_close(optimizer.last.perturbed_gradient_norms[j], norm(gradient(moved, rows)))
+    for j, (_, at_w, above) in enumerate(textbook.by_groups(loss_of, params, len(x), 3, rho)):
+        assert optimizer.last.gradient_norms[j].item() == pytest.approx(textbook.norm(at_w), rel=1e-7)
+        assert optimizer.last.perturbed_gradient_norms[j].item() == pytest.approx(textbook.norm(above), rel=1e-7)
 
 
 def test_limits_are_numbers():

@@ -15,6 +15,7 @@ from lowland.torch_tools import evaluating
 from lowland.training import Outcome
 from lowland.training.drive import Pace
 from lowland.training.randomness import seed_everything
+from tests.optim import textbook
 
 from .conftest import images
 
@@ -62,37 +63,22 @@ def test_eta_falls_as_the_settings_say():
 
 
 def follow_the_textbook(settings, task, model, steps, climbed):
-    """Steps of ``task`` against SGD with momentum by hand; ``climbed`` gives what the gradient of the ascent is of."""
+    """Steps of ``task`` against the textbook's; ``climbed`` gives what the gradient of the ascent is of."""
     parameters = list(model.double().parameters())
-    velocity = [torch.zeros_like(p) for p in parameters]
+    base = torch.optim.SGD(parameters, lr=settings.lr, momentum=0.9)
     task.model.double()
 
-    def gradient(x, y):
-        penalty = sum(p.square().sum() for p in parameters)
-        return torch.autograd.grad(F.cross_entropy(model(x), y) + 0.05 * penalty, parameters)
+    def loss_of(x, y):
+        return textbook.penalized(lambda: F.cross_entropy(model(x), y), parameters, 0.1)
 
     for step in range(steps):
+        task.optimizer.step(closure_of(task, step))
         x, y = task.batch(step)
-        x = x.double()
-
-        def closure(x=x, y=y):
-            loss = task.loss_fn(task.model(x), y)
-            loss.backward()
-            return loss
-
-        task.optimizer.step(closure)
-        before = [p.detach().clone() for p in parameters]
-        if (over := climbed(step, x, y)) is not None:
-            found = gradient(*over)
-            norm = torch.cat([g.flatten() for g in found]).norm()
-            with torch.no_grad():
-                for p, g in zip(parameters, found, strict=True):
-                    p += settings.rho * g / norm
-        found = gradient(x, y)
-        with torch.no_grad():
-            for p, w, v, g in zip(parameters, before, velocity, found, strict=True):
-                v.mul_(0.9).add_(g)
-                p.copy_(w - settings.lr * v)
+        over = climbed(step, x.double(), y)
+        found = textbook.gradient(
+            loss_of(x.double(), y), parameters, settings.rho if over else 0.0, ascent=over and loss_of(*over)
+        )
+        textbook.descend(base, parameters, found)
     for p, q in zip(task.model.parameters(), parameters, strict=True):
         assert torch.allclose(p, q, rtol=1e-9, atol=1e-12)
 
@@ -177,20 +163,8 @@ def test_groups_take_batch_norms_statistics_each_for_itself(small):
     x = x.double()
     task.optimizer.step(lambda: task.losses_fn(task.model(x), y))
     assert task.optimizer._own.engine.reason is None
-    total = [torch.zeros_like(p) for p in parameters]
-    before = [p.detach().clone() for p in parameters]
-    for part in (slice(0, 8), slice(8, 16)):
-        found = torch.autograd.grad(F.cross_entropy(model(x[part]), y[part]), parameters)
-        norm = torch.cat([g.flatten() for g in found]).norm()
-        with torch.no_grad():
-            for p, g in zip(parameters, found, strict=True):
-                p += settings.rho * g / norm
-        found = torch.autograd.grad(F.cross_entropy(model(x[part]), y[part]), parameters)
-        with torch.no_grad():
-            for p, w, t, g in zip(parameters, before, total, found, strict=True):
-                p.copy_(w)
-                t += g / 2
-    for p, w, t in zip(task.model.parameters(), before, total, strict=True):
+    total = textbook.m_sam(lambda rows: F.cross_entropy(model(x[rows]), y[rows]), parameters, len(x), 8, settings.rho)
+    for p, w, t in zip(task.model.parameters(), parameters, total, strict=True):
         assert torch.allclose(p, w - settings.lr * t, rtol=1e-7, atol=1e-10)
 
 
@@ -290,15 +264,16 @@ def test_a_check_measures_what_it_says(small):
             assert record[f"{name}_error"] == pytest.approx(wrong / len(split))
         x, y = scale(sets.train.inputs[:16], 255), sets.train.targets[:16]
         params = list(task.model.parameters())
-        loss = F.cross_entropy(task.model(x), y)
-        at_w = torch.cat([g.flatten() for g in torch.autograd.grad(loss, params)])
-        with torch.no_grad():
-            for p, e in zip(params, at_w.split([p.numel() for p in params]), strict=True):
-                p += 0.2 * e.view_as(p) / at_w.norm()
-        climbed = F.cross_entropy(task.model(x), y)
-        above = torch.cat([g.flatten() for g in torch.autograd.grad(climbed, params)])
+
+        def loss_fn():
+            return F.cross_entropy(task.model(x), y)
+
+        at_w, above = textbook.both(loss_fn, params, 0.2)
+        moved = textbook.climb(at_w, 0.2)
+        at_w, above = (torch.cat([g.flatten() for g in gradients]) for gradients in (at_w, above))
+        rise = (textbook.at(loss_fn, params, moved, lambda f, _: f()) - loss_fn()).item()
     assert record["gradient_norm"] == pytest.approx(at_w.norm().item(), rel=1e-4)
-    assert record["sharpness"] == pytest.approx((climbed - loss).item(), rel=1e-3)
+    assert record["sharpness"] == pytest.approx(rise, rel=1e-3)
     assert record["sharpness_20"] >= 0.9 * record["sharpness"]
     assert record["cosine"] == pytest.approx((at_w @ above / at_w.norm() / above.norm()).item(), rel=1e-3)
 
