@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lowland import compat
 
 from .optim import textbook
-from .optim.test_training_setups import assert_equal, losses, network, sgd
+from .optim.training import assert_equal, losses, network, sgd
 
 OPTIONS = {"lr": 0.2, "momentum": 0.9, "weight_decay": 0.01}
 

@@ -1,4 +1,4 @@
-"""What two or four processes must do as one would; run by test_distributed.py, a process a rank.
+"""What two or four processes must do as one would; run by test_parallel.py, a process a rank.
 
 Every case trains in float64 and compares the weights with a textbook loop over the whole batch in one process.
 """
@@ -27,7 +27,6 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from lowland import SAM, compat
 from lowland.optim import presets
 from tests.optim import textbook
-from tests.processes import run_here
 
 LR, MOMENTUM, RHO, STEPS, MICRO = 0.2, 0.9, 0.3, 4, 3
 
@@ -842,7 +841,3 @@ FOUR = [
     fsdp_and_tensor_parallel, family_fsdp,
 ]  # fmt: skip
 CASES = {2: TWO, 4: FOUR}
-
-
-if __name__ == "__main__":
-    run_here(CASES.get)

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 from lowland import SAM, compat
 from lowland.optim import presets
 
-from .test_training_setups import assert_equal, batch, sgd
+from .training import assert_equal, batch, by_closure, by_name, by_passes, by_two_steps, sgd
 
 
 class Affine(nn.Module):
@@ -30,55 +31,22 @@ def network():
     return net
 
 
-def passes(optimizer, loss_fn):
-    for evaluation in optimizer.passes():
-        with evaluation:
-            loss_fn().mean().backward()
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-def by_name(optimizer, loss_fn):
-    with optimizer.ascent():
-        loss_fn().mean().backward()
-    with optimizer.perturbed():
-        loss_fn().mean().backward()
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-def closure(optimizer, loss_fn):
-    def closure():
-        loss = loss_fn().mean()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-
-
 def examples(optimizer, loss_fn):
     optimizer.step(loss_fn)
 
 
-def two_steps(optimizer, loss_fn):
-    loss_fn().mean().backward()
-    optimizer.first_step(zero_grad=True)
-    loss_fn().mean().backward()
-    optimizer.second_step(zero_grad=True)
-
-
 WAYS = {
-    "passes": (SAM, {}, passes),
+    "passes": (SAM, {}, by_passes),
     "by name": (SAM, {}, by_name),
-    "closure": (SAM, {}, closure),
-    "several steps": (presets.MultiStepSAM, {}, passes),
-    "both gradients": (presets.GSAM, {}, passes),
-    "momentum": (presets.MomentumSAM, {}, passes),
-    "rho 0": (SAM, {"rho": 0.0}, passes),
+    "closure": (SAM, {}, by_closure),
+    "several steps": (presets.MultiStepSAM, {}, by_passes),
+    "both gradients": (presets.GSAM, {}, by_passes),
+    "momentum": (presets.MomentumSAM, {}, by_passes),
+    "rho 0": (SAM, {"rho": 0.0}, by_passes),
     "chosen examples": (presets.ESAM, {}, examples),
     "groups together": (SAM, {"m": 4}, examples),
     "groups in a loop": (presets.MultiStepSAM, {"m": 4}, examples),
-    "first_step": (lambda base, model, rho: compat.SAM(model.parameters(), type(base), rho, lr=0.2), {}, two_steps),
+    "first_step": (lambda base, model, rho: compat.SAM(model.parameters(), type(base), rho, lr=0.2), {}, by_two_steps),
 }
 
 
@@ -93,7 +61,11 @@ def test_parametrized_weights_cached_around(way, around):
             for index in range(3):
                 x, y = batch(index)
                 with parametrize.cached() if cached else contextlib.nullcontext():
-                    step(optimizer, lambda model=model, x=x, y=y: F.cross_entropy(model(x), y, reduction="none"))
+                    reduction = "none" if step is examples else "mean"
+                    step(
+                        optimizer,
+                        partial(lambda m, x, y, r: F.cross_entropy(m(x), y, reduction=r), model, x, y, reduction),
+                    )
         if cached and around != "a step":
             assert parametrize._cache_enabled == 0
     assert_equal(*models, tol=0 if "groups" not in way else 1e-12)

@@ -12,8 +12,8 @@ from lowland.optim import SAM, ascent, displacement, sharding
 from lowland.optim.amp import pass_on_overflow
 
 from . import test_presets, textbook
-from .test_mixed_precision import SCALED_BASES, bits, scaled_step
-from .test_training_setups import assert_equal, losses, network, sgd, train
+from .test_amp import SCALED_BASES, scaled_step
+from .training import assert_equal, losses, network, same_bits, sgd, train, weights
 
 
 @pytest.fixture
@@ -45,11 +45,11 @@ def test_trains_like_the_textbook(on_a_device):
 def test_overflow(on_a_device, bad):
     ours = network()
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
-    before = bits(ours)
+    before = weights(ours)
     (loss_fn,) = losses(ours, 1)
     scaled_step(SAM(SCALED_BASES["SGD"](ours), rho=0.3), scaler, loss_fn, bad)
     assert scaler.get_scale() == 32.0
-    assert all(torch.equal(a, b) for a, b in zip(bits(ours), before, strict=True))
+    assert same_bits(ours, before)
 
 
 def test_sparse_gradients(on_a_device):

@@ -16,8 +16,8 @@ from lowland.optim import SAM, ascent, descent, presets, schedule
 
 from . import textbook_family as family
 from .test_presets import CASES, losses, network, run
-from .test_training_setups import assert_equal, sgd
 from .textbook import descend
+from .training import assert_equal, same_bits, sgd
 
 BASES = {
     "SGD": sgd,
@@ -30,10 +30,6 @@ def made(name, base=sgd):
     build, settings, _, _ = CASES[name]
     model = network()
     return model, build(base(model), model=model, **settings)
-
-
-def same_bits(a, b):
-    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("flatten", [False, True])

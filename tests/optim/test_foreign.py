@@ -11,7 +11,7 @@ import lowland
 from lowland import SAM, compat
 from lowland.optim import presets
 
-from .test_training_setups import network, sgd
+from .training import network, sgd
 
 CALLS = {
     "params and a class": (lambda p: SAM(p, torch.optim.AdamW, rho=0.05, lr=1e-3), "AdamW(params, lr=", "compat.SAM"),

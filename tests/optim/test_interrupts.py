@@ -16,7 +16,7 @@ from lowland import SAM
 from lowland.optim import presets
 
 from .test_presets import network
-from .test_training_setups import batch, sgd
+from .training import batch, sgd
 
 #: Every one of them takes minutes: `STRIDE=1 pytest tests/optim/test_interrupts.py`.
 STRIDE = int(os.environ.get("STRIDE", "31"))

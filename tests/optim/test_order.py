@@ -9,15 +9,7 @@ from torch.nn import functional as F
 from lowland import SAM
 from lowland.optim import presets
 
-from .test_training_setups import assert_equal, batch, losses, network, sgd
-
-
-def one_step(model, optimizer, step=0):
-    for evaluation in optimizer.passes():
-        with evaluation:
-            losses(model, step + 1)[step]().backward()
-    optimizer.step()
-    optimizer.zero_grad()
+from .training import assert_equal, batch, by_passes, climb_and_descend, losses, network, same_bits, sgd, weights
 
 
 @pytest.mark.parametrize("retained", [False, True])
@@ -25,21 +17,21 @@ def one_step(model, optimizer, step=0):
 def test_a_forward_pass_before_the_passes(build, retained):
     model, other = network(), network()
     optimizer, theirs = build(sgd(model)), build(sgd(other))
-    before = [p.detach().clone() for p in model.parameters()]
+    before = weights(model)
     loss = losses(model, 1)[0]()
     with pytest.raises(RuntimeError, match="both inside `with evaluation`") as caught:  # noqa: PT012
         for evaluation in optimizer.passes():
             with evaluation:
                 loss.backward(retain_graph=retained)
     assert isinstance(caught.value.__cause__, RuntimeError)
-    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert same_bits(model, before)
     optimizer.zero_grad()
     another = losses(model, 1)[0]()
     with pytest.raises(RuntimeError, match="or the closure"):
         optimizer.step(lambda: another.backward(retain_graph=retained))
     optimizer.zero_grad()
-    one_step(model, optimizer)
-    one_step(other, theirs)
+    by_passes(optimizer, losses(model, 1)[0])
+    by_passes(theirs, losses(other, 1)[0])
     assert_equal(model, other, tol=0)
 
 
@@ -68,12 +60,10 @@ def test_a_closure_behind_the_passes_that_runs_hooks_alone(name):
         return "what it returns"
 
     for step in range(3):
-        for evaluation in ours.passes():
-            with evaluation:
-                losses(models[0], 3)[step]().backward()
+        climb_and_descend(ours, losses(models[0], 3)[step])
         assert ours.step(closure) == "what it returns"
         ours.zero_grad()
-        one_step(models[1], theirs, step)
+        by_passes(theirs, losses(models[1], 3)[step])
     assert_equal(*models, tol=1e-15)
     assert ours.steps == 3
     assert seen == [True] * 3
@@ -82,19 +72,17 @@ def test_a_closure_behind_the_passes_that_runs_hooks_alone(name):
 def test_a_closure_behind_the_passes_that_runs_backward():
     model, other = network(), network()
     optimizer, theirs = SAM(sgd(model), rho=0.3), SAM(sgd(other), rho=0.3)
-    before = [p.detach().clone() for p in model.parameters()]
+    before = weights(model)
 
     def closure(model=model):
         loss = losses(model, 1)[0]()
         loss.backward()
         return loss
 
-    for evaluation in optimizer.passes():
-        with evaluation:
-            closure()
+    climb_and_descend(optimizer, losses(model, 1)[0])
     with pytest.raises(RuntimeError, match="ran backward once more"):
         optimizer.step(closure)
-    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert same_bits(model, before)
     assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
     for set_to_none in (True, False):
         optimizer.zero_grad(set_to_none)  # drops the passes

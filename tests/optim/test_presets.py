@@ -14,8 +14,8 @@ from lowland.optim.ascent import Ascent, Climb, l2
 
 from . import textbook_family as family
 from .test_state import Peak
-from .test_training_setups import assert_equal, batch, sgd
 from .textbook import descend
+from .training import assert_equal, batch, same_bits, sgd, weights
 
 STEPS = 7
 
@@ -141,7 +141,7 @@ def pair(name, base=sgd, **options):
 
 def run(model, optimizer, step, scaler=None, bad=()):
     """One step; how far from w each parameter was in its last pass."""
-    before = [p.detach().clone() for p in model.parameters()]
+    before = weights(model)
     passes, climbed = [], []
 
     def loss():
@@ -196,11 +196,11 @@ def test_under_a_scaler_and_with_overflows(name):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
     skipped = 0
     for step, bad in enumerate([(), (0,), (), (1,), (), (), (0, 1), (), ()]):
-        before = [p.detach().clone() for p in model.parameters()]
+        before = weights(model)
         climbed, passes = run(model, optimizer, step, scaler, bad)
         if any(index < passes for index in bad):
             skipped += 1
-            assert all(torch.equal(p, w) for p, w in zip(model.parameters(), before, strict=True))
+            assert same_bits(model, before)
             if book.rule is family.friendly and 0 not in bad:
                 book.gradients(step)  # the gradient at w was a good one, and counts in the average
             continue
@@ -215,7 +215,7 @@ def test_closure(name):
     model, optimizer, book = pair(name)
     for step in range(4):
         climbed = []
-        before = [p.detach().clone() for p in model.parameters()]
+        before = weights(model)
 
         def loss(climbed=climbed, before=before, step=step):
             climbed[:] = [p.detach() - w for p, w in zip(model.parameters(), before, strict=True)]
@@ -258,14 +258,14 @@ def test_resuming_is_exact(name, tmp_path):
 def test_an_infinite_gradient_does_what_it_does_in_plain_training(name):
     model, optimizer, _ = pair(name)
     run(model, optimizer, 0)
-    before = [p.detach().clone() for p in model.parameters()]
+    before = weights(model)
     if name.startswith("ESAM"):
         optimizer.backward(lambda: losses(model, 1) * math.inf)
     else:
         for evaluation in optimizer.passes():
             with evaluation:
                 (losses(model, 1).mean() * math.inf).backward()
-    assert all(torch.equal(p, w) for p, w in zip(model.parameters(), before, strict=True))
+    assert same_bits(model, before)
     assert not all(p.grad.isfinite().all() for p in model.parameters())
     optimizer.zero_grad()
     run(model, optimizer, 2)
@@ -280,14 +280,14 @@ def test_an_exception_in_any_pass_leaves_nothing_behind():
             model, optimizer, book = pair(name)
             climbed, _ = run(model, optimizer, 0)
             book.step(0, climbed)
-            before = [p.detach().clone() for p in model.parameters()]
+            before = weights(model)
             with contextlib.suppress(ZeroDivisionError):
                 for index, evaluation in enumerate(optimizer.passes()):
                     with evaluation:
                         losses(model, 1).mean().backward()
                         if index == broken:
                             raise ZeroDivisionError
-            assert all(torch.equal(p, w) for p, w in zip(model.parameters(), before, strict=True))
+            assert same_bits(model, before)
             optimizer.zero_grad()
             if book.rule is family.friendly and broken:
                 book.gradients(1)
@@ -489,13 +489,13 @@ def test_refused(build, error, says):
 def test_a_scaler_that_the_rule_was_not_told_of(name):
     model, optimizer, _ = pair(name)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    before = [p.detach().clone() for p in model.parameters()]
+    before = weights(model)
     for evaluation in optimizer.passes():
         with evaluation:
             scaler.scale(losses(model, 0).mean()).backward()
     with pytest.raises(RuntimeError, match=r"passes\(scaler=scaler\)"):
         scaler.step(optimizer)
-    assert all(torch.equal(p, w) for p, w in zip(model.parameters(), before, strict=True))
+    assert same_bits(model, before)
 
 
 def test_passes_by_name_are_for_rules_with_those_two():

@@ -15,57 +15,17 @@ from lowland.optim import SAM, ascent, parallel, scope
 from lowland.optim.functional import sam_gradient
 
 from . import textbook
-
-
-def network(seed=0, norm=False, dtype=torch.float64):
-    torch.manual_seed(seed)
-    layers = [nn.Linear(5, 7), nn.BatchNorm1d(7) if norm else nn.Identity(), nn.Tanh(), nn.Linear(7, 3)]
-    return nn.Sequential(*layers).to(dtype)
-
-
-def batch(seed=1, n=11, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, 5, generator=generator, dtype=dtype), torch.arange(n) % 3
-
-
-def close(a, b, tol=1e-12):
-    return all(torch.allclose(x, y, rtol=tol, atol=tol) for x, y in zip(a, b, strict=True))
-
-
-def by_closure(optimizer, loss_fn):
-    def closure():
-        loss = loss_fn()
-        loss.backward()
-        return loss
-
-    return optimizer.step(closure)
-
-
-def by_closure_that_clears(optimizer, loss_fn):
-    def closure():
-        optimizer.zero_grad()
-        loss = loss_fn()
-        loss.backward()
-        return loss
-
-    return optimizer.step(closure)
-
-
-def by_passes(optimizer, loss_fn):
-    for evaluation in optimizer.passes():
-        with evaluation:
-            loss_fn().backward()
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-def by_name(optimizer, loss_fn):
-    with optimizer.ascent():
-        loss_fn().backward()
-    with optimizer.perturbed():
-        loss_fn().backward()
-    optimizer.step()
-    optimizer.zero_grad()
+from .training import (  # fmt: skip
+    assert_equal,
+    batch,
+    by_closure,
+    by_closure_that_clears,
+    by_name,
+    by_passes,
+    network,
+    same_bits,
+    weights,
+)
 
 
 @pytest.mark.parametrize("way", [by_closure, by_closure_that_clears, by_passes, by_name])
@@ -79,7 +39,7 @@ def test_equals_the_textbook(way, momentum, rho):
         way(optimizer, lambda: F.cross_entropy(ours(x), y))
     base = torch.optim.SGD(expected.parameters(), lr=0.3, momentum=momentum)
     textbook.train(expected, base, [lambda: F.cross_entropy(expected(x), y)] * 6, rho)
-    assert close(ours.parameters(), expected.parameters())
+    assert_equal(ours, expected, tol=1e-12)
 
 
 @settings(max_examples=30, deadline=None)
@@ -101,67 +61,14 @@ def test_any_shapes_and_the_functional_face(shapes, rho, eps, seed):
     optimizer = SAM(torch.optim.SGD(params, lr=0.1), rho=rho, eps=eps)
     loss = by_closure(optimizer, lambda: loss_fn(params))
     value, gradient = sam_gradient(loss_fn, start, rho=rho, eps=eps)
-    assert close(gradient, expected)
-    assert close(params, [p - 0.1 * g for p, g in zip(start, expected, strict=True)])
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
+    moved = [p - 0.1 * g for p, g in zip(start, expected, strict=True)]
+    torch.testing.assert_close([p.detach() for p in params], moved, rtol=1e-12, atol=1e-12)
     assert loss.item() == pytest.approx(value.item())
 
 
-def test_rho_differs_by_group_and_the_norm_spans_all_of_them():
-    ours, expected = network(), network()
-    x, y = batch()
-    groups = [{"params": ours[0].parameters(), "rho": 0.0}, {"params": ours[3].parameters()}]
-    optimizer = SAM(torch.optim.SGD(groups, lr=0.3), rho=0.5)
-    by_passes(optimizer, lambda: F.cross_entropy(ours(x), y))
-    base = torch.optim.SGD(expected.parameters(), lr=0.3)
-    textbook.train(expected, base, [lambda: F.cross_entropy(expected(x), y)], [0.0, 0.0, 0.5, 0.5])
-    assert close(ours.parameters(), expected.parameters())
-
-
-def test_frozen_unused_and_shared_parameters():
-    class Odd(nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.first, self.frozen, self.unused = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(2, 2)
-            self.frozen.requires_grad_(False)
-
-        def forward(self, x):
-            return self.first(self.frozen(torch.tanh(self.first(x))))
-
-    ours, expected = Odd().double(), Odd().double()
-    x, _ = batch()
-    optimizer = SAM(torch.optim.SGD(ours.parameters(), lr=0.1), rho=0.3)
-    before = copy.deepcopy(ours.state_dict())
-    by_passes(optimizer, lambda: ours(x).square().mean())
-    base = torch.optim.SGD(expected.first.parameters(), lr=0.1)
-    textbook.train(expected, base, [lambda: expected(x).square().mean()], 0.3)
-    assert close(ours.first.parameters(), expected.first.parameters())
-    for name in ("frozen.weight", "unused.weight"):
-        assert torch.equal(ours.state_dict()[name], before[name])
-
-
-def test_accumulation_adds_and_each_micro_batch_climbs_for_itself():
-    model = network()
-    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.2)
-    total = [torch.zeros_like(p) for p in model.parameters()]
-    for seed in range(3):
-        x, y = batch(seed)
-        for evaluation in optimizer.passes():
-            with evaluation:
-                F.cross_entropy(model(x), y).backward()
-        names = [name for name, _ in model.named_parameters()]
-
-        def loss_fn(params, x=x, y=y):
-            return F.cross_entropy(torch.func.functional_call(model, params, (x,)), y)
-
-        params = {name: p.detach() for name, p in model.named_parameters()}
-        _, gradient = sam_gradient(loss_fn, params, rho=0.2)
-        total = [t + gradient[name] for t, name in zip(total, names, strict=True)]
-    assert close([p.grad for p in model.parameters()], total)
-
-
 def test_weights_come_back_bit_for_bit_even_from_an_exception():
-    model = network(dtype=torch.float32)
+    model = network(torch.float32)
     x, y = batch(dtype=torch.float32)
     with torch.no_grad():
         model[0].weight[0, 0], model[0].weight[0, 1] = 1e30, -0.0
@@ -190,7 +97,7 @@ def test_an_interrupt_of_the_restoration_itself_is_made_good_at_once_or_at_the_n
     model = network()
     x, y = batch()
     optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.5)
-    before = [p.detach().clone() for p in model.parameters()]
+    before = weights(model)
     real, calls = torch._foreach_copy_, []
 
     def interrupted(*_, **__):
@@ -203,9 +110,9 @@ def test_an_interrupt_of_the_restoration_itself_is_made_good_at_once_or_at_the_n
         F.cross_entropy(model(x), y).backward()
     with pytest.raises(KeyboardInterrupt), optimizer.perturbed():
         monkeypatch.setattr(torch, "_foreach_copy_", interrupted)
-    assert close(model.parameters(), before, tol=0) == (interrupts < 6)
+    assert same_bits(model, before) == (interrupts < 6)
     optimizer.state_dict()
-    assert close(model.parameters(), before, tol=0)
+    assert same_bits(model, before)
 
 
 def test_an_exception_in_the_ascent_keeps_accumulated_gradients():
@@ -217,7 +124,7 @@ def test_an_exception_in_the_ascent_keeps_accumulated_gradients():
     with pytest.raises(MemoryError), optimizer.ascent():  # noqa: PT012
         F.cross_entropy(model(x), y).backward()
         raise MemoryError
-    assert close([p.grad for p in model.parameters()], before, tol=0)
+    assert same_bits([p.grad for p in model.parameters()], before)
     with pytest.raises(RuntimeError, match="needs an ascent"), optimizer.perturbed():
         pass
 
@@ -238,20 +145,10 @@ def test_a_zero_or_non_finite_gradient_makes_the_step_the_base_optimizers(bad):
     assert v.item() == 3.0
 
 
-def test_batch_norm_statistics_move_once_and_only_at_w():
-    ours, plain = network(norm=True), network(norm=True)
-    x, y = batch()
-    optimizer = SAM(torch.optim.SGD(ours.parameters(), lr=0.1), rho=0.5, model=ours)
-    by_passes(optimizer, lambda: F.cross_entropy(ours(x), y))
-    plain(x)
-    for ours_buffer, expected in zip(ours.buffers(), plain.buffers(), strict=True):
-        assert torch.equal(ours_buffer, expected)
-
-
 @pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop])
 def test_resumes_to_the_same_bits(base, tmp_path):
     def start():
-        model = network(norm=True, dtype=torch.float32)
+        model = network(torch.float32, norm=nn.BatchNorm1d)
         optimizer = SAM(base(model.parameters(), lr=0.01), rho=lambda step: 0.1 / (1 + step), model=model)
         return model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2)
 
@@ -269,7 +166,7 @@ def test_resumes_to_the_same_bits(base, tmp_path):
     for part, state in zip(again, torch.load(tmp_path / "state.pt", weights_only=True), strict=True):
         part.load_state_dict(state)
     train(*again, range(3, 8))
-    assert close(straight[0].state_dict().values(), again[0].state_dict().values(), tol=0)
+    assert same_bits(straight[0].state_dict().values(), again[0].state_dict().values())
     assert again[1].param_groups[0]["rho"] == 0.1 / 8
 
 
@@ -283,7 +180,7 @@ def test_copies_and_pickles_go_on_the_same_way():
     by_passes(optimizer, lambda: F.cross_entropy(model(x), y))
     for other_model, other in pairs:
         by_passes(other, lambda m=other_model: F.cross_entropy(m(x), y))
-        assert close(model.parameters(), other_model.parameters(), tol=0)
+        assert same_bits(model, other_model)
 
 
 def test_loads_the_state_of_the_bare_base_optimizer():
@@ -438,7 +335,7 @@ def test_maximizing_is_refused_whenever_it_is_asked_for():
     optimizer.m = None
     with pytest.raises(ValueError, match="minimize the negative"):
         next(optimizer.passes())
-    assert all(map(torch.equal, before, model.parameters()))
+    assert same_bits(before, model)
 
 
 def test_out_of_memory_while_gradients_are_set_aside_leaves_the_optimizer_usable(monkeypatch):

@@ -11,7 +11,7 @@ from lowland.optim import presets
 
 from .test_presets import CASES
 from .test_presets import network as family_network
-from .test_training_setups import assert_equal, batch, losses, network, sgd
+from .training import assert_equal, batch, losses, network, same_bits, sgd, weights
 
 BAD = (1, 4)
 STEPS = 6
@@ -124,7 +124,7 @@ def test_micro_batches(at, leave, rho):
 def test_too_late_to_tell_the_gradients_apart(set_to_none):
     model = network()
     optimizer = SAM(sgd(model), rho=0.3)
-    before = [p.detach().clone() for p in model.parameters()]
+    before = weights(model)
     losses(model, 1)[0]().backward()
     optimizer.zero_grad(set_to_none)
     with optimizer.ascent():
@@ -136,7 +136,7 @@ def test_too_late_to_tell_the_gradients_apart(set_to_none):
         else:
             with pytest.raises(RuntimeError, match="Call it before backward"):
                 optimizer.skip()
-    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert same_bits(model, before)
 
 
 def test_between_the_passes_by_name_and_before_the_first():
@@ -160,7 +160,7 @@ def test_between_the_passes_by_name_and_before_the_first():
 def test_a_closure_that_skips():
     model = network()
     optimizer = SAM(sgd(model), rho=0.3)
-    before = [p.detach().clone() for p in model.parameters()]
+    before = weights(model)
 
     def closure():
         optimizer.skip()
@@ -168,17 +168,17 @@ def test_a_closure_that_skips():
 
     assert optimizer.step(closure) == 7.0
     assert optimizer.steps == 0
-    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert same_bits(model, before)
 
 
 def test_in_a_loop_of_two_steps():
     model = network()
     optimizer = compat.SAM(model.parameters(), torch.optim.SGD, rho=0.3, lr=0.2)
-    before = [p.detach().clone() for p in model.parameters()]
+    before = weights(model)
     losses(model, 1)[0]().backward()
     optimizer.first_step(zero_grad=True)
     optimizer.skip()
-    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert same_bits(model, before)
     losses(model, 1)[0]().backward()
     optimizer.first_step(zero_grad=True)
     losses(model, 1)[0]().backward()
@@ -218,7 +218,7 @@ def test_where_it_makes_no_sense():
 def test_leaving_without_it_is_an_error_that_names_it(leave, at):
     model = network()
     optimizer = SAM(sgd(model), rho=0.3)
-    before = [p.detach().clone() for p in model.parameters()]
+    before = weights(model)
     with pytest.raises(RuntimeError, match=r"optimizer\.skip\(\)") as caught:  # noqa: PT012
         for index, evaluation in enumerate(optimizer.passes()):
             with evaluation:
@@ -229,5 +229,5 @@ def test_leaving_without_it_is_an_error_that_names_it(leave, at):
                 losses(model, 1)[0]().backward()
         optimizer.step()
     assert "FSDP2" not in str(caught.value)
-    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert same_bits(model, before)
     optimizer.step(lambda: (loss := losses(model, 1)[0]()).backward() or loss)

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from lowland.optim import SAM
 
 from . import textbook
-from .test_training_setups import assert_equal, losses, network, sgd, train
+from .training import assert_equal, losses, network, same_bits, sgd, train
 
 
 def started(base=sgd, dtype=torch.float32):
@@ -25,10 +25,6 @@ def started(base=sgd, dtype=torch.float32):
 def go_on(model, optimizer, scheduler, steps):
     for step in steps:
         train(model, optimizer, losses(model, step + 1, dtype=torch.float32)[step:], scheduler.step)
-
-
-def same_bits(a, b):
-    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
 BASES = {

@@ -15,49 +15,19 @@ from torch.utils.checkpoint import checkpoint
 from lowland.optim import SAM
 
 from . import textbook
-
-STEPS = 5
-
-
-def network(dtype=torch.float64):
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).to(dtype)
-
-
-def batch(step=0, n=12, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(step)
-    return torch.randn(n, 5, generator=generator, dtype=dtype), torch.arange(n) % 3
-
-
-def loss_on(model, x, y, parts=1):
-    return F.cross_entropy(model(x), y) / parts
-
-
-def losses(model, steps=STEPS, **options):
-    """A loss function for each step."""
-    return [partial(loss_on, model, *batch(step, **options)) for step in range(steps)]
-
-
-def sgd(model, **options):
-    params = model.parameters() if isinstance(model, nn.Module) else model
-    return torch.optim.SGD(params, **{"lr": 0.2, "momentum": 0.9, "weight_decay": 0.01} | options)
-
-
-def train(model, optimizer, loss_fns, after=None):
-    for loss_fn in loss_fns:
-        for evaluation in optimizer.passes():
-            with evaluation:
-                loss_fn().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if after is not None:
-            after()
-    return model
-
-
-def assert_equal(model, expected, tol=1e-10):
-    for (name, p), q in zip(model.named_parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=tol, atol=tol, msg=lambda m, n=name: f"{n}: {m}")
+from .training import (
+    STEPS,
+    assert_equal,
+    batch,
+    by_closure,
+    climb_and_descend,
+    finish,
+    loss_on,
+    losses,
+    network,
+    sgd,
+    train,
+)  # fmt: skip
 
 
 class Lion(torch.optim.Optimizer):
@@ -133,12 +103,9 @@ def test_clipping():
     ours, expected = network(), network()
     optimizer = SAM(sgd(ours), rho=0.3)
     for loss_fn in losses(ours):
-        for evaluation in optimizer.passes():
-            with evaluation:
-                loss_fn().backward()
+        climb_and_descend(optimizer, loss_fn)
         assert nn.utils.clip_grad_norm_(ours.parameters(), 0.05) > 0.05
-        optimizer.step()
-        optimizer.zero_grad()
+        finish(optimizer)
     textbook.train(expected, sgd(expected), losses(expected), 0.3, clip=0.05)
     assert_equal(ours, expected)
 
@@ -155,11 +122,8 @@ def test_accumulation_where_each_micro_batch_climbs_for_itself(set_to_none):
     optimizer = SAM(sgd(ours), rho=0.3)
     for parts in micro_batches(ours):
         for loss_fn in parts:
-            for evaluation in optimizer.passes():
-                with evaluation:
-                    loss_fn().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none)
+            climb_and_descend(optimizer, loss_fn)
+        finish(optimizer, set_to_none=set_to_none)
     textbook.train(expected, sgd(expected), micro_batches(expected), 0.3)
     assert_equal(ours, expected)
 
@@ -263,11 +227,8 @@ def test_sparse_gradients_accumulate(set_to_none):
         optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.3)
         for _ in range(3):
             for words in ([1, 2, 2], [0, 2, 8]):
-                for evaluation in optimizer.passes():
-                    with evaluation:
-                        model(torch.tensor(words)).square().sum().backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none)
+                climb_and_descend(optimizer, lambda m=model, w=words: m(torch.tensor(w)).square().sum())
+            finish(optimizer, set_to_none=set_to_none)
     assert_equal(ours, expected)
 
 
@@ -324,28 +285,15 @@ def test_dropout_with_the_same_masks_and_with_its_own():
 
 
 def test_batch_norm_sees_each_batch_once():
-    class Normed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.net = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)).double()
-
-        def forward(self, x):
-            return self.net(x)
-
-    ours, expected = Normed(), Normed()
+    ours, expected, saw, stepped = (network(norm=nn.BatchNorm1d) for _ in range(4))
     train(ours, SAM(sgd(ours), rho=0.3, model=ours), losses(ours))
-    saw = Normed()
-    for loss_fn in losses(saw, 1):
-        loss_fn()
-    once = copy.deepcopy(saw.net[1])
-    expected_step = Normed()
     textbook.train(expected, sgd(expected), losses(expected), 0.3)
     assert_equal(ours, expected)
-    train(expected_step, SAM(sgd(expected_step), rho=0.3, model=expected_step), losses(expected_step, 1))
-    for a, b in zip(expected_step.net[1].buffers(), once.buffers(), strict=True):
+    assert ours[1].num_batches_tracked == STEPS
+    train(stepped, SAM(sgd(stepped), rho=0.3, model=stepped), losses(stepped, 1))
+    losses(saw, 1)[0]()
+    for a, b in zip(stepped.buffers(), saw.buffers(), strict=True):
         assert torch.equal(a, b)
-    assert ours.net[1].num_batches_tracked == STEPS
 
 
 def test_layers_exchanged_after_the_optimizer_was_made():
@@ -405,15 +353,8 @@ def test_step_with_a_closure_under_no_grad_and_its_loss():
     ours = network()
     (loss_fn,) = losses(ours, 1)
     expected = loss_fn().item()
-    optimizer = SAM(sgd(ours), rho=0.3)
-
-    def closure():
-        loss = loss_fn()
-        loss.backward()
-        return loss
-
     with torch.no_grad():
-        assert optimizer.step(closure).item() == expected
+        assert by_closure(SAM(sgd(ours), rho=0.3), loss_fn).item() == expected
 
 
 def test_a_plain_step_by_mistake_is_not_silent():

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .test_later_batches import check, optimizer_of
-from .test_layers import rand
+from .against_the_definition import check, optimizer_of
+from .networks import rand
 
 B = 4
 X = rand(B, B, B)

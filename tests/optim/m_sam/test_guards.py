@@ -13,7 +13,7 @@ from lowland.optim.m_sam.layers.linear import Linear
 from tests.optim.textbook import m_sam
 
 from .against_the_loop import by_both, relative_error
-from .test_layers import N, rand
+from .networks import N, rand
 
 
 class Square(torch.autograd.Function):

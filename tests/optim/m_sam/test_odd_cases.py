@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from lowland.optim import SAM, m_sam
 
 from .against_the_loop import assert_exact, by_both, relative_error
-from .test_layers import rand
+from .networks import rand
 
 
 def by_the_loop(model, closure, m, says):

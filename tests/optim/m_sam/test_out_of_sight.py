@@ -18,9 +18,8 @@ from torch.utils.dlpack import to_dlpack
 
 from lowland.optim.m_sam import row_wise
 
-from ..test_m_sam import Clipped
-from .test_later_batches import Centring, check, optimizer_of
-from .test_layers import rand
+from .against_the_definition import check, optimizer_of
+from .networks import Centring, Clipped, rand
 
 B = 4
 X = rand(B, 6, 8)

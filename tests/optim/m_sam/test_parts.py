@@ -10,8 +10,8 @@ from lowland.optim import SAM
 from tests.optim import textbook
 
 from .against_the_loop import assert_exact, entropy
-from .test_layers import N, Net, Own, rand
-from .test_perceptron import batch, perceptron
+from .layers.test_layers import Own
+from .networks import N, Net, batch, perceptron, rand
 
 
 def parts(optimizer):

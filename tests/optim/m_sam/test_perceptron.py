@@ -1,7 +1,5 @@
 """Perceptrons: every m, and everything SAM can be asked for."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,19 +10,7 @@ from torch.nn import functional as F
 from lowland.optim import SAM, ascent
 
 from .against_the_loop import assert_exact, by_both, entropy, gradients, relative_error
-
-
-def perceptron(*between, widths=(5, 7, 6, 3)):
-    torch.manual_seed(0)
-    layers = []
-    for inputs, outputs in pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), *between]
-    return nn.Sequential(*layers[: len(layers) - len(between)]).double()
-
-
-def batch(n=11, width=5, classes=3):
-    generator = torch.Generator().manual_seed(n)
-    return torch.randn(n, width, generator=generator).double(), torch.arange(n) % classes
+from .networks import batch, perceptron
 
 
 @settings(max_examples=25, deadline=None)

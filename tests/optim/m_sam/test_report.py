@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from lowland.optim import SAM
 
-from .test_perceptron import batch, perceptron
+from .networks import batch, perceptron
 
 
 def test_last_and_plan(capsys):

@@ -12,7 +12,7 @@ from lowland.optim import SAM
 from lowland.optim.m_sam import row_wise
 
 from .against_the_loop import assert_exact, by_both, entropy, gradients, relative_error
-from .test_perceptron import batch, perceptron
+from .networks import batch, perceptron
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.1])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .test_later_batches import check, optimizer_of
+from .against_the_definition import check, optimizer_of
 
 B = 6
 rand = torch.Generator().manual_seed(0)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from lowland import SAM, compat
 from lowland.optim import presets
 
-from .test_training_setups import assert_equal, batch, losses, network, sgd
+from .training import assert_equal, batch, losses, network, same_bits, sgd, weights
 
 SCALE = 1024.0
 
@@ -52,10 +52,6 @@ def goes_on(model, optimizer, scaler, expected):
     assert_equal(model, other, tol=0)
 
 
-def weights(model):
-    return [p.detach().clone() for p in model.parameters()]
-
-
 BASES = {"SGD": sgd, "fused": lambda m: sgd(m, fused=True)}
 
 
@@ -79,7 +75,7 @@ def test_a_closure_for_the_scalers_step(kind, base):
     says = r"optimizer.backward\(closure, scaler=scaler\)" if kind in ("m", "ESAM") else r"optimizer.passes\(scaler"
     with pytest.raises(RuntimeError, match=says):
         scaler.step(optimizer, closure_of(model, scaler, reduction="none" if kind in ("m", "ESAM") else "mean"))
-    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert same_bits(model, before)
 
 
 def test_a_scaler_that_is_switched_off_takes_a_closure_and_any_order():
@@ -118,7 +114,7 @@ def test_unscaling_before_the_passes_are_over(where, accumulated, told):
                 closure_of(model, scaler)()
                 if index == (where == "at w + e") and where != "between":
                     scaler.unscale_(optimizer)
-    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert same_bits(model, before)
     goes_on(model, optimizer, scaler, before)
 
 
@@ -203,7 +199,7 @@ def test_a_step_without_the_scaler(base):
             closure_of(model, scaler)()
     with pytest.raises(RuntimeError, match=r"call scaler.step\(optimizer\), not optimizer.step"):
         optimizer.step()
-    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert same_bits(model, before)
     scaler.step(optimizer)
     scaler.update()
     assert optimizer.steps == 1

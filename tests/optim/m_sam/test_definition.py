@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from lowland.optim import SAM, MSam, ascent, presets
 
-from . import textbook, textbook_family
-from .test_training_setups import assert_equal, batch, network, sgd
+from .. import textbook, textbook_family
+from ..training import assert_equal, batch, network, sgd
+from .networks import Clipped
 
 
 def by_definition(model, x, y, m, rho, params=None, **options):
@@ -151,18 +152,6 @@ def test_accumulation():
         total = [t + g for t, g in zip(total, by_definition(expected, x, y, 2, 0.3), strict=True)]
     for p, t in zip(ours.parameters(), total, strict=True):
         torch.testing.assert_close(p.grad, t)
-
-
-class Clipped(torch.autograd.Function):
-    """Clips the gradient on its way back: a backward that isn't linear."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, d):
-        return d / (1 + d.norm())
 
 
 class Clipper(nn.Module):

@@ -11,8 +11,8 @@ from lowland import SAM, compat
 from lowland.optim import presets
 
 from .test_presets import CASES, network, run
-from .test_training_setups import assert_equal, batch, losses, sgd, train
-from .test_training_setups import network as plain_network
+from .training import assert_equal, batch, losses, same_bits, sgd, train, weights
+from .training import network as plain_network
 
 
 class Copying:
@@ -105,7 +105,7 @@ def test_settings_states_and_exceptions_are_the_optimizers(kind):
     stand_in = KINDS[kind](inner)
     stand_in.l2 = 0.25
     assert inner.l2 == 0.25
-    before = [p.detach().clone() for p in model.parameters()]
+    before = weights(model)
     with pytest.raises(MemoryError):  # noqa: PT012
         for evaluation in stand_in.passes():
             with evaluation:
@@ -114,7 +114,7 @@ def test_settings_states_and_exceptions_are_the_optimizers(kind):
                 if inner.under_way == "perturbed":
                     raise MemoryError
     assert inner.under_way is None
-    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert same_bits(model, before)
     with stand_in.ascent():
         losses(model, 1)[0]().backward()
     with pytest.raises(RuntimeError, match="without perturbed"):

@@ -1,12 +1,12 @@
 """DDP, FSDP2 and tensor parallelism: two processes and four give what one gives (distributed_cases.py)."""
 
 from functools import cache
-from pathlib import Path
 
 import pytest
 
+from tests.cases import check, outcomes_of
+from tests.optim import distributed_cases
 from tests.optim.distributed_cases import CASES
-from tests.processes import check, outcomes_of
 
 pytestmark = pytest.mark.slow
 
@@ -15,8 +15,7 @@ pytestmark = pytest.mark.slow
 def outcomes(tmp_path_factory):
     @cache
     def run(world):
-        script = Path(__file__).with_name("distributed_cases.py")
-        return outcomes_of(script, world, tmp_path_factory.mktemp(f"world{world}"))
+        return outcomes_of(distributed_cases.__name__, world, tmp_path_factory.mktemp(f"world{world}"))
 
     return run
 

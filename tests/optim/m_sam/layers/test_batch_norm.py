@@ -16,8 +16,8 @@ from lowland.models import resnet
 from lowland.optim import SAM, ascent, verify_rule
 from tests.optim.textbook import m_sam, penalized
 
-from .against_the_loop import by_the_loop, gradients, relative_error
-from .test_layers import Net, rand
+from ..against_the_loop import by_the_loop, gradients, relative_error
+from ..networks import Net, rand
 
 RHO = 0.3
 

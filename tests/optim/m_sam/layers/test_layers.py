@@ -12,9 +12,10 @@ from lowland.models import Transformer, preact_resnet
 from lowland.optim import ascent
 from lowland.optim.m_sam import gradients
 
-from .against_the_loop import assert_exact, entropy
+from ..against_the_loop import assert_exact, entropy
+from ..networks import N, Net, rand
 
-N, M = 7, (1, 3, 7)
+M = (1, 3, 7)
 
 
 @pytest.fixture(params=["pairwise", "built", "chosen"])
@@ -23,25 +24,8 @@ def way(request, monkeypatch):
         monkeypatch.setattr(gradients.Factors, "pays", lambda *_: request.param == "pairwise")
 
 
-class Net(nn.Module):
-    """The mean over positions of what ``body`` makes of an image, sequence or vector."""
-
-    def __init__(self, *body):
-        super().__init__()
-        self.body = nn.Sequential(*body)
-        self.double()
-
-    def forward(self, x):
-        y = self.body(x).flatten(1)
-        return y.tanh().sum(1) + y.square().mean(1)
-
-
 def check(model, x, m, **options):
     return assert_exact(model, lambda: model(x), m, **options)
-
-
-def rand(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1)).double()
 
 
 CONVOLUTIONS = {

@@ -14,10 +14,21 @@ from torch.nn import functional as F
 from lowland.optim import SAM, compiled_step, descent, scope
 
 from . import test_presets, textbook
-from .test_compiled import BACKEND, Unused
+from .test_compiled import Unused
 from .test_compiled import sgd as plain_sgd
-from .test_sam import by_closure, by_closure_that_clears, by_name, by_passes
-from .test_training_setups import assert_equal, batch, losses, network, sgd, train
+from .training import (
+    assert_equal,
+    batch,
+    by_closure,
+    by_closure_that_clears,
+    by_name,
+    by_passes,
+    climb_and_descend,
+    losses,
+    network,
+    sgd,
+    train,
+)  # fmt: skip
 
 L2 = 0.3  # large, so that nothing hides in rounding
 WAYS = [by_closure, by_closure_that_clears, by_name, by_passes]
@@ -112,9 +123,7 @@ def test_micro_batches_that_climb_each_for_itself_take_their_share():
     parts = [(x, y) for x, y in zip(*(t.split(4) for t in batch()), strict=True)]
     optimizer = SAM(sgd(ours), rho=0.3, l2=L2 / len(parts))
     for x, y in parts:
-        for evaluation in optimizer.passes():
-            with evaluation:
-                (F.cross_entropy(ours(x), y) / len(parts)).backward()
+        climb_and_descend(optimizer, lambda x=x, y=y: F.cross_entropy(ours(x), y) / len(parts))
     for x, y in parts:
         loss_fn = penalized(expected, lambda x=x, y=y: F.cross_entropy(expected(x), y))
         for p, g in zip(expected.parameters(), textbook.gradient(loss_fn, [*expected.parameters()], 0.3), strict=True):
@@ -172,9 +181,7 @@ def test_gradients_accumulated_before_stay():
     (loss_fn,) = losses(model, 1)
     for p in model.parameters():
         p.grad = torch.ones_like(p)
-    for evaluation in optimizer.passes():
-        with evaluation:
-            loss_fn().backward()
+    climb_and_descend(optimizer, loss_fn)
     expected = textbook.gradient(penalized(model, loss_fn), list(model.parameters()), 0.3)
     for p, g in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, g + 1, rtol=1e-10, atol=1e-12)
@@ -216,7 +223,7 @@ def test_compiled(make):
     ours = make().double()
     expected = copy.deepcopy(ours)
     optimizer = SAM(plain_sgd(ours, momentum=0.9), rho=0.3, l2=L2)
-    step = compiled_step(optimizer, ours, F.cross_entropy, backend=BACKEND)
+    step = compiled_step(optimizer, ours, F.cross_entropy, backend="aot_eager")
     for i in range(5):
         optimizer.l2 = L2 if i < 3 else 0.1
         step(*data(i))
@@ -248,9 +255,7 @@ def test_a_scaler_that_sam_was_not_told_of_is_an_error():
     model = network()
     optimizer, scaler = SAM(sgd(model), rho=0.3, l2=L2), torch.amp.GradScaler("cpu")
     (loss_fn,) = losses(model, 1)
-    for evaluation in optimizer.passes():
-        with evaluation:
-            scaler.scale(loss_fn()).backward()
+    climb_and_descend(optimizer, lambda: scaler.scale(loss_fn()))
     with pytest.raises(RuntimeError, match="l2 needs to know by what"):
         scaler.step(optimizer)
 

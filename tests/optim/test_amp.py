@@ -11,13 +11,9 @@ from torch.nn import functional as F
 from lowland.optim import SAM
 
 from . import textbook
-from .test_training_setups import assert_equal, batch, losses, network, sgd
+from .training import assert_equal, batch, losses, network, same_bits, sgd, weights
 
 BF16 = {"device_type": "cpu", "dtype": torch.bfloat16}
-
-
-def bits(model):
-    return [p.detach().clone() for p in model.parameters()]
 
 
 @pytest.mark.parametrize("rho", [0.05, 2.0])
@@ -49,7 +45,7 @@ def test_one_autocast_region_around_the_step_or_one_around_each_pass(rho):
             return loss_fn(textbook_like)
 
     textbook.train(textbook_like, sgd(textbook_like), [autocast_loss] * 4, rho)
-    assert all(torch.equal(a, b) for a, b in zip(bits(one), bits(each), strict=True))
+    assert same_bits(one, each)
     assert_equal(one, textbook_like, tol=1e-4)
 
 
@@ -70,7 +66,7 @@ def test_one_autocast_region_around_the_whole_training():
         with torch.autocast(enabled=region, **BF16):
             for _ in range(4):
                 optimizer.step(closure)
-    assert all(torch.equal(a, b) for a, b in zip(bits(ours), bits(expected), strict=True))
+    assert same_bits(ours, expected)
 
 
 def scaled_step(optimizer, scaler, loss_fn, bad=(), unscale=False, clip=None):
@@ -108,7 +104,7 @@ def test_loss_scaling_changes_nothing_and_overflow_skips_the_step_as_in_plain_tr
         torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2),
     )
     for step, bad in enumerate(plan):
-        before = bits(ours)
+        before = weights(ours)
         scaled_step(optimizer, scaler, losses(ours, 8)[step], bad, unscale)
         plain_scaler.scale(losses(plain, 8)[step]() * (math.inf if bad else 1)).backward()
         plain_scaler.step(plain_base)
@@ -116,7 +112,7 @@ def test_loss_scaling_changes_nothing_and_overflow_skips_the_step_as_in_plain_tr
         plain_base.zero_grad()
         assert scaler.state_dict() == plain_scaler.state_dict()
         if bad:
-            assert all(torch.equal(a, b) for a, b in zip(bits(ours), before, strict=True))
+            assert same_bits(ours, before)
         else:
             textbook.train(expected, base, [losses(expected, 8)[step]], 0.3)
         assert_equal(ours, expected, tol=1e-6 if "fused" in name else 1e-10)  # float32 scales in fused kernels
@@ -138,7 +134,7 @@ def test_accumulation_under_a_scaler_one_micro_batch_overflowing():
     ours = network()
     optimizer = SAM(sgd(ours), rho=0.3)
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
-    before = bits(ours)
+    before = weights(ours)
     for part, loss_fn in enumerate(losses(ours)):
         for i, evaluation in enumerate(optimizer.passes(scaler=scaler)):
             with evaluation:
@@ -146,7 +142,7 @@ def test_accumulation_under_a_scaler_one_micro_batch_overflowing():
     scaler.step(optimizer)
     scaler.update()
     assert scaler.get_scale() == 32.0
-    assert all(torch.equal(a, b) for a, b in zip(bits(ours), before, strict=True))
+    assert same_bits(ours, before)
 
 
 def test_overflow_is_passed_on_beside_an_empty_parameter():
