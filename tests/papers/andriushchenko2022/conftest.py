@@ -1,5 +1,6 @@
 """Small images in CIFAR's place, so that whole experiments run in a second."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -36,3 +37,24 @@ def blunt(monkeypatch):
 @pytest.fixture
 def quick(blunt, undrawn):
     """Neither sharpness nor figures."""
+
+
+@pytest.fixture(scope="session")
+def runs():
+    """Where finished runs are, by the name of their experiment."""
+    return {}
+
+
+@pytest.fixture
+def finished(small, blunt, lowland, runs, tmp_path, tmp_path_factory):
+    """A copy of a finished run of an experiment at smoke scale, which is trained once for all tests."""
+
+    def find(name):
+        if name not in runs:
+            folder = tmp_path_factory.mktemp("finished") / name
+            outcome = lowland("run", f"andriushchenko2022/{name}", "--scale", "smoke", "--out", folder)
+            assert outcome.code == 0, outcome.err
+            runs[name] = folder
+        return shutil.copytree(runs[name], tmp_path / name)
+
+    return find

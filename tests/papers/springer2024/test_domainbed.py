@@ -231,8 +231,7 @@ def test_the_claim_is_about_the_mean_over_all_domains_of_five_seeds():
 
 
 @pytest.mark.parametrize("digits", [1200], indirect=True)
-@pytest.mark.parametrize("measure", ["probe", "transfer"])
-@pytest.mark.parametrize("dataset", ["rotated-mnist", "colored-mnist"])
+@pytest.mark.parametrize(("dataset", "measure"), [("rotated-mnist", "probe"), ("colored-mnist", "transfer")])
 def test_it_runs_on_digits(digits, undrawn, lowland, tmp_path, dataset, measure):
     changes = ("--set", f"dataset={dataset}", "--set", f"measure={measure}")
     outcome = lowland("run", NAME, "--scale", "smoke", *changes, "--out", tmp_path / "run")
