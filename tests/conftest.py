@@ -3,23 +3,17 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from lowland import cli, report
 
+from .processes import Ended
 
-@dataclass
-class Outcome:
-    """What a command printed, and its exit code."""
-
-    code: int
-    out: str
-    err: str
+#: Imported by a process of its own: nobody looks for examples in it.
+collect_ignore = ["loaded.py"]
 
 
 @pytest.fixture
@@ -37,7 +31,7 @@ def lowland(monkeypatch, capsys, tmp_path):
         finally:
             signal.signal(signal.SIGINT, before)
         captured = capsys.readouterr()
-        return Outcome(stop.value.code or 0, captured.out, captured.err)
+        return Ended(stop.value.code or 0, captured.out, captured.err)
 
     return call
 
@@ -77,12 +71,3 @@ def data_root():
     if not root or not Path(root).is_dir():
         pytest.skip("no real datasets: $LOWLAND_DATA is not set")
     return Path(root)
-
-
-def start(*arguments, setup="", cwd):
-    """A process of the command line, after some Python of the test's; returns at once."""
-    code = f"{setup}\nfrom lowland.cli import main\nmain()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip

@@ -1,8 +1,6 @@
 """The command line as its users meet it: what it prints, what it refuses, and how."""
 
 import json
-import subprocess
-import sys
 import time
 
 import pytest
@@ -10,7 +8,7 @@ import pytest
 from lowland.papers import experiments
 from lowland.training.experiment import SCALES
 
-from .conftest import start
+from .processes import start
 
 SMOKE = ("run", "long2024/digits", "--scale", "smoke")
 
@@ -266,15 +264,6 @@ def test_data_commands(lowland, tmp_path, monkeypatch):
     missing = lowland("data", "verify", "mnist")
     assert missing.code == 2
     assert "mnist" in missing.out
-
-
-def test_importing_the_package_loads_torch_and_nothing_heavier():
-    code = (
-        "import sys, torch; before = set(sys.modules); import lowland; lowland.SAM;"
-        "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
-    )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert not {"matplotlib", "sklearn", "scipy", "rich", "typer", "numpy.testing"} & set(loaded.split())
 
 
 def test_run_as_json_is_the_summary_and_nothing_else(undrawn, lowland, tmp_path):

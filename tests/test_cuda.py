@@ -15,7 +15,7 @@ from lowland.training import RunDirectory, configuration
 from lowland.training import train as train_alone
 from lowland.training.vectorized import train_vectorized
 
-from .training.vectorized.networks import EXPERIMENT as STACKED
+from .experiments import NETWORKS
 from .training.vectorized.test_vectorized import same
 
 pytestmark = [
@@ -252,12 +252,12 @@ def test_the_family_trains_as_on_the_cpu_without_waiting(name):
 
 
 def test_a_stack_is_each_run_alone(tmp_path):
-    arms = {str(seed): STACKED.configure("paper", {"lr": 0.01, "rho": 0.02, "seed": seed})["sam"] for seed in range(3)}
+    arms = {str(seed): NETWORKS.configure("paper", {"lr": 0.01, "rho": 0.02, "seed": seed})["sam"] for seed in range(3)}
     device = torch.device("cuda")
     trained = []
     for function in (train_vectorized, train_alone):
-        with RunDirectory(tmp_path / function.__name__, configuration(STACKED, "paper", arms, device)) as directory:
-            trained.append(function(STACKED, arms, directory, device, show_progress=False))
+        with RunDirectory(tmp_path / function.__name__, configuration(NETWORKS, "paper", arms, device)) as directory:
+            trained.append(function(NETWORKS, arms, directory, device, show_progress=False))
     same(*trained)
 
 

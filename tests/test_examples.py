@@ -1,15 +1,15 @@
 """Every file in examples/ runs as its docstring says, and trains."""
 
-import os
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from .processes import end, torchrun
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 COMPILERS = ("c++", "g++", "clang++")
@@ -47,17 +47,6 @@ def run_here(path, options, monkeypatch):
         sys.modules.pop("common", None)
 
 
-def run_with_torchrun(launcher, path, options):
-    """In several processes on this machine."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    if torch.cuda.device_count() < 2:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *launcher.split()[1:], path, *options]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
-
-
 @pytest.mark.parametrize("run", [pytest.param(run, id=" ".join(run[1:])) for run in runs()])
 def test_runs_and_trains(run, monkeypatch, capfd):
     launcher, name, *options = run
@@ -73,7 +62,11 @@ def test_runs_and_trains(run, monkeypatch, capfd):
         run_here(path, options, monkeypatch)
         out = capfd.readouterr().out
     else:
-        out = run_with_torchrun(launcher, path, options)
+        count = int(launcher.partition("--nproc-per-node")[2].strip(" ="))
+        devices = {} if torch.cuda.device_count() >= count else {"CUDA_VISIBLE_DEVICES": ""}
+        ended = end(torchrun(path, *options, count=count, environment=devices))
+        assert ended.code == 0, ended.err
+        out = ended.out
     reports = re.findall(r"^(before|after).*: training loss (\S+), test accuracy (\S+)$", out, re.MULTILINE)
     assert reports[0][0] == "before"
     assert reports[-1][0] == "after"

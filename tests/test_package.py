@@ -12,6 +12,8 @@ import pytest
 import lowland
 from lowland.errors import install
 
+from .processes import loaded_by
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
@@ -39,6 +41,16 @@ def imported(path):
             name = module.partition(".")[0]
             if name not in sys.stdlib_module_names and name != "lowland":
                 yield IMPORTED_AS.get(name.lower(), name.lower().replace("_", "-"))
+
+
+HEAVY = {
+    "matplotlib", "PIL", "rich", "scipy", "sklearn", "tensorboard", "torch.distributed.tensor", "typer", "wandb",
+}  # fmt: skip
+
+
+def test_importing_loads_torch_and_nothing_heavier():
+    rooms = ("SAM", "compat", "curvature", "data", "features", "models", "optim")
+    assert not HEAVY & loaded_by("import lowland; " + "; ".join(f"lowland.{room}" for room in rooms))
 
 
 def test_everything_that_is_imported_is_declared():

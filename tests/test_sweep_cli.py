@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from .conftest import start
+from .processes import start
 
 SMOKE = ("sweep", "long2024/digits", "--scale", "smoke")
 SHORT = ("--set", "steps=4", "--set", "tol=0.1")

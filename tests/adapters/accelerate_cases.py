@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from lowland import SAM
 from lowland.adapters.accelerate import inner, passes
-from tests.adapters.processes import run_here
 from tests.adapters.real import batches, network
+from tests.adapters.test_accelerate import CASES as NAMES
 from tests.adapters.test_accelerate import CLIP, RHO, sgd, train, with_scaler
 from tests.optim import textbook
 
@@ -55,21 +55,21 @@ def each_for_itself(count, micro):
     return steps
 
 
-def ddp(folder):
+def ddp():
     accelerator, model, optimizer = start()
     assert accelerator.distributed_type == DistributedType.MULTI_CPU
     train(accelerator, model, optimizer, map(mine, wholes(6)), clip=CLIP)
     expect(model, each_for_itself(6, 1), CLIP)
 
 
-def ddp_accumulation(folder):
+def ddp_accumulation():
     """The ascent of each micro-batch is that of both processes, though accumulate() stands around it."""
     accelerator, model, optimizer = start(MICRO)
     train(accelerator, model, optimizer, map(mine, wholes(4 * MICRO)), clip=CLIP)
     expect(model, each_for_itself(4 * MICRO, MICRO), CLIP)
 
 
-def ddp_all_together(folder):
+def ddp_all_together():
     accelerator, model, optimizer = start(MICRO)
     data = list(map(mine, wholes(4 * MICRO)))
     for i in range(0, len(data), MICRO):
@@ -92,7 +92,7 @@ def ddp_all_together(folder):
     expect(model, steps)
 
 
-def ddp_local_ascents(folder):
+def ddp_local_ascents():
     """sync=False: m-SAM with m = the batch of one process."""
     accelerator, model, optimizer = start()
     for x, y in map(mine, wholes(6)):
@@ -110,7 +110,7 @@ def ddp_local_ascents(folder):
     )
 
 
-def ddp_bfloat16_agrees(folder):
+def ddp_bfloat16_agrees():
     """Both processes have the same bits, and SAM's: the second pass doesn't see casts of the first."""
 
     def trained(rho):
@@ -128,7 +128,7 @@ def ddp_bfloat16_agrees(folder):
     assert (flat - trained(0.0)).abs().max() > 1e-3
 
 
-def ddp_overflow_of_one(folder):
+def ddp_overflow_of_one():
     """One process overflows in an ascent that is not synchronized: both skip, both back off."""
     accelerator = with_scaler(Accelerator(cpu=True), init_scale=4.0)
     _, model, optimizer = start(accelerator=accelerator)
@@ -152,11 +152,11 @@ def resumes(folder, **arguments):
     data = list(map(mine, wholes(16)))
     accelerator, model, optimizer = start(2, make=adamw, accelerator=arguments["new"]())
     train(accelerator, model, optimizer, data[:8])
-    accelerator.save_state(str(folder))
+    accelerator.save_state(folder)
     train(accelerator, model, optimizer, data[8:])
     accelerator.free_memory()
     accelerator, resumed, optimizer = start(2, seed=1, make=adamw, accelerator=arguments["new"]())
-    accelerator.load_state(str(folder))
+    accelerator.load_state(folder)
     assert inner(optimizer).steps == 4
     train(accelerator, resumed, optimizer, data[8:])
     for one, other in zip(model.parameters(), resumed.parameters(), strict=True):
@@ -164,11 +164,11 @@ def resumes(folder, **arguments):
         assert torch.equal(one, other)
 
 
-def ddp_resumes(folder):
-    resumes(folder / "ddp", new=lambda: Accelerator(cpu=True, gradient_accumulation_steps=2))
+def ddp_resumes():
+    resumes("ddp", new=lambda: Accelerator(cpu=True, gradient_accumulation_steps=2))
 
 
-def ddp_unwrapped_is_refused(folder):
+def ddp_unwrapped_is_refused():
     accelerator, model, optimizer = start()
     with pytest.raises(ValueError, match="what accelerator"):
         passes(accelerator, optimizer, model.module)
@@ -186,32 +186,28 @@ def sharded(micro=1):
     return accelerator
 
 
-def fsdp2(folder):
+def fsdp2():
     accelerator, model, optimizer = start(accelerator=sharded())
     assert all(isinstance(param, DTensor) for param in model.parameters())
     train(accelerator, model, optimizer, map(mine, wholes(6)), clip=CLIP)
     expect(model, each_for_itself(6, 1), CLIP)
 
 
-def fsdp2_accumulation(folder):
+def fsdp2_accumulation():
     accelerator, model, optimizer = start(accelerator=sharded(MICRO))
     train(accelerator, model, optimizer, map(mine, wholes(4 * MICRO)), clip=CLIP)
     expect(model, each_for_itself(4 * MICRO, MICRO), CLIP)
 
 
-def fsdp2_resumes(folder):
-    resumes(folder / "fsdp2", new=lambda: sharded(2))
+def fsdp2_resumes():
+    resumes("fsdp2", new=lambda: sharded(2))
 
 
-def forget():
+def between():
     """Accelerate keeps its state for the whole process."""
     AcceleratorState._reset_state()
     GradientState._reset_state()
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_CPU
 
 
-if __name__ == "__main__":
-    from tests.adapters.test_accelerate import CASES
-
-    run_here([globals()[name] for name in CASES], between=forget)
-    dist.destroy_process_group()
+CASES = [globals()[name] for name in NAMES]

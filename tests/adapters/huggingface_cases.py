@@ -9,8 +9,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lowland.adapters.accelerate import inner
 from lowland.adapters.huggingface import SAMTrainer
-from tests.adapters.processes import run_here
 from tests.adapters.real import equal
+from tests.adapters.test_huggingface import CASES as NAMES
 from tests.adapters.test_huggingface import bert, build, expect, images, llama, merged, pixels, summed, vit
 
 
@@ -23,25 +23,25 @@ def joined(batches):
     ]
 
 
-def check_ddp(folder, micro, **more):
-    trainer, batches = build(folder, vit().double(), images(torch.float64), micro=micro, **more)
+def check_ddp(micro, **more):
+    trainer, batches = build("trained", vit().double(), images(torch.float64), micro=micro, **more)
     trainer.train()
     assert isinstance(trainer.model_wrapped, DistributedDataParallel)
     return trainer, batches
 
 
-def ddp(folder):
-    trainer, batches = check_ddp(folder, 1)
+def ddp():
+    trainer, batches = check_ddp(1)
     expect(trainer, vit().double(), joined(batches), 1, summed)
 
 
-def ddp_accumulation(folder):
+def ddp_accumulation():
     """The ascent of each micro-batch is that of both processes, though the trainer puts no_sync() around it."""
-    trainer, batches = check_ddp(folder, 2)
+    trainer, batches = check_ddp(2)
     expect(trainer, vit().double(), joined(batches), 2, summed)
 
 
-def ddp_unequal_tokens(folder):
+def ddp_unequal_tokens():
     """Both processes and all micro-batches count by their numbers of labels."""
     x = images()
     generator = torch.Generator().manual_seed(0)
@@ -50,7 +50,7 @@ def ddp_unequal_tokens(folder):
         ids = (image["pixel_values"].flatten()[:32] * 16).long()
         masked = int(torch.randint(1, 30, (1,), generator=generator))
         data.append({"input_ids": ids, "labels": ids.clone().index_fill_(0, torch.arange(masked), -100)})
-    trainer, batches = build(folder, llama().double(), data, micro=2)
+    trainer, batches = build("trained", llama().double(), data, micro=2)
     trainer.train()
 
     def loss_fn(model, batch, count):
@@ -59,29 +59,29 @@ def ddp_unequal_tokens(folder):
     expect(trainer, llama().double(), joined(batches), 2, loss_fn, rtol=1e-6, atol=1e-7)  # their loss is in float32
 
 
-def ddp_local_ascents(folder):
+def ddp_local_ascents():
     """sync=False: m-SAM with m = the batch of one process."""
-    trainer, batches = check_ddp(folder, 1, sync=False)
+    trainer, batches = check_ddp(1, sync=False)
     halves = [{key: part.chunk(2)[rank] for key, part in batch.items()} for batch in joined(batches) for rank in (0, 1)]
     expect(trainer, vit().double(), halves, 2, summed)
 
 
-def ddp_all_together(folder):
-    trainer, batches = check_ddp(folder, 3, together=True)
+def ddp_all_together():
+    trainer, batches = check_ddp(3, together=True)
     expect(trainer, vit().double(), merged(joined(batches), 3), 1, summed)
 
 
-def ddp_resumes(folder):
+def ddp_resumes():
     def start(seed):
         more = {"optim": "adamw_torch", "optim_args": None, "max_steps": 12, "learning_rate": 0.01, "bf16": True}
         saving = {"save_strategy": "steps", "save_steps": 5}
-        return build(folder / "resumes", bert(seed), pixels(), micro=2, **more, **saving)[0]
+        return build("resumes", bert(seed), pixels(), micro=2, **more, **saving)[0]
 
     straight = start(seed=0)
     straight.train()
-    forget()
+    between()
     resumed = start(seed=1)
-    resumed.train(resume_from_checkpoint=str(folder / "resumes" / "checkpoint-5"))
+    resumed.train(resume_from_checkpoint="resumes/checkpoint-5")
     assert inner(resumed.optimizer).steps == 12
     assert equal(straight.model, resumed.model)
     flat = torch.cat([p.detach().flatten() for p in resumed.model.parameters()])
@@ -106,28 +106,24 @@ class Sharded(SAMTrainer):
         self.is_fsdp_enabled = True
 
 
-def fsdp2_accumulation(folder):
-    trainer, batches = build(folder, vit().double(), images(torch.float64), kind=Sharded, micro=2)
+def fsdp2_accumulation():
+    trainer, batches = build("trained", vit().double(), images(torch.float64), kind=Sharded, micro=2)
     trainer.train()
     assert all(isinstance(param, DTensor) for param in trainer.model.parameters())
     expect(trainer, vit().double(), joined(batches), 2, summed)
 
 
-def fsdp2_all_together(folder):
-    trainer, batches = build(folder, vit().double(), images(torch.float64), kind=Sharded, micro=3, together=True)
+def fsdp2_all_together():
+    trainer, batches = build("trained", vit().double(), images(torch.float64), kind=Sharded, micro=3, together=True)
     trainer.train()
     expect(trainer, vit().double(), merged(joined(batches), 3), 1, summed)
 
 
-def forget():
+def between():
     """Accelerate keeps its state for the whole process."""
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_CPU
     AcceleratorState._reset_state()
     GradientState._reset_state()
 
 
-if __name__ == "__main__":
-    from tests.adapters.test_huggingface import CASES
-
-    run_here([globals()[name] for name in CASES], between=forget)
-    dist.destroy_process_group()
+CASES = [globals()[name] for name in NAMES]

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lowland import SAM
 from lowland.adapters.accelerate import inner, passes
-from tests.adapters.processes import run_cases
 from tests.adapters.real import batches, digits, equal, network
+from tests.cases import check, outcomes_of
 from tests.optim import textbook
 
 RHO, CLIP = 0.1, 0.05
@@ -281,10 +281,10 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    return run_cases("accelerate_cases.py", tmp_path_factory.mktemp("accelerate"))
+    return outcomes_of("tests.adapters.accelerate_cases", 2, tmp_path_factory.mktemp("accelerate"), joined=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_do_as_one(outcomes, case):
-    outcomes(case)
+    check(outcomes, case)

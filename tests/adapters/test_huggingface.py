@@ -34,8 +34,8 @@ from lowland.curvature import Monitor
 from lowland.data import load
 from lowland.errors import RunError
 from lowland.optim import presets
-from tests.adapters.processes import run_cases
 from tests.adapters.real import digits, equal
+from tests.cases import check, outcomes_of
 from tests.optim import textbook
 
 RHO, STEPS, CLIP = 0.1, 6, 0.1
@@ -567,10 +567,10 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    return run_cases("huggingface_cases.py", tmp_path_factory.mktemp("huggingface"))
+    return outcomes_of("tests.adapters.huggingface_cases", 2, tmp_path_factory.mktemp("huggingface"), joined=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_do_as_one(outcomes, case):
-    outcomes(case)
+    check(outcomes, case)

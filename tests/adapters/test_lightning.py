@@ -1,8 +1,5 @@
 """The real Lightning, on real digits, against the same training written as a plain loop: the same bits."""
 
-import os
-import subprocess
-import sys
 import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lowland import SAM, curvature
 from lowland.data import load
 from lowland.optim.presets import ESAM, PRESETS
+from tests.processes import end, python
 
 pytest.importorskip("lightning", reason="Lightning is not installed: pip install '.[lightning]'")
 
@@ -769,10 +767,8 @@ def test_the_monitor_goes_on_where_training_was_resumed(tmp_path):
 def test_two_processes_compute_what_one_does(tmp_path, accumulate):
     """One process on the joint batches, against DDP with half of each."""
     script = Path(__file__).with_name("lightning_ddp.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(script), str(tmp_path / "weights.pt"), str(accumulate)]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-    assert finished.returncode == 0, finished.stderr
+    ended = end(python(script, tmp_path / "weights.pt", accumulate, environment={"CUDA_VISIBLE_DEVICES": ""}))
+    assert ended.code == 0, ended.err
     theirs = torch.load(tmp_path / "weights.pt", weights_only=True)
 
     from .lightning_ddp import network as plain_network

@@ -1,34 +1,18 @@
 """Ctrl-C in a real process, from its first moment to its last: one line, exit code 130."""
 
-import fcntl
 import json
 import os
-import pty
-import select
 import signal
-import struct
-import subprocess
-import sys
-import termios
 import time
 
 import pytest
 
-from tests.conftest import start as start_
+from tests.processes import descendants, on_a_terminal, start, until
 
 LINE = "lowland: interrupted; the same command goes on where it stopped"
 RUN = ("run", "long2024/digits", "--device", "cpu", "--set", "steps=20000", "--set", "tol=0.1")
 SWEEP = ("sweep", *RUN[1:])
 OFTEN = "import lowland.progress as progress; progress.EVERY = 0.1"
-
-HEARING = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs are deaf
-)
-
-
-def start(*arguments, setup="", cwd):
-    return start_(*arguments, setup=f"{HEARING}\n{setup}", cwd=cwd)
-
 
 # Says so when torch begins to be loaded.
 LOADING = """
@@ -63,13 +47,6 @@ def call(arguments):
 lowland.commands.call = call
 """
 AT_THE_END = "import atexit, signal; atexit.register(signal.raise_signal, signal.SIGINT)"
-
-
-def until(process, there):
-    """Wait until ``there()``, while ``process`` lives."""
-    while not there():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
 
 
 def grid(tmp_path):
@@ -120,7 +97,7 @@ def test_a_run_in_a_pipe_twice_at_once(tmp_path):
     metrics = tmp_path / "run/metrics.jsonl"
     assert process.stdout.readline() == "run directory: run\n"
     assert not metrics.exists()
-    until(process, lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 1)
+    until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 1, process)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
@@ -140,9 +117,9 @@ def test_a_sweep_in_a_pipe_takes_its_workers_along(tmp_path):
     options = ("--engine", "process", "--workers", "1", "--out", "sweep", *grid(tmp_path))
     process = start(*SWEEP, *options, setup=OFTEN, cwd=tmp_path)
     assert process.stdout.readline() == "sweep directory: sweep\n"
-    until(process, lambda: any(tmp_path.glob("sweep/runs/*/metrics.jsonl")))
+    until(lambda: any(tmp_path.glob("sweep/runs/*/metrics.jsonl")), process)
     time.sleep(0.8)
-    workers = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
+    workers = descendants(process.pid)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
@@ -152,44 +129,15 @@ def test_a_sweep_in_a_pipe_takes_its_workers_along(tmp_path):
     lines = without_the_forecast(lines)
     assert lines
     assert all(line.startswith("0/2 runs done, ") for line in lines)
-    assert workers.split()
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in workers.split())
-
-
-def on_a_terminal(command, cwd, keys=b"", after=None, columns=80, setup=""):
-    """What ``command`` shows on a terminal where ``keys`` are pressed once ``after()``; and its exit code."""
-    main, other = pty.openpty()
-    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    environment = {**os.environ, "TERM": "xterm"}
-    environment.pop("COLUMNS", None)
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{HEARING}\n{setup}\n"
-         "from lowland.cli import main\nmain()", *command],
-        stdin=other, stdout=other, stderr=other, cwd=cwd, env=environment, start_new_session=True,
-    )  # fmt: skip
-    os.close(other)
-    shown = b""
-    while True:
-        if after is not None and after():
-            os.write(main, keys)
-            after = None
-        if select.select([main], [], [], 0.05)[0]:
-            try:
-                content = os.read(main, 1 << 16)
-            except OSError:  # how Linux says that the other end is closed
-                break
-            if not content:
-                break
-            shown += content
-    os.close(main)
-    return process.wait(), shown.decode().replace("\r\n", "\n")
+    assert workers
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
 
 
 @pytest.mark.slow
 def test_a_run_on_a_terminal(tmp_path):
     metrics = tmp_path / "run/metrics.jsonl"
-    begun = lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 1  # noqa: E731
-    code, shown = on_a_terminal((*RUN, "--out", "run"), tmp_path, b"\x03\x03", begun)
+    begun = lambda _: metrics.exists() and metrics.read_bytes().count(b"\n") > 1  # noqa: E731
+    code, shown = on_a_terminal(*RUN, "--out", "run", keys=b"\x03\x03", after=begun, cwd=tmp_path)
     assert code == 130
     assert shown.startswith("run directory: run\n")
     assert shown.removesuffix("\x1b[?25h").endswith(f"{LINE}\n")
@@ -203,8 +151,8 @@ def test_a_run_on_a_terminal(tmp_path):
 @pytest.mark.slow
 def test_a_sweep_on_a_terminal(tmp_path):
     options = ("--engine", "vectorized", "--workers", "1", "--out", "sweep", *grid(tmp_path))
-    begun = lambda: any(tmp_path.glob("sweep/runs/*/metrics.jsonl"))  # noqa: E731
-    code, shown = on_a_terminal((*SWEEP, *options), tmp_path, b"\x03", begun)
+    begun = lambda _: any(tmp_path.glob("sweep/runs/*/metrics.jsonl"))  # noqa: E731
+    code, shown = on_a_terminal(*SWEEP, *options, keys=b"\x03", after=begun, cwd=tmp_path)
     assert code == 130
     assert "2 runs, engine vectorized" in shown
     assert f"{LINE}\n" in shown
@@ -230,7 +178,7 @@ lowland.commands.call = call
 
 def test_a_bar_that_only_begins_is_not_drawn_once_more(tmp_path):
     """Its thread had begun to draw when Ctrl-C came; the line stays the last thing on the terminal."""
-    code, shown = on_a_terminal(("list",), tmp_path, setup=BEGINNING)
+    code, shown = on_a_terminal("list", setup=BEGINNING, cwd=tmp_path)
     assert code == 130
     assert shown.startswith("\x1b[?25l")
     assert shown.removesuffix("\x1b[?25h").endswith(f"{LINE}\n")
@@ -239,7 +187,7 @@ def test_a_bar_that_only_begins_is_not_drawn_once_more(tmp_path):
 def test_tables_are_as_wide_as_the_terminal(tmp_path):
     rows = [["andriushchenko2022/convergence", "CIFAR-10: SAM's training loss and gradient norm"]]
     printed = f"from lowland.commands.printing import *; table(['name', flows('what it is')], {rows}); say('x ' * 40)"
-    code, shown = on_a_terminal(("--version",), tmp_path, columns=50, setup=printed)
+    code, shown = on_a_terminal("--version", columns=50, setup=printed, cwd=tmp_path)
     assert code == 0
     lines = [line.replace("\x1b[1m", "").replace("\x1b[0m", "") for line in shown.splitlines()]
     assert max(map(len, lines)) <= 50

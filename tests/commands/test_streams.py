@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from io import BytesIO, TextIOWrapper
 
 import pytest
 
-COMMAND = [sys.executable, "-m", "lowland.cli"]
+from tests.processes import end, python
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp437", "utf-8", "utf-16"])
@@ -72,14 +71,13 @@ def test_a_folder_whose_name_is_no_text(undrawn, lowland, tmp_path):
 
 def ended(*arguments, **options):
     """Exit code, stdout and stderr, in bytes."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    done = subprocess.run([*COMMAND, *arguments], **pipes)
-    return done.returncode, done.stdout, done.stderr
+    done = end(python("-m", "lowland.cli", *arguments, text=None, errors=None, **options))
+    return done.code, done.out, done.err
 
 
 def test_an_odd_name_where_there_is_no_utf8():
-    environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    code, out, err = ended(b"r\xffe \xce\xb7", env=environment)
+    environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    code, out, err = ended(b"r\xffe \xce\xb7", environment=environment)
     assert (code, out) == (2, b"")
     assert b"No such command 'r" in err
     assert err.isascii()
@@ -107,7 +105,7 @@ def test_nothing_is_opened_in_the_place_of_a_closed_stream(tmp_path):
         "from lowland.cli import main; main()"
     )
     close = lambda: os.closerange(1, 3)  # noqa: E731
-    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, preexec_fn=close).returncode == 0
+    assert end(python("-c", code, cwd=tmp_path, preexec_fn=close, stdout=None, stderr=None)).code == 0
     assert (tmp_path / "file").read_text() == ""
 
 
@@ -137,7 +135,7 @@ def test_a_broken_pipe_within_is_no_reader_gone(lowland, monkeypatch):
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_full_disk(unbuffered):
     with open("/dev/full", "wb") as full:
-        code, _, err = ended("--help", stdout=full, env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
+        code, _, err = ended("--help", stdout=full, environment={"PYTHONUNBUFFERED": unbuffered})
     assert code == 2
     assert b"No space left on device" in err
     assert err.count(b"\n") == 1

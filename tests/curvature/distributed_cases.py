@@ -1,6 +1,5 @@
-"""What two processes with a monitor must do; run by test_monitor_processes.py, a process a rank."""
+"""What two processes with a monitor must do; run by test_processes.py, a process a rank."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from lowland import SAM
 from lowland.curvature import Hessian, Monitor, along_line, average_sharpness, read_jsonl, stopwatch
 from lowland.features import importance_weights
-from tests.processes import run_here
 
 TOL = 1e-8
 
@@ -79,7 +77,7 @@ def processes_measure_as_one():
 
 
 def they_train_on_as_before_and_only_the_first_writes():
-    folder = Path(sys.argv[3])
+    folder = Path()
 
     def run(watched):
         model = DDP(net(nn.BatchNorm1d(7, dtype=torch.float64)))
@@ -177,7 +175,3 @@ CASES = [
     what_fails_in_the_iteration_fails_in_all, one_process_for_itself, synchronized_batch_norm_is_refused,
     pieces_are_refused,
 ]  # fmt: skip
-
-
-if __name__ == "__main__":
-    run_here(lambda world: CASES)

@@ -3,8 +3,6 @@
 import copy
 import json
 import math
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -740,16 +738,6 @@ def test_wandb(tmp_path, monkeypatch):
         watch = trained(4, every=2, to=run)
         assert run.summary["lowland/hessian_norm"] == watch.records[-1]["hessian_norm"]
         assert run.summary["lowland/step"] == 4
-
-
-def test_nothing_heavy_is_loaded():
-    heavy = ("matplotlib", "rich", "tensorboard", "wandb", "sklearn", "typer", "torch.distributed.tensor")
-    code = (
-        "import torch, sys; before = set(sys.modules); import lowland; "
-        f"print([name for name in {heavy} if name in sys.modules and name not in before])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.strip() == "[]"
 
 
 # The figures.

@@ -4,22 +4,19 @@ What is to happen inside a process is said by names of functions in `SETUPS`, wi
 """
 
 import ctypes
-import multiprocessing
 import os
 import resource
 import signal
-import sys
 import tempfile
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from . import phases
+from tests import processes
+from tests.forked import Command, undrawn
 
-ROOT = Path(__file__).resolve().parents[2]
-_LOADED = ["tests.hostile.children", "tests.hostile.victim", "tests.hostile.loaded"]
+from . import phases
 
 
 def whole(*values):
@@ -32,13 +29,8 @@ def whole(*values):
     ]
 
 
-@dataclass
-class Ended:
-    """What became of a process: its exit code, negative for a signal, and what it printed."""
-
-    code: int
-    out: str
-    err: str
+class Ended(processes.Ended):
+    """What became of a command."""
 
     def is_clear(self):
         """Whether it ended as it may, and said no more than one line where something was to be mended."""
@@ -56,91 +48,19 @@ class Ended:
         ]  # fmt: skip
 
 
-class Child:
-    """A process of the command line that is under way. What it prints must fit into a pipe."""
+class Child(Command):
+    """One that knows the victim; what is to happen in it is said by names in `SETUPS`."""
 
-    def __init__(self, *arguments, cwd, setup=(), environment=None):
-        context = _context()
-        pipes = [context.Pipe(duplex=False) for _ in range(2)]
-        self._ends = [ours for ours, _ in pipes]
-        self.process = context.Process(
-            target=_work,
-            args=([str(one) for one in arguments], str(cwd), [theirs for _, theirs in pipes], setup, environment or {}),
-        )
-        self.process.start()
-        for _, theirs in pipes:
-            theirs.close()
+    ended = Ended
 
-    def kill(self, number=signal.SIGKILL):
-        """Send it a signal."""
-        os.kill(self.process.pid, number)
-
-    def wait(self, seconds=120):
-        """Its end; it has so many seconds left."""
-        self.process.join(seconds)
-        late = self.process.exitcode is None
-        if late:
-            self.process.kill()
-            self.process.join()
-        ended = Ended(self.process.exitcode, *map(_drained, self._ends))
-        self.process.close()
-        assert not late, f"it did not end within {seconds} s: {ended}"
-        return ended
-
-
-def _drained(end):
-    """What was written into a pipe; whoever still holds its other end isn't waited for."""
-    os.set_blocking(end.fileno(), False)
-    parts = []
-    try:
-        while part := os.read(end.fileno(), 1 << 16):
-            parts.append(part)
-    except BlockingIOError:
-        pass
-    end.close()
-    return b"".join(parts).decode(errors="replace")
+    def __init__(self, *arguments, setup=(), **options):
+        named = [(SETUPS[name], *values) for name, *values in setup]
+        super().__init__(*arguments, setup=[(use_victim,), *named], **options)
 
 
 def call(*arguments, seconds=120, **options):
     """A process of the command line, to its end."""
     return Child(*arguments, **options).wait(seconds)
-
-
-def _context():
-    context = multiprocessing.get_context("forkserver")
-    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if str(ROOT) not in path:
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, path)])
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))
-    context.set_forkserver_preload(_LOADED)
-    return context
-
-
-def _work(arguments, cwd, ends, setup, environment):
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)
-    for descriptor, end in enumerate(ends, 1):
-        os.dup2(end.fileno(), descriptor)
-        end.close()
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - new ones: these don't think that they are files
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    os.chdir(cwd)
-    for name, value in environment.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and what nohup started
-    from lowland import cli
-
-    use_victim()
-    for name, *values in setup:
-        SETUPS[name](*values)
-    sys.argv = ["lowland", *arguments]
-    cli.main()
 
 
 # What may happen inside.
@@ -150,14 +70,7 @@ def use_victim():
     """The experiment tests/victim is known to the command line, too."""
     from lowland.training import registry
 
-    registry.load("tests.hostile.victim")
-
-
-def undrawn():
-    """No figures, which take longer than all else."""
-    from lowland import report
-
-    report.draw_run = report.draw_sweep = lambda *_, **__: []
+    registry.load("tests.experiments")
 
 
 def offline():

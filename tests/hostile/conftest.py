@@ -12,9 +12,6 @@ from . import counts
 from .children import call
 from .victims import COMMANDS, outcome
 
-#: A program for a process of its own: nobody looks for examples in it.
-collect_ignore = ["loaded.py"]
-
 
 def pytest_addoption(parser):
     parser.addoption("--seed", type=int, default=0, help="of what the hostile campaign draws")

@@ -83,9 +83,9 @@ def _making(now):
 
 
 def _training(now):
-    from tests.hostile import victim
+    from tests import experiments
 
-    _before(victim, "pause", now)
+    _before(experiments, "pause", now)
 
 
 def _hearing(now):

@@ -3,12 +3,10 @@
 import json
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
 from .children import call, whole
-from .test_signals import HEARING
 from .test_surroundings import SMALL, started
 from .victims import COMMANDS, ends_alike, outcome
 
@@ -107,7 +105,6 @@ def test_signals_on_a_terminal(kind, phase, act, undisturbed, tmp_path, draw, co
 
 LOADING = """
 import sys
-sys.path.insert(0, {root!r})
 from tests.hostile import phases
 class Finder:
     def find_spec(self, name, *_):
@@ -123,9 +120,7 @@ sys.meta_path.insert(0, Finder())
 @pytest.mark.parametrize("act", [*SIGNALS, *INTERRUPTS[:2], "nobody reads stdout"])
 def test_while_modules_are_loaded(module, act, tmp_path, count):
     count("signals, by phase" if "Ctrl" not in act else "interrupts, by phase")
-    prelude = f"{HEARING}; s.signal(s.SIGQUIT, s.SIG_DFL)" + LOADING.format(
-        root=str(Path(__file__).parents[2]), module=module, act=act
-    )
+    prelude = "s.signal(s.SIGQUIT, s.SIG_DFL)" + LOADING.format(module=module, act=act)
     ended = started(*SMALL, cwd=tmp_path, prelude=prelude)
     assert "Traceback" not in ended.err, ended
     assert ended.code == (141 if "reads" in act else SIGNALS.get(act, 130)), ended

@@ -7,7 +7,7 @@ import pytest
 
 from lowland.errors import RunError
 from lowland.training.sweep.cluster import Ray
-from tests.training.sweep.shaky import Ear, job
+from tests.training.sweep.engines import Ear, job
 
 
 class Terminated(Ear):

@@ -1,44 +1,18 @@
 """Told to end, politely or not: no traceback, nobody left behind, and the same command ends as an undisturbed one."""
 
 import os
-import pty
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
-from .children import ROOT, Child, whole
+from tests.processes import descendants, is_alive, on_a_terminal
+
+from .children import Child, whole
 from .victims import COMMANDS, ends_alike
 
-# As no background job does, nor what nohup started.
-HEARING = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); s.signal(s.SIGHUP, s.SIG_DFL)"
 DIGITS = ("run", "long2024/digits", "--out", "out")
 PAUSE = ("--set", "pause=0.01")
-
-
-def descendants(pid):
-    """The processes that a process has started."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/stat") as file:
-                    parent = int(file.read().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            if parent == pid:
-                found += [int(entry), *descendants(int(entry))]
-    return found
-
-
-def is_alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def interrupted(kind, folder, numbers, gap, draw, seconds):
@@ -91,24 +65,9 @@ def test_interrupted_once_and_again(kind, times, gap, undisturbed, tmp_path, dra
 def test_a_terminal_is_left_as_it_was(number, tmp_path, count):
     """The bar hides the cursor."""
     count("signals")
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"{HEARING}; from lowland.cli import main; main()", *DIGITS],
-        cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-    )  # fmt: skip
-    os.close(theirs)
-    shown, sent = b"", False
-    try:
-        while part := os.read(ours, 4096):
-            shown += part
-            if not sent and b"\x1b[?25l" in shown:
-                process.send_signal(number)
-                sent = True
-    except OSError:
-        pass  # so a terminal says that nobody has it open any more
-    os.close(ours)
-    assert process.wait(60) in (-number, 130)
-    assert sent
-    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
-    assert b"the same command goes on where it stopped" in shown
-    assert b"Traceback" not in shown
+    begun = lambda shown: b"\x1b[?25l" in shown  # noqa: E731
+    code, shown = on_a_terminal(*DIGITS, act=lambda process: process.send_signal(number), after=begun, cwd=tmp_path)
+    assert code in (-number, 130)
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    assert "the same command goes on where it stopped" in shown
+    assert "Traceback" not in shown

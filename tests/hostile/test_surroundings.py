@@ -2,25 +2,20 @@
 
 import os
 import resource
-import subprocess
-import sys
 
 import pytest
 
-from .children import ROOT, Ended, become_unknown, call, whole
+from tests.processes import end, start
+
+from .children import Ended, become_unknown, call, whole
 from .victims import COMMANDS, ends_alike
 
 SMALL = ("run", "springer2024/toy", "--scale", "smoke", "--out", "out")
 LIST = ("list", "--json")
 
 
-def started(*arguments, cwd, environment=None, before=None, closed=(), prelude="", **options):
+def started(*arguments, before=None, closed=(), prelude="", **options):
     """A process of its own, from Python's start on, with some descriptors closed; a ``prelude`` is Python run first."""
-    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    for name, value in (environment or {}).items():
-        surroundings.pop(name, None)
-        if value is not None:
-            surroundings[name] = value
 
     def prepare():
         for descriptor in closed:
@@ -28,11 +23,8 @@ def started(*arguments, cwd, environment=None, before=None, closed=(), prelude="
         if before is not None:
             before()
 
-    done = subprocess.run(
-        [sys.executable, "-c", f"{prelude}\nfrom lowland.cli import main; main()", *map(str, arguments)],
-        cwd=cwd, env=surroundings, preexec_fn=prepare, capture_output=True, timeout=280, check=False, **options,
-    )  # fmt: skip
-    return Ended(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+    ended = end(start(*arguments, setup=prelude, preexec_fn=prepare, **options))
+    return Ended(ended.code, ended.out, ended.err)
 
 
 HOMES = {

@@ -8,14 +8,14 @@ from lowland.report import draw_sweep, grid_panels
 from lowland.training import Curve, Figure, Outcome
 from lowland.training.sweep.cells import cells_of
 
+from ..experiments import TOY as PLAIN
 from ..training.sweep.grids import SETTINGS
-from ..training.toy import EXPERIMENT
 
 NORMS = Figure(
     "norms", "Norm and edge", "norm", (Curve("norm", "Hessian norm"), Curve("edge", "edge", "--")),
     over_grid=("rho", "lr"),
 )  # fmt: skip
-TOY = replace(EXPERIMENT, figures=(NORMS,), selection=None, outcomes=())
+TOY = replace(PLAIN, figures=(NORMS,), selection=None, outcomes=())
 
 
 def runs(rhos=(0.0, 0.1), lrs=(0.1, 0.2, 0.4), seeds=(0,)):

@@ -13,12 +13,11 @@ from lowland.report import draw_sweep, grid_lines, heat_map
 from lowland.report.canvas import COLOURS
 from lowland.training import Curve, Outcome, Selection, chance
 
-from ..training.relay import EXPERIMENT as RELAY
+from ..experiments import RELAY, TOY
 from ..training.sweep.grids import grid
-from ..training.toy import EXPERIMENT
 
 TOY = replace(
-    EXPERIMENT,
+    TOY,
     selection=Selection("loss", "training"),
     outcomes=(Curve("hessian_norm", "Hessian norm"), Curve("loss", "training loss")),
 )

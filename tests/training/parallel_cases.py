@@ -1,6 +1,5 @@
 """Cases of one run by several processes; test_parallel.py runs them."""
 
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,7 @@ from lowland import SAM
 from lowland.errors import ElsewhereError, RunError, SettingError
 from lowland.training import Alone, RunDirectory, configuration
 from lowland.training.parallel import World
-from tests.processes import run_here
-from tests.training import toy
+from tests.experiments import TOY, Check, toy
 
 CPU = torch.device("cpu")
 CHANGES = {"noisy": "false", "kind": "sgd"}
@@ -24,7 +22,7 @@ CHANGES = {"noisy": "false", "kind": "sgd"}
 
 def double(settings, device, size=17, wrong=None):
     """The toy in float64 with batches of ``size``, each of which a step may find ``wrong``."""
-    task = toy.prepare(settings, device)
+    task = toy(settings, device)
     task.model.double()
 
     def batch(step):
@@ -50,14 +48,14 @@ def disordered(settings, device):
     """The toy with such a model."""
     model = Disordered(settings.size)
     optimizer = SAM(torch.optim.Adam(model.parameters(), lr=settings.lr), rho=settings.rho)
-    return replace(toy.prepare(settings, device), model=model, optimizer=optimizer, check=toy.Check(model))
+    return replace(toy(settings, device), model=model, optimizer=optimizer, check=Check(model))
 
 
 def run(name, processes, changes=CHANGES, prepare=double, until=None):
     """The toy's arms, and what their run recorded, under a ``name``."""
-    experiment = replace(toy.EXPERIMENT, prepare=prepare)
+    experiment = replace(TOY, prepare=prepare)
     arms = experiment.configure("paper", changes)
-    path = Path(sys.argv[3], name)
+    path = Path(name)
     directory = RunDirectory(path, configuration(experiment, "paper", arms, CPU, processes.count))
     with processes.inside(directory):
         trained = training.train(
@@ -90,7 +88,7 @@ def every_process_has_its_own_masks_and_the_same_weights():
     world, seen, weights = World(), [], []
 
     def prepare(settings, device):
-        task = toy.prepare(settings, device)
+        task = toy(settings, device)
         task.model[1].register_forward_hook(lambda module, x, y: seen.append((y == 0).sum().item()))
         weights.append(task.model[0].weight)
         return task
@@ -158,7 +156,7 @@ def a_batch_too_small_to_share_is_refused_before_training():
     says = f"a batch of 1 example can't be shared by {world.count} processes" if world.leads else ""
     with pytest.raises(SettingError if world.leads else ElsewhereError, match=says):
         run("small", world, CHANGES, partial(double, size=1))
-    assert not Path(sys.argv[3], "small", "metrics.jsonl").exists()
+    assert not Path("small/metrics.jsonl").exists()
 
 
 CASES = {
@@ -172,6 +170,3 @@ CASES = {
     ],
     3: [resumes_to_the_same_bits],
 }
-
-if __name__ == "__main__":
-    run_here(CASES.get)

@@ -8,8 +8,7 @@ import torch
 from lowland import training
 from lowland.errors import RunError
 from lowland.training.run_directory import read_progress
-
-from .toy import EXPERIMENT
+from tests.experiments import TOY
 
 CPU = torch.device("cpu")
 
@@ -17,22 +16,22 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def begun(tmp_path):
     """A run that pauses in the middle of its first arm, described."""
-    arms = EXPERIMENT.configure("smoke", {})
-    with training.RunDirectory(tmp_path, training.configuration(EXPERIMENT, "smoke", arms, CPU)) as directory:
-        training.write_description(directory, training.description(EXPERIMENT, "smoke", arms))
-        training.train(EXPERIMENT, arms, directory, CPU, show_progress=False, until=2)
+    arms = TOY.configure("smoke", {})
+    with training.RunDirectory(tmp_path, training.configuration(TOY, "smoke", arms, CPU)) as directory:
+        training.write_description(directory, training.description(TOY, "smoke", arms))
+        training.train(TOY, arms, directory, CPU, show_progress=False, until=2)
     return tmp_path, arms
 
 
 def test_it_says_what_was_asked_for(begun):
     path, arms = begun
     said = training.read_description(path)
-    assert said["title"] == EXPERIMENT.title
+    assert said["title"] == TOY.title
     assert said["steps"] == {name: settings.steps for name, settings in arms.items()}
-    for name, value in EXPERIMENT.values("smoke").items():
+    for name, value in TOY.values("smoke").items():
         assert (said["settings"][name]["value"], said["settings"][name]["origin"]) == (value.value, value.origin)
         assert said["settings"][name]["text"]
-    assert [claim["id"] for claim in said["claims"]] == [claim.id for claim in EXPERIMENT.claims]
+    assert [claim["id"] for claim in said["claims"]] == [claim.id for claim in TOY.claims]
     assert said["grid"] is None
 
 

@@ -12,11 +12,9 @@ from lowland.training.forecast import Forecast, duration
 from lowland.training.progress import bar
 from lowland.training.sweep import progress as sweep_progress
 from lowland.training.sweep.job import News
+from tests.experiments import PAIR, TOY, Rows
 
-from . import pair
-from .toy import EXPERIMENT
-
-SETTINGS = replace(EXPERIMENT.configure("paper", {})["sam"], steps=1000, check_every=100, rho=0.0, seed=0)
+SETTINGS = replace(TOY.configure("paper", {})["sam"], steps=1000, check_every=100, rho=0.0, seed=0)
 
 
 class Clock:
@@ -88,9 +86,9 @@ def test_the_loop_says_it(monkeypatch, tmp_path, capsys):
     from lowland import training
 
     monkeypatch.setattr(forecast, "SHORT", 0.0)
-    arms = EXPERIMENT.configure("paper", {"steps": "40", "check_every": "20"})
+    arms = TOY.configure("paper", {"steps": "40", "check_every": "20"})
     with training.RunDirectory(tmp_path / "run", {}) as directory:
-        training.train(EXPERIMENT, arms, directory, training.choose_device("cpu"))
+        training.train(TOY, arms, directory, training.choose_device("cpu"))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("about ")]
     assert lines[0].endswith(f"from the first 20 steps of {next(iter(arms))}")
 
@@ -101,7 +99,7 @@ def test_arms_that_are_one_program_say_it_from_their_first_steps(monkeypatch, tm
 
     clock = Clock()
 
-    class Slow(pair.Rows):
+    class Slow(Rows):
         def train(self, steps):
             clock.now += steps + (0 if self.step else 100)
             super().train(steps)
@@ -110,7 +108,7 @@ def test_arms_that_are_one_program_say_it_from_their_first_steps(monkeypatch, tm
             clock.now += 5
             return super().measure()
 
-    experiment = replace(pair.EXPERIMENT, together=Slow, arms={"slow": {}})
+    experiment = replace(PAIR, together=Slow, arms={"slow": {}})
     for module in (drive, together):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock))
     arms = experiment.configure("paper", {"lr": "1e-4", "steps": "2000", "check_every": "1000"})

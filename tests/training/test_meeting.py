@@ -1,49 +1,39 @@
 """Processes that were told of others who don't come: they say so, and Ctrl-C ends them."""
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from contextlib import closing
 
 import pytest
 
-SOON = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    "import lowland.training.meeting as meeting; meeting._SILENT = 0.3"
-)
+from lowland.training import meeting
+from tests.cases import free_port
+from tests.forked import Command
+
 RUN = ("run", "long2024/digits", "--scale", "smoke", "--set", "steps=4", "--set", "rh=0.1", "--out", "run")
 
 
-def free_port():
-    with closing(socket.socket()) as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+def soon():
+    meeting._SILENT = 0.3
 
 
 def begin(rank, port, cwd, count=2, host="127.0.0.1"):
     """One of ``count`` processes, started by hand."""
     world = {"RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": host, "MASTER_PORT": port}
-    return subprocess.Popen(
-        [sys.executable, "-c", f"{SOON}\nfrom lowland.cli import main\nmain()", *RUN], cwd=cwd,
-        env=os.environ | {name: str(value) for name, value in world.items()},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    return Command(*RUN, setup=[(soon,)], cwd=cwd, environment=world)
 
 
 def interrupted(process):
     """The line that it says while it waits; then Ctrl-C."""
-    line = process.stderr.readline()
-    process.send_signal(signal.SIGINT)
+    line = process.line()
+    process.kill(signal.SIGINT)
     started = time.monotonic()
-    out, err = process.communicate(timeout=30)
+    ended = process.wait(30)
     assert time.monotonic() - started < 10
-    assert process.returncode == 130, err
-    assert out == ""
-    assert "Traceback" not in err
-    return line, err
+    assert (ended.code, ended.out) == (130, ""), ended
+    assert "Traceback" not in ended.err
+    return line, ended.err
 
 
 def test_the_first_says_who_is_missing(tmp_path):
@@ -66,11 +56,11 @@ def test_somebody_else_listens_there(tmp_path):
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         first, other = (begin(rank, server.getsockname()[1], tmp_path) for rank in (0, 1))
         line, _ = interrupted(other)
-        out, err = first.communicate(timeout=60)
+        ended = first.wait(60)
     assert "for process 0 of WORLD_SIZE=2" in line
-    assert (first.returncode, out) == (2, "")
-    assert len(err.splitlines()) == 1
-    assert "choose another MASTER_PORT" in err
+    assert (ended.code, ended.out) == (2, "")
+    assert len(ended.err.splitlines()) == 1
+    assert "choose another MASTER_PORT" in ended.err
 
 
 @pytest.mark.slow
@@ -78,12 +68,12 @@ def test_started_by_hand_one_after_the_other(tmp_path):
     """They meet, and agree on what is wrong with the command."""
     port = free_port()
     second = begin(1, port, tmp_path)
-    line = second.stderr.readline()
+    line = second.line()
     assert "for process 0 of WORLD_SIZE=2" in line
     assert "refused" in line
     first = begin(0, port, tmp_path)
-    out, err = first.communicate(timeout=60)
-    assert (first.returncode, out) == (2, ""), err
-    assert "Did you mean rho?" in err.splitlines()[-1]
-    assert second.communicate(timeout=30)[0] == ""
-    assert second.returncode == 2
+    ended = first.wait(60)
+    assert (ended.code, ended.out) == (2, ""), ended
+    assert "Did you mean rho?" in ended.err.splitlines()[-1]
+    ended = second.wait(30)
+    assert (ended.code, ended.out) == (2, "")

@@ -1,10 +1,9 @@
 """One run by several processes: it is that of one."""
 
-from pathlib import Path
-
 import pytest
 
-from tests.processes import check, outcomes_of
+from tests.cases import check, outcomes_of
+from tests.training import parallel_cases
 from tests.training.parallel_cases import CASES
 
 pytestmark = pytest.mark.slow
@@ -12,8 +11,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    script = Path(__file__).with_name("parallel_cases.py")
-    return {world: outcomes_of(script, world, tmp_path_factory.mktemp(f"world{world}")) for world in CASES}
+    name = parallel_cases.__name__
+    return {world: outcomes_of(name, world, tmp_path_factory.mktemp(f"world{world}")) for world in CASES}
 
 
 @pytest.mark.parametrize(("world", "case"), [(world, case.__name__) for world in CASES for case in CASES[world]])

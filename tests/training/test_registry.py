@@ -1,6 +1,5 @@
 import pickle
 import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -8,11 +7,11 @@ import pytest
 from lowland import papers
 from lowland.errors import SettingError
 from lowland.training import registry
+from tests import experiments
+from tests.processes import python
 
-from . import toy
-
-FIRST = replace(toy.EXPERIMENT, name="tests/first")
-SECOND = replace(toy.EXPERIMENT, name="tests/second")
+FIRST = replace(experiments.TOY, name="tests/first")
+SECOND = replace(experiments.TOY, name="tests/second")
 
 
 def again(experiment):
@@ -26,11 +25,11 @@ def test_a_module_may_define_several():
 
 
 def test_a_changed_one_is_found_as_what_it_was_made_from():
-    assert again(replace(toy.EXPERIMENT, claims=())) is toy.EXPERIMENT
+    assert again(replace(experiments.TOY, claims=())) is experiments.TOY
 
 
 def test_one_that_is_nowhere_is_an_error():
-    lost = replace(toy.EXPERIMENT, name="tests/lost")
+    lost = replace(experiments.TOY, name="tests/lost")
     with pytest.raises(SettingError, match="has no experiment tests/lost: make it a variable of that module"):
         again(lost)
 
@@ -38,6 +37,6 @@ def test_one_that_is_nowhere_is_an_error():
 def test_every_experiment_of_the_papers_is_found_by_another_process():
     names = list(papers.experiments())
     code = "import pickle, sys; print(*(one.name for one in pickle.load(sys.stdin.buffer)), sep='\\n')"
-    pickled = pickle.dumps(list(papers.experiments().values()))
-    found = subprocess.run([sys.executable, "-c", code], input=pickled, capture_output=True, check=True)
-    assert found.stdout.decode().split() == names
+    process = python("-c", code, stdin=subprocess.PIPE, text=None, errors=None)
+    out, err = process.communicate(pickle.dumps(list(papers.experiments().values())))
+    assert out.decode().split() == names, err

@@ -12,18 +12,17 @@ import lowland.training as training
 from lowland.errors import LowlandError, RunError
 from lowland.training import RunDirectory, configuration
 from lowland.training.run import Run
-
-from .toy import EXPERIMENT
+from tests.experiments import TOY
 
 CPU = torch.device("cpu")
 
 
 def run(path, until=None, prepared=None):
-    arms = EXPERIMENT.configure("smoke", {})
-    with RunDirectory(path, configuration(EXPERIMENT, "smoke", arms, CPU)) as directory:
+    arms = TOY.configure("smoke", {})
+    with RunDirectory(path, configuration(TOY, "smoke", arms, CPU)) as directory:
         if prepared is not None:
             prepared(directory)
-        return training.train(EXPERIMENT, arms, directory, CPU, show_progress=False, until=until)
+        return training.train(TOY, arms, directory, CPU, show_progress=False, until=until)
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ import pytest
 
 from lowland.errors import SettingError
 from lowland.training.settings import check, parse_assignments, resolve_arms
-
-from .toy import EXPERIMENT, Settings
+from tests.experiments import TOY, Settings
 
 
 @pytest.mark.parametrize(
@@ -43,10 +42,10 @@ def test_assignments():
 
 
 def test_changes_reach_the_arms_that_leave_the_setting_open():
-    arms = EXPERIMENT.configure("paper", {"rho": "0.7", "lr": "0.2", "plain.lr": "0.3", "sam.seed": "9"})
+    arms = TOY.configure("paper", {"rho": "0.7", "lr": "0.2", "plain.lr": "0.3", "sam.seed": "9"})
     assert (arms["sam"].rho, arms["sam"].lr, arms["sam"].seed) == (0.7, 0.2, 9)
     assert (arms["plain"].rho, arms["plain"].lr, arms["plain"].seed) == (0.0, 0.3, 3)
-    assert EXPERIMENT.configure("laptop", {})["sam"].steps == 20
+    assert TOY.configure("laptop", {})["sam"].steps == 20
 
 
 @pytest.mark.parametrize(
@@ -55,15 +54,15 @@ def test_changes_reach_the_arms_that_leave_the_setting_open():
 )
 def test_refuses_changes(changes, message):
     with pytest.raises(SettingError, match=message):
-        EXPERIMENT.configure("paper", changes)
+        TOY.configure("paper", changes)
 
 
 def test_a_setting_that_every_arm_fixes():
-    values = {name: value.value for name, value in EXPERIMENT.scales["paper"].items()}
+    values = {name: value.value for name, value in TOY.scales["paper"].items()}
     with pytest.raises(SettingError, match=r"as in a\.rho="):
         resolve_arms(Settings, values, {"a": {"rho": 0.0}, "b": {"rho": 0.1}}, {"rho": "0.3"})
 
 
 def test_unknown_scale():
     with pytest.raises(SettingError, match="Did you mean laptop"):
-        EXPERIMENT.configure("labtop", {})
+        TOY.configure("labtop", {})

@@ -9,16 +9,15 @@ import lowland.training as training
 from lowland import report
 from lowland.errors import SettingError
 from lowland.training import Alone, RunDirectory, configuration, drive, summarize
-
-from .pair import EXPERIMENT, Rows
+from tests.experiments import PAIR, Rows
 
 CPU = torch.device("cpu")
 
 
 def run(path, changes=None, until=None):
-    arms = EXPERIMENT.configure("paper", changes or {})
-    with RunDirectory(path, configuration(EXPERIMENT, "paper", arms, CPU)) as directory:
-        return training.train(EXPERIMENT, arms, directory, CPU, show_progress=False, until=until), directory
+    arms = PAIR.configure("paper", changes or {})
+    with RunDirectory(path, configuration(PAIR, "paper", arms, CPU)) as directory:
+        return training.train(PAIR, arms, directory, CPU, show_progress=False, until=until), directory
 
 
 def test_every_arm_is_checked_to_its_own_end(tmp_path):
@@ -29,10 +28,10 @@ def test_every_arm_is_checked_to_its_own_end(tmp_path):
     assert trained["slow-1"].records[-1]["loss"] == pytest.approx((2 * 0.9**25) ** 2, rel=1e-12)
     assert trained["wild-0"].status == "diverged"
     assert trained["wild-0"].diverged_at == 10
-    summary = summarize(EXPERIMENT, directory.config, trained, CPU)
+    summary = summarize(PAIR, directory.config, trained, CPU)
     assert summary["metrics"]["last"]["slow-0"] == trained["slow-0"].records[-1]["loss"]
     assert set(summary["metrics"]) == {*trained, "last"}
-    assert [path.name for path in report.draw_run(tmp_path / "figures", EXPERIMENT, trained)] == ["loss.png"]
+    assert [path.name for path in report.draw_run(tmp_path / "figures", PAIR, trained)] == ["loss.png"]
 
 
 def test_it_ends_where_all_have_stopped(tmp_path):
@@ -75,21 +74,21 @@ def test_arms_that_cannot_be_checked_together_are_refused(tmp_path):
 
 
 def test_several_processes_are_refused(tmp_path):
-    arms = EXPERIMENT.configure("paper", {})
+    arms = PAIR.configure("paper", {})
     processes = Alone()
     processes.count = 2
     with (
-        RunDirectory(tmp_path, configuration(EXPERIMENT, "paper", arms, CPU, 2)) as directory,
+        RunDirectory(tmp_path, configuration(PAIR, "paper", arms, CPU, 2)) as directory,
         pytest.raises(SettingError, match="without torchrun"),
     ):
-        training.train(EXPERIMENT, arms, directory, CPU, processes=processes)
+        training.train(PAIR, arms, directory, CPU, processes=processes)
 
 
 def test_seeds_count_from_the_one_asked_for():
-    arms = EXPERIMENT.configure("paper", {"seed": "7", "slow.seeds": "1"})
+    arms = PAIR.configure("paper", {"seed": "7", "slow.seeds": "1"})
     assert {name: arm.seed for name, arm in arms.items()} == {
         "slow": 7, "wild-0": 7, "wild-1": 8, "long-0": 7, "long-1": 8
     }  # fmt: skip
-    assert json.dumps(configuration(EXPERIMENT, "paper", arms, CPU))
+    assert json.dumps(configuration(PAIR, "paper", arms, CPU))
     with pytest.raises(SettingError, match="seed"):
-        EXPERIMENT.configure("paper", {"seed": str(2**31 - 1)})
+        PAIR.configure("paper", {"seed": str(2**31 - 1)})

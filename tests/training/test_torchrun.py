@@ -1,16 +1,14 @@
 """The command line by several processes: it gives what one gives, and they end together, whatever ends them."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from lowland.training import read_records
+from tests.cases import free_port
+from tests.forked import Command, save_every, undrawn
+from tests.processes import end, start, torchrun, until
 
 pytestmark = pytest.mark.slow
 
@@ -26,35 +24,40 @@ if os.path.isdir("/proc/self/task"):
 """
 
 
-def torchrun(*arguments, setup="", cwd, count=2):
-    """``count`` processes of the command line, each after some Python of the test's; returns at once."""
-    script = cwd / "main.py"
-    fast = LEFT + "import os, lowland.report as report; report.draw_run = lambda *_: None"
-    script.write_text(f"{fast}\n{setup}\nfrom lowland.cli import main\nmain()\n")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", script]
-    return subprocess.Popen(
-        [*command, "run", "long2024/digits", "--device", "cpu", *arguments],
-        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+RUN = ("run", "long2024/digits", "--device", "cpu")
 
 
-def outcome(process):
-    """Exit code, output, and what the command line said on stderr; it must end soon."""
-    out, err = process.communicate(timeout=60)
+def world():
+    """The variables that torchrun gives to each of two processes."""
+    both = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    return [both | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(2)]
+
+
+def forked(*arguments, cwd, setup=()):
+    """Two processes of the command line; return at once."""
+    return [Command(*RUN, *arguments, cwd=cwd, environment=one, setup=[(undrawn,), *setup]) for one in world()]
+
+
+def outcome(ended):
+    """Exit codes, outputs, and what the command line said on stderr, of one or more."""
+    ended = ended if isinstance(ended, list) else [ended]
+    err = "".join(each.err for each in ended)
     said = [line for line in err.splitlines() if line.startswith("lowland: ")]
     assert "Traceback" not in err.split("elastic")[0], err
     assert "left behind" not in err, err
     assert "SIGABRT" not in err, err
-    return process.returncode, out, said
+    return {each.code for each in ended}, "".join(each.out for each in ended), said
 
 
 SHORT = ("--set", "steps=20", "--set", "check_every=10", "--set", "tol=0.05")
 
 
 def test_torchrun_gives_what_one_process_gives_and_says_it_once(lowland, tmp_path):
-    code, out, said = outcome(torchrun(*SHORT, "--out", "two", cwd=tmp_path))
-    assert (code, said) == (0, [])
+    script = tmp_path / "main.py"
+    script.write_text(f"{LEFT}\nfrom lowland.cli import main\nmain()\n")
+    ended = end(torchrun(script, *RUN, *SHORT, "--out", "two", cwd=tmp_path), 120)
+    codes, out, said = outcome(ended)
+    assert (codes, said) == ({0}, []), ended
     assert out.count("summary: ") == 1
     assert lowland("run", "long2024/digits", *SHORT, "--out", "one").code == 0
     two, one = (read_records(tmp_path / name) for name in ("two", "one"))
@@ -67,10 +70,10 @@ def test_torchrun_gives_what_one_process_gives_and_says_it_once(lowland, tmp_pat
     assert summary["environment"]["processes"] == summary["config"]["processes"] == 2
     assert "processes" not in json.loads((tmp_path / "one/config.json").read_text())
 
-    code, out, said = outcome(torchrun(*SHORT, "--out", "two", cwd=tmp_path))
-    assert (code, said, out.count("is finished")) == (0, [], 1)
-    code, out, said = outcome(torchrun(*SHORT, "--out", "one", cwd=tmp_path))
-    assert code != 0
+    codes, out, said = outcome([each.wait() for each in forked(*SHORT, "--out", "two", cwd=tmp_path)])
+    assert (codes, said, out.count("is finished")) == ({0}, [], 1)
+    codes, out, said = outcome([each.wait() for each in forked(*SHORT, "--out", "one", cwd=tmp_path)])
+    assert 0 not in codes
     assert len(said) == 1
     assert "holds a run by 1 process, and this is one by 2 processes" in said[0]
 
@@ -105,30 +108,28 @@ def test_torchrun_gives_what_one_process_gives_and_says_it_once(lowland, tmp_pat
     ids=["setting", "diverged", "disk", "lost"],
 )
 def test_all_end_soon_and_one_says_why(tmp_path, arguments, setup, says):
-    code, _, said = outcome(torchrun(*SHORT, "--out", "run", *arguments, setup=setup, cwd=tmp_path))
-    assert code != 0
-    assert says in said[0]
-    assert all("another process of this run is gone" in line for line in said[1:])
-    assert len(said) == 1 or "RANK" in setup
+    """Without torchrun, which would end one when the other has failed."""
+    setup = f"{LEFT}\nimport lowland.report as report; report.draw_run = lambda *_: None\n{setup}"
+    processes = [
+        start(*RUN, *SHORT, "--out", "run", *arguments, setup=setup, environment=one, cwd=tmp_path) for one in world()
+    ]
+    codes, _, said = outcome([end(each, 60) for each in processes])
+    assert 0 not in codes
+    assert sum(says in line for line in said) == 1
+    others = [line for line in said if says not in line]
+    assert all("another process of this run is gone" in line for line in others)
+    assert not others or "RANK" in setup
 
 
 def test_killed_it_ends_like_an_undisturbed_run(tmp_path):
     long = ("--set", "steps=30", "--set", "check_every=3", "--set", "tol=0.05", "--out")
-    often = "import lowland.training.drive as drive; drive._SECONDS = 0.1"
-    process = torchrun(*long, "run", setup=often, cwd=tmp_path)
+    killed = forked(*long, "run", setup=[(save_every, 0.1)], cwd=tmp_path)
     metrics = tmp_path / "run/metrics.jsonl"
-    while process.poll() is None and (not metrics.exists() or metrics.read_bytes().count(b"\n") < 14):
-        time.sleep(0.02)
-    assert process.poll() is None, process.communicate()
-    for pid in _family(process.pid):
-        os.kill(pid, signal.SIGKILL)
-    process.communicate()
+    until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") >= 14)
+    for process in killed:
+        process.kill()
+    assert [process.wait().code for process in killed] == [-signal.SIGKILL] * 2
     for name in ("run", "straight"):
-        assert outcome(torchrun(*long, name, cwd=tmp_path))[0] == 0
+        assert outcome([each.wait() for each in forked(*long, name, cwd=tmp_path)])[0] == {0}
     whole, expected = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("run", "straight"))
     assert whole == expected
-
-
-def _family(pid):
-    """A process and its children, which torchrun puts into sessions of their own."""
-    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]

@@ -10,22 +10,22 @@ from lowland.papers import find
 from lowland.training import Claim, Outcome, Verdict, configuration, ours, summarize
 from lowland.training.settings import checked, values_of
 from lowland.training.undecided import decided_by
-from tests.training.toy import EXPERIMENT
+from tests.experiments import TOY
 
 UNDECIDED = Verdict(0.5, None, "2 seeds can't tell")
-SCALES = {**EXPERIMENT.scales, "desk": {"steps": ours(40)}}
+SCALES = {**TOY.scales, "desk": {"steps": ours(40)}}
 
 
 def claimed(scale, changes=(), verdict=UNDECIDED, scales=SCALES, **more):
     claim = Claim("one", "A statement", "page 1", more.pop("threshold", "< 1"), lambda arms: verdict, **more)
-    experiment = replace(EXPERIMENT, scales=scales, claims=(claim,))
+    experiment = replace(TOY, scales=scales, claims=(claim,))
     settings = experiment.configure(scale, dict(changes))
     config = configuration(experiment, scale, settings, torch.device("cpu"))
     arms = {name: Outcome(each, [{"step": 0, "loss": 1.0}]) for name, each in settings.items()}
     return summarize(experiment, config, arms, torch.device("cpu"))["claims"][0]
 
 
-RUN = f"lowland run {EXPERIMENT.name} --scale"
+RUN = f"lowland run {TOY.name} --scale"
 
 
 @pytest.mark.parametrize("scale", ["smoke", "laptop"])
@@ -92,7 +92,7 @@ def test_a_sweep_at_that_scale_has_nothing_better_to_name_where_settings_follow_
 
 
 def test_without_that_scale_it_is_the_papers():
-    assert claimed("laptop", scales=EXPERIMENT.scales)["decided_by"] == {"scale": "paper", "command": f"{RUN} paper"}
+    assert claimed("laptop", scales=TOY.scales)["decided_by"] == {"scale": "paper", "command": f"{RUN} paper"}
 
 
 def test_what_is_decided_or_only_reported_names_none():
@@ -102,7 +102,7 @@ def test_what_is_decided_or_only_reported_names_none():
 
 
 def test_what_a_grid_decides_names_its_sweep_at_every_scale():
-    command = f"lowland sweep {EXPERIMENT.name} --grid m --scale desk"
+    command = f"lowland sweep {TOY.name} --grid m --scale desk"
     for scale in ("laptop", "desk", "paper"):
         assert claimed(scale, grid="m")["decided_by"] == {"scale": "desk", "command": command}
 
@@ -120,6 +120,6 @@ def test_below_the_regime_nothing_is_decided(verdict):
 
 def test_a_scale_that_an_experiment_lacks_is_refused():
     with pytest.raises(SettingError, match=r"has no desk scale: choose smoke or laptop or paper"):
-        EXPERIMENT.values("desk")
+        TOY.values("desk")
     with pytest.raises(SettingError, match=r"unknown scale dsk.*desk"):
         find("long2024/digits").values("dsk")

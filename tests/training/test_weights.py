@@ -11,8 +11,7 @@ from lowland import training
 from lowland.errors import RunError, SettingError
 from lowland.models import bottleneck_resnet, preact_resnet, resnet
 from lowland.training.weights import load_pretrained, load_weights, read_weights
-
-from .toy import EXPERIMENT
+from tests.experiments import TOY
 
 
 def network(**changes):
@@ -45,9 +44,9 @@ def file(tmp_path):
 def run(tmp_path_factory):
     """A run directory with two arms, and what its arm ``sam`` came to."""
     path, device = tmp_path_factory.mktemp("run"), torch.device("cpu")
-    arms = EXPERIMENT.configure("smoke", {})
-    with training.RunDirectory(path, training.configuration(EXPERIMENT, "smoke", arms, device)) as directory:
-        trained = training.train(EXPERIMENT, arms, directory, device, show_progress=False)
+    arms = TOY.configure("smoke", {})
+    with training.RunDirectory(path, training.configuration(TOY, "smoke", arms, device)) as directory:
+        trained = training.train(TOY, arms, directory, device, show_progress=False)
     return path, trained["sam"].records[-1]["weight"]
 
 

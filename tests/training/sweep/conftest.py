@@ -7,7 +7,7 @@ import torch
 
 from lowland.training.sweep.job import here
 
-from .shaky import Ear, job, metrics_of
+from .engines import Ear, job, metrics_of
 
 
 @pytest.fixture(autouse=True)

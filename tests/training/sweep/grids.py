@@ -4,10 +4,9 @@ from dataclasses import replace
 from itertools import product
 
 from lowland.training import Outcome
+from tests.experiments import TOY
 
-from ..toy import EXPERIMENT
-
-SETTINGS = EXPERIMENT.configure("paper", {})["sam"]
+SETTINGS = TOY.configure("paper", {})["sam"]
 
 
 def run(*, diverged_at=None, stopped_at=None, error="", seconds=None, steps=(0, 40), settings=SETTINGS, **final):

@@ -6,8 +6,8 @@ import pytest
 
 from lowland.training import Claim, Reference, Verdict
 from lowland.training.sweep.claims import judge_claims
+from tests.experiments import TOY
 
-from ..toy import EXPERIMENT
 from .grids import grid
 
 VARIED = ("lr", "rho", "seed")
@@ -43,14 +43,14 @@ def edge_alone(arms):
 
 def judge(judge, arms, threshold="< 1", scale="paper", varied=VARIED):
     experiment = replace(
-        EXPERIMENT, arms=ARMS, claims=(Claim("one", "A statement", "page 1", threshold, judge),)
+        TOY, arms=ARMS, claims=(Claim("one", "A statement", "page 1", threshold, judge),)
     )  # fmt: skip
     (entry,) = judge_claims(experiment, config(scale), arms, varied)
     return entry
 
 
 def config(scale="paper"):
-    values = {name: value.value for name, value in EXPERIMENT.values(scale).items()}
+    values = {name: value.value for name, value in TOY.values(scale).items()}
     return {"scale": scale, "sweep": True, "settings": values}
 
 
@@ -182,13 +182,13 @@ def test_a_claim_about_the_whole_grid_sees_all_runs_by_label():
 
     arms = runs()
     claim = Claim("falls", "A statement", "page 1", "< 1", falls, whole_grid=True)
-    (entry,) = judge_claims(replace(EXPERIMENT, claims=(claim,)), config(), arms, VARIED)
+    (entry,) = judge_claims(replace(TOY, claims=(claim,)), config(), arms, VARIED)
     assert seen == arms
     assert entry["passed"] is True
     assert entry["measured"] == pytest.approx(0.2 / 0.5)
     assert entry["threshold"] == entry["at_each_point"] == "< 1"
     assert entry["counts"] == {"points": 1, "judged": 1, "holds": 1}
-    (smoke,) = judge_claims(replace(EXPERIMENT, claims=(claim,)), config("smoke"), arms, VARIED)
+    (smoke,) = judge_claims(replace(TOY, claims=(claim,)), config("smoke"), arms, VARIED)
     assert smoke["passed"] is None
     assert smoke["counts"]["judged"] == 0
 
@@ -207,14 +207,14 @@ def test_a_claim_over_seeds_sees_all_seeds_of_a_setting():
 
     claim = Claim("one", "A statement", "page 1", "< 0", mean, over_seeds=True)
     arms = runs(lambda **point: {"loss": 0.5 - point["rho"] + 0.01 * point["seed"]})
-    (entry,) = judge_claims(replace(EXPERIMENT, arms=ARMS, claims=(claim,)), config(), arms, VARIED)
+    (entry,) = judge_claims(replace(TOY, arms=ARMS, claims=(claim,)), config(), arms, VARIED)
     assert len(asked) == 6  # two η, three ρ
     assert all(set(found) == {"sam-0", "sam-1", "gd-0", "gd-1"} for found in asked)
     assert entry["counts"] == {"points": 6, "judged": 4, "holds": 4}
     assert entry["points"][1]["measured"] == pytest.approx(-0.1)
     assert set(entry["points"][1]["runs"]) == {"sam-0", "sam-1", "gd-0", "gd-1"}
     arms.pop(next(label for label, arm in arms.items() if arm.settings.seed == 1 and arm.settings.rho == 0.1))
-    (entry,) = judge_claims(replace(EXPERIMENT, arms=ARMS, claims=(claim,)), config(), arms, VARIED)
+    (entry,) = judge_claims(replace(TOY, arms=ARMS, claims=(claim,)), config(), arms, VARIED)
     assert entry["counts"]["judged"] == 3
 
 
@@ -224,12 +224,12 @@ def test_below_the_regime_a_claim_is_undecided_and_the_sweep_that_decides_it_is_
         reference=Reference(0.3, "figure 1"), regime=lambda arms: "the loss is 2, and the claim is about 0.1",
         decided_by="paper", grid="m",
     )  # fmt: skip
-    experiment = replace(EXPERIMENT, claims=(claim,), more_grids={"m": ({"lr": (0.1,)},)})
+    experiment = replace(TOY, claims=(claim,), more_grids={"m": ({"lr": (0.1,)},)})
     (entry,) = judge_claims(experiment, config("laptop"), runs(), VARIED)
     assert (entry["measured"], entry["passed"]) == (2.0, None)
     assert entry["reason"] == "the loss is 2, and the claim is about 0.1"
     assert entry["reference"] == {"value": 0.3, "where": "figure 1"}
-    command = f"lowland sweep {EXPERIMENT.name} --grid m --scale paper"
+    command = f"lowland sweep {TOY.name} --grid m --scale paper"
     assert entry["decided_by"] == {"scale": "paper", "command": command}
     (entry,) = judge_claims(experiment, config("paper"), runs(), VARIED)
     assert (entry["passed"], entry["decided_by"]) == (None, None)
@@ -240,7 +240,7 @@ def test_at_each_point_the_regime_is_asked_for():
         return "too high" if arms["gd"].settings.lr == 0.2 else ""
 
     claim = Claim("one", "A statement", "page 1", "< 1", lambda arms: Verdict(0.0, True), regime=regime)
-    (entry,) = judge_claims(replace(EXPERIMENT, arms=ARMS, claims=(claim,)), config(), runs(), VARIED)
+    (entry,) = judge_claims(replace(TOY, arms=ARMS, claims=(claim,)), config(), runs(), VARIED)
     by_lr = {point["runs"]["gd"][:6]: (point["passed"], point["reason"]) for point in entry["points"]}
     assert set(by_lr.values()) == {(True, ""), (None, "too high")}
     assert entry["counts"]["judged"] == entry["counts"]["holds"] == entry["counts"]["points"] // 2

@@ -14,8 +14,9 @@ from lowland.training.sweep import cluster
 from lowland.training.sweep.attempts import packed
 from lowland.training.sweep.cluster import Ray
 from lowland.training.sweep.job import News
+from tests.experiments import TROUBLED_STEP
 
-from .shaky import TROUBLED_STEP, Ear, job, metrics_of, steps_of
+from .engines import Ear, job, metrics_of, steps_of
 
 SMALL = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
 

@@ -12,8 +12,8 @@ from lowland.training import Curve, Selection
 from lowland.training.statistics import estimate, holm, slope
 from lowland.training.sweep.cells import cells_of
 from lowland.training.sweep.differences import differences, summarize_differences, trends
+from tests.experiments import TOY
 
-from ..toy import EXPERIMENT
 from .grids import grid
 
 NOISE = np.random.default_rng(0).normal(size=(2, 4, 5))
@@ -112,7 +112,7 @@ def test_a_diverged_run_leaves_its_seed_out_and_is_counted():
 
 def test_the_summary_has_every_outcome_that_runs_have():
     experiment = replace(
-        EXPERIMENT, outcomes=(Curve("test_error", "test error"), Curve("nothing", "nothing")),
+        TOY, outcomes=(Curve("test_error", "test error"), Curve("nothing", "nothing")),
         selection=Selection("loss", "validation", test="test_error"),
     )  # fmt: skip
     found = summarize_differences(cells_of(made(), VARIED), experiment)

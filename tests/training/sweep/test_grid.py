@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 
 from lowland.errors import SettingError
 from lowland.training.sweep import make_grid, read_grid
+from tests.experiments import NETWORKS
 
-from ..vectorized.networks import EXPERIMENT
-
-BASE = EXPERIMENT.configure("paper", {})["sam"]
+BASE = NETWORKS.configure("paper", {})["sam"]
 
 
 def grid_of(*parts):
-    return make_grid(EXPERIMENT, BASE, parts)
+    return make_grid(NETWORKS, BASE, parts)
 
 
 def test_every_combination_in_order():

@@ -3,9 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +10,10 @@ import pytest
 from lowland.errors import SettingError
 from lowland.training.sweep.job import here
 from lowland.training.sweep.processes import Processes, Seat, seats_for, usable_cores, visible_gpus
+from tests.experiments import TROUBLED_STEP
+from tests.processes import HEARING, is_alive, python, until
 
-from .shaky import TROUBLED_STEP, Ear, job, metrics_of, steps_of
+from .engines import Ear, job, metrics_of, steps_of
 
 ALONE = len(usable_cores())  # so many workers have a thread each
 
@@ -29,7 +28,7 @@ def test_it_trains_as_here_and_survives_its_workers(tmp_path, expected, capfd):
     assert ends.pop("3") == "the worker process was killed (signal 9) twice"
     assert ends.pop("4") == r"there are no data\nat all"
     first, second = ends.pop("5").split(", then ")
-    assert re.fullmatch(r"training raised ZeroDivisionError at shaky\.py:\d+ \(one over zero\)", first)
+    assert re.fullmatch(r"training raised ZeroDivisionError at experiments\.py:\d+ \(one over zero\)", first)
     assert second == "the worker process ended (exit code 3)"
     assert ends == {"0": "", "1": "", "2": "", "6": ""}
     assert ear.news["0"][-1].steps == 20
@@ -57,13 +56,11 @@ def test_an_error_of_who_hears_is_passed_on(tmp_path, error):
 
 
 PARENT = """
-import signal
 import sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background ignores it
 from pathlib import Path
 from lowland.training.sweep.job import here
 from lowland.training.sweep.processes import Processes
-from tests.training.sweep.shaky import job
+from tests.training.sweep.engines import job
 folder = Path(sys.argv[1])
 try:
     Processes(2)([job(folder, seed, pause=0.2, steps=1000) for seed in (0, 1)], lambda job, news: None)
@@ -76,35 +73,14 @@ except KeyboardInterrupt:
 @pytest.fixture
 def sweep(tmp_path):
     """A process that trains two endless runs with two workers: itself, and their process ids, once they train."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, sys.path))}
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path)], env=environment, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    parent = python("-c", f"{HEARING}\n{PARENT}", tmp_path, start_new_session=True)
     marks = [tmp_path / "marks" / f"{seed}-0.05.steps" for seed in (0, 1)]
     try:
-        until(lambda: parent.poll() is not None or all(mark.exists() and mark.stat().st_size for mark in marks))
-        assert parent.poll() is None, parent.communicate()[1]
+        until(lambda: all(mark.exists() and mark.stat().st_size for mark in marks), parent)
         yield parent, [int(mark.read_text().split()[1]) for mark in marks]
     finally:
         parent.kill()
         parent.communicate()
-
-
-def until(true):
-    for _ in range(1000):
-        if true():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never came true")
-
-
-def is_alive(process):
-    try:
-        status = Path(f"/proc/{process}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.slow

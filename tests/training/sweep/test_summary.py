@@ -12,8 +12,8 @@ from lowland.training.files import finite
 from lowland.training.sweep.cells import cells_of
 from lowland.training.sweep.selection import select
 from lowland.training.sweep.summary import summarize_sweep
+from tests.experiments import TOY
 
-from ..toy import EXPERIMENT
 from .grids import grid
 
 VARIED = ("lr", "rho", "seed")
@@ -21,7 +21,7 @@ SELECTION = Selection(metric="score", on="validation", ties="loss", test="test_e
 
 
 def summary(arms, selection=SELECTION, varied=VARIED, **changes):
-    experiment = replace(EXPERIMENT, selection=selection, claims=(), **changes)
+    experiment = replace(TOY, selection=selection, claims=(), **changes)
     got = summarize_sweep(experiment, {"scale": "paper"}, arms, varied, torch.device("cpu"), 4.0)
     json.dumps(finite(got), allow_nan=False)
     return got

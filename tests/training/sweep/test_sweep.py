@@ -12,14 +12,14 @@ from lowland.training.sweep import here, make_grid, sweep
 from lowland.training.sweep.directory import find_parts
 from lowland.training.sweep.halving import losers, rungs
 from lowland.training.sweep.job import News
+from tests.experiments import NETWORKS
 
-from ..vectorized.networks import EXPERIMENT
 from ..vectorized.test_vectorized import same
 
 RATES = {"lr": [0.01, 0.02], "rho": [0, 0.05], "seed": [0, 1]}
 
 
-def run(path, grid=RATES, vectorized=True, engine=here, experiment=EXPERIMENT, halving=None, **changes):
+def run(path, grid=RATES, vectorized=True, engine=here, experiment=NETWORKS, halving=None, **changes):
     base = experiment.configure("paper", changes)["sam"]
     path.mkdir(exist_ok=True)
     return sweep(
@@ -36,11 +36,11 @@ def test_stacked_and_one_by_one_give_the_same(tmp_path):
     together, alone = run(tmp_path / "a"), run(tmp_path / "b", vectorized=False)
     same(together, alone)
     assert list(together)[:2] == ["lr=0.01,rho=0,seed=0", "lr=0.01,rho=0,seed=1"]
-    assert [part.vectorized for part in find_parts(tmp_path / "a", EXPERIMENT)] == [
+    assert [part.vectorized for part in find_parts(tmp_path / "a", NETWORKS)] == [
         True,
         True,
     ]  # with an ascent, without
-    assert len(find_parts(tmp_path / "b", EXPERIMENT)) == 8
+    assert len(find_parts(tmp_path / "b", NETWORKS)) == 8
 
 
 @pytest.mark.parametrize("vectorized", [True, False])
@@ -118,7 +118,7 @@ def test_a_run_that_fails_is_marked_and_tried_again(tmp_path):
 def test_here_reports_what_the_user_can_mend_and_goes_on(tmp_path):
     path = tmp_path / "sweep"
     run(path, vectorized=False)
-    parts = find_parts(path, EXPERIMENT)
+    parts = find_parts(path, NETWORKS)
     (parts[0].path / "ended.json").unlink()
     (parts[0].path / "checkpoint.pt").write_bytes(b"rubbish")
     (parts[1].path / "ended.json").unlink()
@@ -143,7 +143,7 @@ def test_a_torn_line_of_an_unfinished_run_is_cut(tmp_path, vectorized):
 
 def test_a_finished_run_without_its_records_is_found_out(tmp_path):
     run(tmp_path, vectorized=False)
-    part = find_parts(tmp_path, EXPERIMENT)[0].path
+    part = find_parts(tmp_path, NETWORKS)[0].path
     (part / "metrics.jsonl").unlink()
     with pytest.raises(RunError, match="lacks records of a finished run: remove it"):
         run(tmp_path, vectorized=False)
@@ -164,7 +164,7 @@ def test_a_finished_run_without_its_records_is_found_out(tmp_path):
 )
 def test_damaged_records_of_a_finished_part_are_noticed(tmp_path, vectorized, damage):
     run(tmp_path, vectorized=vectorized)
-    file = find_parts(tmp_path, EXPERIMENT)[0].path / "metrics.jsonl"
+    file = find_parts(tmp_path, NETWORKS)[0].path / "metrics.jsonl"
     content = file.read_bytes()
     assert damage(content) != content
     file.write_bytes(damage(content))
@@ -182,7 +182,7 @@ def test_damaged_records_of_a_finished_part_are_noticed(tmp_path, vectorized, da
 )  # fmt: skip
 def test_a_part_of_another_shape_is_refused(tmp_path, vectorized, changed):
     run(tmp_path, vectorized=vectorized)
-    file = find_parts(tmp_path, EXPERIMENT)[0].path / "config.json"
+    file = find_parts(tmp_path, NETWORKS)[0].path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changed))
     with pytest.raises(RunError, match=r"holds no run of tests/networks .*remove .*trained again"):
         run(tmp_path, vectorized=vectorized)
@@ -197,7 +197,7 @@ def test_a_part_of_another_shape_is_refused(tmp_path, vectorized, changed):
 )  # fmt: skip
 def test_an_end_of_another_shape_is_refused(tmp_path, how):
     run(tmp_path, vectorized=False)
-    file = find_parts(tmp_path, EXPERIMENT)[0].path / "ended.json"
+    file = find_parts(tmp_path, NETWORKS)[0].path / "ended.json"
     label = next(iter(json.loads(file.read_text())))
     for content in ({label: how}, {"another": {"diverged_at": None}}):
         file.write_text(json.dumps(content))
@@ -235,7 +235,7 @@ def test_a_stack_of_another_shape_is_refused(tmp_path, entry, value):
 
 def test_damaged_parts_are_named(tmp_path):
     run(tmp_path)
-    part = find_parts(tmp_path, EXPERIMENT)[0].path
+    part = find_parts(tmp_path, NETWORKS)[0].path
     (part / "ended.json").write_text("{")
     with pytest.raises(RunError, match=r"ended.json is damaged"):
         run(tmp_path)
@@ -259,14 +259,14 @@ HALVED = {"lr": [0.001, 0.01, 0.02, 0.03], "seed": [0, 1]}
 
 
 def test_rungs_are_steps_of_checks():
-    settings = EXPERIMENT.configure("paper", {"steps": 100, "check_every": 10})["sam"]
+    settings = NETWORKS.configure("paper", {"steps": 100, "check_every": 10})["sam"]
     assert rungs(settings, 2) == [10, 20, 50]  # 12 and 25 are no checks
     assert rungs(settings, 3) == [10, 30]
     assert rungs(settings, 20) == []
 
 
 def arm(lr, seed, loss, **more):
-    settings = EXPERIMENT.configure("paper", {"lr": lr, "seed": seed})["sam"]
+    settings = NETWORKS.configure("paper", {"lr": lr, "seed": seed})["sam"]
     return Outcome(settings, [{"step": 4, "loss": loss}], **more)
 
 
@@ -276,10 +276,10 @@ def test_losers_are_settings_and_not_runs():
         "b0": arm(0.2, 0, 2.0), "b1": arm(0.2, 1, 2.0),
         "c0": arm(0.3, 0, 0.1), "c1": arm(0.3, 1, 0.1, diverged_at=7),
     }  # fmt: skip
-    assert losers(arms, EXPERIMENT.selection, 4, 3) == {"a0", "a1", "b0", "b1"}  # c diverged only afterwards
-    assert losers(arms, EXPERIMENT.selection, 4, 2) == {"a0", "a1"}
+    assert losers(arms, NETWORKS.selection, 4, 3) == {"a0", "a1", "b0", "b1"}  # c diverged only afterwards
+    assert losers(arms, NETWORKS.selection, 4, 2) == {"a0", "a1"}
     early = {**arms, "c1": arm(0.3, 1, 0.1, diverged_at=4)}
-    assert losers(early, EXPERIMENT.selection, 4, 2) == {"c0", "c1"}
+    assert losers(early, NETWORKS.selection, 4, 2) == {"c0", "c1"}
 
 
 @pytest.mark.parametrize("vectorized", [True, False])
@@ -332,7 +332,7 @@ def test_halving_goes_on_alike_wherever_it_was_killed(tmp_path, vectorized):
 
 def test_what_can_not_be_halved(tmp_path):
     with pytest.raises(SettingError, match="no metric"):
-        run(tmp_path, halving=2, experiment=replace(EXPERIMENT, selection=None))
+        run(tmp_path, halving=2, experiment=replace(NETWORKS, selection=None))
     with pytest.raises(SettingError, match="compares nothing"):
         run(tmp_path, halving=5)
     with pytest.raises(SettingError, match="must not vary steps"):

@@ -23,18 +23,17 @@ from lowland.training.vectorized import (
 from lowland.training.vectorized.batches import VectorizedBatches
 from lowland.training.vectorized.program import SideBySide
 from lowland.training.vectorized.runs import Runs
-
-from .networks import EXPERIMENT
+from tests.experiments import NETWORKS
 
 CPU = torch.device("cpu")
-NETWORKS = ("mlp", "norm_cnn", "strided_cnn", "transformer")
+NAMES = ("mlp", "norm_cnn", "strided_cnn", "transformer")
 
 
 def settings(**changes):
-    return EXPERIMENT.configure("paper", changes)["sam"]
+    return NETWORKS.configure("paper", changes)["sam"]
 
 
-def run(function, path, arms, experiment=EXPERIMENT, **options):
+def run(function, path, arms, experiment=NETWORKS, **options):
     with RunDirectory(path, configuration(experiment, "paper", arms, CPU)) as directory:
         return function(experiment, arms, directory, CPU, show_progress=False, **options)
 
@@ -62,7 +61,7 @@ def grid(**fixed):
     return arms
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", NAMES)
 @pytest.mark.parametrize("batches", ["whole", "shuffled", "own"])
 def test_each_run_is_what_it_is_alone(tmp_path, network, batches):
     arms = grid(network=network, batches=batches)
@@ -70,7 +69,7 @@ def test_each_run_is_what_it_is_alone(tmp_path, network, batches):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", NAMES)
 def test_curvature_is_that_of_each_run_alone(tmp_path, network):
     arms = grid(network=network, checked="together")
     same(run(train_vectorized, tmp_path / "stack", arms), run(train, tmp_path / "alone", arms), 1e-6)
@@ -120,7 +119,7 @@ def test_networks_that_look_alike_are_compiled_each_for_itself(tmp_path, monkeyp
         stacked = run(train_vectorized, tmp_path / f"stack{heads}", arms)
         same(stacked, run(train, tmp_path / f"alone{heads}", arms))
     with pytest.raises(NotVectorizable, match="networks differ"):
-        Runs.prepare(EXPERIMENT, [settings(network="transformer", heads=heads) for heads in (2, 4)], CPU)
+        Runs.prepare(NETWORKS, [settings(network="transformer", heads=heads) for heads in (2, 4)], CPU)
 
 
 @pytest.mark.slow
@@ -223,10 +222,10 @@ def test_a_finished_stack_is_left_alone(tmp_path):
 
 def altered(change):
     def prepare(given, device):
-        task = EXPERIMENT.prepare(given, device)
+        task = NETWORKS.prepare(given, device)
         return change(task, given) or task
 
-    return replace(EXPERIMENT, prepare=prepare)
+    return replace(NETWORKS, prepare=prepare)
 
 
 def with_model(layer):
@@ -273,7 +272,7 @@ def test_what_can_not_be_stacked_is_refused(tmp_path, change, why):
 
 def test_runs_of_other_networks_are_refused():
     with pytest.raises(NotVectorizable, match="networks differ"):
-        Runs.prepare(EXPERIMENT, [settings(), settings(network="norm_cnn")], CPU)
+        Runs.prepare(NETWORKS, [settings(), settings(network="norm_cnn")], CPU)
 
 
 def test_the_same_program():
@@ -284,7 +283,7 @@ def test_the_same_program():
 
 
 def test_the_size_of_a_stack_follows_from_the_memory_of_one_run(monkeypatch):
-    one = Runs.prepare(EXPERIMENT, [settings(network="norm_cnn")], CPU)
+    one = Runs.prepare(NETWORKS, [settings(network="norm_cnn")], CPU)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     size = chunk_size(one, CPU)
     assert size > 10
@@ -301,7 +300,7 @@ def test_the_size_of_a_stack_follows_from_the_memory_of_one_run(monkeypatch):
 
 def test_the_peak_of_a_step_is_that_of_its_tensors():
     """One linear layer: inputs 11 × 4, weights 2 × 4."""
-    one = Runs.prepare(EXPERIMENT, [settings(network="mlp", batches="whole")], CPU)
+    one = Runs.prepare(NETWORKS, [settings(network="mlp", batches="whole")], CPU)
     counted = cost.Cost(one, VectorizedBatches(one.tasks))
     weights = sum(p.nbytes for p in one.params.values())
     activations = 11 * (6 + 2) * 8

@@ -11,16 +11,15 @@ import lowland.training as training
 from lowland.errors import RunError
 from lowland.training import RunDirectory, configuration, drive, summarize
 from lowland.training.run import Run
-
-from .toy import EXPERIMENT
+from tests.experiments import TOY
 
 CPU = torch.device("cpu")
 
 
 def run(path, changes=None, scale="paper", **options):
-    arms = EXPERIMENT.configure(scale, changes or {})
-    with RunDirectory(path, configuration(EXPERIMENT, scale, arms, CPU)) as directory:
-        return training.train(EXPERIMENT, arms, directory, CPU, show_progress=False, **options), directory
+    arms = TOY.configure(scale, changes or {})
+    with RunDirectory(path, configuration(TOY, scale, arms, CPU)) as directory:
+        return training.train(TOY, arms, directory, CPU, show_progress=False, **options), directory
 
 
 def test_records_every_check_of_every_arm(tmp_path):
@@ -86,7 +85,7 @@ def test_a_diverged_arm_is_a_result_and_the_others_go_on(tmp_path):
     assert 0 < trained["sam"].diverged_at < 7
     assert trained["sam"].column("step") == [0]
     assert trained["plain"].status == "done"
-    summary = summarize(EXPERIMENT, directory.config, trained, CPU)
+    summary = summarize(TOY, directory.config, trained, CPU)
     assert summary["metrics"]["sam"]["diverged_at"] == trained["sam"].diverged_at
     again, _ = run(tmp_path, {"sam.lr": "1e30", "kind": "sgd"})
     assert again["sam"].diverged_at == trained["sam"].diverged_at
@@ -126,7 +125,7 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, poison
 
 def test_summary(tmp_path):
     trained, directory = run(tmp_path)
-    summary = summarize(EXPERIMENT, directory.config, trained, CPU)
+    summary = summarize(TOY, directory.config, trained, CPU)
     assert set(summary) == {"experiment", "scale", "seed", "config", "metrics", "claims", "environment"}
     (claim,) = summary["claims"]
     assert set(claim) == {
@@ -145,7 +144,7 @@ def test_summary(tmp_path):
     clocks = [key for key, value in summary["metrics"]["sam"].items() if "seconds" in key]
     assert len(clocks) == 2
     trained, directory = run(tmp_path / "smoke", scale="smoke")
-    (claim,) = summarize(EXPERIMENT, directory.config, trained, CPU)["claims"]
+    (claim,) = summarize(TOY, directory.config, trained, CPU)["claims"]
     assert claim["passed"] is None
     assert claim["reason"]
 
@@ -229,12 +228,12 @@ def test_a_schedule_multiplies_the_step_size_and_resumes(tmp_path):
         return 0.5 ** (step // 3)
 
     def prepare(settings, device):
-        task = EXPERIMENT.prepare(settings, device)
+        task = TOY.prepare(settings, device)
         task.schedule = halving
         return task
 
-    experiment = dataclasses.replace(EXPERIMENT, prepare=prepare)
-    arms = {"sam": EXPERIMENT.configure("paper", {"noisy": "false", "kind": "sgd"})["sam"]}
+    experiment = dataclasses.replace(TOY, prepare=prepare)
+    arms = {"sam": TOY.configure("paper", {"noisy": "false", "kind": "sgd"})["sam"]}
 
     def train(path, **options):
         with RunDirectory(path, configuration(experiment, "paper", arms, CPU)) as directory:
@@ -245,7 +244,7 @@ def test_a_schedule_multiplies_the_step_size_and_resumes(tmp_path):
     assert train(tmp_path / "paused") == records
 
     torch.manual_seed(3)
-    task = EXPERIMENT.prepare(arms["sam"], CPU)
+    task = TOY.prepare(arms["sam"], CPU)
     scheduler = torch.optim.lr_scheduler.LambdaLR(task.optimizer, halving)
     for step in range(40):
         x, y = task.batch(step)

@@ -1,19 +1,17 @@
 """A monitor under DDP: two processes measure what one would; pieces are refused (distributed_cases.py)."""
 
-from pathlib import Path
-
 import pytest
 
+from tests.cases import check, outcomes_of
+from tests.curvature import distributed_cases
 from tests.curvature.distributed_cases import CASES
-from tests.processes import check, outcomes_of
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    script = Path(__file__).with_name("distributed_cases.py")
-    return outcomes_of(script, 2, tmp_path_factory.mktemp("processes"))
+    return outcomes_of(distributed_cases.__name__, 2, tmp_path_factory.mktemp("processes"))
 
 
 @pytest.mark.parametrize("case", [case.__name__ for case in CASES])

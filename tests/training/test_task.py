@@ -13,16 +13,16 @@ from lowland.training import RunDirectory, configuration, drive
 from lowland.training.parallel import Alone
 from lowland.training.run import Run
 from lowland.training.vectorized import NotVectorizable, Runs
-
-from .relay import EXPERIMENT, prepare
+from tests.experiments import RELAY, relay
+from tests.optim.textbook import m_sam
 
 CPU = torch.device("cpu")
 
 
 def run(path, changes=None, **options):
-    arms = EXPERIMENT.configure("paper", changes or {})
-    with RunDirectory(path, configuration(EXPERIMENT, "paper", arms, CPU)) as directory:
-        return training.train(EXPERIMENT, arms, directory, CPU, show_progress=False, **options), directory
+    arms = RELAY.configure("paper", changes or {})
+    with RunDirectory(path, configuration(RELAY, "paper", arms, CPU)) as directory:
+        return training.train(RELAY, arms, directory, CPU, show_progress=False, **options), directory
 
 
 def test_a_second_training_begins_with_the_last_weights_of_the_first_of_its_seed(tmp_path):
@@ -47,24 +47,13 @@ def test_weights_are_averaged_after_every_step(tmp_path):
 def test_groups_climb_for_themselves(tmp_path):
     """Two groups, of four and two examples, against a textbook step."""
     trained, _ = run(tmp_path, {"seeds": "1", "steps": "1", "check_every": "1"})
-    settings = EXPERIMENT.configure("paper", {"seeds": "1"})["grouped"]
+    settings = RELAY.configure("paper", {"seeds": "1"})["grouped"]
     training.randomness.seed_everything(settings.seed)
-    task = prepare(settings, CPU)
+    task = relay(settings, CPU)
     x, y = task.batch(0)
-    before = [p.detach().clone() for p in task.model.parameters()]
-    total = [torch.zeros_like(p) for p in before]
-    for part in (slice(0, 4), slice(4, 6)):
-        gradient = torch.autograd.grad(F.mse_loss(task.model(x[part]), y[part]), list(task.model.parameters()))
-        norm = torch.cat([g.flatten() for g in gradient]).norm()
-        with torch.no_grad():
-            for p, g in zip(task.model.parameters(), gradient, strict=True):
-                p += settings.rho * g / norm
-        gradient = torch.autograd.grad(F.mse_loss(task.model(x[part]), y[part]), list(task.model.parameters()))
-        with torch.no_grad():
-            for p, w, g, t in zip(task.model.parameters(), before, gradient, total, strict=True):
-                p.copy_(w)
-                t += g * len(x[part]) / len(x)
-    expected = (before[0] - settings.lr * total[0]).sum().item()
+    params = list(task.model.parameters())
+    total = m_sam(lambda rows: F.mse_loss(task.model(x[rows]), y[rows]), params, len(x), 4, settings.rho)
+    expected = (params[0] - settings.lr * total[0]).sum().item()
     assert trained["grouped"].records[-1]["weight"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -105,7 +94,7 @@ def test_what_starts_from_a_diverged_arm_has_diverged(tmp_path):
 
 def test_stacks_leave_such_tasks_alone():
     with pytest.raises(NotVectorizable, match="averaged"):
-        Runs.prepare(EXPERIMENT, [EXPERIMENT.configure("paper", {"seeds": "1"})["first"]], CPU)
+        Runs.prepare(RELAY, [RELAY.configure("paper", {"seeds": "1"})["first"]], CPU)
 
 
 def test_mixed_precision_and_a_compiled_model_are_what_they_say(tmp_path, monkeypatch):
@@ -124,13 +113,13 @@ def test_mixed_precision_and_a_compiled_model_are_what_they_say(tmp_path, monkey
             return x
 
     def changed(settings, device):
-        task = prepare(settings, device)
+        task = relay(settings, device)
         task.model.append(Looking())
         return replace(task, autocast=torch.bfloat16, compiled=True, average=None, check=_Check(task.model))
 
     monkeypatch.setattr(torch, "compile", compiling)
-    experiment = replace(EXPERIMENT, prepare=changed)
-    arms = {"grouped": EXPERIMENT.configure("paper", {"seeds": "1", "steps": "2"})["grouped"]}
+    experiment = replace(RELAY, prepare=changed)
+    arms = {"grouped": RELAY.configure("paper", {"seeds": "1", "steps": "2"})["grouped"]}
     with RunDirectory(tmp_path, configuration(experiment, "paper", arms, CPU)) as directory:
         trained = training.train(experiment, arms, directory, CPU, show_progress=False)
     assert seen == {"compiled", torch.bfloat16}

@@ -1,4 +1,4 @@
-"""Imported once, in the process that all others are forked from: what every command of the campaign needs."""
+"""Imported once, in the process that others are forked from (`tests.forked`): what commands and trainings need."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -7,6 +7,8 @@ import matplotlib
 import scipy.special  # noqa: F401 - its OpenBLAS never ends where it is loaded into too little memory
 import torch
 import torch._dynamo
+import torch.distributed.fsdp
+import torch.distributed.tensor.parallel
 
 import lowland.cli
 import lowland.commands
@@ -14,15 +16,15 @@ import lowland.experiments.sweeping
 import lowland.training.measuring
 import lowland.training.vectorized  # noqa: F401
 from lowland import papers, report, training
-from tests.hostile.victim import EXPERIMENT
+from tests.experiments import VICTIM
 
 torch.set_num_threads(1)
 papers.experiments()
 with TemporaryDirectory() as folder:  # fonts, and what torch loads when it first trains
-    arms = EXPERIMENT.configure("paper", {"steps": 1, "pause": 0})
-    config = training.configuration(EXPERIMENT, "paper", arms, torch.device("cpu"))
+    arms = VICTIM.configure("paper", {"steps": 1, "pause": 0})
+    config = training.configuration(VICTIM, "paper", arms, torch.device("cpu"))
     with training.RunDirectory(Path(folder, "run"), config) as directory:
-        trained = training.train(EXPERIMENT, arms, directory, torch.device("cpu"), show_progress=False)
-        report.draw_run(directory.figures, EXPERIMENT, trained)
-        training.summarize(EXPERIMENT, config, trained, torch.device("cpu"))
+        trained = training.train(VICTIM, arms, directory, torch.device("cpu"), show_progress=False)
+        report.draw_run(directory.figures, VICTIM, trained)
+        training.summarize(VICTIM, config, trained, torch.device("cpu"))
 assert matplotlib.get_backend()
