@@ -32,19 +32,14 @@ from lowland.training import (
     Task,
     Verdict,
     drive,
-    ours,
     setting,
 )  # fmt: skip
 
 
 def experiment(name, settings, values, arms, laptop=None, smoke=None, **others):
     """One whose settings are ``values`` but for what smaller scales change; ``others`` is what else it has."""
-    scales = {
-        scale: {key: ours(value) for key, value in (changes or {}).items()}
-        for scale, changes in {"paper": values, "laptop": laptop, "smoke": smoke}.items()
-    }
-    nothing = {"title": name, "paper": "none", "datasets": (), "claims": (), "figures": (), "grid": {}, "cost": {}}
-    return Experiment(name=f"tests/{name}", settings=settings, arms=arms, scales=scales, **nothing | others)
+    scales = {"paper": values, "laptop": laptop or {}, "smoke": smoke or {}}
+    return Experiment(name=f"tests/{name}", settings=settings, scales=scales, arms=arms, **others)
 
 
 class Check:

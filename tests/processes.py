@@ -54,10 +54,10 @@ def torchrun(script, *arguments, count=2, **options):
     return python(*launcher, script, *arguments, **options)
 
 
-def end(process, seconds=280):
-    """The end of a process, which has so many seconds left."""
+def end(process, seconds=280, read=None):
+    """The end of a process, which has so many seconds left; ``read`` is what it reads."""
     try:
-        out, err = process.communicate(timeout=seconds)
+        out, err = process.communicate(read, timeout=seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         raise AssertionError(f"it did not end within {seconds} s: {process.communicate()}") from None

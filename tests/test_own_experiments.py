@@ -1,7 +1,6 @@
 """An experiment from a file through the command line: run, resumed, swept, shown, evaluated; and what is refused."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -10,6 +9,7 @@ from lowland.data import Shuffled
 from lowland.training import read_records
 from lowland.training.drive import Pace
 
+from .processes import end, torchrun
 from .training.own_file import TEXT, write
 
 
@@ -106,11 +106,10 @@ def read_last(path):
 
 @pytest.mark.slow
 def test_torchrun(lowland, mine, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lowland.cli"]
     plain = TEXT.replace("Dropout(0.2)", "ReLU()")  # each process draws masks of its own
     mine.write_text(plain)
-    ended = subprocess.run([*command, "run", "mine.py", "--out", "two"], cwd=tmp_path, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+    ended = end(torchrun("-m", "lowland.cli", "run", "mine.py", "--out", "two", cwd=tmp_path))
+    assert ended.code == 0, ended
     assert lowland("run", "mine.py", "--out", "one").code == 0
     one, two = read_last(tmp_path / "one"), read_last(tmp_path / "two")
     assert two["sam"]["train_loss"] == pytest.approx(one["sam"]["train_loss"], rel=1e-4)

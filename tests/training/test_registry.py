@@ -8,7 +8,7 @@ from lowland import papers
 from lowland.errors import SettingError
 from lowland.training import registry
 from tests import experiments
-from tests.processes import python
+from tests.processes import end, python
 
 FIRST = replace(experiments.TOY, name="tests/first")
 SECOND = replace(experiments.TOY, name="tests/second")
@@ -38,5 +38,5 @@ def test_every_experiment_of_the_papers_is_found_by_another_process():
     names = list(papers.experiments())
     code = "import pickle, sys; print(*(one.name for one in pickle.load(sys.stdin.buffer)), sep='\\n')"
     process = python("-c", code, stdin=subprocess.PIPE, text=None, errors=None)
-    out, err = process.communicate(pickle.dumps(list(papers.experiments().values())))
-    assert out.decode().split() == names, err
+    ended = end(process, read=pickle.dumps(list(papers.experiments().values())))
+    assert ended.out.decode().split() == names, ended

@@ -8,6 +8,7 @@ import pytest
 
 from lowland.errors import DataError, SettingError
 from lowland.training import registry
+from tests.processes import end, python
 
 from .own_file import TEXT, write
 
@@ -121,8 +122,9 @@ def other_process(content, cwd):
         "except SettingError as error:\n"
         "    print(error)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, check=True, cwd=cwd)
-    return ended.stdout.decode()
+    ended = end(python("-c", code, cwd=cwd, stdin=subprocess.PIPE, text=None, errors=None), read=content)
+    assert ended.code == 0, ended
+    return ended.out.decode()
 
 
 @pytest.mark.slow
