@@ -43,6 +43,27 @@ def undrawn(monkeypatch):
 
 
 @pytest.fixture
+def interrupted(monkeypatch):
+    """Ctrl-C in the place of the ``count``-th call of a method, once; and a checkpoint after every step."""
+
+    def arm(owner, method, count):
+        from lowland.training.drive import Pace
+
+        calls, real = [], getattr(owner, method)
+
+        def call(*arguments):
+            calls.append(method)
+            if len(calls) == count:
+                raise KeyboardInterrupt
+            return real(*arguments)
+
+        monkeypatch.setattr(Pace, "due", lambda self: True)
+        monkeypatch.setattr(owner, method, call)
+
+    return arm
+
+
+@pytest.fixture
 def refused(lowland):
     """Run a command that must be refused: one line on stderr with every given text in it, exit code 2."""
 

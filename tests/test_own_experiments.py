@@ -7,7 +7,6 @@ import pytest
 
 from lowland.data import Shuffled
 from lowland.training import read_records
-from lowland.training.drive import Pace
 
 from .processes import end, torchrun
 from .training.own_file import TEXT, write
@@ -49,21 +48,11 @@ def test_changed_code_is_refused_with_the_way_on(undrawn, lowland, refused, mine
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits_and_not_with_other_code(
-    undrawn, lowland, refused, mine, tmp_path, monkeypatch
+    undrawn, lowland, refused, mine, tmp_path, interrupted
 ):
     assert lowland("run", "mine.py", "--out", "whole").code == 0
-    monkeypatch.setattr(Pace, "due", lambda self: True)
-    real, steps = Shuffled.__call__, []
-
-    def interrupted(batches, step):
-        steps.append(step)
-        if len(steps) > 9:
-            raise KeyboardInterrupt
-        return real(batches, step)
-
-    monkeypatch.setattr(Shuffled, "__call__", interrupted)
+    interrupted(Shuffled, "__call__", 10)
     assert lowland("run", "mine.py", "--out", "parts").code == 130
-    monkeypatch.setattr(Shuffled, "__call__", real)
     mine.write_text(TEXT.replace("Dropout(0.2)", "Dropout(0.1)"))
     refused("run", "mine.py", "--out", "parts", says="mine.py has changed since")
     mine.write_text(TEXT)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import lowland.training as training
 from lowland.errors import SettingError
-from lowland.training import RunDirectory, configuration, drive
+from lowland.training import RunDirectory, configuration
 from lowland.training.parallel import Alone
 from lowland.training.run import Run
 from lowland.training.vectorized import NotVectorizable, Runs
@@ -58,18 +58,9 @@ def test_groups_climb_for_themselves(tmp_path):
 
 
 @pytest.mark.parametrize("crash", [3, 12, 30, 47])
-def test_killed_it_ends_with_the_same_bits(tmp_path, monkeypatch, crash):
+def test_killed_it_ends_with_the_same_bits(tmp_path, interrupted, crash):
     run(tmp_path / "straight")
-    monkeypatch.setattr(drive.Pace, "due", lambda self: True)
-    calls, real = [], Run._train
-
-    def dying(self, batch):
-        calls.append(batch)
-        if len(calls) == crash:
-            raise KeyboardInterrupt
-        real(self, batch)
-
-    monkeypatch.setattr(Run, "_train", dying)
+    interrupted(Run, "_train", crash)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed")
     run(tmp_path / "killed")

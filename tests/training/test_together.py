@@ -8,7 +8,7 @@ import torch
 import lowland.training as training
 from lowland import report
 from lowland.errors import SettingError
-from lowland.training import Alone, RunDirectory, configuration, drive, summarize
+from lowland.training import Alone, RunDirectory, configuration, summarize
 from tests.experiments import PAIR, Rows
 
 CPU = torch.device("cpu")
@@ -40,18 +40,9 @@ def test_it_ends_where_all_have_stopped(tmp_path):
 
 
 @pytest.mark.parametrize("crash", [1, 2, 3, 5])
-def test_killed_it_ends_with_the_same_bits(tmp_path, monkeypatch, crash):
+def test_killed_it_ends_with_the_same_bits(tmp_path, interrupted, crash):
     run(tmp_path / "straight")
-    monkeypatch.setattr(drive.Pace, "due", lambda self: True)
-    calls, real = [], Rows.train
-
-    def dying(self, steps):
-        calls.append(steps)
-        if len(calls) == crash:
-            raise KeyboardInterrupt
-        real(self, steps)
-
-    monkeypatch.setattr(Rows, "train", dying)
+    interrupted(Rows, "train", crash)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed")
     trained, _ = run(tmp_path / "killed")

@@ -38,25 +38,15 @@ def batch(n=11, width=5, classes=3):
     return torch.randn(n, width, generator=generator).double(), torch.arange(n) % classes
 
 
-class Clipped(torch.autograd.Function):
-    """Clips the gradient on its way back: a backward that isn't linear."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, d):
-        return d / (1 + d.norm())
+def on_the_way_back(name, change):
+    """An identity of this name whose gradient is changed: ``change(d)`` of what comes from above."""
+    ways = {"forward": staticmethod(lambda ctx, x: x.clone()), "backward": staticmethod(lambda ctx, d: change(d))}
+    return type(name, (torch.autograd.Function,), ways)
 
 
-class Centring(torch.autograd.Function):
-    """Row by row in forward alone."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, d):
-        return d - d.mean(0)
+#: Not linear, for the batch as a whole.
+Clipped = on_the_way_back("Clipped", lambda d: d / (1 + d.norm()))
+#: Row by row in forward alone.
+Centring = on_the_way_back("Centring", lambda d: d - d.mean(0))
+#: Row by row in both directions, which nobody can know.
+Reversed = on_the_way_back("Reversed", torch.neg)

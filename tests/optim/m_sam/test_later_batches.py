@@ -15,7 +15,7 @@ from lowland.optim.m_sam import registry, row_wise
 
 from .against_the_definition import by_definition, check, optimizer_of
 from .against_the_loop import relative_error
-from .networks import Centring, rand
+from .networks import Centring, Reversed, rand
 
 Y = torch.arange(8) % 3
 
@@ -267,18 +267,6 @@ def test_the_audit_comes_again(monkeypatch):
         counts.append(len(calls))
     assert [i + 1 for i, n in enumerate(counts) if n > 3] == [1, 4, 10]
     assert counts[1] == 2
-
-
-class Reversed(torch.autograd.Function):
-    """Row by row in both directions, which nobody can know."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, d):
-        return -d
 
 
 @pytest.mark.parametrize("audit", [True, False])

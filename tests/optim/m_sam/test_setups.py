@@ -12,7 +12,7 @@ from lowland.optim import SAM
 from lowland.optim.m_sam import row_wise
 
 from .against_the_loop import assert_exact, by_both, entropy, gradients, relative_error
-from .networks import batch, perceptron
+from .networks import batch, on_the_way_back, perceptron
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.1])
@@ -82,15 +82,7 @@ def test_a_compiled_model_runs_as_it_was_written(in_place):
     assert relative_error(ours, theirs) < 1e-9
 
 
-@row_wise
-class Overflow(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, d):
-        return d * torch.inf
+Overflow = row_wise(on_the_way_back("Overflow", lambda d: d * torch.inf))
 
 
 def test_an_overflow_in_the_first_pass_alone_makes_the_scaler_skip():

@@ -13,7 +13,6 @@ from lowland.papers.andriushchenko2022.task import ImageBatches, _schedule
 from lowland.papers.figures import over_epochs
 from lowland.torch_tools import evaluating
 from lowland.training import Outcome
-from lowland.training.drive import Pace
 from lowland.training.randomness import seed_everything
 from tests.optim import textbook
 
@@ -218,20 +217,11 @@ def test_groups_climb_in_one_pass(small, recwarn, name, m):
 
 
 @pytest.mark.slow
-def test_groups_go_on_where_they_were_interrupted(small, quick, lowland, monkeypatch, tmp_path):
+def test_groups_go_on_where_they_were_interrupted(small, quick, lowland, interrupted, tmp_path):
     command = ["run", "andriushchenko2022/cifar10", "--scale", "smoke", "--set", "norm=group", "--set", "m=1"]
     assert lowland(*command, "--out", tmp_path / "straight").code == 0
-    monkeypatch.setattr(Pace, "due", lambda self: True)
-    real, left = ImageBatches.__call__, iter(range(7))
-
-    def dying(self, step):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return real(self, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ImageBatches, "__call__", dying)
-        assert lowland(*command, "--out", tmp_path / "killed").code != 0
+    interrupted(ImageBatches, "__call__", 8)
+    assert lowland(*command, "--out", tmp_path / "killed").code != 0
     assert (tmp_path / "killed/metrics.jsonl").read_text().count("sam") == 1
     assert lowland(*command, "--out", tmp_path / "killed").code == 0
     paths = (tmp_path / name / "metrics.jsonl" for name in ("straight", "killed"))
