@@ -1,4 +1,4 @@
-"""Cases that several processes run together: functions of a module, and what each raised."""
+"""Several processes that train together, forked; and cases that they run: functions of a module."""
 
 import datetime
 import importlib
@@ -17,20 +17,22 @@ import torch.distributed as dist
 from tests.forked import fork
 
 
-def outcomes_of(module, world, folder, joined=True, seconds=280):
-    """Run the cases of a module in ``world`` processes; for each what every case raised, or None, by its name.
+def together(target, world, folder, *arguments, seconds=280):
+    """Processes that call ``target(*arguments)`` in a folder, with the variables that torchrun would give them.
 
     Args:
-        module: the name of one whose ``CASES`` are functions, or such lists by the number of processes. A function
-            ``between``, if there is one, is called after each.
-        world: how many processes. Each has the variables that torchrun would give it.
-        folder: the processes run there.
-        joined: whether they are joined by gloo before the first case.
-        seconds: how long they may take together.
+        target: a function that they can import.
+        world: how many.
+        folder: where they are, and leave what they print: ``0.out``, ``0.err`` and so on.
+        arguments: of the function.
+        seconds: how long they may take; those that are left when one has failed have five.
+
+    Returns:
+        Their exit codes.
     """
     settings = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     processes = [
-        fork(_work, module, folder, joined, settings | {"RANK": rank, "LOCAL_RANK": rank}) for rank in range(world)
+        fork(_begin, folder, settings | {"RANK": rank, "LOCAL_RANK": rank}, target, *arguments) for rank in range(world)
     ]
     deadline = time.monotonic() + seconds
     while alive := [each for each in processes if each.exitcode is None]:
@@ -41,12 +43,18 @@ def outcomes_of(module, world, folder, joined=True, seconds=280):
     for each in processes:
         each.kill()
         each.join()
-    return [_read(folder, rank) for rank in range(world)]
+    return [each.exitcode for each in processes]
 
 
-def _read(folder, rank):
-    file, said = folder / f"{rank}.json", folder / f"{rank}.err"
-    return json.loads(file.read_text()) if file.exists() else {"start": said.read_text() if said.exists() else ""}
+def _begin(folder, settings, target, *arguments):
+    # As one process would have it: on a machine with devices, these still want gloo.
+    os.environ.update({name: str(value) for name, value in settings.items()}, CUDA_VISIBLE_DEVICES="")
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    os.chdir(folder)
+    for descriptor, kind in enumerate(("out", "err"), 1):
+        os.dup2(os.open(f"{settings['RANK']}.{kind}", os.O_WRONLY | os.O_CREAT), descriptor)
+    torch.set_num_threads(1)
+    target(*arguments)
 
 
 def free_port():
@@ -56,23 +64,33 @@ def free_port():
         return found.getsockname()[1]
 
 
-def _work(module, folder, joined, settings):
-    rank = settings["RANK"]
-    # As one process would have it: on a machine with devices, these cases still want gloo.
-    os.environ.update({name: str(value) for name, value in settings.items()}, CUDA_VISIBLE_DEVICES="")
-    os.environ["ACCELERATE_USE_CPU"] = "true"
-    os.chdir(folder)
-    os.dup2(os.open(f"{rank}.err", os.O_WRONLY | os.O_CREAT), 2)
+def outcomes_of(module, world, folder, joined=True):
+    """Run the cases of a module in ``world`` processes; for each what every case raised, or None, by its name.
+
+    Args:
+        module: the name of one whose ``CASES`` are functions, or such lists by the number of processes. A function
+            ``between``, if there is one, is called after each.
+        world: how many processes.
+        folder: where they run.
+        joined: whether they are joined by gloo before the first case.
+    """
+    together(_run, world, folder, module, world, joined)
+    files = [folder / f"{rank}.json" for rank in range(world)]
+    return [
+        json.loads(file.read_text()) if file.exists() else {"start": file.with_suffix(".err").read_text()}
+        for file in files
+    ]
+
+
+def _run(module, world, joined):
+    rank, module, outcomes = int(os.environ["RANK"]), importlib.import_module(module), {}
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    module, outcomes = importlib.import_module(module), {}
     if joined:
         dist.init_process_group(
-            "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=settings["WORLD_SIZE"],
+            "gloo", init_method=f"file://{Path.cwd()}/meet", rank=rank, world_size=world,
             timeout=datetime.timedelta(seconds=40),
         )  # fmt: skip
-    cases = module.CASES if isinstance(module.CASES, list) else module.CASES[settings["WORLD_SIZE"]]
-    for case in cases:
+    for case in module.CASES if isinstance(module.CASES, list) else module.CASES[world]:
         torch.manual_seed(0)
         try:
             case()

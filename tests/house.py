@@ -14,10 +14,13 @@ from pathlib import Path
 import grimp
 
 SOURCE = Path(__file__).parents[1] / "src"
+TESTS = Path(__file__).parent
 OFFENDERS = Path(__file__).with_suffix(".txt")
 sys.path.insert(0, str(SOURCE))  # grimp finds the package there
 ATTRIBUTES, METHODS, PARAMETERS = 12, 25, 8
-KINDS = ("circle", "private", "attributes", "methods", "parameters", "twice", "untyped")
+KINDS = ("circle", "private", "attributes", "methods", "parameters", "twice", "untyped", "astray")
+#: Folders of tests that are about all rooms, or about how tests themselves are made.
+OF_NO_ROOM = {".", "hostile", "hunt"}
 #: Rooms in which nothing is typed `Any`; what has no type is called by one of the names in `lowland.values`.
 TYPED = ("optim", "training")
 #: Torch's own, which some of our classes have too.
@@ -158,6 +161,7 @@ class House:
 
     def offences(self) -> Iterator[Offence]:
         yield from self.circles()
+        yield from astray()
         for module in self.modules:
             yield from self.reached(module)
             for node in module.classes:
@@ -239,6 +243,14 @@ class House:
     def sibling(self, package: str, module: str) -> str:
         depth = package.count(".") + 2
         return ".".join(module.split(".")[:depth]) if module != package else f"{package}.__init__"
+
+
+def astray() -> Iterator[Offence]:
+    """Folders of tests that mirror no room of the library."""
+    for folder in sorted({path.parent for path in TESTS.rglob("test_*.py")}):
+        name = str(folder.relative_to(TESTS))
+        if name not in OF_NO_ROOM and not (SOURCE / "lowland" / name).is_dir():
+            yield Offence("astray", name.partition("/")[0], name, f"tests/{name}")
 
 
 def reachable(arrows: Arrows, start: str) -> set[str]:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
+from .cases import together
 from .processes import end, torchrun
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -36,19 +36,20 @@ def runs():
             yield launcher, name, option
 
 
-def run_here(path, options, monkeypatch):
-    """In this process, to save the imports."""
-    monkeypatch.syspath_prepend(path.parent)
-    monkeypatch.setattr(sys, "argv", [str(path), *options])
+def run_here(path, options):
+    """As Python runs a script."""
+    sys.path.insert(0, str(path.parent))
+    sys.argv = [str(path), *options]
     sys.modules.pop("common", None)
     try:
         runpy.run_path(str(path), run_name="__main__")
     finally:
         sys.modules.pop("common", None)
+    sys.stdout.flush()
 
 
 @pytest.mark.parametrize("run", [pytest.param(run, id=" ".join(run[1:])) for run in runs()])
-def test_runs_and_trains(run, monkeypatch, capfd):
+def test_runs_and_trains(run, monkeypatch, capfd, tmp_path):
     launcher, name, *options = run
     path = EXAMPLES / name
     for package in ("accelerate", "transformers"):
@@ -58,15 +59,19 @@ def test_runs_and_trains(run, monkeypatch, capfd):
         pytest.skip(f"torch.compile needs a C++ compiler, one of {', '.join(COMPILERS)}")
     if "from lightning" in path.read_text(encoding="utf-8"):
         pytest.importorskip("lightning", reason="Lightning is not installed: pip install '.[lightning]'")
-    if launcher == "python":
-        run_here(path, options, monkeypatch)
+    if launcher == "python":  # in this process, to save the imports
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.setattr(sys, "argv", sys.argv)
+        run_here(path, options)
         out = capfd.readouterr().out
-    else:
-        count = int(launcher.partition("--nproc-per-node")[2].strip(" ="))
-        devices = {} if torch.cuda.device_count() >= count else {"CUDA_VISIBLE_DEVICES": ""}
-        ended = end(torchrun(path, *options, count=count, environment=devices))
+    elif name == "ddp.py":
+        ended = end(torchrun(path, *options, environment={"CUDA_VISIBLE_DEVICES": ""}))
         assert ended.code == 0, ended.err
         out = ended.out
+    else:  # with what torchrun would tell them
+        codes = together(run_here, 2, tmp_path, path, options)
+        assert codes == [0, 0], (tmp_path / "0.err").read_text() + (tmp_path / "1.err").read_text()
+        out = (tmp_path / "0.out").read_text() + (tmp_path / "1.out").read_text()
     reports = re.findall(r"^(before|after).*: training loss (\S+), test accuracy (\S+)$", out, re.MULTILINE)
     assert reports[0][0] == "before"
     assert reports[-1][0] == "after"

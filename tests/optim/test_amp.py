@@ -164,16 +164,6 @@ def test_a_small_gradient_of_half_precision_weights():
             (w * 1e-6).sum().backward()
 
 
-def test_a_scaler_that_is_switched_off():
-    ours, expected = network(), network()
-    optimizer = SAM(sgd(ours), rho=0.3)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    for loss_fn in losses(ours):
-        scaled_step(optimizer, scaler, loss_fn)
-    textbook.train(expected, sgd(expected), losses(expected), 0.3)
-    assert_equal(ours, expected)
-
-
 def test_without_telling_sam_of_the_scaler_an_overflow_in_the_ascent_is_a_step_of_the_base():
     ours, plain = network(), network()
     optimizer, base = SAM(sgd(ours), rho=0.3), sgd(plain)

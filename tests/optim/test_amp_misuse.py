@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from lowland import SAM, compat
 from lowland.optim import presets
 
-from .training import assert_equal, batch, losses, network, same_bits, sgd, weights
+from .training import assert_equal, batch, by_passes, climb_and_descend, losses, network, same_bits, sgd, weights
 
 SCALE = 1024.0
 
@@ -29,13 +29,8 @@ def closure_of(model, scaler, step=0, reduction="mean"):
     return closure
 
 
-def step(model, optimizer, scaler, index=0, told=True):
-    for evaluation in optimizer.passes(scaler=scaler if told else None):
-        with evaluation:
-            closure_of(model, scaler, index)()
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad()
+def step(model, optimizer, scaler, index=0):
+    by_passes(optimizer, losses(model, index + 1)[index], scaler)
 
 
 def goes_on(model, optimizer, scaler, expected):
@@ -103,9 +98,7 @@ def test_unscaling_before_the_passes_are_over(where, accumulated, told):
     model, optimizer, scaler = made()
     before = weights(model)
     if accumulated:
-        for evaluation in optimizer.passes(scaler=scaler):
-            with evaluation:
-                closure_of(model, scaler)()
+        climb_and_descend(optimizer, losses(model, 1)[0], scaler)
     with pytest.raises(RuntimeError, match=r"after the last pass and before scaler\.step"):  # noqa: PT012
         for index, evaluation in enumerate(optimizer.passes(scaler=scaler if told else None)):
             if index == 1 and where == "between":
@@ -129,9 +122,7 @@ def test_unscaling_between_micro_batches(kind, of):
         if kind == "m":
             optimizer.backward(closure_of(model, scaler, reduction="none"), scaler=scaler)
             return
-        for evaluation in optimizer.passes(scaler=scaler):
-            with evaluation:
-                closure_of(model, scaler)()
+        climb_and_descend(optimizer, losses(model, 1)[0], scaler)
 
     micro_batch()
     scaler.unscale_(optimizer if of == "SAM" else optimizer.base)
@@ -163,9 +154,7 @@ def test_the_scale_changes_while_gradients_wait():
             with next(passes):
                 closure_of(model, scaler)()
         optimizer.zero_grad()
-        for evaluation in optimizer.passes(scaler=scaler):
-            with evaluation:
-                closure_of(model, scaler)()
+        climb_and_descend(optimizer, losses(model, 1)[0], scaler)
         another()
         if raises:
             with pytest.raises(RuntimeError, match="once a step"), next(optimizer.passes(scaler=scaler)):
@@ -194,9 +183,7 @@ def test_a_skipped_step_is_no_misuse(clear, set_to_none):
 def test_a_step_without_the_scaler(base):
     model, optimizer, scaler = made(base=BASES[base])
     before = weights(model)
-    for evaluation in optimizer.passes(scaler=scaler):
-        with evaluation:
-            closure_of(model, scaler)()
+    climb_and_descend(optimizer, losses(model, 1)[0], scaler)
     with pytest.raises(RuntimeError, match=r"call scaler.step\(optimizer\), not optimizer.step"):
         optimizer.step()
     assert same_bits(model, before)
@@ -204,9 +191,7 @@ def test_a_step_without_the_scaler(base):
     scaler.update()
     assert optimizer.steps == 1
     optimizer.zero_grad()
-    for evaluation in optimizer.passes(scaler=scaler):
-        with evaluation:
-            closure_of(model, scaler)()
+    climb_and_descend(optimizer, losses(model, 1)[0], scaler)
     scaler.unscale_(optimizer)
     if base == "SGD":
         optimizer.step()  # unscaled it may be
@@ -215,9 +200,7 @@ def test_a_step_without_the_scaler(base):
 
 def test_unscaling_twice_and_stepping_twice_are_torchs_errors():
     model, optimizer, scaler = made()
-    for evaluation in optimizer.passes(scaler=scaler):
-        with evaluation:
-            closure_of(model, scaler)()
+    climb_and_descend(optimizer, losses(model, 1)[0], scaler)
     scaler.unscale_(optimizer)
     with pytest.raises(RuntimeError, match="already been called"):
         scaler.unscale_(optimizer)

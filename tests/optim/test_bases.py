@@ -13,6 +13,9 @@ from torch.optim import Optimizer
 import lowland
 from lowland.optim import bases, presets
 
+from . import textbook
+from .training import by_passes
+
 
 class Container(Optimizer):
     """Several optimizers as one, with a state_dict of each by its name, as recipes for Muon have it."""
@@ -105,11 +108,7 @@ WAYS = {
 def go_on(model, optimizer, steps):
     for step in steps:
         x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
-        for evaluation in optimizer.passes():
-            with evaluation:
-                F.cross_entropy(model(x), torch.arange(8) % 3).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        by_passes(optimizer, lambda x=x: F.cross_entropy(model(x), torch.arange(8) % 3))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -142,16 +141,8 @@ def test_a_step_is_that_of_the_base_along_sams_gradient(base):
         warnings.simplefilter("error")
         for _ in range(2):
             optimizer.step(lambda: F.cross_entropy(ours(x), y).backward())
-            w = [p.detach().clone() for p in expected.parameters()]
-            g = torch.autograd.grad(F.cross_entropy(expected(x), y), list(expected.parameters()))
-            norm = torch.cat([t.flatten() for t in g]).norm()
-            with torch.no_grad():
-                torch._foreach_add_(list(expected.parameters()), g, alpha=0.1 / norm.item())
-            bare.zero_grad()
-            F.cross_entropy(expected(x), y).backward()
-            with torch.no_grad():
-                torch._foreach_copy_(list(expected.parameters()), w)
-            bare.step()
+            params = list(expected.parameters())
+            textbook.descend(bare, params, textbook.gradient(lambda: F.cross_entropy(expected(x), y), params, 0.1))
     torch.testing.assert_close(list(ours.parameters()), list(expected.parameters()), rtol=0, atol=1e-6)
 
 

@@ -13,6 +13,7 @@ from lowland.optim.buffers import Buffers
 from lowland.optim.constants import Constants
 
 from . import textbook
+from .training import by_passes
 
 
 class Codebook(nn.Module):
@@ -183,11 +184,7 @@ def test_every_pass_begins_with_the_same_buffers_and_the_first_moves_them(name, 
             at = [a + t / length for a, t in zip(w, e, strict=True)]
         losses, gradient = book.evaluate(at, x)
         expected = [a - 0.1 * g for a, g in zip(w, gradient(losses.mean()), strict=True)]
-        for evaluation in optimizer.passes():
-            with evaluation:
-                loss_of(model, x).mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        by_passes(optimizer, lambda x=x: loss_of(model, x).mean())
         book.settle()
         torch.testing.assert_close(weights_of(model), expected, rtol=0, atol=1e-12)
         assert_same_buffers(model, book.buffers)

@@ -13,6 +13,7 @@ from lowland.optim import constants, scope
 
 from . import textbook
 from .m_sam.test_out_of_sight import Wrapped
+from .training import climb_and_descend
 
 RHO = 0.4
 
@@ -94,9 +95,7 @@ def test_they_move_once_a_step_at_w(kind, how, m):
         x = batch(step)
         expected, moved = by_definition(model, x, m or len(x))
         if m is None:
-            for evaluation in optimizer.passes():
-                with evaluation:
-                    model(x).mean().backward()
+            climb_and_descend(optimizer, lambda x=x: model(x).mean())
         else:
             optimizer.backward(lambda x=x: model(x))
         found = torch.cat([p.grad.flatten() for p in trained(model)])

@@ -17,7 +17,7 @@ from lowland.optim import SAM, ascent, descent, presets, schedule
 from . import textbook_family as family
 from .test_presets import CASES, losses, network, run
 from .textbook import descend
-from .training import assert_equal, same_bits, sgd
+from .training import assert_equal, by_passes, same_bits, sgd
 
 BASES = {
     "SGD": sgd,
@@ -55,11 +55,7 @@ def test_a_checkpoint_of_a_preset_in_the_bare_base_and_back():
     model = nn.ModuleDict({"used": nn.Linear(5, 3), "late": nn.Linear(5, 3)}).double()
     x = torch.randn(4, 5, dtype=torch.float64)
     optimizer = presets.FriendlySAM(torch.optim.AdamW(model.parameters(), lr=0.01), model=model)
-    for evaluation in optimizer.passes():
-        with evaluation:
-            model["used"](x).square().mean().backward()
-    optimizer.step()
-    optimizer.zero_grad()
+    by_passes(optimizer, lambda: model["used"](x).square().mean())
     bare = torch.optim.AdamW(model.parameters(), lr=0.01)
     bare.load_state_dict(optimizer.state_dict())
     (model["used"](x) + model["late"](x)).square().mean().backward()

@@ -16,7 +16,7 @@ from lowland import SAM
 from lowland.optim import presets
 
 from .test_presets import network
-from .training import batch, sgd
+from .training import batch, by_closure, by_passes, sgd, weights
 
 #: Every one of them takes minutes: `STRIDE=1 pytest tests/optim/test_interrupts.py`.
 STRIDE = int(os.environ.get("STRIDE", "31"))
@@ -29,20 +29,11 @@ def loss_fn(model):
 
 
 def passes(model, optimizer):
-    for evaluation in optimizer.passes():
-        with evaluation:
-            loss_fn(model).mean().backward()
-    optimizer.step()
-    optimizer.zero_grad()
+    by_passes(optimizer, lambda: loss_fn(model).mean())
 
 
 def closure(model, optimizer):
-    def closure():
-        loss = loss_fn(model).mean()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
+    by_closure(optimizer, lambda: loss_fn(model).mean())
 
 
 def examples(model, optimizer):
@@ -68,10 +59,6 @@ class Interrupts:
                 self.where = f"{event} in {frame.f_code.co_qualname}, line {frame.f_lineno}"
                 raise KeyboardInterrupt
         return self.line
-
-
-def weights(model):
-    return [p.detach().clone() for p in model.parameters()]
 
 
 def buffers(model):

@@ -15,7 +15,7 @@ from lowland.optim.ascent import Ascent, Climb, l2
 from . import textbook_family as family
 from .test_state import Peak
 from .textbook import descend
-from .training import assert_equal, batch, same_bits, sgd, weights
+from .training import assert_equal, batch, by_closure, climb_and_descend, finish, same_bits, sgd, weights
 
 STEPS = 7
 
@@ -151,18 +151,10 @@ def run(model, optimizer, step, scaler=None, bad=()):
         return losses(model, step) * factor
 
     if not getattr(optimizer.descent_rule, "per_example", False):
-        for evaluation in optimizer.passes(scaler=scaler):
-            with evaluation:
-                value = loss().mean()
-                (value if scaler is None else scaler.scale(value)).backward()
+        climb_and_descend(optimizer, lambda: loss().mean(), scaler)
     else:
         optimizer.backward(loss, scaler=scaler)
-    if scaler is None:
-        optimizer.step()
-    else:
-        scaler.step(optimizer)
-        scaler.update()
-    optimizer.zero_grad()
+    finish(optimizer, scaler)
     return climbed, len(passes)
 
 
@@ -221,13 +213,11 @@ def test_closure(name):
             climbed[:] = [p.detach() - w for p, w in zip(model.parameters(), before, strict=True)]
             return losses(model, step)
 
-        def closure(loss=loss):
-            value = loss().mean()
-            value.backward()
-            return value
-
         at_w = losses(model, step).mean().detach()
-        value = optimizer.step(loss if name.startswith("ESAM") else closure)
+        if name.startswith("ESAM"):
+            value = optimizer.step(loss)
+        else:
+            value = by_closure(optimizer, lambda loss=loss: loss().mean())
         if optimizer.ascent_rule.evaluations or (step == 0 and name != "RandomSAM"):
             torch.testing.assert_close(value.detach(), at_w)
         book.step(step, climbed)
@@ -262,9 +252,7 @@ def test_an_infinite_gradient_does_what_it_does_in_plain_training(name):
     if name.startswith("ESAM"):
         optimizer.backward(lambda: losses(model, 1) * math.inf)
     else:
-        for evaluation in optimizer.passes():
-            with evaluation:
-                (losses(model, 1).mean() * math.inf).backward()
+        climb_and_descend(optimizer, lambda: losses(model, 1).mean() * math.inf)
     assert same_bits(model, before)
     assert not all(p.grad.isfinite().all() for p in model.parameters())
     optimizer.zero_grad()
@@ -317,9 +305,7 @@ def test_accumulation_each_micro_batch_for_itself(name):
     for step in range(3):
         total, besides = [torch.zeros_like(p) for p in book.params], [torch.zeros_like(p) for p in book.params]
         for part in range(3):
-            for evaluation in optimizer.passes():
-                with evaluation:
-                    losses(model, 10 * step + part).mean().backward()
+            climb_and_descend(optimizer, lambda i=10 * step + part: losses(model, i).mean())
             if name == "LookSAM":
                 book.state["step"] = step - 1
             found = book.gradients(10 * step + part)
@@ -490,9 +476,7 @@ def test_a_scaler_that_the_rule_was_not_told_of(name):
     model, optimizer, _ = pair(name)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     before = weights(model)
-    for evaluation in optimizer.passes():
-        with evaluation:
-            scaler.scale(losses(model, 0).mean()).backward()
+    climb_and_descend(optimizer, lambda: scaler.scale(losses(model, 0).mean()))
     with pytest.raises(RuntimeError, match=r"passes\(scaler=scaler\)"):
         scaler.step(optimizer)
     assert same_bits(model, before)

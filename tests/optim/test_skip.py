@@ -1,6 +1,7 @@
 """A batch that is left out of a step: the usual guard against a loss that isn't finite."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,19 @@ from lowland.optim import presets
 
 from .test_presets import CASES
 from .test_presets import network as family_network
-from .training import assert_equal, batch, losses, network, same_bits, sgd, weights
+from .training import (
+    assert_equal,
+    batch,
+    by_closure,
+    climb_and_descend,
+    finish,
+    loss_on,
+    losses,
+    network,
+    same_bits,
+    sgd,
+    weights,
+)
 
 BAD = (1, 4)
 STEPS = 6
@@ -64,13 +77,10 @@ def without(model, optimizer, micro_batches=1, bad=BAD):
             if number not in bad:
                 x, y = batch(10 * step + part)
                 ran = True
-                for evaluation in optimizer.passes():
-                    with evaluation:
-                        (F.cross_entropy(model(x), y) / micro_batches).backward()
+                climb_and_descend(optimizer, partial(loss_on, model, x, y, micro_batches))
             number += 1
         if ran:
-            optimizer.step()
-            optimizer.zero_grad()
+            finish(optimizer)
 
 
 NAMES = [name for name in CASES if "," not in name and name != "ESAM"]
@@ -153,7 +163,7 @@ def test_between_the_passes_by_name_and_before_the_first():
     assert ours.steps == 0
     assert ours.state_dict()["state"] == {}
     for model, optimizer in zip(models, (ours, theirs), strict=True):
-        optimizer.step(lambda model=model: (loss := losses(model, 1)[0]()).backward() or loss)
+        by_closure(optimizer, losses(model, 1)[0])
     assert_equal(*models, tol=0)
 
 
@@ -202,9 +212,7 @@ def test_where_it_makes_no_sense():
     optimizer = SAM(sgd(model), rho=0.3)
     with pytest.raises(RuntimeError, match="none is"):
         optimizer.skip()
-    for evaluation in optimizer.passes():
-        with evaluation:
-            losses(model, 1)[0]().backward()
+    climb_and_descend(optimizer, losses(model, 1)[0])
     with pytest.raises(RuntimeError, match=r"zero_grad\(\) in place of step"):
         optimizer.skip()
     model = network()
@@ -230,4 +238,4 @@ def test_leaving_without_it_is_an_error_that_names_it(leave, at):
         optimizer.step()
     assert "FSDP2" not in str(caught.value)
     assert same_bits(model, before)
-    optimizer.step(lambda: (loss := losses(model, 1)[0]()).backward() or loss)
+    by_closure(optimizer, losses(model, 1)[0])

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from lowland.optim import SAM
 
 from . import textbook
-from .training import assert_equal, losses, network, same_bits, sgd, train
+from .training import assert_equal, by_passes, losses, network, same_bits, sgd, train
 
 
 def started(base=sgd, dtype=torch.float32):
@@ -184,33 +184,26 @@ def test_memory_beyond_the_base_is_one_copy_of_the_parameters():
     def peak(make):
         model = nn.Sequential(*(nn.Linear(300, 300, bias=False) for _ in range(6)))
         x = torch.randn(1, 300)
-        step = make(model, lambda: model(x).square().mean().backward())
+        step = make(model, lambda: model(x).square().mean())
         step()
         with Peak() as counted:
             step()
         return counted.most, sum(p.nbytes for p in model.parameters())
 
-    def plain(model, backward):
+    def plain(model, loss_fn):
         base = torch.optim.SGD(model.parameters(), lr=0.1, foreach=False)
 
         def step():
-            backward()
+            loss_fn().backward()
             base.step()
             base.zero_grad()
 
         return step
 
-    def sam(model, backward):
+    def sam(model, loss_fn):
         optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, foreach=False), rho=0.1)
 
-        def step():
-            for evaluation in optimizer.passes():
-                with evaluation:
-                    backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-        return step
+        return lambda: by_passes(optimizer, loss_fn)
 
     (base, size), (ours, _) = peak(plain), peak(sam)
     copy_of_w = size  # it was made in the first step, before the counting

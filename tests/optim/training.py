@@ -65,7 +65,7 @@ def finish(optimizer, scaler=None, set_to_none=True):
     else:
         scaler.step(optimizer)
         scaler.update()
-    optimizer.zero_grad(set_to_none)
+    optimizer.zero_grad() if set_to_none else optimizer.zero_grad(set_to_none=False)
 
 
 def by_passes(optimizer, loss_fn, scaler=None):

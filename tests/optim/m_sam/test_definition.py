@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lowland.optim import SAM, MSam, ascent, presets
 
 from .. import textbook, textbook_family
-from ..training import assert_equal, batch, network, sgd
+from ..training import assert_equal, batch, climb_and_descend, network, sgd
 from .networks import Clipped
 
 
@@ -220,9 +220,7 @@ def test_parameters_of_another_optimizer_get_the_gradient_of_the_last_pass(m, au
     expected = by_definition(model, x, y, m or len(x), 0.3, params=head, wanted=[*head, *others])
     for times in (1, 2):
         if m is None:
-            for evaluation in optimizer.passes():
-                with evaluation:
-                    F.cross_entropy(model(x), y).backward()
+            climb_and_descend(optimizer, lambda: F.cross_entropy(model(x), y))
         else:
             optimizer.backward(lambda: F.cross_entropy(model(x), y, reduction="none"))
         for p, g in zip([*head, *others], expected, strict=True):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from lowland.optim import SAM, ascent
 
+from ..training import climb_and_descend
 from .against_the_loop import assert_exact, by_both, entropy, gradients, relative_error
 from .networks import batch, perceptron
 
@@ -57,9 +58,7 @@ def test_at_m_of_the_batch_it_is_plain_sam():
         ours = gradients(model)
         optimizer.zero_grad()
         plain = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.5, model=model)
-        for evaluation in plain.passes():
-            with evaluation:
-                F.cross_entropy(model(x), y).backward()
+        climb_and_descend(plain, lambda: F.cross_entropy(model(x), y))
         assert relative_error(ours, gradients(model)) < 1e-9
 
 

@@ -16,6 +16,7 @@ from lowland.models import resnet
 from lowland.optim import SAM, ascent, verify_rule
 from tests.optim.textbook import m_sam, penalized
 
+from ...training import by_passes
 from ..against_the_loop import by_the_loop, gradients, relative_error
 from ..networks import Net, rand
 
@@ -193,11 +194,7 @@ def test_one_group_is_plain_sam_step_after_step():
     for n in (6, 3, 4):
         x = torch.randn(n, 4, 3, 2).double()
         optimizer.step(lambda x=x: ours(x))
-        for evaluation in reference.passes():
-            with evaluation:
-                expected(x).mean().backward()
-        reference.step()
-        reference.zero_grad()
+        by_passes(reference, lambda x=x: expected(x).mean())
         optimizer.zero_grad()
         torch.testing.assert_close(ours.state_dict(), expected.state_dict())
     assert optimizer._own.engine.reason is None
