@@ -1,27 +1,33 @@
 """The command line by several processes: it gives what one gives, and they end together, whatever ends them."""
 
 import json
+import multiprocessing.util
+import os
+import resource
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 
-from lowland.training import read_records
+from lowland.training import read_records, run
 from tests.cases import free_port
 from tests.forked import Command, save_every, undrawn
-from tests.processes import end, start, torchrun, until
+from tests.processes import end, torchrun, until
 
 pytestmark = pytest.mark.slow
 
-# What the system would take for an error: a thread of torch's that is there when Python ends, and needs it.
-LEFT = """
-import atexit, os, sys
+
 def left():
-    names = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
+    """What the system would take for an error: a thread of torch's that is there when Python ends, and needs it."""
+    names = [Path(f"/proc/self/task/{task}/comm").read_text() for task in os.listdir("/proc/self/task")]
     if any("gloo" in name for name in names):
         print("left behind:", names, file=sys.stderr)
-if os.path.isdir("/proc/self/task"):
-    atexit.register(left)
-"""
+
+
+def watched():
+    """Says at the end what is `left`."""
+    multiprocessing.util.Finalize(None, left, exitpriority=0)
 
 
 RUN = ("run", "long2024/digits", "--device", "cpu")
@@ -35,7 +41,9 @@ def world():
 
 def forked(*arguments, cwd, setup=()):
     """Two processes of the command line; return at once."""
-    return [Command(*RUN, *arguments, cwd=cwd, environment=one, setup=[(undrawn,), *setup]) for one in world()]
+    return [
+        Command(*RUN, *arguments, cwd=cwd, environment=one, setup=[(undrawn,), (watched,), *setup]) for one in world()
+    ]
 
 
 def outcome(ended):
@@ -54,7 +62,8 @@ SHORT = ("--set", "steps=20", "--set", "check_every=10", "--set", "tol=0.05")
 
 def test_torchrun_gives_what_one_process_gives_and_says_it_once(lowland, tmp_path):
     script = tmp_path / "main.py"
-    script.write_text(f"{LEFT}\nfrom lowland.cli import main\nmain()\n")
+    before = "import atexit, tests.training.test_torchrun as test; atexit.register(test.left); test.undrawn()"
+    script.write_text(f"{before}\nfrom lowland.cli import main\nmain()\n")
     ended = end(torchrun(script, *RUN, *SHORT, "--out", "two", cwd=tmp_path), 120)
     codes, out, said = outcome(ended)
     assert (codes, said) == ({0}, []), ended
@@ -78,47 +87,43 @@ def test_torchrun_gives_what_one_process_gives_and_says_it_once(lowland, tmp_pat
     assert "holds a run by 1 process, and this is one by 2 processes" in said[0]
 
 
+def small_files():
+    """A limit that stands in for a full disk: the first process can't write the checkpoint."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+def fail_alone():
+    """The second process fails by itself, while the first waits for its gradients."""
+    train = run.Run._train
+
+    def fail(self, batch):
+        if self.step == 12 and os.environ["RANK"] == "1":
+            raise MemoryError
+        train(self, batch)
+
+    run.Run._train = fail
+
+
 @pytest.mark.parametrize(
     ("arguments", "setup", "says"),
     [
-        (("--set", "rh=1"), "", "Did you mean rho?"),
-        (
-            ("--set", "sam.lr=1e30", "--set", "gd.lr=1e30", "--set", "gd-edge.lr=1e30"),
-            "",
-            "every arm diverged: sam at step 1",
-        ),
-        # a limit on the size of files stands in for a full disk: the first process can't write the checkpoint
-        (
-            (),
-            "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))",
-            "goes on where it stopped",
-        ),
-        # the second process fails by itself, while the first waits for its gradients
-        (
-            (),
-            "from lowland.training import run; train = run.Run._train\n"
-            "def fail(self, batch):\n"
-            "    if self.step == 12 and os.environ['RANK'] == '1': raise MemoryError\n"
-            "    train(self, batch)\n"
-            "run.Run._train = fail",
-            "out of memory",
-        ),
+        (("--set", "rh=1"), [], "Did you mean rho?"),
+        (("--set", "sam.lr=1e30", "--set", "gd.lr=1e30", "--set", "gd-edge.lr=1e30"), [], "diverged: sam at step 1"),
+        ((), [(small_files,)], "goes on where it stopped"),
+        ((), [(fail_alone,)], "out of memory"),
     ],
     ids=["setting", "diverged", "disk", "lost"],
 )
 def test_all_end_soon_and_one_says_why(tmp_path, arguments, setup, says):
     """Without torchrun, which would end one when the other has failed."""
-    setup = f"{LEFT}\nimport lowland.report as report; report.draw_run = lambda *_: None\n{setup}"
-    processes = [
-        start(*RUN, *SHORT, "--out", "run", *arguments, setup=setup, environment=one, cwd=tmp_path) for one in world()
-    ]
-    codes, _, said = outcome([end(each, 60) for each in processes])
+    processes = forked(*SHORT, "--out", "run", *arguments, setup=setup, cwd=tmp_path)
+    codes, _, said = outcome([each.wait(60) for each in processes])
     assert 0 not in codes
     assert sum(says in line for line in said) == 1
     others = [line for line in said if says not in line]
     assert all("another process of this run is gone" in line for line in others)
-    assert not others or "RANK" in setup
+    assert not others or setup == [(fail_alone,)]
 
 
 def test_killed_it_ends_like_an_undisturbed_run(tmp_path):
