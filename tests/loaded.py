@@ -16,7 +16,7 @@ import lowland.experiments.sweeping
 import lowland.training.measuring
 import lowland.training.vectorized  # noqa: F401
 from lowland import papers, report, training
-from tests.experiments import VICTIM
+from tests.fakes import VICTIM
 
 torch.set_num_threads(1)
 papers.experiments()

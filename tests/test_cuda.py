@@ -15,7 +15,7 @@ from lowland.training import RunDirectory, configuration
 from lowland.training import train as train_alone
 from lowland.training.vectorized import train_vectorized
 
-from .experiments import NETWORKS
+from .fakes import NETWORKS
 from .training.vectorized.test_vectorized import same
 
 pytestmark = [

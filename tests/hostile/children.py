@@ -70,7 +70,7 @@ def use_victim():
     """The experiment tests/victim is known to the command line, too."""
     from lowland.training import registry
 
-    registry.load("tests.experiments")
+    registry.load("tests.fakes")
 
 
 def offline():

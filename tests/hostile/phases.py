@@ -83,9 +83,8 @@ def _making(now):
 
 
 def _training(now):
-    from tests import experiments
 
-    _before(experiments, "pause", now)
+    _before(fakes, "pause", now)
 
 
 def _hearing(now):

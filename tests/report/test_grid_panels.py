@@ -8,7 +8,7 @@ from lowland.report import draw_sweep, grid_panels
 from lowland.training import Curve, Figure, Outcome
 from lowland.training.sweep.cells import cells_of
 
-from ..experiments import TOY as PLAIN
+from ..fakes import TOY as PLAIN
 from ..training.sweep.grids import SETTINGS
 
 NORMS = Figure(

@@ -13,7 +13,7 @@ from lowland.report import draw_sweep, grid_lines, heat_map
 from lowland.report.canvas import COLOURS
 from lowland.training import Curve, Outcome, Selection, chance
 
-from ..experiments import RELAY, TOY
+from ..fakes import RELAY, TOY
 from ..training.sweep.grids import grid
 
 TOY = replace(

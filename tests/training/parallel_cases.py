@@ -14,7 +14,7 @@ from lowland import SAM
 from lowland.errors import ElsewhereError, RunError, SettingError
 from lowland.training import Alone, RunDirectory, configuration
 from lowland.training.parallel import World
-from tests.experiments import TOY, Check, toy
+from tests.fakes import TOY, Check, toy
 
 CPU = torch.device("cpu")
 CHANGES = {"noisy": "false", "kind": "sgd"}

@@ -8,7 +8,7 @@ import torch
 from lowland import training
 from lowland.errors import RunError
 from lowland.training.run_directory import read_progress
-from tests.experiments import TOY
+from tests.fakes import TOY
 
 CPU = torch.device("cpu")
 

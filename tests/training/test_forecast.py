@@ -12,7 +12,7 @@ from lowland.training.forecast import Forecast, duration
 from lowland.training.progress import bar
 from lowland.training.sweep import progress as sweep_progress
 from lowland.training.sweep.job import News
-from tests.experiments import PAIR, TOY, Rows
+from tests.fakes import PAIR, TOY, Rows
 
 SETTINGS = replace(TOY.configure("paper", {})["sam"], steps=1000, check_every=100, rho=0.0, seed=0)
 

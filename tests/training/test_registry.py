@@ -7,11 +7,11 @@ import pytest
 from lowland import papers
 from lowland.errors import SettingError
 from lowland.training import registry
-from tests import experiments
+from tests import fakes
 from tests.processes import end, python
 
-FIRST = replace(experiments.TOY, name="tests/first")
-SECOND = replace(experiments.TOY, name="tests/second")
+FIRST = replace(fakes.TOY, name="tests/first")
+SECOND = replace(fakes.TOY, name="tests/second")
 
 
 def again(experiment):
@@ -25,11 +25,11 @@ def test_a_module_may_define_several():
 
 
 def test_a_changed_one_is_found_as_what_it_was_made_from():
-    assert again(replace(experiments.TOY, claims=())) is experiments.TOY
+    assert again(replace(fakes.TOY, claims=())) is fakes.TOY
 
 
 def test_one_that_is_nowhere_is_an_error():
-    lost = replace(experiments.TOY, name="tests/lost")
+    lost = replace(fakes.TOY, name="tests/lost")
     with pytest.raises(SettingError, match="has no experiment tests/lost: make it a variable of that module"):
         again(lost)
 

@@ -11,7 +11,7 @@ import lowland.training as training
 from lowland.errors import RunError
 from lowland.training import RunDirectory, configuration, drive, summarize
 from lowland.training.run import Run
-from tests.experiments import TOY
+from tests.fakes import TOY
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ import lowland.training as training
 from lowland.errors import LowlandError, RunError
 from lowland.training import RunDirectory, configuration
 from lowland.training.run import Run
-from tests.experiments import TOY
+from tests.fakes import TOY
 
 CPU = torch.device("cpu")
 

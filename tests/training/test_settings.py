@@ -4,7 +4,7 @@ import pytest
 
 from lowland.errors import SettingError
 from lowland.training.settings import check, parse_assignments, resolve_arms
-from tests.experiments import TOY, Settings
+from tests.fakes import TOY, Settings
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from lowland.training import RunDirectory, configuration
 from lowland.training.parallel import Alone
 from lowland.training.run import Run
 from lowland.training.vectorized import NotVectorizable, Runs
-from tests.experiments import RELAY, relay
+from tests.fakes import RELAY, relay
 from tests.optim.textbook import m_sam
 
 CPU = torch.device("cpu")

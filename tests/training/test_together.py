@@ -9,7 +9,7 @@ import lowland.training as training
 from lowland import report
 from lowland.errors import SettingError
 from lowland.training import Alone, RunDirectory, configuration, summarize
-from tests.experiments import PAIR, Rows
+from tests.fakes import PAIR, Rows
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from lowland.papers import find
 from lowland.training import Claim, Outcome, Verdict, configuration, ours, summarize
 from lowland.training.settings import checked, values_of
 from lowland.training.undecided import decided_by
-from tests.experiments import TOY
+from tests.fakes import TOY
 
 UNDECIDED = Verdict(0.5, None, "2 seeds can't tell")
 SCALES = {**TOY.scales, "desk": {"steps": ours(40)}}

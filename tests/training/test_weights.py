@@ -11,7 +11,7 @@ from lowland import training
 from lowland.errors import RunError, SettingError
 from lowland.models import bottleneck_resnet, preact_resnet, resnet
 from lowland.training.weights import load_pretrained, load_weights, read_weights
-from tests.experiments import TOY
+from tests.fakes import TOY
 
 
 def network(**changes):

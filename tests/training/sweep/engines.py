@@ -1,7 +1,7 @@
 """Runs for the engines of sweeps to train, and what an engine was heard to say."""
 
 from lowland.training.sweep.job import Job
-from tests.experiments import SHAKY
+from tests.fakes import SHAKY
 
 
 def job(folder, seed, until=None, **changes):

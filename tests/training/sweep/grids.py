@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import product
 
 from lowland.training import Outcome
-from tests.experiments import TOY
+from tests.fakes import TOY
 
 SETTINGS = TOY.configure("paper", {})["sam"]
 

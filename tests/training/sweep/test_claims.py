@@ -6,7 +6,7 @@ import pytest
 
 from lowland.training import Claim, Reference, Verdict
 from lowland.training.sweep.claims import judge_claims
-from tests.experiments import TOY
+from tests.fakes import TOY
 
 from .grids import grid
 

@@ -14,7 +14,7 @@ from lowland.training.sweep import cluster
 from lowland.training.sweep.attempts import packed
 from lowland.training.sweep.cluster import Ray
 from lowland.training.sweep.job import News
-from tests.experiments import TROUBLED_STEP
+from tests.fakes import TROUBLED_STEP
 
 from .engines import Ear, job, metrics_of, steps_of
 

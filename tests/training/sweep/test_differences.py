@@ -12,7 +12,7 @@ from lowland.training import Curve, Selection
 from lowland.training.statistics import estimate, holm, slope
 from lowland.training.sweep.cells import cells_of
 from lowland.training.sweep.differences import differences, summarize_differences, trends
-from tests.experiments import TOY
+from tests.fakes import TOY
 
 from .grids import grid
 

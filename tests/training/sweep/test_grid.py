@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lowland.errors import SettingError
 from lowland.training.sweep import make_grid, read_grid
-from tests.experiments import NETWORKS
+from tests.fakes import NETWORKS
 
 BASE = NETWORKS.configure("paper", {})["sam"]
 

@@ -10,7 +10,7 @@ import pytest
 from lowland.errors import SettingError
 from lowland.training.sweep.job import here
 from lowland.training.sweep.processes import Processes, Seat, seats_for, usable_cores, visible_gpus
-from tests.experiments import TROUBLED_STEP
+from tests.fakes import TROUBLED_STEP
 from tests.processes import HEARING, is_alive, python, until
 
 from .engines import Ear, job, metrics_of, steps_of

@@ -12,7 +12,7 @@ from lowland.training.files import finite
 from lowland.training.sweep.cells import cells_of
 from lowland.training.sweep.selection import select
 from lowland.training.sweep.summary import summarize_sweep
-from tests.experiments import TOY
+from tests.fakes import TOY
 
 from .grids import grid
 

@@ -12,7 +12,7 @@ from lowland.training.sweep import here, make_grid, sweep
 from lowland.training.sweep.directory import find_parts
 from lowland.training.sweep.halving import losers, rungs
 from lowland.training.sweep.job import News
-from tests.experiments import NETWORKS
+from tests.fakes import NETWORKS
 
 from ..vectorized.test_vectorized import same
 

@@ -23,7 +23,7 @@ from lowland.training.vectorized import (
 from lowland.training.vectorized.batches import VectorizedBatches
 from lowland.training.vectorized.program import SideBySide
 from lowland.training.vectorized.runs import Runs
-from tests.experiments import NETWORKS
+from tests.fakes import NETWORKS
 
 CPU = torch.device("cpu")
 NAMES = ("mlp", "norm_cnn", "strided_cnn", "transformer")
