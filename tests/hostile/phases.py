@@ -83,6 +83,7 @@ def _making(now):
 
 
 def _training(now):
+    from tests import fakes
 
     _before(fakes, "pause", now)
 
