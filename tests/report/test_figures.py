@@ -52,7 +52,11 @@ def test_a_single_curve_is_one_panel_with_a_line_for_each_arm(tmp_path, monkeypa
 
 def test_an_arm_that_did_not_reach_its_edge_says_so():
     records = [{"step": t, "hessian_norm": t / 10, "edge": 2.0, "gd_edge": 2.0} for t in (1, 5, 10)]
-    panel = panel_of(EDGE_OF_STABILITY[0], {0: records}, "gd")
-    assert panel.note == "hasn't reached its edge (0.5 of it at most)"
-    assert panel_of(EDGE_OF_STABILITY[0], {0: [*records, {**records[0], "hessian_norm": 1.9}]}, "gd").note == ""
-    assert panel_of(EDGE_OF_STABILITY[0], {0: [{**each, "edge": None} for each in records]}, "adam").note == ""
+    there = [*records, {**records[0], "hessian_norm": 1.9}]
+
+    def note(*runs):
+        return panel_of(EDGE_OF_STABILITY[0], dict(enumerate(runs)), "gd").note
+
+    assert note(records) == note(records, records) == "hasn't reached its edge (0.5 of it at most)"
+    assert note(there, records) == "1 of 2 haven't reached their edge (0.5 of it at most)"
+    assert note(there) == note([{**each, "edge": None} for each in records]) == ""

@@ -110,8 +110,15 @@ def test_axes_with_the_same_label_show_the_same_range(drawn):
 
 
 def test_an_axis_by_nature_from_0_to_1_is_that(drawn):
-    (axis,), _ = drawn(Panel("one", "step", "|cos|", [Line([0, 1], [0.3, 0.4])], bounds=(0, 1)))
+    line = over_seeds({0: {0: 0.1, 1: 0.3}, 1: {0: 0.8, 1: 0.4}}, "a")
+    (axis,), _ = drawn(Panel("one", "step", "|cos|", [line], bounds=(0, 1)))
     assert axis.get_ylim() == pytest.approx((0, 1.05))
+
+
+def test_intervals_that_are_not_drawn_have_no_part_in_the_range(drawn):
+    line = over_seeds({0: {0: 0.1, 1: 0.3}, 1: {0: 0.8, 1: 0.4}}, "a")
+    (axis,), _ = drawn(Panel("one", "step", "error", [line]))
+    assert axis.get_ylim() == pytest.approx((0.065, 0.835))
 
 
 def test_an_axis_has_no_ticks_where_nothing_was_measured(drawn):

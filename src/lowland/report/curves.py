@@ -22,7 +22,7 @@ def panel_of(figure: Figure, runs: Mapping[int, Records], title: str, note: str 
         over_seeds({seed: _points(records, curve.column) for seed, records in runs.items()}, curve.label, curve.style)
         for curve in figure.curves
     ]
-    notes = [note, *(figure.note(records) for records in runs.values() if figure.note is not None)]
+    notes = [note, figure.note(list(runs.values())) if figure.note is not None else ""]
     return _panel(figure, title, lines, "; ".join(dict.fromkeys(filter(None, notes))))
 
 

@@ -62,7 +62,7 @@ def _notes(figure: Figure, lines: Sequence[Mapping[str, Any]]) -> list[str]:
     if any(line.get("lr") is not None for line in lines) and not any(line.get("gd_edge") is not None for line in lines):
         notes.append(NO_EDGE)
     elif figure.note is not None and len(lines) > 1:
-        notes.append(figure.note(lines))
+        notes.append(figure.note([lines]))
     return [note for note in notes if note]
 
 

@@ -86,22 +86,29 @@ def ring(axis: Any, at: tuple[float, float], label: str) -> Any:
 def _draw_line(axis: Any, line: Line, panel: Panel, colour: str, shift: float) -> Any:
     """Draw a line with its seeds or its intervals, moved by a share of the axis; returns its entry in the legend."""
     x, y = _moved(numbers(line.x, panel.logx), shift, panel), numbers(line.y, panel.logy)
-    one_by_one = 1 < len(line.seeds) <= _MOST and not line.is_marked
-    for values in line.seeds.values() if one_by_one else ():
+    seeds, intervals = _around(line)
+    for values in seeds:
         axis.plot(x, numbers(values, panel.logy), line.style, color=colour, **_THIN)
     single = sum(map(math.isfinite, y)) == 1 and not line.is_marked  # a line of one point isn't seen
     how: dict[str, Any] = _THIN if line.beside else {}
     (drawn,) = axis.plot(
         x, y, line.style + ("o" if single else ""), color=colour, label=line.label or None, markersize=4, **how
     )
-    if line.low and not one_by_one:
-        low, high = (numbers(_above(floor(panel), ends), panel.logy) for ends in (line.low, line.high))
+    if intervals:
+        low, high = (numbers(_above(floor(panel), ends), panel.logy) for ends in intervals)
         if line.is_marked:
             lengths = [[b - a for a, b in zip(*ends, strict=True)] for ends in ((low, y), (y, high))]
             axis.errorbar(x, y, lengths, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2)
         else:
             axis.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
     return drawn
+
+
+def _around(line: Line) -> tuple[Sequence[Sequence[float | None]], Sequence[Sequence[float | None]]]:
+    """What is drawn around a line: the values of its seeds, or the lower and upper ends of its intervals."""
+    if 1 < len(line.seeds) <= _MOST and not line.is_marked:
+        return list(line.seeds.values()), ()
+    return (), (line.low, line.high) if line.low else ()
 
 
 def floor(panel: Panel) -> float | None:
@@ -155,7 +162,7 @@ def share_axes(drawn: Sequence[tuple[Any, Panel | Bars]]) -> None:
 
 def _share(which: str, log: bool, members: Sequence[tuple[Any, Panel]]) -> None:
     bounds = {end for _, panel in members for end in panel.bounds or ()} if which == "y" else set()
-    values = bounds.union(*(_values(which, panel) for _, panel in members))
+    values = bounds or set().union(*(_values(which, panel) for _, panel in members))
     low, high = min(values), max(values)
     for axis, _ in members:
         along = getattr(axis, f"{which}axis")
@@ -181,8 +188,9 @@ def _values(which: str, panel: Panel) -> set[float]:
         return {x for each in places for x in each}
     found = {y for each in places for y in each.values()}
     for line in shown(panel):
-        ends = [*_above(floor(panel), (*line.low, *line.high)), *(y for ys in line.seeds.values() for y in ys)]
-        found |= {y for y in ends if y is not None and finite(y, panel.logy)}
+        seeds, intervals = _around(line)
+        around = [*(y for ys in seeds for y in ys), *(y for ys in intervals for y in _above(floor(panel), ys))]
+        found |= {y for y in around if y is not None and finite(y, panel.logy)}
     return found | {level.value for level in panel.levels if finite(level.value, panel.logy)}
 
 

@@ -60,7 +60,7 @@ class Figure:
         over_grid: the two settings, those of the rows and of the columns, over which a sweep draws it too; none for a
             figure of runs alone.
         against: columns of the curves that the others are compared with where they coincide, see `Panel`.
-        note: what the heading of an arm's panel says of its records, empty for nothing.
+        note: what the heading of an arm's panel says of the records of its seeds, empty for nothing.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Figure:
     log: bool = True
     over_grid: tuple[str, str] | None = None
     against: tuple[str, ...] = ()
-    note: Callable[[Sequence[Mapping[str, Read]]], str] | None = None
+    note: Callable[[Sequence[Sequence[Mapping[str, Read]]]], str] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,17 @@ def arrival(records: Sequence[Mapping[str, Read]], edge: str = "edge") -> tuple[
     return step, max(ratios.values(), default=0.0)
 
 
-def not_at_edge(records: Sequence[Mapping[str, Read]]) -> str:
-    """``hasn't reached its edge (0.15 of it at most)``; empty of a run that has, or whose edge isn't known."""
-    step, most = arrival(records)
-    return "" if step is not None or not most else f"hasn't reached its edge ({most:.2g} of it at most)"
+def not_at_edge(runs: Sequence[Sequence[Mapping[str, Read]]]) -> str:
+    """``hasn't reached its edge (0.15 of it at most)``; empty of runs that have, or whose edge isn't known.
+
+    ``runs``: the records of each seed.
+    """
+    found = [arrival(records) for records in runs]
+    short = [most for step, most in found if step is None and most]
+    if not short:
+        return ""
+    who = "hasn't reached its edge" if len(short) == len(runs) else f"{len(short)} of {len(runs)} haven't reached their edge"
+    return f"{who} ({max(short):.2g} of it at most)"
 
 
 _NORMS = (

@@ -21,7 +21,7 @@ def _eigenvalues(outcomes: Mapping[str, Outcome]) -> list[Panel]:
             title = f"{name}: η = {outcome.settings.lr:g}, ρ = {outcome.settings.rho:g}"
             against = [label for _, label, _ in _EDGES]
             panels.append(
-                Panel(title, "step", "magnitude", lines, logy=True, against=against, note=not_at_edge(records))
+                Panel(title, "step", "magnitude", lines, logy=True, against=against, note=not_at_edge([records]))
             )
     return panels
 
