@@ -1,6 +1,7 @@
 """Where there is no terminal, a line now and then says how far something is."""
 
 import os
+import select
 import sys
 import time
 from types import SimpleNamespace
@@ -110,3 +111,117 @@ def test_a_reader_who_is_gone_is_an_error_of_the_caller(monkeypatch):
 )
 def test_time_left(done, total, seconds, says):
     assert left(done, total, seconds) == says
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Call it to have a terminal as stderr, on which what takes 50 ms says so; it gives what was written so far."""
+    above, below = os.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(progress, "PATIENCE", 0.05)
+    text = []
+
+    def written():
+        while select.select([above], [], [], 0)[0]:
+            text.append(os.read(above, 65536).decode())
+        return "".join(text)
+
+    with os.fdopen(below, "w") as stream:
+
+        def begin():  # not in the fixture: pytest gives each phase of a test its own stderr
+            monkeypatch.setattr(sys, "stderr", stream)
+            return written
+
+        yield begin
+    os.close(above)
+
+
+def eventually(written, text):
+    deadline = time.monotonic() + 10
+    while text not in written():
+        assert time.monotonic() < deadline, written()
+        time.sleep(0.02)
+
+
+def test_what_takes_long_says_so_on_a_terminal(terminal):
+    written = terminal()
+    with progress.doing("eigenpairs") as now:
+        eventually(written, "eigenpairs: for 0 s so far")
+        now.what = "eigenpairs, product 7"
+        with progress.doing("gradient"):
+            eventually(written, "eigenpairs, product 7: gradient: for ")
+    before = written()
+    time.sleep(0.2)
+    assert written() == before
+    assert progress.under_way() == ""
+
+
+def test_what_is_quick_says_nothing(terminal):
+    written = terminal()
+    for _ in range(3):
+        with progress.doing("eigenpairs"):
+            pass
+    time.sleep(0.1)
+    assert written() == ""
+
+
+def test_a_bar_takes_the_place_of_what_was_said_before(terminal):
+    written = terminal()
+    with progress.doing("loading"):
+        eventually(written, "loading: for")
+        with bar(900) as shown:
+            assert not progress._lates
+            shown.update(3, "sam")
+            with progress.doing("checking"):
+                assert not progress._lates
+                eventually(written, "loading: checking: for")
+
+
+def test_a_bar_that_stands_still_says_for_how_long(terminal):
+    written = terminal()
+    with bar(900) as shown:
+        shown.update(3, "sam", {"loss": 0.125}, {"loss": "loss"})
+        eventually(written, "loss 0.125")
+        eventually(written, "for 0 s")
+        before = len(written())
+        time.sleep(0.15)  # a bar is updated ten times a second at most
+        shown.update(4, "sam")
+        deadline = time.monotonic() + 10
+        while "loss 0.125" not in written()[before:]:
+            assert time.monotonic() < deadline
+
+
+def test_a_program_that_draws_itself_can_have_it_silent(terminal, monkeypatch):
+    written = terminal()
+    monkeypatch.setattr(progress, "enabled", False)
+    with progress.doing("eigenpairs"), progress.loading("torch"):
+        time.sleep(0.2)
+    assert written() == ""
+
+
+def test_what_is_loaded_is_said_at_once_and_wiped_away(terminal):
+    written = terminal()
+    with progress.loading("torch"):
+        assert written() == "loading torch ..."
+    assert written().endswith("\r" + " " * len("loading torch ...") + "\r")
+
+
+def test_where_there_is_no_terminal_it_is_said_now_and_then_if_asked(said, monkeypatch):
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    with progress.doing("drawing figures", elsewhere=True):
+        assert said()[-1] == "drawing figures: for 0 s so far"
+
+
+def test_where_there_is_no_terminal_a_library_says_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+    with progress.doing("eigenpairs"):
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
+def test_lines_that_follow_on_others_keep_their_rhythm(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "EVERY", 0.5)
+    for _ in range(4):  # each shorter than the time between two lines
+        with lines(lambda: "here"):
+            time.sleep(0.2)
+    assert capsys.readouterr().err == "here\n"

@@ -4,6 +4,7 @@ The optimizer is `lowland.SAM`. The measurements are in `lowland.curvature` and 
 `lowland.data`. The experiments run from the command line, and in Python from `lowland.experiments`.
 """
 
+from contextlib import nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,14 @@ _ROOMS = ("optim", "optim.presets", "optim.schedule", "optim.functional", "curva
 
 def __getattr__(name: str) -> Any:
     """Import a subpackage on first access. So the command line starts without waiting for torch."""
-    if name in _ON_DEMAND:
-        return import_module(f"lowland.{name}")
-    if name in _FROM:
-        return getattr(import_module(f"lowland.{_FROM[name]}"), name)
+    if name in _ON_DEMAND or name in _FROM:
+        import sys
+
+        from lowland.progress import loading
+
+        with loading("torch") if "torch" not in sys.modules else nullcontext():
+            room = import_module(f"lowland.{_FROM.get(name, name)}")
+        return getattr(room, name) if name in _FROM else room
     also = "" if name.startswith("_") else _elsewhere(name)
     raise AttributeError(f"module 'lowland' has no attribute {name!r}{also}")
 

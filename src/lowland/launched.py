@@ -1,6 +1,7 @@
 """Whether `torchrun` started this process together with others; found without importing torch."""
 
 import atexit
+import gc
 import os
 import sys
 from typing import NoReturn
@@ -40,6 +41,7 @@ def end(code: int) -> NoReturn:
         # Threads of torch may abort the process (freeing a tensor during Python's shutdown) or block it (waiting for
         # processes that have ended). Nothing is lost: streams are flushed, clean-up is done, files are written whole.
         os._exit(code)
+    gc.freeze()  # torch has so many objects that looking for cycles among them takes most of a second
     sys.exit(code)
 
 

@@ -1,15 +1,22 @@
-"""Progress: a bar on a terminal or in a notebook, elsewhere a line every 30 seconds."""
+"""Progress: a bar on a terminal or in a notebook, elsewhere a line every 30 seconds; what takes long says so."""
 
+import math
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from lowland.launched import quiet
+
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
 
 EVERY = 30.0  # seconds between two lines
+_SOON = 5.0  # seconds within which lines follow on others
+PATIENCE = 1.5  # seconds for which nothing need be seen to move: so a sign is there within two
+enabled = True  # False: `doing` shows nothing by itself, for programs that draw on the terminal themselves
 
 
 class Display(Protocol):
@@ -32,6 +39,8 @@ def shown(display: D) -> Iterator[D]:
 
     The bar's own ``with`` isn't used: if Ctrl-C comes while it starts, its thread keeps drawing.
     """
+    for late in list(_lates):
+        late.stop()
     _shown.append(display)
     try:
         display.start()
@@ -50,8 +59,113 @@ def end_all() -> None:
         _shown.pop()
 
 
+class Doing:
+    """Something under way. ``what`` may change: the number of products so far, say."""
+
+    def __init__(self, what: str):
+        self.what, self.since = what, time.monotonic()
+
+
+_under_way: list[Doing] = []
+_lates: list["_Late"] = []
+_speaking: list["Lines"] = []
+
+
+def under_way() -> str:
+    """``checking: eigenpairs, 12 products: for 14 s so far``; empty where nothing has taken `PATIENCE` yet."""
+    now, several = time.monotonic(), [each for each in list(_under_way) if each.what]
+    if not several or now - several[0].since < PATIENCE:
+        return ""
+    return f"{': '.join(each.what for each in several)}: for {now - several[0].since:.0f} s so far"
+
+
+@contextmanager
+def doing(what: str, elsewhere: bool = False) -> Iterator[Doing]:
+    """Say what is under way, if it takes longer than `PATIENCE`.
+
+    A bar or lines around it say so. Where there are none it is said on stderr, if that is a terminal, and gone when it
+    ends. Of several processes that torchrun started, the first alone says something.
+
+    Args:
+        what: is under way.
+        elsewhere: where stderr is no terminal, print a line every 30 seconds.
+    """
+    now = Doing(what)
+    _under_way.append(now)
+    alone = enabled and not (_shown or _lates or _speaking) and not quiet()
+    late = _Late() if alone and on_terminal() else None
+    try:
+        with lines(str, alone and elsewhere and not on_terminal()):
+            yield now
+    finally:
+        if late is not None:
+            late.stop()
+        _under_way.remove(now)
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Say at once that something is loaded, if stderr is a terminal: an import lets no thread say it later."""
+    if not enabled or _shown or _lates or not on_terminal() or quiet():
+        yield
+        return
+    text = f"loading {what} ..."
+    with suppress(OSError):
+        print(text, end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            print(f"\r{' ' * len(text)}\r", end="", file=sys.stderr, flush=True)
+
+
+def on_terminal() -> bool:
+    """Whether stderr is a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+class _Late:
+    """Shows what is under way after `PATIENCE`, until it is stopped. Another display that begins stops it, too."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        _lates.append(self)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Show it no longer."""
+        self._over.set()
+        self._thread.join(1.0)
+        with suppress(ValueError):
+            _lates.remove(self)
+
+    def _work(self) -> None:
+        if self._over.wait(PATIENCE):
+            return
+        from rich.console import Console
+        from rich.text import Text
+
+        def said() -> Text:
+            return Text(under_way(), overflow="ignore", no_wrap=True)
+
+        with suppress(OSError):  # the terminal is gone
+            status = Console(stderr=True).status(said())
+            _shown.append(status)
+            try:
+                status.start()
+                while not self._over.wait(0.5):
+                    status.update(said())
+            finally:
+                status.stop()
+                with suppress(ValueError):
+                    _shown.remove(status)
+
+
 class Lines:
-    """Prints the text of ``describe`` on stderr every `EVERY` seconds, from a thread.
+    """Prints the text of ``describe`` and what is under way on stderr every `EVERY` seconds, from a thread.
+
+    What follows on other lines within seconds keeps their rhythm.
 
     `check` raises the error that kept a line from being printed.
     """
@@ -60,14 +174,21 @@ class Lines:
         self._describe = describe
         self._over = threading.Event()
         self._failure: OSError | None = None
+        self._since = 0.0
         self._thread = threading.Thread(target=self._work, daemon=True)
+
+    _ended, _silent_since = -math.inf, 0.0  # of the lines before: when they ended, and since when nothing was said
 
     def start(self) -> None:
         """Start the thread; the first line comes after `EVERY` seconds."""
+        now = time.monotonic()
+        self._since = Lines._silent_since if now - Lines._ended < _SOON else now
         self._thread.start()
 
     def stop(self) -> None:
+        """Print no more."""
         self._over.set()
+        Lines._ended, Lines._silent_since = time.monotonic(), self._since
         if self._thread.is_alive():
             self._thread.join(1.0)  # with a timeout: a write may block if the reader has stopped reading
 
@@ -77,9 +198,12 @@ class Lines:
             raise self._failure
 
     def _work(self) -> None:
-        while not self._over.wait(EVERY):
+        while not self._over.wait(max(0.0, self._since + EVERY - time.monotonic())):
+            self._since = time.monotonic()
             try:
-                print(self._describe(), file=sys.stderr, flush=True)
+                said = "; ".join(filter(None, (self._describe(), under_way())))
+                if said:
+                    print(said, file=sys.stderr, flush=True)
             except OSError as error:
                 self._failure = error
                 return
@@ -93,10 +217,12 @@ def lines(describe: Callable[[], str], show: bool = True) -> Iterator[Lines]:
         yield said
         return
     said.start()
+    _speaking.append(said)
     try:
         yield said
     finally:
         said.stop()
+        _speaking.remove(said)
 
 
 @contextmanager
@@ -107,7 +233,9 @@ def bar(
 
     Args:
         columns: ``"bar"`` is the bar, as wide as there is room, ``"bar 24"`` one of 24 characters. ``"count"`` is done
-            and total, ``"bytes"`` the same in bytes, ``"left"`` the time left. Anything else is a text template.
+            and total, ``"bytes"`` the same in bytes, ``"left"`` the time left. ``"text"`` is the field of that name;
+            where nothing else has changed for `PATIENCE`, it says what is under way and for how long. Anything else is
+            a text template.
         describe: gives the line to print where there is no terminal.
         show: False shows neither.
         stays: whether the bar stays on the screen when all is done.
@@ -128,6 +256,7 @@ def bar(
         "count": rich.MofNCompleteColumn,
         "bytes": rich.DownloadColumn,
         "left": rich.TimeRemainingColumn,
+        "text": _text_column,
     }
     whole = [made[column]() if column in made else rich.TextColumn(column) for column in columns]
     progress: rich.Progress
@@ -137,6 +266,28 @@ def bar(
         progress = rich.Progress(*whole, console=console, transient=not stays, disable=not drawn, redirect_stdout=False)
     with shown(progress), lines(describe or str, describe is not None and show and not drawn) as said:
         yield progress, said
+
+
+def _text_column() -> "ProgressColumn":
+    """The field ``text`` of a task, or what is under way and for how long, where nothing changes."""
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class Column(ProgressColumn):
+        def __init__(self) -> None:
+            super().__init__()
+            self._seen: object = None
+            self._since = time.monotonic()
+
+        def render(self, task: Task) -> Text:
+            seen, now = (task.completed, task.description, dict(task.fields)), time.monotonic()
+            if seen != self._seen:
+                self._seen, self._since = seen, now
+            still = now - self._since
+            text = str(task.fields["text"]) if still < PATIENCE else under_way() or f"for {still:.0f} s"
+            return Text(text, no_wrap=True, overflow="ellipsis")
+
+    return Column()
 
 
 def left(done: float, total: float, seconds: float) -> str:

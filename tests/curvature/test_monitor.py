@@ -125,6 +125,48 @@ def test_line():
     assert setting()[2].line == ""
 
 
+def first_check(clock, monkeypatch, takes, **options):
+    """A monitor whose checks take so many seconds, after the first of its steps, which take one each."""
+    _, optimizer, watch, loss = setting(every=5, **options)
+    measure = watch._measure
+    monkeypatch.setattr(watch, "_measure", lambda: setattr(clock, "now", clock.now + takes) or measure())
+    return watch, lambda: (train_step(optimizer, loss), setattr(clock, "now", clock.now + 1), watch.step())
+
+
+@pytest.mark.parametrize(
+    ("takes", "budget", "says"),
+    [
+        (12.0, 0.1, "check took 12 s; next after about 4 min"),
+        (12.0, 0.5, "check took 12 s; next after about 24 s"),
+        (12.0, None, "check took 12 s; next at step 5"),
+        (0.5, 1.0, "check took 0.5 s; next at step 5"),
+    ],
+)
+def test_after_one_check_it_says_when_the_next_is_due(clock, monkeypatch, capsys, takes, budget, says):
+    watch, step = first_check(clock, monkeypatch, takes, max_overhead=budget)
+    step()
+    assert watch.line.endswith(f"  ({says})")
+    assert capsys.readouterr().err == (f"lowland: the first {says}\n" if takes > 2 else "")
+    while len(watch.records) < 2:
+        step()
+    assert "next" not in watch.line
+    if "after about 24 s" in says:
+        assert watch.steps == 25  # the first multiple of 5 after 24 steps of a second
+    if "at step 5" in says:
+        assert watch.steps == 5
+    assert capsys.readouterr().err == ""
+
+
+def test_between_one_check_and_the_next_the_wait_grows_shorter(clock, monkeypatch):
+    watch, step = first_check(clock, monkeypatch, 12.0, max_overhead=0.5)
+    for _ in range(11):
+        step()
+    assert watch.line.endswith("(check took 12 s; next after about 14 s)")
+    for _ in range(11):
+        step()
+    assert watch.line.endswith("(check took 12 s; next at step 25)")
+
+
 def test_a_warm_start_saves_products():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 10)).double()

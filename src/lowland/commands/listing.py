@@ -13,9 +13,9 @@ def list_(json_: Json = False) -> None:
 
     Example: lowland list --json
     """
-    from lowland.experiments import known
+    from lowland import experiments
 
-    experiments, problems = known()
+    every, problems = experiments.known()
     rows: list[dict[str, Any]] = [
         {
             "name": e.name,
@@ -26,7 +26,7 @@ def list_(json_: Json = False) -> None:
             "datasets": list(e.datasets),
             "arms": list(e.arms),
         }
-        for e in experiments.values()
+        for e in every.values()
     ]
     for problem in problems:
         typer.echo(f"lowland: {problem}", err=True)

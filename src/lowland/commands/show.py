@@ -54,10 +54,10 @@ def show(
 
     Example: lowland show long2024/mnist --scale laptop
     """
-    from lowland.experiments import find
+    from lowland import experiments
     from lowland.training.settings import describe
 
-    experiment = find(name)
+    experiment = experiments.find(name)
     scales = [scale] if scale else experiment.scales_in_order
     values = {s: experiment.values(s) for s in scales}
     if json_:

@@ -11,6 +11,7 @@ from lowland.commands.options import Device, LogTo, Name, Strict
 from lowland.commands.printing import estimate, flows, place, place_log, print_rows, say, short, table
 from lowland.errors import LowlandError
 from lowland.launched import launched
+from lowland.progress import doing
 
 _ENGINE_HELP = (
     "vectorized: many runs as one program; process: a run a worker process; ray: on a cluster "
@@ -64,7 +65,8 @@ def sweep(
     experiment = find(name)
     changes = training.parse_assignments(set_ or [])
     chosen = sweeping.AskedEngine(engine, workers, address)
-    asked = sweeping.ask(experiment, scale, out, grid, changes, device, chosen, halving=halving, log=log)
+    with doing("looking at what the runs have in common", elsewhere=True):
+        asked = sweeping.ask(experiment, scale, out, grid, changes, device, chosen, halving=halving, log=log)
     directory = asked.directory
     with directory:
         summary = sweeping.finished_summary(asked)

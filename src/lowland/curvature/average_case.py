@@ -12,6 +12,7 @@ from lowland.curvature.arguments import whole_seed
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.groups import Sharpness, unchanging_groups, warn_of_rounding
 from lowland.curvature.objective import LossFn, Objective, Weight
+from lowland.progress import doing
 
 
 def average_sharpness(
@@ -70,18 +71,19 @@ def average_sharpness(
     scale = rho * objective.flat(p.detach() for p in objective.params).abs() if adaptive else rho
     weights, losses, rises = [], [], []
     seen = Unchanging(objective.params, objective.dtype)
-    for counted, group, again in unchanging_groups(objective, None, seen):
-        generator = torch.Generator().manual_seed(seed)
-        loss = group.loss()
-        again(loss)
-        at_w, of_group = loss.item(), []
-        for _ in range(draws):
-            noise = torch.randn(objective.size, generator=generator, dtype=objective.dtype, device="cpu")
-            noise = scale * noise.to(objective.device)
-            of_group.append((group.loss(noise).item() + group.loss(-noise).item()) / 2 - at_w)
-        weights.append(counted)
-        losses.append(at_w)
-        rises.append(of_group)
+    with doing("average sharpness"):
+        for counted, group, again in unchanging_groups(objective, None, seen):
+            generator = torch.Generator().manual_seed(seed)
+            loss = group.loss()
+            again(loss)
+            at_w, of_group = loss.item(), []
+            for _ in range(draws):
+                noise = torch.randn(objective.size, generator=generator, dtype=objective.dtype, device="cpu")
+                noise = scale * noise.to(objective.device)
+                of_group.append((group.loss(noise).item() + group.loss(-noise).item()) / 2 - at_w)
+            weights.append(counted)
+            losses.append(at_w)
+            rises.append(of_group)
     by_batch = torch.tensor(rises, dtype=torch.float64, device="cpu")
     shares = torch.tensor(weights, dtype=torch.float64, device="cpu") / sum(weights)
     by_draw = shares @ by_batch

@@ -1,5 +1,6 @@
 """The Hessian of a network's mean loss, as an operator."""
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.curvature.operator import Curvature
 from lowland.curvature.processes import Product
 from lowland.curvature.second_order import differentiable_twice
+from lowland.progress import Doing, doing
 
 _FIXED = "a Hessian is that of one loss. Make another"
 
@@ -290,12 +292,12 @@ class Hessian(Curvature):
     ) -> Eigenpairs:
         objective = self.objective
         seen = self._batchwise.unchanging()
-        with differentiable_twice(objective.model) as region:
+        with differentiable_twice(objective.model) as region, doing("eigenpairs") as now:
             if at_w is None and objective.processes is not None:  # whose own gradients are not that of all
                 at_w = objective.loss_and_gradient()
             if at_w is not None:
                 seen(*at_w)
-            pairs = self._solved(solve, seen)
+            pairs = self._solved(solve, seen, now)
             seen.finite()
             pairs = certified(objective, pairs, seen.gradient, tol, region.kinks)
             if self.cut_off():
@@ -304,9 +306,15 @@ class Hessian(Curvature):
                 seen(*objective.loss_and_gradient(), objective.loss_and_gradient)
             return replace(pairs, converged=False, reason=seen.unsure) if seen.unsure else pairs
 
-    def _solved(self, solve: Callable[[lanczos.Operator], Eigenpairs], seen: Unchanging) -> Eigenpairs:
+    def _solved(self, solve: Callable[[lanczos.Operator], Eigenpairs], seen: Unchanging, now: Doing) -> Eigenpairs:
         def of(product: Product) -> Eigenpairs:
-            return solve(lanczos.Operator(product, self.shape[0], self.dtype, self.device))
+            made = itertools.count(1)
+
+            def counted(vector: Tensor) -> Tensor:
+                now.what = f"eigenpairs, product {next(made)}"
+                return product(vector)
+
+            return solve(lanczos.Operator(counted, self.shape[0], self.dtype, self.device))
 
         processes = self.objective.processes
         if processes is None:

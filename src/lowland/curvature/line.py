@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.objective import LossFn, Objective, Weight
+from lowland.progress import doing
 from lowland.torch_tools import refuse_other_models, refuse_pieces, unwrapped
 
 Mean = Callable[[Any, Any], Tensor | float]
@@ -137,10 +138,12 @@ def along_line(
 
     seen = Unchanging(objective.params, objective.dtype)
     values = []
-    for t in (points[0], *points):
-        values.append(objective.inside(measured, _between(a, b, t)))
-        if len(values) <= 2:
-            seen(torch.tensor(values[-1][0], dtype=torch.float64, device="cpu"))
+    with doing("along the line") as now:
+        for t in (points[0], *points):
+            values.append(objective.inside(measured, _between(a, b, t)))
+            now.what = f"along the line, {len(values)} of {len(points) + 1} points"
+            if len(values) <= 2:
+                seen(torch.tensor(values[-1][0], dtype=torch.float64, device="cpu"))
     curves = zip(*values[1:], strict=True)
     loss, *others = map(list, curves)
     seen.warn_beside(max(loss) - min(loss))

@@ -1,6 +1,7 @@
 """Measures sharpness during training, in any training loop."""
 
 import math
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,9 @@ from lowland.curvature.stability import at_w
 from lowland.curvature.stopwatch import Stopwatch
 from lowland.curvature.worst_case import Search, check_m, mean_rise
 from lowland.edges import sam_edge
+from lowland.launched import quiet
 from lowland.optim.functional import EPS
+from lowland.progress import PATIENCE, doing
 from lowland.torch_tools import ddp, refuse_other_models, unwrapped
 
 _SEED = 0  # of dropout's masks and a loader's order: one function at every check, in a resumed run too
@@ -108,6 +111,9 @@ class Monitor:
         records: a dict of plain numbers for each check.
         steps: calls of `step` so far.
         line: the last record in a few words, for a progress bar.
+
+    A check that takes over two seconds says so on a terminal while it lasts. After the first one, if it took so long, a
+    line on stderr says how long, and when the next is due.
 
     The arguments are attributes, too: assigned between checks, they take effect from the next on, checked as here.
 
@@ -223,8 +229,22 @@ class Monitor:
 
     @property
     def line(self) -> str:
-        """The last record in a few words, as ``‖H‖ 12.3 ± 0.01  edge 12.5  2/η 20``; empty before the first."""
-        return _line(self.records[-1]) if self.records else ""
+        """The last record in a few words, as ``‖H‖ 12.3 ± 0.01  edge 12.5  2/η 20``; empty before the first.
+
+        After the first check it says so, and when the next is due.
+        """
+        if not self.records:
+            return ""
+        said = _line(self.records[-1])
+        return f"{said}  ({self._first()})" if len(self.records) == 1 else said
+
+    def _first(self) -> str:
+        """``check took 12 s; next after about 40 s``, or at which step."""
+        wait, due = self._watch.wait(), self.every - self.steps % self.every
+        per_step = self._watch.training / self.steps if self.steps > 1 else 0.0
+        late = wait > due * per_step  # the budget, and not the number of steps, says when
+        when = f"after about {_seconds(wait)}" if late else f"at step {self.steps + due}"
+        return f"check took {_seconds(self._watch.last)}; next {when}"
 
     def step(self) -> Record | None:
         """Count a step, after ``optimizer.step()``; the record if a check was made."""
@@ -245,7 +265,7 @@ class Monitor:
     def check(self) -> Record:
         """Measure now, whatever is due and whatever it takes; the record."""
         self._refuse_passes()
-        with self._watch.check(self._device):
+        with self._watch.check(self._device), doing(f"checking sharpness at step {self.steps}"):
             with self._undisturbed():
                 record = {"step": self.steps, **self._measure(), "skipped": self._skipped}
             record |= {"seconds": self._watch.elapsed, "training_seconds": self._watch.training}
@@ -253,6 +273,8 @@ class Monitor:
             self.records.append(record)
             if self._processes is None or self._processes.leads:
                 self._send(record)
+        if len(self.records) == 1 and self._watch.last > PATIENCE and not quiet():
+            print(f"lowland: the first {self._first()}", file=sys.stderr, flush=True)
         return record
 
     def state_dict(self, records: bool = True) -> dict[str, Any]:
@@ -413,6 +435,12 @@ def _blank(loss: Tensor, gradient_norm: float) -> Record:
     known = {"loss": loss.item(), "gradient_norm": gradient_norm, "products": 0, "converged": False}
     missing = ("hessian_norm", "residual", "gradient_alignment", "sam_gradient_alignment", "m_sharpness")
     return known | dict.fromkeys(missing)
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _line(record: Record) -> str:

@@ -15,6 +15,7 @@ from lowland.curvature.lanczos import Operator
 from lowland.curvature.objective import Objective
 from lowland.curvature.processes import Product
 from lowland.curvature.quadrature import Spectrum
+from lowland.progress import doing
 
 if TYPE_CHECKING:
     from lowland.curvature.for_scipy import LinearOperator
@@ -57,7 +58,7 @@ class Curvature(ABC):
     @contextmanager
     def operator(self) -> Iterator[Operator]:
         """`products` with their dimension and type, for what works with any operator."""
-        with torch.inference_mode(False), self.products() as product:
+        with torch.inference_mode(False), doing("products with the curvature"), self.products() as product:
             yield Operator(product, self.shape[0], self.dtype, self.device)
 
     def trace(self, samples: int = 10, *, rank: int | None = None, seed: int = 0) -> Sampled[float]:

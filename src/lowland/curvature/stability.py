@@ -16,6 +16,7 @@ from lowland.curvature.lanczos import Eigenpairs
 from lowland.curvature.objective import LossFn, Weight
 from lowland.edges import sam_edge
 from lowland.optim.functional import EPS, perturbation
+from lowland.progress import doing
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def stability(
     hessian = Hessian(model, loss_fn, batches, weight=weight)
     if start is not None:
         check_start(start, hessian.shape[0])
-    loss, gradient = hessian.objective.loss_and_gradient()
+    with doing("gradient"):
+        loss, gradient = hessian.objective.loss_and_gradient()
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}")
     measured, pairs = at_w(hessian, (loss, gradient), rho=rho, eps=eps, tol=tol, start=start, k=k)

@@ -48,6 +48,12 @@ class Stopwatch:
         checks = self.checks + self.last
         return checks <= self.budget * (checks + self.training)
 
+    def wait(self) -> float:
+        """The seconds of training until `affordable`, 0 where it is."""
+        if self.budget is None:
+            return 0.0
+        return max(0.0, (self.checks + self.last) * (1 / self.budget - 1) - self.training)
+
     @contextmanager
     def check(self, device: torch.device) -> Iterator[None]:
         """A check; only here is there any waiting for ``device``, so that its time is counted where it belongs."""

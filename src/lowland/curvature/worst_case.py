@@ -15,6 +15,7 @@ from lowland.curvature.groups import Sharpness, groups, unchanging_groups, warn_
 from lowland.curvature.lanczos import random_direction
 from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.optim.functional import EPS, global_norm, perturbation
+from lowland.progress import doing
 
 _STRIDE = 0.1  # length of each of several ascent steps over ρ, as Andriushchenko & Flammarion (2022) have it
 
@@ -97,7 +98,8 @@ def sharpness(
     check_m(m)
     objective = Objective(model, loss_fn, batches, weight=weight)
     seen = Unchanging(objective.params, objective.dtype)
-    found = list(_rises(objective, m, search, seen))
+    with doing("sharpness"):
+        found = list(_rises(objective, m, search, seen))
     weights, values, _ = zip(*found, strict=True)
     value = _mean_rise(objective, found, search, seen)
     return Sharpness(value, values, weights, _standard_error(value, weights, values))
@@ -149,12 +151,15 @@ def m_sharpness(
     check_m(m)
     objective = Objective(model, loss_fn, batches, weight=weight)
     seen = Unchanging(objective.params, objective.dtype)
-    if m is not None:
-        return _mean_rise(objective, list(_rises(objective, m, search, seen)), search, seen)
-    at_w = objective.loss_and_gradient()
-    seen(at_w[0])
-    seen(objective.loss())
-    return _mean_rise(objective, [(1.0, search.rise(objective, at_w), at_w[0].item())], search, seen)
+    with doing("m-sharpness"):
+        if m is not None:
+            found = list(_rises(objective, m, search, seen))
+        else:
+            at_w = objective.loss_and_gradient()
+            seen(at_w[0])
+            seen(objective.loss())
+            found = [(1.0, search.rise(objective, at_w), at_w[0].item())]
+    return _mean_rise(objective, found, search, seen)
 
 
 @dataclass(frozen=True)

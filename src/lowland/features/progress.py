@@ -5,10 +5,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
-from lowland.progress import bar
+from lowland.progress import PATIENCE, bar, doing
 
 T = TypeVar("T")
-_PATIENCE = 2.0  # seconds without a bar
 
 
 @contextmanager
@@ -19,9 +18,10 @@ def watched(items: Iterable[T], what: str, show: bool) -> Iterator[Iterator[T]]:
 
 
 def _with_bar(items: Iterable[T], what: str, stack: ExitStack) -> Iterator[T]:
+    stack.enter_context(doing(what))  # until the second item there is no bar
     begun, drawn, task = time.monotonic(), None, None
     for done, item in enumerate(items):
-        if drawn is None and time.monotonic() - begun > _PATIENCE:
+        if drawn is None and time.monotonic() - begun > PATIENCE:
             drawn, _ = stack.enter_context(bar("{task.description}", "bar", "count", "left", describe=None))
             task = drawn.add_task(what, total=_length(items))
         if drawn is not None and task is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lowland.progress import doing
 from lowland.report.curves import Records, overlay, panel_of
 from lowland.report.plots import draw_figure, draw_plot
 from lowland.training import Experiment, Figure, Outcome
@@ -25,13 +26,15 @@ def draw_run(directory: Path, experiment: Experiment, outcomes: Mapping[str, Out
     }
     against = next((name for name, outcome in there.items() if outcome.settings.rho == 0), "")
     drawn = []
-    for figure in experiment.figures:
-        if isinstance(figure, Figure):
-            drawn += draw(
-                directory, [figure], records, labels, experiment.name, against=against, notes=diverged
-            )  # fmt: skip
-        elif (path := draw_plot(directory, figure, outcomes, experiment.name)) is not None:
-            drawn.append(path)
+    with doing("drawing figures", elsewhere=True) as now:
+        for number, figure in enumerate(experiment.figures, 1):
+            now.what = f"drawing figure {number} of {len(experiment.figures)}"
+            if isinstance(figure, Figure):
+                drawn += draw(
+                    directory, [figure], records, labels, experiment.name, against=against, notes=diverged
+                )  # fmt: skip
+            elif (path := draw_plot(directory, figure, outcomes, experiment.name)) is not None:
+                drawn.append(path)
     return drawn
 
 

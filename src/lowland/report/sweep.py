@@ -1,8 +1,9 @@
 """Figures of a sweep, from the outcomes of its runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from lowland.progress import doing
 from lowland.report.axes import numeric
 from lowland.report.differences import difference_panels
 from lowland.report.grid_lines import draw_lines
@@ -40,28 +41,39 @@ def draw_sweep(
         The PNG files.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    cells = cells_of(outcomes, varied)
+    drawn: list[Path] = []
+    with doing("drawing figures", elsewhere=True) as now:
+        for path in _draw(directory, experiment, outcomes, cells_of(outcomes, varied)):
+            drawn.append(path)
+            now.what = f"drawing figures, {len(drawn)} so far"
+    return drawn
+
+
+def _draw(
+    directory: Path, experiment: Experiment, outcomes: Mapping[str, Outcome], cells: Sequence[Cell]
+) -> Iterator[Path]:
     curves = _curves(experiment)
     selection = experiment.selection
     best = select(cells, selection) if selection else None
     axes = numeric(cells)
-    drawn = []
     if axes:
-        against = [x for x in ("rho", "m") if x in axes] or axes[:1]
-        drawn += [draw_lines(directory, cells, curve, x, best, experiment.name)
-                  for x in against for curve in curves if _has_values(cells, curve)]  # fmt: skip
+        for x in [x for x in ("rho", "m") if x in axes] or axes[:1]:
+            for curve in curves:
+                if _has_values(cells, curve):
+                    yield draw_lines(directory, cells, curve, x, best, experiment.name)
     if len(axes) > 1 and curves:
         y, x = ("lr", "rho") if {"lr", "rho"} <= set(axes) else axes[:2]
         metric = selection.metric if selection else curves[0].column
         curve = next(curve for curve in curves if curve.column == metric)
         if _has_values(cells, curve):
-            drawn.append(draw_map(directory, cells, curve, (y, x), best, experiment.name))
+            yield draw_map(directory, cells, curve, (y, x), best, experiment.name)
     for figure in experiment.figures:
         if isinstance(figure, Figure) and figure.over_grid is not None:
-            drawn += draw_panels(directory, cells, figure, best, experiment.name)
+            yield from draw_panels(directory, cells, figure, best, experiment.name)
     between = Plot("differences", _BETWEEN, lambda _: difference_panels(cells, curves))
-    plots = [draw_plot(directory, plot, outcomes, experiment.name) for plot in (between, *experiment.sweep_figures)]
-    return drawn + [path for path in plots if path is not None]
+    for plot in (between, *experiment.sweep_figures):
+        if (path := draw_plot(directory, plot, outcomes, experiment.name)) is not None:
+            yield path
 
 
 def _curves(experiment: Experiment) -> list[Curve]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from lowland.progress import doing
 from lowland.training.outcome import Record
 from lowland.training.parallel import Alone
 from lowland.training.progress import Watch
@@ -130,7 +131,8 @@ class Drive:
 
     def _check(self) -> None:
         started = time.monotonic()
-        self.program.check(self._record)
+        with doing("checking"):
+            self.program.check(self._record)
         took = time.monotonic() - started
         self.program.seconds["check_seconds"] += took
         if self.forecast is not None:
@@ -150,8 +152,9 @@ class Drive:
 
     def _save(self, finished: bool = False) -> None:
         started = time.monotonic()
-        state = self.program.state(finished)
-        self.processes.first(lambda: self.directory.save(state))
+        with doing("saving"):
+            state = self.program.state(finished)
+            self.processes.first(lambda: self.directory.save(state))
         self.pace.saved(time.monotonic() - started)
 
 

@@ -28,7 +28,11 @@ def not_at_edge(runs: Sequence[Sequence[Mapping[str, Read]]]) -> str:
     short = [most for step, most in found if step is None and most]
     if not short:
         return ""
-    who = "hasn't reached its edge" if len(short) == len(runs) else f"{len(short)} of {len(runs)} haven't reached their edge"
+    who = (
+        "hasn't reached its edge"
+        if len(short) == len(runs)
+        else f"{len(short)} of {len(runs)} haven't reached their edge"
+    )
     return f"{who} ({max(short):.2g} of it at most)"
 
 

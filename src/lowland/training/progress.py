@@ -93,7 +93,7 @@ def say_above(progress: "Progress", text: str) -> None:
 @contextmanager
 def bar(total: int, visible: bool = True) -> Iterator[Bar]:
     """A bar of ``total`` steps where stderr is a terminal, elsewhere lines now and then; nothing unless ``visible``."""
-    columns = ("{task.description:>8}", "bar 24", "count", "left", "{task.fields[text]}")
+    columns = ("{task.description:>8}", "bar 24", "count", "left", "text")
     with progress.bar(*columns, describe=lambda: made.line(), show=visible, stays=True) as (drawn, said):
         made = Bar(drawn, total, 0.1, said)
         yield made

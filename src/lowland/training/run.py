@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lowland.errors import SettingError
+from lowland.progress import doing
 from lowland.training.drive import LOOK_EVERY, Drive, step_in
 from lowland.training.experiment import Experiment
 from lowland.training.files import write_json
@@ -262,7 +263,8 @@ def _write_files(task: Task, directory: RunDirectory) -> None:
 
 
 def _task(experiment: Experiment, name: str, settings: Settings, device: torch.device, processes: int) -> Task:
-    task = experiment.task(settings, device)
+    with doing("loading data and network"):
+        task = experiment.task(settings, device)
     if processes > 1 and getattr(task.optimizer, "per_example", False):
         # Each would cut its own share of a batch into groups, and average the ascents of several groups.
         raise SettingError(f"arm {name}: groups of m examples climb in one process alone: start it without torchrun")

@@ -7,6 +7,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from lowland.errors import SettingError
+from lowland.progress import doing
 from lowland.training.drive import Drive, step_in
 from lowland.training.experiment import Experiment
 from lowland.training.forecast import STEPS, ForecastTogether
@@ -69,7 +70,8 @@ class OwnProgram:
     ):
         assert experiment.together is not None
         self.name, self.arms, self.saved = f"{len(arms)} runs", arms, saved
-        self.program = experiment.together(arms, device)
+        with doing("loading"):
+            self.program = experiment.together(arms, device)
         self.step = 0
         for name in arms:
             saved["arms"].setdefault(name, {"finished": False, "diverged_at": None})

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lowland.optim.ascent import length
+from lowland.progress import doing
 
 HIDDEN = 100
 BLOCK = 4  # steps compiled together: more take longer to compile than they save
@@ -146,7 +147,8 @@ class SamSteps:
         before = arguments[0]
         expected, _ = _block(*arguments)
         try:
-            found, _ = self.run_block(*arguments)
+            with doing("compiling"):
+                found, _ = self.run_block(*arguments)
         except torch._dynamo.exc.BackendCompilerFailed as error:
             why = f"torch can't compile ({str(error).partition(chr(10))[0]}; the variable CXX names a C++ compiler)"
         else:

@@ -139,7 +139,7 @@ def sweep_bar(
     points: Mapping[str, Settings], done: Mapping[str, Record], selection: Selection | None, visible: bool = True
 ) -> Iterator[SweepBar]:
     """How far all ``points`` are, of which some are ``done``: as `lowland.training.progress.bar` shows it."""
-    columns = ("{task.fields[runs]}", "bar 24", "left", "{task.fields[text]}")
+    columns = ("{task.fields[runs]}", "bar 24", "left", "text")
     with progress.bar(*columns, describe=lambda: made.line(), show=visible, stays=True) as (drawn, said):
         made = SweepBar(drawn, points, done, selection, said)
         yield made

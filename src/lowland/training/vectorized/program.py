@@ -3,11 +3,13 @@
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from lowland.progress import doing
 from lowland.training.drive import Drive, step_in
 from lowland.training.experiment import Experiment
 from lowland.training.files import Maybe, fault
@@ -147,7 +149,9 @@ class SideBySide:
         step = VectorizedStep.of(self.runs, rows, compiled=self.compiled)
         first = self.compiled and rows not in self._warm
         self._warm.add(rows)
-        if first and not step.agrees(self.runs, *batch):
+        with doing("compiling") if first else nullcontext():
+            right = not first or step.agrees(self.runs, *batch)
+        if not right:
             warnings.warn("the compiler makes a wrong program of these runs; they are trained without it", stacklevel=2)
             self.compiled = False
             step = VectorizedStep.of(self.runs, rows, compiled=False)
