@@ -69,6 +69,7 @@ class Doing:
 _under_way: list[Doing] = []
 _lates: list["_Late"] = []
 _speaking: list["Lines"] = []
+_before = [-math.inf, 0.0]  # when the last lines ended, and since when they had said nothing
 
 
 def under_way() -> str:
@@ -177,18 +178,17 @@ class Lines:
         self._since = 0.0
         self._thread = threading.Thread(target=self._work, daemon=True)
 
-    _ended, _silent_since = -math.inf, 0.0  # of the lines before: when they ended, and since when nothing was said
-
     def start(self) -> None:
         """Start the thread; the first line comes after `EVERY` seconds."""
         now = time.monotonic()
-        self._since = Lines._silent_since if now - Lines._ended < _SOON else now
+        ended, silent_since = _before
+        self._since = silent_since if now - ended < _SOON else now
         self._thread.start()
 
     def stop(self) -> None:
         """Print no more."""
         self._over.set()
-        Lines._ended, Lines._silent_since = time.monotonic(), self._since
+        _before[:] = [time.monotonic(), self._since]
         if self._thread.is_alive():
             self._thread.join(1.0)  # with a timeout: a write may block if the reader has stopped reading
 
@@ -273,7 +273,7 @@ def _text_column() -> "ProgressColumn":
     from rich.progress import ProgressColumn, Task
     from rich.text import Text
 
-    class Column(ProgressColumn):
+    class Said(ProgressColumn):
         def __init__(self) -> None:
             super().__init__()
             self._seen: object = None
@@ -287,7 +287,7 @@ def _text_column() -> "ProgressColumn":
             text = str(task.fields["text"]) if still < PATIENCE else under_way() or f"for {still:.0f} s"
             return Text(text, no_wrap=True, overflow="ellipsis")
 
-    return Column()
+    return Said()
 
 
 def left(done: float, total: float, seconds: float) -> str:

@@ -241,7 +241,7 @@ class Monitor:
     def _first(self) -> str:
         """``check took 12 s; next after about 40 s``, or at which step."""
         wait, due = self._watch.wait(), self.every - self.steps % self.every
-        per_step = self._watch.training / self.steps if self.steps > 1 else 0.0
+        per_step = self._watch.training / max(self.steps - 1, 1)  # the clock runs from the first call on
         late = wait > due * per_step  # the budget, and not the number of steps, says when
         when = f"after about {_seconds(wait)}" if late else f"at step {self.steps + due}"
         return f"check took {_seconds(self._watch.last)}; next {when}"
