@@ -197,7 +197,7 @@ def test_no_more_threads(refused, monkeypatch):
     def start(_):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("lowland.progress.Lines.start", start)
+    monkeypatch.setattr("lowland.patience.Lines.start", start)
     refused("run", "long2024/digits", "--scale", "smoke", "--out", "run", says=("no more threads", "ulimit -u"))
 
 

@@ -8,18 +8,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from lowland import progress
+from lowland import patience
 from lowland.data.download import bars
 from lowland.data.images import counting
 from lowland.data.registry import DATASETS
-from lowland.progress import left, lines
+from lowland.patience import lines
+from lowland.progress import left
 from lowland.training.progress import bar, fitting, waiting
 
 
 @pytest.fixture
 def said(monkeypatch, capsys):
     """The lines so far, once there is one at least."""
-    monkeypatch.setattr(progress, "EVERY", 0.02)
+    monkeypatch.setattr(patience, "EVERY", 0.02)
 
     def lines():
         deadline, text = time.monotonic() + 10, ""
@@ -43,7 +44,7 @@ def test_a_run(said):
 
 
 def test_what_is_not_to_be_seen_is_silent(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "EVERY", 0.01)
+    monkeypatch.setattr(patience, "EVERY", 0.01)
     with bar(900, visible=False) as shown, bars(False), counting("x", 3, False), lines(lambda: "x", show=False):
         shown.update(3, "sam")
         time.sleep(0.1)
@@ -87,7 +88,7 @@ def test_nothing_comes_after_the_end(said, capsys):
 
 
 def test_a_reader_who_is_gone_is_an_error_of_the_caller(monkeypatch):
-    monkeypatch.setattr(progress, "EVERY", 0.01)
+    monkeypatch.setattr(patience, "EVERY", 0.01)
     read, write = os.pipe()
     os.close(read)
     gone = os.fdopen(write, "w")
@@ -118,7 +119,7 @@ def terminal(monkeypatch):
     """Call it to have a terminal as stderr, on which what takes 50 ms says so; it gives what was written so far."""
     above, below = os.openpty()
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(progress, "PATIENCE", 0.05)
+    monkeypatch.setattr(patience, "PATIENCE", 0.05)
     text = []
 
     def written():
@@ -145,21 +146,21 @@ def eventually(written, text):
 
 def test_what_takes_long_says_so_on_a_terminal(terminal):
     written = terminal()
-    with progress.doing("eigenpairs") as now:
+    with patience.doing("eigenpairs") as now:
         eventually(written, "eigenpairs: for 0 s so far")
         now.what = "eigenpairs, product 7"
-        with progress.doing("gradient"):
+        with patience.doing("gradient"):
             eventually(written, "eigenpairs, product 7: gradient: for ")
     before = written()
     time.sleep(0.2)
     assert written() == before
-    assert progress.under_way() == ""
+    assert patience.under_way() == ""
 
 
 def test_what_is_quick_says_nothing(terminal):
     written = terminal()
     for _ in range(3):
-        with progress.doing("eigenpairs"):
+        with patience.doing("eigenpairs"):
             pass
     time.sleep(0.1)
     assert written() == ""
@@ -167,13 +168,13 @@ def test_what_is_quick_says_nothing(terminal):
 
 def test_a_bar_takes_the_place_of_what_was_said_before(terminal):
     written = terminal()
-    with progress.doing("loading"):
+    with patience.doing("loading"):
         eventually(written, "loading: for")
         with bar(900) as shown:
-            assert not progress._lates
+            assert not patience._lates
             shown.update(3, "sam")
-            with progress.doing("checking"):
-                assert not progress._lates
+            with patience.doing("checking"):
+                assert not patience._lates
                 eventually(written, "loading: checking: for")
 
 
@@ -193,34 +194,34 @@ def test_a_bar_that_stands_still_says_for_how_long(terminal):
 
 def test_a_program_that_draws_itself_can_have_it_silent(terminal, monkeypatch):
     written = terminal()
-    monkeypatch.setattr(progress, "enabled", False)
-    with progress.doing("eigenpairs"), progress.loading("torch"):
+    monkeypatch.setattr(patience, "enabled", False)
+    with patience.doing("eigenpairs"), patience.loading("torch"):
         time.sleep(0.2)
     assert written() == ""
 
 
 def test_what_is_loaded_is_said_at_once_and_wiped_away(terminal):
     written = terminal()
-    with progress.loading("torch"):
-        assert written() == "loading torch ..."
+    with patience.loading("torch"):
+        assert written() == "\rloading torch ..." * 2
     assert written().endswith("\r" + " " * len("loading torch ...") + "\r")
 
 
 def test_where_there_is_no_terminal_it_is_said_now_and_then_if_asked(said, monkeypatch):
-    monkeypatch.setattr(progress, "PATIENCE", 0.0)
-    with progress.doing("drawing figures", elsewhere=True):
+    monkeypatch.setattr(patience, "PATIENCE", 0.0)
+    with patience.doing("drawing figures", elsewhere=True):
         assert said()[-1] == "drawing figures: for 0 s so far"
 
 
 def test_where_there_is_no_terminal_a_library_says_nothing(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "EVERY", 0.01)
-    with progress.doing("eigenpairs"):
+    monkeypatch.setattr(patience, "EVERY", 0.01)
+    with patience.doing("eigenpairs"):
         time.sleep(0.1)
     assert capsys.readouterr().err == ""
 
 
 def test_lines_that_follow_on_others_keep_their_rhythm(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "EVERY", 0.5)
+    monkeypatch.setattr(patience, "EVERY", 0.5)
     for _ in range(4):  # each shorter than the time between two lines
         with lines(lambda: "here"):
             time.sleep(0.2)

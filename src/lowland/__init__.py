@@ -29,7 +29,7 @@ def __getattr__(name: str) -> Any:
     if name in _ON_DEMAND or name in _FROM:
         import sys
 
-        from lowland.progress import loading
+        from lowland.patience import loading
 
         with loading("torch") if "torch" not in sys.modules else nullcontext():
             room = import_module(f"lowland.{_FROM.get(name, name)}")

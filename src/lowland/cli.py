@@ -28,7 +28,7 @@ def _watched_main(watched: interrupts.Interrupts) -> int:
     import os
     import traceback
 
-    from lowland import errors, launched, progress, streams
+    from lowland import errors, launched, patience, streams
 
     streams.prepare()
     explained = False
@@ -43,7 +43,7 @@ def _watched_main(watched: interrupts.Interrupts) -> int:
     except SystemExit:
         raise
     except BaseException as error:
-        progress.end_all()
+        patience.end_all()
         # Libraries turn KeyboardInterrupt into other exceptions: after Ctrl-C, every error counts as an interrupt.
         interrupted = watched.seen or isinstance(error, KeyboardInterrupt)
         ending = _interrupted() if interrupted else _explained(error)

@@ -12,7 +12,7 @@ from tests.processes import descendants, on_a_terminal, start, until
 LINE = "lowland: interrupted; the same command goes on where it stopped"
 RUN = ("run", "long2024/digits", "--device", "cpu", "--set", "steps=20000", "--set", "tol=0.1")
 SWEEP = ("sweep", *RUN[1:])
-OFTEN = "import lowland.progress as progress; progress.EVERY = 0.1"
+OFTEN = "import lowland.patience as patience; patience.EVERY = 0.1"
 
 # Says so when torch begins to be loaded.
 LOADING = """

@@ -38,9 +38,9 @@ def on_a_terminal():
 
 def often():
     """Where there is no terminal, a line comes often; not so often that it fills a pipe that is read at the end."""
-    from lowland import progress
+    from lowland import patience
 
-    progress.EVERY = 0.05
+    patience.EVERY = 0.05
 
 
 _watchers = []

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lowland.progress import Lines
+from lowland.patience import Lines
 from lowland.training import drive, forecast, together
 from lowland.training.forecast import Forecast, duration
 from lowland.training.progress import bar

@@ -11,7 +11,7 @@ from lowland.commands.options import Device, LogTo, Name, Strict
 from lowland.commands.printing import estimate, flows, place, place_log, print_rows, say, short, table
 from lowland.errors import LowlandError
 from lowland.launched import launched
-from lowland.progress import doing
+from lowland.patience import doing
 
 _ENGINE_HELP = (
     "vectorized: many runs as one program; process: a run a worker process; ray: on a cluster "

@@ -12,7 +12,7 @@ from lowland.curvature.arguments import whole_seed
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.groups import Sharpness, unchanging_groups, warn_of_rounding
 from lowland.curvature.objective import LossFn, Objective, Weight
-from lowland.progress import doing
+from lowland.patience import doing
 
 
 def average_sharpness(

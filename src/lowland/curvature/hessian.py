@@ -23,7 +23,7 @@ from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.curvature.operator import Curvature
 from lowland.curvature.processes import Product
 from lowland.curvature.second_order import differentiable_twice
-from lowland.progress import Doing, doing
+from lowland.patience import Doing, doing
 
 _FIXED = "a Hessian is that of one loss. Make another"
 

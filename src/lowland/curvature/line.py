@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowland.curvature.chance import Unchanging
 from lowland.curvature.objective import LossFn, Objective, Weight
-from lowland.progress import doing
+from lowland.patience import doing
 from lowland.torch_tools import refuse_other_models, refuse_pieces, unwrapped
 
 Mean = Callable[[Any, Any], Tensor | float]

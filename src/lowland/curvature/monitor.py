@@ -24,7 +24,7 @@ from lowland.curvature.worst_case import Search, check_m, mean_rise
 from lowland.edges import sam_edge
 from lowland.launched import quiet
 from lowland.optim.functional import EPS
-from lowland.progress import PATIENCE, doing
+from lowland.patience import PATIENCE, doing
 from lowland.torch_tools import ddp, refuse_other_models, unwrapped
 
 _SEED = 0  # of dropout's masks and a loader's order: one function at every check, in a resumed run too

@@ -15,7 +15,7 @@ from lowland.curvature.lanczos import Operator
 from lowland.curvature.objective import Objective
 from lowland.curvature.processes import Product
 from lowland.curvature.quadrature import Spectrum
-from lowland.progress import doing
+from lowland.patience import doing
 
 if TYPE_CHECKING:
     from lowland.curvature.for_scipy import LinearOperator

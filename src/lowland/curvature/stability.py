@@ -16,7 +16,7 @@ from lowland.curvature.lanczos import Eigenpairs
 from lowland.curvature.objective import LossFn, Weight
 from lowland.edges import sam_edge
 from lowland.optim.functional import EPS, perturbation
-from lowland.progress import doing
+from lowland.patience import doing
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lowland.curvature.groups import Sharpness, groups, unchanging_groups, warn_
 from lowland.curvature.lanczos import random_direction
 from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.optim.functional import EPS, global_norm, perturbation
-from lowland.progress import doing
+from lowland.patience import doing
 
 _STRIDE = 0.1  # length of each of several ascent steps over ρ, as Andriushchenko & Flammarion (2022) have it
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
-from lowland.progress import PATIENCE, bar, doing
+from lowland.patience import PATIENCE, doing
+from lowland.progress import bar
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lowland.progress import doing
+from lowland.patience import doing
 from lowland.report.curves import Records, overlay, panel_of
 from lowland.report.plots import draw_figure, draw_plot
 from lowland.training import Experiment, Figure, Outcome

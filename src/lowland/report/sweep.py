@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lowland.progress import doing
+from lowland.patience import doing
 from lowland.report.axes import numeric
 from lowland.report.differences import difference_panels
 from lowland.report.grid_lines import draw_lines

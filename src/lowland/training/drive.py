@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from lowland.progress import doing
+from lowland.patience import doing
 from lowland.training.outcome import Record
 from lowland.training.parallel import Alone
 from lowland.training.progress import Watch

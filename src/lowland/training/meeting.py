@@ -13,7 +13,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from lowland.errors import ElsewhereError, RunError
 from lowland.interrupts import leave
-from lowland.progress import EVERY
+from lowland.patience import EVERY
 
 _SILENT = 10.0  # seconds in which the others usually come
 _LOOK = 0.1

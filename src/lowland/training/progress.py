@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from lowland import progress
-from lowland.progress import Lines, left, lines, shown
+from lowland.patience import Lines, lines, shown
+from lowland.progress import left
 from lowland.training.outcome import Record
 
 if TYPE_CHECKING:

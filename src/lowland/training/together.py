@@ -7,7 +7,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from lowland.errors import SettingError
-from lowland.progress import doing
+from lowland.patience import doing
 from lowland.training.drive import Drive, step_in
 from lowland.training.experiment import Experiment
 from lowland.training.forecast import STEPS, ForecastTogether

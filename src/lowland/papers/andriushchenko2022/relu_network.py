@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lowland.optim.ascent import length
-from lowland.progress import doing
+from lowland.patience import doing
 
 HIDDEN = 100
 BLOCK = 4  # steps compiled together: more take longer to compile than they save

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowland import progress
-from lowland.progress import Lines, left
+from lowland.patience import Lines
+from lowland.progress import left
 from lowland.training.forecast import CHANGED, SHORT, STEPS, duration, passes
 from lowland.training.outcome import Record
 from lowland.training.progress import fitting, say_above
