@@ -11,7 +11,7 @@ from lowland import SAM
 from lowland.curvature import Hessian, Monitor, stability
 from lowland.models import Transformer, preact_resnet
 from lowland.optim import compiled_step, presets
-from lowland.training import RunDirectory, configuration
+from lowland.training import Experiment, RunDirectory, configuration, defaults, supervised
 from lowland.training import train as train_alone
 from lowland.training.vectorized import train_vectorized
 
@@ -287,3 +287,25 @@ def m_sam(device, network, m, **options):
 def test_exact_m_sam_is_that_of_the_cpu(network, m, options):
     for ours, theirs in zip(m_sam("cuda", network, m, **options), m_sam("cpu", network, m, **options), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_an_experiment_that_is_built_on_the_cpu_trains_as_there(loaded, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 6, generator=generator, dtype=torch.float64)
+    y = x[:, :3].argmax(1)
+
+    def build(settings):
+        model = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 3)).double()
+        return supervised(model, settings, torch.utils.data.TensorDataset(x, y) if loaded else (x, y))
+
+    settings = defaults(lr=0.1, rho=0.1, momentum=0.9, steps=20, batch_size=9)
+    mine = Experiment(name="mine", settings=settings, build=build)
+    arms, found = mine.configure("paper", {}), {}
+    for name in ("cpu", "cuda"):
+        device = torch.device(name)
+        with RunDirectory(tmp_path / name, configuration(mine, "paper", arms, device)) as directory:
+            found[name] = train_alone(mine, arms, directory, device, show_progress=False)
+    for arm in arms:
+        for ours, expected in zip(found["cuda"][arm].records, found["cpu"][arm].records, strict=True):
+            assert {**ours, "arm": 0} == pytest.approx({**expected, "arm": 0}, rel=1e-9)

@@ -7,8 +7,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import lowland
+from lowland.data import WholeBatch
 from lowland.errors import SettingError
-from lowland.training import Experiment, RunDirectory, configuration, defaults, supervised, train
+from lowland.training import Experiment, RunDirectory, Task, configuration, defaults, supervised, train
 from lowland.training.drive import Pace
 
 CPU = torch.device("cpu")
@@ -115,7 +116,7 @@ def test_more_can_be_measured():
 
     mine = experiment(lambda settings: supervised(network(), settings, (X, Y), measure=measure))
     task = mine.task(mine.configure("paper", {})["sam"], CPU)
-    assert task.check(0, None)["norm"] == measure(task.model.eval())
+    assert task.check(0, None)["norm"] == measure(task.model.eval())["norm"]
 
 
 def test_targets_may_be_probabilities():
@@ -154,3 +155,37 @@ def test_epochs_that_come_to_other_steps():
     mine = Experiment(name="mine", settings=settings, build=lambda s: supervised(network(), s, whole, (X, Y)))
     with pytest.raises(SettingError, match="2 epochs are 14 steps of these batches, and the settings come to 16"):
         mine.task(mine.configure("paper", {})["sam"], CPU)
+
+
+META = torch.device("meta")  # a device that every machine has, without numbers
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_task_that_was_built_on_the_cpu_is_taken_to_its_device(kind):
+    mine = experiment(lambda settings: supervised(network(), settings, LOADERS[kind](), test=(X, Y)))
+    task = mine.task(mine.configure("paper", {})["sam"], META)
+    assert {tensor.device for tensor in (*task.model.parameters(), *task.model.buffers())} == {META}
+    assert [part.device for part in task.batch(3)] == [META, META]
+    assert [len(part) for part in task.batch(3)] == [10, 10]
+    checked = [batch for examples in task.check.sets.values() for batch in examples.batches()]
+    assert {part.device for batch in checked for part in batch} == {META}
+    again = mine.task(mine.configure("paper", {})["sgd"], META)
+    if kind == "tensors":
+        assert again.batch.x is task.batch.x  # runs side by side share their data
+
+
+def test_batches_and_checks_of_ones_own_are_taken_along():
+    class Check:
+        def __call__(self, step, batch):
+            return {}
+
+    model = network()
+    draws = {"pair": lambda step: (X, {"labels": Y, "step": step}), "whole": WholeBatch(X, Y)}
+    for draw in draws.values():
+        task = Task(model, F.cross_entropy, None, draw, Check())
+        assert task.to(CPU) is task
+        moved = task.to(META)
+        x, y = moved.batch(3)
+        assert x.device == (y["labels"] if isinstance(y, dict) else y).device == META
+        assert not isinstance(y, dict) or y["step"] == 3
+        assert moved.check is task.check
