@@ -12,7 +12,7 @@ import pytest
 import lowland
 from lowland.errors import install
 
-from .processes import loaded_by
+from .processes import loaded_by, printed
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -51,6 +51,11 @@ HEAVY = {
 def test_importing_loads_torch_and_nothing_heavier():
     rooms = ("SAM", "compat", "curvature", "data", "features", "models", "optim")
     assert not HEAVY & loaded_by("import lowland; " + "; ".join(f"lowland.{room}" for room in rooms))
+
+
+def test_the_command_line_starts_without_torch():
+    statement = "import sys; sys.argv = ['lowland', '--version']; from lowland import cli, commands, patience, streams"
+    assert printed(f"{statement}; commands.call(['--version']); print('torch' in sys.modules)").endswith("False")
 
 
 def test_everything_that_is_imported_is_declared():

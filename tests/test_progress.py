@@ -147,10 +147,10 @@ def eventually(written, text):
 def test_what_takes_long_says_so_on_a_terminal(terminal):
     written = terminal()
     with patience.doing("eigenpairs") as now:
-        eventually(written, "eigenpairs: for 0 s so far")
+        eventually(written, "eigenpairs: 0 s")
         now.what = "eigenpairs, product 7"
         with patience.doing("gradient"):
-            eventually(written, "eigenpairs, product 7: gradient: for ")
+            eventually(written, "eigenpairs, product 7, gradient: ")
     before = written()
     time.sleep(0.2)
     assert written() == before
@@ -169,13 +169,13 @@ def test_what_is_quick_says_nothing(terminal):
 def test_a_bar_takes_the_place_of_what_was_said_before(terminal):
     written = terminal()
     with patience.doing("loading"):
-        eventually(written, "loading: for")
+        eventually(written, "loading: ")
         with bar(900) as shown:
             assert not patience._lates
             shown.update(3, "sam")
             with patience.doing("checking"):
                 assert not patience._lates
-                eventually(written, "loading: checking: for")
+                eventually(written, "loading, checking: ")
 
 
 def test_a_bar_that_stands_still_says_for_how_long(terminal):
@@ -210,7 +210,7 @@ def test_what_is_loaded_is_said_at_once_and_wiped_away(terminal):
 def test_where_there_is_no_terminal_it_is_said_now_and_then_if_asked(said, monkeypatch):
     monkeypatch.setattr(patience, "PATIENCE", 0.0)
     with patience.doing("drawing figures", elsewhere=True):
-        assert said()[-1] == "drawing figures: for 0 s so far"
+        assert said()[-1] == "drawing figures: 0 s"
 
 
 def test_where_there_is_no_terminal_a_library_says_nothing(monkeypatch, capsys):

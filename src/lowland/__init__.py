@@ -6,6 +6,7 @@ The optimizer is `lowland.SAM`. The measurements are in `lowland.curvature` and 
 
 from contextlib import nullcontext
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def __getattr__(name: str) -> Any:
         with loading("torch") if "torch" not in sys.modules else nullcontext():
             room = import_module(f"lowland.{_FROM.get(name, name)}")
         return getattr(room, name) if name in _FROM else room
+    if not name.startswith("_") and find_spec(f"lowland.{name}") is not None:
+        return import_module(f"lowland.{name}")  # a module of the ground floor, which loads nothing
     also = "" if name.startswith("_") else _elsewhere(name)
     raise AttributeError(f"module 'lowland' has no attribute {name!r}{also}")
 

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from lowland.launched import quiet
 
 EVERY = 30.0  # seconds between two lines
+_BEGIN = 0.5  # seconds before the first line, at least
 _SOON = 5.0  # seconds within which lines follow on others
 PATIENCE = 1.5  # seconds for which nothing need be seen to move: so a sign is there within two
 enabled = True  # False: `doing` shows nothing by itself, for programs that draw on the terminal themselves
@@ -73,11 +74,11 @@ _before = [-math.inf, 0.0]  # when the last lines ended, and since when they had
 
 
 def under_way() -> str:
-    """``checking: eigenpairs, 12 products: for 14 s so far``; empty where nothing has taken `PATIENCE` yet."""
+    """``checking, eigenpairs, product 12: 14 s``; empty where nothing has taken `PATIENCE` yet."""
     now, several = time.monotonic(), [each for each in list(_under_way) if each.what]
     if not several or now - several[0].since < PATIENCE:
         return ""
-    return f"{': '.join(each.what for each in several)}: for {now - several[0].since:.0f} s so far"
+    return f"{', '.join(each.what for each in several)}: {now - several[0].since:.0f} s"
 
 
 @contextmanager
@@ -195,7 +196,8 @@ class Lines:
             raise self._failure
 
     def _work(self) -> None:
-        while not self._over.wait(max(0.0, self._since + EVERY - time.monotonic())):
+        soonest = min(EVERY, _BEGIN)
+        while not self._over.wait(max(soonest, self._since + EVERY - time.monotonic())):
             self._since = time.monotonic()
             try:
                 said = "; ".join(filter(None, (self._describe(), under_way())))

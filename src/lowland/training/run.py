@@ -263,7 +263,7 @@ def _write_files(task: Task, directory: RunDirectory) -> None:
 
 
 def _task(experiment: Experiment, name: str, settings: Settings, device: torch.device, processes: int) -> Task:
-    with doing("loading data and network"):
+    with doing("loading data"):
         task = experiment.task(settings, device)
     if processes > 1 and getattr(task.optimizer, "per_example", False):
         # Each would cut its own share of a batch into groups, and average the ascents of several groups.
