@@ -7,7 +7,7 @@ from lowland.experiments.result import open_directory as open
 from lowland.experiments.summary import Summary
 from lowland.experiments.tuning import Tuned, tune
 from lowland.papers.claims import last, reached, smaller
-from lowland.training import Claim, Experiment, Settings, defaults, supervised
+from lowland.training import Claim, Experiment, Selection, Settings, defaults, supervised
 from lowland.training.registry import experiments as known
 from lowland.training.registry import find
 
@@ -16,6 +16,7 @@ __all__ = [
     "Experiment",
     "Picture",
     "Result",
+    "Selection",
     "Settings",
     "Summary",
     "Tuned",
