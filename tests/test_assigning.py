@@ -144,7 +144,7 @@ REFUSED = [
     ("ascent_rule", ascent.Adaptive, TypeError, "the class Adaptive"),
     ("descent_rule", "gsam", TypeError, "descent= is a rule"),
     ("model", nn.Linear(2, 2), ValueError, "another model"),
-    ("model", "resnet", TypeError, "model= is the network"),
+    ("model", "resnet", TypeError, "model must be the network itself"),
 ]
 
 

@@ -13,7 +13,7 @@ from lowland.features.progress import watched
 )
 def test_bar(monkeypatch, capfd, show, terminal, patience, seen):
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(progress, "_PATIENCE", patience)
+    monkeypatch.setattr(progress, "PATIENCE", patience)
     monkeypatch.setattr(rich.console.Console, "is_terminal", terminal)
     with watched([3, 4], "extracting", show) as items:
         assert list(items) == [3, 4]
@@ -24,7 +24,7 @@ def test_bar(monkeypatch, capfd, show, terminal, patience, seen):
 
 def test_bar_of_unknown_length(monkeypatch, capfd):
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(progress, "_PATIENCE", -1)
+    monkeypatch.setattr(progress, "PATIENCE", -1)
     monkeypatch.setattr(rich.console.Console, "is_terminal", True)
     with watched(iter("ab"), "probing", True) as items:
         assert list(items) == ["a", "b"]

@@ -58,7 +58,7 @@ def test_refuses_changes(changes, message):
 
 
 def test_a_setting_that_every_arm_fixes():
-    values = {name: value.value for name, value in TOY.scales["paper"].items()}
+    values = {name: value.value for name, value in TOY.values("paper").items()}
     with pytest.raises(SettingError, match=r"as in a\.rho="):
         resolve_arms(Settings, values, {"a": {"rho": 0.0}, "b": {"rho": 0.1}}, {"rho": "0.3"})
 

@@ -77,8 +77,8 @@ MNIST = Experiment(
         "desk": {},
         "laptop": {"steps": ours(900), "turn": ours(300)},
         "smoke": {
-            "steps": ours(9),
-            "turn": ours(3),
+            "steps": ours(6),
+            "turn": ours(2),
             "check_every": ours(3),
             "examples": ours(50),
             "width": ours(20),
@@ -90,7 +90,7 @@ MNIST = Experiment(
     figures=FIGURES,
     cost=dict.fromkeys(("paper", "desk", "laptop"), "minutes, 2 cores") | {"smoke": "seconds"},
     prepare=dialled(mnist.prepare),
-    selection=_SELECTION,
+    selection=common.SELECTION,
     outcomes=common.OUTCOMES,
 )
 
@@ -123,7 +123,7 @@ TEXT = Experiment(
         "desk": {},
         "laptop": {"steps": ours(300), "turn": ours(100)},
         "smoke": {
-            "steps": ours(6),
+            "steps": ours(4),
             "turn": ours(2),
             "check_every": ours(2),
             "batch_size": ours(2),
@@ -140,7 +140,7 @@ TEXT = Experiment(
     figures=FIGURES,
     cost=dict.fromkeys(("paper", "desk", "laptop"), "minutes, 2 cores") | {"smoke": "seconds"},
     prepare=dialled(shakespeare.prepare),
-    selection=_SELECTION,
+    selection=common.SELECTION,
     outcomes=common.OUTCOMES,
 )
 
@@ -187,7 +187,7 @@ RESNET = Experiment(
         "desk": {},
         "laptop": {"steps": ours(150), "turn": ours(50)},
         "smoke": {
-            "steps": ours(6),
+            "steps": ours(4),
             "turn": ours(2),
             "check_every": ours(2),
             "examples": ours(60),
@@ -201,6 +201,6 @@ RESNET = Experiment(
     figures=FIGURES,
     cost=dict.fromkeys(("paper", "desk", "laptop"), "minutes, 2 cores") | {"smoke": "seconds"},
     prepare=dialled(prepare_resnet),
-    selection=_SELECTION,
+    selection=common.SELECTION,
     outcomes=common.OUTCOMES,
 )
