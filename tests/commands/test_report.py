@@ -10,7 +10,7 @@ import pytest
 
 from lowland.report.page import watching
 
-from ..conftest import start
+from ..processes import end, start, until
 from ..report.page import made
 
 
@@ -119,14 +119,11 @@ def test_watching_bears_with_a_file_that_is_being_replaced(tmp_path, monkeypatch
 @pytest.mark.slow
 def test_an_interrupt_ends_watching(tmp_path):
     made.run(tmp_path / "one", {"sam": made.outcome(steps=(0, 5))}, finished=False)
-    hearing = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # background jobs are deaf
-    process = start("report", "one", "--watch", setup=hearing, cwd=tmp_path)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "one/report.html").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    process = start("report", "one", "--watch", cwd=tmp_path)
+    until(lambda: (tmp_path / "one/report.html").exists(), process)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.strip().splitlines() == ["lowland: interrupted; the same command goes on where it stopped"]
+    ended = end(process)
+    assert ended.code == 130
+    assert ended.err.strip().splitlines() == ["lowland: interrupted; the same command goes on where it stopped"]
     assert 'id="watching"' in (tmp_path / "one/report.html").read_text(encoding="utf-8")

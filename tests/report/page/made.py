@@ -12,7 +12,7 @@ from lowland.experiments.sweeping import configuration
 from lowland.training import Curve, Figure, Outcome, Selection
 from lowland.training.sweep.summary import summarize_sweep
 
-from ...training.toy import EXPERIMENT as TOY
+from ...fakes import TOY
 
 CPU = torch.device("cpu")
 EXPERIMENT = replace(
