@@ -66,9 +66,10 @@ class ClaimTable:
         return [", ".join(f"{verdict} {count}" for verdict, count in each.items()) for each in counts]
 
     @property
-    def measured(self) -> bool:
-        """Whether anything was measured."""
-        return any(claim is not None and claim.measured for row in self.rows for claim in row)
+    def decided(self) -> bool:
+        """Whether anything was measured, or decided."""
+        claims = [claim for row in self.rows for claim in row if claim is not None]
+        return any(claim.measured or claim.verdict in (_VERDICTS[True], _VERDICTS[False]) for claim in claims)
 
 
 def claims_beside(names: Sequence[str], sources: Sequence[ShownDirectory]) -> list[ClaimTable]:

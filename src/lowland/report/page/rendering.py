@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 # In the order in which they need each other.
-_SCRIPTS = ("data", "state", "theme", "colours", "chart", "curves", "table", "sweep", "differences", "main")
+_SCRIPTS = (
+    "data", "state", "theme", "colours", "chart", "legend", "curves", "filter", "table", "csv",
+    "sweep", "sweep-lines", "sweep-map", "sweep-parallel", "differences", "main", "watching",
+)  # fmt: skip
 
 
 def write_page(directories: Sequence[Path], out: Path, *, reload_every: float = 0.0) -> list[ShownDirectory]:
@@ -34,7 +37,7 @@ def write_page(directories: Sequence[Path], out: Path, *, reload_every: float = 
     Args:
         directories: of runs and sweeps, in the order of the page. Differences between directories are to the first.
         out: the file; replaced atomically.
-        reload_every: seconds after which the page loads itself anew, for as long as it is renewed; 0 for never.
+        reload_every: seconds after which the page loads itself anew, while a directory is under way; 0 for never.
 
     Returns:
         What was read, in the same order.
@@ -71,7 +74,7 @@ def render(sources: Sequence[ShownDirectory], *, reload_every: float = 0.0) -> s
         plotly=get_plotlyjs(),
         style=_text("style.css"),
         scripts=[_text(f"js/{name}.js") for name in _SCRIPTS],
-        reload_every=reload_every,
+        reload_every=0.0 if all(source.finished for source in sources) else reload_every,
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
         version=__version__,
     )  # fmt: skip

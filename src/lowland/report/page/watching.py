@@ -22,7 +22,7 @@ def watch(
 
     Args:
         directories: as `write_page` takes them.
-        out: the file. While this goes on the page loads itself anew; what is left in the end doesn't.
+        out: the file. While something is under way the page loads itself anew.
         tell: is told what was read, after each time.
 
     Raises:
@@ -48,7 +48,7 @@ def watch(
         seen, failures = stamps, 0
         tell(sources)
         time.sleep((time.monotonic() - started) / _SHARE)
-    return write_page(directories, out)
+    return sources
 
 
 def _stamps(directories: Sequence[Path]) -> dict[Path, tuple[int, int]]:

@@ -3,8 +3,11 @@
 const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
 const KEYS = { "+": [0.5, 0], "=": [0.5, 0], "-": [2, 0], ArrowLeft: [1, -0.25], ArrowRight: [1, 0.25] };
 
+const LOGARITHMIC = { nticks: 5, tickformat: "~g" }; // 0.05 rather than 5 below a power of ten
+
 const axis = (more = {}) => ({
-  gridcolor: colour("grid"), linecolor: colour("line"), zerolinecolor: colour("line"), automargin: true, exponentformat: "power", minexponent: 4, ...(more.type === "log" && { nticks: 4, tickformat: "~g" }), ...more,
+  gridcolor: colour("grid"), linecolor: colour("line"), zerolinecolor: colour("line"), automargin: true,
+  exponentformat: "power", minexponent: 4, ...(more.type === "log" && LOGARITHMIC), ...more,
 });
 
 function look(more = {}) {
@@ -68,5 +71,6 @@ function band(x, low, high, paint, { floor = -Infinity, wide = 0 } = {}) {
     }
     start = i + 1;
   }
-  return { ...outline, type: "scatter", mode: "none", fill: "toself", fillcolor: translucent(paint, 0.16), hoverinfo: "skip", showlegend: false };
+  const look = { fill: "toself", fillcolor: translucent(paint, 0.16), hoverinfo: "skip", showlegend: false };
+  return { ...outline, type: "scatter", mode: "none", ...look };
 }

@@ -20,9 +20,12 @@ function plain(text) {
   return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 }
 
+// A number with few digits.
+const brief = (value, digits) => String(Number(value.toPrecision(digits)));
+
 function short(value) {
   if (typeof value !== "number") return String(value ?? "");
-  return Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(4)));
+  return Number.isInteger(value) ? String(value) : brief(value, 4);
 }
 
 const isNumber = (value) => typeof value === "number";
@@ -36,4 +39,5 @@ function valuesOf(groups, name) {
 }
 
 // Whether values suit a logarithmic axis: all above 0, spanning more than a factor of ten.
-const isLogarithmic = (values) => values.length > 1 && Math.min(...values) > 0 && Math.max(...values) > 10 * Math.min(...values);
+const isLogarithmic = (values) =>
+  values.length > 1 && Math.min(...values) > 0 && Math.max(...values) > 10 * Math.min(...values);

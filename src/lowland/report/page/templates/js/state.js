@@ -22,21 +22,27 @@ function bind(control, name, fallback = "") {
 }
 
 // Several of a list: numbers, kept as text.
-const chosenOf = (name, fallback) => (name in state ? state[name].split(" ").filter((item) => item !== "-") : fallback.map(String));
+const chosenOf = (name, fallback) =>
+  (name in state ? state[name].split(" ").filter((item) => item !== "-") : fallback.map(String));
 const chooseOf = (name, items) => choose({ [name]: items.length ? items.join(" ") : "-" });
 
 // Checkboxes for several of a list.
 function boxes(container, name, texts, fallback) {
+  const checked = () => findAll("input", container).filter((box) => box.checked).map((box) => box.value);
   container.replaceChildren(...texts.map(([key, text]) => {
     const box = element("input", { type: "checkbox", value: key });
     box.checked = chosenOf(name, fallback).includes(String(key));
-    box.addEventListener("change", () => chooseOf(name, findAll("input", container).filter((each) => each.checked).map((each) => each.value)));
+    box.addEventListener("change", () => chooseOf(name, checked()));
     return element("label", {}, box, " ", text);
   }));
 }
 
 // Groups that stand out in every chart.
-const picked = () => new Set((state.picked ?? "").split(" ").filter(Boolean).map(Number).filter((index) => index in data.groups));
+function picked() {
+  const indices = (state.picked ?? "").split(" ").filter(Boolean).map(Number);
+  return new Set(indices.filter((index) => index in data.groups));
+}
+
 const pick = (indices) => choose({ picked: [...indices].join(" ") });
 
 function toggle(index) {
