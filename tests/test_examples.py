@@ -71,7 +71,7 @@ def test_runs_and_trains(run, monkeypatch, capfd, tmp_path):
     else:  # with what torchrun would tell them
         codes = together(run_here, 2, tmp_path, path, options)
         assert codes == [0, 0], (tmp_path / "0.err").read_text() + (tmp_path / "1.err").read_text()
-        out = (tmp_path / "0.out").read_text() + (tmp_path / "1.out").read_text()
+        out = (tmp_path / "1.out").read_text() + (tmp_path / "0.out").read_text()  # the first one says the last word
     reports = re.findall(r"^(before|after).*: training loss (\S+), test accuracy (\S+)$", out, re.MULTILINE)
     assert reports[0][0] == "before"
     assert reports[-1][0] == "after"

@@ -55,7 +55,9 @@ def test_importing_loads_torch_and_nothing_heavier():
 
 def test_the_command_line_starts_without_torch():
     statement = "import sys; sys.argv = ['lowland', '--version']; from lowland import cli, commands, patience, streams"
-    assert printed(f"{statement}; commands.call(['--version']); print('torch' in sys.modules)").endswith("False")
+    assert (
+        printed(f"{statement}; commands.call(['--version']); print('torch' in sys.modules)").strip().endswith("False")
+    )
 
 
 def test_everything_that_is_imported_is_declared():

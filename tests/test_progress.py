@@ -222,6 +222,7 @@ def test_where_there_is_no_terminal_a_library_says_nothing(monkeypatch, capsys):
 
 def test_lines_that_follow_on_others_keep_their_rhythm(monkeypatch, capsys):
     monkeypatch.setattr(patience, "EVERY", 0.5)
+    monkeypatch.setattr(patience, "_BEGIN", 0.05)
     for _ in range(4):  # each shorter than the time between two lines
         with lines(lambda: "here"):
             time.sleep(0.2)

@@ -135,6 +135,8 @@ def _module(path: Path, content: bytes) -> ModuleType:
         sys.path.insert(0, str(path.parent))
     sys.modules[module.__name__] = module  # where dataclasses look for it
     _under_way.append(path)
+    # Cached bytecode goes by size and second, and what a file imports may change within one.
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
     except BaseException as error:
@@ -143,6 +145,7 @@ def _module(path: Path, content: bytes) -> ModuleType:
             raise
         raise SettingError(_wrong(path, error)) from error
     finally:
+        sys.dont_write_bytecode = writes
         _under_way.pop()
     return module
 

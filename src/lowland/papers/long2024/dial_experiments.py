@@ -77,9 +77,9 @@ MNIST = Experiment(
         "desk": {},
         "laptop": {"steps": ours(900), "turn": ours(300)},
         "smoke": {
-            "steps": ours(6),
+            "steps": ours(4),
             "turn": ours(2),
-            "check_every": ours(3),
+            "check_every": ours(2),
             "examples": ours(50),
             "width": ours(20),
         },
