@@ -28,7 +28,7 @@ def test_it_trains_as_here_and_survives_its_workers(tmp_path, expected, capfd):
     assert ends.pop("3") == "the worker process was killed (signal 9) twice"
     assert ends.pop("4") == r"there are no data\nat all"
     first, second = ends.pop("5").split(", then ")
-    assert re.fullmatch(r"training raised ZeroDivisionError at experiments\.py:\d+ \(one over zero\)", first)
+    assert re.fullmatch(r"training raised ZeroDivisionError at fakes\.py:\d+ \(one over zero\)", first)
     assert second == "the worker process ended (exit code 3)"
     assert ends == {"0": "", "1": "", "2": "", "6": ""}
     assert ear.news["0"][-1].steps == 20
