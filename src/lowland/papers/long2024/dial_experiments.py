@@ -23,6 +23,7 @@ _SELECTION = Selection(metric="loss", on="training")
 _VALUES = {"tol": ours(1e-3), "eps": ours(0.0), "eigenvalues": ours(1), "seed": ours(0), "share": ours(1.0)}
 _AT_EDGE = "by gradient descent alone: it gets to 2/η"
 _TURN = "a third of training"
+_COST = dict.fromkeys(("paper", "desk", "laptop"), "minutes, 2 cores") | {"smoke": "seconds"}
 
 DIGITS = Experiment(
     name="long2024/dial",
@@ -46,7 +47,7 @@ DIGITS = Experiment(
     grid={**_GRID, "share": (*_ABOVE_BIASES, 1.0)},
     claims=claims(_ABOVE_BIASES),
     figures=FIGURES,
-    cost=dict.fromkeys(("paper", "desk", "laptop"), "minutes, 2 cores") | {"smoke": "seconds"},
+    cost=_COST,
     prepare=dialled(digits.prepare),
     selection=_SELECTION,
     outcomes=common.OUTCOMES[:2],
@@ -88,7 +89,7 @@ MNIST = Experiment(
     grid=_GRID,
     claims=claims(DECADE),
     figures=FIGURES,
-    cost=dict.fromkeys(("paper", "desk", "laptop"), "minutes, 2 cores") | {"smoke": "seconds"},
+    cost=_COST,
     prepare=dialled(mnist.prepare),
     selection=common.SELECTION,
     outcomes=common.OUTCOMES,
@@ -122,23 +123,13 @@ TEXT = Experiment(
         },
         "desk": {},
         "laptop": {"steps": ours(300), "turn": ours(100)},
-        "smoke": {
-            "steps": ours(4),
-            "turn": ours(2),
-            "check_every": ours(2),
-            "batch_size": ours(2),
-            "length": ours(8),
-            "layers": ours(1),
-            "width": ours(8),
-            "heads": ours(2),
-            "key_size": ours(4),
-        },
+        "smoke": {**shakespeare.EXPERIMENT.scales["smoke"], "turn": ours(2)},
     },
     arms=arms(DECADE),
     grid=_GRID,
     claims=claims(DECADE, held=False),
     figures=FIGURES,
-    cost=dict.fromkeys(("paper", "desk", "laptop"), "minutes, 2 cores") | {"smoke": "seconds"},
+    cost=_COST,
     prepare=dialled(shakespeare.prepare),
     selection=common.SELECTION,
     outcomes=common.OUTCOMES,
@@ -199,7 +190,7 @@ RESNET = Experiment(
     grid=_GRID,
     claims=claims(DECADE, held=False),
     figures=FIGURES,
-    cost=dict.fromkeys(("paper", "desk", "laptop"), "minutes, 2 cores") | {"smoke": "seconds"},
+    cost=_COST,
     prepare=dialled(prepare_resnet),
     selection=common.SELECTION,
     outcomes=common.OUTCOMES,
