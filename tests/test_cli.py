@@ -38,7 +38,9 @@ def test_show_tells_the_parts_of_a_grid_apart(lowland):
     assert "--grid m, part 1 of 2" in out
     assert "--grid m, part 2 of 2" in out
     assert "--grid paper, part" not in out
-    assert "--grid" not in lowland("show", "andriushchenko2022/relu").out
+    relu = lowland("show", "andriushchenko2022/relu").out
+    assert "--grid" not in relu
+    assert "ours: the other kind's step size, as a control" in relu
 
 
 def test_run_smoke_and_again(lowland, tmp_path):

@@ -96,7 +96,7 @@ def test_what_a_record_has_other_than_the_paper_scale_is_told(make_index):
         config = {"arms": {label: values_of(arm) for label, arm in arms.items()}}
         return make_index._unlike_the_paper({"experiment": name, "scale": scale, "config": config})
 
-    assert of_run("andriushchenko2022/relu", "laptop") == "The paper scale itself."
+    assert of_run("andriushchenko2022/relu", "desk") == "The paper scale itself."
     assert of_run("long2024/mnist", "desk") == (
         "Other than at paper scale: `steps` 3,000 for 100,000, `examples` 1,000 for 60,000."
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lowland.papers import find
+from lowland.papers import experiments, find
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,19 @@ def test_what_a_mark_cannot_say_its_note_does():
     assert all("ours in the arms figure-6-" in diagonal[name].note for name in ("lr", "rho", "alpha"))
     stacked = find("springer2024/fmnist-mnist").values("paper")
     assert all("(ours)" in stacked[name].note for name in ("examples", "test_examples"))
+
+
+@pytest.mark.parametrize("experiment", experiments().values(), ids=list(experiments()))
+def test_every_claim_has_the_papers_value_or_says_that_it_is_ours(experiment):
+    assert [claim.id for claim in experiment.claims if claim.reference is None] == []
+
+
+def test_arms_whose_settings_are_ours_say_so():
+    notes = {name: find(f"andriushchenko2022/{name}").arm_notes for name in ("finetune", "relu", "diagonal")}
+    assert set(notes["finetune"]) == {"erm-to-sam", "sam-to-erm", "erm-to-erm"}
+    assert set(notes["relu"]) == {"sam-constant", "gd-falling"}
+    assert {"switch-gd", "switch-1-sam", "figure-6-gd"} <= set(notes["diagonal"])
+    assert all("ours" in note for each in notes.values() for note in each.values())
 
 
 def test_laptop_runs_have_fewer_seeds_than_a_claim_takes():

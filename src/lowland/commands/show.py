@@ -33,6 +33,7 @@ def _described(experiment: Any, values: Mapping[str, Any], texts: Mapping[str, s
             for key, text in texts.items()
         },
         "arms": experiment.arms,
+        "arm_notes": experiment.arm_notes,
         "grids": experiment.grids,
         "claims": [
             {
@@ -76,11 +77,15 @@ def show(
         notes = dict.fromkeys(values[s][key].note for s in scales if values[s][key].note)
         rows.append([key, text, *cells, "; ".join(notes)])
     table(["setting", flows("what it is"), *map(flows, scales), flows("note")], rows)
+    made = {
+        arm: ", ".join(f"{key} = {short(value)}" for key, value in fixed.items()) or "the settings above"
+        for arm, fixed in experiment.arms.items()
+    }
+    arm_notes = experiment.arm_notes
     table(
-        ["arm", flows("what makes it")],
-        [[a, ", ".join(f"{k} = {short(v)}" for k, v in fixed.items()) or "the settings above"]
-         for a, fixed in experiment.arms.items()],
-    )  # fmt: skip
+        ["arm", flows("what makes it"), *([flows("note")] if arm_notes else [])],
+        [[arm, text, *([arm_notes.get(arm, "")] if arm_notes else [])] for arm, text in made.items()],
+    )
     for grid, parts in experiment.grids.items():
         for number, part in enumerate(parts, 1):
             title = f"--grid {grid}" + (f", part {number} of {len(parts)}" if len(parts) > 1 else "")

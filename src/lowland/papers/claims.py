@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 
-from lowland.training import Outcome, Verdict, repeats
+from lowland.training import Outcome, Reference, Verdict, repeats
 from lowland.training.statistics import Estimate, paired_difference
 
 Measure = Callable[[Outcome], float]
 Judge = Callable[[Mapping[str, Outcome]], Verdict]
 ONE_SEED = "one seed says nothing of the scatter between seeds: take several"
+#: The `Reference` of a claim that is ours alone, or of which the paper states nothing.
+NOT_IN_PAPER = Reference("not in the paper", "ours")
 _ASCENDS = {"sam": True, "erm": False, "gd": False}
 
 

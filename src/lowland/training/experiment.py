@@ -58,6 +58,7 @@ class Experiment(Generic[S]):
             missing but ``paper``: then it is refused. Values without an origin are ours. Where the settings have
             ``defaults`` they needn't be here, and all four scales are there.
         arms: what its claims compare: arm → the settings that make it.
+        arm_notes: arm → which of these settings are ours, and why; for arms whose settings the paper doesn't state.
         grid: what a sweep of it covers, setting by setting. Runs that differ only in ``lr``, ``rho``, ``momentum``,
             ``weight_decay`` and ``seed`` must be the same program: those five reach nothing but the optimizer, the
             check, and what is drawn at random for initial weights and batches.
@@ -79,7 +80,7 @@ class Experiment(Generic[S]):
 
     Raises:
         ValueError: if it says in two ways, or in none, how it is trained; for a name that is no path of words; for
-            settings without values.
+            settings without values; for a note on an arm that it doesn't have.
     """
 
     name: str = ""
@@ -89,6 +90,7 @@ class Experiment(Generic[S]):
     settings: type[S] = Settings  # type: ignore[assignment]
     scales: Mapping[str, Mapping[str, Value | SettingValue]] = field(default_factory=dict)
     arms: Mapping[str, Mapping[str, SettingValue]] = field(default_factory=dict)
+    arm_notes: Mapping[str, str] = field(default_factory=dict)
     grid: GridPart = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     figures: tuple[Figure | Plot, ...] = ()
@@ -118,6 +120,8 @@ class Experiment(Generic[S]):
             raise ValueError(f"{self.name or 'an experiment'} has no values for its settings: say settings=defaults(…)")
         if not self.arms:
             self._set(arms=own.ARMS)
+        if unknown := [arm for arm in self.arm_notes if arm not in self.arms]:
+            raise ValueError(f"{self.name or 'an experiment'} has a note on {unknown[0]}, which is none of its arms")
         if build is not None:
             self._set(
                 prepare=TakenToDevice(build),

@@ -463,6 +463,31 @@ def test_sam_must_fit_the_noise_where_erm_does():
     )
 
 
+def test_sam_must_converge_in_twice_as_long_as_erm_takes():
+    def verdict(claim, sam, erm):
+        """Of losses at epochs 0, 1, 2, ...; the gradient norm is their square root."""
+        arms = {
+            kind: Outcome(
+                find("andriushchenko2022/convergence").configure("smoke", {"seeds": "1"})[kind],
+                [{"epoch": n, "train_loss": loss, "gradient_norm": loss**0.5} for n, loss in enumerate(losses)],
+            )
+            for kind, losses in (("sam", sam), ("erm", erm))
+        }
+        return verdict_of("convergence", claim, arms)
+
+    erm = [2.3, 0.5, 0.01, 0.003, 0.001]
+    for claim in ("zero-loss", "gradient-vanishes"):
+        assert verdict(claim, [2.3, 0.9, 0.1, 0.02, 0.009], erm).passed is True
+        assert verdict(claim, [2.3, 0.9, 0.5, 0.3, 0.2], erm).passed is False
+        short = verdict(claim, [2.3, 0.9, 0.5, 0.3, 0.2], [2.3, 0.5, 0.03, 0.01, 0.001])
+        assert short.passed is None
+        assert short.reason == (
+            "ERM's training loss is 0.03 after half of the epochs, and the claim is about runs twice as long as ERM "
+            "takes to get to 0.01"
+        )
+        assert short.measured is not None
+
+
 def test_early_stopping_looks_at_the_noisy_validation_images_after_the_first_step():
     def curve(best, end):
         early = {"validation_error": 0.6, "test_error": best, "noisy_error": 0.9}

@@ -70,6 +70,15 @@ def test_what_a_run_does_not_get_to_is_null_with_the_reason(digits):
     assert (minibatch.passed, minibatch.measured) == (None, 0)
 
 
+def test_runs_that_do_not_get_to_sams_edge_decide_nothing_of_alignment_and_flatness(digits):
+    """They are judged where the paper's runs are; what was measured stands beside."""
+    short = verdicts(digits, sam=arm(digits["sam"], hessian_norm=lambda t: (t + 1e-6) / 90))
+    for name in ("far-below-gd-edge", "edge-falls", "alignment", "flatter"):
+        assert short[name].passed is None, name
+        assert "gets to its edge only at step 85 of 100" in short[name].reason, name
+    assert short["alignment"].measured == pytest.approx(0.1)
+
+
 def test_networks_that_have_learned_too_little_decide_nothing(digits):
     gd = arm(digits["gd"], hessian_norm=lambda t: 2.0, loss=lambda t: 2.0 - t / 100)
     learned, too_little = (verdicts(digits, fitted=loss, gd=gd) for loss in (1.1, 0.9))
@@ -87,7 +96,6 @@ def test_networks_that_have_learned_too_little_decide_nothing(digits):
 
 def test_the_claims_about_edges_have_the_papers_words_beside_them():
     references = {claim.id: claim.reference for claim in claims(0.1)}
-    assert [name for name, reference in references.items() if reference] == ["sam-edge", "gd-edge"]
     assert all("0.5 % small" in references[name].where for name in ("sam-edge", "gd-edge"))
 
 

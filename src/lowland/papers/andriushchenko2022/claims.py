@@ -24,6 +24,7 @@ from lowland.training.statistics import Estimate, estimate
 TEST_ERROR = last("test_error")
 SMALL, LARGE = 16, 128  # groups for the claim about m (ours): 128 is the whole batch
 _NEITHER = "no seed has runs of both kinds"
+_M_SHARPNESS = "what it says of m-sharpness; its figure not found"
 FITTED = 0.02  # training error; the paper's networks get to zero
 
 FITS = reached("erm", last("train_error"), FITTED, "ERM's training error")
@@ -124,8 +125,8 @@ def figure_1_claims(erm: float, sam: float, n_sam: str, random: str, *, desk_m: 
             "small-m",
             f"Groups of m ≤ {SMALL} examples beat groups of m ≥ {LARGE}: mean difference of the test error, paired by "
             "seed, over the m of each kind (in this form ours)",
-            "what it says of m-sharpness; its figure not found", "interval < 0", _small_beats_large,
-            whole_grid=True, regime=fits,
+            _M_SHARPNESS, "interval < 0", _small_beats_large,
+            whole_grid=True, regime=fits, reference=Reference("the smaller m, the lower the error", _M_SHARPNESS),
             grid="m-desk" if desk_m else "m", decided_by="desk" if desk_m else "paper",
         ),
     )  # fmt: skip

@@ -199,7 +199,7 @@ EXPERIMENT = image_experiment(
     ),
     cost={
         "paper": "three hours, one H100 (estimated)",
-        "desk": "41 minutes, 2 cores (from its first steps, on one)",
+        "desk": "two and a half hours, 1 core (measured)",
         "laptop": "two minutes, 2 cores",
     },
 )  # fmt: skip

@@ -35,13 +35,14 @@ def claims(deviation: float | None, gd_edge: str = "gd", fitted: float | None = 
         Claim(
             "far-below-gd-edge",
             "There the SAM edge lies far below 2/η: median edge/(2/η) over the second half (threshold ours)",
-            "the experiments", "<= 0.5", _on(_far_below, sam=sam), regime=at_edge,
+            "the experiments", "<= 0.5", _on(_far_below, sam=sam), regime=at_edge, reference=_FAR_BELOW,
         ),
         Claim(
             "edge-falls",
             "The edge falls as the gradient norm falls, and the Hessian norm with it: "
             "Hessian norm of the last tenth over the first tenth of the second half",
-            "the derivation of the edge, and the experiments", "< 1", _on(_falls, sam=sam), regime=at_edge,
+            "the derivation of the edge, and the experiments", "< 1", _on(_falls, sam=sam),
+            regime=at_edge, reference=_FALLS,
         ),
         Claim(
             "gd-edge",
@@ -53,12 +54,12 @@ def claims(deviation: float | None, gd_edge: str = "gd", fitted: float | None = 
             "alignment",
             "The gradient at w + ε is more aligned with the principal eigenvector than that at w: "
             "mean difference of |cos| over training",
-            "the experiments", "> 0", _on(_aligned, sam=sam), regime=trained,
+            "the experiments", "> 0", _on(_aligned, sam=sam), regime=at_edge, reference=_ALIGNED,
         ),
         Claim(
             "flatter",
             "SAM ends with a smaller Hessian norm than gradient descent at the same η: ratio over the last tenth",
-            "the experiments", "< 1", _on(_flatter, sam=sam, gd=gd), regime=trained,
+            "the experiments", "< 1", _on(_flatter, sam=sam, gd=gd), regime=at_edge, reference=_FLATTER,
         ),
     )  # fmt: skip
 
@@ -67,6 +68,11 @@ def claims(deviation: float | None, gd_edge: str = "gd", fitted: float | None = 
 # are divided by 2e-3 + 1e-5.
 _SMALL = "the abstract; norms in its figures are 0.5 % small"
 _SAM_EDGE = Reference("SAM operates on its edge, in three tasks", _SMALL)
+_CURVES = "its figures; no number"
+_FAR_BELOW = Reference("far below", _CURVES)
+_FALLS = Reference("it falls", "the formula of the edge, and its figures; no number")
+_ALIGNED = Reference("more aligned on average", _CURVES)
+_FLATTER = Reference("smaller", _CURVES)
 _GD_EDGE = Reference("often the norm grows to about 2/η and fluctuates around it", _SMALL)
 
 

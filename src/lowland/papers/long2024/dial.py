@@ -14,6 +14,7 @@ from torch import Tensor
 from lowland.curvature import rho_for_sharpness, stability
 from lowland.optim.presets import Dial
 from lowland.optim.schedule import Schedule, geometric
+from lowland.papers.claims import NOT_IN_PAPER
 from lowland.papers.long2024 import settings as common
 from lowland.papers.long2024.check import EdgeCheck
 from lowland.training import (
@@ -127,6 +128,7 @@ def _claim(share: float, held: bool) -> Claim:
         "ours, from the edge of unnormalized SAM",
         f"<= {NEAR:g}" if held else None,
         judge,
+        reference=NOT_IN_PAPER,
         regime=regime,
     )
 

@@ -86,7 +86,7 @@ def _stacked(name: str, title: str, scales: Scales, cost: Mapping[str, str]) -> 
 def _grouped(name: str, title: str, scales: Scales, cost: str, references: Mapping[str, Reference]) -> Experiment:
     """An experiment on CelebA or Waterbirds, of fewer arms.
 
-    ``cost`` is that at paper scale, and ``references`` what the paper has of each claim on these data.
+    ``cost`` is that at paper scale, and ``references`` what the paper has of a claim on these data in particular.
     """
 
     def prepare(settings: GroupedSettings, device: torch.device) -> Task:
@@ -104,7 +104,7 @@ def _grouped(name: str, title: str, scales: Scales, cost: str, references: Mappi
     return replace(
         made,
         arms={kind: ARMS[kind] for kind in _GROUPED_ARMS},
-        claims=tuple(replace(claim, reference=references.get(claim.id)) for claim in made.claims),
+        claims=tuple(replace(claim, reference=references.get(claim.id, claim.reference)) for claim in made.claims),
         figures=feature_figures(_GROUPED_ARMS),
         table=partial(table, measures=GROUPED_MEASURES),
     )

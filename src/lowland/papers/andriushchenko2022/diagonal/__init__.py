@@ -3,7 +3,7 @@
 from lowland.papers.andriushchenko2022 import PAPER
 from lowland.papers.andriushchenko2022.diagonal.claims import CLAIMS, digest
 from lowland.papers.andriushchenko2022.diagonal.figures import FIGURES
-from lowland.papers.andriushchenko2022.diagonal.settings import DIMENSIONS, EXAMPLES, Settings, made_arms
+from lowland.papers.andriushchenko2022.diagonal.settings import DIMENSIONS, EXAMPLES, LONG, Settings, made_arms
 from lowland.papers.andriushchenko2022.diagonal.task import DiagonalRuns
 from lowland.training import Experiment, ours, paper
 
@@ -32,6 +32,8 @@ EXPERIMENT = Experiment(
         "smoke": {"phase_steps": ours(10), "long_steps": ours(20), "check_every": ours(10)},
     },
     arms=made_arms(),
+    arm_notes=dict.fromkeys(("switch-gd", "switch-1-sam"), "ours: what the two that switch are compared with")
+    | {arm: "lr, alpha and rho are ours" for arm in made_arms() if arm.startswith(LONG)},
     grid={},
     claims=CLAIMS,
     figures=FIGURES,

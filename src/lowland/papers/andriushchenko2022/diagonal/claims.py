@@ -20,7 +20,7 @@ from lowland.papers.andriushchenko2022.diagonal.settings import (
     gd_like,
 )
 from lowland.papers.andriushchenko2022.diagonal.task import sparse_regression
-from lowland.papers.claims import Judge
+from lowland.papers.claims import NOT_IN_PAPER, Judge
 from lowland.training import Claim, Outcome, Reference, Verdict
 
 _FITTED = 1e-12  # figure 6's runs end below that training loss
@@ -162,7 +162,7 @@ def _diverge(outcomes: Mapping[str, Outcome]) -> Verdict:
     return Verdict(count, count >= 1)
 
 
-def _gains(group: str, most: float, reference: Reference | None) -> Claim:
+def _gains(group: str, most: float, reference: Reference) -> Claim:
     return Claim(
         f"1-sam-{group}",
         f"Setting {group}: the best test loss of 1-SAM lies orders of magnitude below gradient descent's: ratio",
@@ -170,7 +170,7 @@ def _gains(group: str, most: float, reference: Reference | None) -> Claim:
     )  # fmt: skip
 
 
-def _gains_not(group: str, reference: Reference | None) -> Claim:
+def _gains_not(group: str, reference: Reference) -> Claim:
     return Claim(
         f"n-sam-{group}",
         f"Setting {group}: the best test loss of n-SAM does not, at the same step size: ratio",
@@ -180,10 +180,10 @@ def _gains_not(group: str, reference: Reference | None) -> Claim:
 
 CLAIMS = (
     _gains("b", 0.1, Reference(1 / 41, "the authors' notebook")),
-    _gains("c", 0.01, None),
-    _gains("d", 0.01, None),
+    _gains("c", 0.01, Reference("orders of magnitude below", _SOURCE)),
+    _gains("d", 0.01, Reference("orders of magnitude below", _SOURCE)),
     _gains_not("a", Reference(0.015143589 / 0.015056044, "the authors' notebook")),
-    _gains_not("d", None),
+    _gains_not("d", Reference("about gradient descent's", _SOURCE)),
     Claim(
         "1-sam-figure-6",
         "Figure 6: after a million steps the test loss of 1-SAM lies far below gradient descent's: ratio (threshold "
@@ -206,7 +206,8 @@ CLAIMS = (
     Claim(
         "early-stop",
         "1-SAM that switches to gradient descent keeps its gain: test loss over that of 1-SAM to the end",
-        _SOURCE, None, _kept,
+        _SOURCE, None, _kept, reference=NOT_IN_PAPER,
     ),
-    Claim("divergence", "Some radii are too large: runs that diverged", _SOURCE, ">= 1", _diverge),
+    Claim("divergence", "Some radii are too large: runs that diverged", _SOURCE, ">= 1", _diverge,
+          reference=Reference("some diverge", "the authors' notebook")),
 )  # fmt: skip
