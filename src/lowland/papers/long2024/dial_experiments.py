@@ -27,7 +27,7 @@ _COST = dict.fromkeys(("paper", "desk", "laptop"), "minutes, 2 cores") | {"smoke
 
 DIGITS = Experiment(
     name="long2024/dial",
-    title="A Hessian norm chosen beforehand: the dial on handwritten digits",
+    title="A Hessian norm chosen beforehand (ours): the dial on handwritten digits",
     paper=PAPER,
     datasets=(),
     settings=Settings,
@@ -61,7 +61,7 @@ class MnistSettings(Settings, mnist.Settings):
 
 MNIST = Experiment(
     name="long2024/dial-mnist",
-    title="A Hessian norm chosen beforehand: the dial on MNIST as one batch",
+    title="A Hessian norm chosen beforehand (ours): the dial on MNIST as one batch",
     paper=PAPER,
     datasets=("mnist",),
     settings=MnistSettings,
@@ -103,7 +103,7 @@ class TextSettings(Settings, shakespeare.Settings):
 
 TEXT = Experiment(
     name="long2024/dial-shakespeare",
-    title="What minibatches do to the dial: characters of Shakespeare, Transformer",
+    title="What minibatches do to the dial (ours): characters of Shakespeare, Transformer",
     paper=PAPER,
     datasets=("tinyshakespeare",),
     settings=TextSettings,
@@ -160,7 +160,7 @@ def prepare_resnet(settings: ResNetSettings, device: torch.device) -> Task:
 
 RESNET = Experiment(
     name="long2024/dial-resnet",
-    title="What minibatches and batch norm do to the dial: CIFAR-10, a small ResNet",
+    title="What minibatches and batch norm do to the dial (ours): CIFAR-10, a small ResNet",
     paper=PAPER,
     datasets=("cifar-10",),
     settings=ResNetSettings,

@@ -25,7 +25,7 @@ def prepare(settings: Settings, device: torch.device) -> Task:
 
 EXPERIMENT = Experiment(
     name="long2024/digits",
-    title="SAM and gradient descent at their edges of stability, on handwritten digits",
+    title="SAM and gradient descent at their edges of stability, on handwritten digits (ours)",
     paper=PAPER,
     datasets=(),
     settings=Settings,
