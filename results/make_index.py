@@ -224,21 +224,45 @@ def _where(settings: dict[str, Any] | None) -> str:
     return "".join(f", {name} = {value}" for name, value in settings.items())
 
 
+def _verdict(entry: dict[str, Any]) -> str:
+    return _VERDICTS[entry["passed"]] if entry["threshold"] or entry["passed"] is not None else "reported"
+
+
 def _claim(claim: Claim, entry: dict[str, Any]) -> str:
     value = "" if claim.reference is None else claim.reference.value
     shown = f"{value:.3g}" if isinstance(value, float) else value
     paper = "" if claim.reference is None else f"{shown} ({claim.reference.where})"
     ours = "" if entry["measured"] is None else f"{entry['measured']:.3g}"
-    verdict = _VERDICTS[entry["passed"]] if entry["threshold"] or entry["passed"] is not None else "reported"
+    verdict = _verdict(entry)
     reason = f": {entry['reason']}" if entry["reason"] and verdict != "reported" else ""
     cells = [f"{entry['text']} (`{entry['id']}`)", paper, ours, entry["threshold"] or "", verdict + reason]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def _glance() -> str:
+    """A row for each experiment, of its largest recorded scale: its claims by verdict."""
+    rows, seen = [], set()
+    for there in _records():
+        summary = json.loads((there / "summary.json").read_text(encoding="utf-8"))
+        title = _title(summary)
+        if (what := title.removesuffix(f", {summary['scale']}")) in seen:
+            continue
+        seen.add(what)
+        verdicts: dict[str, list[str]] = {word: [] for word in (*_VERDICTS.values(), "reported")}
+        for entry in summary["claims"]:
+            verdicts[_verdict(entry)].append(f"`{entry['id']}`")
+        anchor = title.replace("/", "").replace(", ", "-").replace(" ", "-")
+        cells = [f"[{title}](#{anchor})", experiments()[summary["experiment"]].title]
+        cells += [", ".join(verdicts[word]) for word in _VERDICTS.values()]
+        rows.append("| " + " | ".join(cells) + " |")
+    head = "## At a glance\n\n| record | what it is about | holds | **fails** | undecided |\n|---|---|---|---|---|\n"
+    return head + "\n".join(rows) + "\n"
+
+
 def index() -> str:
     """The whole page."""
     every = [(name, scale) for name in experiments() for scale in _SCALES if scale in experiments()[name].scales]
-    pages, paper = [_INTRODUCTION], ""
+    pages, paper = [_INTRODUCTION, _glance()], ""
     for there in _records():
         name = json.loads((there / "summary.json").read_text(encoding="utf-8"))["experiment"]
         if experiments()[name].paper != paper:
