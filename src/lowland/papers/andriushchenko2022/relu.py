@@ -208,6 +208,29 @@ def _curve(outcome: Outcome, column: str) -> dict[float, float]:
     return dict(zip(outcome.column("step"), outcome.column(column), strict=True))
 
 
+def _fewer(which: str, text: str, pair: tuple[str, str], kinks: Measure, reference: Reference = NOT_IN_PAPER) -> Claim:
+    """That the first kind of a pair has fewer kinks than the second."""
+    return Claim(
+        f"fewer-kinks{which}", f"{text}: mean difference, paired by seed",
+        "the section on networks with one hidden layer", "interval < 0", smaller(*pair, kinks),
+        over_seeds=True, regime=_too_short, reference=reference,
+    )  # fmt: skip
+
+
+CLAIMS = (
+    _fewer(
+        "", "SAM's function has fewer kinks than gradient descent's", ("sam", "gd"), last("kinks"),
+        Reference("a simpler function, with fewer kinks", "its figure of the fitted functions; no number"),
+    ),
+    _fewer(
+        "-falling", "So it has if both are trained with the falling step size (ours)", ("sam", "gd-falling"),
+        _kinks("linear"),
+    ),
+    _fewer(
+        "-constant", "And if both are trained with the constant one (ours)", ("sam-constant", "gd"), _kinks("constant"),
+    ),
+)  # fmt: skip
+
 EXPERIMENT = Experiment(
     name="andriushchenko2022/relu",
     title="SAM and gradient descent fit a function of one variable with ReLUs",
@@ -238,40 +261,7 @@ EXPERIMENT = Experiment(
     },
     arm_notes=dict.fromkeys(("sam-constant", "gd-falling"), "ours: the other kind's step size, as a control"),
     grid={},
-    claims=(
-        Claim(
-            "fewer-kinks",
-            "SAM's function has fewer kinks than gradient descent's: mean difference, paired by seed",
-            "the section on networks with one hidden layer",
-            "interval < 0",
-            smaller("sam", "gd", last("kinks")),
-            over_seeds=True,
-            regime=_too_short,
-            reference=Reference(
-                "a simpler function, with fewer kinks", "its figure of the fitted functions; no number"
-            ),
-        ),
-        Claim(
-            "fewer-kinks-falling",
-            "So it has if both are trained with the falling step size: mean difference, paired by seed (ours)",
-            "the section on networks with one hidden layer",
-            "interval < 0",
-            smaller("sam", "gd-falling", _kinks("linear")),
-            over_seeds=True,
-            regime=_too_short,
-            reference=NOT_IN_PAPER,
-        ),
-        Claim(
-            "fewer-kinks-constant",
-            "And if both are trained with the constant one: mean difference, paired by seed (ours)",
-            "the section on networks with one hidden layer",
-            "interval < 0",
-            smaller("sam-constant", "gd", _kinks("constant")),
-            over_seeds=True,
-            regime=_too_short,
-            reference=NOT_IN_PAPER,
-        ),
-    ),
+    claims=CLAIMS,
     figures=(
         Plot("functions", "What was fitted", _functions, columns=5),
         Plot("over-steps", "Loss and kinks, mean over seeds", _over_steps, columns=2),
