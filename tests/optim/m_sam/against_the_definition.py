@@ -32,3 +32,19 @@ def check(model, optimizer, losses, m=1):
     ours = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters() if p.requires_grad]
     assert relative_error(ours, expected) < 1e-9
     return [str(w.message) for w in said if "m-SAM" in str(w.message)]
+
+
+def assert_silent(model, losses, m=1, **options):
+    """That the one pass was taken, is right, and said nothing but that a group is large."""
+    for p in model.parameters():
+        p.grad = None
+    optimizer = optimizer_of(model, m, **options)
+    said = check(model, optimizer, losses, m)
+    assert not [line for line in said if "one group takes" not in line]
+    assert optimizer.last is not None
+
+
+def assert_by_the_loop(model, losses, m=1, **options):
+    """That the loop was taken, with one line, and is right."""
+    (said,) = check(model, optimizer_of(model, m, **options), losses, m)
+    assert "group by group" in said

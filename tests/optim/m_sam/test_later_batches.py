@@ -41,7 +41,7 @@ def test_parameters_that_are_unfrozen_later(time):
     optimizer.backward(losses)
     assert optimizer._own.engine.reason is None
     body.requires_grad_(True)
-    assert "norm1.weight" in check(model, optimizer, losses)[0]
+    assert not check(model, optimizer, losses)
 
 
 def test_parameters_of_a_group_that_is_added_later():
@@ -56,7 +56,7 @@ def test_parameters_of_a_group_that_is_added_later():
     optimizer.backward(losses)
     assert optimizer._own.engine.reason is None
     optimizer.add_param_group({"params": list(body.parameters())})
-    assert check(model, optimizer, losses)
+    assert not check(model, optimizer, losses)
 
 
 def test_two_tasks_in_turn():
@@ -159,11 +159,10 @@ def meshgrid():
 def test_constants_that_have_as_many_rows_as_examples():
     fixed = [meshgrid()]
     x = rand(8, 16, 4)
-    for coordinates, silent in ((meshgrid, True), (lambda: fixed[0], False)):
+    for coordinates in (meshgrid, lambda: fixed[0]):
         model = Positions(coordinates).double()
         losses = lambda: F.cross_entropy(model(x), Y, reduction="none")  # noqa: B023, E731
-        said = check(model, optimizer_of(model), losses)
-        assert not said if silent else "which mixes the examples" in said[0]
+        assert not check(model, optimizer_of(model), losses)
 
 
 class Bias(nn.Module):
@@ -247,8 +246,8 @@ def test_in_any_precision(dtype):
     body, head = encoder(), nn.Linear(16, 3)
     model, x = nn.ModuleList([body, head]).to(dtype), torch.randn(16, 8, 16, dtype=dtype)
     optimizer = optimizer_of(model)
-    with pytest.warns(UserWarning, match=r"norm1.weight sees a tensor .* whose examples aren't along the first"):
-        optimizer.backward(lambda: F.cross_entropy(head(body(x).mean(0)), Y, reduction="none"))
+    with pytest.warns(UserWarning, match=r"group by group.* flip .*, which mixes the examples"):
+        optimizer.backward(lambda: F.cross_entropy(head(body(x).mean(0).flip(0)).flip(0), Y, reduction="none"))
 
 
 def test_the_audit_comes_again(monkeypatch):

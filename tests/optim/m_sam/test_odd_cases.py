@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from lowland.optim import SAM, m_sam
 
+from .against_the_definition import check, optimizer_of
 from .against_the_loop import assert_exact, by_both, relative_error
 from .networks import rand
 
@@ -100,7 +101,7 @@ class Experts(nn.Module):
 @pytest.mark.parametrize("chosen", [[0] * 8, [0, 1] * 4, [1, 1, 1, 0, 0, 1, 0, 1]])
 def test_rows_that_go_to_different_layers_go_by_the_loop(chosen):
     model, x = Experts().double(), rand(8, 4)
-    by_the_loop(model, lambda: model(x, chosen), 2, "index_add")
+    by_the_loop(model, lambda: model(x, chosen), 2, "index_add|depend on no input")
 
 
 def test_a_layer_without_rows():
@@ -152,19 +153,19 @@ def test_another_size_of_batch_is_audited_too():
     torch.manual_seed(0)
     model, x = Factored().double(), rand(8, 5, 4, 3)
     assert_exact(model, lambda: model(x), 1)
-    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.5, model=model, m=1)
-    optimizer.backward(lambda: model(x))
-    optimizer.zero_grad()
-    with pytest.warns(UserWarning, match="group by group"):
-        optimizer.backward(lambda: model(x[:5]))
+    optimizer = optimizer_of(model)
+    for rows in (x, x[:5]):  # with as many rows as examples
+        assert not check(model, optimizer, lambda rows=rows: model(rows))
 
 
-def test_a_computed_table_with_padding_goes_by_the_loop():
+def test_a_computed_table_with_options_goes_by_the_loop():
     model = nn.Embedding(5, 4).double()
     tokens = torch.tensor([[1, 1, 2], [0, 2, 3], [1, 0, 4], [2, 2, 3]])
-    by_the_loop(
-        model, lambda: F.embedding(tokens, 2 * model.weight, padding_idx=1).sum(1).square().sum(1), 1, "padding_idx"
-    )
+
+    def losses():
+        return F.embedding(tokens, 2 * model.weight, 1, scale_grad_by_freq=True).sum(1).square().sum(1)
+
+    by_the_loop(model, losses, 1, "it has options")
 
 
 def test_another_number_of_losses_each_time_ends():

@@ -6,8 +6,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from lowland.optim import m_sam, verify_rule
+from lowland.optim.m_sam.layers import products, recurrent
 
 from .against_the_loop import assert_exact
+
+
+class Times(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3))
+
+    def forward(self, x):
+        return x @ self.weight
+
 
 EXAMPLES = {
     F.linear: [(nn.Linear(4, 3), torch.randn(5, 4)), (nn.Linear(4, 3, bias=False), torch.randn(5, 6, 4))],
@@ -18,7 +29,10 @@ EXAMPLES = {
     F.rms_norm: [(nn.RMSNorm(4), torch.randn(5, 2, 4))],
     F.group_norm: [(nn.GroupNorm(2, 4), torch.randn(5, 4, 3))],
     F.batch_norm: [(nn.BatchNorm1d(4).eval(), torch.randn(5, 4)), (nn.BatchNorm2d(3), torch.randn(5, 3, 2, 2))],
-    F.embedding: [(nn.Embedding(7, 3), torch.randint(7, (5, 4)))],
+    F.embedding: [(nn.Embedding(7, 3), torch.randint(7, (5, 4))), (nn.Embedding(90, 3), torch.randint(90, (5, 2)))],
+    products.product: [(Times(), torch.randn(5, 4)), (Times(), torch.randn(5, 2, 4))],
+    products.outer_product: [(nn.Bilinear(4, 2, 3), (torch.randn(5, 4), torch.randn(5, 2)))],
+    recurrent.recurrence: [(nn.GRUCell(4, 3), torch.randn(5, 4)), (nn.RNNCell(4, 3, bias=False), torch.randn(5, 4))],
 }
 
 

@@ -10,7 +10,6 @@ from .against_the_definition import check, optimizer_of
 B = 6
 rand = torch.Generator().manual_seed(0)
 X1, X2 = (torch.randn(B, 5, generator=rand, dtype=torch.float64) for _ in range(2))
-WORDS, MEMORY = torch.randn(B, 3, 5, generator=rand, dtype=torch.float64), torch.ones(B, 4, 8, dtype=torch.float64)
 MASK, Y = torch.arange(B) % 3 > 0, torch.arange(B) % 4
 
 
@@ -18,7 +17,7 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.attend, self.last = nn.Linear(5, 8), nn.MultiheadAttention(8, 2), nn.Linear(8, 4)
+        self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 4)
         self.double()
 
     def f(self, x):
@@ -26,9 +25,6 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.last(self.f(x))
-
-    def read(self, words):
-        return self.entropy(self.last(self.attend(words, MEMORY.transpose(0, 1), MEMORY.transpose(0, 1))[0].mean(0)))
 
     @staticmethod
     def entropy(z):
@@ -62,10 +58,6 @@ CASES = {
         lambda net: net.entropy(net.last(net.f(X1).repeat(2, 1)).view(2, B, 4).mean(0)),
         lambda net: net.entropy(net.last(net.f(X1).repeat_interleave(2, 0)).view(B, 2, 4).mean(1)),
     ),
-    "where nobody watches": (
-        lambda net: net.read(net.first(WORDS.transpose(0, 1))),
-        lambda net: net.read(net.first(WORDS).transpose(0, 1)),
-    ),
     "rows of one example alone": (
         lambda net: net.entropy(torch.stack([net.last(row) for row in net.f(X1)])),
         lambda net: net.entropy(net.last(net.f(X1))),
@@ -83,8 +75,6 @@ def test_the_loop_and_the_other_way(words, audit):
     slow, quick = CASES[words]
     for m in (1,) if audit else (4,):
         net = Net()
-        if words != "where nobody watches":
-            net.attend.requires_grad_(False)
         optimizer = optimizer_of(net, m, audit=audit)
         (said,) = check(net, optimizer, lambda net=net: slow(net), m)
         assert "group by group" in said

@@ -17,7 +17,7 @@
 from lowland.optim.m_sam.engine import Engine
 from lowland.optim.m_sam.gradients import Built, Factors
 from lowland.optim.m_sam.groups import Groups
-from lowland.optim.m_sam.layers import attention, convolution, embedding, linear, normalization
+from lowland.optim.m_sam.layers import attention, convolution, embedding, linear, normalization, products, recurrent
 from lowland.optim.m_sam.registry import RULES, row_wise, rule
 from lowland.optim.m_sam.report import Last, Row
 from lowland.optim.m_sam.rule import Rule, Use
@@ -37,6 +37,8 @@ __all__ = [
     "embedding",
     "linear",
     "normalization",
+    "products",
+    "recurrent",
     "row_wise",
     "rule",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor
 from lowland.optim import penalty
 from lowland.optim.m_sam.evaluate import gradients_aside
 from lowland.optim.m_sam.groups import Groups
+from lowland.optim.m_sam.guesses import GUESSES, Guess
 from lowland.optim.m_sam.handler import Handler
 from lowland.optim.m_sam.host import Host, Parameters
 from lowland.optim.m_sam.layers.batch_norm import by_group
@@ -72,6 +73,7 @@ class Audit:
         rewind: puts the buffers there; before watching, which looks for them.
         autocast: whether autocast was on.
         seed: of the choice of groups.
+        guess: of what has rows.
         evaluations: how many evaluations of the batch it has taken.
     """
 
@@ -81,6 +83,7 @@ class Audit:
     rewind: Callable[[], None]
     autocast: bool = False
     seed: int = 0
+    guess: Guess = GUESSES[0]
     evaluations: int = 0
 
     @property
@@ -193,4 +196,4 @@ class Audit:
         examples = torch.isin(torch.arange(groups.size) // groups.m, chosen)
         self.evaluations += 1
         self.rewind()
-        return reach_of(examples, groups, self.host.model, self.who, self.losses)
+        return reach_of(examples, groups, self.host.model, self.who, self.losses, self.guess)

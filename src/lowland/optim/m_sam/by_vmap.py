@@ -21,6 +21,7 @@ add sub subtract mul multiply div divide true_divide pow maximum minimum where l
 __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __pow__ __rpow__
 """
 _ORDINARY_NAMES = """
+addmm product outer_product
 t T mT transpose permute view reshape flatten unflatten unsqueeze squeeze __getitem__ select narrow chunk
 split unbind type index_select clone contiguous detach float double to type_as matmul mm bmm __matmul__ __rmatmul__
 einsum linear layer_norm rms_norm group_norm embedding conv1d conv2d cat concat stack neg __neg__ exp log sqrt
@@ -30,7 +31,16 @@ rsqrt square abs tanh sigmoid softplus softmax relu norm sum mean clamp prelu sc
 _ENTRYWISE = frozenset(_ENTRYWISE_NAMES.split())
 #: These repeat what they are given, for every example if the first size is theirs.
 _REPEATING = frozenset({"expand", "repeat", "expand_as", "tile", "broadcast_to"})
+#: Operations that write, by what they write.
+_NOT_IN_PLACE: dict[str, Function] = {
+    "add_": torch.add, "sub_": torch.sub, "mul_": torch.mul, "div_": torch.div, "addcmul_": torch.addcmul,
+    "__iadd__": torch.add, "__isub__": torch.sub, "__imul__": torch.mul, "__itruediv__": torch.div,
+}  # fmt: skip
 _ORDINARY = _ENTRYWISE | _REPEATING | frozenset(_ORDINARY_NAMES.split())
+
+
+#: Bytes that functions of parameters alone may take without a word.
+WORTH_A_WORD = 1_000_000
 
 
 @dataclass
@@ -68,15 +78,20 @@ def by_vmap(now: Pass, func: Function, args: Args, kwargs: Kwargs) -> Tree:
     if name in ("data", "requires_grad_", "requires_grad"):
         raise NotCovered(f"{what} is used")
     if (name.endswith("_") and not name.endswith("__")) or name[:3] == "__i" or name in ("__setitem__", "__set__"):
-        raise NotCovered(f"{what} writes in place")
+        return _in_place(now, func, args, kwargs, what)
     if name == "embedding" and _has_options(*args, **kwargs):
         raise NotCovered("an embedding's table is computed, and it has options (padding_idx, say)")
     in_place = not_in_place(func, args, kwargs)
     if in_place is not None:
         leaves, spec = pytree.tree_flatten(in_place[1])
-    batched = [
-        isinstance(t, Tensor) and not isinstance(t, Watched | Derived) and closure.has_rows(t, what) for t in leaves
-    ]
+    dims = [closure.rows_along(t, what) if _is_data(t) else None for t in leaves]
+    if name in _ENTRYWISE and any(dims):
+        _, at = max((leaf.ndim, i) for i, (leaf, dim) in enumerate(zip(leaves, dims, strict=True)) if dim)
+        given, options = _spread(now, (args, kwargs), leaves[at], what)
+        return func(*given, **options)
+    for t, dim in zip(leaves, dims, strict=True):
+        closure.check_first(dim, t, what)
+    batched = [dim is not None for dim in dims]
     call = _Call(func, name, what, leaves, spec, batched)
     inner, strides = _inner(closure, call) if any(batched) else (0, [])
     with follow.paused():
@@ -97,18 +112,52 @@ def by_vmap(now: Pass, func: Function, args: Args, kwargs: Kwargs) -> Tree:
     return result
 
 
+def _in_place(now: Pass, func: Function, args: Args, kwargs: Kwargs, what: str) -> Tree:
+    """Entrywise operations that write: onto rows of examples, or onto what parameters alone give."""
+    target, *others = args
+    plain = _NOT_IN_PLACE.get(_name(func))
+    if plain is not None and type(target) is Derived:
+        return written(target, by_vmap(now, plain, args, kwargs), what)
+    if _name(func) == "__setitem__" and type(target) is Tensor and _is_basic(others[0]):
+        target[others[0]].copy_(*_spread(now, others[1:], target[others[0]], what))
+        return None
+    if plain is None or type(target) is not Tensor:
+        raise NotCovered(f"{what} writes in place")
+    given, options = _spread(now, (others, kwargs), target, what)
+    return func(target, *given, **options)
+
+
+def _spread(now: Pass, values: Tree, rows: Tensor, what: str) -> Tree:
+    """``values``, with what parameters give among them spread to go along with ``rows``."""
+
+    def of(leaf: Tree) -> Tree:
+        if not isinstance(leaf, Watched | Derived):
+            return leaf
+        if (found := now.beside(leaf, rows, what)) is None:
+            raise NotCovered(f"{what} writes in place")
+        return found
+
+    return pytree.tree_map(of, values)
+
+
+def _is_basic(index: Tree) -> bool:
+    """Whether ``index`` takes a view."""
+    return all(i is None or i is ... or type(i) in (int, slice) for i in (index if type(index) is tuple else (index,)))
+
+
 def _by_group(now: Pass, call: _Call, inner: int) -> Tree:
     groups, what, batched = now.side.groups, call.what, call.batched
     leaves = [groups.own(leaf) if is_batched else leaf for leaf, is_batched in zip(call.leaves, batched, strict=True)]
     stacks = [now.stack_of(leaf) for leaf in leaves]
     if call.name not in _ORDINARY:
         taken = sum(stack.numel() * stack.element_size() for stack in stacks if stack is not None)
-        now.side.warn(
-            f"m-SAM: {what} has no rule of its own: it goes by vmap over the {groups.count} groups, which is slower "
-            f"and takes {taken / 1e6:.1f} MB more (lowland.optim.m_sam.rule registers one)"
-        )
+        if any(batched) or taken >= WORTH_A_WORD:
+            now.side.warn(
+                f"m-SAM: {what} has no rule of its own: it goes by vmap over the {groups.count} groups, which is "
+                f"slower and takes {taken / 1e6:.1f} MB more (lowland.optim.m_sam.rule registers one)"
+            )
     ndim = max((t.ndim for t, is_batched in zip(leaves, batched, strict=True) if is_batched), default=0)
-    repeats = call.name in _REPEATING and not any(batched) and _repeats(call, groups.whole)
+    repeated = _repeated(now.closure, call) if call.name in _REPEATING and not any(batched) else 0
 
     def of_part(index: int) -> list[Tree]:
         chosen, _, n = groups.parts[index]
@@ -132,10 +181,10 @@ def _by_group(now: Pass, call: _Call, inner: int) -> Tree:
         return call.on(given)
 
     try:
-        if repeats:  # the rows are all alike: of what all of them would be for a group, its own
+        if repeated:  # examples are all alike: of what all of them would be for a group, its own
             given = [leaf if s is None else s for leaf, s in zip(leaves, stacks, strict=True)]
-            stack = torch.vmap(lambda *its: call.on(its)[0], dims)(*given)
-            return groups.among(groups.spread(stack, groups.size))
+            stack = torch.vmap(lambda *its: call.on(its)[:repeated], dims)(*given)
+            return groups.among(groups.spread(stack, groups.size).flatten(0, 1))
         results = [torch.vmap(called, dims)(*of_part(index)) for index in range(len(groups.parts))]
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise NotCovered(f"{what} doesn't go by vmap: {str(error).splitlines()[0]}") from error
@@ -222,9 +271,19 @@ def _name(func: Function) -> str:
     return getattr(getattr(func, "__self__", None), "__name__", name) if name == "__get__" else name
 
 
-def _repeats(call: _Call, size: int) -> bool:
-    """Whether the result has a row for each example."""
+def _repeated(closure: Closure, call: _Call) -> int:
+    """How many rows of the result each example has, if the result repeats the same ones for every example; else 0."""
     args, _ = pytree.tree_unflatten(call.leaves, call.spec)
     source = args[0]
     result = call.on([t.detach() if isinstance(t, Tensor) else t for t in call.leaves])
-    return size > 1 and len(result) == size and (result.ndim > source.ndim or len(source) == 1)
+    period = 1 if result.ndim > source.ndim else len(source)
+    inner, left = divmod(len(result), closure.examples)
+    if closure.examples == 1 or left or not inner or inner % period:
+        return 0
+    closure.seen.guessed = True
+    repeated = closure.dependence.guess.repeated
+    return inner if repeated or (repeated is not None and inner == period) else 0
+
+
+def _is_data(leaf: Tree) -> bool:
+    return isinstance(leaf, Tensor) and not isinstance(leaf, Watched | Derived)

@@ -19,12 +19,16 @@ from lowland.optim.m_sam.watched import Derived, Watched, followed_here
 from lowland.values import Tree
 
 T = TypeVar("T")
-#: A decision: of what kind it is, on what in words, and the forms of the tensors that it is about.
-Decision = tuple[str, str, tuple[object, ...]]
+#: A question: of what kind it is, on what in words, and the forms of the tensors that it is about.
+Question = tuple[str, str, tuple[object, ...]]
+#: Yes or no, or a dimension, if there is one.
+Decision = bool | int | None
 #: Of functions without a rule: how many rows an example has in their results, and the strides of those.
 Inner = dict[object, tuple[int, list[tuple[int, ...]]]]
 
 OTHERWISE = "a reentrant checkpoint does something else in backward than in forward"
+#: A question that had several answers.
+_UNSURE = Mixed("several answers")
 _CHANGED = "the closure does something else in the second pass than in the first"
 
 
@@ -38,6 +42,7 @@ class Seen:
         autocast: whether autocast was on.
         normalized: batch norms that took the statistics of groups, one for each use.
         inner: see `Inner`.
+        guessed: whether another `Guess` would have made a difference.
     """
 
     uses: set[tuple[str, str]] = field(default_factory=set)
@@ -45,6 +50,7 @@ class Seen:
     autocast: bool = False
     normalized: list[str] = field(default_factory=list)
     inner: Inner = field(default_factory=dict)
+    guessed: bool = False
 
 
 class Closure:
@@ -68,8 +74,8 @@ class Closure:
         #: Whether autograd is calling a part of the closure again.
         self.recomputing = False
         #: What was decided of inputs, in order, and by what.
-        self.decided: list[tuple[Decision, bool]] = []
-        self.decisions: dict[Decision, bool | None] = {}
+        self.decided: list[tuple[Question, Decision]] = []
+        self.decisions: dict[Question, Decision | Mixed] = {}
 
     # Running it.
 
@@ -157,56 +163,85 @@ class Closure:
     def has_rows(self, x: Tensor, what: str) -> bool:
         """Whether ``x`` has rows of the examples: else each group sees it as it is.
 
-        What doesn't depend on parameters is taken to have them where their number fits. If that is wrong the losses
-        come out `Mixed`.
-
         Raises:
             NotCovered: if its examples aren't along the first dimension, in order.
         """
-        return self.remembered(("rows", what, _forms([x])), lambda: self._look_for_rows(x, what))
+        dim = self.rows_along(x, what)
+        self.check_first(dim, x, what)
+        return dim is not None
 
-    def _look_for_rows(self, x: Tensor, what: str) -> bool:
+    def check_first(self, dim: int | None, x: Tensor, what: str) -> None:
+        """Raise NotCovered unless ``dim``, along which ``x`` has rows if any, is the first."""
+        if dim and self.parted:
+            raise Unordered(
+                f"{what} sees a tensor of shape {tuple(x.shape)} whose examples aren't along the first dimension"
+            )
+        if dim:
+            rows_of(x, self.examples, what)
+
+    def rows_along(self, x: Tensor, what: str) -> int | None:
+        """The dimension along which ``x`` has rows of the examples, in order; None if each group sees it as it is.
+
+        What doesn't depend on parameters is taken to have them where their number fits, see `Guess`. If that is wrong
+        the losses come out `Mixed`.
+
+        Raises:
+            NotCovered: if its examples aren't along one dimension.
+        """
+        dim = self.remembered(("rows", what, _forms([x])), lambda: self._look_for_rows(x, what))
+        return None if dim is None else int(dim)
+
+    def _look_for_rows(self, x: Tensor, what: str) -> int | None:
         place = self.dependence.labels.at(x)
         if place is not None and type(x) is not Tensor:
             raise NotCovered(f"{what} sees a tensor of the class {type(x).__name__} that depends on parameters")
         if x.ndim == 0 or type(x) is not Tensor:
             if place is not None and self.parted:
                 raise Unordered(f"{what} sees one number for all examples")
-            return False
+            return None
         if place is None:
-            if self.dependence.labels.is_constant(x):
-                return False
-            if not self.sure:
-                rows_of(x, self.examples, what)
-            return len(x) % self.examples == 0
+            return None if self.dependence.labels.is_constant(x) else self._guessed(x, what)
+        if isinstance(place, Along) and place.inner * self.examples == x.shape[place.dim]:
+            return place.dim
         if not self.parted:
             rows_of(x, self.examples, what)
-        elif isinstance(place, Mixed):
+            return 0
+        if isinstance(place, Mixed):
             raise Unordered(f"{what} sees what depends on {place.why}")
-        elif place.dim or place.inner * self.examples != len(x):
-            raise Unordered(
-                f"{what} sees a tensor of shape {tuple(x.shape)} whose examples aren't along the first dimension"
-            )
-        return True
+        raise Unordered(f"{what} sees a tensor of shape {tuple(x.shape)} whose examples aren't along one dimension")
+
+    def _guessed(self, x: Tensor, what: str) -> int | None:
+        """Where data has its examples. Two dimensions of numbers are rows and features, of words sequences, too."""
+        guess, size = self.dependence.guess, self.examples
+        self.seen.guessed |= len(x) % size == 0 != len(x) - size or (x.ndim > 1 and x.shape[1] == size)
+        first = len(x) % size == 0 if guess.several else len(x) == size
+        second = guess.second is not None and x.ndim > 1 + x.is_floating_point() and x.shape[1] == size
+        if second and (guess.second or not first):
+            return 1
+        if not (first or self.sure):
+            rows_of(x, size, what)
+        return 0 if first else None
 
     def are_alone(self, tensors: list[Tree], what: str) -> bool:
         """Whether none of ``tensors`` depends on examples."""
-        return self.remembered(
-            ("alone", what, _forms(tensors)), lambda: all(self.dependence.labels.at(t) is None for t in tensors)
+        return bool(
+            self.remembered(
+                ("alone", what, _forms(tensors)), lambda: all(self.dependence.labels.at(t) is None for t in tensors)
+            )
         )
 
-    def remembered(self, key: Decision, decide: Callable[[], bool]) -> bool:
+    def remembered(self, key: Question, decide: Callable[[], Decision]) -> Decision:
         """A decision; where activation checkpointing calls a layer again, nothing is followed, the one before."""
         if self.dependence.active:
             decision = decide()
             if self.recomputing:
-                if self.decisions.get(key) != decision:
+                if self.decisions.get(key, _UNSURE) != decision:
                     raise NotCovered(OTHERWISE)
                 return decision
             self.decided.append((key, decision))
-            self.decisions[key] = decision if self.decisions.get(key, decision) == decision else None
+            self.decisions[key] = decision if self.decisions.get(key, decision) == decision else _UNSURE
             return decision
-        if (before := self.decisions.get(key)) is None:
+        if isinstance(before := self.decisions.get(key, _UNSURE), Mixed):
             raise NotCovered(
                 f"{key[1]} is used in backward by a way nobody watches (a function of autograd's own, say)"
             )
@@ -246,7 +281,8 @@ class ClosureAgain(Closure):
     def __init__(self, first: Closure, examples: int):
         super().__init__(examples, first.names, first.parted)
         self.decided, self.decisions, self.seen.inner = first.decided, first.decisions, first.seen.inner
-        self._left: Iterator[tuple[Decision, bool]] | None = None
+        self.dependence.guess = first.dependence.guess
+        self._left: Iterator[tuple[Question, Decision]] | None = None
 
     @contextmanager
     def following(self, constants: list[Tensor]) -> Iterator[None]:
@@ -260,11 +296,11 @@ class ClosureAgain(Closure):
         finally:
             self._left = None
 
-    def remembered(self, key: Decision, decide: Callable[[], bool]) -> bool:
+    def remembered(self, key: Question, decide: Callable[[], Decision]) -> Decision:
         """The decision of the first pass."""
         if self._left is None:
             return super().remembered(key, decide)
-        before, decision = next(self._left, (None, False))
+        before, decision = next(self._left, (None, None))
         if before != key:
             raise NotCovered(_CHANGED)
         return decision

@@ -18,6 +18,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, _pop_mode, _push_mode
 
 from lowland.optim.m_sam.following import follow, tensors_in
+from lowland.optim.m_sam.guesses import GUESSES
 from lowland.optim.m_sam.labels import Labels
 from lowland.optim.m_sam.lines import line
 from lowland.optim.m_sam.places import Along, Mixed
@@ -39,6 +40,8 @@ class Dependence(TorchDispatchMode):
         self.active = False
         #: Whether generators of one's own are known to give the same numbers each time.
         self.generators = False
+        #: Of what has rows, where that can't be known.
+        self.guess = GUESSES[0]
         self._paused = 0
 
     def __enter__(self) -> "Dependence":

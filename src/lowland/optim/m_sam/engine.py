@@ -164,7 +164,7 @@ class Engine:
 
         try:
             with without_a_trace(self.host), uncompiled():
-                audit = Audit(self.host, self.host.parameters(), losses, lambda: None)
+                audit = Audit(self.host, self.host.parameters(), losses, lambda: None, guess=self.learnt.guess)
                 coupled = size is not None and audit.couples(size)
         except Exception:  # nothing can be told; the loop is right all the same
             return

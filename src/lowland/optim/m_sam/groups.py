@@ -81,7 +81,9 @@ class Groups:
             return stack
         if self.count == 1:
             return stack.expand(rows, *stack.shape[1:])
-        return stack[self.of_rows(rows, stack.device)]
+        k = rows // self.size
+        parts = zip(self.of_groups(stack), self.parts, strict=True)
+        return self.join([of.unsqueeze(1).expand(-1, n * k, *of.shape[1:]) for of, (_, _, n) in parts])
 
     def of_rows(self, rows: int, device: torch.device) -> Tensor:
         """The number of each row's group, shape (rows,)."""

@@ -51,8 +51,8 @@ class Handler(Pass):
             raise NotCovered("the closure uses torch.func")
         seen = self.closure.seen
         seen.autocast |= torch.is_autocast_enabled(next(iter(self.side.names)).device.type)
-        if func in COMPOSED:
-            return COMPOSED[func](self, func, args, kwargs)
+        if func in COMPOSED and (found := COMPOSED[func](self, func, args, kwargs)) is not NotImplemented:
+            return found
         rule = RULES.get(func)
         use = None if rule is None else rule.bind(func, args, kwargs)
         if use is not None and self._goes_by_rule(use):
@@ -76,7 +76,11 @@ class Handler(Pass):
         known = {*use.owners, *use.inputs, *use.rule.unread(use)}
         others = [t for n, t in use.arguments.items() if n not in known]
         what = self.side.names[next(iter(use.owners.values()))] if use.owners else type(use.rule).__name__
-        return self.closure.has_rows(x, what) and self.closure.are_alone(others, what)
+        dim = self.closure.rows_along(x, what)
+        if dim is None or dim >= use.rule.leading(use) or not self.closure.are_alone(others, what):
+            return False
+        use.dim = dim
+        return True
 
     def _covered(self, use: Use) -> Tensor:
         if not use.owners:
@@ -88,6 +92,8 @@ class Handler(Pass):
                 return side.without_rows(use)
         owners = [side.names[p] for p in use.owners.values()]
         self.uses(type(use.rule).__name__, owners)
+        if dim := use.dim:
+            use.arguments[first] = use.arguments[first].movedim(dim, 0)
         rows_of(use.arguments[first], groups.whole, owners[0])
         with closure.dependence.paused():
             if groups.size == groups.whole:
@@ -97,4 +103,6 @@ class Handler(Pass):
                 use.arguments |= {name: groups.own(use.arguments[name]) for name in (first, *rows)}
                 out = side.covered(use)
                 out = laid_out(groups.among(out), out)
-        return closure.own(out)
+        out = closure.own(out)
+        # Laid out as without the pass: dropout draws in that order.
+        return out.movedim(0, dim).contiguous() if dim else out

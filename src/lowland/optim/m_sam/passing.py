@@ -7,7 +7,10 @@ from typing import Protocol
 from torch import Tensor
 
 from lowland.optim.m_sam.closure import Closure
+from lowland.optim.m_sam.refusals import NotCovered
+from lowland.optim.m_sam.rows import over
 from lowland.optim.m_sam.rule import EitherPass, Use
+from lowland.optim.m_sam.spreading import beside
 from lowland.optim.m_sam.watched import Derived, Watched
 
 
@@ -46,6 +49,50 @@ class Pass:
         if type(leaf) is Watched:
             return self.side.stack(leaf)
         return leaf.stack if type(leaf) is Derived else None
+
+    def beside(self, value: Tensor, rows: Tensor, what: str) -> Tensor | None:
+        """``value``, which parameters alone give, as a tensor that broadcasts with ``rows``, each with its group's.
+
+        None if ``rows`` has no rows of examples.
+        """
+        with self.closure.dependence.paused():
+            stack = self.stack_of(value)
+        assert stack is not None
+        return beside(self.closure, stack, self.side.groups, rows, what)
+
+    def of_rows(self, value: Tensor, rows: Tensor, what: str) -> Tensor:
+        """``value``, whatever gives it, as one that has a row for each of ``rows``, along the first dimension.
+
+        Raises:
+            NotCovered: if it can't be.
+        """
+        closure = self.closure
+        if isinstance(value, Watched | Derived):
+            found = self.beside(value, rows[:, 0], what)
+        elif closure.are_alone([value], what):  # each row has its own, which depends on nothing else
+            with closure.dependence.paused():
+                found = value.clone()
+            found = closure.own(found)
+        else:
+            found = value if closure.has_rows(value, what) else None
+        if found is None or len(found) != len(rows):
+            raise NotCovered(f"{what} begins with states that aren't laid out by example")
+        return found
+
+    def looked_up(self, tokens: Tensor, table: Tensor, what: str) -> Tensor | None:
+        """The rows of ``table``, which parameters give, at ``tokens``; None if ``tokens`` have no rows of examples."""
+        closure, groups = self.closure, self.side.groups
+        dim = closure.rows_along(tokens, what)
+        if dim is None:
+            return None
+        with closure.dependence.paused():
+            stack = self.stack_of(table)
+            assert stack is not None
+            own = groups.own(tokens.movedim(dim, 0))
+            of_rows = over(groups.of_rows(len(own), own.device), own.ndim)
+            found = groups.among(stack[of_rows, own])
+        found = closure.own(found)
+        return found.movedim(0, dim).contiguous() if dim else found
 
     def uses(self, name: str, owners: list[str]) -> None:
         """Take note of a function of parameters with these names."""

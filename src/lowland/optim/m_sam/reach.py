@@ -10,6 +10,7 @@ from lowland.optim.m_sam.evaluate import Losses, gradients_aside
 from lowland.optim.m_sam.first_pass import FirstPass
 from lowland.optim.m_sam.gradients import Built, Piece
 from lowland.optim.m_sam.groups import Groups
+from lowland.optim.m_sam.guesses import Guess
 from lowland.optim.m_sam.handler import Handler
 from lowland.optim.m_sam.host import Parameters
 from lowland.optim.m_sam.layers.batch_norm import by_group
@@ -30,7 +31,9 @@ class Reach:
     everywhere: dict[str, bool] = field(default_factory=dict)
 
 
-def reach_of(examples: Tensor, groups: Groups, model: nn.Module, who: Parameters, losses: Losses) -> Reach:
+def reach_of(
+    examples: Tensor, groups: Groups, model: nn.Module, who: Parameters, losses: Losses, guess: Guess
+) -> Reach:
     """How far the losses of some examples reach, in one evaluation.
 
     Args:
@@ -39,9 +42,11 @@ def reach_of(examples: Tensor, groups: Groups, model: nn.Module, who: Parameters
         model: has the parameters.
         who: takes part.
         losses: the closure.
+        guess: of what has rows.
     """
     side = _Reached(groups, who.names, set(who.trainable), examples)
     closure = Closure(groups.whole, who.names, parted=False)  # what can't be followed is looked at, too
+    closure.dependence.guess = guess
     closure.dependence.generators = True  # the pass before has seen to them
     watched = watching(who.trainable, model, Handler(side, closure))
     with by_group(model, groups), watched, gradients_aside(who.trainable), torch.enable_grad():

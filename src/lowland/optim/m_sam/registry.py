@@ -9,6 +9,7 @@ from lowland.optim.m_sam.rule import Rule
 from lowland.optim.m_sam.watched import Caller
 from lowland.values import Args, Function, Kwargs, Tree
 
+#: Gives NotImplemented for a call that it has no better way for.
 Composition = Callable[[Caller, Function, Args, Kwargs], Tree]
 
 #: By functions of torch and classes of layers.
@@ -46,11 +47,12 @@ def row_wise(function: type[torch.autograd.Function]) -> type[torch.autograd.Fun
     return function
 
 
-def composed(function: Function) -> Callable[[Composition], Composition]:
-    """Register a way to call ``function`` that hands its layers to the pass one by one."""
+def composed(*functions: Function) -> Callable[[Composition], Composition]:
+    """Register a way to call ``functions`` that hands their layers to the pass one by one."""
 
     def register(way: Composition) -> Composition:
-        COMPOSED[function] = way
+        for function in functions:
+            COMPOSED[function] = way
         return way
 
     return register

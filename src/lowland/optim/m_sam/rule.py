@@ -47,6 +47,9 @@ class AtPerturbed(EitherPass, Protocol):
     def perturbations(self) -> Mapping[Tensor, Perturbation]:
         """Those of the parameters that are perturbed."""
 
+    def covered(self, use: "Use") -> Tensor:
+        """A call of another rule, as a part of one's own."""
+
     def factors(self, param: Tensor) -> Perturbation | None:
         """What is added to ``param``, if it isn't written out."""
 
@@ -68,6 +71,7 @@ class Use:
         owners: those arguments that are watched parameters.
         leading: all dimensions of the output but the last, where the tapped one has them flattened.
         inputs: those arguments that have rows.
+        dim: along which dimension of the first input they are.
     """
 
     rule: "Rule"
@@ -76,6 +80,7 @@ class Use:
     owners: dict[str, Tensor]
     leading: torch.Size | None = None
     inputs: tuple[str, ...] = ()
+    dim: int = 0
 
     def __getattr__(self, name: str) -> Tree:
         try:
@@ -104,12 +109,18 @@ class Rule:
     arguments: ClassVar[tuple[str, ...]] = ("input", "weight", "bias")
     #: What arguments are that are left out.
     defaults: ClassVar[dict[str, object]] = {"bias": None}
+    #: Whether `perturbed` is made of calls of other rules.
+    composite: ClassVar[bool] = False
     #: Which of them are parameters.
     parameters: ClassVar[tuple[str, ...]] = ("weight", "bias")
 
     def refuses(self, use: Use) -> str | None:
         """Why this call isn't covered, if it isn't."""
         return None
+
+    def leading(self, use: Use) -> int:
+        """How many of the input's first dimensions only stand side by side: examples may be along any of them."""
+        return 1
 
     def unread(self, use: Use) -> tuple[str, ...]:
         """Arguments whose values don't count: they are written to, say."""

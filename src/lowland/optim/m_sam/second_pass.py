@@ -44,7 +44,7 @@ class SecondPass:
 
     def covered(self, use: Use) -> Tensor:
         """The function, with what is added to the weights."""
-        if not torch.is_grad_enabled() or self.members.isdisjoint(use.owners.values()):
+        if use.rule.composite or not torch.is_grad_enabled() or self.members.isdisjoint(use.owners.values()):
             return self._perturbed(use)
         self._tapped = type(use.rule).pieces is not Rule.pieces
         try:

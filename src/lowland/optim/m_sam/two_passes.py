@@ -19,6 +19,7 @@ from lowland.optim.m_sam.closure import Closure, ClosureAgain, Inner, Seen
 from lowland.optim.m_sam.evaluate import Losses, alone, gradients_aside
 from lowland.optim.m_sam.first_pass import FirstPass
 from lowland.optim.m_sam.groups import Groups
+from lowland.optim.m_sam.guesses import GUESSES, Guess
 from lowland.optim.m_sam.handler import Handler
 from lowland.optim.m_sam.host import Host, Parameters
 from lowland.optim.m_sam.layers.batch_norm import by_group, has_others
@@ -38,6 +39,7 @@ class Learnt:
         odd_inputs: whether inputs without rows come from outside: then they don't hint at another size of the batch.
         generators: whether generators of the closure's own give the same numbers each time.
         inner: see `Inner`.
+        guess: of what has rows, that held for the last batch.
         audits: made and due.
     """
 
@@ -46,6 +48,7 @@ class Learnt:
     odd_inputs: bool = False
     generators: bool = False
     inner: Inner = field(default_factory=dict)
+    guess: Guess = GUESSES[0]
     audits: Audits = field(default_factory=Audits)
 
 
@@ -170,6 +173,8 @@ class TwoPasses:
         else:
             sure = learnt.odd_inputs or start > 0
         sizes: list[int] = []
+        failed: NotCovered | None = None
+        left = [guess for guess in GUESSES if guess != learnt.guess]
         while True:
             stop = learnt.size if learnt.at_once is None else min(learnt.size, start + learnt.at_once * m)
             first, closure = self._begin(Groups(stop - start, m, start, learnt.size), sure)
@@ -187,14 +192,22 @@ class TwoPasses:
                 size, learnt.at_once = learnt.size, max(1, groups.count // 2)
                 for p in params:
                     p.grad = None
-            except NotCovered:
+            except NotCovered as error:
+                failed = failed or error
                 size = self._count()
                 if size == learnt.size:
-                    if sure:
-                        raise
-                    sure = learnt.odd_inputs = True
+                    for p in params:
+                        p.grad = None
+                    if not sure:
+                        sure = learnt.odd_inputs = True
+                        failed = None
+                    elif left and closure.seen.guessed and not start:
+                        learnt.guess = left.pop(0)
+                    else:
+                        learnt.guess = GUESSES[0]
+                        raise failed from None
                     continue
-                sure = True
+                sure, failed = True, None
             sizes.append(size)
             if (start and size != learnt.size) or (size != learnt.size and size in sizes[:-1]):
                 raise NotCovered("the closure doesn't return as many losses each time")
@@ -207,6 +220,7 @@ class TwoPasses:
         self.buffers.rewind()
         first = FirstPass(groups, who.names, who.climbing, factors, self.warn, settings.memory_limit)
         closure = Closure(groups.whole, who.names, groups.m < groups.whole, sure)
+        closure.dependence.guess = self.learnt.guess
         closure.seen.inner, closure.dependence.generators = self.learnt.inner, self.learnt.generators
         self.closure = closure
         return first, closure
@@ -220,6 +234,7 @@ class TwoPasses:
         audits, started = self.learnt.audits, time.perf_counter()
         with alone(self.model), gradients_aside(self.who.outside):
             audit = Audit(self.host, self.who, self._losses, self.buffers.rewind, seen.autocast, audits.batches)
+            audit.guess = self.learnt.guess
             if audit.run(groups, found, second):
                 audits.made(seen.uses, audit.evaluations, time.perf_counter() - started)
 

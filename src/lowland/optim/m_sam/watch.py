@@ -7,6 +7,7 @@ from functools import partial
 from threading import RLock
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from lowland.optim.m_sam import unseen
 from lowland.optim.m_sam.closure import Closure
@@ -78,9 +79,18 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
         _one_at_a_time.release()
 
 
-def _kept(module: nn.Module) -> list[Tensor]:
-    own = (*module._buffers.values(), *module._parameters.values(), *vars(module).values())
-    return [value for value in own if isinstance(value, Tensor)]
+def _kept(module: nn.Module) -> Iterator[Tensor]:
+    """What a module has: parameters, buffers, and other tensors, in tuples, lists and dictionaries, too."""
+    yield from (t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None)
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor):
+            yield value
+        elif type(value) in _NESTED and name not in _OF_ALL_MODULES:
+            yield from (t for t in pytree.tree_leaves(value) if isinstance(t, Tensor))
+
+
+_NESTED = (tuple, list, dict)
+_OF_ALL_MODULES = frozenset(vars(nn.Module()))
 
 
 def _of_this_thread() -> Closure | None:

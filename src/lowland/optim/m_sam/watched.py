@@ -18,6 +18,18 @@ class Caller(Protocol):
     def call(self, func: Function, args: Args, kwargs: Kwargs) -> Tree:
         """The result of a function, with weights of their own for each group."""
 
+    def beside(self, value: Tensor, rows: Tensor, what: str) -> Tensor | None:
+        """``value``, which parameters alone give, as a tensor that broadcasts with ``rows``, each with its group's.
+
+        None if ``rows`` has no rows of examples.
+        """
+
+    def of_rows(self, value: Tensor, rows: Tensor, what: str) -> Tensor:
+        """``value``, whatever gives it, as one that has a row for each of ``rows``, along the first dimension."""
+
+    def looked_up(self, tokens: Tensor, table: Tensor, what: str) -> Tensor | None:
+        """The rows of ``table``, which parameters give, at ``tokens``; None if ``tokens`` have no rows of examples."""
+
 
 # Not one for each thread: activation checkpointing calls layers again from autograd's.
 _caller: Caller | None = None

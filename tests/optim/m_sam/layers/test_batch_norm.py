@@ -215,7 +215,7 @@ def test_batches_of_other_sizes(affine):
 
 
 def test_where_the_loop_is_taken_statistics_count_a_batch_once():
-    model = nn.Sequential(nn.Conv1d(3, 3, 1), nn.BatchNorm1d(3), nn.LSTM(5, 5, batch_first=True)).double()
+    model = nn.Sequential(nn.Conv1d(3, 3, 1), nn.BatchNorm1d(3), nn.LSTM(5, 5, proj_size=4, batch_first=True)).double()
     x = rand(6, 3, 5)
     statistics = running(model, x, lambda model, x, _: model(x), 2)
     optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.0), rho=RHO, model=model, m=2)

@@ -1,4 +1,4 @@
-"""``nn.MultiheadAttention``: fully connected layers, with the examples along the second dimension in between."""
+"""Attention whose masks are learnt, and ``nn.MultiheadAttention``: fully connected layers around it."""
 
 import inspect
 
@@ -10,6 +10,21 @@ from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.registry import composed
 from lowland.optim.m_sam.watched import Caller, Derived, Watched
 from lowland.values import Args, Function, Kwargs, Tree
+
+
+@composed(F.scaled_dot_product_attention)
+def with_a_bias(watch: Caller, func: Function, args: Args, kwargs: Kwargs) -> Tree:
+    """Of rows, with a mask that parameters alone give (a bias by distance, say): one for each row."""
+    names = ("query", "key", "value", "attn_mask")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    mask: Tree = given.get("attn_mask")
+    inputs: list[Tree] = [given.get(name) for name in names[:3]]
+    if any(type(t) is not Tensor for t in inputs) or not isinstance(mask, Watched | Derived):
+        return NotImplemented
+    rows = watch.beside(mask, inputs[0], "scaled_dot_product_attention")
+    if rows is None:
+        return NotImplemented
+    return func(*inputs, rows, *args[4:], **{name: value for name, value in kwargs.items() if name not in names})
 
 
 @composed(F.multi_head_attention_forward)

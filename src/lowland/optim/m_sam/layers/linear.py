@@ -1,6 +1,7 @@
 """Fully connected layers: z = W a + b, at one position or many."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,14 +20,25 @@ from lowland.values import Args, Context
 class Linear(Rule):
     """The weight's gradient is Σ d aᵀ over the positions; an example's own weights add s d (a · a')."""
 
+    #: Whether the weight is written ``(inputs, outputs)``.
+    turned: ClassVar[bool] = False
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """One weight, or those of all groups, as ``(..., outputs, inputs)``."""
+        return weight.mT if self.turned else weight
+
     def refuses(self, use: Use) -> str | None:
         """Refuse single vectors, which have no rows."""
         return "no rows" if use.input.ndim < 2 else None
 
+    def leading(self, use: Use) -> int:
+        """All dimensions but the last."""
+        return use.input.ndim - 1
+
     def first(self, use: Use, watch: AtW) -> Tensor:
         """The plain product, whose output gradients are taken up."""
         at_w = use.at_w()
-        x, w, b = autocast(use.input, at_w["weight"], at_w["bias"])
+        x, w, b = autocast(use.input, self.matrix(at_w["weight"]), at_w["bias"])
         flat = x.flatten(0, -2)  # with more dimensions the output would be a view, whose gradient is copied
         use.leading = x.shape[:-1]
         return watch.tap(use, F.linear(flat, w, b), flat).view(*x.shape[:-1], -1)
@@ -41,7 +53,7 @@ class Linear(Rule):
         a, d = by_example(activations, groups), by_example(output_gradients, groups)
         found: dict[str, Piece] = {}
         if "weight" in use.owners:
-            factors = Factors(a, d)
+            factors = Factors(d, a) if self.turned else Factors(a, d)
             found["weight"] = factors if factors.pays(groups) else factors.build(groups, use.weight.shape)
         if "bias" in use.owners:
             alone = groups.m == a.shape[1] == 1
@@ -50,19 +62,19 @@ class Linear(Rule):
 
     def perturbed(self, use: Use, watch: AtPerturbed) -> Tensor:
         """The plain product and what is added, or each group with weights written out."""
-        x, w, b = autocast(use.input, use.weight, use.bias)
+        x, w, b = autocast(use.input, self.matrix(use.weight), use.bias)
         groups = watch.groups
         found = watch.factors(use.weight)
         bias = None if use.bias is None or use.bias not in watch.perturbations else use.bias
         if found is None and use.weight in watch.perturbations:
             if x.dtype.itemsize < use.weight.dtype.itemsize:
                 moved = None if bias is None else watch.moved(bias, x.dtype)
-                e = watch.moved(use.weight, x.dtype)
+                e = self.matrix(watch.moved(use.weight, x.dtype))
                 return F.linear(x, w, b) + _LinearByGroup.apply(x, w.detach(), None, e, moved, groups)
             biases = None if bias is None else watch.constant(bias)
-            return _LinearByGroup.apply(x, w, b, watch.constant(use.weight), biases, groups)
+            return _LinearByGroup.apply(x, w, b, self.matrix(watch.constant(use.weight)), biases, groups)
         if found is not None:
-            return pairwise(x, w, b, found, watch, bias)
+            return pairwise(x, w, b, found, watch, bias, self.turned)
         z = F.linear(x, w)
         if b is None:
             return z
@@ -86,7 +98,13 @@ def by_example(rows: Tensor, groups: Groups) -> Tensor:
 
 
 def pairwise(
-    x: Tensor, w: Tensor, b: Tensor | None, found: Perturbation, watch: AtPerturbed, bias: Tensor | None
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None,
+    found: Perturbation,
+    watch: AtPerturbed,
+    bias: Tensor | None,
+    turned: bool = False,
 ) -> Tensor:
     """The layer with each group's own weights, never built.
 
@@ -97,12 +115,16 @@ def pairwise(
         found: what is added to the weight.
         watch: the pass.
         bias: the parameter, if it is perturbed.
+        turned: whether inputs and outputs have changed places in ``found``.
     """
     added = Products.of(found, x.dtype, watch.groups)
+    if turned:
+        added = replace(added, activations=added.output_gradients, output_gradients=added.activations)
     moved = None
     if bias is not None:
         its = watch.perturbations[bias]
-        alike = found.factors is not None and its.terms is found.factors.output_gradients
+        d = None if found.factors is None else found.factors.kept if turned else found.factors.output_gradients
+        alike = d is not None and its.terms is d
         if alike and its.coefficients is not None and added.keeps is None and x.dtype.itemsize > 2:
             added = replace(added, shift=its.coefficients.to(x.dtype))
         else:

@@ -44,6 +44,10 @@ class LayerNorm(_Normalization):
         """Refuse what is normalized over the rows, too."""
         return "no rows" if use.input.ndim <= len(use.normalized_shape) else None
 
+    def leading(self, use: Use) -> int:
+        """All dimensions that aren't normalized."""
+        return use.input.ndim - len(use.normalized_shape)
+
     def with_rows(self, use: Use, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         """The normalized rows with scale and shift, broadcast over the positions."""
         ndim = len(use.normalized_shape)
