@@ -207,7 +207,7 @@ def _differences(summary: dict[str, Any]) -> list[str]:
         interval = between["interval_95"]
         spread = "" if interval is None else f"{interval[0]:.2g} to {interval[1]:.2g}"
         p = "" if point["p_holm"] is None else f"{point['p_holm']:.2g}"
-        rows.append("| " + " | ".join([*map(str, at), f"{between['mean']:+.3g}", spread, p, point["verdict"]]) + " |")
+        rows.append("| " + " | ".join([*map(str, at), f"{between['mean']:+.3g}", spread, p, _side(point)]) + " |")
     trends = [
         f"Trend of `{metric}` with ρ{_where(trend['settings'])}: {trend['per_decade']['mean']:+.2g} for each tenfold ρ"
         + ("" if (i := trend["per_decade"]["interval_95"]) is None else f" (95 % interval {i[0]:.2g} to {i[1]:.2g})")
@@ -216,6 +216,11 @@ def _differences(summary: dict[str, Any]) -> list[str]:
     ]
     head = f"| {' | '.join(names)} | `{metric}` less that of ρ = 0 | 95 % interval | p (Holm) | |"
     return [head, "|" + "---|" * (len(names) + 4), *rows, "", *([" ".join(trends), ""] if trends else [])]
+
+
+def _side(point: dict[str, Any]) -> str:
+    alone = point["verdict"] in ("below", "above") and not point.get("stands", True)
+    return f"{point['verdict']}, not when corrected" if alone else str(point["verdict"])
 
 
 def _where(settings: dict[str, Any] | None) -> str:

@@ -27,6 +27,25 @@ def test_one_value_has_no_error_and_no_interval():
     assert one.entry(interval=True) == {"mean": 3.0, "standard_error": None, "interval_95": None, "n": 1}
 
 
+def test_values_without_scatter_have_no_interval_and_no_p():
+    """Not p = 8e-16, which two differences that are equal but for rounding would give."""
+    rounded = paired_difference({0: 0.05, 1: 0.06}, {0: 0.04, 1: 0.05})
+    assert 0.05 - 0.04 != 0.06 - 0.05
+    for found in (estimate([0.1] * 7), estimate([0.3, 0.1 + 0.2]), rounded):
+        assert (found.standard_error, found.interval, found.p, found.side) == (0.0, None, None, None)
+        assert found.lacks == f"{found.n} seeds that give the same say nothing of the scatter between seeds"
+        assert found.band == (found.mean, found.mean)
+    assert estimate([0.1]).lacks.startswith("one seed says nothing")
+    assert estimate([0.1]).band is None
+
+
+def test_a_side_is_that_of_the_whole_interval():
+    assert estimate([-1.0, -1.1, -0.9]).side == "below"
+    assert estimate([1.0, 1.1, 0.9]).side == "above"
+    assert estimate([-1.0, 1.1, 0.9]).side is None
+    assert estimate([1.0, 1.1, 0.9]).lacks == ""
+
+
 @given(st.lists(numbers, min_size=2, max_size=20))
 def test_as_numpy_and_scipy_have_it(values):
     got = estimate(values)
@@ -59,6 +78,6 @@ def test_a_paired_difference_has_the_interval_of_a_paired_test(pairs):
     got = paired_difference(first, second)
     differences = np.subtract(*np.array(pairs).T)
     assert got.mean == pytest.approx(differences.mean(), rel=1e-12, abs=1e-12 * np.abs(differences).max())
-    if differences.std() > 1e-9 * np.abs(differences).max():
+    if differences.std() > 1e-9 * max(np.abs(differences).max(), np.abs(pairs).max()):
         wanted = scipy.stats.ttest_rel(list(first.values()), list(second.values())).confidence_interval(0.95)
         assert got.interval == pytest.approx(tuple(wanted), rel=1e-6, abs=1e-9 * np.abs(differences).max())

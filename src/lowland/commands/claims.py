@@ -29,14 +29,20 @@ def print_claims_over_grid(claims: Sequence[Mapping[str, Any]], costs: Mapping[s
     """Print the same for a sweep's claims, with the number of points at which each holds."""
     rows = []
     for claim in claims:
-        counts = claim["counts"]
-        holds = f"{counts['holds']} of {counts['judged']} points" if counts["judged"] else ""
+        holds = _where(claim["counts"])
         ours = measured(claim) if claim["at_each_point"] == claim["threshold"] else ""
         shown = VERDICTS[claim["passed"]] if claim["at_each_point"] else "reported"
         rows.append([claim["id"], claim["text"], ours, paper(claim), claim["at_each_point"] or "", holds, shown,
                      claim["reason"]])  # fmt: skip
     _table(rows, [flows("holds if"), flows("holds at"), verdicts()], 3)
     print_deciding(claims, costs)
+
+
+def _where(counts: Mapping[str, int]) -> str:
+    """At how many points a claim holds, and of the others at how many it fails or is undecided."""
+    fails, undecided = counts["judged"] - counts["holds"], counts["points"] - counts["judged"]
+    rest = [f"{count} {what}" for count, what in ((fails, "fails"), (undecided, "undecided")) if count]
+    return f"{counts['holds']} of {counts['points']}" + (f" ({', '.join(rest)})" if rest else "")
 
 
 def _table(rows: Sequence[Sequence[str]], middle: Sequence[Column | str], reference: int) -> None:

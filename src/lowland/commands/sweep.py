@@ -129,15 +129,13 @@ def _print_differences(summary: dict[str, Any]) -> None:
     if not metrics:
         return
     metric, found = next(iter(metrics.items()))
-    if all(point["p"] is None for point in found["points"]):
-        return
     names = found["points"][0]["settings"]
     rows = [
         [*map(short, point["settings"].values()), estimate(point["difference"]), _interval(point["difference"]),
-         "" if point["p_holm"] is None else f"{point['p_holm']:.2g}", _told(point)]
+         "–" if point["p_holm"] is None else f"{point['p_holm']:.2g}", _told(point)]
         for point in found["points"]
     ]  # fmt: skip
-    table([*names, f"{metric} less ρ = 0", "95 % interval", "p (Holm)", "verdict"], rows)
+    table([*names, f"{metric} less ρ = 0", "95 % interval", "p (Holm)", flows("verdict")], rows)
     for trend in found["trends"]:
         where = (
             "over all"
@@ -146,17 +144,32 @@ def _print_differences(summary: dict[str, Any]) -> None:
         )
         by = trend["per_decade"]
         say(f"trend of {metric} with ρ{', ' + where if where else ''}: {by['mean']:+.2g} for each tenfold ρ, "
-            f"{_interval(by) or 'no interval'} over {by['n']} seeds")  # fmt: skip
+            f"{_spread(by)}")  # fmt: skip
 
 
 def _told(point: dict[str, Any]) -> str:
     lost = point["diverged"] if point["difference"] is not None else 0
-    return f"{point['verdict']}, {lost} diverged" if lost else str(point["verdict"])
+    told = str(point["verdict"])
+    if told in ("below", "above") and not point["stands"]:
+        told += ", not when corrected"
+    if point["reason"]:
+        told += f": {point['reason']}"
+    return f"{told}, {lost} diverged" if lost else told
 
 
 def _interval(entry: dict[str, Any] | None) -> str:
     between = None if entry is None else entry["interval_95"]
-    return "" if between is None else f"{between[0]:.2g} to {between[1]:.2g}"
+    return "–" if between is None else f"{between[0]:.2g} to {between[1]:.2g}"
+
+
+def _spread(entry: dict[str, Any]) -> str:
+    """The interval over seeds in words, or that there is none."""
+    seeds = f"{entry['n']} seed" + ("" if entry["n"] == 1 else "s")
+    return (
+        f"no interval from {seeds}"
+        if entry["interval_95"] is None
+        else f"95 % interval {_interval(entry)} over {seeds}"
+    )
 
 
 def _print_selection(selection: dict[str, Any]) -> None:
@@ -168,10 +181,7 @@ def _print_selection(selection: dict[str, Any]) -> None:
     say(f"selected: {chosen}: the lowest mean {metric} over seeds, on {on} data (the whole rule: summary.json)")
     between = selection["by_rho"]["difference"]
     if between is not None:
-        low, high = between["interval_95"] or (float("nan"), float("nan"))
-        spread = "" if between["n"] < 2 else f", 95 % interval {low:.2g} to {high:.2g}"
-        mean, seeds = between["mean"], between["n"]
-        say(f"best with SAM minus best without: {metric} {mean:+.2g}, paired over {seeds} seeds{spread}")
+        say(f"best with SAM minus best without: {metric} {between['mean']:+.2g}, paired by seed, {_spread(between)}")
 
 
 def _counts(entry: dict[str, Any]) -> str:

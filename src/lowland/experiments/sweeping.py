@@ -38,7 +38,7 @@ _ESTIMATE: dict[str, Shape] = {"mean": NUMBER, "standard_error": Maybe(NUMBER), 
 _COUNTS: dict[str, Shape] = dict.fromkeys(("done", "diverged", "stopped", "failed"), int)
 _BETWEEN: Shape = {**_ESTIMATE, "interval_95": Maybe([NUMBER])}
 _POINT: Shape = {"settings": Each(object), "difference": Maybe(_BETWEEN), "p": Maybe(NUMBER), "p_holm": Maybe(NUMBER),
-          "diverged": int, "verdict": str}  # fmt: skip
+          "diverged": int, "verdict": str, "stands": bool, "reason": str}  # fmt: skip
 _TREND: Shape = {"settings": Maybe(Each(object)), "per_decade": _BETWEEN}
 # What the command line prints of a sweep's summary.
 _SUMMARY: Shape = {
@@ -47,7 +47,8 @@ _SUMMARY: Shape = {
     "totals": {"runs": int, **_COUNTS, "seconds": {"total": NUMBER, "compile_seconds": Maybe(NUMBER)}},
     "settings": [{"settings": Each(object), **_COUNTS, "metrics": Each({**_ESTIMATE, "n": Maybe(int)})}],
     "selection": {"selected": Maybe(Each(object)), "reason": str, "metric": Maybe(str), "on": Maybe(str)},
-    "claims": [{"id": str, "text": str, "at_each_point": Maybe(str), "counts": {"holds": int, "judged": int},
+    "claims": [{"id": str, "text": str, "at_each_point": Maybe(str),
+                "counts": {"points": int, "holds": int, "judged": int},
                 "measured": Maybe(NUMBER), "threshold": Maybe(str), "passed": Maybe(bool), "reason": str}],
     "differences": {"metrics": Each({"points": [_POINT], "trends": [_TREND]})},
     "metrics": Each({"status": str, "error": Maybe((str, *NUMBER))}),  # a number: a column of that name

@@ -8,7 +8,6 @@ from lowland.training.statistics import Estimate, paired_difference
 
 Measure = Callable[[Outcome], float]
 Judge = Callable[[Mapping[str, Outcome]], Verdict]
-ONE_SEED = "one seed says nothing of the scatter between seeds: take several"
 #: The `Reference` of a claim that is ours alone, or of which the paper states nothing.
 NOT_IN_PAPER = Reference("not in the paper", "ours")
 _ASCENDS = {"sam": True, "erm": False, "gd": False}
@@ -131,19 +130,18 @@ def below_zero(found: Estimate, least: int = 2) -> Verdict:
     Null between, whatever the sign of the mean: so few seeds can't tell. And null of fewer seeds than ``least``.
     """
     if found.interval is None:
-        return Verdict(found.mean, None, ONE_SEED)
+        return Verdict(found.mean, None, found.lacks)
     if found.n < least:
         return Verdict(
             found.mean, None, f"it takes {least} seeds, and these are {found.n}: {shown(found)}", found.interval
         )
-    low, high = found.interval
-    if low <= 0 <= high:
+    if found.side is None:
         return Verdict(found.mean, None, f"{found.n} seeds can't tell: {shown(found)}", found.interval)
-    return Verdict(found.mean, high < 0, f"over {found.n} seeds: {shown(found)}", found.interval)
+    return Verdict(found.mean, found.side == "below", f"over {found.n} seeds: {shown(found)}", found.interval)
 
 
 def shown(found: Estimate) -> str:
     """The 95 % interval of an estimate in words."""
     if found.interval is None:
-        return "no interval, of one seed"
+        return f"no interval: {found.lacks}"
     return f"95 % interval {found.interval[0]:.2g} to {found.interval[1]:.2g}"

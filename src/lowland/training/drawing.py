@@ -114,7 +114,7 @@ class Line:
 
 def banded(found: Mapping[float, Estimate], label: str, style: str = "o-") -> Line:
     """A line through the means over seeds with their 95 % intervals; ``found``: by x."""
-    edges = [each.interval or (None, None) for each in found.values()]
+    edges = [each.band or (None, None) for each in found.values()]
     low, high = ([edge[end] for edge in edges] for end in (0, 1))
     return Line(list(found), [each.mean for each in found.values()], label, style, low=low, high=high)
 
@@ -134,7 +134,7 @@ def over_seeds(
     x = sorted({x for curve in curves.values() for x in curve})
     values = {at: [curve[at] for curve in curves.values() if at in curve] for at in x}
     shared = {at: estimate(ys) for at, ys in values.items() if some or len(ys) == len(curves)}
-    edges = [(found.interval if (found := shared.get(at)) else None) or (None, None) for at in x]
+    edges = [(found.band if (found := shared.get(at)) else None) or (None, None) for at in x]
     low, high = ([edge[end] for edge in edges] for end in (0, 1)) if len(curves) > 1 else ((), ())
     means = [found.mean if (found := shared.get(at)) else None for at in x]
     seeds = {seed: [curve.get(at) for at in x] for seed, curve in curves.items()}

@@ -1,13 +1,17 @@
 """What a few seeds say about the mean over all of them."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, stdev
+from typing import Literal
 
 from lowland.values import Json
 
 LEVEL = 0.95
+ONE_SEED = "one seed says nothing of the scatter between seeds: take several"
+_ROUNDING = 4 * sys.float_info.epsilon  # of the largest value: a spread no larger is no scatter
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,8 @@ class Estimate:
 
     Attributes:
         mean: of the values.
-        standard_error: of the mean: the values' standard deviation (with n − 1) over √n; None for a single value.
+        standard_error: of the mean: the values' standard deviation (with n − 1) over √n; None for a single value, and 0
+            for values that are equal up to rounding.
         n: how many values.
     """
 
@@ -25,9 +30,18 @@ class Estimate:
     n: int
 
     @property
-    def interval(self) -> tuple[float, float] | None:
-        """Student's 95 % confidence interval of the mean; None for a single value."""
+    def lacks(self) -> str:
+        """Why there is no interval and no p, in words; empty if there are."""
         if self.standard_error is None:
+            return ONE_SEED
+        return (
+            "" if self.standard_error else f"{self.n} seeds that give the same say nothing of the scatter between seeds"
+        )
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Student's 95 % confidence interval of the mean; None where the values have no scatter (`lacks`)."""
+        if not self.standard_error:
             return None
         from scipy.special import stdtrit  # Student's quantile, as scipy.stats takes it, without loading all of that
 
@@ -35,15 +49,25 @@ class Estimate:
         return self.mean - half, self.mean + half
 
     @property
-    def p(self) -> float | None:
-        """Two-sided, of Student's t-test that the mean is 0; None for a single value.
+    def band(self) -> tuple[float, float] | None:
+        """What is shaded around the mean: the interval, of no width where all values are equal; None of one value."""
+        return self.interval or (None if self.standard_error is None else (self.mean, self.mean))
 
-        Of values that are all the same 0, or 1 if they are 0.
+    @property
+    def side(self) -> Literal["below", "above"] | None:
+        """On which side of 0 the whole 95 % interval lies; None if 0 is in it, or there is no interval.
+
+        Every verdict on a difference goes by this, of a claim as of a table.
         """
-        if self.standard_error is None:
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
             return None
-        if self.standard_error == 0:
-            return float(self.mean == 0)
+        return "below" if self.mean < 0 else "above"
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided, of Student's t-test that the mean is 0; None where the values have no scatter (`lacks`)."""
+        if not self.standard_error:
+            return None
         from scipy.special import stdtr
 
         return 2 * float(stdtr(self.n - 1, -abs(self.mean) / self.standard_error))
@@ -62,19 +86,30 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     if not floats:
         return None
     error = stdev(floats) / math.sqrt(len(floats)) if len(floats) > 1 else None
-    return Estimate(mean(floats), error, len(floats))
+    return _without_rounding(Estimate(mean(floats), error, len(floats)), floats, floats)
+
+
+def _without_rounding(found: Estimate, values: Sequence[float], made_of: Sequence[float]) -> Estimate:
+    """``found`` of ``values``, with an error of 0 where these differ by no more than the rounding of what made them."""
+    same = found.n > 1 and max(values) - min(values) <= _ROUNDING * max(map(abs, made_of))
+    return replace(found, standard_error=0.0) if same else found
 
 
 def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:
     """The mean of ``first`` − ``second`` over the seeds that both have; None if they share none.
 
-    Two runs of one seed have initial weights and batches in common, which their difference is free of.
+    Two runs of one seed have initial weights and batches in common, which their difference is free of. Differences that
+    are equal up to the rounding of the values have a standard error of 0.
 
     Args:
         first: seed → value.
         second: likewise.
     """
-    return estimate([first[seed] - second[seed] for seed in first if seed in second])
+    shared = [seed for seed in first if seed in second]
+    differences = [float(first[seed] - second[seed]) for seed in shared]
+    found = estimate(differences)
+    made_of = [value for seed in shared for value in (first[seed], second[seed])]
+    return None if found is None else _without_rounding(found, differences, made_of)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -41,6 +41,10 @@ def edge_alone(arms):
     return Verdict(loss(arms["edge"]), True)
 
 
+def loss_of_sam(arms):
+    return max(loss(arms[name]) for name in arms if name.startswith("sam"))
+
+
 def judge(judge, arms, threshold="< 1", scale="paper", varied=VARIED):
     experiment = replace(
         TOY, arms=ARMS, claims=(Claim("one", "A statement", "page 1", threshold, judge),)
@@ -67,7 +71,8 @@ def runs(change=lambda **point: {}, **axes):
 def test_holds_wherever_it_can_be_judged():
     got = judge(climbs, runs())
     assert {key: got[key] for key in ("id", "source", "measured", "threshold", "passed", "reason")} == {
-        "id": "one", "source": "page 1", "measured": 1.0, "threshold": "= 1", "passed": True, "reason": "",
+        "id": "one", "source": "page 1", "measured": 1.0, "threshold": "= 1", "passed": True,
+        "reason": "of 12 points it holds at 8, fails at 0, is undecided at 4; undecided because arm sam has ρ = 0",
     }  # fmt: skip
     assert got["text"] == "A statement"
     assert got["measured_over_grid"] == "the share of the points that can be judged at which it holds"
@@ -84,7 +89,32 @@ def test_holds_wherever_it_can_be_judged():
 def test_one_point_that_fails_fails_it():
     got = judge(climbs, runs(lambda lr, rho, seed: {"loss": 2.0} if (lr, rho, seed) == (0.2, 0.1, 1) else {}))
     assert (got["measured"], got["passed"]) == (7 / 8, False)
-    assert got["reason"] == "fails at 1 of 8, first at sam lr=0.2,rho=0.1,seed=1"
+    assert got["reason"] == (
+        "of 12 points it holds at 7, fails at 1, is undecided at 4; it fails first at sam lr=0.2,rho=0.1,seed=1; "
+        "undecided because arm sam has ρ = 0"
+    )
+
+
+def test_the_counts_add_up_where_all_but_one_point_are_undecided():
+    got = judge(climbs, runs(lambda **point: {"loss": 2.0}, rho=[0.0, 0.1], lr=[0.1], seed=[0]))
+    assert got["counts"] == {"points": 2, "judged": 1, "holds": 0}
+    assert (got["measured"], got["passed"]) == (0.0, False)
+    assert got["reason"].startswith("of 2 points it holds at 0, fails at 1, is undecided at 1; it fails first at sam ")
+
+
+def test_a_claim_that_holds_at_every_point_needs_no_reason():
+    assert judge(gd_alone, runs())["reason"] == ""
+
+
+def test_of_many_seeds_three_are_named():
+    claim = Claim(
+        "one", "A statement", "page 1", "< 0", lambda arms: Verdict(loss_of_sam(arms), False), over_seeds=True
+    )
+    arms = runs(lambda **point: {"loss": 2.0}, seed=list(range(5)))
+    (entry,) = judge_claims(replace(TOY, arms=ARMS, claims=(claim,)), config(), arms, VARIED)
+    assert entry["reason"].endswith(
+        "first at sam-0 lr=0.1,rho=0.0,seed=0, sam-1 lr=0.1,rho=0.0,seed=1, sam-2 lr=0.1,rho=0.0,seed=2 and 2 more"
+    )
 
 
 def test_each_arm_is_the_run_with_its_settings():
@@ -111,7 +141,7 @@ def test_a_run_that_the_grid_lacks_is_the_reason():
     got = judge(edge_alone, runs())
     assert (got["measured"], got["passed"]) == (None, None)
     assert got["reason"] == (
-        "it could be judged nowhere: the grid has no run with rho = 0, lr = 9, seed = 0 (1 of 2)"
+        "it is undecided at all 2 points: the grid has no run with rho = 0, lr = 9, seed = 0 (1 of 2)"
     )  # fmt: skip
     assert [point["runs"] for point in got["points"]] == [{"edge": None}] * 2
     got = judge(lower, runs(rho=[0.1, 0.3]))

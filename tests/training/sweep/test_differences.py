@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import linregress, ttest_1samp, ttest_rel
 
+from lowland.papers.claims import below_zero
 from lowland.report.differences import difference_panels
 from lowland.training import Curve, Selection
 from lowland.training.statistics import estimate, holm, slope
@@ -41,8 +42,7 @@ def test_p_is_students():
     values = [0.1, 0.3, -0.05, 0.2]
     assert estimate(values).p == pytest.approx(ttest_1samp(values, 0).pvalue, rel=1e-12)
     assert estimate([0.1]).p is None
-    assert estimate([0.0, 0.0]).p == 1
-    assert estimate([0.5, 0.5]).p == 0
+    assert estimate([0.5, 0.5]).p is None
 
 
 def test_slope_is_that_of_least_squares():
@@ -110,6 +110,32 @@ def test_a_diverged_run_leaves_its_seed_out_and_is_counted():
     assert found[2].entry()["difference"] is None
 
 
+def test_a_verdict_is_that_of_the_interval_as_a_claims_is_and_stands_if_the_corrected_p_does():
+    """A point whose interval lies whole below 0, though not when corrected for looking at six."""
+    found = differences(cells_of(made(weak), VARIED), "test_error")
+    weak_one, *others = found
+    assert weak_one.difference.interval[1] < 0
+    assert weak_one.p < 0.05 < weak_one.corrected
+    assert (weak_one.verdict, weak_one.stands) == ("below", False)
+    assert below_zero(weak_one.difference).passed is True
+    assert {each.verdict for each in others} == {"undecided"}
+
+
+def weak(lr, rho, seed):
+    """At η = 0.1, ρ = 0.1 a difference at the edge of what five seeds can tell, scatter around 0 elsewhere."""
+    if rho == 0:
+        return {"test_error": 0.5}
+    scatter = (-0.02, -0.01, 0.0, 0.01, 0.02)[seed]
+    return {"test_error": 0.5 + scatter - (0.022 if (lr, rho) == (0.1, 0.1) else 0.0)}
+
+
+def test_seeds_without_scatter_decide_nothing():
+    (found, *_) = differences(cells_of(made(lambda lr, rho, seed: {"test_error": 0.5 - rho}), VARIED), "test_error")
+    assert (found.p, found.corrected, found.verdict) == (None, None, "undecided")
+    assert found.entry()["difference"]["interval_95"] is None
+    assert found.entry()["reason"] == "5 seeds that give the same say nothing of the scatter between seeds"
+
+
 def test_the_summary_has_every_outcome_that_runs_have():
     experiment = replace(
         TOY, outcomes=(Curve("test_error", "test error"), Curve("nothing", "nothing")),
@@ -120,7 +146,16 @@ def test_the_summary_has_every_outcome_that_runs_have():
     entry = found["metrics"]["test_error"]
     assert len(entry["points"]) == 6
     assert len(entry["trends"]) == 3
-    assert set(entry["points"][0]) == {"settings", "difference", "p", "p_holm", "diverged", "verdict"}
+    assert set(entry["points"][0]) == {
+        "settings",
+        "difference",
+        "p",
+        "p_holm",
+        "diverged",
+        "verdict",
+        "stands",
+        "reason",
+    }
 
 
 def test_panels_have_a_band_of_the_interval():

@@ -159,7 +159,8 @@ def at_some_setting(outcomes: Mapping[str, Outcome]) -> Verdict:
     if not found:
         raise Unfit("there is no step size with two seeds or more of both SAM and SGD")
     p, best, at = min(found, key=lambda one: (one[0], one[1].mean))
-    below, above, diverged = (sum(each.verdict == what for each in points) for what in ("below", "above", "diverged"))
+    below, above = (sum(each.stands and each.verdict == side for each in points) for side in ("below", "above"))
+    diverged = sum(each.verdict == "diverged" for each in points)
     reason = (
         f"{len(found)} settings: below at {below}, above at {above}; lowest corrected p {p:.2g} at "
         f"η = {at.settings['lr']:g}, ρ = {at.settings['rho']:g}"

@@ -101,7 +101,7 @@ def _estimates(several: Sequence[Sequence[float]]) -> Mapping[str, list[float | 
     high: list[float | None] = []
     for values in several:
         found = estimate(values)
-        ends = found.interval if found else None
+        ends = found.band if found else None
         mean.append(drawn(found.mean) if found else None)
         low.append(drawn(ends[0]) if ends else None)
         high.append(drawn(ends[1]) if ends else None)

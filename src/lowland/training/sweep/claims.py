@@ -13,6 +13,7 @@ from lowland.training.settings import Settings, SettingValue, values_of
 from lowland.training.summary import SMOKE, claim_entry
 from lowland.training.sweep.cells import describe
 from lowland.values import Json, JsonObject
+from lowland.wording import counted, few
 
 # The condition on the share of points at which a claim holds.
 EVERYWHERE = "= 1"
@@ -169,12 +170,18 @@ def _over_grid(experiment: Experiment, config: JsonObject, claim: Claim, points:
 
 def _everywhere(points: Sequence[_Point], judged: Sequence[_Point], holds: int) -> Verdict:
     if not judged:
-        return Verdict(None, None, f"it could be judged nowhere: {_commonest(points)}")
+        return Verdict(None, None, f"it is undecided at {_everyone(points)}: {_commonest(points)}")
     fails = [point for point in judged if not point.verdict.passed]
-    reason = ""
+    open_ = [point for point in points if point.verdict.passed is None]
+    if holds == len(points):
+        return Verdict(1.0, True)
+    reason = (
+        f"of {counted(len(points), 'point')} it holds at {holds}, fails at {len(fails)}, is undecided at {len(open_)}"
+    )
     if fails:
-        where = ", ".join(f"{name} {label}" for name, label in fails[0].runs.items())
-        reason = f"fails at {len(fails)} of {len(judged)}, first at {where}"
+        reason += f"; it fails first at {few([f'{name} {label}' for name, label in fails[0].runs.items()])}"
+    if open_:
+        reason += f"; undecided because {_commonest(open_)}"
     return Verdict(holds / len(judged), not fails, reason)
 
 
@@ -184,6 +191,10 @@ def _reported(points: Sequence[_Point]) -> Verdict:
     if not measured:
         return Verdict(None, None, f"it could be measured nowhere: {_commonest(points)}")
     return Verdict(median(measured), None, f"reported without a threshold, of {len(measured)} points")
+
+
+def _everyone(points: Sequence[_Point]) -> str:
+    return f"all {len(points)} points" if len(points) > 1 else "its only point" if points else "every point"
 
 
 def _commonest(points: Sequence[_Point]) -> str:

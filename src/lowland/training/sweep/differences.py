@@ -19,7 +19,9 @@ SIGNIFICANT = 0.05  # of the corrected p, two-sided
 RULE = (
     "At each point with rho > 0: the mean over seeds of the metric less that of the run with rho = 0, the same seed "
     "and the same settings otherwise (but for settings that the runs with rho = 0 don't vary). p is two-sided, of a "
-    "paired t-test; p_holm is corrected for the number of points of this metric. The trend is the slope of the metric "
+    "paired t-test; p_holm is corrected for the number of points of this metric. A verdict goes by the 95 % interval "
+    "of its point alone, as a claim's does: below or above if the whole interval is, else undecided; stands says "
+    "whether p_holm is at most 0.05, too. The trend is the slope of the metric "
     "on log10 of rho > 0, fitted seed by seed, mean over seeds; over all, of each seed the mean over the others."
 )
 
@@ -31,7 +33,7 @@ class Difference:
     Attributes:
         settings: of the cell.
         difference: paired by seed, of the seeds that were trained to their end; None where all diverged.
-        p: two-sided; None of a single seed.
+        p: two-sided; None where the seeds have no scatter.
         corrected: by Holm, over all points.
         diverged: how many of the cell's runs did.
     """
@@ -44,18 +46,21 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """``"below"``, ``"above"`` or ``"undecided"``, by the corrected p; ``"diverged"`` where all did."""
-        if self.difference is None:
-            return "diverged"
-        if self.corrected is None or self.corrected > SIGNIFICANT:
-            return "undecided"
-        return "below" if self.difference.mean < 0 else "above"
+        """``"below"``, ``"above"`` or ``"undecided"``, by this point's 95 % interval; ``"diverged"`` where all did."""
+        return "diverged" if self.difference is None else self.difference.side or "undecided"
+
+    @property
+    def stands(self) -> bool:
+        """Whether the difference is there also when corrected for looking at several points."""
+        return self.corrected is not None and self.corrected <= SIGNIFICANT
 
     def entry(self) -> dict[str, Json]:
         """As an entry of a summary."""
         between = None if self.difference is None else self.difference.entry(interval=True)
         found = {"difference": between, "p": self.p, "p_holm": self.corrected, "diverged": self.diverged}
-        return {"settings": dict(self.settings), **found, "verdict": self.verdict}
+        judged = {"verdict": self.verdict, "stands": self.stands}
+        reason = "" if self.difference is None else self.difference.lacks
+        return {"settings": dict(self.settings), **found, **judged, "reason": reason}
 
 
 @dataclass(frozen=True)
