@@ -40,11 +40,33 @@ def test_it_runs_and_the_same_command_again_says_so(lowland, mine, tmp_path):
 
 def test_changed_code_is_refused_with_the_way_on(undrawn, lowland, refused, mine):
     assert lowland("run", "mine.py", "--out", "out").code == 0
-    mine.write_text(TEXT + "# another line\n")
-    says = ("out holds a run of other code (mine.py has changed since)", "restore that, choose another --out")
+    mine.write_text(TEXT.replace("Dropout(0.2)", "Dropout(0.1)"))
+    says = (
+        "out holds a run of other code (mine.py has changed since)",
+        "choose another --out, or remove the directory",
+    )
     refused("run", "mine.py", "--out", "out", says=says)
     mine.write_text(TEXT)
+    assert "is finished" in lowland("run", "mine.py", "--out", "out").out
+
+
+def test_what_changes_no_record_is_judged_anew_and_not_trained(undrawn, lowland, mine, tmp_path):
     assert lowland("run", "mine.py", "--out", "out").code == 0
+    before = (tmp_path / "out/metrics.jsonl").read_bytes()
+    mine.write_text(
+        TEXT.replace("import Experiment,", "import Claim, Experiment, Verdict,")
+        .replace("MINE =", "def judge(arms):  # says so\n    return Verdict(1.0, True)\n\n\nMINE =")
+        .replace(
+            "build=build,", "build=build, title='Two clouds', claims=(Claim('one', 'It holds', 'ours', '< 9', judge),),"
+        )
+    )
+    mended = lowland("run", "mine.py", "--out", "out")
+    assert mended.code == 0, mended.err
+    assert "claims and figures are made anew" in mended.out
+    assert (tmp_path / "out/metrics.jsonl").read_bytes() == before
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert [claim["id"] for claim in summary["claims"]] == ["one"]
+    assert "is finished" in lowland("run", "mine.py", "--out", "out").out
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits_and_not_with_other_code(
@@ -73,7 +95,7 @@ def test_a_sweep_in_other_processes_gives_what_runs_give(lowland, refused, mine,
     by_rho = {rho: [{**r, "arm": ""} for r in runs if r["arm"] == f"rho={rho}"] for rho in ("0", "0.1")}
     alone = {name: [{**r, "arm": ""} for r in one] for name, one in read_records(tmp_path / "run").items()}
     assert by_rho == {"0": alone["sgd"], "0.1": alone["sam"]}
-    mine.write_text(TEXT + "\n")
+    mine.write_text(TEXT.replace("Dropout(0.2)", "Dropout(0.1)"))
     refused("sweep", "mine.py", "--out", "sweep", "--set", "epochs=2", says="mine.py has changed since")
 
 
@@ -128,6 +150,7 @@ def test_bad_files_are_refused_in_one_line(refused, mine, command, text, says):
         ("nowhere.py", ("there is no file nowhere.py", "lowland new nowhere.py")),
         ("mine.py:other", "mine.py has no experiment other"),
         ("mine", "Did you mean mine.py?"),
+        ("mine.p", "there is no file mine.p. Did you mean mine.py?"),
     ],
 )
 def test_bad_names_are_refused_in_one_line(refused, mine, name, says):

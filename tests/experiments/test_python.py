@@ -64,6 +64,10 @@ def test_the_default_directory_is_that_of_the_command_line(drawn, lowland, here)
 def test_an_experiment_may_be_given_itself_but_must_have_a_name(drawn, here):
     mine = registry.find("mine.py")
     assert experiments.run(mine, epochs=1).path.as_posix() == "runs/mine/laptop-epochs=1"
+    (here / "imported.py").write_text(TEXT)
+    import imported
+
+    assert experiments.run(imported.MINE, scale="smoke").path.as_posix() == "runs/imported/smoke"
     scope = {"__name__": "elsewhere"}
     exec(TEXT, scope)
     with pytest.raises(SettingError, match="the experiment has no name"):

@@ -32,6 +32,48 @@ def begun(tmp_path):
     return tmp_path / "run"
 
 
+def enter(path, **changed):
+    arms = TOY.configure("smoke", {})
+    with RunDirectory(path, configuration(TOY, "smoke", arms, CPU) | changed) as directory:
+        return dict(directory.config)
+
+
+def test_what_ended_before_its_first_step_begins_anew_with_other_code_or_settings(tmp_path):
+    """A first bug is mended in the file, and the same command again."""
+    enter(tmp_path / "run", code={"mine.py": "old"})
+    (tmp_path / "run/metrics.jsonl").write_text('{"arm": "sam", "step": 0, "loss": 1.0}\n{"arm": "sa')
+    enter(tmp_path / "run", code={"mine.py": "new"}, scale="laptop")
+    there = json.loads((tmp_path / "run/config.json").read_text())
+    assert (there["code"], there["scale"]) == ({"mine.py": "new"}, "laptop")
+    part = tmp_path / "swept/runs/one"
+    enter(tmp_path / "swept", sweep=True, code={"mine.py": "old"})
+    enter(part, code={"mine.py": "old"})
+    enter(tmp_path / "swept", sweep=True, code={"mine.py": "new"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.jsonl", '{"arm": "sam", "step": 0}\n{"arm": "sam", "step": 5}\n'),
+        ("metrics.jsonl", "damaged\n"),
+        ("checkpoint.pt", ""),
+        ("summary.json", "{}"),
+    ],
+)
+def test_what_was_trained_or_is_not_understood_is_kept(tmp_path, name, content):
+    says = "holds a run of other code .mine.py has changed since.: choose another --out, or remove the directory"
+    for run, sweep in ((tmp_path / "run", {}), (tmp_path / "swept", {"sweep": True})):
+        enter(run, code={"mine.py": "old"}, **sweep)
+        place = run
+        if sweep:
+            place = run / "runs/one"
+            enter(place, code={"mine.py": "old"})
+        (place / name).write_text(content)
+        with pytest.raises(RunError, match=says):
+            enter(run, code={"mine.py": "new"}, **sweep)
+        assert (place / name).read_text() == content
+
+
 def payload(file):
     """A pickle that makes ``file`` when it is loaded as Python loads pickles."""
 

@@ -89,8 +89,23 @@ def test_files_that_are_none(here):
     with pytest.raises(IsADirectoryError):
         registry.find("folder.py")
     write(here)
-    with pytest.raises(SettingError, match=r"unknown experiment mine. Did you mean mine.py\?"):
-        registry.find("mine")
+    (here / "notes.txt").write_text("")
+    (here / "runs").mkdir()
+    for asked, says in (
+        ("mine", r"unknown experiment mine. Did you mean mine.py\?"),
+        ("mine.p", r"there is no file mine.p. Did you mean mine.py\?"),
+        ("mne.py", r"there is no file mne.py. Did you mean mine.py\?"),
+        ("./mine", r"there is no file mine. Did you mean mine.py\?"),
+        ("mine.p:mine", r"there is no file mine.p. Did you mean mine.py\?"),
+        ("mine:mine", r"there is no file mine. Did you mean mine.py\?"),
+        ("runs/far.p", r"there is no file runs/far.p; the file of an experiment ends in .py"),
+        ("notes.txt", r"notes.txt is no file of an experiment: the name of one ends in .py"),
+        ("long2024/digts", r"unknown experiment long2024/digts. Did you mean long2024/digits\?"),
+        ("digts", r"unknown experiment digts. Did you mean long2024/digits\?"),
+        ("nothing-like-it", r"unknown experiment nothing-like-it. `lowland list` prints those there are"),
+    ):
+        with pytest.raises(SettingError, match=says):
+            registry.find(asked)
 
 
 def test_a_changed_file_is_executed_anew_and_so_is_what_lies_beside(here):
@@ -137,7 +152,9 @@ def test_another_process_finds_it_by_its_file_and_notices_that_it_changed(here, 
     assert said.startswith("mine OwnSettings(")
     assert "width=7" in said
     assert said.strip().endswith(str(path))
-    write(here, TEXT + "# changed\n")
+    write(here, TEXT + "# a comment\n")
+    assert other_process(content, elsewhere).startswith("mine OwnSettings(")
+    write(here, TEXT.replace("Dropout(0.2)", "Dropout(0.1)"))
     assert "mine.py changed while the runs of" in other_process(content, elsewhere)
 
 

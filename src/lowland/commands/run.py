@@ -40,12 +40,14 @@ def run(
         asked = processes.together(lambda: _asked(name, scale, out, seed, device, set_ or [], log, processes))
         directory = asked.directory
         with processes.inside(directory):
-            summary = processes.first(directory.summary)
+            summary = processes.first(lambda: running.finished_summary(asked))
             if summary is None:
                 if processes.leads and json_:
                     typer.echo(f"run directory: {directory.path}", err=True)
                 elif processes.leads:
                     place("run directory", directory.path)
+                    if (directory.path / "summary.json").exists():
+                        say("it is trained; the file has changed since: claims and figures are made anew")
                     place_log(asked)
                 summary = running.train(asked, processes)
             elif processes.leads and not json_:

@@ -7,9 +7,8 @@ from typing import Any
 from lowland import training
 from lowland.experiments import running, sweeping
 from lowland.experiments.result import Result
-from lowland.training import Experiment
-from lowland.training.registry import find
-from lowland.training.user_file import refuse_inside_a_file, running_script
+from lowland.training import Experiment, registry
+from lowland.training.user_file import refuse_inside_a_file
 
 Which = str | os.PathLike[str] | Experiment
 
@@ -40,7 +39,7 @@ def run(
             lambda: running.ask(_found(experiment), scale, out, device, settings, processes, log)
         )
         with processes.inside(asked.directory):
-            if processes.first(asked.directory.summary) is None:
+            if processes.first(lambda: running.finished_summary(asked)) is None:
                 running.train(asked, processes)
     return Result(asked.directory.path)
 
@@ -92,7 +91,6 @@ def sweep(
 
 def _found(experiment: Which) -> Experiment:
     if not isinstance(experiment, Experiment):
-        return find(os.fspath(experiment))
-    if not experiment.name:
-        running_script()  # calls those of a script by its name
+        return registry.find(os.fspath(experiment))
+    registry.call(experiment)
     return experiment

@@ -10,7 +10,7 @@ import torch
 
 from lowland import report, training
 from lowland.errors import SettingError
-from lowland.training import Alone, Experiment, RunDirectory, Settings
+from lowland.training import Alone, Experiment, RunDirectory, Settings, registry
 from lowland.training.logs import Log
 
 _LONGEST = 200  # bytes of a folder's name
@@ -61,6 +61,20 @@ def ask(
     config = training.configuration(experiment, scale, arms, chosen, processes.count)
     to = None if log is None else Log.beside(log, experiment.name, path)
     return AskedRun(experiment, scale, arms, RunDirectory(path, config, to), chosen, to)
+
+
+def finished_summary(asked: AskedRun) -> dict[str, Any] | None:
+    """The summary of a finished run, judged by the experiment's file as it is now; else None.
+
+    Where claims or titles have changed since, `train` judges and draws anew, of the records that are there.
+
+    Raises:
+        RunError: for a damaged directory.
+    """
+    summary = asked.directory.summary()
+    if summary is None or registry.source(asked.experiment).get("source") != summary.get("source"):
+        return None
+    return summary
 
 
 def train(asked: AskedRun, processes: Alone) -> dict[str, Any]:

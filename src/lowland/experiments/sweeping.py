@@ -278,6 +278,7 @@ def finished_summary(asked: AskedSweep) -> dict[str, Any] | None:
     if summary["selection"]["selected"] is not None and fault(summary["selection"], _SELECTED):
         return None
     same = all(summary["config"].get(key) == value for key, value in what.items())
+    same &= registry.source(asked.experiment).get("source") == summary.get("source")
     there = all((directory.path / name).is_file() for name in ("results.csv", "metrics.jsonl"))
     if not (same and there) or summary["totals"]["failed"]:
         return None

@@ -1,15 +1,21 @@
-"""What an experiment's code is: its file, and the files beside it that it imports."""
+"""What an experiment's code is: its file, and the files beside it that it imports, but for what changes no result."""
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _OURS = "lowland"  # its version stands in the summary
+_HARMLESS = (_OURS, "dataclasses")  # to import them does nothing else
+# What an `Experiment` is given that says how it is trained. Settings, arms and grids stand in the configuration, value
+# by value; titles, claims, figures and tables are made from the records.
+_TRAINS = ("build", "prepare", "together")
+# Those that `dataclasses.replace` may be given for an experiment, and that nothing else is likely to have.
+_TOLD = ("title", "paper", "claims", "figures", "sweep_figures", "outcomes", "table", "digest", "cost", "more_grids")
 
 
-def code_of(path: Path, content: bytes) -> dict[str, str]:
-    """File → SHA-256 of its content: the file, and those below its folder that it imports, directly or not.
+def sources_of(path: Path, content: bytes) -> dict[str, bytes]:
+    """File → its source: the file, and those below its folder that it imports, directly or not.
 
     What is installed elsewhere doesn't count, nor does what is imported by a name that is made up at run time.
 
@@ -17,16 +23,95 @@ def code_of(path: Path, content: bytes) -> dict[str, str]:
         path: of the file.
         content: its source.
     """
-    folder, found, left = path.parent, dict[str, str](), [(path, content)]
+    folder, found, left = path.parent, dict[str, bytes](), [(path, content)]
     while left:
         file, source = left.pop()
         if not file.is_relative_to(folder):
             continue
         name = file.relative_to(folder).as_posix()
         if name not in found:
-            found[name] = hashlib.sha256(source).hexdigest()
+            found[name] = source
             left += [(other, other.read_bytes()) for other in _imported(file, source, folder)]
     return dict(sorted(found.items()))
+
+
+def hashed(sources: Mapping[str, bytes]) -> dict[str, str]:
+    """File → SHA-256 of its source, to the letter."""
+    return {name: hashlib.sha256(source).hexdigest() for name, source in sources.items()}
+
+
+def code_of(sources: Mapping[str, bytes], main: str) -> dict[str, str]:
+    """File → SHA-256 of that part of its source which can change what a run records.
+
+    Comments, layout and docstrings don't count. Of what an `Experiment` is given only the function that builds its
+    tasks does: the configuration has its settings, and titles, claims, tables and figures are made of the records. So a
+    function or claim that ``main`` defines, and what it imports from here, count only if something uses them that does.
+
+    Args:
+        sources: as `sources_of` gives them.
+        main: the file that defines the experiments.
+    """
+    return hashed({name: _training_part(source, name == main) for name, source in sources.items()})
+
+
+def _training_part(source: bytes, is_main: bool) -> bytes:
+    try:
+        tree: ast.Module = _Stripped().visit(ast.parse(source))
+        if is_main:
+            tree.body = _in_use(tree.body)
+        return ast.unparse(tree).encode()
+    except (SyntaxError, ValueError, RecursionError):
+        return source  # whoever executes it says what is wrong
+
+
+def _in_use(body: list[ast.stmt]) -> list[ast.stmt]:
+    """``body`` without definitions that no other statement in use names."""
+    names = [{node.id for node in ast.walk(statement) if isinstance(node, ast.Name)} for statement in body]
+    left = list(zip(body, names, strict=True))
+    while True:
+        kept = []
+        for statement, own in left:
+            others = set[str]().union(*(used for other, used in left if other is not statement))
+            trimmed = _trimmed(statement, others)
+            if trimmed is not None:
+                kept.append((trimmed, own))
+        if [statement for statement, _ in kept] == [statement for statement, _ in left]:
+            return [statement for statement, _ in kept]
+        left = kept
+
+
+def _trimmed(statement: ast.stmt, used: set[str]) -> ast.stmt | None:
+    """A statement without what it defines in vain; None if that is all. What may do something else besides stays."""
+    match statement:
+        case ast.FunctionDef(name=name, decorator_list=[]) | ast.ClassDef(name=name, bases=[], decorator_list=[]):
+            return statement if name in used else None
+        case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call(func=ast.Name(id="Claim"))):
+            return statement if name in used else None
+        case ast.ImportFrom(module=str(module), names=names) if module.partition(".")[0] in _HARMLESS:
+            kept = [alias for alias in names if alias.name == "*" or (alias.asname or alias.name) in used]
+            if len(kept) == len(names):
+                return statement
+            return ast.ImportFrom(module=module, names=kept, level=statement.level) if kept else None
+    return statement
+
+
+class _Stripped(ast.NodeTransformer):
+    """Takes out what changes no record."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return None  # a docstring, or a comment that is a string
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if called == "Experiment":
+            node.keywords = [each for each in node.keywords if each.arg is None or each.arg in _TRAINS]
+        elif called == "replace":
+            node.keywords = [each for each in node.keywords if each.arg not in _TOLD]
+        elif called == "setting":
+            node.args, node.keywords = [], []  # what it is, in words, and its range
+        return self.generic_visit(node)
 
 
 def _imported(file: Path, source: bytes, folder: Path) -> Iterator[Path]:

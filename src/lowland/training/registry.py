@@ -6,15 +6,26 @@ Each is pickled by the place that defines it, and found again there in another p
 import copyreg
 import sys
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
 
-from lowland.errors import SettingError, suggestion
+from lowland.errors import SettingError
 from lowland.streams import one_line
 from lowland.training.experiment import Experiment
-from lowland.training.user_file import MAIN, UserFile, execute, executed, is_of_file, running_script, shown
+from lowland.training.user_file import (
+    MAIN,
+    UserFile,
+    call_after,
+    defined,
+    execute,
+    executed,
+    is_of_file,
+    running_script,
+    shown,
+)
 
 GROUP = "lowland.experiments"  # of the entry points by which installed packages announce theirs
 
@@ -34,10 +45,30 @@ def load(module: str) -> dict[str, Experiment]:
     Raises:
         SettingError: for one whose name another module's experiment has already.
     """
-    found = {value.name: value for value in vars(import_module(module)).values() if isinstance(value, Experiment)}
+    made = import_module(module)
+    _call_those_of(made)
+    found = {value.name: value for value in vars(made).values() if isinstance(value, Experiment)}
     for name, experiment in found.items():
         _register(name, experiment, module)
     return found
+
+
+def call(experiment: Experiment) -> None:
+    """Give an experiment without a name that of the script, module or notebook where it is a variable, if it is one."""
+    if not experiment.name:
+        running_script()  # calls its own
+    if experiment.name:
+        return
+    for module in list(sys.modules.values()):
+        if any(value is experiment for value in list(getattr(module, "__dict__", {}).values())):
+            _call_those_of(module)
+            return
+
+
+def _call_those_of(module: ModuleType) -> None:
+    """Call the experiments of a module after it, as those of a file are; of a notebook after their variables."""
+    name = module.__name__
+    call_after("" if name in MAIN else name.rpartition(".")[2], defined(module))
 
 
 def _register(name: str, experiment: Experiment, module: str) -> None:
@@ -61,18 +92,32 @@ def find(asked: str) -> Experiment:
     Raises:
         SettingError: if there is none, with the nearest one; or for a file that can't be used.
     """
-    path, name = _parted(asked)
-    if path is not None:
-        return execute(path).experiment(name)
-    found = _of_sources().get(asked) or _known.get(asked)
+    found = None if asked.endswith(".py") else _of_sources().get(asked) or _known.get(asked)
     if found is not None:
         return found
+    path, name = _parted(asked)
+    if path is not None and (path.suffix == ".py" or path.is_file()):
+        return execute(path).experiment(name)
     known, problems = experiments()
-    if asked not in known:
-        also = f" ({'; '.join(problems)})" if problems else ""
-        hint = f" Did you mean {asked}.py?" if Path(f"{asked}.py").is_file() else suggestion(asked, known)
-        raise SettingError(f"unknown experiment {asked}.{hint}{also}")
-    return known[asked]
+    if asked in known:
+        return known[asked]
+    if path is not None:
+        return execute(path).experiment(name)  # raises the error
+    also = f" ({'; '.join(problems)})" if problems else ""
+    raise SettingError(f"unknown experiment {asked}.{_meant(asked, known)}{also}")
+
+
+def _meant(asked: str, known: Mapping[str, Experiment]) -> str:
+    """The nearest file or name: by the whole of it, or by its last part; else how to see all of them."""
+    if Path(f"{asked}.py").is_file():
+        return f" Did you mean {asked}.py?"
+    near = get_close_matches(asked, known, n=1, cutoff=0.6)
+    if not near:
+        lasts = {name.rpartition("/")[2]: name for name in reversed(known)}
+        near = [lasts[last] for last in get_close_matches(asked.rpartition("/")[2], lasts, n=1, cutoff=0.6)]
+    if near:
+        return f" Did you mean {near[0]}?"
+    return " `lowland list` prints those there are; the file of one's own ends in .py"
 
 
 def address(experiment: Experiment) -> str:
@@ -87,6 +132,12 @@ def code(experiment: Experiment) -> dict[str, dict[str, str]]:
     """What a configuration says of the code of an experiment from a file, under ``code``; nothing of others."""
     file = _file_of(experiment)
     return {} if file is None else {"code": dict(file.code)}
+
+
+def source(experiment: Experiment) -> dict[str, dict[str, str]]:
+    """What a summary says of the same under ``source``: file → SHA-256, to the letter, comments and claims included."""
+    file = _file_of(experiment)
+    return {} if file is None else {"source": dict(file.source)}
 
 
 def module_of(experiment: Experiment) -> str:
@@ -109,11 +160,22 @@ def is_found_elsewhere(experiment: Experiment) -> bool:
 
 
 def _parted(asked: str) -> tuple[Path | None, str]:
-    """File and name; None for no file."""
+    """File and name; None for no file.
+
+    What has an ending or a colon is a file, and what lies in a folder that is there: names have slashes, too.
+    """
     head, mark, name = asked.partition(".py:")
     if mark:
         return Path(f"{head}.py"), name
-    return (Path(asked) if asked.endswith(".py") else None), ""
+    path = Path(asked)
+    if path.suffix or path.is_absolute() or path.exists():
+        head, mark, name = asked.rpartition(":")
+        return (Path(head), name) if mark and Path(head).suffix else (path, "")
+    head, mark, name = asked.rpartition(":")
+    if mark and head:
+        return Path(head), name
+    folder = asked.rpartition("/")[0]
+    return (path if folder and Path(folder).is_dir() else None), ""
 
 
 def _of_sources() -> dict[str, Experiment]:

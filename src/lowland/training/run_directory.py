@@ -26,6 +26,7 @@ from lowland.training.files import (
     parse_records,
     read_bytes,
     read_json,
+    read_records,
     write_json,
 )
 from lowland.training.lock import Lock
@@ -51,6 +52,7 @@ _SUMMARY: Shape = {
          "decided_by": Maybe({"scale": str, "command": str}), "interval_95": Maybe([NUMBER])},
     ],
     "files": Maybe(Each(str)),
+    "source": Maybe(Each(str)),
     "table": Maybe([{"name": str, "runs": dict, "measures": Each({"mean": NUMBER, "standard_error": Maybe(NUMBER)})}]),
 }  # fmt: skip
 _ENDS = Each({"status": str, "diverged_at": Maybe(int)})
@@ -117,6 +119,9 @@ class RunDirectory:
             write_json(path, self.config)
             return
         there = read_json(path)
+        if there != self.config and holds_nothing(self.path):
+            write_json(path, self.config)
+            return
         if there | {"processes": 1} == self.config | {"processes": 1} and there != self.config:
             raise RunError(
                 f"{self.path} holds a run by {_counted(there.get('processes', 1))}, and this is one by "
@@ -130,8 +135,8 @@ class RunDirectory:
             old, new = there.get("code") or {}, self.config.get("code") or {}
             changed = ", ".join(sorted(name for name in {*old, *new} if old.get(name) != new.get(name)))
             raise RunError(
-                f"{self.path} holds a run of other code ({changed} has changed since): restore that, choose another "
-                "--out, or remove it"
+                f"{self.path} holds a run of other code ({changed} has changed since): choose another --out, or remove "
+                "the directory to start again; with the file as it was, the same command goes on"
             )
         if there != self.config:
             raise RunError(
@@ -324,6 +329,23 @@ class _Known:
 
     def digest(self) -> str:
         return self._hash.hexdigest()
+
+
+def holds_nothing(path: Path) -> bool:
+    """Whether nothing is lost if what was begun at ``path`` begins anew: no checkpoint, no summary, no step recorded.
+
+    Of a sweep's directory, whether that is so of all its parts.
+    """
+    if any((path / name).exists() for name in ("checkpoint.pt", "summary.json")):
+        return False
+    metrics = path / "metrics.jsonl"
+    try:
+        records = read_records(path, torn=True).values() if metrics.exists() else []
+    except RunError:  # damaged: there was something
+        return False
+    if any(record.get("step") for arm in records for record in arm):
+        return False
+    return all(holds_nothing(part.parent) for part in (path / "runs").glob("*/config.json"))
 
 
 def read_progress(path: Path) -> dict[str, JsonObject]:

@@ -8,7 +8,7 @@ from lowland.training.claims import Claim, Verdict
 from lowland.training.environment import environment
 from lowland.training.experiment import Experiment
 from lowland.training.outcome import Outcome
-from lowland.training.registry import code
+from lowland.training.registry import code, source
 from lowland.training.settings import Settings, values_of
 from lowland.training.undecided import decided_by
 from lowland.values import Json, JsonObject
@@ -49,6 +49,7 @@ def summarize(
             for claim in experiment.claims
         ],
         **table_entry(experiment, outcomes),
+        **source(experiment),
         "environment": environment(device) | {key: config[key] for key in ("processes",) if key in config},
     }
 

@@ -8,11 +8,12 @@ import sysconfig
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
 from lowland.errors import LowlandError, SettingError, suggestion
-from lowland.training.code import code_of
+from lowland.training.code import code_of, hashed, sources_of
 from lowland.training.experiment import Experiment
 from lowland.training.files import read_bytes
 
@@ -29,12 +30,14 @@ class UserFile:
     Attributes:
         path: absolute.
         module: the name of its module in this process.
-        code: what it consists of, as `lowland.training.code.code_of` says it.
+        source: file → SHA-256, of the file and those beside it that it imports, to the letter.
+        code: the same of what can change a record, as `lowland.training.code.code_of` says it.
         experiments: those that it defines, by name; what it imports from elsewhere is not among them.
     """
 
     path: Path
     module: str
+    source: Mapping[str, str]
     code: Mapping[str, str]
     experiments: Mapping[str, Experiment]
 
@@ -85,28 +88,43 @@ def execute(path: Path) -> UserFile:
     try:
         content = read_bytes(path)
     except FileNotFoundError:
-        raise SettingError(f"there is no file {shown(path)}; `lowland new {shown(path)}` writes one") from None
-    code = code_of(path, content)
+        raise SettingError(_missing(path)) from None
+    if path.suffix != ".py":
+        raise SettingError(f"{shown(path)} is no file of an experiment: the name of one ends in .py")
+    sources = sources_of(path, content)
+    source = hashed(sources)
     known = next((file for file in executed() if file.path == path), None)
     if known is not None:
-        if known.code == code:
+        if known.source == source:
             return known
-        _forget(path.parent, [*known.code, *code])
+        _forget(path.parent, [*known.source, *source])
     module = _module(path, content)
-    experiments = _named(path, _defined(module))
-    _executed.append(UserFile(path, module.__name__, code, experiments))
+    experiments = _named(path, defined(module))
+    _executed.append(UserFile(path, module.__name__, source, code_of(sources, path.name), experiments))
     return _executed[-1]
+
+
+def _missing(path: Path) -> str:
+    """That there is no such file, and what may be meant."""
+    beside = [file.name for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, beside, n=1)
+    if near:
+        return f"there is no file {shown(path)}. Did you mean {shown(path.with_name(near[0]))}?"
+    if path.suffix == ".py":
+        return f"there is no file {shown(path)}; `lowland new {shown(path)}` writes one"
+    return f"there is no file {shown(path)}; the file of an experiment ends in .py"
 
 
 def running_script() -> UserFile | None:
     """The file that Python was started with, if that defines experiments; it isn't executed again."""
     main = sys.modules["__main__"]
     path = Path(getattr(main, "__file__", None) or "")
-    found = _defined(main)
+    found = defined(main)
     if not found or not path.is_file():
         return None
     path = path.resolve()
-    return UserFile(path, main.__name__, code_of(path, read_bytes(path)), _named(path, found))
+    sources = sources_of(path, read_bytes(path))
+    return UserFile(path, main.__name__, hashed(sources), code_of(sources, path.name), _named(path, found))
 
 
 def shown(path: Path) -> str:
@@ -175,7 +193,7 @@ def _is_one(value: object) -> bool:
     return issubclass(type(value), Experiment)  # isinstance would ask objects that warn when they are asked
 
 
-def _defined(module: ModuleType) -> dict[str, Experiment]:
+def defined(module: ModuleType) -> dict[str, Experiment]:
     """The experiments of a module by variable, each once, but those that another module has, too."""
     if not any(_is_one(value) for value in vars(module).values()):
         return {}
@@ -193,6 +211,19 @@ def _defined(module: ModuleType) -> dict[str, Experiment]:
     return found
 
 
+def call_after(stem: str, found: Mapping[str, Experiment]) -> None:
+    """Give those of ``found``, by variable, names that have none: the file's, and the variable's if there are several.
+
+    Args:
+        stem: of the file, or the last part of the module's name; empty for the variables' names alone.
+        found: the experiments by variable.
+    """
+    word = re.sub(r"[^\w.+-]+", "-", stem)
+    for variable, experiment in found.items():
+        parts = [word] if word and len(found) == 1 else [word, variable.lower()]
+        experiment.call("/".join(filter(None, parts)))
+
+
 def _named(path: Path, found: Mapping[str, Experiment]) -> dict[str, Experiment]:
     """The experiments by name."""
     if not found:
@@ -200,9 +231,7 @@ def _named(path: Path, found: Mapping[str, Experiment]) -> dict[str, Experiment]
             f"{shown(path)} has no experiment of its own: one is a variable that holds a lowland.training.Experiment; "
             "`lowland new FILE.py` writes a file that has one"
         )
-    stem = re.sub(r"[^\w.+-]+", "-", path.stem)
-    for variable, experiment in found.items():
-        experiment.call(stem if len(found) == 1 else f"{stem}/{variable.lower()}")
+    call_after(path.stem, found)
     named: dict[str, Experiment] = {}
     variables: dict[str, str] = {}
     for variable, experiment in found.items():

@@ -22,6 +22,7 @@ from lowland.training.files import (
     write_json,
 )
 from lowland.training.outcome import Outcome, Record, seconds_in
+from lowland.training.run_directory import holds_nothing
 from lowland.training.settings import Settings, checked, values_of
 from lowland.values import JsonObject
 
@@ -114,6 +115,8 @@ def find_parts(directory: Path, experiment: Experiment) -> list[SweepPart]:
     for path in sorted((directory / "runs").glob("*")):
         if not (path / "config.json").exists():
             continue  # killed before it began
+        if holds_nothing(path):
+            continue  # ended before its first step: it begins anew, perhaps with other settings
         again = _again(path)
         config = read_json(path / "config.json", remedy=again)
         wrong = fault(config, _CONFIG)

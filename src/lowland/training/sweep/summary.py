@@ -8,6 +8,7 @@ import torch
 from lowland.training.environment import environment
 from lowland.training.experiment import Experiment
 from lowland.training.outcome import Outcome
+from lowland.training.registry import source
 from lowland.training.summary import final, table_entry
 from lowland.training.sweep.cells import Cell, cells_of
 from lowland.training.sweep.claims import judge_claims
@@ -49,6 +50,7 @@ def summarize_sweep(
         **table_entry(experiment, outcomes),
         "settings": [_over_seeds(cell) for cell in cells],
         "metrics": {label: final(outcome) for label, outcome in outcomes.items()},
+        **source(experiment),
         "environment": environment(device),
     }
 
