@@ -4,6 +4,7 @@ The handler of Ctrl-C is installed before torch is imported, which takes seconds
 """
 
 import sys
+from collections.abc import Sequence
 
 from lowland import interrupts
 
@@ -67,6 +68,8 @@ def _explained(error: BaseException) -> int | None:
             return 2
         case errors.UsageError():  # every process of a run meets it: only the first prints it
             return 2 if launched.quiet() else _fail(str(error))
+        case errors.ExperimentError():
+            return _fail(str(error), error.frames)
         case errors.LowlandError():
             return _fail(str(error))
         case BrokenPipeError() if streams.reader_gone():
@@ -103,11 +106,12 @@ def _interrupted() -> int:
     return interrupts.CODE
 
 
-def _fail(message: str) -> int:
-    """Print one line on stderr, if it can still be written; the exit code."""
+def _fail(message: str, before: Sequence[str] = ()) -> int:
+    """Print one line on stderr, and what is to stand ``before`` it, if it can still be written; the exit code."""
     from lowland.streams import one_line
 
     try:
+        print("".join(before), end="", file=sys.stderr)
         print(f"lowland: {one_line(message)}", file=sys.stderr, flush=True)
     except BrokenPipeError:
         return _READER_GONE

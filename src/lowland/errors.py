@@ -5,7 +5,7 @@ of ours and keeps its traceback.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 _MEMORY = re.compile(
@@ -36,6 +36,23 @@ class SettingError(LowlandError):
 
 class RunError(LowlandError):
     """A run directory or a file of weights can't be used: missing, in use, damaged, or of another configuration."""
+
+
+class ExperimentError(LowlandError):
+    """A function of an experiment of one's own failed, ``build`` say; the cause is the exception that it raised.
+
+    Attributes:
+        frames: the user's own frames, as a traceback prints them, the outermost first; none if the exception comes from
+            a library to which the experiment gave what doesn't fit.
+
+    Args:
+        message: which function failed, and where.
+        frames: see above.
+    """
+
+    def __init__(self, message: str, frames: Sequence[str] = ()):
+        super().__init__(message)
+        self.frames = tuple(frames)
 
 
 class UsageError(LowlandError):

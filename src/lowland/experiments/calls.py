@@ -2,9 +2,12 @@
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lowland import training
+from lowland.errors import ExperimentError
 from lowland.experiments import running, sweeping
 from lowland.experiments.result import Result
 from lowland.training import Experiment, registry
@@ -32,9 +35,10 @@ def run(
     Raises:
         SettingError: for an unknown experiment, scale, device or setting, or a bad value.
         RunError: for a directory that can't be used, or holds a run of another configuration or of other code.
+        Exception: what a function of the experiment raises, with a note that says which.
     """
     refuse_inside_a_file()
-    with training.world() as processes:
+    with own_errors(), training.world() as processes:
         asked = processes.together(
             lambda: running.ask(_found(experiment), scale, out, device, settings, processes, log)
         )
@@ -72,21 +76,37 @@ def sweep(
     Raises:
         SettingError: for what can't be swept, or a bad value.
         RunError: for a directory that can't be used, or holds a sweep of another configuration or of other code.
+        Exception: what ``build`` raises for the first run; later runs that raise one have failed.
 
     Warns:
         UserWarning: if runs failed, with the reason of the first; the same call tries them again.
     """
     refuse_inside_a_file()
     chosen = sweeping.AskedEngine(engine, workers, address)
-    asked = sweeping.ask(
-        _found(experiment), scale, out, grid, settings, device, chosen, halving=halving, log=log
-    )  # fmt: skip
-    with asked.directory:
+    with own_errors():
+        asked = sweeping.ask(
+            _found(experiment), scale, out, grid, settings, device, chosen, halving=halving, log=log
+        )  # fmt: skip
+    with own_errors(), asked.directory:
         summary = sweeping.finished_summary(asked) or sweeping.run_sweep(asked)
     failed = [metrics["error"] for metrics in summary["metrics"].values() if metrics["status"] == "failed"]
     if failed:
         warnings.warn(f"{len(failed)} of {summary['totals']['runs']} runs failed: {failed[0]}", stacklevel=2)
     return Result(asked.directory.path)
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """What a function of the experiment raises inside comes out as it is, with a note that says which failed."""
+    raised: BaseException | None = None
+    try:
+        yield
+    except ExperimentError as error:
+        raised = error.__cause__
+        assert raised is not None
+        raised.add_note(str(error))
+    if raised is not None:
+        raise raised
 
 
 def _found(experiment: Which) -> Experiment:

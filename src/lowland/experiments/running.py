@@ -90,7 +90,8 @@ def train(asked: AskedRun, processes: Alone) -> dict[str, Any]:
     trained = training.train(experiment, asked.arms, directory, asked.device, processes=processes)
 
     def conclude() -> dict[str, Any]:
-        report.draw_run(directory.figures, experiment, trained)
+        with experiment.calling("figures"):
+            report.draw_run(directory.figures, experiment, trained)
         return directory.conclude(training.summarize(experiment, directory.config, trained, asked.device))
 
     return processes.first(conclude)

@@ -307,7 +307,8 @@ def run_sweep(asked: AskedSweep) -> dict[str, Any]:
     directory.still_held()
     write_table(directory.path / "results.csv", outcomes, grid.varied)
     _write_records(directory.path / "metrics.jsonl", outcomes)
-    report.draw_sweep(directory.figures, experiment, outcomes, grid.varied)
+    with experiment.calling("figures"):
+        report.draw_sweep(directory.figures, experiment, outcomes, grid.varied)
     config = directory.config | {"grid": _described(grid), "halving": asked.halving}
     seconds = time.monotonic() - started
     summary = summarize_sweep(experiment, config, outcomes, grid.varied, asked.device, seconds)

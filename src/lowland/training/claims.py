@@ -7,6 +7,10 @@ from lowland.training.outcome import Outcome
 from lowland.values import Json
 
 
+class Undecidable(Exception):
+    """Raised out of a judge where what it asks for isn't there; whoever asked it knows what that means."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a claim came to.

@@ -86,7 +86,8 @@ class Pace:
 class Drive:
     """Trains a `Program` from where it stands: at its first step, or as it was taken up from the checkpoint.
 
-    ``directory`` is entered, by the first of the ``processes``; its records and its checkpoint grow.
+    ``directory`` is entered, by the first of the ``processes``; its records and its checkpoint grow. ``look`` is called
+    with the first record of each arm.
     """
 
     def __init__(
@@ -96,9 +97,11 @@ class Drive:
         watch: Watch,
         processes: Alone,
         forecast: Forecaster | None = None,
+        look: Callable[[str, Record], None] | None = None,
     ):
         self.program, self.directory, self.watch = program, directory, watch
         self.processes, self.forecast = processes, forecast
+        self.look, self.seen = look, set[str]()
         self.every = next(iter(program.arms.values())).check_every
         self.ends = sorted({settings.steps for settings in program.arms.values()})
         self.pace = Pace()
@@ -141,6 +144,9 @@ class Drive:
     def _record(self, arm: str, measured: Record) -> None:
         record = {"arm": arm, "step": self.program.step, **measured}
         self.directory.append(record)
+        if self.look is not None and arm not in self.seen:
+            self.seen.add(arm)
+            self.look(arm, record)
         if self.program.show is not None:
             self.watch.update(self.program.done, arm, record, self.program.show)
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import InitVar, dataclass, field
 from typing import Generic, TypeVar
 
@@ -9,13 +10,14 @@ import torch
 
 from lowland.errors import SettingError, suggestion
 from lowland.training import own
-from lowland.training.claims import Claim
+from lowland.training.claims import Claim, Undecidable, Verdict
 from lowland.training.drawing import Curve, Figure, Plot
 from lowland.training.outcome import Outcome
 from lowland.training.selection import Selection
 from lowland.training.settings import Settings, SettingValue, Value, ours, repeated, resolve_arms
 from lowland.training.table_row import TableRow
 from lowland.training.task import Task, Together
+from lowland.training.theirs import calling, file_of
 from lowland.values import Json, Read
 
 S = TypeVar("S", bound=Settings)
@@ -32,8 +34,14 @@ class TakenToDevice(Generic[S]):
     build: Callable[[S], Task]
 
     def __call__(self, settings: S, device: torch.device) -> Task:
-        """The task of one arm on ``device``."""
-        return self.build(settings).to(device)
+        """The task of one arm on ``device``; SettingError if ``build`` gives something else."""
+        task = self.build(settings)
+        if not isinstance(task, Task):
+            raise SettingError(
+                f"{getattr(self.build, '__name__', 'build')} gives a {type(task).__name__} and not a task: let it "
+                "return supervised(model, settings, train)"
+            )
+        return task.to(device)
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,27 @@ class Experiment(Generic[S]):
         """The task of one arm; SettingError if there are none."""
         if self.prepare is None:
             raise SettingError(f"{self.name} trains all its runs as one program of its own")
-        return self.prepare(settings, device)
+        with self.calling("build"):
+            return self.prepare(settings, device)
+
+    def judge(self, claim: Claim, outcomes: Mapping[str, Outcome]) -> Verdict:
+        """The verdict on one of its claims; ExperimentError if its judge fails."""
+        with self.calling(f"the claim {claim.id}", Undecidable):
+            return claim.decide(outcomes)
+
+    def calling(self, what: str, *passing: type[Exception]) -> AbstractContextManager[None]:
+        """Inside, functions of the experiment are called: see `lowland.training.theirs.calling`."""
+        return calling(what, self.name, self._builds, passing)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is one of a user's own, and not of Lowland's papers."""
+        return file_of(self._builds) is not None
+
+    @property
+    def _builds(self) -> object:
+        built = self.prepare or self.together
+        return built.build if isinstance(built, TakenToDevice) else built
 
     @property
     def grids(self) -> dict[str, list[dict[str, tuple[SettingValue, ...]]]]:

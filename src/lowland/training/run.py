@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from lowland.errors import SettingError
 from lowland.patience import doing
+from lowland.training.claim_columns import column_check
 from lowland.training.drive import LOOK_EVERY, Drive, step_in
 from lowland.training.experiment import Experiment
 from lowland.training.files import write_json
@@ -62,13 +63,14 @@ def train(
     offset = 0
     total = sum(settings.steps for settings in arms.values())
     visible = show_progress and processes.leads
-    with watched_by(watch, total, visible) as shown, deterministic(device):
+    look = column_check(experiment, arms)
+    with watched_by(watch, total, visible) as shown, deterministic(device), experiment.calling("training"):
         forecast = Forecast(arms, shown.say if isinstance(shown, Bar) and visible else _silent)
         for name, settings in arms.items():
             if not states.get(name, {}).get("finished"):
                 run = Run(experiment, arms, name, device, directory, states, offset, processes)
                 forecast.begin(name, run.step)
-                Drive(run, directory, shown, processes, forecast).run(until)
+                Drive(run, directory, shown, processes, forecast, look).run(until)
             forecast.end(name)
             offset += settings.steps
             shown.finish(offset)

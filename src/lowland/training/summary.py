@@ -37,7 +37,8 @@ def summarize(
     experiment: Experiment, config: JsonObject, outcomes: Mapping[str, Outcome], device: torch.device
 ) -> dict[str, Json]:
     """What ``summary.json`` holds; ``config`` is the run directory's."""
-    digest = experiment.digest(outcomes) if experiment.digest is not None else {}
+    with experiment.calling("digest"):
+        digest = experiment.digest(outcomes) if experiment.digest is not None else {}
     return {
         "experiment": experiment.name,
         "scale": config["scale"],
@@ -45,7 +46,9 @@ def summarize(
         "config": dict(config),
         "metrics": {name: final(outcome) for name, outcome in outcomes.items()} | dict(digest),
         "claims": [
-            claim_entry(experiment, config, claim, SMOKE if config["scale"] == "smoke" else claim.decide(outcomes))
+            claim_entry(
+                experiment, config, claim, SMOKE if config["scale"] == "smoke" else experiment.judge(claim, outcomes)
+            )
             for claim in experiment.claims
         ],
         **table_entry(experiment, outcomes),
@@ -67,7 +70,10 @@ def final(outcome: Outcome) -> dict[str, Json]:
 
 def table_entry(experiment: Experiment, outcomes: Mapping[str, Outcome]) -> dict[str, Json]:
     """The experiment's table, under ``table``; nothing where it has none."""
-    return {} if experiment.table is None else {"table": [row.entry() for row in experiment.table(outcomes)]}
+    if experiment.table is None:
+        return {}
+    with experiment.calling("table"):
+        return {"table": [row.entry() for row in experiment.table(outcomes)]}
 
 
 def claim_entry(experiment: Experiment, config: JsonObject, claim: Claim, verdict: Verdict) -> dict[str, Json]:

@@ -122,6 +122,26 @@ def _losses(loss_fn: Callable[..., Tensor], output: Tree, target: Tree) -> Tenso
     return each.flatten(1).mean(1) if each.dim() > 1 else each
 
 
+def _scalar(loss: Tensor) -> float:
+    """The loss as a number; SettingError for anything but a tensor of one value."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise SettingError(f"loss_fn gives {what}: it must give the mean over the batch, a tensor of one value")
+    return loss.item()
+
+
+def _numbers(measured: Mapping[str, float]) -> Mapping[str, float]:
+    """What ``measure`` gave; SettingError unless it is numbers by name."""
+    if not isinstance(measured, Mapping):
+        raise SettingError(f"measure gives a {type(measured).__name__}: it must give numbers by name, {{'norm': 1.5}}")
+    for name, value in measured.items():
+        if not isinstance(value, int | float):
+            raise SettingError(
+                f"measure gives {name} as a {type(value).__name__}: make it a number, with .item() or float()"
+            )
+    return measured
+
+
 class SupervisedCheck:
     """Loss and error on each of several sets of examples, and what else is measured, in evaluation mode; the epoch."""
 
@@ -148,7 +168,7 @@ class SupervisedCheck:
                 if error is not None:
                     record[f"{name}_error"] = error
             if self.measure is not None:
-                record |= self.measure(self.model)
+                record |= _numbers(self.measure(self.model))
         if not abs(record["train_loss"]) < float("inf"):
             raise FloatingPointError
         return record
@@ -158,7 +178,7 @@ class SupervisedCheck:
         for x, y in examples.batches():
             output = self.model(x)
             number = len(pytree.tree_leaves(x)[0])
-            loss += self.loss_fn(output, y).item() * number
+            loss += _scalar(self.loss_fn(output, y)) * number
             count += number
             if self.error is not None:
                 errors = self.error(output, y).float()

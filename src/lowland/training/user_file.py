@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import sys
-import sysconfig
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ from lowland.errors import LowlandError, SettingError, suggestion
 from lowland.training.code import code_of, hashed, sources_of
 from lowland.training.experiment import Experiment
 from lowland.training.files import read_bytes
+from lowland.training.theirs import is_users
 
 _PREFIX = "lowland_file_"  # of the modules that files are executed as
 MAIN = ("__main__", "__mp_main__")  # two names of what Python was started with
-_OURS = Path(__file__).resolve().parents[1]
-_INSTALLED = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
 
 
 @dataclass(frozen=True)
@@ -173,20 +171,13 @@ def _wrong(path: Path, error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         file, line = Path(error.filename), error.lineno
     else:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename, path)]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame.filename, path)]
         file, line = (Path(frames[-1].filename), frames[-1].lineno) if frames else (path, None)
     where = shown(file) + (f", line {line}" if line is not None else "")
     what = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
     if isinstance(error, SystemExit):
         what = "it ends the program; put that under if __name__ == '__main__'"
     return f"{where}: {type(error).__name__}: {what}" if what else f"{where}: {type(error).__name__}"
-
-
-def _is_users(file: str, path: Path) -> bool:
-    place = Path(file)
-    if place == path:
-        return True
-    return place.is_relative_to(path.parent) and not any(map(place.is_relative_to, (_OURS, *_INSTALLED)))
 
 
 def _is_one(value: object) -> bool:

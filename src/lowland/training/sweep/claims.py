@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
-from lowland.training.claims import Claim, Verdict
+from lowland.training.claims import Claim, Undecidable, Verdict
 from lowland.training.experiment import Experiment
 from lowland.training.outcome import Outcome
 from lowland.training.settings import Settings, SettingValue, values_of
@@ -38,7 +38,7 @@ def judge_claims(
     """
     smoke = config["scale"] == "smoke"
     return [
-        _of_all(experiment, config, claim, SMOKE if smoke else claim.decide(outcomes))
+        _of_all(experiment, config, claim, SMOKE if smoke else experiment.judge(claim, outcomes))
         if claim.whole_grid
         else _over_grid(experiment, config, claim, [] if smoke else _points(claim, experiment, outcomes, varied))
         for claim in experiment.claims
@@ -77,7 +77,7 @@ def _points(
     for base in bases:
         seen = _Reader(made, base, labels, outcomes, varied, known)
         try:
-            verdict = claim.decide(seen)
+            verdict = experiment.judge(claim, seen)
         except _KnownError:
             continue
         except _UnfitError as error:
@@ -87,11 +87,11 @@ def _points(
     return points
 
 
-class _UnfitError(Exception):
+class _UnfitError(Undecidable):
     """A run that a claim asks for isn't there, or wasn't trained as far as claims look."""
 
 
-class _KnownError(Exception):
+class _KnownError(Undecidable):
     """A claim looks at the same runs again."""
 
 

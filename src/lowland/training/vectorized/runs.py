@@ -93,7 +93,7 @@ class Runs:
             seed_everything(settings.seed)
             if experiment.prepare is None:
                 raise NotVectorizable(f"{experiment.name} trains its runs as one program of its own")
-            tasks.append(experiment.prepare(settings, device))
+            tasks.append(experiment.task(settings, device))
             random.append(random_state())
         for task in tasks:
             _check_task(task)

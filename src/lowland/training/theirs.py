@@ -1,0 +1,110 @@
+"""Whose code failed: exceptions that come out of an experiment's own functions, said with the user's own lines."""
+
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import nn
+
+from lowland.errors import ExperimentError, LowlandError, is_memory
+from lowland.values import Foreign
+
+_OURS = Path(__file__).resolve().parents[1]
+_OPTIM = _OURS / "optim"
+_INSTALLED = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+_MACHINE = re.compile("CUDA error|MPS|start new thread")  # of RuntimeErrors
+_LOSSES = Path(torch.nn.functional.__file__)
+
+
+def is_users(file: str, path: Path) -> bool:
+    """Whether ``file`` is the user's own: the file at ``path``, or one that lies with it and wasn't installed."""
+    place = Path(file)
+    if place == path:
+        return True
+    return place.is_relative_to(path.parent) and not any(map(place.is_relative_to, (_OURS, *_INSTALLED)))
+
+
+def file_of(function: Foreign) -> Path | None:
+    """The file that defines ``function``, or the class of a callable object; None for one of ours, or if unknown."""
+    while isinstance(function, partial):
+        function = function.func
+    code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
+    module = sys.modules.get(getattr(function, "__module__", "") or "")
+    file = code.co_filename if code is not None else getattr(module, "__file__", None)
+    if not file or Path(file).is_relative_to(_OURS):
+        return None
+    return Path(file)
+
+
+@contextmanager
+def calling(what: str, name: str, build: Foreign, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """In here an experiment's own functions are called; what they raise becomes an ExperimentError.
+
+    That has the exception for its cause. Left as they are: errors of Lowland, a loss that isn't finite, what is the
+    machine's fault, and exceptions that come from nothing that the experiment gave. So are all where ``build`` is ours.
+
+    Args:
+        what: is done, ``"build"`` or ``"training"``.
+        name: of the experiment.
+        build: the function that builds its tasks, by whose file the user's own files are told from others.
+        passing: exceptions that are left as they are, too.
+
+    Raises:
+        ExperimentError: see above.
+    """
+    path = file_of(build)
+    try:
+        yield
+    except (LowlandError, FloatingPointError, *passing):
+        raise
+    except Exception as error:
+        if path is None or is_memory(error) or _MACHINE.search(str(error)):
+            raise
+        said = _said(error, what, path)
+        if said is None:
+            raise
+        where, frames = said
+        text = " ".join(str(error).split())
+        kind = type(error).__name__
+        raise ExperimentError(f"{name}: {where}: {kind}{': ' if text else ''}{text}", frames) from error
+
+
+def _said(error: Exception, what: str, path: Path) -> tuple[str, list[str]] | None:
+    """Which function failed and where, and the user's own frames as a traceback prints them; None if it is none."""
+    walked = list(traceback.walk_tb(error.__traceback__))
+    own = [(frame, line) for frame, line in walked if is_users(frame.f_code.co_filename, path)]
+    innermost = Path(walked[-1][0].f_code.co_filename)
+    if own:
+        if what == "training" and innermost.is_relative_to(_OPTIM):
+            return None  # it called us, and we failed
+        frame, line = own[-1]
+        outer = own[0][0].f_code.co_qualname.replace("<locals>.", "")
+        function = what if outer == what else f"{what}, {outer}"
+        frames = traceback.StackSummary.extract(iter(own))
+        return f"{function} failed at {_shown(frame)}, line {line}", traceback.format_list(frames)
+    if isinstance(error, OSError) or innermost.is_relative_to(_OURS):
+        return None
+    module = next((found for frame, _ in walked if (found := _forward(frame)) is not None), None)
+    if module is not None:
+        return f"{what} failed in the forward pass of {module}", []
+    if any(Path(frame.f_code.co_filename) == _LOSSES for frame, _ in walked):
+        return f"{what} failed in the loss", []
+    return None
+
+
+def _shown(frame: FrameType) -> str:
+    file = Path(frame.f_code.co_filename)
+    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
+
+
+def _forward(frame: FrameType) -> str | None:
+    """The class of the network whose forward pass this is the frame of."""
+    module = frame.f_locals.get("self") if frame.f_code.co_name == "_call_impl" else None
+    return type(module).__name__ if isinstance(module, nn.Module) else None

@@ -1,0 +1,184 @@
+"""What fails in an experiment of one's own is said with one's own lines; exit code 2, and no record is lost."""
+
+import sys
+
+import pytest
+
+from lowland import experiments
+from lowland.errors import ExperimentError
+from lowland.training import read_records, registry
+
+from .processes import end, torchrun
+from .training.own_file import TEXT, write
+
+NET = """
+
+class Net(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(4, width), torch.nn.Linear(width, 2)
+
+    def forward(self, x):
+        return self.second(self.first(x).relu())
+
+
+def cross_entropy(output, y):
+    return torch.nn.functional.cross_entropy(output, y)
+
+
+def build(settings):
+    return supervised(Net(settings.width), settings, (x[:120], y[:120]), test=(x[120:], y[120:]), loss_fn=cross_entropy)
+
+
+"""
+WHOLE = TEXT[: TEXT.index("\n\ndef build")] + NET + TEXT[TEXT.index("MINE =") :]
+BUILD = ("    return supervised(Net", "    raise KeyError('width')\n    return supervised(Net")
+FORWARD = ("self.second(self.first(x).relu())", "self.second(self.first(x).reshape(-1, 7))")
+LOSS = (
+    "    return torch.nn.functional.cross",
+    "    assert output.shape == y.shape, 'shapes differ'\n    return torch.nn.functional.cross",
+)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+def broken(here, change):
+    assert change[0] in WHOLE
+    return write(here, WHOLE.replace(*change))
+
+
+@pytest.mark.parametrize(
+    ("change", "says", "shows"),
+    [
+        (BUILD, "mine: build failed at mine.py, line 29: KeyError: 'width'", "raise KeyError('width')"),
+        (FORWARD, "mine: training, Net.forward failed at mine.py, line 20: RuntimeError: ", ".reshape(-1, 7))"),
+        (
+            LOSS,
+            "mine: training, cross_entropy failed at mine.py, line 24: AssertionError: shapes differ",
+            "assert output",
+        ),
+    ],
+)
+def test_ones_own_frames_and_one_line(undrawn, lowland, here, change, says, shows):
+    broken(here, change)
+    failed = lowland("run", "mine.py", "--out", "out")
+    assert failed.code == 2
+    *frames, last = failed.err.splitlines()
+    assert last.startswith(f"lowland: {says}")
+    assert shows in frames[-1] or shows in frames[-2]
+    assert not any("/lowland/" in line or "torch/" in line for line in frames)
+    write(here, WHOLE)  # mended, the same command trains: there was nothing to keep
+    assert lowland("run", "mine.py", "--out", "out").code == 0
+
+
+def test_a_network_without_code_of_its_own(undrawn, lowland, here):
+    write(here, TEXT.replace("Linear(4, settings.width)", "Linear(5, settings.width)"))
+    failed = lowland("run", "mine.py")
+    assert failed.code == 2
+    assert failed.err.startswith("lowland: mine: training failed in the forward pass of Sequential: RuntimeError: mat1")
+    assert len(failed.err.splitlines()) == 1
+
+
+def test_what_build_and_loss_give_is_looked_at(undrawn, refused, here):
+    write(here, TEXT.replace("    return supervised", "    supervised"))
+    refused("run", "mine.py", says="build gives a NoneType and not a task")
+    loss = "test=(x[120:], y[120:]), loss_fn=torch.nn.CrossEntropyLoss(reduction='none'))"
+    write(here, TEXT.replace("test=(x[120:], y[120:]))", loss))
+    refused("run", "mine.py", says="loss_fn gives a tensor of shape (108,): it must give the mean over the batch")
+    measure = "test=(x[120:], y[120:]), measure=lambda model: {'norm': model[0].weight.norm()})"
+    write(here, TEXT.replace("test=(x[120:], y[120:]))", measure))
+    refused("run", "mine.py", says="measure gives norm as a Tensor: make it a number")
+
+
+def test_records_are_kept(undrawn, lowland, here):
+    broken(here, ("    return torch.nn.functional.cross", "    STEPS.append(1)\n    if len(STEPS) > 40:\n"
+                  "        raise RuntimeError('late')\n    return torch.nn.functional.cross"))  # fmt: skip
+    path = here / "mine.py"
+    path.write_text(path.read_text().replace("class Net", "STEPS = []\n\n\nclass Net"))
+    failed = lowland("run", "mine.py", "--out", "out")
+    assert failed.code == 2
+    assert failed.err.endswith("RuntimeError: late\n")
+    assert [record["step"] for record in read_records(here / "out")["sam"]][:2] == [0, 6]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["process", "vectorized"])
+def test_a_sweep_says_the_same(lowland, here, engine):
+    broken(here, FORWARD)
+    failed = lowland("sweep", "mine.py", "--engine", engine)
+    assert failed.code == 2
+    assert "Net.forward failed at mine.py, line 20: RuntimeError" in failed.err or "vmap" in failed.err
+    assert "Traceback" not in failed.err
+    broken(here, BUILD)
+    failed = lowland("sweep", "mine.py", "--engine", engine, "--out", "other")
+    assert failed.code == 2
+    assert "build failed at mine.py, line 29: KeyError: 'width'" in failed.err
+    assert "Traceback" not in failed.err
+
+
+@pytest.mark.slow
+def test_torchrun_says_the_same(here):
+    broken(here, FORWARD)
+    ended = end(torchrun("-m", "lowland.cli", "run", "mine.py", "--out", "two", cwd=here))
+    assert ended.code != 0
+    assert "Net.forward failed at mine.py, line 20: RuntimeError" in ended.err
+    assert "lowland/training" not in ended.err
+
+
+def test_from_python_the_exception_itself_comes_out(here):
+    broken(here, BUILD)
+    for call in (experiments.run, experiments.sweep):
+        with pytest.raises(KeyError, match="width") as raised:
+            call("mine.py")
+        assert raised.value.__notes__ == ["mine: build failed at mine.py, line 29: KeyError: 'width'"]
+        assert not isinstance(raised.value.__context__, ExperimentError)
+
+
+def test_what_a_judge_raises_is_said_and_the_run_can_be_judged_once_it_is_mended(undrawn, lowland, here):
+    claim = ("import Experiment,", "import Claim, Experiment, Verdict,")
+    judged = "build=build, claims=(Claim('one', 'text', 'ours', '< 9', lambda arms: Verdict(1 / ZERO, True)),),"
+    broken(here, claim)
+    path = here / "mine.py"
+    path.write_text(path.read_text().replace("build=build,", judged.replace("ZERO", "len(arms['sam'].records[30:])")))
+    failed = lowland("run", "mine.py", "--out", "out")
+    assert failed.code == 2
+    assert "mine: the claim one, <lambda> failed at mine.py, line 34: ZeroDivisionError" in failed.err
+    before = (here / "out/metrics.jsonl").read_bytes()
+    path.write_text(path.read_text().replace("len(arms['sam'].records[30:])", "2"))
+    assert lowland("run", "mine.py", "--out", "out").code == 0
+    assert (here / "out/metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("judge", "says"),
+    [
+        ("last('tset_error')", "the claim one asks for the column tset_error, which the records of arm sam don't have. "
+         "Did you mean test_error? They have epoch, train_loss, train_error, "),
+        ("lambda outcome: outcome.records[-1]['loss']", "the claim one asks for the column loss"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_a_column_that_is_not_there_is_seen_at_the_first_record(undrawn, lowland, here, judge, says, command):
+    text = WHOLE.replace("from lowland.training import", "from lowland.experiments import Claim, last, smaller\n"
+                         "from lowland.training import")  # fmt: skip
+    claim = f"claims=(Claim('one', 'text', 'ours', '< 0', smaller('sam', 'sgd', {judge}), over_seeds=True),),"
+    path = write(here, text.replace("build=build,", f"build=build, {claim}"))
+    failed = lowland(command, "mine.py", "--out", "out")
+    assert failed.code == 2
+    assert says in failed.err
+    assert len(read_records(here / "out").get("sam", [0])) == 1
+    path.write_text(text)
+    assert lowland(command, "mine.py", "--out", "out").code == 0
+
+
+def test_errors_of_ours_keep_their_traceback(here):
+    """What fails in Lowland's own code is not laid to the experiment's charge."""
+    write(here)
+    mine = registry.find("mine.py")
+    with pytest.raises(AttributeError), mine.calling("training"):
+        "".nothing()
