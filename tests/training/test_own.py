@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from lowland.errors import SettingError
-from lowland.training import Experiment, Outcome, defaults, ours, own, paper
+from lowland.training import Experiment, Outcome, defaults, own, paper
+from lowland.training.settings import Value
 
 
 def build(settings):
@@ -38,7 +39,9 @@ def test_values_have_their_types_and_known_ones_their_ranges():
     ):
         with pytest.raises(SettingError, match=says):
             mine.configure("paper", changes)
-    assert mine.values("paper")["width"] == ours(4)
+    assert mine.values("paper")["width"] == Value(4, "yours")
+    assert mine.values("paper")["seeds"] == Value(1, "default")
+    assert replace(mine, scales={"desk": {"width": 9}}).values("desk")["width"] == Value(9, "yours")
     from_a_paper = defaults(lr=paper(0.1, "table 1"), rho=0.05, steps=10).defaults["lr"]
     assert (from_a_paper.origin, from_a_paper.note) == ("paper", "table 1")
 
@@ -75,6 +78,8 @@ def test_scales_and_grid():
     )
     assert mine.grid == {"lr": (0.03, 0.1, 0.3), "rho": (0.0, 0.02, 0.05, 0.07, 0.1, 0.2), "seed": (2, 3, 4)}
     assert experiment(lr=0.1, rho=0.05, steps=500).configure("smoke", {})["sam"].steps == 20
+    assert mine.like("desk") == mine.like("laptop") == ["laptop", "desk", "paper"]
+    assert mine.like("smoke") == ["smoke"]
     other = replace(mine, scales={"smoke": {"epochs": 2}, "paper": mine.scales["paper"]})
     assert other.configure("smoke", {})["sam-0"].epochs == 2
 

@@ -31,7 +31,12 @@ RUN = f"lowland run {TOY.name} --scale"
 @pytest.mark.parametrize("scale", ["smoke", "laptop"])
 def test_below_the_deciding_scale_it_is_named_with_its_command(scale):
     assert claimed(scale)["decided_by"] == {"scale": "desk", "command": f"{RUN} desk"}
-    assert claimed(scale, decided_by="paper")["decided_by"] == {"scale": "paper", "command": f"{RUN} paper"}
+    longer = {**SCALES, "paper": {**SCALES["paper"], "steps": ours(50)}}
+    assert claimed(scale, decided_by="paper", scales=longer)["decided_by"] == {
+        "scale": "paper", "command": f"{RUN} paper"
+    }  # fmt: skip
+    # Of scales with the same settings the smallest is named.
+    assert claimed(scale, decided_by="paper")["decided_by"] == {"scale": "desk", "command": f"{RUN} desk"}
 
 
 def test_a_run_of_that_scale_has_nothing_better_to_name():

@@ -49,6 +49,8 @@ def run(
                     if (directory.path / "summary.json").exists():
                         say("it is trained; the file has changed since: claims and figures are made anew")
                     place_log(asked)
+                    if note := running.shortened(asked.experiment, asked.scale):
+                        say(note)
                 summary = running.train(asked, processes)
             elif processes.leads and not json_:
                 say(f"{directory.path} is finished; remove it, or choose another --out, to run again")

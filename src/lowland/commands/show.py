@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lowland.commands.layout import Column
 from lowland.commands.options import Json, Name
 from lowland.commands.printing import costs, flows, print_json, say, short, table
 
@@ -15,9 +16,12 @@ def _paper(reference: Any) -> str:
     return "" if reference is None else f"{short(reference.value)} ({reference.where})"
 
 
-def _by(claim: Any) -> str:
-    """The scale that decides a claim, and the sweep's grid if that takes one."""
-    return f"{claim.decided_by}, --grid {claim.grid}" if claim.grid else str(claim.decided_by)
+def _by(experiment: Any, claim: Any) -> str:
+    """The scales that decide a claim, and the sweep's grid if that takes one."""
+    from lowland.training.undecided import deciding
+
+    scales = " or ".join(deciding(experiment, claim))
+    return f"{scales}, --grid {claim.grid}" if claim.grid else scales
 
 
 def _described(experiment: Any, values: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
@@ -93,17 +97,13 @@ def show(
                 table([title, flows("values")], [[k, " ".join(map(short, v))] for k, v in part.items()])
     if not experiment.claims:
         return
-    table(
-        [
-            "claim",
-            flows("what it says"),
-            flows("holds if"),
-            flows("in the paper"),
-            flows("decided by"),
-            flows("source"),
-        ],
-        [
-            [c.id, c.text, c.threshold or "(reported only)", _paper(c.reference), _by(c), c.source]
-            for c in experiment.claims
-        ],
-    )
+    rows = [
+        [c.id, c.text, c.threshold or "(reported only)", _paper(c.reference), _by(experiment, c), c.source]
+        for c in experiment.claims
+    ]
+    columns: list[Column | str] = [
+        "claim",
+        *map(flows, ("what it says", "holds if", "in the paper", "decided by", "source")),
+    ]
+    kept = [index for index in range(len(columns)) if index != 3 or any(row[3] for row in rows)]
+    table([columns[index] for index in kept], [[row[index] for index in kept] for row in rows])

@@ -58,7 +58,7 @@ def sweep(
     Example: lowland sweep long2024/digits --grid paper --out runs/digits
     """
     from lowland import training
-    from lowland.experiments import find, sweeping
+    from lowland.experiments import find, running, sweeping
 
     if launched():
         raise LowlandError("a sweep starts processes of its own: run it without torchrun, with --engine process or ray")
@@ -78,6 +78,8 @@ def sweep(
         else:
             place("sweep directory", directory.path)
             place_log(asked)
+            if note := running.shortened(experiment, scale):
+                say(note)
             used = asked.engine
             because = f", because {used.why}" if used.why else ""
             typer.echo(f"{len(asked.grid.points)} runs, engine {used.name}{because}", err=True)

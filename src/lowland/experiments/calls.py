@@ -2,9 +2,9 @@
 
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from lowland import training
 from lowland.errors import ExperimentError
@@ -13,9 +13,28 @@ from lowland.experiments.result import Result
 from lowland.training import Experiment, registry
 from lowland.training.user_file import refuse_inside_a_file
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Which = str | os.PathLike[str] | Experiment
 
 
+def own_errors(call: Callable[P, T]) -> Callable[P, T]:
+    """``call``, out of which comes what a function of the experiment raises, with a note that says which failed."""
+
+    @wraps(call)
+    def calling(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return call(*args, **kwargs)
+        except ExperimentError as error:
+            raised = error.__cause__
+            assert raised is not None
+            raised.add_note(str(error))
+        raise raised  # out here, for a context of its own
+
+    return calling
+
+
+@own_errors
 def run(
     experiment: Which, /, *, scale: str = "laptop", out: str | os.PathLike[str] | None = None, device: str = "auto",
     log: str | None = None, **settings: Any,
@@ -38,7 +57,7 @@ def run(
         Exception: what a function of the experiment raises, with a note that says which.
     """
     refuse_inside_a_file()
-    with own_errors(), training.world() as processes:
+    with training.world() as processes:
         asked = processes.together(
             lambda: running.ask(_found(experiment), scale, out, device, settings, processes, log)
         )
@@ -48,6 +67,7 @@ def run(
     return Result(asked.directory.path)
 
 
+@own_errors
 def sweep(
     experiment: Which, /, *, grid: str | sweeping.Parts = "paper", scale: str = "laptop",
     out: str | os.PathLike[str] | None = None, engine: str | None = None, workers: int | None = None,
@@ -83,30 +103,15 @@ def sweep(
     """
     refuse_inside_a_file()
     chosen = sweeping.AskedEngine(engine, workers, address)
-    with own_errors():
-        asked = sweeping.ask(
-            _found(experiment), scale, out, grid, settings, device, chosen, halving=halving, log=log
-        )  # fmt: skip
-    with own_errors(), asked.directory:
+    asked = sweeping.ask(
+        _found(experiment), scale, out, grid, settings, device, chosen, halving=halving, log=log
+    )  # fmt: skip
+    with asked.directory:
         summary = sweeping.finished_summary(asked) or sweeping.run_sweep(asked)
     failed = [metrics["error"] for metrics in summary["metrics"].values() if metrics["status"] == "failed"]
     if failed:
         warnings.warn(f"{len(failed)} of {summary['totals']['runs']} runs failed: {failed[0]}", stacklevel=2)
     return Result(asked.directory.path)
-
-
-@contextmanager
-def own_errors() -> Iterator[None]:
-    """What a function of the experiment raises inside comes out as it is, with a note that says which failed."""
-    raised: BaseException | None = None
-    try:
-        yield
-    except ExperimentError as error:
-        raised = error.__cause__
-        assert raised is not None
-        raised.add_note(str(error))
-    if raised is not None:
-        raise raised
 
 
 def _found(experiment: Which) -> Experiment:

@@ -106,7 +106,7 @@ def _line(text: str, comment: str) -> str:
 
 def _origin(value: Value) -> str:
     note = f", {_literal(value.note)}" if value.note else ""
-    return f"{value.origin}({_literal(value.value)}{note})"
+    return f"{'paper' if value.origin == 'paper' else 'ours'}({_literal(value.value)}{note})"
 
 
 def _literal(value: object) -> str:

@@ -63,6 +63,19 @@ def ask(
     return AskedRun(experiment, scale, arms, RunDirectory(path, config, to), chosen, to)
 
 
+def shortened(experiment: Experiment, scale: str) -> str:
+    """What a smoke run of an experiment of one's own changes, in words; empty for other scales and the papers'."""
+    if scale != "smoke" or not experiment.settings.defaults:
+        return ""
+    whole, short = experiment.values("paper"), experiment.values("smoke")
+    changed = [
+        f"{name} = {short[name].value} in place of {whole[name].value}"
+        for name in short
+        if short[name].value != whole[name].value
+    ]
+    return f"a smoke run only shows that it works: {', '.join(changed)}" if changed else ""
+
+
 def finished_summary(asked: AskedRun) -> dict[str, Any] | None:
     """The summary of a finished run, judged by the experiment's file as it is now; else None.
 

@@ -1,14 +1,13 @@
 """Whether claims ask for columns that the records have: seen at an arm's first record, not at the end of training."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from difflib import get_close_matches
 
 from lowland.errors import SettingError
 from lowland.training.claims import Claim
 from lowland.training.experiment import Experiment
 from lowland.training.outcome import Outcome, Record
-from lowland.training.settings import Settings, repeats
+from lowland.training.settings import Settings, checked, repeats
 
 _ANY = 1.0  # stands for what an arm without records will have
 
@@ -79,10 +78,11 @@ def _kind(experiment: Experiment, arm: str, settings: Settings) -> str:
 
 
 def _outcomes(experiment: Experiment, settings: Settings, kind: str, record: Record) -> dict[str, Outcome]:
-    """All arms, alone and as the first of several seeds: those of the ``kind`` with this record, others with any."""
+    """All arms, alone and as the first of several seeds: that of the ``kind`` with this record, others with any."""
+    usual = {name: value.value for name, value in experiment.values("paper").items()}
     found = {}
     for name, fixed in experiment.arms.items():
-        known = _Columns(record) if name == kind else _Open(record)
-        made = replace(settings, **fixed)  # type: ignore[arg-type]  # what an arm fixes are settings
-        found[name] = found[f"{name}-0"] = Outcome(made, [known])
+        mine = name == kind
+        made = settings if mine else checked(experiment.settings, {**usual, **fixed, "seed": settings.seed})
+        found[name] = found[f"{name}-0"] = Outcome(made, [_Columns(record) if mine else _Open(record)])
     return found

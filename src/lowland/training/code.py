@@ -2,8 +2,12 @@
 
 import ast
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import CodeType, FunctionType
+
+from lowland.values import Foreign
 
 _OURS = "lowland"  # its version stands in the summary
 _HARMLESS = (_OURS, "dataclasses")  # to import them does nothing else
@@ -52,6 +56,50 @@ def code_of(sources: Mapping[str, bytes], main: str) -> dict[str, str]:
         main: the file that defines the experiments.
     """
     return hashed({name: _training_part(source, name == main) for name, source in sources.items()})
+
+
+def code_of_function(function: Foreign) -> dict[str, str]:
+    """The same of a function that was made in a notebook: its name → SHA-256 of its compiled code.
+
+    With it count the functions and classes of its own module that it names, however far away; data don't.
+    """
+    found, left = set[str](), [(getattr(function, "__name__", "build"), function)]
+    done = set[str]()
+    while left:
+        name, one = left.pop()
+        if name in done:
+            continue
+        done.add(name)
+        for code in _codes(one):
+            found.add(f"{name} {code.co_code.hex()} {_plain(code)} {code.co_names}")
+            scope = getattr(one, "__globals__", None) or vars(sys.modules[one.__module__])
+            left += [(each, scope[each]) for each in code.co_names if _is_own(scope.get(each), function)]
+    name = getattr(function, "__name__", "build")
+    return {name: hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()}
+
+
+def _is_own(value: Foreign, function: Foreign) -> bool:
+    return isinstance(value, FunctionType | type) and value.__module__ == function.__module__
+
+
+def _codes(value: Foreign) -> Iterator[CodeType]:
+    """The code of a function, or of a class's methods, and of what is defined inside."""
+    if isinstance(value, type):
+        for member in vars(value).values():
+            if isinstance(member, FunctionType):
+                yield from _codes(member)
+    else:
+        left = [value.__code__] if isinstance(value, FunctionType) else []
+        while left:
+            code = left.pop()
+            yield code
+            left += [each for each in code.co_consts if isinstance(each, CodeType)]
+
+
+def _plain(code: CodeType) -> list[str]:
+    """The constants, but for code; those of a set in order, which else changes from process to process."""
+    constants = [each for each in code.co_consts if not isinstance(each, CodeType)]
+    return [repr(sorted(map(repr, each)) if isinstance(each, frozenset) else each) for each in constants]
 
 
 def _training_part(source: bytes, is_main: bool) -> bytes:

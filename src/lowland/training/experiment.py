@@ -14,7 +14,7 @@ from lowland.training.claims import Claim, Undecidable, Verdict
 from lowland.training.drawing import Curve, Figure, Plot
 from lowland.training.outcome import Outcome
 from lowland.training.selection import Selection
-from lowland.training.settings import Settings, SettingValue, Value, ours, repeated, resolve_arms
+from lowland.training.settings import Settings, SettingValue, Value, repeated, resolve_arms
 from lowland.training.table_row import TableRow
 from lowland.training.task import Task, Together
 from lowland.training.theirs import calling, file_of
@@ -63,8 +63,8 @@ class Experiment(Generic[S]):
         datasets: names in `lowland.data`; empty where nothing needs to be fetched.
         settings: dataclass of its settings.
         scales: for each of `SCALES` the values; the smaller ones give only what differs from ``paper``. A scale may be
-            missing but ``paper``: then it is refused. Values without an origin are ours. Where the settings have
-            ``defaults`` they needn't be here, and all four scales are there.
+            missing but ``paper``: then it is refused. Values without an origin are ours; where the settings have
+            ``defaults``, yours. Then these needn't be here, and all four scales are there.
         arms: what its claims compare: arm → the settings that make it.
         arm_notes: arm → which of these settings are ours, and why; for arms whose settings the paper doesn't state.
         grid: what a sweep of it covers, setting by setting. Runs that differ only in ``lr``, ``rho``, ``momentum``,
@@ -198,7 +198,13 @@ class Experiment(Generic[S]):
         if scale not in self.scales:
             raise SettingError(f"unknown scale {scale}.{suggestion(scale, self.scales)}")
         given = {**self.scales["paper"], **self.scales[scale]}
-        return {name: value if isinstance(value, Value) else ours(value) for name, value in given.items()}
+        origin = "yours" if self.settings.defaults else "ours"
+        return {name: value if isinstance(value, Value) else Value(value, origin) for name, value in given.items()}
+
+    def like(self, scale: str) -> list[str]:
+        """The scales with the same settings as ``scale``, itself among them, the smallest first."""
+        values = {each: {name: one.value for name, one in self.values(each).items()} for each in self.scales_in_order}
+        return [each for each in values if values[each] == values[scale]]
 
     def configure(self, scale: str, changes: Mapping[str, Read]) -> dict[str, Settings]:
         """The settings of each arm at ``scale`` with the user's ``changes``; raises SettingError for bad ones."""

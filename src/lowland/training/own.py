@@ -9,7 +9,7 @@ from functools import cache
 from lowland.training.drawing import Curve, Line, Panel, Plot, over_seeds
 from lowland.training.outcome import Outcome
 from lowland.training.selection import Selection
-from lowland.training.settings import Settings, SettingValue, Value, checked, derived, ours, setting
+from lowland.training.settings import Settings, SettingValue, Value, checked, derived, setting
 from lowland.training.table_row import TableRow
 from lowland.values import Args, Field, Foreign, Function
 
@@ -59,10 +59,8 @@ def defaults(**values: Value | SettingValue) -> type[Settings]:
         TypeError: for a value of another type.
         ValueError: if one of those is missing that must be there.
     """
-    wrapped = {
-        name: _wrapped(name, value)
-        for name, value in {**values, **{n: v for n, v in _USUAL.items() if n not in values}}.items()
-    }
+    usual = {name: Value(value, "default") for name, value in _USUAL.items() if name not in values}
+    wrapped = {name: _wrapped(name, value) for name, value in {**values, **usual}.items()}
     missing = [name for name in _REQUIRED if name not in wrapped]
     if "epochs" in wrapped:
         missing += [name for name in ("batch_size", "examples") if name not in wrapped]
@@ -76,7 +74,7 @@ def defaults(**values: Value | SettingValue) -> type[Settings]:
 
 
 def _wrapped(name: str, value: Value | SettingValue) -> Value:
-    whole = value if isinstance(value, Value) else ours(value)
+    whole = value if isinstance(value, Value) else Value(value, "yours")
     if not isinstance(whole.value, bool | int | float | str):
         raise TypeError(f"settings are numbers, words, true or false: {name} is a {type(whole.value).__name__}")
     if name in _FLOATS and type(whole.value) is int:
@@ -128,7 +126,12 @@ def scales(values: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
         smoke |= {"epochs": 1, "examples": few}
     elif "steps" in values:
         smoke["steps"] = min(values["steps"].value, _SMOKE_STEPS)
-    return {"paper": dict(values), "desk": {}, "laptop": {}, "smoke": {name: ours(v) for name, v in smoke.items()}}
+    short = {
+        name: Value(value, "default", "a smoke run is short")
+        for name, value in smoke.items()
+        if value != values[name].value
+    }
+    return {"paper": dict(values), "desk": {}, "laptop": {}, "smoke": short}
 
 
 def grid(values: Mapping[str, Value]) -> dict[str, tuple[SettingValue, ...]]:

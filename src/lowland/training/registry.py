@@ -14,6 +14,7 @@ from types import ModuleType
 
 from lowland.errors import SettingError
 from lowland.streams import one_line
+from lowland.training.code import code_of_function
 from lowland.training.experiment import Experiment
 from lowland.training.user_file import (
     MAIN,
@@ -26,6 +27,7 @@ from lowland.training.user_file import (
     running_script,
     shown,
 )
+from lowland.values import Foreign
 
 GROUP = "lowland.experiments"  # of the entry points by which installed packages announce theirs
 
@@ -113,7 +115,7 @@ def _meant(asked: str, known: Mapping[str, Experiment]) -> str:
         return f" Did you mean {asked}.py?"
     near = get_close_matches(asked, known, n=1, cutoff=0.6)
     if not near:
-        lasts = {name.rpartition("/")[2]: name for name in reversed(known)}
+        lasts = {name.rpartition("/")[2]: name for name in known}
         near = [lasts[last] for last in get_close_matches(asked.rpartition("/")[2], lasts, n=1, cutoff=0.6)]
     if near:
         return f" Did you mean {near[0]}?"
@@ -129,9 +131,13 @@ def address(experiment: Experiment) -> str:
 
 
 def code(experiment: Experiment) -> dict[str, dict[str, str]]:
-    """What a configuration says of the code of an experiment from a file, under ``code``; nothing of others."""
+    """What a configuration says under ``code`` of an experiment from a file or a notebook; of others nothing."""
     file = _file_of(experiment)
-    return {} if file is None else {"code": dict(file.code)}
+    if file is not None:
+        return {"code": dict(file.code)}
+    if _origin(experiment) in MAIN and _module_with(experiment) is None:
+        return {"code": code_of_function(_build(experiment))}
+    return {}
 
 
 def source(experiment: Experiment) -> dict[str, dict[str, str]]:
@@ -279,8 +285,12 @@ def _module_with(experiment: Experiment) -> str | None:
 
 
 def _origin(experiment: Experiment) -> str:
+    return str(_build(experiment).__module__)
+
+
+def _build(experiment: Experiment) -> Foreign:
     build = experiment.prepare or experiment.together
-    return str(getattr(build, "build", build).__module__)
+    return getattr(build, "build", build)
 
 
 copyreg.pickle(Experiment, _reduce)

@@ -16,7 +16,14 @@ SettingValue = bool | int | float | str
 
 @dataclass(frozen=True)
 class Value:
-    """A setting's value with its origin: the paper's own, or ours with the reason."""
+    """A setting's value with its origin.
+
+    Attributes:
+        value: of the setting.
+        origin: ``"paper"`` if a paper states it, ``"ours"`` if we chose it for an experiment of a paper; in an
+            experiment of one's own ``"yours"`` if its file says it, ``"default"`` if nobody has.
+        note: the reason, or where the paper states it.
+    """
 
     value: SettingValue
     origin: str

@@ -4,7 +4,7 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,7 @@ def file_of(function: Foreign) -> Path | None:
 
 
 @contextmanager
-def calling(what: str, name: str, build: Foreign, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def calling(what: str, name: str, build: Foreign, passing: Sequence[type[Exception]] = ()) -> Iterator[None]:
     """In here an experiment's own functions are called; what they raise becomes an ExperimentError.
 
     That has the exception for its cause. Left as they are: errors of Lowland, a loss that isn't finite, what is the
@@ -62,10 +62,10 @@ def calling(what: str, name: str, build: Foreign, passing: tuple[type[Exception]
     path = file_of(build)
     try:
         yield
-    except (LowlandError, FloatingPointError, *passing):
+    except (LowlandError, FloatingPointError):
         raise
     except Exception as error:
-        if path is None or is_memory(error) or _MACHINE.search(str(error)):
+        if path is None or isinstance(error, tuple(passing)) or is_memory(error) or _MACHINE.search(str(error)):
             raise
         said = _said(error, what, path)
         if said is None:

@@ -18,7 +18,7 @@ def decided_by(experiment: Experiment, claim: Claim, config: JsonObject) -> dict
 
     None where nothing is known that decides it better: the run has that scale's settings, or a larger scale's.
     """
-    scale = claim.decided_by if claim.decided_by in experiment.scales else "paper"
+    scale = deciding(experiment, claim)[0]
     swept, kept = bool(config.get("sweep")), _kept(experiment, config)
     if swept or not claim.grid:
         reaches = SCALES.index(config["scale"]) >= SCALES.index(scale)
@@ -30,6 +30,11 @@ def decided_by(experiment: Experiment, claim: Claim, config: JsonObject) -> dict
     grid = f" --grid {claim.grid}" if claim.grid else ""
     sets = "".join(f" --set {shlex.quote(f'{name}={_text(value)}')}" for name, value in kept.items())
     return {"scale": scale, "command": f"lowland {verb} {shlex.quote(address(experiment))}{grid} --scale {scale}{sets}"}
+
+
+def deciding(experiment: Experiment, claim: Claim) -> list[str]:
+    """The scales that decide ``claim``, the smallest first: that which it names, and those with the same settings."""
+    return experiment.like(claim.decided_by if claim.decided_by in experiment.scales else "paper")
 
 
 def _kept(experiment: Experiment, config: JsonObject) -> dict[str, str | bool]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from lowland.errors import ExperimentError
 from lowland.training import Claim, Reference, Verdict
 from lowland.training.sweep.claims import judge_claims
 from tests.fakes import TOY
@@ -193,7 +194,7 @@ def test_smoke_judges_nothing():
 
 
 def test_an_arm_that_the_experiment_does_not_have_is_a_bug_of_the_claim():
-    with pytest.raises(KeyError):
+    with pytest.raises(ExperimentError):
         judge(lambda arms: arms["sma"], runs())
 
 

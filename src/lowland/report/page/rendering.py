@@ -17,7 +17,7 @@ from lowland.report.page.figures import figures_of
 from lowland.report.page.groups import columns_of, groups_of, names_of
 from lowland.report.page.reading import read_source
 from lowland.report.page.rounding import short
-from lowland.report.page.settings import ORIGINS, settings_of
+from lowland.report.page.settings import origins_of, settings_of
 from lowland.report.page.shown import ShownDirectory
 from lowland.report.page.tables import table_of
 
@@ -59,11 +59,12 @@ def render(sources: Sequence[ShownDirectory], *, reload_every: float = 0.0) -> s
     names = names_of([source.path for source in sources])
     groups, columns = groups_of(sources, names), columns_of(sources)
     drawing = draw(groups, list(columns))
+    settings = settings_of(sources)
     return _environment().get_template("page.html").render(
         sources=list(zip(names, sources, strict=True)),
         claims=claims_beside(names, sources),
-        settings=settings_of(sources),
-        origins=ORIGINS,
+        settings=settings,
+        origins=origins_of(settings),
         environments=_environments(names, sources),
         tables=[(name, table) for name, source in zip(names, sources, strict=True) if (table := table_of(source))],
         figures=figures_of(sources),

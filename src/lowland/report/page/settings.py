@@ -12,6 +12,8 @@ from lowland.values import Read
 ORIGINS = {
     "paper": "the paper states it",
     "ours": "our choice: the paper leaves it open, or the scale asks for another",
+    "yours": "the experiment's own file says it",
+    "default": "nobody has said another",
     "arm": "it makes the arm what it is",
     "grid": "the sweep's grid gives it",
     "seeds": "each seed in turn",
@@ -60,6 +62,12 @@ def settings_of(sources: Sequence[ShownDirectory]) -> list[ShownSetting]:
         standing = "partial" if not all(cells) else "differs" if len(told) > 1 else "alike"
         rows.append(ShownSetting(name, _text(sources, name), cells, standing))
     return sorted(rows, key=lambda row: _ORDER.index(row.standing))
+
+
+def origins_of(settings: Sequence[ShownSetting]) -> dict[str, str]:
+    """The origins that these have, each with what it means."""
+    there = {value.origin for setting in settings for cell in setting.cells for value in cell}
+    return {origin: words for origin, words in ORIGINS.items() if origin in there}
 
 
 def _cell(source: ShownDirectory, name: str) -> list[ShownValue]:

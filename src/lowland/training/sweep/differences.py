@@ -58,9 +58,9 @@ class Difference:
         """As an entry of a summary."""
         between = None if self.difference is None else self.difference.entry(interval=True)
         found = {"difference": between, "p": self.p, "p_holm": self.corrected, "diverged": self.diverged}
-        judged = {"verdict": self.verdict, "stands": self.stands}
         reason = "" if self.difference is None else self.difference.lacks
-        return {"settings": dict(self.settings), **found, **judged, "reason": reason}
+        told: dict[str, Json] = {"verdict": self.verdict, "stands": self.stands, "reason": reason}
+        return {"settings": dict(self.settings), **found, **told}
 
 
 @dataclass(frozen=True)

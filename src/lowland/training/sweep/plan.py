@@ -58,7 +58,8 @@ def can_vectorize(experiment: Experiment, points: Mapping[str, Settings], device
     chosen = choose_device(device)
     for program in _programs(points):
         try:
-            reason = too_large(Runs.prepare(experiment, [next(iter(program.values()))], chosen), chosen)
+            with experiment.calling("training"):
+                reason = too_large(Runs.prepare(experiment, [next(iter(program.values()))], chosen), chosen)
         except NotVectorizable as error:
             reason = error.why
         if reason:
@@ -104,8 +105,9 @@ def _groups(
     chosen = choose_device(device)
     for program in _programs(points):
         labels = list(program)
-        one = Runs.prepare(experiment, [program[labels[0]]], chosen)
-        count = -(-len(labels) // chunk_size(one, chosen, threads))
+        with experiment.calling("training"):
+            one = Runs.prepare(experiment, [program[labels[0]]], chosen)
+            count = -(-len(labels) // chunk_size(one, chosen, threads))
         for index in range(count):
             part = labels[index * len(labels) // count : (index + 1) * len(labels) // count]
             yield {label: program[label] for label in part}, count
