@@ -1,14 +1,19 @@
 """Choosing ρ: the pick is the lowest mean of the validation error, and the same call goes on or does nothing."""
 
 import csv
+import sys
+from pathlib import Path
 from statistics import fmean
 
 import pytest
 import torch
 
+from lowland import experiments
 from lowland.errors import SettingError
-from lowland.experiments import Experiment, defaults, supervised, tune
+from lowland.experiments import Experiment, Tuned, defaults, supervised, tune
 from lowland.models import mlp
+
+from ..training.own_file import TEXT, write
 
 SETTINGS = {"lr": 0.1, "rho": 0.05, "steps": 6, "batch_size": 10}
 built = []
@@ -34,7 +39,15 @@ def test_the_pick_has_the_lowest_mean_over_seeds(tmp_path):
     assert tuned.metric == "validation_error"
     assert tuned.runs > 1
     assert tuned.figure.is_file()
-    assert str(tuned).startswith(f"pick: rho = {tuned.rho:g}, by validation error")
+    by_rho = {row["rho"]: row for row in tuned.rows}
+    picked, without = by_rho[tuned.rho], by_rho[0]
+    value = "{validation_error:.3g} ± {standard_error:.2g}"
+    said = (
+        f"Best by validation error: rho = {tuned.rho:g}, {value.format(**picked)} (no SAM: {value.format(**without)}), "
+    )
+    assert str(tuned).startswith(said)
+    assert tuned.without_sam == without
+    assert without["cost"] == 1
 
     built.clear()
     again = tune(build, SETTINGS, grid={"rho": (0.0, 0.1, 3.0)}, seeds=2, out=tmp_path / "tune", device="cpu")
@@ -52,7 +65,7 @@ def test_a_pick_at_the_end_of_the_grid_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"settings": None}, "say the settings"),
+        ({"settings": None}, r"say the settings of the runs: tune\(build, lr=0.1"),
         ({"settings": {"lr": 0.1}}, "settings need rho"),
         ({"settings": {**SETTINGS, "names": ["a"]}}, "names is a list"),
         ({"seeds": 0}, "at least 1, not 0"),
@@ -68,6 +81,48 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, ask
     assert not (tmp_path / "tune").exists()
 
 
-def test_an_experiment_has_its_own_settings(tmp_path):
-    with pytest.raises(SettingError, match="leave settings out"):
-        tune(Experiment(name="mine", build=build, settings=defaults(**SETTINGS)), SETTINGS, out=tmp_path / "tune")
+def test_an_experiment_has_its_own_settings_and_name(tmp_path):
+    experiment = Experiment(name="mine", build=build, settings=defaults(**SETTINGS))
+    tuned = tune(experiment, grid={"rho": (0.0, 0.1)}, seeds=1, steps=3, out=tmp_path / "tune", device="cpu")
+    assert experiments.open(tuned.directory).config["settings"]["steps"] == 3
+    with pytest.raises(SettingError, match="leave name out"):
+        tune(experiment, name="other")
+
+
+def test_a_file_is_tuned_and_other_settings_go_to_another_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    write(tmp_path, TEXT.replace("Dropout(0.2)", "ReLU()"))
+    asked = {"grid": {"rho": (0.0, 0.1)}, "seeds": 1, "device": "cpu"}
+    first = tune("mine.py", epochs=1, **asked)
+    assert first.directory.as_posix() == "runs/mine/tune-epochs=1"
+    assert tune(tmp_path / "mine.py", {"epochs": 2}, **asked).directory.as_posix() == "runs/mine/tune-epochs=2"
+    made = tune(build, lr=0.1, rho=0.05, steps=6, batch_size=10, name="clouds", **asked)
+    assert made.directory.as_posix() == "runs/clouds/tune-batch_size=10-lr=0.1-rho=0.05-steps=6"
+    assert experiments.open(made.directory).config["experiment"] == "clouds"
+    assert tune(build, SETTINGS, **asked).directory.parts[:2] == ("runs", "test_tuning")
+    many = {f"setting_{k}": k for k in range(20)}
+    assert len(tune(build, {**SETTINGS, **many}, **asked).directory.name) == len("tune-") + 8
+
+
+def tuned(*rows, gain=None, **more):
+    metric, keys = "validation_error", ("rho", "validation_error", "standard_error", "cost")
+    made = [dict(zip(keys, row, strict=True)) for row in rows]
+    return Tuned({"rho": 0.1}, made, metric, gain, 4.13, Path("runs"), Path("runs/a.png"), **more)
+
+
+def test_its_sentence():
+    nan = float("nan")
+    without = {"rho": 0.0, "validation_error": 0.0481, "standard_error": 0.002, "cost": 1.0}
+    rows = [tuple(without.values()), (0.1, 0.0421, 0.003, 2.05), (0.2, 0.05, 0.001, 1.9)]
+    found = tuned(*rows, gain=(-0.006, -0.01, -0.002), without_sam=without)
+    assert str(found).splitlines() == [
+        "Best by validation error: rho = 0.1, 0.0421 ± 0.003 (no SAM: 0.0481 ± 0.002), at 4.1 times one run's cost",
+        "validation error with SAM less without: -0.006 (95 % interval -0.01 to -0.002): lower with SAM",
+        "SAM takes two gradients a step; here a step took 2.0 times as long as without it.",
+        "figure: runs/a.png",
+    ]
+    assert "undecided" in str(tuned(*rows, gain=(-0.006, -0.01, 0.002), without_sam=without))
+    assert "undecided, for want of seeds that differ" in str(tuned(*rows, without_sam=without))
+    alone = str(tuned((0.1, 0.0421, nan, nan)))
+    assert alone.splitlines()[0] == "Best by validation error: rho = 0.1, 0.0421, at 4.1 times one run's cost"

@@ -101,14 +101,20 @@ def _report(directory: Any, summary: dict[str, Any]) -> None:
     rows = []
     selection, totals = summary["selection"], summary["totals"]
     metric = selection.get("metric")
+    timed = any(entry.get("cost_in_time") is not None for entry in summary["settings"])
     for entry in summary["settings"]:
+        cost = entry.get("cost_in_time")
         measured = entry["metrics"].get(metric) if metric else None
         mark = "selected" if entry["settings"] == selection["selected"] else ""
-        rows.append([*map(short, entry["settings"].values()), estimate(measured), _counts(entry), mark])
+        times = [] if not timed else ["–" if cost is None else f"{cost:.1f}"]
+        rows.append([*map(short, entry["settings"].values()), estimate(measured), *times, _counts(entry), mark])
     if rows:
         names = summary["settings"][0]["settings"]
-        columns: list[Column | str] = [*names, metric or "", flows("runs"), ""]
+        columns: list[Column | str] = [*names, metric or "", *["time"] * timed, flows("runs"), ""]
         table(columns, rows)
+    if timed:
+        say("time: of a training step, in units of that without SAM, which takes one gradient in place of two. "
+            "Compare at equal cost, too: without SAM, twice the epochs.")  # fmt: skip
     print_rows(summary)
     if summary["scale"] == "smoke":
         say("a smoke sweep judges no claims")

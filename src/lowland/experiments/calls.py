@@ -58,9 +58,7 @@ def run(
     """
     refuse_inside_a_file()
     with training.world() as processes:
-        asked = processes.together(
-            lambda: running.ask(_found(experiment), scale, out, device, settings, processes, log)
-        )
+        asked = processes.together(lambda: running.ask(found(experiment), scale, out, device, settings, processes, log))
         with processes.inside(asked.directory):
             if processes.first(lambda: running.finished_summary(asked)) is None:
                 running.train(asked, processes)
@@ -104,7 +102,7 @@ def sweep(
     refuse_inside_a_file()
     chosen = sweeping.AskedEngine(engine, workers, address)
     asked = sweeping.ask(
-        _found(experiment), scale, out, grid, settings, device, chosen, halving=halving, log=log
+        found(experiment), scale, out, grid, settings, device, chosen, halving=halving, log=log
     )  # fmt: skip
     with asked.directory:
         summary = sweeping.finished_summary(asked) or sweeping.run_sweep(asked)
@@ -114,7 +112,8 @@ def sweep(
     return Result(asked.directory.path)
 
 
-def _found(experiment: Which) -> Experiment:
+def found(experiment: Which) -> Experiment:
+    """The experiment itself, by its name or its file; one without a name is given that of its variable."""
     if not isinstance(experiment, Experiment):
         return registry.find(os.fspath(experiment))
     registry.call(experiment)

@@ -1,17 +1,26 @@
 """Choosing ρ for a model of one's own, by validation error over seeds."""
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lowland.errors import LowlandError, SettingError
 from lowland.experiments import sweeping
+from lowland.experiments.calls import Which, found, own_errors
+from lowland.experiments.running import directory_for
 from lowland.training import Experiment, RunDirectory, Settings, Task, defaults
+from lowland.training.registry import call_by_file
 from lowland.training.settings import SettingValue
+from lowland.training.user_file import refuse_inside_a_file
 from lowland.values import JsonObject
+from lowland.wording import counted
 
 RHOS = (0.0, 0.02, 0.05, 0.1, 0.2)  # docs/rho.md says why; 0 is training without SAM
+_LONGEST = 100  # characters of settings in a folder's name
 
 
 @dataclass(frozen=True)
@@ -20,13 +29,15 @@ class Tuned:
 
     Attributes:
         pick: the settings with the lowest mean of the metric over the seeds, by name; of those that vary.
-        rows: settings by name, and under the metric's name its mean and standard error over the seeds, for each point.
-        metric: what is compared: validation error, where there is one.
+        rows: for each point its settings by name, under the metric's name its mean over the seeds, its
+            ``standard_error``, and ``cost``: how many times as long a step took as one without SAM; NaN where unknown.
+        metric: what is compared: validation error, where there is one. Lower is better.
         gain: the metric of the best settings with ρ > 0 minus that of the best with ρ = 0, paired by seed: mean and
-            95 % interval, ``(mean, low, high)``; None where the seeds are too few.
+            95 % interval, ``(mean, low, high)``; None where there is no interval.
         runs: how many times as long as one run of the picked settings all took together.
         directory: with ``results.csv``, ``summary.json`` and figures.
         figure: the metric against the first setting that varies, with its error over seeds; a PNG file.
+        without_sam: the row of the best settings with ρ = 0; None where the grid has none.
     """
 
     pick: Mapping[str, SettingValue]
@@ -36,6 +47,7 @@ class Tuned:
     runs: float
     directory: Path
     figure: Path
+    without_sam: Mapping[str, SettingValue] | None = None
 
     @property
     def rho(self) -> float:
@@ -43,26 +55,44 @@ class Tuned:
         return float(self.pick["rho"])
 
     def __str__(self) -> str:
+        best = next(row for row in self.rows if all(row[name] == value for name, value in self.pick.items()))
         shown = ", ".join(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}"
                           for name, value in self.pick.items())  # fmt: skip
-        lines = [f"pick: {shown}, by {self.metric.replace('_', ' ')}"]
+        what = self.metric.replace("_", " ")
+        without = "" if self.without_sam is None else f" (no SAM: {self._value(self.without_sam)})"
+        lines = [f"Best by {what}: {shown}, {self._value(best)}{without}, at {self.runs:.1f} times one run's cost"]
         rhos = {row["rho"] for row in self.rows if "rho" in row}
         if len(rhos) > 1 and self.pick["rho"] == max(rhos):
-            lines.append("the pick is the largest ρ of the grid: try larger ones, too")
+            lines.append("The pick is the largest ρ of the grid: try larger ones, too.")
         if self.gain is not None:
             mean, low, high = self.gain
-            lines.append(f"SAM less training without it: {mean:.4g} (95 % interval {low:.4g} to {high:.4g})")
-        return "\n".join([*lines, f"cost: {self.runs:.1f} runs of the pick", f"figure: {self.figure}"])
+            told = "lower with SAM" if high < 0 else "higher with SAM" if low > 0 else "undecided"
+            lines.append(f"{what} with SAM less without: {mean:+.2g} (95 % interval {low:.2g} to {high:.2g}): {told}")
+        elif self.without_sam is not None:
+            lines.append(f"{what} with SAM against without: undecided, for want of seeds that differ")
+        costs = [float(row["cost"]) for row in self.rows if float(row.get("rho", 0)) > 0 and row["cost"] == row["cost"]]
+        if self.without_sam is not None and costs:
+            lines.append(
+                f"SAM takes two gradients a step; here a step took {max(costs):.1f} times as long as without it."
+            )
+        return "\n".join([*lines, f"figure: {self.figure}"])
+
+    def _value(self, row: Mapping[str, SettingValue]) -> str:
+        error = float(row["standard_error"])
+        return f"{row[self.metric]:.3g}" + (f" ± {error:.2g}" if error == error else "")
 
 
+@own_errors
 def tune(
-    build: Experiment | Callable[[Settings], Task],
+    build: Which | Callable[[Settings], Task],
     settings: Mapping[str, SettingValue] | None = None,
     *,
+    name: str | None = None,
     grid: Mapping[str, Sequence[SettingValue]] | None = None,
     seeds: int = 3,
-    out: str | os.PathLike[str] = "runs/tune",
+    out: str | os.PathLike[str] | None = None,
     device: str = "auto",
+    **values: Any,
 ) -> Tuned:
     """Train every point of ``grid`` with several seeds, and pick the best by validation error.
 
@@ -72,53 +102,69 @@ def tune(
 
     Args:
         build: ``build(settings)`` gives the task of one run, as `lowland.experiments.supervised` makes it; or an
-            experiment that has one.
+            experiment that has one, its name, or its file.
         settings: of all runs, as `lowland.experiments.defaults` takes them: ``lr``, ``rho``, and ``steps``, or
-            ``epochs`` with ``batch_size`` and ``examples``. None for an experiment, which has its own.
+            ``epochs`` with ``batch_size`` and ``examples``. Of an experiment those to change.
+        name: of what a function builds; by default that of its script, or the function's own.
         grid: setting → values. By default ρ from 0 to 0.2.
         seeds: runs of each point.
-        out: directory of the sweep.
+        out: directory of the sweep; by default one under ``runs`` for each name and set of settings.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        values: further settings, by name.
 
     Raises:
         SettingError: for settings, a grid, seeds or a device that make no sense.
         RunError: for a directory that can't be used.
         LowlandError: if a run failed, or no point can be selected.
+        Exception: what ``build`` raises for the first run.
     """
-    experiment = _experiment(build, settings)
+    refuse_inside_a_file()
+    given = {**(settings or {}), **values}
+    is_function = callable(build) and not isinstance(build, Experiment)
+    experiment = _made(build, name, given) if is_function else _known(build, name)
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise SettingError(f"seeds is how many runs each point has: at least 1, not {seeds!r}")
-    part = {name: tuple(values) for name, values in (grid or {"rho": RHOS}).items()}
+    part = {each: tuple(several) for each, several in (grid or {"rho": RHOS}).items()}
     if "seed" in part or "seeds" in part:
         raise SettingError("the grid has no seeds: seeds=5 gives each point five")
     points = {**part, "seed": tuple(range(seeds))}
-    asked = sweeping.ask(experiment, "paper", out, points, {}, device, sweeping.AskedEngine())
+    changes = {} if is_function else {each: value for each, value in given.items() if each not in part}
+    path = directory_for(experiment, _folder(given), None, {}) if out is None else out
+    asked = sweeping.ask(experiment, "laptop", path, points, changes, device, sweeping.AskedEngine())
     with asked.directory as directory:
         return _tuned(sweeping.finished_summary(asked) or sweeping.run_sweep(asked), directory)
 
 
-def _experiment(
-    build: Experiment | Callable[[Settings], Task], settings: Mapping[str, SettingValue] | None
-) -> Experiment:
-    if isinstance(build, Experiment):
-        if settings is not None:
-            raise SettingError("an experiment has settings of its own: leave settings out, or give a function")
-        return build
-    if settings is None:
-        raise SettingError("say the settings of the runs: tune(build, {'lr': 0.1, 'rho': 0.05, 'steps': 500})")
+def _made(build: Any, name: str | None, settings: Mapping[str, SettingValue]) -> Experiment:
+    """An experiment of the task that a function builds."""
+    if not settings:
+        raise SettingError("say the settings of the runs: tune(build, lr=0.1, rho=0.05, steps=500)")
     try:
-        return Experiment(
-            name=getattr(build, "__name__", "tune").strip("<>"), settings=defaults(**settings), build=build
-        )
+        return Experiment(name=name or call_by_file(build), settings=defaults(**settings), build=build)
     except (TypeError, ValueError) as error:
         raise SettingError(str(error)) from None
+
+
+def _known(which: Any, name: str | None) -> Experiment:
+    if name is not None:
+        raise SettingError("an experiment has a name of its own: leave name out, or give a function")
+    return found(which)
+
+
+def _folder(settings: Mapping[str, SettingValue]) -> str:
+    """``tune-lr=0.1-steps=500``; of many settings a checksum."""
+    told = "-".join(f"{name}={value}" for name, value in sorted(settings.items()))
+    if len(told) > _LONGEST:
+        told = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
+    return f"tune-{told}" if told else "tune"
 
 
 def _tuned(summary: JsonObject, directory: RunDirectory) -> Tuned:
     selection = summary["selection"]
     if summary["totals"]["failed"]:
         error = next(run["error"] for run in summary["metrics"].values() if run["status"] == "failed")
-        raise LowlandError(f"{summary['totals']['failed']} runs failed: {error}; the same call tries them again")
+        failed = counted(summary["totals"]["failed"], "run")
+        raise LowlandError(f"{failed} failed: {error}; the same call tries them again")
     if selection["selected"] is None:
         raise LowlandError(f"nothing can be picked: {selection['reason']}")
     metric = selection["metric"]
@@ -126,24 +172,31 @@ def _tuned(summary: JsonObject, directory: RunDirectory) -> Tuned:
     picked = next(entry for entry in summary["settings"] if entry["settings"] == selection["selected"])
     spent = [_seconds(run) for run in summary["metrics"].values()]
     one = [_seconds(summary["metrics"][label]) for label in picked["runs"]]
-    between = selection["by_rho"]["difference"]
-    gain = (between["mean"], *between["interval_95"]) if between and between.get("interval_95") else None
+    by_rho = selection["by_rho"]
+    between, without = by_rho["difference"], by_rho["without_sam"]
     against = next(iter(selection["selected"]))
     return Tuned(
         pick=selection["selected"],
         rows=rows,
         metric=metric,
-        gain=gain,
+        gain=(between["mean"], *between["interval_95"]) if between and between.get("interval_95") else None,
         runs=sum(spent) / (sum(one) / len(one)),
         directory=directory.path,
         figure=directory.figures / f"{metric}-by-{against}.png".replace("_", "-"),
+        without_sam=without and next(row for row in rows if without["settings"].items() <= row.items()),
     )
 
 
 def _row(entry: JsonObject, metric: str) -> dict[str, SettingValue]:
-    found = entry["metrics"].get(metric, {"mean": float("nan"), "standard_error": None})
-    error = found["standard_error"]
-    return {**entry["settings"], metric: found["mean"], "standard_error": float("nan") if error is None else error}
+    nothing = float("nan")
+    found = entry["metrics"].get(metric, {"mean": nothing, "standard_error": None})
+    error, cost = found["standard_error"], entry.get("cost_in_time")
+    return {
+        **entry["settings"],
+        metric: found["mean"],
+        "standard_error": nothing if error is None else error,
+        "cost": nothing if cost is None else cost,
+    }
 
 
 def _seconds(run: JsonObject) -> float:

@@ -26,6 +26,7 @@ from lowland.training.user_file import (
     is_of_file,
     running_script,
     shown,
+    word_of,
 )
 from lowland.values import Foreign
 
@@ -65,6 +66,14 @@ def call(experiment: Experiment) -> None:
         if any(value is experiment for value in list(getattr(module, "__dict__", {}).values())):
             _call_those_of(module)
             return
+
+
+def call_by_file(build: Foreign) -> str:
+    """A name for what a function builds: that of its file or module, in a notebook the function's own."""
+    module = sys.modules.get(getattr(build, "__module__", ""), None)
+    file = getattr(module, "__file__", None)
+    own = getattr(build, "__name__", type(build).__name__).strip("<>")
+    return word_of(Path(file).stem) if file is not None and own == "build" else word_of(own)
 
 
 def _call_those_of(module: ModuleType) -> None:

@@ -202,6 +202,11 @@ def defined(module: ModuleType) -> dict[str, Experiment]:
     return found
 
 
+def word_of(name: str) -> str:
+    """``name`` without the letters that the name of an experiment can't have."""
+    return re.sub(r"[^\w.+-]+", "-", name)
+
+
 def call_after(stem: str, found: Mapping[str, Experiment]) -> None:
     """Give those of ``found``, by variable, names that have none: the file's, and the variable's if there are several.
 
@@ -209,7 +214,7 @@ def call_after(stem: str, found: Mapping[str, Experiment]) -> None:
         stem: of the file, or the last part of the module's name; empty for the variables' names alone.
         found: the experiments by variable.
     """
-    word = re.sub(r"[^\w.+-]+", "-", stem)
+    word = word_of(stem)
     for variable, experiment in found.items():
         parts = [word] if word and len(found) == 1 else [word, variable.lower()]
         experiment.call("/".join(filter(None, parts)))

@@ -4,6 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from lowland.training.outcome import Outcome
 from lowland.training.settings import SettingValue
@@ -38,6 +39,16 @@ class Cell:
     def complete(self) -> bool:
         """Whether every run was trained to its end."""
         return self.count("done") == len(self.runs)
+
+    @property
+    def step_seconds(self) -> float | None:
+        """What a training step took, in seconds, mean over the runs that are done; None where none says."""
+        took = [
+            outcome.seconds["train_seconds"] / outcome.settings.steps
+            for outcome in self.runs.values()
+            if outcome.status == "done" and outcome.seconds.get("train_seconds")
+        ]
+        return fmean(took) if took else None
 
     def metrics(self) -> list[str]:
         """Columns of numbers in the last records, in the order in which they appear."""

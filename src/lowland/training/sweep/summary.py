@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import torch
 
@@ -48,7 +49,7 @@ def summarize_sweep(
         "differences": summarize_differences(cells, experiment),
         "claims": judge_claims(experiment, config, outcomes, varied),
         **table_entry(experiment, outcomes),
-        "settings": [_over_seeds(cell) for cell in cells],
+        "settings": [_over_seeds(cell, cells) for cell in cells],
         "metrics": {label: final(outcome) for label, outcome in outcomes.items()},
         **source(experiment),
         "environment": environment(device),
@@ -69,9 +70,16 @@ def _totals(outcomes: Mapping[str, Outcome], seconds: float) -> dict[str, Json]:
     }
 
 
-def _over_seeds(cell: Cell) -> dict[str, Json]:
+def _cost(cell: Cell, cells: Sequence[Cell]) -> float | None:
+    """How many times as long a training step took as in the runs with ρ = 0; None where there are none to compare."""
+    without = [each.step_seconds for each in cells if each.rho == 0 and each.step_seconds]
+    return cell.step_seconds / fmean(without) if cell.step_seconds and without else None
+
+
+def _over_seeds(cell: Cell, cells: Sequence[Cell]) -> dict[str, Json]:
     """One combination of settings; its metrics are those of the seeds that were trained to their end."""
     return {
+        "cost_in_time": _cost(cell, cells),
         "settings": dict(cell.settings),
         "runs": list(cell.runs),
         **{status: cell.count(status) for status in _STATUSES},
