@@ -39,11 +39,12 @@ def test_the_interval_is_that_of_a_paired_t_test():
     ("sam", "erm", "passed", "reason"),
     [
         ([0.3, 0.4], [0.3, 0.3], None, "2 seeds can't tell"),
-        ([0.3, 0.31, 0.32], [0.2, 0.21, 0.22], False, "over 3 seeds: 95 % interval 0.1 to 0.1"),
+        ([0.3, 0.31, 0.32], [0.2, 0.21, 0.2201], False, "over 3 seeds: 95 % interval 0.1 to 0.1"),
+        ([0.3, 0.31, 0.32], [0.2, 0.21, 0.22], None, "3 seeds that give the same say nothing of the scatter"),
         ([0.3, 0.2], [0.3, 0.3], None, "2 seeds can't tell"),
         ([0.3], [0.4], None, "one seed"),
         ([0.4], [0.3], None, "one seed"),
-        ([0.3, 0.3], [0.3, 0.3], None, "2 seeds can't tell"),
+        ([0.3, 0.3], [0.3, 0.3], None, "2 seeds that give the same"),
         ([0.3], [], None, "no runs of sam and erm"),
     ],
 )
@@ -78,7 +79,7 @@ def test_small_groups_against_large_ones():
     verdict = SMALL(grid([0.4, 0.42, 0.41], [0.30, 0.31, 0.32], [0.39, 0.40, 0.42]))
     assert verdict.passed is True
     assert verdict.measured == pytest.approx(0.31 - 1.21 / 3)
-    assert SMALL(grid([0.4, 0.4], [0.4, 0.4], [0.3, 0.3])).passed is False
+    assert SMALL(grid([0.4, 0.4], [0.4, 0.4001], [0.3, 0.3])).passed is False
 
 
 def test_without_several_m_nothing_is_said():

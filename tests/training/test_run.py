@@ -167,6 +167,7 @@ def test_directories_that_cannot_be_used(tmp_path):
     with RunDirectory(tmp_path / "run", config()):
         with pytest.raises(RunError, match="in use"), RunDirectory(tmp_path / "run", config()):
             pass
+    (tmp_path / "run/checkpoint.pt").write_bytes(b"")  # without one there would be nothing to keep
     with pytest.raises(RunError, match=r"arms\.sam\.lr is 0\.1 there, 0\.2 here"):
         RunDirectory(tmp_path / "run", config(lr=0.2)).__enter__()
     with RunDirectory(tmp_path / "run", config()):  # the refusal let go of the lock

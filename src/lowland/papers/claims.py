@@ -129,12 +129,12 @@ def below_zero(found: Estimate, least: int = 2) -> Verdict:
 
     Null between, whatever the sign of the mean: so few seeds can't tell. And null of fewer seeds than ``least``.
     """
-    if found.interval is None:
-        return Verdict(found.mean, None, found.lacks)
-    if found.n < least:
+    if 1 < found.n < least:
         return Verdict(
             found.mean, None, f"it takes {least} seeds, and these are {found.n}: {shown(found)}", found.interval
         )
+    if found.interval is None:
+        return Verdict(found.mean, None, found.lacks)
     if found.side is None:
         return Verdict(found.mean, None, f"{found.n} seeds can't tell: {shown(found)}", found.interval)
     return Verdict(found.mean, found.side == "below", f"over {found.n} seeds: {shown(found)}", found.interval)

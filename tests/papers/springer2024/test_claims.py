@@ -86,6 +86,7 @@ def test_the_easy_feature_is_paid_for_above_the_margin():
     assert verdict(0.002, 0.003, 0.002, 0.003, 0.002) is True  # surely above zero, and surely below the margin
     assert verdict(*[MARGIN + change for change in (0.001, 0.002, 0.001, 0.003, 0.002)]) is False
     assert verdict(*[MARGIN + change for change in (0.01, -0.01, 0.02, -0.02, 0.0)]) is None
+    assert verdict(*[MARGIN + 0.01] * 5) is None  # which has no scatter
     assert verdict(0.03, -0.03, 0.02, -0.02, 0.0) is None
     assert no_price(several([0.1] * 2, [0.1] * 2, "easy_error")).passed is None
 
