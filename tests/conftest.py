@@ -1,5 +1,6 @@
 """What many tests share."""
 
+import math
 import os
 import shutil
 import signal
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lowland import cli, report
+from lowland import cli, patience, report
 
 from .processes import Ended
 
@@ -21,10 +22,12 @@ def lowland(monkeypatch, capsys, tmp_path):
     """Run the command line in this process, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # the command line leaves both as it likes them
+    monkeypatch.setattr(patience, "_before", list(patience._before))
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["lowland", *map(str, arguments)])
         before = signal.getsignal(signal.SIGINT)
+        patience._before[:] = [-math.inf, 0.0]  # as in a process of its own: no line has been printed
         try:
             with pytest.raises(SystemExit) as stop:
                 cli.main()
