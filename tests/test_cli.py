@@ -1,14 +1,15 @@
 """The command line as its users meet it: what it prints, what it refuses, and how."""
 
 import json
-import time
+import signal
 
 import pytest
 
 from lowland.papers import experiments
 from lowland.training.experiment import SCALES
 
-from .processes import start
+from .forked import Command, save_every
+from .processes import start, until
 
 SMOKE = ("run", "long2024/digits", "--scale", "smoke")
 
@@ -221,17 +222,14 @@ def test_a_full_disk_loses_nothing(lowland, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_twice_it_ends_like_an_undisturbed_run(lowland, tmp_path):
-    long = ("run", "long2024/digits", "--set", "steps=150", "--set", "check_every=10", "--out")
-    often = "import lowland.training.drive as drive; drive._SECONDS = 0.1"
+def test_killed_twice_it_ends_like_an_undisturbed_run(undrawn, lowland, tmp_path):
+    long = ("run", "long2024/digits", "--set", "steps=60", "--set", "check_every=4", "--set", "tol=0.1", "--out")
+    metrics = tmp_path / "run/metrics.jsonl"
     for records in (3, 25):  # kill it once it has recorded so many checks more
-        process = start(*long, "run", setup=often, cwd=tmp_path)
-        metrics = tmp_path / "run/metrics.jsonl"
-        while process.poll() is None and (not metrics.exists() or metrics.read_bytes().count(b"\n") < records):
-            time.sleep(0.02)
-        assert process.poll() is None, process.communicate()
-        process.kill()
-        process.wait()
+        run = Command(*long, "run", cwd=tmp_path, setup=[(save_every, 0.02)])
+        until(lambda least=records: metrics.exists() and metrics.read_bytes().count(b"\n") >= least)
+        run.kill()
+        assert run.wait().code == -signal.SIGKILL
     assert lowland(*long, "run").code == 0
     assert lowland(*long, "straight").code == 0
     whole, expected = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("run", "straight"))

@@ -2,11 +2,12 @@
 
 import csv
 import json
-import time
+import signal
 
 import pytest
 
-from .processes import start
+from .forked import Command, save_every, undrawn
+from .processes import until
 
 SMOKE = ("sweep", "long2024/digits", "--scale", "smoke")
 SHORT = ("--set", "steps=4", "--set", "tol=0.1")
@@ -99,20 +100,15 @@ def test_a_grown_grid_adds_the_new_runs_and_leaves_the_others(lowland, grid_file
 def test_killed_in_mid_sweep_it_ends_like_an_undisturbed_one(grid_file, tmp_path):
     two = grid_file({"rho": 0.1, "seed": [0, 1]})
     longer = ("--set", "steps=25", "--set", "tol=0.1", "--engine", "vectorized", "--grid", two)
-    often = "import lowland.training.drive as drive; drive._SECONDS = 0.02"
-
-    process = start(*SMOKE, *longer, "--out", "killed", setup=often, cwd=tmp_path)
-    while process.poll() is None and sum(path.read_bytes().count(b"\n") for path in _records(tmp_path)) < 3:
-        time.sleep(0.02)
-    assert process.poll() is None, process.communicate()
-    process.kill()
-    process.communicate()
+    sweep = Command(*SMOKE, *longer, "--out", "killed", cwd=tmp_path, setup=[(save_every, 0.02)])
+    until(lambda: sum(path.read_bytes().count(b"\n") for path in _records(tmp_path)) >= 3)
+    sweep.kill()
+    assert sweep.wait().code == -signal.SIGKILL
     assert not (tmp_path / "killed/summary.json").exists()
 
     for out in ("killed", "straight"):
-        process = start(*SMOKE, *longer, "--out", out, cwd=tmp_path)
-        _, err = process.communicate()
-        assert process.returncode == 0, err
+        ended = Command(*SMOKE, *longer, "--out", out, cwd=tmp_path, setup=[(undrawn,)]).wait()
+        assert ended.code == 0, ended
     killed, straight = tmp_path / "killed", tmp_path / "straight"
     assert (killed / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
     assert rows(killed) == rows(straight)
