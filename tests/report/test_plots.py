@@ -189,3 +189,26 @@ def test_a_line_without_a_point_on_the_axes_has_no_entry(drawn):
     lines = [Line([1, 10], [1, 2], "a"), Line([0], [3], "diverged")]
     _, legend = drawn(Panel("one", "step", "loss", lines, logx=True))
     assert legend == ["a"]
+
+
+def test_a_level_far_from_the_curves_is_named_at_the_edge(drawn):
+    levels = [Level(0.05, "SAM, paper", beside="a"), Level(0.9, "chance")]
+    (axis,), _ = drawn(Panel("one", "x", "error", [Line([0, 1], [0.5, 0.6], "a")], levels=levels))
+    assert axis.get_ylim() == pytest.approx((0.495, 0.605))
+    below, above = axis.texts
+    assert (below.get_text(), above.get_text()) == ("↓ SAM, paper: 0.05", "↑ chance: 0.9")
+    assert below.get_color() == axis.lines[0].get_color()
+
+
+def test_a_difference_is_drawn_beside_no_difference(drawn):
+    level = Level(0.0, "no difference", within=True)
+    (axis,), _ = drawn(Panel("one", "x", "y", [Line([0, 1], [0.50, 0.51], "a")], levels=[level]))
+    assert axis.get_ylim()[0] < 0
+    assert not axis.texts
+
+
+def test_wide_intervals_do_not_squash_their_lines_and_the_legend_says_so(drawn):
+    line = Line([0, 1], [1.0, 2.0], "a", low=[-40.0, 1.5], high=[42.0, 2.5])
+    (axis,), legend = drawn(Panel("one", "x", "y", [line]))
+    assert axis.get_ylim() == pytest.approx((-0.15, 3.15))
+    assert legend == ["a", "intervals reach beyond the axes"]

@@ -1,6 +1,7 @@
 """Figures of measures over epochs and against ρ, a line for each kind of arm."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from lowland.training import Level, Line, Outcome, Panel, Plot, banded, over_seeds, repeats
 from lowland.training.statistics import estimate, paired_difference
@@ -32,6 +33,21 @@ def over_epochs(
         return drawn
 
     return Plot(name, title, panels, columns=4 if len(columns) == 4 else 3)
+
+
+def since(panel: Panel, first: float) -> Panel:
+    """The part of a panel from x = ``first`` on."""
+
+    def kept(line: Line) -> Line:
+        there = [at for at, x in enumerate(line.x) if x is not None and x >= first]
+
+        def part(values: Sequence[float | None]) -> list[float | None]:
+            return [values[at] for at in there] if values else []
+
+        seeds = {seed: part(values) for seed, values in line.seeds.items()}
+        return replace(line, x=part(line.x), y=part(line.y), low=part(line.low), high=part(line.high), seeds=seeds)
+
+    return replace(panel, lines=[kept(line) for line in panel.lines])
 
 
 def _line(outcomes: Mapping[str, Outcome], kind: str, column: str) -> Line | None:
@@ -73,5 +89,5 @@ def against_rho(
     mean = estimate(list(at_zero.values()))
     note = f"{without}: {mean.mean:.3g}" if mean is not None else ""
     measured = Panel(title, "ρ", what, lines, levels=levels, better=better, note=note)
-    none = Level(0.0, "no difference", style="-")
+    none = Level(0.0, "no difference", style="-", within=True)
     return [measured, Panel(title, "ρ", f"{what}\ndifference to {without}", differences, levels=(none,))]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lowland.report.reach import span
 from lowland.training import Level, Line, Panel, banded
 from lowland.training.statistics import Estimate, paired_difference
 
@@ -54,9 +55,8 @@ def _equal(line: Line, other: Line) -> bool:
 def extent(panels: Sequence[Panel], log: bool) -> Extent | None:
     """The lowest and the highest y of panels that share a vertical axis."""
     found = [y for panel in panels for line in panel.lines for y in points(line, log).values()]
-    found += [y for panel in panels for level in panel.levels if finite(y := level.value, log)]
     found += [y for panel in panels for y in panel.bounds or ()]
-    return (min(found), max(found)) if found else None
+    return span(found, (), [level for panel in panels for level in panel.levels if finite(level.value, log)], log)
 
 
 def difference(panel: Panel, over: Extent) -> Panel | None:
@@ -91,7 +91,7 @@ def _panel(panel: Panel, lines: Sequence[Line], against: str) -> Panel:
     what, none = ("ratio", 1.0) if panel.logy else ("difference", 0.0)
     return Panel(
         panel.title, panel.xlabel, f"{panel.ylabel}\n{what} to {against}", lines,
-        logx=panel.logx, logy=wide, levels=(Level(none, "no difference", style="-"),),
+        logx=panel.logx, logy=wide, levels=(Level(none, "no difference", style="-", within=True),),
     )  # fmt: skip
 
 

@@ -31,6 +31,6 @@ def difference_panels(cells: Sequence[Cell], curves: Sequence[Curve]) -> list[Pa
         if lines:
             wide = is_logarithmic([rho for line in lines for rho in line.x if rho is not None])
             title = curve.label or curve.column
-            what, none = f"{title}\nSAM − (ρ = 0)", Level(0.0, "no difference", style="-")
+            what, none = f"{title}\nSAM − (ρ = 0)", Level(0.0, "no difference", style="-", within=True)
             panels.append(Panel(title, "ρ", what, lines, logx=wide, levels=(none,)))
     return panels

@@ -8,10 +8,12 @@ from typing import Any
 from lowland.report.axes import file_part, heading, is_logarithmic, labelled, others, symbol, values_of
 from lowland.report.canvas import COLOURS, label_positions, legend_below, plain_logarithm, save, style
 from lowland.report.grid_end import SELECTED, ends
+from lowland.report.reach import name_beyond, span
 from lowland.training import Curve
 from lowland.training.sweep.cells import Cell
 
 _GREY = "#999999"
+_ROOM = 0.05  # of the vertical axis beyond what is drawn
 Line = Mapping[Any, Cell]  # value of the horizontal setting → cell
 
 
@@ -44,8 +46,9 @@ def draw_lines(directory: Path, cells: Sequence[Cell], curve: Curve, x: str, bes
             axis = canvas.subplots()
         for key in sorted(lines, key=lambda key: key in coloured):  # grey lines first, so that they lie below
             _line(axis, lines[key], positions, curve.column, _shift(key, coloured), coloured.get(key))
+        across = _level(axis, curve)
         _scale(axis, cells, curve)
-        marks = [*_level(axis, curve), *_selected(axis, best, curve.column, x, positions, _shift_of(best, x, coloured))]
+        marks = [*across, *_selected(axis, best, curve.column, x, positions, _shift_of(best, x, coloured))]
         label_positions(axis.xaxis, positions, width - 1)
         axis.set_xlim(-0.4, len(positions) - 0.6)
         axis.set_xlabel(symbol(x))
@@ -141,15 +144,23 @@ def _shift_of(best: Cell | None, x: str, coloured: Mapping[str, Any]) -> float:
 
 
 def _scale(axis: Any, cells: Sequence[Cell], curve: Curve) -> None:
+    """Fit the vertical axis to the means and their errors; a level far from them is named at its edge."""
     estimates = [estimate for cell in cells if (estimate := cell.estimate(curve.column))]
     means = [estimate.mean for estimate in estimates]
-    means += [curve.level.value] if curve.level is not None and means else []
-    if is_logarithmic(means):
+    tops = [estimate.mean + (estimate.standard_error or 0) for estimate in estimates]
+    levels = [curve.level] if curve.level is not None else []
+    log = is_logarithmic(means)
+    low, high = span([*means, *tops], (), levels, log) or (0.0, 0.0)
+    if log:
         # An error bar may reach below 0, where a logarithmic axis has no place: limit the range to near the means.
         axis.set_yscale("log", nonpositive="clip")
-        tops = [estimate.mean + (estimate.standard_error or 0) for estimate in estimates]
-        axis.set_ylim(min(means) / 1.6, max(*tops, *means) * 1.4)
+        axis.set_ylim(low / 1.6, high * 1.4)
         plain_logarithm(axis.yaxis)
+    elif low < high:
+        low = min([low, *(estimate.mean - (estimate.standard_error or 0) for estimate in estimates)])
+        room = _ROOM * (high - low)
+        axis.set_ylim(low - room, high + room)
+    name_beyond(axis, levels, axis.get_ylim())
 
 
 def _handles(lines: Mapping[Any, Line], coloured: Mapping[Any, str], hollow: bool) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from lowland.report.canvas import COLOURS, label_positions, plain_logarithm
 from lowland.report.coincidence import finite, points
 from lowland.report.grid_end import LABEL, best_at_end
+from lowland.report.reach import CUT, name_beyond, span
 from lowland.training import Bars, Line, Panel
 from lowland.training.sweep.cells import short
 
@@ -145,10 +146,10 @@ def draw_bars(axis: Any, panel: Bars, colours: Mapping[str, str], legend: Legend
     axis.set_ylabel(panel.ylabel)
 
 
-def share_axes(drawn: Sequence[tuple[Any, Panel | Bars]]) -> None:
+def share_axes(drawn: Sequence[tuple[Any, Panel | Bars]], legend: Legend) -> None:
     """Give axes with the same label the same range, and axes on which all is one value a tick there and no other.
 
-    Bars have axes of their own, the vertical one from 0 on.
+    Bars have axes of their own, the vertical one from 0 on. The ``legend`` says where intervals are cut off.
     """
     for which in ("x", "y"):
         groups: dict[tuple[str, bool], list[tuple[Any, Panel]]] = {}
@@ -157,14 +158,15 @@ def share_axes(drawn: Sequence[tuple[Any, Panel | Bars]]) -> None:
                 key = (panel.xlabel, panel.logx) if which == "x" else (panel.ylabel, panel.logy)
                 groups.setdefault(key, []).append((axis, panel))
         for (_, log), members in groups.items():
-            _share(which, log, members)
+            _share(which, log, members, legend)
 
 
-def _share(which: str, log: bool, members: Sequence[tuple[Any, Panel]]) -> None:
-    bounds = {end for _, panel in members for end in panel.bounds or ()} if which == "y" else set()
-    values = bounds or set().union(*(_values(which, panel) for _, panel in members))
+def _share(which: str, log: bool, members: Sequence[tuple[Any, Panel]], legend: Legend) -> None:
+    panels = [panel for _, panel in members]
+    bounds = {end for panel in panels for end in panel.bounds or ()} if which == "y" else set()
+    values = bounds or (_places(panels) if which == "x" else _heights(panels, legend))
     low, high = min(values), max(values)
-    for axis, _ in members:
+    for axis, panel in members:
         along = getattr(axis, f"{which}axis")
         if low == high:  # no ticks where nothing was measured
             along.set_ticks([low], [short(low) if float(low).is_integer() else f"{low:.4g}"])
@@ -179,19 +181,38 @@ def _share(which: str, log: bool, members: Sequence[tuple[Any, Panel]]) -> None:
             getattr(axis, f"set_{which}lim")(low if low in bounds else low - room, high + room)
             if which == "x" and all(float(value).is_integer() for value in values):
                 along.get_major_locator().set_params(integer=True)
+        if which == "y":
+            name_beyond(axis, [level for level in panel.levels if finite(level.value, log)], (low, high))
 
 
-def _values(which: str, panel: Panel) -> set[float]:
-    """All that is drawn along an axis of a panel."""
-    places = [points(line, panel.logy, panel.logx) for line in shown(panel)]
-    if which == "x":
-        return {x for each in places for x in each}
-    found = {y for each in places for y in each.values()}
-    for line in shown(panel):
-        seeds, intervals = _around(line)
-        around = [*(y for ys in seeds for y in ys), *(y for ys in intervals for y in _above(floor(panel), ys))]
-        found |= {y for y in around if y is not None and finite(y, panel.logy)}
-    return found | {level.value for level in panel.levels if finite(level.value, panel.logy)}
+def _places(panels: Sequence[Panel]) -> set[float]:
+    """Every x of panels."""
+    return {x for panel in panels for line in shown(panel) for x in points(line, panel.logy, panel.logx)}
+
+
+def _heights(panels: Sequence[Panel], legend: Legend) -> set[float]:
+    """The lowest and the highest y of a vertical axis that panels share."""
+    log = panels[0].logy
+    own, around = list[float](), list[float]()
+    for panel in panels:
+        for line in shown(panel):
+            seeds, intervals = _around(line)
+            own += points(line, log, panel.logx).values()
+            own += [y for ys in seeds for y in ys if y is not None and finite(y, log)]
+            around += [y for ys in intervals for y in _above(floor(panel), ys) if y is not None and finite(y, log)]
+    levels = [level for panel in panels for level in panel.levels if finite(level.value, log)]
+    found = span(own, around, levels, log)
+    assert found is not None  # a panel without values isn't drawn
+    if around and (min(around) < found[0] or max(around) > found[1]):
+        legend.others[CUT] = _words(CUT)
+    return set(found)
+
+
+def _words(text: str) -> Any:
+    """An entry of a legend that is words alone."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], linestyle="", label=text)
 
 
 def numbers(values: Sequence[float | None], log: bool) -> list[float]:

@@ -17,12 +17,15 @@ class Level:
         label: for the legend; levels of one figure with the same label share an entry.
         beside: a label or tint whose colour it has; grey without.
         style: a matplotlib line style.
+        within: whether the axis reaches to it, however far from the curves it lies. Others that lie far outside are
+            named at the axis's edge, with their value.
     """
 
     value: float
     label: str
     beside: str = ""
     style: str = ":"
+    within: bool = False
 
 
 def chance(classes: int) -> Level:

@@ -433,6 +433,28 @@ def test_a_value_that_was_not_finite_is_left_out_of_the_figure():
     assert (line.x, line.y, line.seeds) == ([0.0, 1.0], [1.5, None], {0: [1.0, 2.0], 1: [2.0, None]})
 
 
+def test_what_happens_at_the_switch_is_seen_from_near():
+    experiment = find("andriushchenko2022/finetune")
+    configurations = experiment.configure("smoke", {"seeds": "1"})
+
+    def arm(kind, epochs):
+        records = [{"epoch": float(epoch), "test_error": 0.9 - epoch / 20, "train_error": 0.0} for epoch in epochs]
+        return Outcome(configurations[kind], records)
+
+    arms = {kind: arm(kind, range(11)) for kind in ("erm", "sam")}
+    arms |= {kind: arm(kind, (10, 11)) for kind in ("erm-to-sam", "sam-to-erm", "erm-to-erm")}
+    switch = next(figure for figure in experiment.figures if figure.name == "switch")
+    test, training, near = switch.panels(arms)
+    assert [line.x[0] for line in test.lines] == [0, 0, 10, 10, 10]
+    assert [line.x for line in near.lines] == [[8, 9, 10]] * 2 + [[10, 11]] * 3
+    assert near.lines[0].y == pytest.approx([0.5, 0.45, 0.4])
+    assert {level.label for level in near.levels} == {"erm-to-sam, paper", "sam-to-erm, paper", "erm-to-erm, paper"}
+    assert not test.levels  # five per cent would squash what is drawn from 90 % on
+    assert near.ylabel not in (test.ylabel, training.ylabel)  # or they would share an axis
+    begun = {kind: one for kind, one in arms.items() if kind in ("erm", "sam")}
+    assert len(switch.panels(begun)) == 2
+
+
 def verdict_of(experiment, claim, arms):
     return next(c for c in find(f"andriushchenko2022/{experiment}").claims if c.id == claim).decide(arms)
 

@@ -105,9 +105,9 @@ class Page:
         asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         return errors, asked
 
-    def picture(self, path):
-        """The whole page as PNG."""
-        width, height = self.run("return [innerWidth, Math.min(document.documentElement.scrollHeight, 9000)]")
+    def picture(self, path, most=9000):
+        """The page as PNG, from its top down to ``most`` pixels."""
+        width, height = self.run(f"return [innerWidth, Math.min(document.documentElement.scrollHeight, {most})]")
         clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
         Path(path).write_bytes(base64.b64decode(shot["data"]))

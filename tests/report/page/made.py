@@ -18,6 +18,7 @@ CPU = torch.device("cpu")
 EXPERIMENT = replace(
     TOY,
     title="A toy <b>of</b> records & claims",
+    paper="A paper on toys",
     selection=Selection("loss", "training"),
     outcomes=(Curve("loss", "training loss"), Curve("error", "test error")),
     figures=(

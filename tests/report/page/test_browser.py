@@ -171,6 +171,70 @@ def test_the_grid_is_drawn(page, folder):
     assert page.wait("return location.hash === '#picked=3+4+5'")
 
 
+def test_bands_of_two_seeds_leave_the_curves_their_room(page, tmp_path):
+    outcomes = {}
+    for seed, value in ((0, 1.0), (1, 1.4)):  # Student's factor of two seeds is 12.7
+        outcomes |= made.grid(lrs=(1.0,), rhos=(0.1,), seeds=(seed,))
+        label = f"lr=1.0,rho=0.1,seed={seed}"
+        outcomes[label] = made.outcome(outcomes[label].settings, value=value)
+    write_page([made.sweep(tmp_path / "sweep", outcomes, VARIED)], tmp_path / "page.html")
+    page.size(WIDE)
+    page.open(tmp_path / "page.html", "#y-scale=linear&panels=0")
+    page.draw_all()
+    low, high = page.run("return document.querySelector('#charts .plot').layout.yaxis.range")
+    own = page.run(f"return {TRACES}.filter((trace) => trace.mode === 'lines').flatMap((trace) => trace.y)")
+    top = page.run(f"return {TRACES}.filter((trace) => trace.fill).flatMap((trace) => trace.y)")
+    assert max(value for value in top if value is not None) > high
+    assert high - low < 2.2 * (max(own) - min(own))
+    assert "cut off there" in page.text("#charts .note")
+    page.keys("#charts .plot", "0")
+    assert page.wait(f"return document.querySelector('#charts .plot').layout.yaxis.range[1] > {high}")
+
+
+def test_intervals_of_differences_end_within_the_chart(page, folder):
+    page.size(WIDE)
+    page.open(folder / "sweep.html")
+    page.draw_all()
+    low, high = page.run("return document.querySelector('#difference-chart').layout.xaxis.range")
+    reach = page.run("return document.querySelector('#difference-chart').data.flatMap((trace) => trace.x)")
+    room = 0.03 * (high - low)
+    assert low + room < min(reach)
+    assert max(reach) < high - room
+
+
+def test_directories_are_told_apart_in_words(page, tmp_path):
+    several = [
+        made.run(tmp_path / name, {f"arm{k}": made.outcome(replace(made.SETTINGS, rho=k / 10)) for k in range(5)})
+        for name in ("first", "second")
+    ]
+    write_page(several, tmp_path / "page.html")
+    page.size(WIDE)
+    page.open(tmp_path / "page.html")
+    page.draw_all()
+    assert page.text("#keys") == "Directories:firstsecond"
+    colours = page.run("return [...document.querySelectorAll('#legend .swatch')].map((one) => one.style.background)")
+    assert len(set(colours)) == len(colours) == 10
+
+
+def test_a_saved_figure_is_opened_large_and_closed_by_keyboard(page, folder):
+    page.open(folder / "run.html")
+    page.keys("#figures .enlarge", "\ue007")
+    assert page.run("return document.querySelector('#enlarged').open")
+    assert page.run("const [a, b] = document.querySelectorAll('#figures img'); return a.src === b.src")
+    page.keys("#enlarged button", "\ue007")
+    assert not page.run("return document.querySelector('#enlarged').open")
+
+
+def test_the_menus_fit_on_a_phone(page, folder):
+    page.size(420)
+    page.open(folder / "run.html")
+    for menu in ("#results .menu", "#curves .menu"):
+        page.run(f"document.querySelector('{menu}').open = true")
+        box = page.run(f"return document.querySelector('{menu} .choices').getBoundingClientRect().toJSON()")
+        assert box["left"] >= 0
+        assert box["right"] <= 420
+
+
 def test_nothing_in_a_directory_is_markup(page, tmp_path):
     evil = '<script>window.harmed = 1</script><img src=x onerror="window.harmed = 2">'
     outcomes = {f"{evil}-{seed}": made.outcome(replace(made.SETTINGS, seed=seed), columns=(evil,)) for seed in (0, 1)}

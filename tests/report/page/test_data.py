@@ -12,7 +12,7 @@ from lowland.report.page.curves import draw
 from lowland.report.page.data import script_data
 from lowland.report.page.groups import columns_of, groups_of, names_of
 from lowland.report.page.reading import read_source
-from lowland.report.page.settings import settings_of
+from lowland.report.page.settings import origins_of, settings_of
 from lowland.report.page.shown import ShownDirectory, ShownRun
 from lowland.report.page.thinning import evenly, kept
 from lowland.training.statistics import estimate
@@ -157,6 +157,16 @@ def test_differences_within_a_sweep_are_those_of_its_summary(tmp_path):
         assert ours["p"] == pytest.approx(theirs["p_holm"], rel=1e-3)
 
 
+def test_a_difference_of_rounding_is_none(tmp_path):
+    outcomes = made.grid(lrs=(1.0,), rhos=(0.0, 0.1))
+    for label, outcome in outcomes.items():
+        last = {**outcome.records[-1], "loss": 0.1 + 0.2 if "rho=0.1" in label else 0.3}
+        outcomes[label] = replace(outcome, records=[*outcome.records[:-1], last])
+    (found,) = data_of(made.sweep(tmp_path, outcomes, VARIED))["differences"]["loss"]
+    assert 0.1 + 0.2 != 0.3
+    assert (found["mean"], found["interval"]) == (0, [0, 0])
+
+
 def test_differences_between_directories_are_to_the_first(tmp_path):
     one = made.sweep(tmp_path / "one", made.grid(rhos=(0.0,)), VARIED)
     other = {
@@ -191,6 +201,22 @@ def test_settings_say_where_they_come_from_and_what_differs(tmp_path):
     first = {value.arms: (value.text, value.origin) for value in rows["rho"].cells[0]}
     assert first == {"sam": ("0.1", "set"), "plain": ("0", "arm")}
     assert {value.arms: value.origin for value in rows["rho"].cells[1]} == {"sam": "ours", "plain": "arm"}
+
+
+def test_only_origins_that_there_are_are_explained(tmp_path):
+    sources, _, _ = read(made.run(tmp_path / "paper", made.arms()))
+    assert list(origins_of(settings_of(sources))) == ["ours", "arm", "set"]
+    sources, _, _ = read(made.run(tmp_path / "own", made.arms(), experiment=replace(made.EXPERIMENT, paper="")))
+    assert "default" in origins_of(settings_of(sources))
+    assert "ours" not in origins_of(settings_of(sources))  # a choice of ours is one in the place of a paper's
+
+
+def test_a_setting_of_many_arms_names_three(tmp_path):
+    outcomes = {f"arm{rho}": made.outcome(replace(made.SETTINGS, rho=0.5)) for rho in range(5)}
+    outcomes["other"] = made.outcome(replace(made.SETTINGS, rho=0.2))
+    sources, _, _ = read(made.run(tmp_path, outcomes, experiment=replace(made.EXPERIMENT, claims=())))
+    cells = {row.name: row.cells[0] for row in settings_of(sources)}
+    assert [value.arms for value in cells["rho"]] == ["arm0, arm1, arm2 and 2 more", "other"]
 
 
 def test_settings_of_a_sweep_are_its_grids(tmp_path):

@@ -1,11 +1,13 @@
 """What is read of directories, whole and damaged, finished and under way."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from lowland.errors import RunError
 from lowland.report.page.reading import read_source
+from lowland.report.page.shown import ShownDirectory
 
 from . import made
 
@@ -45,6 +47,22 @@ def test_a_run_of_an_earlier_version(tmp_path):
     source = read_source(made.run(tmp_path, made.arms(), described=False))
     assert source.title == made.EXPERIMENT.name
     assert source.finished
+
+
+@pytest.mark.parametrize(
+    ("name", "paper", "scale", "about"),
+    [
+        ("tests/toy", "a paper", "paper", "Sweep of tests/toy, paper scale"),
+        ("tumours", "", "paper", "Sweep of tumours"),
+        ("tumours", "", "smoke", "Sweep of tumours, smoke scale"),
+        ("", "", "paper", "Sweep"),
+    ],
+)
+def test_the_head_says_no_more_than_there_is(name, paper, scale, about):
+    config = {"experiment": name, "scale": scale, "sweep": True}
+    source = ShownDirectory(Path("x"), config, {"title": name, "paper": paper}, None, (), [])
+    assert source.about == about
+    assert source.title == name or source.title == "Sweep"
 
 
 def test_a_line_that_is_just_being_written_is_passed_over(tmp_path):

@@ -19,7 +19,7 @@ from lowland.papers.andriushchenko2022.figures import reported
 from lowland.papers.andriushchenko2022.settings import DATASETS, ImageSettings, scales
 from lowland.papers.andriushchenko2022.task import image_task, network
 from lowland.papers.claims import Unfit, by_seed, judged, smaller
-from lowland.papers.figures import over_epochs
+from lowland.papers.figures import over_epochs, since
 from lowland.training import (
     Claim,
     Outcome,
@@ -224,6 +224,29 @@ _REPORTED = reported(
         for dataset, errors in FIGURE_9.items()
     }
 )
+_ACROSS = over_epochs(
+    "switch", "Test error across the switch", ["erm", "sam", *TUNED],
+    (("test_error", "test", "error", False), ("train_error", "training", "error", False)), _REPORTED,
+)  # fmt: skip
+_BEFORE = 0.2  # of the first training, which the closer look begins with
+
+
+def _switch(outcomes: Mapping[str, Outcome]) -> list[Panel]:
+    """Both errors over all epochs; and the test error from shortly before the switch on, which alone is near it."""
+    whole = [*_ACROSS.panels(outcomes)]
+    tuned = [x for panel in whole for line in panel.lines if line.label in TUNED for x in line.x if x is not None]
+    if not tuned:
+        return whole
+    test = whole[0]
+    return [
+        replace(test, levels=()),
+        *whole[1:],
+        replace(
+            since(test, (1 - _BEFORE) * min(tuned)), title="test, around the switch", ylabel="test error", against=()
+        ),
+    ]
+
+
 _TUNING = {"lr": 0.01, "schedule": "cosine"}
 EXPERIMENT = image_experiment(
     "finetune",
@@ -297,11 +320,7 @@ EXPERIMENT = image_experiment(
         ),
     ),
     figures=(
-        over_epochs(
-            "switch", "Test error across the switch", ["erm", "sam", *TUNED],
-            (("test_error", "test", "error", False), ("train_error", "training", "error", False)),
-            _REPORTED,
-        ),
+        Plot("switch", "Test error across the switch", _switch),
         Plot("line", "Between the weights before and after tuning", _lines),
     ),
     cost={

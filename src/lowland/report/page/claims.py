@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lowland.report.page.rounding import short
 from lowland.report.page.shown import ShownDirectory
+from lowland.report.page.wording import counted
 from lowland.values import Read
 
 _VERDICTS = {True: "holds", False: "fails", None: "undecided"}
@@ -60,10 +61,13 @@ class ClaimTable:
 
     @property
     def told(self) -> list[str]:
-        """Of each directory how many claims have which verdict: ``"holds 2, undecided 1"``."""
+        """Of each directory how many claims have which verdict: ``"3 claims: holds 2, undecided 1"``."""
         columns = [[row[index] for row in self.rows] for index in range(len(self.names))]
         counts = [Counter(claim.verdict for claim in column if claim is not None) for column in columns]
-        return [", ".join(f"{verdict} {count}" for verdict, count in each.items()) for each in counts]
+        return [
+            f"{counted(each.total(), 'claim')}: {', '.join(f'{verdict} {count}' for verdict, count in each.items())}"
+            for each in counts
+        ]
 
     @property
     def decided(self) -> bool:
@@ -105,7 +109,7 @@ def _judged(claim: Mapping[str, Read], over_grid: bool) -> ShownClaim:
     counts, at_points = claim.get("counts"), claim.get("at_each_point") or ""
     points, measured = "", claim["measured"]
     if over_grid and counts:
-        points = f"{counts['holds']} of {counts['judged']} points" if counts["judged"] else ""
+        points = f"{counts['holds']} of {counted(counts['judged'], 'point')}" if counts["judged"] else ""
         measured = measured if at_points == threshold else None  # else it is the share of points, said already
         threshold = at_points
     interval, by = claim.get("interval_95"), claim.get("decided_by")

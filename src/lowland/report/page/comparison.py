@@ -1,11 +1,11 @@
 """What lies between two groups of runs, paired by seed; and what can be compared at all."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from lowland.report.page.groups import Group
-from lowland.report.page.rounding import drawn, number
+from lowland.report.page.rounding import drawn, number, settled
 from lowland.report.page.shown import ShownDirectory
-from lowland.training.statistics import holm, paired_difference
+from lowland.training.statistics import Estimate, holm, paired_difference
 from lowland.values import JsonObject
 
 RULE = (
@@ -59,9 +59,7 @@ def differences(groups: Sequence[Group], columns: Sequence[str]) -> dict[str, li
     for column in columns:
         finals = [group.finals(column) for group in groups]
         rows = [
-            (pair, between)
-            for pair in wanted
-            if (between := paired_difference(finals[pair[0]], finals[pair[1]])) is not None
+            (pair, between) for pair in wanted if (between := _between(finals[pair[0]], finals[pair[1]])) is not None
         ]
         ps = [between.p for _, between in rows]
         corrected = iter(holm([p for p in ps if p is not None]))
@@ -76,6 +74,16 @@ def differences(groups: Sequence[Group], columns: Sequence[str]) -> dict[str, li
         if entries:
             found[column] = entries
     return found
+
+
+def _between(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:
+    """The difference paired by seed, in which values are the same that differ by nothing but their rounding."""
+    shared = {seed: (value, second[seed]) for seed, value in first.items() if seed in second}
+    told_apart = {
+        seed: value if settled(value - other, max(abs(value), abs(other))) else other
+        for seed, (value, other) in shared.items()
+    }
+    return paired_difference(told_apart, second)
 
 
 def comparable(sources: Sequence[ShownDirectory], names: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from lowland.report.axes import symbol
+from lowland.report.page.answer import at_the_end
 from lowland.report.page.comparison import differences
 from lowland.report.page.curves import Drawing
 from lowland.report.page.groups import Group, RunIn
@@ -72,6 +73,7 @@ def _directory(source: ShownDirectory, name: str, groups: Sequence[Group], index
         "sweep": source.is_sweep,
         "varied": [key for key in source.varied if key != "seed"],
         "selected": selected[0] if len(selected) == 1 else None,
+        "end": at_the_end(source, chosen) if chosen else "",
         "metric": _metric(source),
     }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lowland import __version__
 from lowland.files import write_atomically
+from lowland.report.page.answer import answers_of
 from lowland.report.page.claims import claims_beside
 from lowland.report.page.comparison import RULE, comparable
 from lowland.report.page.curves import draw
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 # In the order in which they need each other.
 _SCRIPTS = (
-    "data", "state", "theme", "colours", "chart", "legend", "curves", "filter", "table", "csv",
-    "sweep", "sweep-lines", "sweep-map", "sweep-parallel", "differences", "main", "watching",
+    "data", "state", "theme", "colours", "chart", "legend", "keys", "range", "curves", "filter", "table", "csv",
+    "sweep", "sweep-lines", "sweep-map", "sweep-parallel", "differences", "figures", "main", "watching",
 )  # fmt: skip
 
 
@@ -58,15 +59,19 @@ def render(sources: Sequence[ShownDirectory], *, reload_every: float = 0.0) -> s
 
     names = names_of([source.path for source in sources])
     groups, columns = groups_of(sources, names), columns_of(sources)
-    drawing = draw(groups, list(columns))
-    settings = settings_of(sources)
+    drawing, settings = draw(groups, list(columns)), settings_of(sources)
     return _environment().get_template("page.html").render(
         sources=list(zip(names, sources, strict=True)),
+        answers=[answers_of(source) for source in sources],
         claims=claims_beside(names, sources),
         settings=settings,
         origins=origins_of(settings),
         environments=_environments(names, sources),
-        tables=[(name, table) for name, source in zip(names, sources, strict=True) if (table := table_of(source))],
+        tables=[
+            (name, table)
+            for name, source in zip(names, sources, strict=True)
+            if (table := table_of(source, groups, columns))
+        ],
         figures=figures_of(sources),
         comparable=comparable(sources, names),
         rule=RULE,

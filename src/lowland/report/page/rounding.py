@@ -5,6 +5,7 @@ import math
 from lowland.values import Read
 
 DIGITS = 5  # of what is drawn
+_ROUNDING = 1e-12  # of two numbers: where they differ by less, they differ by how they were summed
 
 
 def number(value: Read) -> float | None:
@@ -20,6 +21,11 @@ def drawn(value: float | None) -> float | None:
         return None
     rounded = float(f"{value:.{DIGITS}g}")
     return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
+
+
+def settled(difference: float, scale: float) -> float:
+    """0 where a ``difference`` of numbers as large as ``scale`` is nothing but their rounding."""
+    return 0.0 if abs(difference) <= _ROUNDING * abs(scale) else difference
 
 
 def short(value: Read) -> str:

@@ -83,8 +83,25 @@ class ShownDirectory:
 
     @property
     def title(self) -> str:
-        """The experiment's title; its name where the directory doesn't say."""
-        return str(self.description["title"]) if self.description else self.experiment
+        """The experiment's title; its name where the directory doesn't say, and without one its kind."""
+        said = str(self.description["title"]) if self.description else ""
+        return said or self.experiment or self.kind
+
+    @property
+    def kind(self) -> str:
+        """What it is, in a word."""
+        return "Sweep" if self.is_sweep else "Run"
+
+    @property
+    def about(self) -> str:
+        """Its kind, experiment and scale: ``"Sweep of long2024/toy, paper scale"``.
+
+        An experiment of no paper that has no name isn't named, and its whole scale needs no word.
+        """
+        of = f" of {self.experiment}" if self.experiment else ""
+        scale = str(self.config["scale"])
+        of_paper = self.description is None or bool(self.description["paper"])
+        return f"{self.kind}{of}" + (f", {scale} scale" if of_paper or scale != "paper" else "")
 
     @property
     def finished(self) -> bool:

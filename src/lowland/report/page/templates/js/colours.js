@@ -18,22 +18,32 @@ function colouredBy() {
   return names.sort((a, b) => valuesOf(data.groups, b).length - valuesOf(data.groups, a).length)[0];
 }
 
-// The groups of the same directory. Where a directory has few, its arms have colours, and dashes tell directories apart.
-const own = (index) => data.groups.filter((group) => group.directories[0] === data.groups[index].directories[0]);
+const directoryOf = (index) => data.groups[index].directories[0];
+const own = (index) => data.groups.filter((group) => group.directories[0] === directoryOf(index));
 
-// Where colours follow one setting, dashes tell the values of another apart.
+// What has a colour of its own: each group where they are few; else each arm, where a directory has few of them, and
+// directories differ in dashes and shades; else each value of a setting, and dashes are those of another.
+function colouredAs(index) {
+  if (data.groups.length <= FEW.length) return "group";
+  return own(index).length <= FEW.length ? "arm" : "setting";
+}
+
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 
+const dashedBy = () => manyDirectories ? undefined
+  : Object.keys(data.axes).find((each) => each !== colouredBy() && valuesOf(data.groups, each).length > 1);
+
 function dashOf(index) {
-  if (data.groups.length <= FEW.length) return "solid";
-  if (own(index).length <= FEW.length) return DASHES[data.groups[index].directories[0] % DASHES.length];
-  const name = Object.keys(data.axes).find((each) => each !== colouredBy() && valuesOf(data.groups, each).length > 1);
+  if (colouredAs(index) === "group") return "solid";
+  if (manyDirectories) return DASHES[directoryOf(index) % DASHES.length];
+  const name = dashedBy();
   return name ? DASHES[valuesOf(data.groups, name).indexOf(data.groups[index].settings[name]) % DASHES.length] : "solid";
 }
 
 function colourOf(index) {
-  if (data.groups.length <= FEW.length) return FEW[index];
-  if (own(index).length <= FEW.length) return FEW[own(index).indexOf(data.groups[index])];
+  const as = colouredAs(index);
+  if (as === "group") return FEW[index];
+  if (as === "arm") return paler(FEW[own(index).indexOf(data.groups[index])], directoryOf(index));
   const name = colouredBy();
   const values = name ? valuesOf(data.groups, name) : data.groups.map((_, number) => number);
   const rank = values.indexOf(name ? data.groups[index].settings[name] : index);
@@ -43,6 +53,18 @@ function colourOf(index) {
 
 // Along the scale, without the end that would vanish on the ground.
 const shade = (share) => along(colour("ground") === "#fff" ? 0.93 * share : DARK_START + (1 - DARK_START) * share);
+
+// A colour nearer to the ground, for the directories after the first.
+function paler(paint, directory) {
+  const share = [0, 0.35, 0.55][Math.min(directory, 2)];
+  const mixed = channels(paint).map((value, i) => Math.round(value + share * (channels(colour("ground"))[i] - value)));
+  return `rgb(${mixed.join(",")})`;
+}
+
+function channels(hex) {
+  const digits = hex.length === 4 ? [...hex.slice(1)].map((digit) => digit + digit) : hex.slice(1).match(/../g);
+  return digits.map((pair) => parseInt(pair, 16));
+}
 
 const translucent = (paint, alpha) => paint.startsWith("#")
   ? paint + Math.round(alpha * 255).toString(16).padStart(2, "0")

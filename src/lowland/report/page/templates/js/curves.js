@@ -32,7 +32,7 @@ function drawPanel(chart, panel) {
   const drawing = drawingOf(panel, log);
   plot(chart.children[2], panel.title, tracesOf(drawing), look({
     xaxis: axis({ title: { text: what }, type: state["x-scale"] === "log" ? "log" : "linear" }),
-    yaxis: axis({ title: { text: plain(panel.ylabel) }, type: log ? "log" : "linear" }),
+    yaxis: axis({ title: { text: plain(panel.ylabel) }, type: log ? "log" : "linear", ...ranged(drawing.range) }),
     uirevision: `${log}${what}${state["x-scale"]}`, // a zoom stays for as long as the axes do
   }), (point) => point.data.meta != null && toggle(point.data.meta));
   chart.children[3].textContent = remarks(drawing);
@@ -48,7 +48,9 @@ function drawingOf(panel, log) {
   const standing = shown.filter((line) => !line.out);
   const bands = new Set(standing.filter((line) => line.low).map((line) => line.index)).size <= MOST_BANDS;
   const grey = [...shown.filter((line) => line.out), ...standing.slice(MOST_LINES)];
-  return { panel, log, shown, standing, grey, bands };
+  const reach = shown.map((line) => (line.out ? { y: line.y } : line)); // the bands of grey lines aren't drawn
+  const range = bands ? clipped(reach, log) : null;
+  return { panel, log, shown, standing, grey, bands, range };
 }
 
 // The curves of a group in a column: one for each run, or the mean with its band.
@@ -128,7 +130,7 @@ function lowest(lines) {
 }
 
 // What the panel doesn't show, or can't.
-function remarks({ panel, log, shown, standing, bands }) {
+function remarks({ panel, log, shown, standing, bands, range }) {
   const lost = data.groups.flatMap((group) => group.runs.filter((run) => hasNothing(run, panel)).map((run) =>
     (group.runs.length > 1 ? `${group.name} (seed ${run.seed})` : group.name)));
   const more = lost.length > 5 ? ` and ${lost.length - 5} more` : "";
@@ -139,7 +141,8 @@ function remarks({ panel, log, shown, standing, bands }) {
       `${MOST_LINES} of ${standing.length} lines are coloured, the others grey: pick some in the table.`,
     !bands && `Bands are drawn of at most ${MOST_BANDS} groups: pick some.`,
     log && has(shown, "y") && "Values at or below 0 have no place on a logarithmic axis.",
-    log && bands && has(standing, "low") && "A band that reaches 0 is cut off below.",
+    log && bands && !range && has(standing, "low") && "A band that reaches 0 is cut off below.",
+    range && CUT,
   ].filter(Boolean).join(" ");
 }
 

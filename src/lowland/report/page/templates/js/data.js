@@ -28,6 +28,10 @@ function short(value) {
   return Number.isInteger(value) ? String(value) : brief(value, 4);
 }
 
+// "1 row", "2 rows"; for words that take an s.
+const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+
+const manyDirectories = data.directories.length > 1;
 const isNumber = (value) => typeof value === "number";
 const symbol = (name) => data.axes[name] ?? name.replaceAll("_", " ");
 const label = (column) => data.columns[column] ?? column;

@@ -1,6 +1,7 @@
 // Differences, paired by seed, with their intervals.
 
 const SIGNIFICANT = 0.05; // of the corrected p
+const ROOM = 0.06; // of the axis, beyond the intervals
 
 function drawDifferences() {
   const column = find("#difference-column").value;
@@ -35,11 +36,13 @@ function drawDifferenceChart(column, rows) {
   const intervals = rows.flatMap((row, index) => (row.interval ? [{
     type: "scatter", mode: "lines", x: row.interval, y: [index, index], line: { color: paint[index], width: 2 }, hoverinfo: "skip",
   }] : []));
+  const [low, high] = extent([0, ...rows.flatMap((row) => [row.mean, ...(row.interval ?? [])])]);
+  const margin = ROOM * (high - low || 1); // so that no interval ends at the edge
   const none = { type: "line", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: colour("quiet"), dash: "dot" } };
   plot(container, `Differences in ${label(column)}`, [points, ...intervals], look({
     height: Math.max(160, 70 + 24 * rows.length),
     shapes: [none],
-    xaxis: axis({ title: { text: `${plain(label(column))}, difference ${kinds}` } }),
+    xaxis: axis({ title: { text: `${plain(label(column))}, difference ${kinds}` }, range: [low - margin, high + margin] }),
     yaxis: axis({
       tickvals: rows.map((_, index) => index),
       ticktext: names.map((name) => plain(name.length > room ? `${name.slice(0, room - 1)}…` : name)),
@@ -67,6 +70,6 @@ const sideOf = (row) => ({ below: FEW[0], above: FEW[1] })[verdictOf(row)] ?? co
 
 function described(row) {
   const interval = row.interval ? `, 95 %: ${between(row)}` : "";
-  const seeds = `${row.n} ${row.n === 1 ? "seed" : "seeds"}`;
+  const seeds = counted(row.n, "seed");
   return `<b>${plain(row.name)}</b><br>${short(row.mean)}${interval}<br>${seeds}: ${verdictOf(row)}`;
 }

@@ -20,12 +20,14 @@ function sign(dash) {
   return made;
 }
 
-// A small square in a group's colour.
-function swatch(index) {
+// A small square in a colour; that of a group.
+function box(paint) {
   const made = element("span", { class: "swatch" });
-  made.style.background = colourOf(index);
+  made.style.background = paint;
   return made;
 }
+
+const swatch = (index) => box(colourOf(index));
 
 function drawLegend() {
   const chosen = picked();
@@ -34,6 +36,7 @@ function drawLegend() {
   const buttons = data.groups.flatMap((group, index) => (isListed(group, index) ? [groupButton(group, index, chosen)] : []));
   const hint = element("span", { class: "quiet" }, `${data.groups.length} groups: pick some in the table`);
   find("#legend").replaceChildren(...buttons, ...(many ? [hint] : []));
+  find("#keys").replaceChildren(...keys());
 }
 
 function groupButton(group, index, chosen) {

@@ -11,14 +11,18 @@ function drawLines(sweep) {
     const area = gridBand(at, metric, paint);
     return [...(faint || lines.size > MOST_BANDS ? [] : [area]), gridLine(sweep, at, name, faint ? colour("faint") : paint)];
   });
+  const bands = lines.size > MOST_BANDS ? [] : sweep.groups.map((group) => edges(group, metric));
   const means = sweep.groups.map((group) => sweep.mean(group)).filter((value) => value != null);
+  const log = isLogarithmic(means);
+  const range = clipped(bands, log);
+  sweep.find(".cut").textContent = range ? CUT : "";
   const diverged = divergedAt(sweep, x, positions);
   plot(sweep.find(".lines"), `${label(metric)} against ${symbol(x)}`, traces, look({
     height: 420,
     showlegend: lines.size > 1 && lines.size <= 20,
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", font: { size: 12 } },
     xaxis: placesAxis(x, positions, [-0.4, positions.length - 0.6]),
-    yaxis: axis({ title: { text: plain(label(metric)) }, type: isLogarithmic(means) ? "log" : "linear" }),
+    yaxis: axis({ title: { text: plain(label(metric)) }, type: log ? "log" : "linear", ...ranged(range) }),
     annotations: diverged,
     margin: { l: 10, r: 10, t: diverged.length ? 46 : 28, b: 10 },
   }), (point) => point.customdata != null && toggle(point.customdata));
@@ -33,6 +37,13 @@ function combinations(sweep, x) {
     lines.set(name, [...(lines.get(name) ?? []), group]);
   }
   return lines;
+}
+
+// The mean of a group, and the ends of its interval, as `clipped` takes them.
+function edges(group, metric) {
+  const found = group.finals[metric] ?? [];
+  const one = (which) => [found[ESTIMATE[which]] ?? null];
+  return { y: one("mean"), low: one("low"), high: one("high") };
 }
 
 function gridBand(at, metric, paint) {

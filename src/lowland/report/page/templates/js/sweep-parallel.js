@@ -1,6 +1,10 @@
 // All settings of a grid at once, with what they came to: a line for each, on parallel axes.
 
 const MOST_METRICS = 5;
+const COPIES = [-1, 0, 1]; // of each line, a hair apart: Plotly has no width for them
+const HAIR = 0.003; // of an axis
+const MOST_WRITTEN_PLACES = 12; // of a setting's values, beside its axis
+const EDGE = 0.05; // of an axis beyond its values
 
 function drawParallel(sweep) {
   const metric = sweep.chosen("metric");
@@ -16,16 +20,17 @@ function drawParallel(sweep) {
     return;
   }
   if (!container.dataset.ready) container.textContent = "";
-  const mean = (group, column) => group.finals[column][ESTIMATE.mean];
+  const means = (column) => whole.map((group) => group.finals[column][ESTIMATE.mean]);
+  const thick = (values) => COPIES.flatMap(() => values);
   const text = (size, paint) => ({ size, color: colour(paint) });
   plot(container, `All settings and ${metrics.map(label).join(", ")}`, [{
     type: "parcoords",
     dimensions: [
       ...sweep.varied.map((name) => placesDimension(whole, name)),
-      ...metrics.map((column) => ({ label: plain(label(column)), values: whole.map((group) => mean(group, column)) })),
+      ...metrics.map((column) => dimension(plain(label(column)), means(column))),
     ],
     line: {
-      color: whole.map((group) => mean(group, metric)),
+      color: thick(means(metric)),
       colorscale: [0, 0.25, 0.5, 0.75, 1].map((share) => [share, shade(share)]),
     },
     labelangle: 0,
@@ -38,22 +43,34 @@ function drawParallel(sweep) {
   container.on("plotly_restyle", () => pickWithin(container, whole));
 }
 
-// A setting's values, evenly spaced.
+// An axis with a place for each group, as many times as its line is drawn.
+function dimension(text, values, more = {}) {
+  const [low, high] = extent(values);
+  const height = high - low || Math.abs(high) || 1;
+  return {
+    label: text,
+    values: COPIES.flatMap((copy) => values.map((value) => value + copy * HAIR * height)),
+    range: [low - EDGE * height, high + EDGE * height],
+    ...more,
+  };
+}
+
+// A setting's values, evenly spaced; of many, some are written.
 function placesDimension(groups, name) {
   const values = valuesOf(groups, name);
-  return {
-    label: plain(symbol(name)),
-    values: groups.map((group) => values.indexOf(group.settings[name])),
-    tickvals: values.map((_, index) => index),
-    ticktext: values.map((value) => plain(short(value))),
-    range: [-0.05, values.length - 0.95],
-  };
+  const every = Math.ceil(values.length / MOST_WRITTEN_PLACES);
+  const written = [...values.keys()].filter((index) => index % every === 0);
+  return dimension(plain(symbol(name)), groups.map((group) => values.indexOf(group.settings[name])), {
+    tickvals: written,
+    ticktext: written.map((index) => plain(short(values[index]))),
+  });
 }
 
 // Pick the groups that lie within the ranges that are drawn along the axes.
 function pickWithin(container, groups) {
+  const middle = COPIES.indexOf(0) * groups.length;
   const within = groups.filter((_, index) => container.data[0].dimensions.every((dimension) =>
-    inRanges(dimension.values[index], dimension.constraintrange)));
+    inRanges(dimension.values[middle + index], dimension.constraintrange)));
   pick(within.length < groups.length ? within.map((group) => group.index) : []);
 }
 

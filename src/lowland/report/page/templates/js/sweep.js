@@ -54,20 +54,10 @@ class Sweep {
     }
     const best = data.groups[this.directory.selected];
     const by = best && `★ Selected: ${best.name}, by ${label(this.directory.metric)}.`;
-    selection.textContent = best ? by + this.atTheEnd(best) : "";
+    selection.textContent = best ? [by, this.directory.end].filter(Boolean).join(" ") : "";
     drawLines(this);
     if (this.varied.length > 1) drawMap(this);
     drawParallel(this);
-  }
-
-  // Whether the selected value of a setting is the grid's last, beyond which a better one may lie. Below 0 there is none.
-  atTheEnd(best) {
-    const ends = numericAxes(this.groups, this.varied).filter((name) => {
-      const [values, value] = [valuesOf(this.groups, name), best.settings[name]];
-      return value === values.at(-1) || (value === values[0] && value !== 0);
-    });
-    const where = ends.map(symbol).join(" and ");
-    return ends.length ? ` It lies at the end of the grid in ${where}: a wider grid may have a better one.` : "";
   }
 
   // What a group came to, for the hover.
@@ -75,7 +65,7 @@ class Sweep {
     const metric = this.chosen("metric");
     const [mean, error, low, high, n] = group.finals[metric] ?? [];
     const spread = error == null ? "" : ` ± ${brief(error, 2)}`;
-    const interval = low == null ? "" : `<br>95 %: ${short(low)} to ${short(high)}, ${n} seeds`;
+    const interval = low == null ? "" : `<br>95 %: ${short(low)} to ${short(high)}, ${counted(n, "seed")}`;
     const value = mean == null ? "no value" : `${plain(label(metric))}: ${short(mean)}${spread}${interval}`;
     return `<b>${plain(group.name)}</b><br>${value}<br>${plain(group.told)}`;
   }

@@ -1,7 +1,6 @@
 // The table of results: a row for each group, or each run.
 
 const ESTIMATE = { mean: 0, error: 1, low: 2, high: 3, n: 4, done: 5 }; // where each stands in a group's `finals`
-const manyDirectories = data.directories.length > 1;
 const selected = new Set(data.directories.map((directory) => directory.selected).filter((index) => index != null));
 
 // What the cells of each row show, and what it is sorted and filtered by.
@@ -57,7 +56,7 @@ function drawTable() {
   find("#table thead").replaceChildren(element("tr", {}, ...columns.map(head)));
   find("#table tbody").replaceChildren(...rows.map((row) =>
     element("tr", { class: chosen.has(row.index) && "picked" }, ...columns.map((column) => cell(row, column, chosen)))));
-  find("#count").textContent = rows.length < all.length ? `${rows.length} of ${all.length} rows` : `${all.length} rows`;
+  find("#count").textContent = `${rows.length < all.length ? `${rows.length} of ` : ""}${counted(all.length, "row")}`;
 }
 
 function head(column) {

@@ -1,0 +1,11 @@
+// A click on a saved figure shows it as large as the screen; Escape, or a click beside it, closes it.
+
+const enlarged = find("#enlarged");
+for (const button of findAll(".enlarge")) {
+  button.addEventListener("click", () => {
+    const [small, large] = [find("img", button), find("img", enlarged)];
+    [large.src, large.alt] = [small.src, small.alt];
+    enlarged.showModal();
+  });
+}
+enlarged?.addEventListener("click", (event) => event.target === enlarged && enlarged.close());
