@@ -168,7 +168,8 @@ def test_a_level_is_drawn_across(tmp_path, canvases):
     axis = canvases["loss-by-rho"].axes[0]
     assert "chance" in legend(canvases["loss-by-rho"])
     assert [list(line.get_ydata()) for line in axis.lines if line.get_label() == "chance"] == [[0.5, 0.5]]
-    assert axis.get_ylim()[0] < 0.5
+    assert axis.get_ylim()[0] > 0.5  # which would squash the means
+    assert [text.get_text() for text in axis.texts] == ["↓ chance: 0.5"]
 
 
 def test_further_settings_are_panels(tmp_path, canvases):

@@ -1,5 +1,10 @@
 // A click on a saved figure shows it as large as the screen; Escape, or a click beside it, closes it.
 
+const BROAD = 1.6; // width over height, from which on a figure has a row of its own
+for (const image of findAll(".enlarge img")) {
+  image.decode().then(() => image.closest("figure").classList.toggle("broad", image.naturalWidth > BROAD * image.naturalHeight), () => {});
+}
+
 const enlarged = find("#enlarged");
 for (const button of findAll(".enlarge")) {
   button.addEventListener("click", () => {

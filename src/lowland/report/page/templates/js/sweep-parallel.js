@@ -36,7 +36,7 @@ function drawParallel(sweep) {
     labelangle: 0,
     labelfont: text(12, "ink"),
     tickfont: text(11, "quiet"),
-    rangefont: text(10, "quiet"),
+    rangefont: { size: 1, color: "rgba(0,0,0,0)" }, // the ends of the axes are no values
     unselected: { line: { color: colour("faint"), opacity: 0.25 } },
   }], look({ height: 360, margin: { l: 60, r: 60, t: 60, b: 24 } }));
   container.removeAllListeners?.("plotly_restyle");

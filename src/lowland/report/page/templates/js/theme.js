@@ -7,7 +7,8 @@ function showTheme() {
   const theme = state.theme in THEMES ? state.theme : "";
   if (theme) document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
-  find("#theme").textContent = `Theme: ${THEMES[theme]}`;
+  find("#theme").replaceChildren("◐", element("span", {}, ` Theme: ${THEMES[theme]}`));
+  find("#theme").setAttribute("aria-label", `Theme: ${THEMES[theme]}`);
 }
 
 find("#theme").addEventListener("click", () => {
