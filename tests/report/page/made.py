@@ -115,7 +115,7 @@ def grid(*, lrs=(0.1, 1.0), rhos=(0.0, 0.1, 0.3), seeds=(0, 1, 2), **how):
     found = {}
     for lr, rho, seed in product(lrs, rhos, seeds):
         settings = replace(SETTINGS, lr=lr, rho=rho, seed=seed)
-        value = 2 - lr / max(lrs) + abs(rho - 0.1)
+        value = 2 - lr / max(lrs) + (1 + 0.1 * seed) * abs(rho - 0.1)
         found[f"lr={lr},rho={rho},seed={seed}"] = outcome(settings, value=value, **how)
     return found
 

@@ -233,7 +233,7 @@ _BEFORE = 0.2  # of the first training, which the closer look begins with
 
 def _switch(outcomes: Mapping[str, Outcome]) -> list[Panel]:
     """Both errors over all epochs; and the test error from shortly before the switch on, which alone is near it."""
-    whole = [*_ACROSS.panels(outcomes)]
+    whole = [panel for panel in _ACROSS.panels(outcomes) if isinstance(panel, Panel)]
     tuned = [x for panel in whole for line in panel.lines if line.label in TUNED for x in line.x if x is not None]
     if not tuned:
         return whole

@@ -11,8 +11,8 @@ from lowland.report.page.comparison import differences
 from lowland.report.page.groups import groups_of
 from lowland.report.page.rounding import settled, short
 from lowland.report.page.shown import ShownDirectory
-from lowland.report.page.wording import counted, some
 from lowland.values import Read
+from lowland.wording import counted, few
 
 _SAID = {"holds": ("holds", "hold"), "fails": ("fails", "fail"), "undecided": ("is undecided", "are undecided"),
          "reported": ("is only reported", "are only reported")}  # fmt: skip
@@ -87,7 +87,7 @@ def _judged(what: str, against: str, mean: float, interval: tuple[float, float] 
     """What lies between two, and whether its whole interval lies on one side of 0."""
     side = "the same as" if mean == 0 else f"{abs(mean):.3g} {'lower' if mean < 0 else 'higher'} than"
     text, seeds = f"{what} {side} {against}", counted(n, "seed")
-    if interval is None or interval[0] == interval[1]:
+    if interval is None:
         why = "one seed has no interval" if n == 1 else f"no interval: the same of all {seeds}"
         return Answer(f"{text} ({why})", "undecided", "undecided")
     low, high = interval
@@ -131,7 +131,7 @@ def _of_claims(claims: Sequence[ShownClaim]) -> Answer | None:
         return Answer(f"{'Both' if len(claims) == 2 else f'All {len(claims)}'} claims {_SAID[verdict][1]}{why}.")
     parts = []
     for verdict in (each for each in _SAID if counts[each]):
-        names = "" if verdict == "holds" else f" ({some([each.id for each in claims if each.verdict == verdict])})"
+        names = "" if verdict == "holds" else f" ({few([each.id for each in claims if each.verdict == verdict])})"
         parts.append(f"{counts[verdict]} {_SAID[verdict][counts[verdict] > 1]}{names}")
     return Answer(f"Of {len(claims)} claims {', '.join(parts[:-1])} and {parts[-1]}.")
 

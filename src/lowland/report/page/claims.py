@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from lowland.report.page.rounding import short
 from lowland.report.page.shown import ShownDirectory
-from lowland.report.page.wording import counted
 from lowland.values import Read
+from lowland.wording import counted
 
 _VERDICTS = {True: "holds", False: "fails", None: "undecided"}
 
@@ -109,7 +109,7 @@ def _judged(claim: Mapping[str, Read], over_grid: bool) -> ShownClaim:
     counts, at_points = claim.get("counts"), claim.get("at_each_point") or ""
     points, measured = "", claim["measured"]
     if over_grid and counts:
-        points = f"{counts['holds']} of {counted(counts['judged'], 'point')}" if counts["judged"] else ""
+        points = _where(counts) if counts["judged"] else ""
         measured = measured if at_points == threshold else None  # else it is the share of points, said already
         threshold = at_points
     interval, by = claim.get("interval_95"), claim.get("decided_by")
@@ -120,6 +120,13 @@ def _judged(claim: Mapping[str, Read], over_grid: bool) -> ShownClaim:
         "" if interval is None or measured is None else f"{interval[0]:.3g} to {interval[1]:.3g}",
         points, claim["reason"], "" if by is None else by["command"],
     )  # fmt: skip
+
+
+def _where(counts: Mapping[str, int]) -> str:
+    """At how many points a claim holds, and of the others at how many it fails or is undecided."""
+    fails, undecided = counts["judged"] - counts["holds"], counts["points"] - counts["judged"]
+    rest = [f"{count} {what}" for count, what in ((fails, "fails"), (undecided, "undecided")) if count]
+    return f"{counts['holds']} of {counted(counts['points'], 'point')}" + (f" ({', '.join(rest)})" if rest else "")
 
 
 def _paper(claim: Mapping[str, Read]) -> str:

@@ -10,8 +10,9 @@ from lowland.values import JsonObject
 
 RULE = (
     "Each difference is the mean over the seeds that both sides have, of the values in the last records of runs that "
-    "are done, with Student's 95 % interval. p is two-sided, of a paired t-test, and corrected for the number of "
-    "differences of that column (Holm)."
+    "are done, with Student's 95 % interval. It lies below or above if the whole interval does, else it is undecided. "
+    "p is two-sided, of a paired t-test, and corrected for the number of differences of that column (Holm): not when "
+    "corrected says that it is above 0.05."
 )
 
 
@@ -68,6 +69,7 @@ def differences(groups: Sequence[Group], columns: Sequence[str]) -> dict[str, li
                 "group": one, "against": other, "kind": kind, "n": between.n, "mean": drawn(between.mean),
                 "interval": None if between.interval is None else [drawn(end) for end in between.interval],
                 "p": None if between.p is None else drawn(next(corrected)),
+                "verdict": between.side or "undecided", "lacks": between.lacks,
             }
             for ((one, other, kind), between) in rows
         ]  # fmt: skip

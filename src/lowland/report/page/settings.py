@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from lowland.report.page.groups import stem
 from lowland.report.page.rounding import number, short
 from lowland.report.page.shown import ShownDirectory
-from lowland.report.page.wording import some
 from lowland.values import Read
+from lowland.wording import few
 
 ORIGINS = {
     "paper": "the paper states it",
@@ -85,7 +85,7 @@ def _cell(source: ShownDirectory, name: str) -> list[ShownValue]:
 
 
 def _value(source: ShownDirectory, name: str, value: Read, arms: Sequence[str], several: bool) -> ShownValue:
-    whose = some(arms) if several else ""
+    whose = few(arms) if several else ""
     if source.description is None:
         return ShownValue(_written(value), "", whose)
     fixed = source.description["arms"]
@@ -93,8 +93,7 @@ def _value(source: ShownDirectory, name: str, value: Read, arms: Sequence[str], 
     if not source.is_sweep and all(fixed.get(arm, {}).get(name, _NOTHING) == value for arm in arms):
         return ShownValue(_written(value), "arm", whose)
     if stated is not None and stated["value"] == value:
-        of_paper = stated["origin"] != "ours" or source.description["paper"]
-        return ShownValue(_written(value), stated["origin"] if of_paper else "default", whose, stated["note"])
+        return ShownValue(_written(value), stated["origin"], whose, stated["note"])
     return ShownValue(_written(value), "set", whose)
 
 

@@ -9,7 +9,7 @@ function drawDifferences() {
     ...row, name: `${data.groups[row.group].name} − ${data.groups[row.against].name}`,
   }));
   drawDifferenceChart(column, rows);
-  const heads = ["Difference", "Mean", "95 % interval", "Seeds", "p (Holm)", ""];
+  const heads = ["Difference", "Mean", "95 % interval", "Seeds", "p (Holm)", "Verdict"];
   find("#difference-table").replaceChildren(
     element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)))),
     element("tbody", {}, ...rows.map(differenceRow)));
@@ -54,19 +54,19 @@ function drawDifferenceChart(column, rows) {
 }
 
 function differenceRow(row) {
-  const texts = [short(row.mean), between(row), String(row.n), row.p == null ? "" : brief(row.p, 2), verdictOf(row)];
+  const texts = [short(row.mean), between(row), String(row.n), row.p == null ? "–" : brief(row.p, 2), verdictOf(row)];
   const cells = texts.map((text) => element("td", { class: "number" }, text));
   return element("tr", {}, element("th", { scope: "row" }, row.name), ...cells);
 }
 
-const between = (row) => (row.interval ? `${short(row.interval[0])} to ${short(row.interval[1])}` : "");
+const between = (row) => (row.interval ? `${short(row.interval[0])} to ${short(row.interval[1])}` : "–");
 
 function verdictOf(row) {
-  if (!row.interval) return "one seed says nothing of the scatter";
-  return row.p > SIGNIFICANT ? "undecided" : row.mean < 0 ? "below" : "above";
+  if (row.lacks) return `${row.verdict}: ${row.lacks}`;
+  return row.verdict === "undecided" || row.p <= SIGNIFICANT ? row.verdict : `${row.verdict}, not when corrected`;
 }
 
-const sideOf = (row) => ({ below: FEW[0], above: FEW[1] })[verdictOf(row)] ?? colour("quiet");
+const sideOf = (row) => ({ below: FEW[0], above: FEW[1] })[row.verdict] ?? colour("quiet");
 
 function described(row) {
   const interval = row.interval ? `, 95 %: ${between(row)}` : "";
