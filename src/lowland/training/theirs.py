@@ -101,6 +101,8 @@ def _said(error: Exception, what: str, path: Path) -> tuple[str, list[str]] | No
 
 def _shown(frame: FrameType) -> str:
     file = Path(frame.f_code.co_filename)
+    if not file.is_file():
+        return "a cell of the notebook"
     return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
 
 
