@@ -61,10 +61,10 @@ def broken(here, change):
     ("change", "says", "shows"),
     [
         (BUILD, "mine: build failed at mine.py, line LINE: KeyError: 'width'", "raise KeyError('width')"),
-        (FORWARD, "mine: training, Net.forward failed at mine.py, line LINE: RuntimeError: ", ".reshape(-1, 7))"),
+        (FORWARD, "mine: training (Net.forward) failed at mine.py, line LINE: RuntimeError: ", ".reshape(-1, 7))"),
         (
             LOSS,
-            "mine: training, cross_entropy failed at mine.py, line LINE: AssertionError: shapes differ",
+            "mine: training (cross_entropy) failed at mine.py, line LINE: AssertionError: shapes differ",
             "assert output",
         ),
     ],
@@ -117,7 +117,7 @@ def test_a_sweep_says_the_same(lowland, here, engine):
     broken(here, FORWARD)
     failed = lowland("sweep", "mine.py", "--engine", engine)
     assert failed.code == 2
-    assert "Net.forward failed at mine.py, line " in failed.err or "vmap" in failed.err
+    assert "(Net.forward) failed at mine.py, line " in failed.err or "vmap" in failed.err
     assert "Traceback" not in failed.err
     broken(here, BUILD)
     failed = lowland("sweep", "mine.py", "--engine", engine, "--out", "other")
@@ -132,7 +132,7 @@ def test_torchrun_says_the_same(here):
     broken(here, FORWARD)
     ended = end(torchrun("-m", "lowland.cli", "run", "mine.py", "--out", "two", cwd=here))
     assert ended.code != 0
-    assert "Net.forward failed at mine.py, line " in ended.err
+    assert "(Net.forward) failed at mine.py, line " in ended.err
     assert "lowland/training" not in ended.err
 
 
@@ -153,7 +153,7 @@ def test_what_a_judge_raises_is_said_and_the_run_can_be_judged_once_it_is_mended
     path.write_text(path.read_text().replace("build=build,", judged.replace("ZERO", "len(arms['sam'].records[30:])")))
     failed = lowland("run", "mine.py", "--out", "out")
     assert failed.code == 2
-    assert "mine: the claim one, <lambda> failed at mine.py, line " in failed.err
+    assert "mine: the claim one (<lambda>) failed at mine.py, line " in failed.err
     before = (here / "out/metrics.jsonl").read_bytes()
     path.write_text(path.read_text().replace("len(arms['sam'].records[30:])", "2"))
     assert lowland("run", "mine.py", "--out", "out").code == 0

@@ -96,5 +96,5 @@ def test_an_experiment_of_a_notebook_is_run_swept_tuned_and_looked_at(executed, 
     assert error.ename == "ZeroDivisionError"
     said = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
     assert "return 1 / 0" in said
-    assert "broken: build, broken failed at a cell of the notebook, line 2: ZeroDivisionError" in said
+    assert "broken: build (broken) failed at a cell of the notebook, line 2: ZeroDivisionError" in said
     assert all(len(outputs) < 20 for outputs in (run, sweep, tune))  # the bar doesn't flood the notebook

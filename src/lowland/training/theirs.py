@@ -86,7 +86,7 @@ def _said(error: Exception, what: str, path: Path) -> tuple[str, list[str]] | No
             return None  # it called us, and we failed
         frame, line = own[-1]
         outer = own[0][0].f_code.co_qualname.replace("<locals>.", "")
-        function = what if outer == what else f"{what}, {outer}"
+        function = what if outer == what else f"{what} ({outer})"
         frames = traceback.StackSummary.extract(iter(own))
         return f"{function} failed at {_shown(frame)}, line {line}", traceback.format_list(frames)
     if isinstance(error, OSError) or innermost.is_relative_to(_OURS):
