@@ -37,7 +37,8 @@ def test_the_pick_has_the_lowest_mean_over_seeds(tmp_path):
     assert {row["rho"]: row["validation_error"] for row in tuned.rows} == pytest.approx(means)
     assert means[tuned.rho] == min(means.values())
     assert tuned.metric == "validation_error"
-    assert tuned.runs > 1
+    two = (1 + 2 + 2) * 2  # gradients a step of all runs
+    assert tuned.runs == two / (2 if tuned.rho else 1)
     assert tuned.figure.is_file()
     by_rho = {row["rho"]: row for row in tuned.rows}
     picked, without = by_rho[tuned.rho], by_rho[0]
@@ -47,7 +48,7 @@ def test_the_pick_has_the_lowest_mean_over_seeds(tmp_path):
     )
     assert str(tuned).startswith(said)
     assert tuned.without_sam == without
-    assert without["cost"] == 1
+    assert [row["cost"] for row in tuned.rows] == [1, 2, 2]
 
     built.clear()
     again = tune(build, SETTINGS, grid={"rho": (0.0, 0.1, 3.0)}, seeds=2, out=tmp_path / "tune", device="cpu")
@@ -114,12 +115,12 @@ def tuned(*rows, gain=None, **more):
 def test_its_sentence():
     nan = float("nan")
     without = {"rho": 0.0, "validation_error": 0.0481, "standard_error": 0.002, "cost": 1.0}
-    rows = [tuple(without.values()), (0.1, 0.0421, 0.003, 2.05), (0.2, 0.05, 0.001, 1.9)]
+    rows = [tuple(without.values()), (0.1, 0.0421, 0.003, 2.0), (0.2, 0.05, 0.001, 2.0)]
     found = tuned(*rows, gain=(-0.006, -0.01, -0.002), without_sam=without)
     assert str(found).splitlines() == [
         "Best by validation error: rho = 0.1, 0.0421 ± 0.003 (no SAM: 0.0481 ± 0.002), at 4.1 times one run's cost",
         "validation error with SAM less without: -0.006 (95 % interval -0.01 to -0.002): lower with SAM",
-        "SAM takes two gradients a step; here a step took 2.0 times as long as without it.",
+        "A run with SAM takes 2 times the gradients of one without: compare at that cost, too.",
         "figure: runs/a.png",
     ]
     assert "undecided" in str(tuned(*rows, gain=(-0.006, -0.01, 0.002), without_sam=without))

@@ -101,20 +101,23 @@ def _report(directory: Any, summary: dict[str, Any]) -> None:
     rows = []
     selection, totals = summary["selection"], summary["totals"]
     metric = selection.get("metric")
-    timed = any(entry.get("cost_in_time") is not None for entry in summary["settings"])
-    for entry in summary["settings"]:
-        cost = entry.get("cost_in_time")
+    costs = {
+        title: [entry.get(key) for entry in summary["settings"]]
+        for title, key in (("gradients", "cost_in_gradients"), ("time", "cost_in_time"))
+    }
+    costs = {title: values for title, values in costs.items() if any(value is not None for value in values)}
+    for index, entry in enumerate(summary["settings"]):
         measured = entry["metrics"].get(metric) if metric else None
         mark = "selected" if entry["settings"] == selection["selected"] else ""
-        times = [] if not timed else ["–" if cost is None else f"{cost:.1f}"]
+        times = ["–" if values[index] is None else f"{values[index]:.3g}" for values in costs.values()]
         rows.append([*map(short, entry["settings"].values()), estimate(measured), *times, _counts(entry), mark])
     if rows:
         names = summary["settings"][0]["settings"]
-        columns: list[Column | str] = [*names, metric or "", *["time"] * timed, flows("runs"), ""]
+        columns: list[Column | str] = [*names, metric or "", *costs, flows("runs"), ""]
         table(columns, rows)
-    if timed:
-        say("time: of a training step, in units of that without SAM, which takes one gradient in place of two. "
-            "Compare at equal cost, too: without SAM, twice the epochs.")  # fmt: skip
+    if costs:
+        time = "; time: of a step, likewise" if "time" in costs else ""
+        say(f"gradients: of a run, in units of one without SAM, at whose cost it is to be compared, too{time}")
     print_rows(summary)
     if summary["scale"] == "smoke":
         say("a smoke sweep judges no claims")

@@ -30,11 +30,12 @@ class Tuned:
     Attributes:
         pick: the settings with the lowest mean of the metric over the seeds, by name; of those that vary.
         rows: for each point its settings by name, under the metric's name its mean over the seeds, its
-            ``standard_error``, and ``cost``: how many times as long a step took as one without SAM; NaN where unknown.
+            ``standard_error``, and ``cost``: how many times as many gradients a run takes as one without SAM; NaN where
+            the grid has none.
         metric: what is compared: validation error, where there is one. Lower is better.
         gain: the metric of the best settings with ρ > 0 minus that of the best with ρ = 0, paired by seed: mean and
             95 % interval, ``(mean, low, high)``; None where there is no interval.
-        runs: how many times as long as one run of the picked settings all took together.
+        runs: how many times as many gradients as one run of the picked settings all took together.
         directory: with ``results.csv``, ``summary.json`` and figures.
         figure: the metric against the first setting that varies, with its error over seeds; a PNG file.
         without_sam: the row of the best settings with ρ = 0; None where the grid has none.
@@ -73,7 +74,7 @@ class Tuned:
         costs = [float(row["cost"]) for row in self.rows if float(row.get("rho", 0)) > 0 and row["cost"] == row["cost"]]
         if self.without_sam is not None and costs:
             lines.append(
-                f"SAM takes two gradients a step; here a step took {max(costs):.1f} times as long as without it."
+                f"A run with SAM takes {max(costs):.3g} times the gradients of one without: compare at that cost, too."
             )
         return "\n".join([*lines, f"figure: {self.figure}"])
 
@@ -170,8 +171,6 @@ def _tuned(summary: JsonObject, directory: RunDirectory) -> Tuned:
     metric = selection["metric"]
     rows = [_row(entry, metric) for entry in summary["settings"]]
     picked = next(entry for entry in summary["settings"] if entry["settings"] == selection["selected"])
-    spent = [_seconds(run) for run in summary["metrics"].values()]
-    one = [_seconds(summary["metrics"][label]) for label in picked["runs"]]
     by_rho = selection["by_rho"]
     between, without = by_rho["difference"], by_rho["without_sam"]
     against = next(iter(selection["selected"]))
@@ -180,7 +179,7 @@ def _tuned(summary: JsonObject, directory: RunDirectory) -> Tuned:
         rows=rows,
         metric=metric,
         gain=(between["mean"], *between["interval_95"]) if between and between.get("interval_95") else None,
-        runs=sum(spent) / (sum(one) / len(one)),
+        runs=sum(entry["gradients"] * len(entry["runs"]) for entry in summary["settings"]) / picked["gradients"],
         directory=directory.path,
         figure=directory.figures / f"{metric}-by-{against}.png".replace("_", "-"),
         without_sam=without and next(row for row in rows if without["settings"].items() <= row.items()),
@@ -190,14 +189,10 @@ def _tuned(summary: JsonObject, directory: RunDirectory) -> Tuned:
 def _row(entry: JsonObject, metric: str) -> dict[str, SettingValue]:
     nothing = float("nan")
     found = entry["metrics"].get(metric, {"mean": nothing, "standard_error": None})
-    error, cost = found["standard_error"], entry.get("cost_in_time")
+    error, cost = found["standard_error"], entry["cost_in_gradients"]
     return {
         **entry["settings"],
         metric: found["mean"],
         "standard_error": nothing if error is None else error,
         "cost": nothing if cost is None else cost,
     }
-
-
-def _seconds(run: JsonObject) -> float:
-    return sum(value for name, value in run.items() if name.endswith("_seconds"))

@@ -107,15 +107,24 @@ def test_a_claim_that_holds_at_every_point_needs_no_reason():
     assert judge(gd_alone, runs())["reason"] == ""
 
 
-def test_of_many_seeds_three_are_named():
+def test_a_point_of_many_seeds_is_named_by_its_settings():
     claim = Claim(
         "one", "A statement", "page 1", "< 0", lambda arms: Verdict(loss_of_sam(arms), False), over_seeds=True
     )
     arms = runs(lambda **point: {"loss": 2.0}, seed=list(range(5)))
     (entry,) = judge_claims(replace(TOY, arms=ARMS, claims=(claim,)), config(), arms, VARIED)
-    assert entry["reason"].endswith(
-        "first at sam-0 lr=0.1,rho=0.0,seed=0, sam-1 lr=0.1,rho=0.0,seed=1, sam-2 lr=0.1,rho=0.0,seed=2 and 2 more"
+    assert entry["reason"] == (
+        "of 6 points it holds at 0, fails at 6, is undecided at 0; it fails first at lr = 0.1, rho = 0"
     )
+
+
+def test_reasons_that_differ_in_their_numbers_are_one():
+    def judged(arms):
+        sam = arms["sam"]
+        return climbs(arms) if sam.settings.rho == 0 else Verdict(0.1, None, f"2 seeds can't tell: {sam.settings.lr}")
+
+    got = judge(judged, runs())
+    assert got["reason"] == "it is undecided at all 12 points: 2 seeds can't tell (8 of 12)"
 
 
 def test_each_arm_is_the_run_with_its_settings():

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from lowland.training.forecast import passes
 from lowland.training.outcome import Outcome
 from lowland.training.settings import SettingValue
 from lowland.training.statistics import Estimate, estimate
 
 SEED = "seed"
+_SHARED = "compile_seconds"  # programs of several runs say these
 _NOT_METRICS = ("arm", "step")
 
 
@@ -42,13 +44,21 @@ class Cell:
 
     @property
     def step_seconds(self) -> float | None:
-        """What a training step took, in seconds, mean over the runs that are done; None where none says."""
+        """What a training step took, in seconds, mean over the runs that are done; None where none says.
+
+        Runs of a program don't: its steps are shared by all of them, and take the less for each the more there are.
+        """
         took = [
             outcome.seconds["train_seconds"] / outcome.settings.steps
             for outcome in self.runs.values()
-            if outcome.status == "done" and outcome.seconds.get("train_seconds")
+            if outcome.status == "done" and outcome.seconds.get("train_seconds") and _SHARED not in outcome.seconds
         ]
         return fmean(took) if took else None
+
+    @property
+    def gradients(self) -> float:
+        """How many gradients a whole run takes, on as many batches: two a step with ρ > 0, mean over the runs."""
+        return fmean(outcome.settings.steps * passes(outcome.settings) for outcome in self.runs.values())
 
     def metrics(self) -> list[str]:
         """Columns of numbers in the last records, in the order in which they appear."""

@@ -11,7 +11,7 @@ from lowland.training.experiment import Experiment
 from lowland.training.outcome import Outcome
 from lowland.training.settings import Settings, SettingValue, values_of
 from lowland.training.summary import SMOKE, claim_entry
-from lowland.training.sweep.cells import describe
+from lowland.training.sweep.cells import SEED, describe
 from lowland.values import Json, JsonObject
 from lowland.wording import counted, few
 
@@ -58,10 +58,11 @@ def _of_all(experiment: Experiment, config: JsonObject, claim: Claim, verdict: V
 
 @dataclass(frozen=True)
 class _Point:
-    """A claim's verdict on certain runs: arm → label, None where the grid has no such run."""
+    """A claim's verdict on certain runs: arm → label, None where the grid has no such run; and where, in words."""
 
     runs: Mapping[str, str | None]
     verdict: Verdict
+    where: str
 
 
 def _points(
@@ -83,7 +84,11 @@ def _points(
         except _UnfitError as error:
             verdict = Verdict(None, None, str(error))
         known.add(tuple(seen.read))
-        points.append(_Point({name: labels.get(settings) for name, settings in seen.read}, verdict))
+        runs = {name: labels.get(settings) for name, settings in seen.read}
+        at = few([f"{name} {label}" for name, label in runs.items()])
+        if claim.over_seeds:
+            at = describe({name: getattr(base, name) for name in varied if name != SEED}) or at
+        points.append(_Point(runs, verdict, at))
     return points
 
 
@@ -179,7 +184,7 @@ def _everywhere(points: Sequence[_Point], judged: Sequence[_Point], holds: int) 
         f"of {counted(len(points), 'point')} it holds at {holds}, fails at {len(fails)}, is undecided at {len(open_)}"
     )
     if fails:
-        reason += f"; it fails first at {few([f'{name} {label}' for name, label in fails[0].runs.items()])}"
+        reason += f"; it fails first at {fails[0].where}"
     if open_:
         reason += f"; undecided because {_commonest(open_)}"
     return Verdict(holds / len(judged), not fails, reason)
@@ -198,9 +203,11 @@ def _everyone(points: Sequence[_Point]) -> str:
 
 
 def _commonest(points: Sequence[_Point]) -> str:
-    """Why most of the points say nothing."""
-    reasons = Counter(point.verdict.reason for point in points if point.verdict.reason)
+    """Why most of the points say nothing: reasons that differ in their numbers alone are one."""
+    reasons = [point.verdict.reason for point in points if point.verdict.reason]
     if not reasons:
         return "the grid has no runs"
-    reason, count = reasons.most_common(1)[0]
-    return f"{reason} ({count} of {len(points)})" if len(reasons) > 1 else reason
+    head, count = Counter(reason.partition(": ")[0] for reason in reasons).most_common(1)[0]
+    alike = [reason for reason in reasons if reason.partition(": ")[0] == head]
+    reason = alike[0] if len(set(alike)) == 1 else head
+    return reason if count == len(points) else f"{reason} ({count} of {len(points)})"

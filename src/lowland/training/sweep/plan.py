@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import torch
+
+from lowland.errors import ExperimentError
 from lowland.training.environment import choose_device
 from lowland.training.experiment import Experiment
 from lowland.training.settings import Settings
@@ -57,14 +60,31 @@ def can_vectorize(experiment: Experiment, points: Mapping[str, Settings], device
 
     chosen = choose_device(device)
     for program in _programs(points):
+        failed = ""
         try:
             with experiment.calling("training"):
                 reason = too_large(Runs.prepare(experiment, [next(iter(program.values()))], chosen), chosen)
         except NotVectorizable as error:
             reason = error.why
+        except ExperimentError as error:
+            reason = failed = f"a step of several at once fails ({error})"
+        if failed:  # not while the error is handled, which would be the context of the next
+            _try_alone(experiment, next(iter(program.values())), chosen)
         if reason:
             return reason
     return ""
+
+
+def _try_alone(experiment: Experiment, settings: Settings, device: torch.device) -> None:
+    """One forward pass of a run by itself, whose errors speak of the shapes that the experiment has.
+
+    Raises:
+        ExperimentError: if it fails.
+    """
+    task = experiment.task(settings, device)
+    x, y = task.batch(0)
+    with experiment.calling("training"), torch.no_grad():
+        task.loss_fn(task.model(x), y)
 
 
 def fills_programs(experiment: Experiment, points: Mapping[str, Settings], device: str) -> bool:

@@ -70,16 +70,24 @@ def _totals(outcomes: Mapping[str, Outcome], seconds: float) -> dict[str, Json]:
     }
 
 
-def _cost(cell: Cell, cells: Sequence[Cell]) -> float | None:
-    """How many times as long a training step took as in the runs with ρ = 0; None where there are none to compare."""
-    without = [each.step_seconds for each in cells if each.rho == 0 and each.step_seconds]
-    return cell.step_seconds / fmean(without) if cell.step_seconds and without else None
+def _cost(cell: Cell, cells: Sequence[Cell]) -> dict[str, Json]:
+    """How many times as many gradients a run takes as one with ρ = 0, and how many times as long a step took.
+
+    None where there is nothing to compare.
+    """
+    without = [each for each in cells if each.rho == 0]
+    steps = [each.step_seconds for each in without if each.step_seconds]
+    return {
+        "gradients": cell.gradients,
+        "cost_in_gradients": cell.gradients / fmean(each.gradients for each in without) if without else None,
+        "cost_in_time": cell.step_seconds / fmean(steps) if cell.step_seconds and steps else None,
+    }
 
 
 def _over_seeds(cell: Cell, cells: Sequence[Cell]) -> dict[str, Json]:
     """One combination of settings; its metrics are those of the seeds that were trained to their end."""
     return {
-        "cost_in_time": _cost(cell, cells),
+        **_cost(cell, cells),
         "settings": dict(cell.settings),
         "runs": list(cell.runs),
         **{status: cell.count(status) for status in _STATUSES},

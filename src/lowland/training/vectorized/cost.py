@@ -1,8 +1,10 @@
 """What a step of one run takes, counted without computing it: memory, and whether compiling pays."""
 
+import logging
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -61,6 +63,17 @@ class _Counter(TorchDispatchMode):
         self.alive -= size
 
 
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """What fails in here is said by its exception alone: torch would log it, too."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 class Cost:
     """Of one eager step of ``runs``: ``operations``, ``written`` and ``peak`` bytes beside those of the runs."""
 
@@ -74,7 +87,7 @@ class Cost:
 
         counter = _Counter()
         stand_in = _Fake(runs, fake)
-        with fakes, counter:
+        with fakes, counter, _unsaid():
             step(stand_in, fake(x), fake(y), fake(picked), shared)  # type: ignore[arg-type]
         self.operations, self.written, self.peak = counter.operations, counter.written, counter.peak
 
