@@ -47,9 +47,9 @@ Beside the experiments: [the SAM family on Fashion-MNIST](family-fashion-mnist/R
 `python benchmarks/compare_family.py`; and [error against m](andriushchenko2022-cifar10-m/README.md), down to m = 1, of
 short runs.
 """
-_SCALES = ("paper", "desk", "laptop")
+SCALES = ("paper", "desk", "laptop")
 _CHECKS = ("seed", "check_every", "check_epochs", "line_points", "line_examples", "sharpness_examples")
-_VERDICTS = {True: "holds", False: "**fails**", None: "undecided"}
+VERDICTS = {True: "holds", False: "**fails**", None: "undecided"}
 
 
 def folder(experiment: str, scale: str, grid: str | None = None, dataset: str | None = None) -> Path:
@@ -133,7 +133,7 @@ def section(there: Path) -> str:
     seeds = len(summary["seed"] if swept else {arm["seed"] for arm in summary["config"]["arms"].values()})
     diverged = sum(arm["status"] == "diverged" for arm in runs)
     lines = [
-        f"### {_title(summary)}\n",
+        f"### {title(summary)}\n",
         f"`{command(summary)}`: {machine['time']}, {machine['device']}, torch {machine['torch']}, "
         f"{seconds:.0f} s; {_counted(len(runs), 'run')}, {_counted(seeds, 'seed')}"
         + (f", {diverged} diverged" if diverged else "")
@@ -141,7 +141,7 @@ def section(there: Path) -> str:
         f"{_unlike_the_paper(summary)}\n",
         "| claim | the paper has | ours | holds if | verdict |",
         "|---|---|---|---|---|",
-        *(_claim(claim, entry) for claim, entry in zip(experiment.claims, summary["claims"], strict=True)),
+        *(row_of(claim, entry) for claim, entry in zip(experiment.claims, summary["claims"], strict=True)),
         "",
         *(_differences(summary) if swept else []),
         " ".join(f"[{figure.stem}]({there.name}/{figure.name})" for figure in sorted(there.glob("*.png"))),
@@ -182,7 +182,8 @@ def _number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{value}"
 
 
-def _title(summary: dict[str, Any]) -> str:
+def title(summary: dict[str, Any]) -> str:
+    """Experiment, data set and grid where they are others than usual, and scale."""
     what = [dataset_of(summary), f"sweep {grid_of(summary)}" if summary["config"].get("sweep") else None]
     return ", ".join([summary["experiment"], *(each for each in what if each), summary["scale"]])
 
@@ -229,16 +230,18 @@ def _where(settings: dict[str, Any] | None) -> str:
     return "".join(f", {name} = {value}" for name, value in settings.items())
 
 
-def _verdict(entry: dict[str, Any]) -> str:
-    return _VERDICTS[entry["passed"]] if entry["threshold"] or entry["passed"] is not None else "reported"
+def verdict_of(entry: dict[str, Any]) -> str:
+    """What a claim's entry came to, in one word; reported is what has no threshold."""
+    return VERDICTS[entry["passed"]] if entry["threshold"] or entry["passed"] is not None else "reported"
 
 
-def _claim(claim: Claim, entry: dict[str, Any]) -> str:
+def row_of(claim: Claim, entry: dict[str, Any]) -> str:
+    """A claim's row of a table: what it says, the paper's value, ours, the threshold, the verdict."""
     value = "" if claim.reference is None else claim.reference.value
     shown = f"{value:.3g}" if isinstance(value, float) else value
     paper = "" if claim.reference is None else f"{shown} ({claim.reference.where})"
     ours = "" if entry["measured"] is None else f"{entry['measured']:.3g}"
-    verdict = _verdict(entry)
+    verdict = verdict_of(entry)
     reason = f": {entry['reason']}" if entry["reason"] and verdict != "reported" else ""
     cells = [f"{entry['text']} (`{entry['id']}`)", paper, ours, entry["threshold"] or "", verdict + reason]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -247,18 +250,18 @@ def _claim(claim: Claim, entry: dict[str, Any]) -> str:
 def _glance() -> str:
     """A row for each experiment, of its largest recorded scale: its claims by verdict."""
     rows, seen = [], set()
-    for there in _records():
+    for there in records():
         summary = json.loads((there / "summary.json").read_text(encoding="utf-8"))
-        title = _title(summary)
-        if (what := title.removesuffix(f", {summary['scale']}")) in seen:
+        named = title(summary)
+        if (what := named.removesuffix(f", {summary['scale']}")) in seen:
             continue
         seen.add(what)
-        verdicts: dict[str, list[str]] = {word: [] for word in (*_VERDICTS.values(), "reported")}
+        verdicts: dict[str, list[str]] = {word: [] for word in (*VERDICTS.values(), "reported")}
         for entry in summary["claims"]:
-            verdicts[_verdict(entry)].append(f"`{entry['id']}`")
-        anchor = title.replace("/", "").replace(", ", "-").replace(" ", "-")
-        cells = [f"[{title}](#{anchor})", experiments()[summary["experiment"]].title]
-        cells += [", ".join(verdicts[word]) for word in _VERDICTS.values()]
+            verdicts[verdict_of(entry)].append(f"`{entry['id']}`")
+        anchor = named.replace("/", "").replace(", ", "-").replace(" ", "-")
+        cells = [f"[{named}](#{anchor})", experiments()[summary["experiment"]].title]
+        cells += [", ".join(verdicts[word]) for word in VERDICTS.values()]
         rows.append("| " + " | ".join(cells) + " |")
     head = "## At a glance\n\n| record | what it is about | holds | **fails** | undecided |\n|---|---|---|---|---|\n"
     return head + "\n".join(rows) + "\n"
@@ -266,9 +269,9 @@ def _glance() -> str:
 
 def index() -> str:
     """The whole page."""
-    every = [(name, scale) for name in experiments() for scale in _SCALES if scale in experiments()[name].scales]
+    every = [(name, scale) for name in experiments() for scale in SCALES if scale in experiments()[name].scales]
     pages, paper = [_INTRODUCTION, _glance()], ""
-    for there in _records():
+    for there in records():
         name = json.loads((there / "summary.json").read_text(encoding="utf-8"))["experiment"]
         if experiments()[name].paper != paper:
             paper = experiments()[name].paper
@@ -290,12 +293,12 @@ def _alike(name: str, scale: str, other: str) -> bool:
     return experiment.configure(scale, {}) == experiment.configure(other, {})
 
 
-def _records() -> list[Path]:
+def records() -> list[Path]:
     """Every record, by experiment, the larger scale first."""
     order = {}
     for path in HERE.glob("*/summary.json"):
         summary = json.loads(path.read_text(encoding="utf-8"))
-        order[path.parent] = (summary["experiment"], _SCALES.index(summary["scale"]), path.parent.name)
+        order[path.parent] = (summary["experiment"], SCALES.index(summary["scale"]), path.parent.name)
     return sorted(order, key=lambda there: order[there])
 
 

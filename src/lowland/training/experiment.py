@@ -23,6 +23,7 @@ from lowland.values import Json, Read
 S = TypeVar("S", bound=Settings)
 #: Of a grid: which settings take which values.
 GridPart = Mapping[str, tuple[SettingValue, ...]]
+#: The names of the scales, the shortest first.
 SCALES = ("smoke", "laptop", "desk", "paper")
 _NAME = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 
