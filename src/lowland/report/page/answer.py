@@ -137,7 +137,7 @@ def _of_claims(claims: Sequence[ShownClaim]) -> Answer | None:
 
 
 def _of_one(claim: ShownClaim) -> Answer:
-    measured = f": {claim.measured}" if claim.measured else f" at {claim.points}" if claim.points else ""
+    measured = f": {claim.measured}" if claim.measured else f": it holds at {claim.points}" if claim.points else ""
     condition = f", and it holds if {claim.threshold}" if claim.measured and claim.threshold else ""
     why = f" ({claim.reason})" if claim.verdict == "undecided" and claim.reason else ""
     return Answer(f"The claim {claim.id} {_SAID[claim.verdict][0]}{measured}{condition}{why}.")

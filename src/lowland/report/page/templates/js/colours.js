@@ -54,16 +54,11 @@ function colourOf(index) {
 // Along the scale, without the end that would vanish on the ground.
 const shade = (share) => along(colour("ground") === "#fff" ? 0.93 * share : DARK_START + (1 - DARK_START) * share);
 
-// A colour nearer to the ground, for the directories after the first.
+// A colour nearer to white, for the directories after the first.
 function paler(paint, directory) {
   const share = [0, 0.35, 0.55][Math.min(directory, 2)];
-  const mixed = channels(paint).map((value, i) => Math.round(value + share * (channels(colour("ground"))[i] - value)));
-  return `rgb(${mixed.join(",")})`;
-}
-
-function channels(hex) {
-  const digits = hex.length === 4 ? [...hex.slice(1)].map((digit) => digit + digit) : hex.slice(1).match(/../g);
-  return digits.map((pair) => parseInt(pair, 16));
+  const channels = paint.slice(1).match(/../g).map((digits) => parseInt(digits, 16));
+  return `rgb(${channels.map((value) => Math.round(value + share * (255 - value))).join(",")})`;
 }
 
 const translucent = (paint, alpha) => paint.startsWith("#")

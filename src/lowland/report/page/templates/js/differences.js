@@ -13,6 +13,7 @@ function drawDifferences() {
   find("#difference-table").replaceChildren(
     element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)))),
     element("tbody", {}, ...rows.map(differenceRow)));
+  find("#difference-lacks").textContent = [...new Set(rows.map((row) => row.lacks).filter(Boolean))].map((lacks) => `–: ${lacks}. `).join("");
 }
 
 function drawDifferenceChart(column, rows) {
@@ -23,6 +24,7 @@ function drawDifferenceChart(column, rows) {
   const room = Math.floor(container.clientWidth / 18); // characters
   const names = rows.map((row) => (row.kind === "to ρ = 0" ? data.groups[row.group].name : row.name));
   const kinds = [...new Set(rows.map((row) => row.kind))].join(", or ");
+  const gap = container.clientWidth < 600 ? "<br>" : " ";
   const points = {
     type: "scatter",
     mode: "markers",
@@ -42,7 +44,7 @@ function drawDifferenceChart(column, rows) {
   plot(container, `Differences in ${label(column)}`, [points, ...intervals], look({
     height: Math.max(160, 70 + 24 * rows.length),
     shapes: [none],
-    xaxis: axis({ title: { text: `${plain(label(column))}, difference ${kinds}` }, range: [low - margin, high + margin] }),
+    xaxis: axis({ title: { text: `${plain(label(column))},${gap}difference ${kinds}` }, range: [low - margin, high + margin] }),
     yaxis: axis({
       tickvals: rows.map((_, index) => index),
       ticktext: names.map((name) => plain(name.length > room ? `${name.slice(0, room - 1)}…` : name)),
@@ -62,7 +64,6 @@ function differenceRow(row) {
 const between = (row) => (row.interval ? `${short(row.interval[0])} to ${short(row.interval[1])}` : "–");
 
 function verdictOf(row) {
-  if (row.lacks) return `${row.verdict}: ${row.lacks}`;
   return row.verdict === "undecided" || row.p <= SIGNIFICANT ? row.verdict : `${row.verdict}, not when corrected`;
 }
 

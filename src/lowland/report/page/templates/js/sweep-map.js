@@ -79,9 +79,10 @@ function annotation(sweep, group) {
 
 // Cells without a value, which have no text of the map's own.
 function empty(sweep, cells) {
+  const words = sweep.find(".map").clientWidth / cells[0].length > 90;
   return cells.flatMap((row, y) => row.flatMap((group, x) => {
     if (!group || sweep.mean(group) != null) return [];
-    const [text, paint] = group.diverged ? ["diverged", "fails"] : ["–", "quiet"];
+    const [text, paint] = group.diverged ? [words ? "diverged" : "×", "fails"] : ["–", "quiet"];
     return [{ x, y, text, showarrow: false, font: { size: 11, color: colour(paint) } }];
   }));
 }

@@ -16,7 +16,7 @@ function drawParallel(sweep) {
   sweep.find(".lacking").textContent =
     without ? `${without} of ${sweep.groups.length} settings have no value yet, or none because they diverged.` : "";
   if (whole.length < 2) {
-    container.textContent = "As soon as two settings have values.";
+    container.textContent = "They are drawn as soon as two settings have values.";
     return;
   }
   if (!container.dataset.ready) container.textContent = "";
