@@ -203,10 +203,9 @@ def test_intervals_of_differences_end_within_the_chart(page, folder):
 
 
 def test_directories_are_told_apart_in_words(page, tmp_path):
-    several = [
-        made.run(tmp_path / name, {f"arm{k}": made.outcome(replace(made.SETTINGS, rho=k / 10)) for k in range(5)})
-        for name in ("first", "second")
-    ]
+    arms = {f"arm{k}": made.outcome(replace(made.SETTINGS, rho=k / 10)) for k in range(5)}
+    experiment = replace(made.EXPERIMENT, claims=())
+    several = [made.run(tmp_path / name, arms, experiment=experiment) for name in ("first", "second")]
     write_page(several, tmp_path / "page.html")
     page.size(WIDE)
     page.open(tmp_path / "page.html")
