@@ -104,6 +104,8 @@ torch.einsum('ibj,kbj->bik', {a}, {b})
 net.pos(torch.arange({a}.shape[1])) + {a}
 {a} + net.u
 {a} + net.pos.weight
+torch.cat([net.q[:1].expand({a}.shape[0], 1, -1), {a}], 1)
+{a} @ net.u[None].repeat(len({a}), 1, 1).mT
 """,
     "recurrence": """
 net.gru({a})[0]
@@ -111,6 +113,8 @@ net.gru({a})[1][0]
 net.grut({a})[0]
 net.grut({a})[1][0]
 net.lstm({a})[0][:, -1]
+net.lstms({a})[0][..., : {a}.shape[-1]]
+net.gru({a}, {b}[:, :1].transpose(0, 1).contiguous())[0]
 net.cell({a}, {b})
 net.rnn(net.rnn({a}), {b})
 torch.stack([net.lin({a}[:, j]).tanh() for j in range({a}.shape[1])], 1)
@@ -354,6 +358,10 @@ Cube.apply({a} @ net.w)
 Centered.apply({a})
 Clipped.apply({a})
 net.bag(D['tokens'])
+net.sums(D['tokens'])
+net.many(D['tokens']) + F.linear({a}, net.many.weight) @ net.many.weight
+F.embedding(D['tokens'], net.emb.weight * net.s, 1)
+net.many(torch.arange({a}.shape[1]).expand(n, -1)) + {a}
 checkpoint(lambda t: net.lin(t).tanh(), {a}, use_reentrant=False)
 checkpoint(net.inplace, {a}, use_reentrant=False)
 checkpoint(lambda t: net.lin(t).tanh(), {a}, use_reentrant=True)
@@ -387,6 +395,10 @@ IN_PLACE = """
 {a} += {b}
 {a} *= {b}
 {a} += net.v
+{a} -= net.u
+{a}[:, 0] = net.v
+{a}[:, {i}] += net.v
+{a}.select({d}, {i}).mul_(net.s)
 {a} *= net.s
 {a}.add_({b})
 {a}.mul_({b})

@@ -45,6 +45,8 @@ MODULES = {
     "pad": "net.pad = nn.Embedding(8, C, padding_idx=0)",
     "pos": "net.pos = nn.Embedding(T, C)",
     "bag": "net.bag = nn.EmbeddingBag(8, C)",
+    "sums": "net.sums = nn.EmbeddingBag(8, C, mode='sum', padding_idx=0)",
+    "many": "net.many = nn.Embedding(99, C)",
     # norms and activations
     "ln": "net.ln = nn.LayerNorm(C)",
     "ln2": "net.ln2 = nn.LayerNorm([T, C])",
@@ -61,6 +63,7 @@ MODULES = {
     "gru": "net.gru = nn.GRU(C, C, batch_first=True)",
     "grut": "net.grut = nn.GRU(C, C)",
     "lstm": "net.lstm = nn.LSTM(C, C, batch_first=True)",
+    "lstms": "net.lstms = nn.LSTM(C, C, 2, bidirectional=True)",
     "cell": "net.cell = nn.GRUCell(C, C)",
     "rnn": "net.rnn = nn.RNNCell(C, C)",
     "enc": "net.enc = nn.TransformerEncoderLayer(C, 1, 2 * C, dropout=0.0, batch_first=True)",

@@ -88,6 +88,18 @@ def repeated(net, h):
     return torch.bmm(heads(h).flatten(0, 1).mT, keys).unflatten(0, (len(h), -1))
 
 
+def positions_of_all(net, h):
+    """Constants that are made once for each example."""
+    words = torch.arange(T).expand(len(h), -1)
+    h = h + net.words(words) + net.words(torch.ones(len(h), T, dtype=torch.long))
+    waves = torch.linspace(0, 1, T, dtype=h.dtype)[:, None, None].expand(T, len(h), 2)
+    return torch.cat([h, torch.einsum("tbi,ci->btc", waves, net.high)], 1)
+
+
+def einsum_over_times(net, h):
+    return torch.einsum("tbi,ij->tbj", h.transpose(0, 1), net.encoder.linear1.weight.T).transpose(0, 1)
+
+
 def low_rank(net, h):
     words = WORDS[: len(h)]
     return h + F.embedding(words, net.low.T, 1) @ net.high.T + net.words(words)
@@ -109,6 +121,8 @@ USES = {
     "several rows": several_rows,
     "repeated": repeated,
     "low rank": low_rank,
+    "positions of all": positions_of_all,
+    "einsum, sequence first": einsum_over_times,
     "bag": lambda net, h: h + net.bag(WORDS[: len(h)])[:, None],
 }
 

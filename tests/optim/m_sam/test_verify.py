@@ -25,6 +25,12 @@ EXAMPLES = {
     F.conv1d: [(nn.Conv1d(2, 3, 3), torch.randn(5, 2, 8))],
     F.conv2d: [(nn.Conv2d(2, 4, 3, stride=2, groups=2), torch.randn(5, 2, 8, 8))],
     F.conv3d: [(nn.Conv3d(2, 3, 2), torch.randn(5, 2, 3, 3, 3))],
+    F.conv_transpose1d: [(nn.ConvTranspose1d(2, 3, 3, 2, 1, 1), torch.randn(5, 2, 4))],
+    F.conv_transpose2d: [
+        (nn.ConvTranspose2d(2, 4, 3, stride=2, groups=2, dilation=2), torch.randn(5, 2, 3, 4)),
+        (nn.ConvTranspose2d(3, 2, 1, bias=False), torch.randn(4, 3, 3, 3)),
+    ],
+    F.conv_transpose3d: [(nn.ConvTranspose3d(2, 3, 2), torch.randn(5, 2, 2, 3, 2))],
     F.layer_norm: [(nn.LayerNorm(4), torch.randn(5, 2, 4))],
     F.rms_norm: [(nn.RMSNorm(4), torch.randn(5, 2, 4))],
     F.group_norm: [(nn.GroupNorm(2, 4), torch.randn(5, 4, 3))],

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from lowland.optim.m_sam.closure import Closure
+from lowland.optim.m_sam.closure import Closure, Rows
 from lowland.optim.m_sam.dependence import Dependence
 from lowland.optim.m_sam.passing import Pass
 from lowland.optim.m_sam.places import Along
@@ -21,7 +21,7 @@ add sub subtract mul multiply div divide true_divide pow maximum minimum where l
 __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __pow__ __rpow__
 """
 _ORDINARY_NAMES = """
-addmm product outer_product
+addmm product outer_product weight_norm
 t T mT transpose permute view reshape flatten unflatten unsqueeze squeeze __getitem__ select narrow chunk
 split unbind type index_select clone contiguous detach float double to type_as matmul mm bmm __matmul__ __rmatmul__
 einsum linear layer_norm rms_norm group_norm embedding conv1d conv2d cat concat stack neg __neg__ exp log sqrt
@@ -45,7 +45,7 @@ WORTH_A_WORD = 1_000_000
 
 @dataclass
 class _Call:
-    """A function with its arguments as a flat list, in the form ``spec``; ``batched`` says which have rows."""
+    """A function with its arguments as a flat list, in the form ``spec``; ``dims`` says along which those have rows."""
 
     func: Function
     name: str
@@ -53,7 +53,12 @@ class _Call:
     what: str
     leaves: list[Tree]
     spec: pytree.TreeSpec
-    batched: list[bool]
+    dims: list[int | None]
+
+    @property
+    def batched(self) -> bool:
+        """Whether some of them have rows."""
+        return any(dim is not None for dim in self.dims)
 
     def on(self, leaves: Iterable[Tree]) -> Tree:
         """Calls the function on other leaves in place of its own."""
@@ -89,20 +94,17 @@ def by_vmap(now: Pass, func: Function, args: Args, kwargs: Kwargs) -> Tree:
         _, at = max((leaf.ndim, i) for i, (leaf, dim) in enumerate(zip(leaves, dims, strict=True)) if dim)
         given, options = _spread(now, (args, kwargs), leaves[at], what)
         return func(*given, **options)
-    for t, dim in zip(leaves, dims, strict=True):
-        closure.check_first(dim, t, what)
-    batched = [dim is not None for dim in dims]
-    call = _Call(func, name, what, leaves, spec, batched)
-    inner, strides = _inner(closure, call) if any(batched) else (0, [])
+    call = _Call(func, name, what, leaves, spec, dims)
+    rows = _rows(closure, call) if call.batched else Rows()
     with follow.paused():
-        result = _by_group(now, call, inner)
+        result = _by_group(now, call, rows)
         if in_place is not None:
             return written(in_place[0], result, what)
-    if any(batched):
+    if call.batched:
         found, form = pytree.tree_flatten(result)
         with follow.paused():
-            found = list(map(_laid_out, found, strides))
-        return pytree.tree_unflatten(map(closure.own, found), form)
+            found = [_laid_out(t.movedim(0, rows.dim), strides) for t, strides in zip(found, rows.strides, strict=True)]
+        return pytree.tree_unflatten((closure.own(t.movedim(rows.dim, 0)).movedim(0, rows.dim) for t in found), form)
     if type(result) is Tensor:  # repeated for the examples
         return closure.own(result)
     derived = [t for t in pytree.tree_leaves(result) if type(t) is Derived]
@@ -145,25 +147,28 @@ def _is_basic(index: Tree) -> bool:
     return all(i is None or i is ... or type(i) in (int, slice) for i in (index if type(index) is tuple else (index,)))
 
 
-def _by_group(now: Pass, call: _Call, inner: int) -> Tree:
-    groups, what, batched = now.side.groups, call.what, call.batched
-    leaves = [groups.own(leaf) if is_batched else leaf for leaf, is_batched in zip(call.leaves, batched, strict=True)]
+def _by_group(now: Pass, call: _Call, rows: Rows) -> Tree:
+    groups, what = now.side.groups, call.what
+    leaves = [
+        leaf if dim is None else groups.own(leaf.movedim(dim, 0))
+        for leaf, dim in zip(call.leaves, call.dims, strict=True)
+    ]
     stacks = [now.stack_of(leaf) for leaf in leaves]
     if call.name not in _ORDINARY:
         taken = sum(stack.numel() * stack.element_size() for stack in stacks if stack is not None)
-        if any(batched) or taken >= WORTH_A_WORD:
+        if call.batched or taken >= WORTH_A_WORD:
             now.side.warn(
                 f"m-SAM: {what} has no rule of its own: it goes by vmap over the {groups.count} groups, which is "
                 f"slower and takes {taken / 1e6:.1f} MB more (lowland.optim.m_sam.rule registers one)"
             )
-    ndim = max((t.ndim for t, is_batched in zip(leaves, batched, strict=True) if is_batched), default=0)
-    repeated = _repeated(now.closure, call) if call.name in _REPEATING and not any(batched) else 0
+    ndim = max((t.ndim for t, dim in zip(leaves, call.dims, strict=True) if dim is not None), default=0)
+    repeated = _repeated(now.closure, call) if call.name in _REPEATING and not call.batched else 0
 
     def of_part(index: int) -> list[Tree]:
         chosen, _, n = groups.parts[index]
         given = []
-        for leaf, stack, is_batched in zip(leaves, stacks, batched, strict=True):
-            if is_batched:
+        for leaf, stack, dim in zip(leaves, stacks, call.dims, strict=True):
+            if dim is not None:
                 given.append(groups.split(leaf)[index])
             elif stack is None:
                 given.append(leaf)
@@ -175,10 +180,11 @@ def _by_group(now: Pass, call: _Call, inner: int) -> Tree:
                 given.append(stack[chosen])
         return given
 
-    dims = tuple(0 if has_rows or s is not None else None for has_rows, s in zip(batched, stacks, strict=True))
+    dims = tuple(None if dim is None and s is None else 0 for dim, s in zip(call.dims, stacks, strict=True))
 
     def called(*given: Tree) -> Tree:
-        return call.on(given)
+        found = call.on(t.movedim(0, dim) if dim else t for t, dim in zip(given, call.dims, strict=True))
+        return pytree.tree_map(lambda t: t.movedim(rows.dim, 0), found) if rows.dim else found
 
     try:
         if repeated:  # examples are all alike: of what all of them would be for a group, its own
@@ -188,9 +194,9 @@ def _by_group(now: Pass, call: _Call, inner: int) -> Tree:
         results = [torch.vmap(called, dims)(*of_part(index)) for index in range(len(groups.parts))]
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise NotCovered(f"{what} doesn't go by vmap: {str(error).splitlines()[0]}") from error
-    if any(batched):
+    if call.batched:
         for (_, _, n), result in zip(groups.parts, results, strict=True):
-            if any(t.shape[1] != n * inner for t in pytree.tree_leaves(result)):
+            if any(t.shape[1] != n * rows.inner for t in pytree.tree_leaves(result)):
                 raise NotCovered(f"{what} meets rows of examples in a parameter's own dimension")
         return _joined(results, lambda parts: groups.among(groups.join(parts)))
     value = call.on([leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves])
@@ -198,17 +204,15 @@ def _by_group(now: Pass, call: _Call, inner: int) -> Tree:
     return pytree.tree_map(lambda v, s: Derived.of(v, s, shared=False), value, stack)
 
 
-def _inner(closure: Closure, call: _Call) -> tuple[int, list[tuple[int, ...]]]:
-    """How many rows of the results belong to an example, and the strides of each result.
-
-    Found by calling the function on tensors without values, whose rows are followed.
+def _rows(closure: Closure, call: _Call) -> Rows:
+    """Found by calling the function on tensors without values, whose rows are followed.
 
     Raises:
-        NotCovered: if it doesn't keep rows apart, in order, along the first dimension.
+        NotCovered: if it doesn't keep rows apart, in order, along one dimension.
     """
     known, size = closure.seen.inner, closure.examples
     plain = [(t.shape, t.stride(), t.dtype) if isinstance(t, Tensor) else t for t in call.leaves]
-    key = (call.func, str(plain), call.spec, tuple(call.batched), size)
+    key = (call.func, str(plain), call.spec, tuple(call.dims), size)
     if len(known) > 4096:  # numbers among the arguments may be others each time
         known.clear()
     if key not in known:
@@ -216,23 +220,20 @@ def _inner(closure: Closure, call: _Call) -> tuple[int, list[tuple[int, ...]]]:
         forms = [_form(t) if isinstance(t, Tensor) else t for t in call.leaves]
         try:
             with closure.dependence.paused(), torch.no_grad(), follow:
-                for form, is_batched in zip(forms, call.batched, strict=True):
-                    if is_batched:
-                        follow.own(form, len(form) // size)
+                for i, (form, dim) in enumerate(zip(forms, call.dims, strict=True)):
+                    if dim is not None:
+                        forms[i] = follow.own(form.movedim(dim, 0), form.shape[dim] // size).movedim(0, dim)
                     elif isinstance(form, Tensor):
                         follow.labels.set_by_group(form)
                 results = pytree.tree_leaves(call.on(forms))
                 places = [follow.labels.at(t) for t in results]
         except Exception as error:
             raise NotCovered(f"{call.what} can't be followed: {str(error).splitlines()[0]}") from error
-        if closure.parted and (
-            len(set(places)) != 1
-            or not isinstance(places[0], Along)
-            or places[0].dim
-            or len({len(t) for t in results}) > 1
-        ):
-            raise Unordered(f"{call.what} doesn't keep the rows of examples apart, along the first dimension")
-        known[key] = len(results[0]) // size, [t.stride() for t in results]
+        place = places[0] if len(set(places)) == 1 else None
+        dim = place.dim if isinstance(place, Along) else 0
+        if closure.parted and (not isinstance(place, Along) or len({t.shape[dim] for t in results}) > 1):
+            raise Unordered(f"{call.what} doesn't keep the rows of examples apart, along one dimension")
+        known[key] = Rows(dim, results[0].shape[dim] // size, [t.stride() for t in results])
     return known[key]
 
 

@@ -23,8 +23,25 @@ T = TypeVar("T")
 Question = tuple[str, str, tuple[object, ...]]
 #: Yes or no, or a dimension, if there is one.
 Decision = bool | int | None
-#: Of functions without a rule: how many rows an example has in their results, and the strides of those.
-Inner = dict[object, tuple[int, list[tuple[int, ...]]]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where examples are in the results of a function without a rule.
+
+    Attributes:
+        dim: along which dimension.
+        inner: how many rows an example has there.
+        strides: of each result.
+    """
+
+    dim: int = 0
+    inner: int = 0
+    strides: list[tuple[int, ...]] = field(default_factory=list)
+
+
+#: By functions without a rule, and the forms of their arguments.
+Inner = dict[object, Rows]
 
 OTHERWISE = "a reentrant checkpoint does something else in backward than in forward"
 #: A question that had several answers.
@@ -200,7 +217,7 @@ class Closure:
                 raise Unordered(f"{what} sees one number for all examples")
             return None
         if place is None:
-            return None if self.dependence.labels.is_constant(x) else self._guessed(x, what)
+            return self._repeated(x) if self.dependence.labels.is_constant(x) else self._guessed(x, what)
         if isinstance(place, Along) and place.inner * self.examples == x.shape[place.dim]:
             return place.dim
         if not self.parted:
@@ -209,6 +226,15 @@ class Closure:
         if isinstance(place, Mixed):
             raise Unordered(f"{what} sees what depends on {place.why}")
         raise Unordered(f"{what} sees a tensor of shape {tuple(x.shape)} whose examples aren't along one dimension")
+
+    def _repeated(self, x: Tensor) -> int | None:
+        """Where constants are likely to be rows: as many as examples, all alike, or words."""
+        size = self.examples
+        likely = [d for d in (0, 1) if x.ndim > 1 < size == x.shape[d] and x.stride(d) == 0]
+        if not likely and x.ndim > 1 < size == len(x) and not x.is_floating_point():
+            likely = [0]
+        self.seen.guessed |= bool(likely)
+        return likely[0] if likely and self.dependence.guess.repeated is not None else None
 
     def _guessed(self, x: Tensor, what: str) -> int | None:
         """Where data has its examples. Two dimensions of numbers are rows and features, of words sequences, too."""

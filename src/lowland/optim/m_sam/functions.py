@@ -6,7 +6,7 @@ from torch.autograd.graph import Node
 from torch.nn.modules._functions import BackwardHookFunction
 
 from lowland.optim.m_sam.refusals import NotCovered
-from lowland.optim.m_sam.registry import ROW_WISE
+from lowland.optim.m_sam.registry import KNOWN_ROW_WISE, ROW_WISE
 from lowland.values import Context
 
 
@@ -25,7 +25,7 @@ class ByGroup(torch.autograd.Function):
 def check_functions(value: Tensor) -> None:
     """Raise NotCovered for functions of autograd's own on the way back from ``value``, unless vouched for."""
     for function in _own_functions(value.grad_fn):
-        if function not in ROW_WISE:
+        if function not in ROW_WISE and (function.__module__, function.__qualname__) not in KNOWN_ROW_WISE:
             raise NotCovered(
                 f"the gradients of {function.__name__}, a function of autograd's own, may mix the examples (if they "
                 "don't, say so by lowland.optim.m_sam.row_wise)"

@@ -16,6 +16,8 @@ Composition = Callable[[Caller, Function, Args, Kwargs], Tree]
 RULES: dict[Function | type[nn.Module], Rule] = {}
 #: Functions of autograd's own whose gradients keep examples apart.
 ROW_WISE: set[type[torch.autograd.Function]] = set()
+#: Those of other libraries, by name, whose backward was read: it is entry by entry.
+KNOWN_ROW_WISE = frozenset({("transformers.models.bloom.modeling_bloom", "GeLUFunction")})
 #: Functions of torch's that are several layers: what to call instead, with the pass before their own arguments.
 COMPOSED: dict[Function, Composition] = {}
 

@@ -38,6 +38,7 @@ CONVOLUTIONS = {
     "same": (nn.Conv2d(3, 4, (4, 3), padding="same"), (5, 4)),
     "same 1-D": (nn.Conv1d(3, 4, 4, padding="same", dilation=3), (9,)),
     "circular": (nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), (4, 4)),
+    "transposed": (nn.ConvTranspose2d(3, 4, 3, 2, 1, 1, groups=1), (4, 3)),
     "3-D": (nn.Conv3d(3, 4, 2), (3, 3, 3)),
 }
 

@@ -20,6 +20,7 @@ class Products(nn.Module):
         self.first, self.use = nn.Linear(3, 4), use
         self.w, self.b = nn.Parameter(torch.randn(4, 5)), nn.Parameter(torch.randn(5))
         self.bilinear = nn.Bilinear(4, 4, 3)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
         self.double()
 
     def forward(self, x):
@@ -40,6 +41,7 @@ USES = {
     "twice": lambda net, h: torch.matmul(h, net.w) + (h.sin() @ net.w).tanh(),
     "tied to the transposed": lambda net, h: F.linear(h @ net.w, net.w),
     "bilinear": lambda net, h: net.bilinear(h, h.cos()),
+    "weight norm": lambda net, h: net.normed(h),
 }
 
 

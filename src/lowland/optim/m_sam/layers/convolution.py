@@ -23,8 +23,12 @@ from lowland.values import Context
 class Convolution(Rule):
     """Small images go by pairs of positions; larger ones as a grouped convolution, each group with its own weights."""
 
-    arguments: ClassVar = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    arguments: ClassVar[tuple[str, ...]] = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     defaults: ClassVar = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+
+    def geometry(self, use: Use) -> Geometry:
+        """How it goes over its input."""
+        return Geometry(use)
 
     def refuses(self, use: Use) -> str | None:
         """Refuse single images, which have no rows."""
@@ -32,25 +36,25 @@ class Convolution(Rule):
 
     def first(self, use: Use, watch: AtW) -> Tensor:
         """The plain convolution, whose output gradients are taken up."""
-        geometry = Geometry(use)
+        geometry = self.geometry(use)
         at_w = use.at_w()
         x, w, b = autocast(geometry.prepared(use.input), at_w["weight"], at_w["bias"])
         return watch.tap(use, geometry.run(x, w, b), x)
 
     def prepared(self, use: Use) -> Tensor:
         """The input as the convolution gets it: padded, and in autocast's type."""
-        x: Tensor = autocast(Geometry(use).prepared(use.input))[0]
+        x: Tensor = autocast(self.geometry(use).prepared(use.input))[0]
         return x
 
     def pieces(self, use: Use, activations: Tensor, output_gradients: Tensor, groups: Groups) -> dict[str, Piece]:
         """As factors where pairs of positions are cheaper, else one weight gradient for each group."""
-        geometry, shape = Geometry(use), use.weight.shape
+        geometry, shape = self.geometry(use), use.weight.shape
         bias: dict[str, Piece] = (
             {"bias": Built(groups.sums(output_gradients.flatten(2).sum(2)))} if "bias" in use.owners else {}
         )
         if "weight" not in use.owners:
             return bias
-        if geometry.groups == 1 and len(shape) <= 4:
+        if geometry.groups == 1 and not geometry.transposed and len(shape) <= 4:
             patches = Patches(activations, output_gradients, geometry, groups.size)
             if patches.pays(groups):
                 return {"weight": patches} | bias
@@ -64,7 +68,7 @@ class Convolution(Rule):
 
     def perturbed(self, use: Use, watch: AtPerturbed) -> Tensor:
         """The plain convolution and what is added, or each group with its own weights."""
-        geometry = Geometry(use)
+        geometry = self.geometry(use)
         x, w, b = autocast(geometry.prepared(use.input), use.weight, use.bias)
         groups = watch.groups
         found = watch.factors(use.weight)
@@ -84,6 +88,18 @@ class Convolution(Rule):
             return z
         rows = watch.rows(bias, len(z)).to(z.dtype) if bias is not None else b
         return z + rows.view(*rows.shape, *[1] * len(geometry.size))
+
+
+@rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+class TransposedConvolution(Convolution):
+    """As a grouped convolution, each group with its own weights."""
+
+    arguments: ClassVar = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+    defaults: ClassVar = Convolution.defaults | {"output_padding": 0}
+
+    def geometry(self, use: Use) -> Geometry:
+        """How it goes over its input."""
+        return Geometry(use, transposed=True)
 
 
 class _PairwiseConvolution(torch.autograd.Function):

@@ -12,10 +12,18 @@ _DERIVATIVES = torch.ops.aten.convolution_backward.default
 
 
 class Geometry:
-    """Stride, padding and dilation, one for each dimension, and groups of channels."""
+    """Stride, padding and dilation, one for each dimension, and groups of channels.
 
-    def __init__(self, use: Use):
+    Args:
+        use: of a convolution.
+        transposed: whether it is the transpose of one.
+    """
+
+    def __init__(self, use: Use, transposed: bool = False):
         size = use.weight.shape[2:]
+        self.transposed, self.output_padding = transposed, [0] * len(size)
+        if transposed:
+            self.output_padding = _each(use.output_padding, len(size))
         self.size = tuple(size)
         self.stride, self.dilation = (_each(value, len(size)) for value in (use.stride, use.dilation))
         self.groups = use.groups
@@ -42,7 +50,7 @@ class Geometry:
     @property
     def is_product(self) -> bool:
         """Whether a patch is a pixel."""
-        return self.groups == 1 and set(self.size) == {1} and not any(self.padding)
+        return not self.transposed and self.groups == 1 and set(self.size) == {1} and not any(self.padding)
 
     def patches(self, x: Tensor) -> Tensor:
         """``(rows, channels, *pixels)`` to ``(rows, positions, channels · kernel)``."""
@@ -67,20 +75,19 @@ class Geometry:
 
     def run(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, copies: int = 1) -> Tensor:
         """The convolution, ``copies`` of it side by side."""
-        zeros = [0] * len(self.size)
         return torch.convolution(
-            x, weight, bias, self.stride, self.padding, self.dilation, False, zeros, copies * self.groups
-        )
+            x, weight, bias, self.stride, self.padding, self.dilation, self.transposed, self.output_padding,
+            copies * self.groups,
+        )  # fmt: skip
 
     def derivatives(
         self, d: Tensor, x: Tensor, weight: Tensor, which: tuple[bool, bool], copies: int = 1
     ) -> tuple[Tensor, Tensor]:
         """The gradients of input and weight, as far as ``which`` asks for them."""
-        zeros = [0] * len(self.size)
         d, x, weight = (_plainly(t) for t in (d, x, weight))
         dx, dw, _ = _DERIVATIVES(
-            d, x, weight, None, self.stride, self.padding, self.dilation, False, zeros, copies * self.groups,
-            [*which, False],
+            d, x, weight, None, self.stride, self.padding, self.dilation, self.transposed, self.output_padding,
+            copies * self.groups, [*which, False],
         )  # fmt: skip
         return dx, dw
 

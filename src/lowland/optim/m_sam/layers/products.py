@@ -69,3 +69,16 @@ def bilinear(watch: Caller, func: Function, args: Args, kwargs: Kwargs) -> Tree:
 
 def _is_layer(x: Tree, weight: Tree) -> bool:
     return type(x) is Tensor and x.ndim > 1 and type(weight) is Watched and weight.ndim == 2
+
+
+def weight_norm(v: Tensor, g: Tensor, dim: int) -> Tensor:
+    """The product g · v/‖v‖, the norms over all dimensions but ``dim``; over all if that is -1."""
+    others = [d for d in range(v.ndim) if d != dim]
+    return v * (g / torch.linalg.vector_norm(v, dim=others, keepdim=True))
+
+
+@composed(torch._weight_norm)
+def normed(watch: Caller, func: Function, args: Args, kwargs: Kwargs) -> Tree:
+    """In operations that stand side by side for many groups."""
+    bound = dict(zip(("v", "g", "dim"), args, strict=False)) | kwargs
+    return watch.call(weight_norm, (bound["v"], bound["g"], bound.get("dim", 0)), {})
