@@ -152,7 +152,7 @@ VICTIM = experiment(
 
 # With trouble on order; what happens to a run is marked in a folder.
 
-TROUBLES = ("none", "killed once", "killed", "raise, exit", "refuse")
+TROUBLES = ("none", "killed once", "killed", "raise", "fault, exit", "refuse")
 TROUBLED_STEP = 12
 
 
@@ -191,9 +191,11 @@ def cause(trouble, once):
     if trouble == "killed" or (trouble == "killed once" and first):
         print("on the way out", flush=True)
         os.kill(os.getpid(), 9)
-    if trouble == "raise, exit":
+    if trouble == "raise":
+        raise ZeroDivisionError("one\nover zero")
+    if trouble == "fault, exit":
         if first:
-            raise ZeroDivisionError("one\nover zero")
+            raise RuntimeError("CUDA error: one\nover zero")  # the machine's, not the experiment's
         os._exit(3)
 
 

@@ -75,7 +75,8 @@ def measure(
         task = experiment.task(settings, device)
         load_weights(task.model, read, str(weights))
         try:
-            record: Record = finite(task.check(0, task.batch(0)))
+            with experiment.calling("evaluation"):
+                record: Record = finite(task.check(0, task.batch(0)))
             record.pop("epoch", None)  # of the weights' training nothing is known
         except FloatingPointError:
             raise RunError(f"the loss of {weights} on {experiment.name} is not finite") from None

@@ -72,7 +72,8 @@ class OwnProgram:
         assert experiment.together is not None
         self.name, self.arms, self.saved = f"{len(arms)} runs", arms, saved
         with doing("loading"):
-            self.program = experiment.together(arms, device)
+            with experiment.calling("together"):
+                self.program = experiment.together(arms, device)
         self.step = 0
         for name in arms:
             saved["arms"].setdefault(name, {"finished": False, "diverged_at": None})

@@ -21,16 +21,19 @@ ALONE = len(usable_cores())  # so many workers have a thread each
 @pytest.mark.slow
 def test_it_trains_as_here_and_survives_its_workers(tmp_path, expected, capfd):
     here([job(tmp_path, 1, until=8, trouble="killed once")], Ear())
-    troubles = {1: "killed once", 3: "killed", 4: "refuse", 5: "raise, exit"}
+    troubles = {1: "killed once", 3: "killed", 4: "refuse", 5: "fault, exit", 6: "raise"}
     ear = Ear()
     Processes(ALONE)([job(tmp_path, seed, trouble=troubles.get(seed, "none")) for seed in range(7)], ear)
     ends = ear.ends()
     assert ends.pop("3") == "the worker process was killed (signal 9) twice"
     assert ends.pop("4") == r"there are no data\nat all"
     first, second = ends.pop("5").split(", then ")
-    assert re.fullmatch(r"training raised ZeroDivisionError at fakes\.py:\d+ \(one over zero\)", first)
+    assert re.fullmatch(r"training raised RuntimeError at fakes\.py:\d+ \(CUDA error: one over zero\)", first)
     assert second == "the worker process ended (exit code 3)"
-    assert ends == {"0": "", "1": "", "2": "", "6": ""}
+    own = r"tests/shaky: training \(shaky\.batch\) failed at \S*fakes\.py, line \d+: ZeroDivisionError: one over zero"
+    assert re.fullmatch(own, ends.pop("6"))
+    assert steps_of(tmp_path, 6) == [[*range(TROUBLED_STEP)]]  # each once: it would fail again
+    assert ends == {"0": "", "1": "", "2": ""}
     assert ear.news["0"][-1].steps == 20
     for seed in (0, 1, 2):
         assert metrics_of(tmp_path, seed) == expected[seed]
