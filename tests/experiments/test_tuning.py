@@ -41,13 +41,12 @@ def test_the_pick_has_the_lowest_mean_over_seeds(tmp_path):
     assert tuned.runs == two / (2 if tuned.rho else 1)
     assert tuned.figure.is_file()
     by_rho = {row["rho"]: row for row in tuned.rows}
-    picked, without = by_rho[tuned.rho], by_rho[0]
     value = "{validation_error:.3g} ± {standard_error:.2g}"
-    said = (
-        f"Best by validation error: rho = {tuned.rho:g}, {value.format(**picked)} (no SAM: {value.format(**without)}), "
+    assert str(tuned).startswith(
+        f"Best by validation error: rho = {tuned.rho:g}, {value.format(**by_rho[tuned.rho])} ("
     )
-    assert str(tuned).startswith(said)
-    assert tuned.without_sam == without
+    assert tuned.without_sam == by_rho[0]
+    assert means[tuned.with_sam["rho"]] == min(means[0.1], means[3])
     assert [row["cost"] for row in tuned.rows] == [1, 2, 2]
 
     built.clear()
@@ -125,5 +124,10 @@ def test_its_sentence():
     ]
     assert "undecided" in str(tuned(*rows, gain=(-0.006, -0.01, 0.002), without_sam=without))
     assert "undecided, for want of seeds that differ" in str(tuned(*rows, without_sam=without))
+    plain = Tuned({"rho": 0.0}, found.rows, found.metric, None, 9.0, *[Path("a.png")] * 2, without, found.rows[1])
+    assert str(plain).splitlines()[0] == (
+        "Best by validation error: rho = 0, 0.0481 ± 0.002 (SAM at best: rho = 0.1, 0.0421 ± 0.003), at 9.0 times one "
+        "run's cost"
+    )
     alone = str(tuned((0.1, 0.0421, nan, nan)))
     assert alone.splitlines()[0] == "Best by validation error: rho = 0.1, 0.0421, at 4.1 times one run's cost"

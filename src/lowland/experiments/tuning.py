@@ -39,6 +39,7 @@ class Tuned:
         directory: with ``results.csv``, ``summary.json`` and figures.
         figure: the metric against the first setting that varies, with its error over seeds; a PNG file.
         without_sam: the row of the best settings with ρ = 0; None where the grid has none.
+        with_sam: the row of the best settings with ρ > 0; None where it has none.
     """
 
     pick: Mapping[str, SettingValue]
@@ -49,6 +50,7 @@ class Tuned:
     directory: Path
     figure: Path
     without_sam: Mapping[str, SettingValue] | None = None
+    with_sam: Mapping[str, SettingValue] | None = None
 
     @property
     def rho(self) -> float:
@@ -57,11 +59,13 @@ class Tuned:
 
     def __str__(self) -> str:
         best = next(row for row in self.rows if all(row[name] == value for name, value in self.pick.items()))
-        shown = ", ".join(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}"
-                          for name, value in self.pick.items())  # fmt: skip
-        what = self.metric.replace("_", " ")
-        without = "" if self.without_sam is None else f" (no SAM: {self._value(self.without_sam)})"
-        lines = [f"Best by {what}: {shown}, {self._value(best)}{without}, at {self.runs:.1f} times one run's cost"]
+        what, beside = self.metric.replace("_", " "), ""
+        if self.pick.get("rho") == 0 and self.with_sam is not None:
+            beside = f" (SAM at best: {self._settings(self.with_sam)}, {self._value(self.with_sam)})"
+        elif self.pick.get("rho") != 0 and self.without_sam is not None:
+            beside = f" (no SAM: {self._value(self.without_sam)})"
+        at_cost = f"at {self.runs:.1f} times one run's cost"
+        lines = [f"Best by {what}: {self._settings(best)}, {self._value(best)}{beside}, {at_cost}"]
         rhos = {row["rho"] for row in self.rows if "rho" in row}
         if len(rhos) > 1 and self.pick["rho"] == max(rhos):
             lines.append("The pick is the largest ρ of the grid: try larger ones, too.")
@@ -77,6 +81,11 @@ class Tuned:
                 f"A run with SAM takes {max(costs):.3g} times the gradients of one without: compare at that cost, too."
             )
         return "\n".join([*lines, f"figure: {self.figure}"])
+
+    def _settings(self, row: Mapping[str, SettingValue]) -> str:
+        shown = {name: row[name] for name in self.pick}
+        return ", ".join(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}"
+                         for name, value in shown.items())  # fmt: skip
 
     def _value(self, row: Mapping[str, SettingValue]) -> str:
         error = float(row["standard_error"])
@@ -172,7 +181,7 @@ def _tuned(summary: JsonObject, directory: RunDirectory) -> Tuned:
     rows = [_row(entry, metric) for entry in summary["settings"]]
     picked = next(entry for entry in summary["settings"] if entry["settings"] == selection["selected"])
     by_rho = selection["by_rho"]
-    between, without = by_rho["difference"], by_rho["without_sam"]
+    between = by_rho["difference"]
     against = next(iter(selection["selected"]))
     return Tuned(
         pick=selection["selected"],
@@ -182,8 +191,13 @@ def _tuned(summary: JsonObject, directory: RunDirectory) -> Tuned:
         runs=sum(entry["gradients"] * len(entry["runs"]) for entry in summary["settings"]) / picked["gradients"],
         directory=directory.path,
         figure=directory.figures / f"{metric}-by-{against}.png".replace("_", "-"),
-        without_sam=without and next(row for row in rows if without["settings"].items() <= row.items()),
+        without_sam=_row_of(by_rho["without_sam"], rows),
+        with_sam=_row_of(by_rho["with_sam"], rows),
     )
+
+
+def _row_of(entry: JsonObject | None, rows: Sequence[Mapping[str, SettingValue]]) -> Mapping[str, SettingValue] | None:
+    return None if entry is None else next(row for row in rows if entry["settings"].items() <= row.items())
 
 
 def _row(entry: JsonObject, metric: str) -> dict[str, SettingValue]:
