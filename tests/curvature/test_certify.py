@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from lowland.curvature import Hessian, Monitor, stability, stability_of_stack
 from lowland.curvature.lockstep import principal_eigenpairs
 from lowland.curvature.objective import Objective
+from lowland.curvature.wanted import Wanted
 from tests.curvature.test_hessian import data, dense
 from tests.curvature.test_lanczos import eigenpairs
 
@@ -313,10 +314,10 @@ def test_the_other_end_of_the_spectrum(which, dtype):
 def test_any_tolerance(tol):
     model, (x, y) = Cubed(lambda x: x**3, torch.float64), data()
     hessian = Hessian(model, F.cross_entropy, [(x, y)])
-    pairs = hessian.certified(tol=tol)
+    pairs = hessian.certified(Wanted(tol=tol))
     assert pairs.converged == (tol > 0), pairs.reason
     assert "differences" not in pairs.reason
-    wrong = Hessian(Cubed(Detached.apply, torch.float64), F.cross_entropy, [(x, y)]).certified(tol=tol)
+    wrong = Hessian(Cubed(Detached.apply, torch.float64), F.cross_entropy, [(x, y)]).certified(Wanted(tol=tol))
     assert not wrong.converged
 
 
@@ -440,7 +441,7 @@ def test_float32_in_the_model_is_certified(act):
 def test_float32_in_the_model_hides_no_wrong_second_derivative(wrong, act, dtype):
     for seed in range(2):
         model, x, y = in_single(seed, act, wrong=wrong)
-        pairs = Hessian(model.to(dtype), F.cross_entropy, [(x.to(dtype), y)]).certified()
+        pairs = Hessian(model.to(dtype), F.cross_entropy, [(x.to(dtype), y)]).certified(Wanted())
         true = true_residual(pairs, seed, act, wrong)
         assert true > 5e-3 * pairs.values.abs().item()
         assert not pairs.converged

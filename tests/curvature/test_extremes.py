@@ -7,11 +7,20 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from lowland.curvature import Hessian
-from lowland.curvature.extremes import extremes
-from lowland.curvature.lanczos import Operator, eigenpairs
+from lowland.curvature import Hessian, lanczos
+from lowland.curvature import extremes as search
+from lowland.curvature.lanczos import Operator
+from lowland.curvature.wanted import Wanted
 from tests.curvature.test_estimates import counted
 from tests.curvature.test_hessian import data, dense, small
+
+
+def extremes(operator, k=1, tol=1e-3, *, which="ends", max_products=1000, **options):
+    return search.extremes(operator, Wanted(k, tol, which, max_products=max_products, **options))
+
+
+def eigenpairs(operator, k=1, tol=1e-3, **options):
+    return lanczos.eigenpairs(operator, Wanted(k, tol, **options))
 
 
 def with_values(values, seed=0):

@@ -332,3 +332,33 @@ def test_an_embedding_that_is_padding_is_named_as_a_reason():
     y = torch.tensor([0, 1])
     assert "padding_idx" in Hessian(model, F.cross_entropy, [(torch.tensor([[0, 1], [2, 3]]), y)]).cut_off()
     assert not Hessian(model, F.cross_entropy, [(torch.tensor([[4, 1], [2, 3]]), y)]).cut_off()
+
+
+class Recorded(nn.Module):
+    """½‖w‖², and where it was asked for; then with a kink on either side of the first place, which bend oppositely."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+        self.places = []
+        self.bend = None
+
+    def forward(self, x):
+        self.places.append(self.w.detach().clone())
+        loss = 0.5 * self.w.square().sum() * x.mean()
+        if self.bend is not None:
+            at, ahead = self.bend
+            step = ahead - at
+            along = torch.dot(self.w - at, step) / step.square().sum()  # in units of the first difference's step
+            kinks = torch.relu(along - 0.9) - torch.relu(-along - 0.9)
+            loss = loss + 1e-2 * step.norm() * kinks
+        return loss
+
+
+def test_kinks_where_slopes_are_compared_are_no_objection():
+    model, batches = Recorded(), [(torch.ones(1, dtype=torch.float64), None)]
+    assert Hessian(model, lambda out, y: out, batches).cut_off() == ""
+    before, (at, ahead, _) = len(model.places), model.places[-3:]
+    model.bend = at, ahead
+    assert Hessian(model, lambda out, y: out, batches).cut_off() == ""
+    assert len(model.places) == 2 * before + 2  # a second difference was asked for

@@ -84,7 +84,7 @@ def test_eigenpairs_trace_diagonal_and_spectrum():
     assert torch.allclose(G.diagonal(samples=26).value, exact.diagonal())
     spectrum = G.spectrum(2, 26)
     assert spectrum.nodes.min() > -1e-12
-    with pytest.warns(UserWarning, match="not converged"):
+    with pytest.warns(UserWarning, match="not certified"):
         G.eigenpairs(k=3, tol=1e-12, max_products=4)
 
 

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from lowland.curvature import lanczos
+from lowland.curvature.wanted import Wanted
 
 
 def eigenpairs(product, n, k=1, tol=1e-3, *, dtype=torch.float32, **options):
-    return lanczos.eigenpairs(lanczos.Operator(product, n, dtype), k, tol, **options)
+    return lanczos.eigenpairs(lanczos.Operator(product, n, dtype), Wanted(k, tol, **options))
 
 
 def symmetric(n, seed=0, decay=0.0):

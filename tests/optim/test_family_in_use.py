@@ -347,5 +347,10 @@ def test_what_it_is_called():
     assert repr(SAM(sgd(model), 0.3)).startswith("SAM(rho=[0.3], base=SGD")
     model, optimizer = made("GSAM")
     assert "Ascent with SurrogateGap" in repr(optimizer)
+    optimizer = SAM(sgd(model), lambda step: 0.3, model=model, m=2, audit=False, eps=1e-5)
+    assert repr(optimizer).startswith("SAM(rho=[0.3], scheduled, m=2, eps=1e-05, audit=False, base=SGD")
+    scoped = repr(SAM(sgd(model), 0.3, model=model, scope=list(model.parameters())[:1]))
+    assert ", scope, base=SGD" in scoped
+    assert "tensor" not in scoped
     with pytest.raises(TypeError, match="model=model"):
         presets.GSAM(sgd(model), model)

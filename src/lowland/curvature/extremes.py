@@ -1,33 +1,17 @@
 """Eigenpairs at both ends of a spectrum, each eigenvalue as often as it occurs."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from lowland.curvature.lanczos import (
-    FEWEST_PRODUCTS,
-    Eigenpairs,
-    Operator,
-    Which,
-    check_operator,
-    eigenpairs,
-    wanted_first,
-)
+from lowland.curvature.lanczos import FEWEST_PRODUCTS, Eigenpairs, Operator, check_operator, eigenpairs, wanted_first
+from lowland.curvature.wanted import Wanted, Which
 
 _ROUGH = 0.03  # residual over |λ₁| at which a look for more pairs first asks whether any can be wanted
 
 
-def extremes(
-    operator: Operator,
-    k: int = 1,
-    tol: float = 1e-3,
-    *,
-    which: Which = "ends",
-    max_products: int = 1000,
-    max_basis: int = 64,
-    generator: torch.Generator | None = None,
-) -> Eigenpairs:
+def extremes(operator: Operator, wanted: Wanted) -> Eigenpairs:
     """Extreme eigenpairs of which none is missed: copies of a multiple eigenvalue, too.
 
     A Krylov space has a single vector of each eigenspace, so that `lowland.curvature.lanczos.eigenpairs` may give one
@@ -41,12 +25,8 @@ def extremes(
 
     Args:
         operator: H.
-        k: how many pairs; with ``"ends"``, at each.
-        tol: relative residual to reach.
-        which: as there; ``"ends"`` are the k largest, in falling order, and then the k smallest, in rising order.
-        max_products: give up after so many, the search for copies included.
-        max_basis: memory, as there, beside the pairs found.
-        generator: of the random vectors, on the CPU; by default one seeded with 0.
+        wanted: which pairs, how exact, and at what price, the search for copies included. The pairs found are kept in
+            memory beside the basis.
 
     Raises:
         TypeError: for an operator that has no products, a generator that is none.
@@ -54,19 +34,18 @@ def extremes(
         FloatingPointError: if a product is not finite.
     """
     check_operator(operator)
+    wanted.check(operator.n)
     counter = _Counter(operator)
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
-    limits = _Limits(tol, max_products, max_basis, generator)
-    pairs = eigenpairs(
-        counter.operator, k, tol, which=which, max_products=max_products, max_basis=max_basis, generator=generator
-    )
+    wanted = replace(wanted, generator=wanted.random())
+    k, tol, which = wanted.k, wanted.tol, wanted.which
+    pairs = eigenpairs(counter.operator, wanted)
     if not pairs.converged:
         return pairs
     found = _Found(counter.operator, pairs)
     unknown = ""
     for end in _ENDS[which]:
         while not unknown and len(found.vectors) < operator.n:
-            more = _one_more(found, end, k, limits, max_products - counter.products)
+            more = _one_more(found, end, wanted, wanted.max_products - counter.products)
             if more is None:
                 break
             if more.reason:
@@ -89,14 +68,6 @@ def extremes(
 _ENDS: dict[Which, tuple[Which, ...]] = {
     "ends": ("largest", "smallest"), "largest": ("largest",), "smallest": ("smallest",), "magnitude": ("magnitude",)
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Limits:
-    tol: float
-    max_products: int
-    max_basis: int
-    generator: torch.Generator
 
 
 class _Counter:
@@ -162,20 +133,17 @@ class _Found:
         return self.values[chosen].to(vectors), vectors, self.residuals[chosen].to(vectors)
 
 
-def _one_more(found: _Found, end: Which, k: int, limits: _Limits, left: int) -> Eigenpairs | None:
+def _one_more(found: _Found, end: Which, wanted: Wanted, left: int) -> Eigenpairs | None:
     """A pair more wanted than the k-th of those found; None if there is none, with a reason if that isn't known."""
-    operator, start = found.deflated(end), None
+    operator = found.deflated(end)
     sign = -1.0 if end == "smallest" else 1.0
-    last = found.last(end, k)
-    last, slack = abs(last) if end == "magnitude" else sign * last, limits.tol * found.scale
-    tol = max(_ROUGH, limits.tol)
+    last = found.last(end, wanted.k)
+    last, slack = abs(last) if end == "magnitude" else sign * last, wanted.tol * found.scale
+    one = replace(wanted, k=1, tol=max(_ROUGH, wanted.tol), which=end, start=None)
     while True:
         if left < min(FEWEST_PRODUCTS, operator.n):
             return _UNKNOWN
-        pairs = eigenpairs(
-            operator, 1, tol,
-            which=end, start=start, max_products=left, max_basis=limits.max_basis, generator=limits.generator,
-        )  # fmt: skip
+        pairs = eigenpairs(operator, replace(one, max_products=left))
         left -= pairs.products
         value = pairs.values.item()
         value = abs(value) if end == "magnitude" else sign * value
@@ -186,7 +154,7 @@ def _one_more(found: _Found, end: Which, k: int, limits: _Limits, left: int) -> 
             return pairs
         if residual <= slack:
             return pairs if value > last + slack else None
-        tol, start = 0.99 * slack / max(pairs.largest, slack), pairs.vectors
+        one = replace(one, tol=0.99 * slack / max(pairs.largest, slack), start=pairs.vectors)
 
 
 _UNKNOWN = Eigenpairs(torch.zeros(0), torch.zeros(0), torch.zeros(0), 0, False, "no products left")

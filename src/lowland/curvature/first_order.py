@@ -28,8 +28,9 @@ def cut_off(objective: Objective) -> str:
     Compared are two slopes of the loss of the first batch along a random direction, in which each tensor has a share by
     its norm: by the gradient, and by a difference of losses. They are taken in float64, at a random point near w, away
     from it by 1 % of each tensor's norm. That takes one gradient, and two losses without gradients. Where the slopes
-    disagree, two losses more are a second opinion. To name the parameters at fault, at most 8 that have no gradient
-    take two losses each. A difference of 1e-4 of the usual size of such slopes is found.
+    disagree, two losses more are a second opinion, which is uncertain by four times what it differs from the first:
+    kinks are no objection. To name the parameters at fault, at most 8 that have no gradient take two losses each. A
+    difference of 1e-4 of the usual size of such slopes is found.
 
     A model that doesn't run in float64, or computes in a coarser type inside, has too much rounding for that. Then
     steps are 1e-3 of each tensor's norm, and a difference of a tenth is found, if the rounding of the loss lets it.
@@ -99,8 +100,7 @@ class _Slopes:
         if not abs(slope - by_gradient) > share * usual + noise:  # nor where one isn't finite
             return ""
         again, noise = self._difference(direction, 1)
-        if self.steps == _LONG:  # which may be too long
-            noise += 4 * abs(again - slope)
+        noise += 4 * abs(again - slope)  # the step may be too long, or cross a kink
         if not abs(again - by_gradient) > share * usual + noise:
             return ""
         return _words(

@@ -10,17 +10,16 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lowland.assigning import Absent, unassignable
-from lowland.curvature import lanczos
 from lowland.curvature.arguments import check_vectors
 from lowland.curvature.batchwise import Batchwise
 from lowland.curvature.chance import Unchanging
-from lowland.curvature.extremes import extremes
 from lowland.curvature.first_order import cut_off
-from lowland.curvature.lanczos import Eigenpairs, Which
+from lowland.curvature.lanczos import Eigenpairs, eigenpairs
 from lowland.curvature.objective import LossFn, Objective, Weight
-from lowland.curvature.operator import Curvature
+from lowland.curvature.operator import Curvature, Search
 from lowland.curvature.processes import Product
 from lowland.curvature.second_order import differentiable_twice
+from lowland.curvature.wanted import Wanted
 
 _FIXED = "the matrix is that of one loss. Make another"
 
@@ -35,7 +34,8 @@ class GaussNewton(Curvature):
     and not those of the data: so it is for cross-entropy, and for half the squared error (Martens 2020, *New Insights
     and Perspectives on the Natural Gradient Method*).
 
-    Arguments are those of `lowland.curvature.Hessian`, and so are ``G @ v``, trace, diagonal and spectrum. The loss may
+    Arguments are those of `lowland.curvature.Hessian`, and so are ``G @ v``, eigenpairs, trace, diagonal and spectrum.
+    But differences of gradients, which check the Hessian's eigenpairs, say nothing about those of G. The loss may
     depend on the parameters through the outputs alone. A product takes about as long as one with the Hessian: Jv by
     differentiating Jᵀu by u, then A by automatic differentiation, then Jᵀ.
 
@@ -117,51 +117,10 @@ class GaussNewton(Curvature):
 
                 yield checked
 
-    def eigenpairs(
-        self,
-        k: int = 1,
-        tol: float = 1e-3,
-        *,
-        which: Which = "magnitude",
-        start: Tensor | None = None,
-        max_products: int = 500,
-        max_basis: int = 64,
-        generator: torch.Generator | None = None,
-    ) -> Eigenpairs:
-        """The k extreme eigenpairs, each with its residual; see `lowland.curvature.lanczos.eigenpairs`.
-
-        Differences of gradients, which check those of the Hessian, say nothing about this matrix.
-
-        Warns:
-            UserWarning: with the reason, where ``converged`` is False.
-        """
+    def certified(self, wanted: Wanted, search: Search = eigenpairs) -> Eigenpairs:
+        """`eigenpairs` without the warning: by their residuals alone, of which differences of gradients say nothing."""
         with self.operator() as operator:
-            pairs = lanczos.eigenpairs(
-                operator, k, tol,
-                which=which, start=start, max_products=max_products, max_basis=max_basis, generator=generator,
-            )  # fmt: skip
-        return _told(pairs)
-
-    def extremes(
-        self,
-        k: int = 1,
-        tol: float = 1e-3,
-        *,
-        which: Which = "ends",
-        max_products: int = 1000,
-        max_basis: int = 64,
-        generator: torch.Generator | None = None,
-    ) -> Eigenpairs:
-        """The k largest and the k smallest eigenpairs with all copies; see `lowland.curvature.extremes.extremes`.
-
-        Warns:
-            UserWarning: with the reason, where ``converged`` is False.
-        """
-        with self.operator() as operator:
-            pairs = extremes(
-                operator, k, tol, which=which, max_products=max_products, max_basis=max_basis, generator=generator
-            )
-        return _told(pairs)
+            return search(operator, wanted)
 
     def _objection(self, seen: Unchanging) -> str:
         """What speaks against the first product, in words, empty where nothing does; later ones aren't looked at."""
@@ -231,9 +190,3 @@ def _slopes(objective: Objective, loss: Tensor, outputs: list[Tensor], params: l
             "function of the outputs, F.cross_entropy(output.logits, batch['labels']) for example"
         )
     return slopes
-
-
-def _told(pairs: Eigenpairs) -> Eigenpairs:
-    if not pairs.converged:
-        warnings.warn(f"the eigenpairs are not converged: {pairs.reason}", stacklevel=3)
-    return pairs

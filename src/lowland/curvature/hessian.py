@@ -11,18 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from lowland.assigning import Absent, unassignable
-from lowland.curvature import lanczos
 from lowland.curvature.arguments import check_vectors
 from lowland.curvature.batchwise import Batchwise
 from lowland.curvature.certify import UNCHECKED, certified, contradiction
 from lowland.curvature.chance import Unchanging
-from lowland.curvature.extremes import extremes
 from lowland.curvature.first_order import cut_off
-from lowland.curvature.lanczos import Eigenpairs, Which
+from lowland.curvature.lanczos import Eigenpairs, Operator, eigenpairs
 from lowland.curvature.objective import LossFn, Objective, Weight
-from lowland.curvature.operator import Curvature
+from lowland.curvature.operator import Curvature, Search
 from lowland.curvature.processes import Product
 from lowland.curvature.second_order import differentiable_twice
+from lowland.curvature.wanted import Wanted
 from lowland.patience import Doing, doing
 
 _FIXED = "a Hessian is that of one loss. Make another"
@@ -31,6 +30,17 @@ _FIXED = "a Hessian is that of one loss. Make another"
 @unassignable(**dict.fromkeys(("objective", "shape", "dtype", "device"), _FIXED))
 class Hessian(Curvature):
     """∇²L of the mean loss over the examples of ``batches``: products ``H @ v``, eigenpairs, trace, diagonal, spectrum.
+
+    Four things are checked of `eigenpairs` and `extremes`. The gradient must be that of the loss, which it isn't where
+    a part is hidden from differentiation (``detach()``, straight-through estimators, stop-gradients). Differences of
+    the loss are compared with it, once for each `Hessian`, on the first batch, in float64: one gradient and two losses
+    (`lowland.curvature.first_order.cut_off`). The products must be those of a symmetric operator: no product more.
+    Differences of gradients must give the same residual to within tol · |λ₁| and their rounding
+    (`lowland.curvature.certify.objections` has the bound): two gradients, in float64 where the network has a ReLU, and
+    more only where these disagree. And the loss must be the same at every evaluation, but for rounding: all are
+    compared, and one gradient more is taken where differences disagree. What doesn't stand the first three comes back
+    with ``converged`` False, its ``reason``, a warning, and the residual that differences of gradients give where that
+    is known. So does a gradient that is rounding, of which two kernels for the same attention give different ones.
 
     Args:
         model: its parameters that require gradients, in the order of ``model.parameters()``, make up the flat
@@ -162,134 +172,17 @@ class Hessian(Curvature):
         self._unseen = False
         return seen.unsure or cut_off or ("" if objection.startswith(UNCHECKED) else objection)
 
-    def eigenpairs(
-        self,
-        k: int = 1,
-        tol: float = 1e-3,
-        *,
-        which: Which = "magnitude",
-        start: Tensor | None = None,
-        max_products: int = 500,
-        max_basis: int = 64,
-        generator: torch.Generator | None = None,
-    ) -> Eigenpairs:
-        """The k extreme eigenpairs, each with its residual ‖Hv − λv‖; see `lowland.curvature.lanczos.eigenpairs`.
-
-        A residual bounds the distance from λ to *some* eigenvalue. It does not prove that no larger one exists:
-        that rests on the random start, so a warm ``start`` is mixed with a random vector, and there are at least 8
-        products. Nor does it see what float32 products themselves got wrong, about 1e-6 of |λ₁|.
-
-        Four things are checked. The gradient must be that of the loss, which it isn't where a part is hidden from
-        differentiation (``detach()``, straight-through estimators, stop-gradients). Differences of the loss are
-        compared with it, once for each `Hessian`, on the first batch, in float64: one gradient and two losses
-        (`lowland.curvature.first_order.cut_off`). The products must be those of a symmetric operator: no product more.
-        Differences of gradients must give the same residual to within tol · |λ₁| and their rounding
-        (`lowland.curvature.certify.objections` has the bound): two gradients, in float64 where the network has a ReLU,
-        and more only where these disagree. And the loss must be the same at every evaluation, but for rounding: all are
-        compared, and one gradient more is taken where differences disagree. What doesn't stand the first three comes
-        back with ``converged`` False, its ``reason``, a warning, and the residual that differences of gradients give
-        where that is known. So does a gradient that is rounding, of which two kernels for the same attention give
-        different ones.
-
-        Args:
-            k: how many.
-            tol: stop when every residual is ≤ tol · |λ₁|.
-            which: largest ``"magnitude"``, the algebraic end ``"largest"`` or ``"smallest"``, or k of both ``"ends"``.
-            start: ``(n,)`` or ``(j, n)``, eigenvectors of an earlier call.
-            max_products: give up after so many products (``converged`` is then False).
-            max_basis: at most 2 · max_basis vectors of n entries are kept in memory.
-            generator: of the random start, on the CPU; by default seeded with 0.
-
-        Raises:
-            TypeError: for a ``start`` that is no tensor, or a generator that is none.
-            ValueError: for arguments out of range, a ``start`` of another size; where two evaluations at the same
-                weights differ; for a loss without a gradient.
-            RuntimeError: where an operation has no second derivative.
-            FloatingPointError: if the loss or a product is not finite.
-
-        Warns:
-            UserWarning: with the reason, where ``converged`` is False.
-        """
-        pairs = self.certified(
-            k, tol, which=which, start=start, max_products=max_products, max_basis=max_basis, generator=generator
-        )
-        if not pairs.converged:
-            warnings.warn(f"the eigenpairs are not certified: {pairs.reason}", stacklevel=2)
-        return pairs
-
-    def extremes(
-        self,
-        k: int = 1,
-        tol: float = 1e-3,
-        *,
-        which: Which = "ends",
-        max_products: int = 1000,
-        max_basis: int = 64,
-        generator: torch.Generator | None = None,
-    ) -> Eigenpairs:
-        """The k largest and the k smallest eigenpairs, each eigenvalue as often as it occurs.
-
-        See `lowland.curvature.extremes.extremes` for how, and `eigenpairs` for what is checked, raised and warned of.
-
-        Args:
-            k: how many at each end.
-            tol: stop when every residual is ≤ tol · |λ₁|.
-            which: both ``"ends"``, or k pairs as `eigenpairs` has them.
-            max_products: give up after so many (``converged`` is then False).
-            max_basis: at most 2 · max_basis vectors of n entries are kept in memory, and the pairs found.
-            generator: of the random vectors, on the CPU; by default seeded with 0.
-
-        Returns:
-            The k largest, in falling order, and then the k smallest, in rising order.
-        """
-
-        def solve(operator: lanczos.Operator) -> Eigenpairs:
-            return extremes(
-                operator, k, tol, which=which, max_products=max_products, max_basis=max_basis, generator=generator
-            )
-
-        pairs = self._certified(solve, tol, None)
-        if not pairs.converged:
-            warnings.warn(f"the eigenpairs are not certified: {pairs.reason}", stacklevel=2)
-        return pairs
-
+    @torch.inference_mode(False)
     def certified(
-        self,
-        k: int = 1,
-        tol: float = 1e-3,
-        *,
-        which: Which = "magnitude",
-        start: Tensor | None = None,
-        max_products: int = 500,
-        max_basis: int = 64,
-        generator: torch.Generator | None = None,
-        at_w: tuple[Tensor, Tensor] | None = None,
+        self, wanted: Wanted, search: Search = eigenpairs, at_w: tuple[Tensor, Tensor] | None = None
     ) -> Eigenpairs:
         """`eigenpairs` without the warning, for callers that report the reason themselves.
 
         Args:
-            k: see `eigenpairs`, as for the others.
-            tol: relative residual.
-            which: ends of the spectrum.
-            start: near the eigenvectors.
-            max_products: give up after so many.
-            max_basis: memory.
-            generator: of the random start.
+            wanted: which.
+            search: how they are found by products.
             at_w: loss and gradient, where they are known: to be compared with.
         """
-
-        def solve(operator: lanczos.Operator) -> Eigenpairs:
-            return lanczos.eigenpairs(
-                operator, k, tol,
-                which=which, start=start, max_products=max_products, max_basis=max_basis, generator=generator,
-            )  # fmt: skip
-
-        return self._certified(solve, tol, at_w)
-
-    @torch.inference_mode(False)
-    def _certified(
-        self, solve: Callable[[lanczos.Operator], Eigenpairs], tol: float, at_w: tuple[Tensor, Tensor] | None
-    ) -> Eigenpairs:
         objective = self.objective
         seen = self._batchwise.unchanging()
         with differentiable_twice(objective.model) as region, doing("eigenpairs") as now:
@@ -297,16 +190,16 @@ class Hessian(Curvature):
                 at_w = objective.loss_and_gradient()
             if at_w is not None:
                 seen(*at_w)
-            pairs = self._solved(solve, seen, now)
+            pairs = self._solved(lambda operator: search(operator, wanted), seen, now)
             seen.finite()
-            pairs = certified(objective, pairs, seen.gradient, tol, region.kinks)
+            pairs = certified(objective, pairs, seen.gradient, wanted.tol, region.kinks)
             if self.cut_off():
                 pairs = replace(pairs, converged=False, reason=self.cut_off())
             if not pairs.converged:
                 seen(*objective.loss_and_gradient(), objective.loss_and_gradient)
             return replace(pairs, converged=False, reason=seen.unsure) if seen.unsure else pairs
 
-    def _solved(self, solve: Callable[[lanczos.Operator], Eigenpairs], seen: Unchanging, now: Doing) -> Eigenpairs:
+    def _solved(self, solve: Callable[[Operator], Eigenpairs], seen: Unchanging, now: Doing) -> Eigenpairs:
         def of(product: Product) -> Eigenpairs:
             made = itertools.count(1)
 
@@ -314,7 +207,7 @@ class Hessian(Curvature):
                 now.what = f"eigenpairs, product {next(made)}"
                 return product(vector)
 
-            return solve(lanczos.Operator(counted, self.shape[0], self.dtype, self.device))
+            return solve(Operator(counted, self.shape[0], self.dtype, self.device))
 
         processes = self.objective.processes
         if processes is None:

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lowland.checks import count, is_count
-from lowland.curvature.arguments import check_start, check_tolerance
+from lowland.checks import is_count
+from lowland.curvature.arguments import check_start
+from lowland.curvature.wanted import Wanted, Which
 
-Which = Literal["magnitude", "largest", "smallest", "ends"]
 # Fewer products would take a neighbouring eigenvalue for the extreme one too often: on spectra whose two largest are
 # 2 to 5 percent apart, about one random start in twenty. A test counts them.
 FEWEST_PRODUCTS = 8
@@ -79,17 +79,7 @@ def check_operator(operator: Operator) -> None:
         raise ValueError(f"the dimension n of an operator must be an integer of at least 1, not {operator.n!r}")
 
 
-def eigenpairs(
-    operator: Operator,
-    k: int = 1,
-    tol: float = 1e-3,
-    *,
-    which: Which = "magnitude",
-    start: Tensor | None = None,
-    max_products: int = 500,
-    max_basis: int = 64,
-    generator: torch.Generator | None = None,
-) -> Eigenpairs:
+def eigenpairs(operator: Operator, wanted: Wanted) -> Eigenpairs:
     """Extreme eigenpairs by Lanczos iteration with full reorthogonalization and thick restarts.
 
     Golub & Van Loan, *Matrix Computations*, chapter 10; restarts after Wu & Simon 2000, *Thick-Restart Lanczos*.
@@ -108,14 +98,7 @@ def eigenpairs(
 
     Args:
         operator: H.
-        k: how many pairs.
-        tol: relative residual to reach: ‖Hv − λv‖ ≤ tol · |λ₁|, λ₁ the largest in magnitude seen.
-        which: ends of the spectrum: largest ``"magnitude"``, or algebraically ``"largest"`` or ``"smallest"``, or
-            ``"ends"``: the k largest, in falling order, and then the k smallest, in rising order.
-        start: a vector ``(n,)`` near the wanted eigenvector, from an earlier call, say; or several, ``(j, n)``.
-        max_products: give up after so many; the best pairs so far come back with ``converged`` False.
-        max_basis: memory: at most 2 · max_basis vectors are kept; past that it restarts from the best half.
-        generator: for the random start, on the CPU; by default one seeded with 0, so that calls repeat.
+        wanted: which pairs, how exact, and at what price.
 
     Raises:
         TypeError: for an operator that has no products, a start that is no tensor, a generator that is none.
@@ -123,28 +106,10 @@ def eigenpairs(
         FloatingPointError: if a product is not finite.
     """
     check_operator(operator)
+    wanted.check(operator.n)
     product, n, dtype, device = operator
-    if not is_count(k, 1) or k > n:
-        raise ValueError(f"k must be an integer between 1 and the dimension {n}, not {k!r}")
-    check_tolerance(tol)
-    if which not in ("magnitude", "largest", "smallest", "ends"):
-        raise ValueError(f'which must be "magnitude", "largest", "smallest" or "ends", not {which!r}')
-    if which == "ends":
-        if 2 * k > n:
-            raise ValueError(
-                f"k pairs at each end are 2k of the {n} that there are: k must be at most {n // 2}, not {k}"
-            )
-        k *= 2
-    count("max_basis", max_basis)
-    max_basis = min(max_basis, n)
-    if max_basis < min(n, k + 2):
-        raise ValueError(f"{k} pairs need a basis of at least {k + 2} vectors, not {max_basis}")
-    count("max_products", max_products)
-    if not isinstance(generator, torch.Generator | None):
-        raise TypeError(f"generator must be a torch.Generator or None, not a {type(generator).__name__}")
-    if start is not None:
-        check_start(start, n)
-    generator = generator or torch.Generator().manual_seed(0)
+    k, tol, which, start = wanted.pairs, wanted.tol, wanted.which, wanted.start
+    max_basis, max_products, generator = wanted.basis(n), wanted.max_products, wanted.random()
 
     def random_vector() -> Tensor:
         return random_direction(n, generator, dtype, device)

@@ -20,6 +20,7 @@ from lowland.curvature.rates import Rates, rates
 from lowland.curvature.sinks import Record, sinks
 from lowland.curvature.stability import at_w
 from lowland.curvature.stopwatch import Stopwatch
+from lowland.curvature.wanted import Wanted
 from lowland.curvature.worst_case import Search, check_m, mean_rise
 from lowland.edges import sam_edge
 from lowland.launched import quiet
@@ -373,10 +374,8 @@ class Monitor:
         if start is not None and start.shape != gradient.shape:  # parameters came or went
             start = None
         hessian = Hessian.of(objective, self._found.cut_off.get(objective.names))
-        measured, pairs = at_w(
-            hessian, (loss, gradient),
-            rho=now.radii, eps=self._eps, tol=self.tol, start=start, max_basis=self.max_basis,
-        )  # fmt: skip
+        wanted = Wanted(tol=self.tol, start=start, max_basis=self.max_basis)
+        measured, pairs = at_w(hessian, (loss, gradient), wanted, rho=now.radii, eps=self._eps)
         self._found = _Found(pairs.vectors[0], {objective.names: hessian.cut_off()})
         if pairs.reason:
             self._warn("not certified", f"the Hessian norm at step {self.steps} is not certified: {pairs.reason}")

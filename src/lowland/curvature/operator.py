@@ -1,24 +1,28 @@
-"""What a matrix of curvature tells by its products alone: trace, diagonal, spectrum."""
+"""What a matrix of curvature tells by its products alone: eigenpairs, trace, diagonal, spectrum."""
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lowland.curvature import estimates, quadrature
+from lowland.curvature import estimates, extremes, lanczos, quadrature
 from lowland.curvature.estimates import Sampled
 from lowland.curvature.for_scipy import linear_operator
-from lowland.curvature.lanczos import Operator
+from lowland.curvature.lanczos import Eigenpairs, Operator
 from lowland.curvature.objective import Objective
 from lowland.curvature.processes import Product
 from lowland.curvature.quadrature import Spectrum
+from lowland.curvature.wanted import Wanted, Which
 from lowland.patience import doing
 
 if TYPE_CHECKING:
     from lowland.curvature.for_scipy import LinearOperator
+
+Search = Callable[[Operator, Wanted], Eigenpairs]
 
 
 class Curvature(ABC):
@@ -54,6 +58,84 @@ class Curvature(ABC):
     @abstractmethod
     def products(self) -> AbstractContextManager[Product]:
         """A context that gives v ↦ Hv for v of shape ``(n,)``: many products at the same weights, checked as one is."""
+
+    @abstractmethod
+    def certified(self, wanted: Wanted, search: Search = lanczos.eigenpairs) -> Eigenpairs:
+        """What ``search`` finds, checked as far as it can be: for callers that tell of the ``reason`` themselves."""
+
+    def eigenpairs(
+        self,
+        k: int = 1,
+        tol: float = 1e-3,
+        *,
+        which: Which = "magnitude",
+        start: Tensor | None = None,
+        max_products: int = 500,
+        max_basis: int = 64,
+        generator: torch.Generator | None = None,
+    ) -> Eigenpairs:
+        """The k extreme eigenpairs, each with its residual ‖Hv − λv‖; see `lowland.curvature.lanczos.eigenpairs`.
+
+        A residual bounds the distance from λ to *some* eigenvalue. It does not prove that no larger one exists:
+        that rests on the random start, so a warm ``start`` is mixed with a random vector, and there are at least 8
+        products. Nor does it see what float32 products themselves got wrong, about 1e-6 of |λ₁|. What else is checked
+        stands in `lowland.curvature.Hessian`.
+
+        Args:
+            k: how many.
+            tol: stop when every residual is ≤ tol · |λ₁|.
+            which: largest ``"magnitude"``, the algebraic end ``"largest"`` or ``"smallest"``, or k of both ``"ends"``.
+            start: ``(n,)`` or ``(j, n)``, eigenvectors of an earlier call.
+            max_products: give up after so many (``converged`` is then False).
+            max_basis: at most 2 · max_basis vectors of n entries are kept in memory.
+            generator: of the random start, on the CPU; by default seeded with 0.
+
+        Raises:
+            TypeError: for a ``start`` that is no tensor, or a generator that is none.
+            ValueError: for arguments out of range, a ``start`` of another size; where two evaluations at the same
+                weights differ; for a loss without a gradient.
+            RuntimeError: where an operation has no second derivative.
+            FloatingPointError: if the loss or a product is not finite.
+
+        Warns:
+            UserWarning: with the reason, where ``converged`` is False.
+        """
+        wanted = Wanted(k, tol, which, start, max_products, max_basis, generator)
+        pairs = self.certified(wanted)
+        if not pairs.converged:
+            warnings.warn(f"the eigenpairs are not certified: {pairs.reason}", stacklevel=2)
+        return pairs
+
+    def extremes(
+        self,
+        k: int = 1,
+        tol: float = 1e-3,
+        *,
+        which: Which = "ends",
+        max_products: int = 1000,
+        max_basis: int = 64,
+        generator: torch.Generator | None = None,
+    ) -> Eigenpairs:
+        """The k largest and the k smallest eigenpairs, each eigenvalue as often as it occurs.
+
+        See `lowland.curvature.extremes.extremes` for how, and `eigenpairs` for what is checked, raised and warned of.
+
+        Args:
+            k: how many at each end.
+            tol: stop when every residual is ≤ tol · |λ₁|.
+            which: both ``"ends"``, or k pairs as `eigenpairs` has them.
+            max_products: give up after so many (``converged`` is then False).
+            max_basis: at most 2 · max_basis vectors of n entries are kept in memory, and the pairs found.
+            generator: of the random vectors, on the CPU; by default seeded with 0.
+
+        Returns:
+            The k largest, in falling order, and then the k smallest, in rising order.
+        """
+        wanted = Wanted(k, tol, which, None, max_products, max_basis, generator)
+        pairs = self.certified(wanted, extremes.extremes)
+        if not pairs.converged:
+            warnings.warn(f"the eigenpairs are not certified: {pairs.reason}", stacklevel=2)
+        return pairs
 
     @contextmanager
     def operator(self) -> Iterator[Operator]:

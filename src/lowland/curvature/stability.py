@@ -14,6 +14,7 @@ from lowland.curvature.arguments import check_eps, check_start, check_tolerance,
 from lowland.curvature.hessian import Hessian
 from lowland.curvature.lanczos import Eigenpairs
 from lowland.curvature.objective import LossFn, Weight
+from lowland.curvature.wanted import Wanted
 from lowland.edges import sam_edge
 from lowland.optim.functional import EPS, perturbation
 from lowland.patience import doing
@@ -112,7 +113,7 @@ def stability(
         loss, gradient = hessian.objective.loss_and_gradient()
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}")
-    measured, pairs = at_w(hessian, (loss, gradient), rho=rho, eps=eps, tol=tol, start=start, k=k)
+    measured, pairs = at_w(hessian, (loss, gradient), Wanted(k, tol, start=start), rho=rho, eps=eps)
     if not pairs.converged:
         warnings.warn(f"the Hessian norm is not certified: {pairs.reason}", stacklevel=2)
     return Stability(
@@ -128,25 +129,19 @@ def stability(
 def at_w(
     hessian: Hessian,
     there: tuple[Tensor, Tensor],
+    wanted: Wanted,
     *,
     rho: float | Tensor,
     eps: float,
-    tol: float,
-    start: Tensor | None,
-    max_basis: int = 64,
-    k: int = 1,
 ) -> tuple[dict[str, Any], Eigenpairs]:
     """The numbers of a `Stability` but for the edges and further eigenvalues, by name; and the eigenpairs.
 
     Args:
         hessian: at w.
         there: L and its gradient at w.
+        wanted: which eigenpairs.
         rho: ascent radius, or that of each entry of w, shape ``(n,)``.
         eps: added to the gradient norm in the ascent.
-        tol: relative residual of the eigenpair.
-        start: v of the last check.
-        max_basis: of the eigenpair, see `Hessian.eigenpairs`.
-        k: how many eigenpairs.
 
     Raises:
         FloatingPointError: if a product is not finite.
@@ -155,7 +150,7 @@ def at_w(
     sam = gradient
     if isinstance(rho, Tensor) or rho > 0:
         _, sam = hessian.objective.loss_and_gradient(perturbation(gradient, rho, eps))
-    pairs = hessian.certified(k, tol, start=start, max_basis=max_basis, at_w=there)
+    pairs = hessian.certified(wanted, at_w=there)
     vector = pairs.vectors[0]
     measured = {
         "loss": loss.item(),

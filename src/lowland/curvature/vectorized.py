@@ -21,6 +21,7 @@ from lowland.curvature.objective import LossFn, Objective
 from lowland.curvature.second_order import Region, differentiable_twice
 from lowland.curvature.stability import Stability
 from lowland.curvature.vectors import Offsets, as_real, coarsest, entries, like, real_type
+from lowland.curvature.wanted import Wanted
 from lowland.edges import sam_edge
 from lowland.optim.functional import EPS, perturbation
 
@@ -175,7 +176,7 @@ def _eigenpairs(
         (row,), (start,) = rows, starts
         try:
             operator = Operator(lambda v: products(v[None], [row])[0], networks.size, networks.dtype, networks.device)
-            return [eigenpairs(operator, 1, tol, start=start)]
+            return [eigenpairs(operator, Wanted(1, tol, start=start))]
         except FloatingPointError as error:
             return [error]
     return principal_eigenpairs(

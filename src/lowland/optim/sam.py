@@ -1,5 +1,6 @@
 """SAM: an optimizer around an optimizer, for the training loop one already has."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -502,14 +503,16 @@ class SAM(Wrapper):
         rules = "" if self.is_plain else f", {own.options.rules}" + (", scope" if self.scope is not None else "")
         schedule = ", scheduled" if self.is_scheduled else ""
         radii = [group.get("rho", own.radii.rho) for group in self.param_groups]
-        l2 = f", l2={self.l2}" if self.l2 else ""
-        return f"SAM(rho={radii}{schedule}{l2}{rules}, base={self.base!r})"
+        others = "".join(f", {name}={getattr(self, name)!r}" for name in _SHOWN if getattr(self, name) != _USUAL[name])
+        return f"SAM(rho={radii}{schedule}{others}{rules}, base={self.base!r})"
 
 
 _SETTINGS = (
     "model", "m", "l2", "ascent_rule", "descent_rule", "eps", "same_masks", "freeze", "audit", "memory_limit",
     "perturbed_norms", "scope", "keep_on",
 )  # fmt: skip
+_SHOWN = ("m", "l2", "eps", "same_masks", "freeze", "audit", "memory_limit", "perturbed_norms", "keep_on")
+_USUAL = {name: parameter.default for name, parameter in inspect.signature(SAM).parameters.items()}
 
 
 @contextmanager

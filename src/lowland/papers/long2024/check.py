@@ -1,5 +1,6 @@
 """What is measured: where training stands with respect to its edge of stability, and at the end a test set."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from lowland.curvature import Stability, stability, stability_of_stack
 from lowland.papers.long2024.settings import Settings
-from lowland.training import Snapshot
+from lowland.training import Record, Snapshot
 
 _UNRECORDED = ("vector", "reason", "eigenvalues")
 
@@ -43,8 +44,8 @@ class HeldOut:
         return {"test_loss": loss / len(self.inputs), "test_error": wrong / self.labels.numel()}
 
 
-class EdgeCheck:
-    """Hessian norm, SAM edge and alignments on the batch at hand, warm-started from the check before.
+class NormCheck(ABC):
+    """The certified Hessian norm on the batch at hand, warm-started from the check before.
 
     After the last step also the loss and the error on the test set, where there is one.
     """
@@ -59,15 +60,44 @@ class EdgeCheck:
         self.model, self.loss_fn, self.settings, self.held_out = model, loss_fn, settings, held_out
         self.vector: Tensor | None = None
 
-    def __call__(self, step: int, batch: tuple[Any, Any]) -> dict[str, Any]:
-        """A record with the fields of `lowland.curvature.Stability`; ``eigenvalues`` where there are several."""
+    @abstractmethod
+    def fields(self, step: int, measured: Stability) -> Record:
+        """What is recorded of the training batch."""
+
+    def __call__(self, step: int, batch: tuple[Any, Any]) -> Record:
+        """A record."""
         settings = self.settings
         measured = stability(
             self.model, self.loss_fn, [batch],
-            lr=settings.lr, rho=settings.rho, eps=settings.eps, tol=settings.tol, start=self.vector,
+            lr=settings.lr, rho=self.rho, eps=settings.eps, tol=settings.tol, start=self.vector,
             k=settings.eigenvalues,
         )  # fmt: skip
-        return self._record(step, measured)
+        return self.record(step, measured)
+
+    @property
+    def rho(self) -> float:
+        """Radius of the SAM whose edge is measured."""
+        return self.settings.rho
+
+    def record(self, step: int, measured: Stability) -> Record:
+        """The record of what was measured, from which the next check starts."""
+        self.vector = measured.vector
+        record = self.fields(step, measured)
+        if step == self.settings.steps and self.held_out is not None:
+            record |= self.held_out(self.model, self.loss_fn)
+        return record
+
+    def state_dict(self) -> dict[str, Any]:
+        """The eigenvector that the next check starts from."""
+        return {"vector": self.vector}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore it."""
+        self.vector = state_dict["vector"]
+
+
+class EdgeCheck(NormCheck):
+    """Hessian norm, SAM edge and alignments on the batch at hand: the fields of `lowland.curvature.Stability`."""
 
     @classmethod
     def together(cls, checks: Sequence["EdgeCheck"], snapshot: Snapshot) -> list[dict[str, Any] | FloatingPointError]:
@@ -98,7 +128,7 @@ class EdgeCheck:
                     results[run] = found
                     continue
                 checks[run]._take(snapshot, run)
-                results[run] = checks[run]._record(snapshot.step, found)
+                results[run] = checks[run].record(snapshot.step, found)
         return [results[run] for run in range(len(checks))]
 
     def _alone(self, snapshot: Snapshot, run: int) -> dict[str, Any] | FloatingPointError:
@@ -116,19 +146,9 @@ class EdgeCheck:
                 if name in snapshot.params:
                     param.copy_(snapshot.params[name][run])
 
-    def _record(self, step: int, measured: Stability) -> dict[str, Any]:
-        self.vector = measured.vector
+    def fields(self, step: int, measured: Stability) -> Record:
+        """All of them; ``eigenvalues`` where there are several."""
         record = {name: value for name, value in vars(measured).items() if name not in _UNRECORDED}
         if self.settings.eigenvalues > 1:
             record["eigenvalues"] = list(measured.eigenvalues)
-        if step == self.settings.steps and self.held_out is not None:
-            record |= self.held_out(self.model, self.loss_fn)
         return record
-
-    def state_dict(self) -> dict[str, Any]:
-        """The eigenvector that the next check starts from."""
-        return {"vector": self.vector}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the eigenvector that the next check starts from."""
-        self.vector = state_dict["vector"]

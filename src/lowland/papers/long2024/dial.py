@@ -9,14 +9,13 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from lowland.curvature import rho_for_sharpness, stability
+from lowland.curvature import Stability, rho_for_sharpness
 from lowland.optim.presets import Dial
 from lowland.optim.schedule import Schedule, geometric
 from lowland.papers.claims import NOT_IN_PAPER
 from lowland.papers.long2024 import settings as common
-from lowland.papers.long2024.check import EdgeCheck
+from lowland.papers.long2024.check import EdgeCheck, NormCheck
 from lowland.training import (
     Claim,
     Line,
@@ -54,32 +53,15 @@ class Settings(common.Settings):
         object.__setattr__(self, "rho", rho_for_sharpness(self.target, self.lr))
 
 
-class DialCheck:
-    """The loss and the certified Hessian norm on the batch at hand, and at the end the loss and error on a test set."""
+class DialCheck(NormCheck):
+    """The loss and the Hessian norm on the batch at hand, and the norm that was asked for."""
 
-    def __init__(self, edge_check: EdgeCheck, settings: Settings):
-        self.model, self.loss_fn, self.held_out = edge_check.model, edge_check.loss_fn, edge_check.held_out
-        self.settings = settings
-        self.vector: Tensor | None = None
+    settings: Settings
+    rho = 0.0  # the edge is that of gradient descent, 2/η
 
-    def __call__(self, step: int, batch: tuple[Any, Any]) -> Record:
-        """A record; ``target`` is the Hessian norm wanted, ``gd_edge`` 2/η."""
-        measured = stability(
-            self.model, self.loss_fn, [batch], lr=self.settings.lr, rho=0, tol=self.settings.tol, start=self.vector
-        )
-        self.vector = measured.vector
-        record = {name: getattr(measured, name) for name in _MEASURED} | {"target": self.settings.asked(step)}
-        if step == self.settings.steps and self.held_out is not None:
-            record |= self.held_out(self.model, self.loss_fn)
-        return record
-
-    def state_dict(self) -> dict[str, Any]:
-        """The eigenvector that the next check starts from."""
-        return {"vector": self.vector}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore it."""
-        self.vector = state_dict["vector"]
+    def fields(self, step: int, measured: Stability) -> Record:
+        """``target`` is the Hessian norm wanted, ``gd_edge`` 2/η."""
+        return {name: getattr(measured, name) for name in _MEASURED} | {"target": self.settings.asked(step)}
 
 
 _MEASURED = ("loss", "gradient_norm", "hessian_norm", "residual", "products", "converged", "gd_edge")
@@ -90,10 +72,12 @@ def dialled(prepare: Callable[[Any, torch.device], Task]) -> Callable[[Any, torc
 
     def build(settings: Any, device: torch.device) -> Task:
         task = prepare(settings, device)
-        assert isinstance(task.check, EdgeCheck)
+        edge = task.check
+        assert isinstance(edge, EdgeCheck)
+        check = DialCheck(edge.model, edge.loss_fn, settings, edge.held_out)
         optimizer = Dial(torch.optim.SGD(task.model.parameters(), lr=settings.lr), settings.asked, model=task.model)
         show = {"loss": "loss", "‖H‖": "hessian_norm", "target": "target"}
-        return replace(task, optimizer=optimizer, check=DialCheck(task.check, settings), show=show)
+        return replace(task, optimizer=optimizer, check=check, show=show)
 
     return build
 
