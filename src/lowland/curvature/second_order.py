@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lowland.curvature.batch_norm import batch_norm
 from lowland.torch_tools import uncompiled
 
 # What torch says of a function that can't be differentiated twice.
@@ -57,7 +58,7 @@ def _copied_buffers(model: nn.Module) -> Iterator[None]:
 
 
 class Region(TorchFunctionMode):
-    """Computes operations whose second derivative torch gets wrong from their formulas.
+    """Computes operations whose second derivative torch gets wrong, or slowly, from their formulas.
 
     Attributes:
         kinks: whether a ReLU has been seen: differences of gradients then take short steps.
@@ -93,6 +94,7 @@ def _norm(v: Tensor, dim: int) -> Tensor:
 
 
 _INSTEAD: dict[Any, Callable[..., Any]] = {
+    torch.nn.functional.batch_norm: batch_norm,
     torch._weight_norm: _weight_norm,
     torch._weight_norm_interface: _weight_norm_interface,
     torch.ops.aten._weight_norm: _weight_norm,
