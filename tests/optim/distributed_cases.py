@@ -505,6 +505,35 @@ def fsdp_ascent_without_synchronization_is_refused():
     same(model, trained(plain))
 
 
+def fsdp_ascent_with_a_part_unsynchronized_is_refused():
+    """A norm of the rest would be wrong; layers out of scope may do as they like."""
+    for policy in (None, MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float64)):
+        model = sharded() if policy is None else sharded(mp_policy=policy)
+        optimizer = SAM(sgd(model), rho=RHO, model=model)
+        model.second.set_requires_gradient_sync(False)
+        refused(
+            RuntimeError, "the norm would be of the rest", lambda m=model, o=optimizer: ascend(o, m, next(batches(0)))
+        )
+        model.second.set_requires_gradient_sync(True)
+    model = sharded()
+    optimizer = SAM(sgd(model), rho=RHO, model=model, scope=lambda model: model.first.parameters())
+    expected = Net()
+    reference = SAM(sgd(expected), rho=RHO, model=expected, scope=lambda model: model.first.parameters())
+    for step in range(STEPS):
+        (batch,) = batches(step)
+        for evaluation in optimizer.passes():
+            with evaluation:
+                model.second.set_requires_gradient_sync(optimizer.under_way != "ascent")
+                loss_fn(model, mine(batch)).backward()
+        for evaluation in reference.passes():
+            with evaluation:
+                loss_fn(expected, batch).backward()
+        for each in (optimizer, reference):
+            each.step()
+            each.zero_grad()
+    same(model, expected)
+
+
 def ascend(optimizer, model, batch, **options):
     with optimizer.ascent(**options):
         loss_fn(model, mine(batch)).backward()
@@ -826,7 +855,8 @@ TWO = [
     fsdp_gathered_weights_are_refused,
     fsdp_without_resharding_after_backward, fsdp_accumulation_each_for_itself, fsdp_accumulation_of_all_together,
     fsdp_with_mixed_precision,
-    fsdp_ascent_without_synchronization_is_refused, fsdp_exception_in_the_perturbed_pass, fsdp_saves_and_resumes,
+    fsdp_ascent_without_synchronization_is_refused, fsdp_ascent_with_a_part_unsynchronized_is_refused,
+    fsdp_exception_in_the_perturbed_pass, fsdp_saves_and_resumes,
     tensor_parallel, ddp_m_sam, ddp_m_sam_of_unequal_batches, compat_under_fsdp,
     ddp_m_sam_by_the_loop_in_one_process, ddp_static_graph, optimizer_state_in_pieces, the_older_fsdp_is_refused,
     family_ddp, family_ddp_accumulation, family_fsdp, family_tensor_parallel, a_random_direction_in_pieces,

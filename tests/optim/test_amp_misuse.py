@@ -198,6 +198,36 @@ def test_a_step_without_the_scaler(base):
         assert optimizer.steps == 2
 
 
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("unscales", [False, True])
+@pytest.mark.parametrize("kind", ["m", "m, rho 0", "ESAM"])
+def test_a_backward_that_was_not_told_of_the_scaler(kind, unscales, base):
+    """Nothing scaled its gradients, and ``scaler.step`` would make them as much too small as losses are scaled."""
+
+    def build(model):
+        if kind == "ESAM":
+            return presets.ESAM(BASES[base](model), rho=0.3, model=model)
+        return SAM(BASES[base](model), rho=0.3 if kind == "m" else 0.0, model=model, m=4)
+
+    model, expected, scaler = network(), network(), torch.amp.GradScaler("cpu", init_scale=SCALE)
+    optimizer, reference, before = build(model), build(expected), weights(model)
+    closure = closure_of(model, scaler, reduction="none")
+    scaler.scale(torch.ones(()))  # makes the scale
+    optimizer.backward(closure)
+    if unscales:
+        scaler.unscale_(optimizer)
+    with pytest.raises(RuntimeError, match=r"optimizer.backward\(closure, scaler=scaler\)"):
+        scaler.step(optimizer)
+    assert same_bits(model, before)
+    scaler.update(SCALE)
+    optimizer.zero_grad()
+    optimizer.backward(closure, scaler=scaler)  # as it says
+    scaler.step(optimizer)
+    reference.step(closure_of(expected, scaler, reduction="none"))
+    assert_equal(model, expected)
+    assert optimizer.steps == reference.steps == 1
+
+
 def test_unscaling_twice_and_stepping_twice_are_torchs_errors():
     model, optimizer, scaler = made()
     climb_and_descend(optimizer, losses(model, 1)[0], scaler)

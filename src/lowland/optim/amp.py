@@ -132,6 +132,12 @@ def inside_scaler() -> bool:
     return False
 
 
+def forget_scale(base: Optimizer) -> None:
+    """Before an error in a GradScaler's step: what a fused ``base`` was handed would be multiplied into the next."""
+    for name in ("grad_scale", "found_inf"):
+        vars(base).pop(name, None)
+
+
 def refuse_unscaling() -> None:
     """Raise RuntimeError if it is a GradScaler's unscaling that asks for the parameter groups."""
     frame = sys._getframe(3)  # behind the attribute, and what reads it

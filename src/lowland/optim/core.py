@@ -205,6 +205,17 @@ class Core:
             "one whose loss isn't finite say, call optimizer.skip() before `continue` or `break`."
         ) + (_FSDP2 if self.fsdp.modules else "")
 
+    def refuse_unsynchronized(self) -> None:
+        """Raise RuntimeError if FSDP2 keeps gradients of this pass that the rules need, of some modules say."""
+        if not self.fsdp.modules or self.pending.skipped:
+            return
+        members = None if self.options.combines else self.options.members
+        needed = [param for param in self.trainable()[0] if members is None or param in members]
+        if self.fsdp.keeps_gradients_of(needed):
+            raise RuntimeError(
+                "FSDP2 has kept gradients of this pass from the optimizer, and the norm would be of the rest." + _FSDP2
+            )
+
     def out_of_reach(self) -> str | None:
         """Of losses that depend on no parameter that climbs, if there is a scope."""
         if self.options.members is None:

@@ -163,6 +163,24 @@ class Fsdp:
         for module in self.modules:
             module.reshard()
 
+    def keeps_gradients_of(self, params: Iterable[Tensor]) -> bool:
+        """Whether gradients of ``params`` are there, but not reduced over the processes: then ``p.grad`` lacks them.
+
+        Inside `unsynchronized_set_aside` those are gradients of the pass that is under way.
+        """
+        params = set(params)
+        for group in _groups(self.modules):
+            own = [param for param in group.fsdp_params if param.sharded_param in params]
+            if own and group._partial_reduce_output is not None:
+                return True
+            if any(
+                param.unsharded_accumulated_grad is not None
+                or getattr(getattr(param, "_unsharded_param", None), "grad", None) is not None
+                for param in own
+            ):
+                return True
+        return False
+
     @contextmanager
     def unsynchronized_set_aside(self) -> Iterator[None]:
         """Gradients accumulated without synchronization are out of the way inside, and back afterwards."""

@@ -104,6 +104,7 @@ def ascent(
                     with _without_the_rest(core, evaluation, params), _at(step, before):
                         yield
                         _penalize(core, scaler)
+                core.refuse_unsynchronized()
             gradients = [param.grad for param in params]
             if step.buffers is not None and not onward:
                 step.buffers.settle()
@@ -308,6 +309,7 @@ def _apart(core: Core, step: Step, evaluation: Evaluation, params: list[Tensor])
     step.begin(evaluation)
     with parallel.ascending(core.options.model, step.fsdp, True):
         yield taken
+        core.refuse_unsynchronized()
     taken += [param.grad for param in params]
     evaluation.put_back()
 

@@ -31,7 +31,7 @@ def update(core: Core) -> None:
                 "no parameter has a gradient: was backward() called in the last pass, and zero_grad() only after "
                 "step()? To leave a batch out, call optimizer.skip() before `continue` or `break`"
             )
-        if (core.options.needs_scale or core.options.l2) and not pending.told:
+        if not pending.told:
             _refuse_unknown_scale(core)
         if core.options.learns:
             _learn(core)
@@ -87,11 +87,20 @@ def _changed(params: list[Tensor], before: list[tuple[Tensor | None, int | None]
 
 
 def _refuse_unknown_scale(core: Core) -> None:
-    if amp.inside_scaler():
+    """Raise RuntimeError in a GradScaler's step if the passes had to be told of it."""
+    options = core.options
+    if not (options.per_example or options.needs_scale or options.l2) or not amp.inside_scaler():
+        return
+    amp.forget_scale(core.base)
+    if options.per_example:
         raise RuntimeError(
-            f"the loss was scaled, and {'l2' if core.options.l2 else core.options.rules} needs to know by what: hand "
-            "the GradScaler to the passes, too: optimizer.passes(scaler=scaler)"
+            "scaler.step(optimizer) unscales gradients that optimizer.backward(closure) didn't scale: hand it the "
+            "GradScaler, optimizer.backward(closure, scaler=scaler), and let the closure return losses unscaled"
         )
+    raise RuntimeError(
+        f"the loss was scaled, and {'l2' if options.l2 else options.rules} needs to know by what: hand "
+        "the GradScaler to the passes, too: optimizer.passes(scaler=scaler)"
+    )
 
 
 @unrecorded
