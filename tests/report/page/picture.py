@@ -12,7 +12,7 @@ from lowland.report.page import write_page
 from .browser import browser
 
 PICTURE = Path(__file__).parents[3] / "docs/report.png"
-WIDTH, HEIGHT = 880, 1300
+WIDTH, HEIGHT = 1100, 1760
 
 
 def main(run: str) -> None:

@@ -104,13 +104,19 @@ def test_nothing_is_said_of_what_is_under_way(tmp_path):
     assert answers_of(read_source(made.run(tmp_path, made.arms(), finished=False))) == []
 
 
-def claim(id_, verdict, reason=""):
-    return ShownClaim(id_, "", "", "< 1", "", verdict, reason=reason)
+def claim(id_, verdict, reason="", points=""):
+    return ShownClaim(id_, "", "", "< 1", "", verdict, reason=reason, points=points)
 
 
 @pytest.mark.parametrize(
     ("claims", "said"),
     [
+        ([claim("a", "holds", points="2 of 2 points")], "The claim a holds at 2 of 2 points."),
+        (
+            [claim("a", "fails", points="1 of 2 points (1 fails)")],
+            "The claim a fails: it holds at 1 of 2 points (1 fails).",
+        ),
+        ([claim("a", "undecided", "why")], "The claim a is undecided (why)."),
         ([claim("a", "holds"), claim("b", "holds")], "Both claims hold."),
         ([claim(name, "holds") for name in "abc"], "All 3 claims hold."),
         (

@@ -87,7 +87,7 @@ def _judged(what: str, against: str, mean: float, interval: tuple[float, float] 
     """What lies between two, and whether its whole interval lies on one side of 0."""
     side = "the same as" if mean == 0 else f"{abs(mean):.3g} {'lower' if mean < 0 else 'higher'} than"
     text, seeds = f"{what} {side} {against}", counted(n, "seed")
-    if interval is None:
+    if interval is None or interval[0] == interval[1]:
         why = "one seed has no interval" if n == 1 else f"no interval: the same of all {seeds}"
         return Answer(f"{text} ({why})", "undecided", "undecided")
     low, high = interval
@@ -137,7 +137,8 @@ def _of_claims(claims: Sequence[ShownClaim]) -> Answer | None:
 
 
 def _of_one(claim: ShownClaim) -> Answer:
-    measured = f": {claim.measured}" if claim.measured else f": it holds at {claim.points}" if claim.points else ""
+    at_points = f" at {claim.points}" if claim.verdict == "holds" else f": it holds at {claim.points}"
+    measured = f": {claim.measured}" if claim.measured else at_points if claim.points else ""
     condition = f", and it holds if {claim.threshold}" if claim.measured and claim.threshold else ""
     why = f" ({claim.reason})" if claim.verdict == "undecided" and claim.reason else ""
     return Answer(f"The claim {claim.id} {_SAID[claim.verdict][0]}{measured}{condition}{why}.")

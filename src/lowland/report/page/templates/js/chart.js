@@ -3,7 +3,7 @@
 const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
 const KEYS = { "+": [0.5, 0], "=": [0.5, 0], "-": [2, 0], ArrowLeft: [1, -0.25], ArrowRight: [1, 0.25] };
 
-const LOGARITHMIC = { nticks: 3, tickformat: "~g" }; // 0.05 rather than 5 below a power of ten
+const LOGARITHMIC = { nticks: 5, tickformat: "~g" }; // 0.05 rather than 5 below a power of ten
 
 const axis = (more = {}) => ({
   gridcolor: colour("grid"), linecolor: colour("line"), zerolinecolor: colour("line"), automargin: true,

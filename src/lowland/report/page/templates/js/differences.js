@@ -13,7 +13,8 @@ function drawDifferences() {
   find("#difference-table").replaceChildren(
     element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)))),
     element("tbody", {}, ...rows.map(differenceRow)));
-  find("#difference-lacks").textContent = [...new Set(rows.map((row) => row.lacks).filter(Boolean))].map((lacks) => `–: ${lacks}. `).join("");
+  const lacking = [...new Set(rows.map((row) => row.lacks).filter(Boolean))];
+  find("#difference-lacks").textContent = lacking.map((lacks) => `–: ${lacks}. `).join("");
 }
 
 function drawDifferenceChart(column, rows) {

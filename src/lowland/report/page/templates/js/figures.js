@@ -2,7 +2,11 @@
 
 const BROAD = 1.6; // width over height, from which on a figure has a row of its own
 for (const image of findAll(".enlarge img")) {
-  image.decode().then(() => image.closest("figure").classList.toggle("broad", image.naturalWidth > BROAD * image.naturalHeight), () => {});
+  const place = () => {
+    const isBroad = image.naturalWidth > BROAD * image.naturalHeight;
+    image.closest("figure").classList.toggle("broad", isBroad);
+  };
+  image.decode().then(place, () => {}); // one that can't be decoded has no size
 }
 
 const enlarged = find("#enlarged");

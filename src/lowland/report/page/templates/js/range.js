@@ -19,5 +19,14 @@ function clipped(lines, log = false) {
   return [Math.max(low - room, Math.min(low, least)) - margin, Math.min(high + room, Math.max(high, most)) + margin];
 }
 
+// How many ticks a logarithmic axis is to have: then Plotly writes 1, 2, 5, and of many decades the powers of ten alone.
+function logTicks(lines) {
+  const values = lines.flatMap((line) => [...line.y, ...(line.low ?? []), ...(line.high ?? [])]);
+  const [low, high] = extent(values.filter((value) => value > 0));
+  const decades = Math.log10(high / low);
+  if (!(decades >= 1)) return 5;
+  return decades <= 3 ? Math.ceil(2 * decades) : Math.min(Math.round(decades), 8);
+}
+
 const ranged = (range) => (range ? { range, autorange: false } : {});
 const CUT = "Bands that reach beyond the axis are cut off there: the intervals of few seeds are wide. The key 0 shows all.";

@@ -55,7 +55,7 @@ function slices(sweep, rows, columns) {
 // The colours' values and their scale, logarithmic where that suits them.
 function heights(sweep, cells, values) {
   const log = isLogarithmic(values);
-  const ticks = log ? logTicks(values) : null;
+  const ticks = log ? ticksBetween(values) : null;
   const title = { text: plain(label(sweep.chosen("metric"))), side: "right" };
   return {
     z: cells.map((row) => row.map((group) => {
@@ -98,7 +98,7 @@ function frames(sweep, cells) {
   }));
 }
 
-function logTicks(values) {
+function ticksBetween(values) {
   const [low, high] = [Math.log10(Math.min(...values)), Math.log10(Math.max(...values))];
   const steps = high - low > 3 ? [1] : [1, 2, 5];
   const ticks = [];
