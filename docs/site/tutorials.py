@@ -72,6 +72,8 @@ def executed(script: Path) -> Any:
         raise SystemExit(f"{script.relative_to(ROOT)} fails:\n{_ANSI.sub('', str(error))}") from None
     for cell in run.cells:
         cell.metadata.pop("execution", None)  # times, which differ
+    for old in KEPT.glob(f"{script.stem}-*.ipynb"):
+        old.unlink()
     nbformat.write(run, kept)
     return run
 
