@@ -21,6 +21,7 @@ from lowland.optim.m_sam.layers import attention, convolution, embedding, linear
 from lowland.optim.m_sam.registry import RULES, row_wise, rule
 from lowland.optim.m_sam.report import Last, Row
 from lowland.optim.m_sam.rule import Rule, Use
+from lowland.optim.m_sam.sliced import Sliced
 
 __all__ = [
     "RULES",
@@ -31,6 +32,7 @@ __all__ = [
     "Last",
     "Row",
     "Rule",
+    "Sliced",
     "Use",
     "attention",
     "convolution",

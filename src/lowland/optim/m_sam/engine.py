@@ -73,9 +73,9 @@ class Engine:
                         return self.backward(closure, scaler)
                     self.reason = self._why_not(error, closure, scaler, states)
                     replay(states)
+            of = "its examples" if loop.goes_by_slices(closure, self.host) else "the batch"
             self.warn(
-                f"m-SAM goes group by group, two evaluations of the batch for each: {self.reason}. The result is "
-                "the same."
+                f"m-SAM goes group by group, two evaluations of {of} for each: {self.reason}. The result is the same."
             )
         self.report = None
         return loop.backward(self.host, closure, scaler)

@@ -1,11 +1,12 @@
 """m-SAM by its definition: a loop over groups of m examples, each with its own ascent.
 
 (Foret et al. 2021, section 4.1; Andriushchenko & Flammarion 2022, equation 3.) Right, and slow: every group takes two
-evaluations of the whole batch.
+evaluations of the whole batch, or of its own examples where the closure is `Sliced`.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from lowland.optim.buffers import Buffers
 from lowland.optim.m_sam.groups import Groups
 from lowland.optim.m_sam.host import Host
 from lowland.optim.m_sam.layers.batch_norm import by_group, in_training
+from lowland.optim.m_sam.sliced import Sliced
 from lowland.torch_tools import States, ddp, random_states, replay
 
 
@@ -38,12 +40,50 @@ def backward(host: Host, closure: Callable[[], Tensor], scaler: GradScaler | Non
         )
     buffers = host.buffers()
     try:
-        mean = _backward(host, closure, scaler, buffers, random_states(params))
+        if goes_by_slices(closure, host):
+            mean = _by_slices(host, closure, scaler, buffers, params)
+        else:
+            mean = _backward(host, closure, scaler, buffers, random_states(params))
     except BaseException:
         buffers.undo()
         raise
     buffers.finish()
     return mean
+
+
+def goes_by_slices(closure: Callable[[], Tensor], host: Host) -> TypeGuard[Sliced]:
+    """Whether each group is evaluated by itself. Running statistics are those of the batch: then not."""
+    return isinstance(closure, Sliced) and not in_training(host.model)
+
+
+def _by_slices(
+    host: Host, closure: Sliced, scaler: GradScaler | None, buffers: Buffers, params: list[Tensor]
+) -> Tensor:
+    """Random numbers are the same in all evaluations of a group, and others in other groups."""
+    size, m, wrapper = closure.examples, host.settings.m, ddp(host.model)
+    total = torch.zeros((), device=params[0].device)
+    for start in range(0, size, m):
+        rows = slice(start, min(start + m, size))
+        states = random_states(params)
+
+        def losses(states: States = states, rows: slice = rows) -> Tensor:
+            replay(states)
+            buffers.rewind()
+            return per_example(lambda: closure.of(rows), host.out_of_reach)
+
+        with torch.enable_grad():
+            for evaluation in range(host.settings.ascent_rule.evaluations):
+                with host.at_w(scaler, sync=wrapper is None, onward=evaluation > 0):
+                    value = losses()
+                    amp.scaled(scaler, value.mean()).backward()
+                    if not evaluation:
+                        total = total + value.detach().sum()
+                    buffers.settle()
+            last = rows.stop == size
+            together = nullcontext() if wrapper is None else parallel.ddp_synchronization(wrapper, last)
+            with together, host.at_perturbed((rows.stop - start) / size):
+                amp.scaled(scaler, losses().mean()).backward()
+    return total / size
 
 
 def _backward(

@@ -1,0 +1,160 @@
+"""CPU seconds of m-SAM over those of plain SAM on the same batch, layer by layer, and of the loop where that is taken.
+
+    python benchmarks/msam_layers.py [--only NAME ...] [--m 1 4 8] [--rounds 5]
+
+One thread, float32, random data, no base step to speak of. Each figure is the quotient of the least CPU time of several
+steps, which other processes on the machine disturb little. Where the loop is taken the second figure is that of the
+loop over slices (`lowland.optim.m_sam.Sliced`), else there is none.
+"""
+
+import argparse
+import time
+import warnings
+
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from lowland import SAM
+from lowland.optim.m_sam import Sliced
+
+WIDTH, TIMES, BATCH = 64, 32, 32
+
+
+class First(nn.Module):
+    """The first thing that a layer gives."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        out = self.layer(x)
+        return out[0] if isinstance(out, tuple) else out
+
+
+class Bilinear(nn.Module):
+    """Two views of one hidden layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.layer = nn.Linear(WIDTH, WIDTH), nn.Bilinear(WIDTH, WIDTH, WIDTH)
+
+    def forward(self, x):
+        h = self.first(x).tanh()
+        return self.layer(h, h.cos())
+
+
+class Packed(nn.Module):
+    """Sequences of several lengths, without their padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.layer = nn.Linear(WIDTH, WIDTH), nn.LSTM(WIDTH, WIDTH, batch_first=True)
+
+    def forward(self, x):
+        lengths = x[:, 0, 0].argsort() % TIMES + 1
+        packed = pack_padded_sequence(self.first(x), lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(self.layer(packed)[0], batch_first=True)[0].sum(1)
+
+
+class Experts(nn.Module):
+    """Each position goes to two of eight small networks."""
+
+    def __init__(self):
+        super().__init__()
+        self.router = nn.Linear(WIDTH, 8)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.SiLU(), nn.Linear(4 * WIDTH, WIDTH)) for _ in range(8)
+        )
+
+    def forward(self, x):
+        rows = x.flatten(0, 1)
+        weights, chosen = self.router(rows).softmax(-1).topk(2, -1)
+        out = torch.zeros_like(rows)
+        for i, expert in enumerate(self.experts):
+            at, which = torch.where(chosen == i)
+            if len(at):
+                out = out.index_add(0, at, expert(rows[at]) * weights[at, which, None])
+        return (rows + out).view_as(x)
+
+
+NETWORKS = {
+    "LSTM": (lambda: First(nn.LSTM(WIDTH, WIDTH, batch_first=True)), (TIMES, WIDTH)),
+    "LSTM, two layers, both directions": (
+        lambda: First(nn.LSTM(WIDTH, WIDTH, 2, bidirectional=True, batch_first=True)),
+        (TIMES, WIDTH),
+    ),
+    "GRU": (lambda: First(nn.GRU(WIDTH, WIDTH, batch_first=True)), (TIMES, WIDTH)),
+    "bilinear": (Bilinear, (WIDTH,)),
+    "transposed convolutions": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(16, 32, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(32, 8, 4, 2, 1)),
+        (16, 8, 8),
+    ),
+    "weight norm, convolutions": (
+        lambda: nn.Sequential(weight_norm(nn.Conv1d(WIDTH, WIDTH, 5)), weight_norm(nn.Conv1d(WIDTH, WIDTH, 5))),
+        (WIDTH, 2 * TIMES),
+    ),
+    "weight norm, linear": (
+        lambda: nn.Sequential(weight_norm(nn.Linear(WIDTH, WIDTH)), nn.ReLU(), weight_norm(nn.Linear(WIDTH, WIDTH))),
+        (WIDTH,),
+    ),
+    "packed LSTM": (Packed, (TIMES, WIDTH)),
+    "mixture of 8 experts": (Experts, (TIMES, WIDTH)),
+}
+
+
+def seconds(step, rounds):
+    """Least CPU time of a step."""
+    step()
+    found = []
+    for _ in range(rounds):
+        began = time.process_time()
+        step()
+        found.append(time.process_time() - began)
+    return min(found)
+
+
+def figures(make, shape, m, rounds):
+    """Ratios to plain SAM: of m-SAM, and over slices where that is the loop, else None."""
+    torch.manual_seed(0)
+    model, x = make(), torch.randn(BATCH, *shape)
+    base = torch.optim.SGD(model.parameters(), lr=0.0)
+    plain = SAM(base, rho=0.05)
+
+    def losses(rows):
+        return model(x[rows]).flatten(1).square().mean(1)
+
+    def closure():
+        loss = losses(slice(0, BATCH)).mean()
+        loss.backward()
+        return loss
+
+    least, found = seconds(lambda: plain.step(closure), rounds), []
+    for given in (lambda: losses(slice(0, BATCH)), Sliced(losses, BATCH)):
+        optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.0), rho=0.05, model=model, m=m, audit=False)
+        found.append(seconds(lambda optimizer=optimizer, given=given: optimizer.step(given), rounds) / least)
+    return found[0], found[1] if optimizer.last is None else None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="networks with this in their names")
+    parser.add_argument("--m", nargs="+", type=int, default=[1, 4, 8])
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="m-SAM")
+    for name, (make, shape) in NETWORKS.items():
+        if not any(part.lower() in name.lower() for part in asked.only):
+            continue
+        cells = []
+        for m in asked.m:
+            ours, sliced = figures(make, shape, m, asked.rounds)
+            cells.append(f"{ours:.1f}" if sliced is None else f"{ours:.1f}, slices {sliced:.1f}")
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
