@@ -181,8 +181,11 @@ def test_a_directory_of_something_else(refused, grid_file, tmp_path, there, says
         "experiment": "long2024/digits", "scale": "smoke", "device": "cpu", "sweep": True,
         **there, "settings": settings | there.get("settings", {}),
     }  # fmt: skip
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there/config.json").write_text(json.dumps(config))
+    part = tmp_path / "there/runs/one"
+    part.mkdir(parents=True)
+    for path in (tmp_path / "there", part):
+        (path / "config.json").write_text(json.dumps(config))
+    (part / "checkpoint.pt").write_bytes(b"")  # without any, nothing would be lost
     refused(
         *SMOKE, "--device", "cpu", "--grid", grid_file(GRID), "--out", "there", says=("another configuration", says)
     )
