@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from lowland.errors import ExperimentError, LowlandError, is_memory
@@ -19,7 +20,7 @@ from lowland.values import Foreign
 _OURS = Path(__file__).resolve().parents[1]
 _OPTIM = _OURS / "optim"
 _INSTALLED = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
-_MACHINE = re.compile("CUDA error|MPS|start new thread")  # of RuntimeErrors
+_MACHINE = re.compile("CUDA error|MPS|start new thread|by peer|Broken pipe|gloo|NCCL")  # what RuntimeErrors of it say
 _LOSSES = Path(torch.nn.functional.__file__)
 
 
@@ -41,6 +42,11 @@ def file_of(function: Foreign) -> Path | None:
     if not file or Path(file).is_relative_to(_OURS):
         return None
     return Path(file)
+
+
+def _is_machines(error: Exception) -> bool:
+    """Whether it is the machine's fault, or another process's."""
+    return is_memory(error) or isinstance(error, dist.DistError) or _MACHINE.search(str(error)) is not None
 
 
 @contextmanager
@@ -65,7 +71,7 @@ def calling(what: str, name: str, build: Foreign, passing: Sequence[type[Excepti
     except (LowlandError, FloatingPointError):
         raise
     except Exception as error:
-        if path is None or isinstance(error, tuple(passing)) or is_memory(error) or _MACHINE.search(str(error)):
+        if path is None or isinstance(error, tuple(passing)) or _is_machines(error):
             raise
         said = _said(error, what, path)
         if said is None:
