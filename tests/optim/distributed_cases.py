@@ -193,10 +193,74 @@ def ddp_accumulation_with_no_sync_around_both_passes():
         same(model, trained(each_for_itself))
 
 
-def ddp_accumulation_of_all_together():
+def ddp_accumulation_where_nobody_names_the_wrapper():
+    """The network alone is given, or nothing: the ascent is that of all processes all the same."""
+    for given, rule in itertools.product((False, True), ("SAM", "GSAM", "LookSAM")):
+        net, expected = Net(), Net()
+        model = DDP(net)
+        optimizer = getattr(presets, rule)(sgd(model), rho=RHO, model=net if given else None)
+        reference = getattr(presets, rule)(sgd(expected), rho=RHO, model=expected if given else None)
+        for step in range(STEPS):
+            for i, batch in enumerate(batches(step, MICRO)):
+                with contextlib.nullcontext() if i == MICRO - 1 else model.no_sync():
+                    one_batch(optimizer, model, mine(batch))
+                one_batch(reference, expected, batch)
+            for each in (optimizer, reference):
+                each.step()
+                each.zero_grad()
+        same(model, expected)
+        assert model.require_backward_grad_sync
+    refused(ValueError, "it needs model=", lambda: ascend(SAM(sgd(model)), model, next(batches(0)), sync=False))
+
+
+def one_batch(optimizer, model, batch):
+    for evaluation in optimizer.passes():
+        with evaluation:
+            loss_fn(model, batch).backward()
+
+
+def processes_that_train_networks_of_their_own():
+    """Without DDP nobody waits for the others, who make other numbers of steps on other data."""
+    rank = dist.get_rank()
+    for m in (None, 2):
+        model, expected = Net(), Net()
+        optimizer = SAM(sgd(model), rho=RHO, model=None if m is None else model, m=m)
+        base = sgd(expected)
+        params = [p for p in expected.parameters() if p.requires_grad]
+        for step in range(2 + rank):
+            (batch,) = batches(step + 10 * rank)
+            if m is None:
+                one_batch(optimizer, model, batch)
+                optimizer.step()
+                optimizer.zero_grad()
+            else:
+                losses = functools.partial(F.cross_entropy, reduction="none")
+                optimizer.step(lambda model=model, b=batch, losses=losses: losses(model(b[0]), b[1]))
+            groups = [batch] if m is None else list(zip(*(part.split(m) for part in batch), strict=True))
+            textbook.descend(base, params, mean([sam_gradient(expected, params, [group]) for group in groups]))
+        same(model, expected)
+    dist.barrier()
+
+
+def ddp_no_sync_inside_the_ascent_is_refused():
     for view in (False, True):
         model = DDP(Net(), gradient_as_bucket_view=view)
         optimizer = SAM(sgd(model), rho=RHO, model=model)
+
+        def step(model=model, optimizer=optimizer):
+            for evaluation in optimizer.passes():
+                with evaluation, model.no_sync():
+                    loss_fn(model, mine(next(batches(0)))).backward()
+
+        refused(RuntimeError, "Put no_sync() around the passes", step)
+        train(model, optimizer)  # nothing of the refused pass is left
+        same(model, trained(plain))
+
+
+def ddp_accumulation_of_all_together():
+    for view, given in itertools.product((False, True), (False, True)):
+        model = DDP(Net(), gradient_as_bucket_view=view)
+        optimizer = SAM(sgd(model), rho=RHO, model=model if given else None)
         for step in range(STEPS):
             for evaluation in optimizer.passes():
                 with evaluation:
@@ -850,7 +914,9 @@ def family_fsdp_saves_and_resumes():
 
 TWO = [
     ddp_synchronized, ddp_local_ascent_is_m_sam, ddp_accumulation, ddp_accumulation_with_no_sync_around_both_passes,
-    ddp_accumulation_of_all_together, ddp_unused_parameters, ddp_compiled,
+    ddp_accumulation_of_all_together, ddp_accumulation_where_nobody_names_the_wrapper,
+    ddp_no_sync_inside_the_ascent_is_refused, processes_that_train_networks_of_their_own,
+    ddp_unused_parameters, ddp_compiled,
     an_overflow_in_one_process_skips_the_step_in_all, fsdp, fsdp_after_an_evaluation,
     fsdp_gathered_weights_are_refused,
     fsdp_without_resharding_after_backward, fsdp_accumulation_each_for_itself, fsdp_accumulation_of_all_together,

@@ -15,15 +15,11 @@ from lowland.optim.grad_mode import recording
 from lowland.optim.m_sam.engine import Engine
 from lowland.optim.memory import Memory
 from lowland.optim.options import Options, assigned
-from lowland.optim.parallel import Fsdp
 from lowland.optim.radii import Radii
 from lowland.optim.scope import describe
 from lowland.optim.step import Pending, Step
+from lowland.optim.synchronization import FSDP2, Synchronization
 
-_FSDP2 = (
-    " (With FSDP2, set_requires_gradient_sync(False) and set_requires_all_reduce(False) keep gradients from the "
-    "optimizer: leave them on for the ascent, and for every pass where a rule takes both gradients.)"
-)
 #: Settings that nobody may assign in the middle of a step; for others of them m-SAM's engine is made anew.
 _BETWEEN_STEPS = ("model", "m", "memory_limit", "ascent_rule", "descent_rule", "scope")
 
@@ -39,7 +35,7 @@ class Core:
         memory: what the rules keep.
         displacement: has the memory for w while the weights are elsewhere.
         engine: of m-SAM, once it was used.
-        fsdp: the modules that gather weights, as the last step found them.
+        synchronization: of the gradients, by DDP or FSDP2.
         constants: which buffers need no copy, as far as is known.
         pending: what is known of the gradients in ``p.grad``.
         step: under way, or the last one.
@@ -54,7 +50,7 @@ class Core:
     def forget(self) -> None:
         """No pass is under way, and none was."""
         self.engine: Engine | None = None
-        self.fsdp, self.constants = Fsdp(None, ()), Constants()
+        self.synchronization, self.constants = Synchronization(), Constants()
         self.pending = Pending()
         self._names: dict[Tensor, str] = {}
         self.step: Step | None = None
@@ -150,8 +146,8 @@ class Core:
         """What holds for all passes over a batch, looked for anew; nothing is left of the batch before."""
         self.pending.skipped = self.pending.left = False
         self.pending.beside.forget_if_gradients_went()
-        self.fsdp = Fsdp(self.options.model, self.params())
-        self.step = Step(self.displacement, self.fsdp)
+        self.synchronization.start(self.options.model, self.params())
+        self.step = Step(self.displacement, self.synchronization.fsdp)
         return self.step
 
     def refuse_inside(self, what: str) -> None:
@@ -203,18 +199,7 @@ class Core:
         return (
             "no parameter that climbs received a gradient in this pass: was backward() called? To leave a batch out, "
             "one whose loss isn't finite say, call optimizer.skip() before `continue` or `break`."
-        ) + (_FSDP2 if self.fsdp.modules else "")
-
-    def refuse_unsynchronized(self) -> None:
-        """Raise RuntimeError if FSDP2 keeps gradients of this pass that the rules need, of some modules say."""
-        if not self.fsdp.modules or self.pending.skipped:
-            return
-        members = None if self.options.combines else self.options.members
-        needed = [param for param in self.trainable()[0] if members is None or param in members]
-        if self.fsdp.keeps_gradients_of(needed):
-            raise RuntimeError(
-                "FSDP2 has kept gradients of this pass from the optimizer, and the norm would be of the rest." + _FSDP2
-            )
+        ) + (FSDP2 if self.synchronization.fsdp.modules else "")
 
     def out_of_reach(self) -> str | None:
         """Of losses that depend on no parameter that climbs, if there is a scope."""

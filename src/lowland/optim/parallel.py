@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,6 +38,12 @@ def check(model: nn.Module | None, params: Iterable[Tensor]) -> None:
         )
 
 
+def several() -> bool:
+    """Whether processes train together, or could."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return distributed and torch.distributed.get_world_size() > 1
+
+
 @contextmanager
 def no_other_ddp(model: nn.Module) -> Iterator[None]:
     """Inside, a forward pass of a module of ``model`` in another DDP wrapper than ``model``, which averages, raises.
@@ -45,8 +51,7 @@ def no_other_ddp(model: nn.Module) -> Iterator[None]:
     Raises:
         ValueError: for such a pass.
     """
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if not distributed or torch.distributed.get_world_size() == 1:
+    if not several():
         yield
         return
     own = ddp(model)
@@ -68,26 +73,6 @@ def no_other_ddp(model: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def ascending(model: nn.Module | None, fsdp: "Fsdp", sync: bool) -> AbstractContextManager[None]:
-    """What an ascent needs of the processes' side of ``model`` while its pass runs.
-
-    Under DDP, gradients are averaged or not as ``sync`` says, whatever holds outside (``no_sync``, say). Under
-    FSDP2, gradients accumulated without synchronization are out of the way: they would be reduced with the pass's.
-
-    Raises:
-        ValueError: for ``sync=False`` without DDP.
-    """
-    wrapper = ddp(model)
-    if wrapper is not None:
-        return ddp_synchronization(wrapper, sync)
-    if not sync:
-        raise ValueError(
-            "sync=False keeps an ascent under DDP local: it needs model=, and that must be the "
-            "DistributedDataParallel wrapper (FSDP2 can't climb locally: each process holds only a part)"
-        )
-    return fsdp.unsynchronized_set_aside() if fsdp.modules else nullcontext()
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def ascent(
     try:
         try:
             step.begin(evaluation)
-            with parallel.ascending(options.model, step.fsdp, sync):
+            with _together(core, sync):
                 if before is None and options.same_masks:
                     step.states = random_states(params)
                 if before is None and not options.freeze:  # without the price of more contexts
@@ -104,7 +104,7 @@ def ascent(
                     with _without_the_rest(core, evaluation, params), _at(step, before):
                         yield
                         _penalize(core, scaler)
-                core.refuse_unsynchronized()
+                _check(core)
             gradients = [param.grad for param in params]
             if step.buffers is not None and not onward:
                 step.buffers.settle()
@@ -281,6 +281,20 @@ def _at(step: Step, plan: Plan | None) -> Iterator[None]:
     plan.directions = directions
 
 
+def _together(core: Core, sync: bool = True) -> AbstractContextManager[None]:
+    """What a pass needs whose gradient the rules take: it is that of all processes, if ``sync`` says so."""
+    # The groups of m-SAM climb each for itself, however many a process has.
+    search = core.options.m_sam.m is None
+    return core.synchronization.ascending(core.options.model, core.params(), sync, search)
+
+
+def _check(core: Core) -> None:
+    """Raise RuntimeError if gradients of such a pass, inside it, are not those of all processes."""
+    members = None if core.options.combines else core.options.members
+    if not core.pending.skipped:
+        core.synchronization.check(lambda: [p for p in core.trainable()[0] if members is None or p in members])
+
+
 @contextmanager
 def _without_the_rest(core: Core, evaluation: Evaluation, params: list[Tensor]) -> Iterator[None]:
     """Inside, parameters out of scope require no gradient. DDP and sharded models count on everybody's."""
@@ -307,9 +321,9 @@ def _apart(core: Core, step: Step, evaluation: Evaluation, params: list[Tensor])
     """
     taken: list[Tensor | None] = []
     step.begin(evaluation)
-    with parallel.ascending(core.options.model, step.fsdp, True):
+    with _together(core):
         yield taken
-        core.refuse_unsynchronized()
+        _check(core)
     taken += [param.grad for param in params]
     evaluation.put_back()
 
@@ -357,7 +371,7 @@ def _penalize(core: Core, scaler: GradScaler | None, share: float = 1.0, synchro
     if not l2 or core.pending.skipped:
         return
     params = core.trainable()[0]
-    later = core.under_way == "perturbed" and core.fsdp.modules and not core.options.combines
+    later = core.under_way == "perturbed" and core.synchronization.fsdp.modules and not core.options.combines
     if not later and all(param.grad is None for param in params):
         return  # backward was forgotten, which others say
     mean = None if synchronized else parallel.averaging(core.options.model)

@@ -71,7 +71,8 @@ class SAM(Wrapper):
             optimizer's own.
         model: if given, its buffers (batch-norm statistics, spectral norm's vectors, codebooks, counters) move once a
             step, in the evaluation at w, and every evaluation begins with them as they were before. Under DDP give the
-            wrapper: then the ascent is synchronized also in the middle of ``no_sync``, and ``sync=False`` works.
+            wrapper, which ``sync=False`` and ``m`` need. Without it the first ascent looks for the wrapper. In the
+            middle of ``no_sync`` the ascent is synchronized all the same.
         m: how many examples share a perturbation (m-SAM), or `lowland.optim.MSam`, which has that number and the
             arguments ``audit``, ``memory_limit`` and ``perturbed_norms`` in one. Then ``step`` takes a closure that
             returns the loss of each example and calls no ``backward``; `backward` does the same for accumulation. Needs
@@ -276,8 +277,9 @@ class SAM(Wrapper):
                 m-SAM, with m the batch of one process. False needs ``model``, the DDP wrapper.
 
         Raises:
-            RuntimeError: inside another pass, if no parameter received a gradient, or if the rules need other passes
-                than these two.
+            RuntimeError: inside another pass, if no parameter received a gradient, if the rules need other passes
+                than these two, or if gradients were not synchronized inside: ``no_sync`` of DDP inside the pass, or
+                synchronization of FSDP2 that is off, also of some modules alone.
             ValueError: for ``sync=False`` without DDP, or with a descent rule that needs both gradients of a batch.
         """
         own = self._own

@@ -26,7 +26,7 @@ def update(core: Core) -> None:
         pending.scaling.forget()
     evaluated, pending.evaluated = pending.evaluated, 0
     if evaluated:
-        if not core.fsdp.modules and all(param.grad is None for param in core.params()):
+        if not core.synchronization.fsdp.modules and all(param.grad is None for param in core.params()):
             raise RuntimeError(
                 "no parameter has a gradient: was backward() called in the last pass, and zero_grad() only after "
                 "step()? To leave a batch out, call optimizer.skip() before `continue` or `break`"
@@ -53,7 +53,7 @@ def update(core: Core) -> None:
         raise
     if pending.beside:
         pending.beside.step(core.base)
-    forget_copies_of_weights(core.fsdp)
+    forget_copies_of_weights(core.synchronization.fsdp)
 
 
 def update_after(core: Core, closure: Callable[[], T]) -> T:
@@ -69,7 +69,7 @@ def update_after(core: Core, closure: Callable[[], T]) -> T:
         for hook in hooks:
             hook.remove()
     # FSDP2 and others write gradients past these hooks.
-    if ran or (core.fsdp.modules and _changed(params, before)):
+    if ran or (core.synchronization.fsdp.modules and _changed(params, before)):
         raise RuntimeError(
             "step(closure) after passes(): the gradient of the passes was there, and the closure ran backward "
             "once more. Call step() without a closure, or step(closure) without passes; optimizer.zero_grad() "
