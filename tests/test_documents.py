@@ -45,7 +45,8 @@ def test_nothing_names_a_place_of_one_machine():
         *ROOT.glob("src/**/*.py"),
         *ROOT.glob("benchmarks/**/*.py"),
         *ROOT.glob("examples/*.*"),
-        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/**/*.*"),
+        *ROOT.glob("tools/*.py"),
     ]
     for path in documents:
         if path.suffix in (".md", ".py", ".json"):
