@@ -80,6 +80,15 @@ def test_the_same_arm_in_two_directories_is_told_apart(tmp_path):
     assert [group.name for group in groups] == ["sam · a", "plain · a", "sam · b", "plain · b"]
 
 
+def test_a_group_of_several_directories_says_how_many(tmp_path):
+    paths = [
+        made.run(tmp_path / f"{name}-{seed}", made.arms(seed, rho)) for name, rho in (("a", 0.1), ("b", 0.2))
+        for seed in range(3)
+    ]  # fmt: skip
+    _, _, groups = read(*paths)
+    assert {group.name for group in groups} == {f"{arm} · {of}-0 and 2 more" for arm in ("sam", "plain") for of in "ab"}
+
+
 def test_names_are_as_long_as_it_takes(tmp_path):
     for name in ("x/run", "y/run"):
         (tmp_path / name).mkdir(parents=True)

@@ -100,9 +100,15 @@ def groups_of(sources: Sequence[ShownDirectory], names: Sequence[str]) -> list[G
     groups = sorted((group for several in found.values() for group in several), key=lambda group: group.directory)
     taken = Counter(group.name for group in groups)
     return [
-        replace(group, name=f"{group.name} · {names[group.directory]}") if taken[group.name] > 1 else group
+        replace(group, name=f"{group.name} · {_places(group, names)}") if taken[group.name] > 1 else group
         for group in groups
     ]
+
+
+def _places(group: Group, names: Sequence[str]) -> str:
+    """The directories of a group: the first, and how many more."""
+    several = len({member.directory for member in group.members})
+    return names[group.directory] + (f" and {several - 1} more" if several > 1 else "")
 
 
 def columns_of(sources: Sequence[ShownDirectory]) -> dict[str, str]:

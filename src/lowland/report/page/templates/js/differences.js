@@ -24,8 +24,8 @@ function drawDifferenceChart(column, rows) {
   const paint = rows.map((row) => (isFaint(row) ? colour("faint") : sideOf(row)));
   const room = Math.floor(container.clientWidth / 18); // characters
   const names = rows.map((row) => (row.kind === "to ρ = 0" ? data.groups[row.group].name : row.name));
-  const kinds = [...new Set(rows.map((row) => row.kind))].join(", or ");
   const gap = container.clientWidth < 600 ? "<br>" : " ";
+  const kinds = [...new Set(rows.map((row) => row.kind))].join(`,${gap}or `);
   const points = {
     type: "scatter",
     mode: "markers",

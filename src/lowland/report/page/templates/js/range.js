@@ -25,7 +25,7 @@ function logTicks(lines) {
   const [low, high] = extent(values.filter((value) => value > 0));
   const decades = Math.log10(high / low);
   if (!(decades >= 1)) return 5;
-  return decades <= 3 ? Math.ceil(2 * decades) : Math.min(Math.round(decades), 8);
+  return decades <= 3 ? Math.ceil(2 * decades) : Math.min(Math.ceil(1.15 * decades), 9); // the axis has margins
 }
 
 const ranged = (range) => (range ? { range, autorange: false } : {});
