@@ -116,8 +116,8 @@ def _report(directory: Any, summary: dict[str, Any]) -> None:
         columns: list[Column | str] = [*names, metric or "", *costs, flows("runs"), ""]
         table(columns, rows)
     if costs:
-        time = "; time: of a step, likewise" if "time" in costs else ""
-        say(f"gradients: of a run, in units of one without SAM, at whose cost it is to be compared, too{time}")
+        time = ". time: what a step takes, likewise" if "time" in costs else ""
+        say(f"gradients: what a run takes, in units of a run without SAM; compare at equal cost, too{time}")
     print_rows(summary)
     if summary["scale"] == "smoke":
         say("a smoke sweep judges no claims")
