@@ -56,14 +56,17 @@ def plan(
 
 def can_vectorize(experiment: Experiment, points: Mapping[str, Settings], device: str) -> str:
     """Why these runs had better not be trained as one program; empty if they had."""
-    from lowland.training.vectorized import NotVectorizable, Runs, too_large
+    from lowland.training.vectorized import NotVectorizable, Runs, too_large, unlike
 
     chosen = choose_device(device)
     for program in _programs(points):
         failed = ""
+        every = list(program.values())
+        some = list(dict.fromkeys((every[0], every[len(every) // 2], every[-1])))
         try:
             with experiment.calling("training"):
-                reason = too_large(Runs.prepare(experiment, [next(iter(program.values()))], chosen), chosen)
+                reason = too_large(Runs.prepare(experiment, some[:1], chosen), chosen)
+                reason = reason or unlike(Runs.prepare(experiment, some, chosen), some[0].steps)
         except NotVectorizable as error:
             reason = error.why
         except ExperimentError as error:

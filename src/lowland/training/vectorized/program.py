@@ -21,9 +21,10 @@ from lowland.training.randomness import deterministic, random_state, restore_ran
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings
 from lowland.training.task import Check, Snapshot
+from lowland.training.vectorized.alone import unlike
 from lowland.training.vectorized.batches import VectorizedBatches
 from lowland.training.vectorized.cost import Cost
-from lowland.training.vectorized.runs import Runs
+from lowland.training.vectorized.runs import NotVectorizable, Runs
 from lowland.training.vectorized.step import VectorizedStep
 from lowland.values import State, StateDict, Tree
 
@@ -132,7 +133,10 @@ class SideBySide:
             with directory.taking_up():
                 self._restore(entry)
         else:
-            steps = alike * next(iter(self.arms.values())).steps
+            steps = next(iter(self.arms.values())).steps
+            if found := unlike(self.runs, steps):
+                raise NotVectorizable(found)
+            steps *= alike
             self.compiled = Cost(self.runs, self.batches).pays_to_compile(steps, device)
         self._warm = set[int]()  # shapes of batches that a compiled step has seen
 

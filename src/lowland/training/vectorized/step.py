@@ -1,7 +1,8 @@
 """A step of runs side by side: forward, both gradients and the update of every run, in one call."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import FunctionType, MethodType
 from typing import ParamSpec, TypedDict
@@ -75,22 +76,17 @@ class VectorizedStep:
             factor: what the step sizes are multiplied by.
         """
         hyper = runs.hyper if factor == 1 else runs.hyper._replace(lr=runs.hyper.lr * factor)
-        try:
-            with torch.no_grad():
-                self._step(
-                    runs.params,
-                    runs.constants,
-                    runs.velocities,
-                    hyper,
-                    runs.bad_step,
-                    runs.step,
-                    (x, y, picked),
-                    shared,
-                )
-        except RuntimeError as error:
-            if "vmap" in str(error):
-                raise NotVectorizable(next(iter(str(error).splitlines()))) from error
-            raise
+        with _refusing(), torch.no_grad():
+            self._step(
+                runs.params,
+                runs.constants,
+                runs.velocities,
+                hyper,
+                runs.bad_step,
+                runs.step,
+                (x, y, picked),
+                shared,
+            )
 
     def agrees(self, runs: Runs, *batch: Tree) -> bool:
         """Whether this step, compiled, makes of copies of ``runs`` what the same code does uncompiled.
@@ -117,11 +113,7 @@ class VectorizedStep:
         shared: bool,
     ) -> None:
         lr, rho, momentum, decay = hyper
-        x, y, picked = batch
-        if picked is not None:
-            x, y = x[picked], y[picked]
-        dim = None if shared else 0
-        loss, gradients = torch.func.vmap(self._of_one, in_dims=(0, 0, 0, dim, dim))(params, constants, rho, x, y)
+        loss, gradients = self._gradients(params, constants, rho, batch, shared)
         fine = torch.isfinite(loss)
         bad_step.copy_(torch.where((bad_step < 0) & ~fine, step, bad_step))
         alive = bad_step < 0
@@ -135,6 +127,31 @@ class VectorizedStep:
             param.copy_(torch.where(wide(alive), param - wide(lr) * direction, param))
         step.add_(1)
 
+    def _gradients(
+        self,
+        params: dict[str, Tensor],
+        constants: dict[str, Tensor],
+        rho: Tensor,
+        batch: tuple[Tree, Tree, Tensor | None],
+        shared: bool,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        x, y, picked = batch
+        if picked is not None:
+            x, y = x[picked], y[picked]
+        dim = None if shared else 0
+        return torch.func.vmap(self._of_one, in_dims=(0, 0, 0, dim, dim))(params, constants, rho, x, y)
+
+    def gradients(
+        self, runs: Runs, x: Tree, y: Tree, picked: Tensor | None, shared: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses ``(runs,)`` and gradients ``(runs, *shape)`` of a step, which is not made.
+
+        Raises:
+            NotVectorizable: if vmap doesn't know an operation.
+        """
+        with _refusing(), torch.no_grad():
+            return self._gradients(runs.params, runs.constants, runs.hyper.rho, (x, y, picked), shared)
+
     def _of_one(
         self, params: dict[str, Tensor], constants: dict[str, Tensor], rho: Tensor, x: Tree, y: Tree
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -145,6 +162,17 @@ class VectorizedStep:
             return sam_gradient(loss, params, rho=rho, eps=self.eps)
         gradient, value = torch.func.grad_and_value(loss)(params)
         return value, gradient
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What vmap doesn't know is NotVectorizable."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "vmap" in str(error):
+            raise NotVectorizable(next(iter(str(error).splitlines()))) from error
+        raise
 
 
 class _SmallLinear(nn.Linear):
