@@ -104,7 +104,7 @@ class _Slopes:
         if not abs(again - by_gradient) > share * usual + noise:
             return ""
         return _words(
-            f": {again:.3g} along a random direction, where the gradient says {by_gradient:.3g}", self._unseen(pieces)
+            f": {again:.6g} along a random direction, where the gradient says {by_gradient:.6g}", self._unseen(pieces)
         )
 
     def _difference(self, direction: Tensor, number: int) -> tuple[float, float]:
