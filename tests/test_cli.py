@@ -260,6 +260,9 @@ def test_data_commands(lowland, tmp_path, monkeypatch):
     assert status.code == 0
     assert "mnist" in status.out
     assert "missing" in status.out
+    one = lowland("data", "status", "mnist").out
+    assert "mnist" in one
+    assert "cifar" not in one
     assert lowland("data", "verify", "digits").out.strip() == "digits: fine"
     missing = lowland("data", "verify", "mnist")
     assert missing.code == 2

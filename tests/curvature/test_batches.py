@@ -121,3 +121,17 @@ def test_a_model_of_transformers():
     given = Hessian(model, lambda out, batch: F.cross_entropy(out.logits, batch["labels"]), [batch])
     v = torch.randn(H.shape[0], dtype=torch.float64)
     assert torch.allclose(H @ v, given @ v)
+
+
+def test_pairs_with_ignored_labels_say_what_they_count():
+    """Cross-entropy is a mean over the others, and would be weighted by all."""
+    model, loss = nn.Linear(3, 2).double(), nn.functional.cross_entropy
+    x, y = torch.randn(8, 3, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, -100, -100, -100])
+    parts = [(x[:4], y[:4]), (x[4:], y[4:])]
+    with pytest.raises(ValueError, match=r"weight=, lambda x, y: \(y != -100\)\.sum\(\)"):
+        Hessian(model, loss, parts).eigenpairs()
+    counted, whole = (
+        Hessian(model, loss, batches, weight=lambda x, y: (y != -100).sum()) for batches in (parts, [(x, y)])
+    )
+    v = torch.randn(8, dtype=torch.float64)
+    torch.testing.assert_close(counted @ v, whole @ v)

@@ -166,3 +166,13 @@ def test_a_repr_shows_values_and_no_vectors():
     assert "and 2 more" in shown
     assert "tensor" not in shown
     assert len(shown) < 200
+
+
+def test_so_few_products_certify_nothing_unless_they_are_all():
+    """A start near the second eigenvector may have a small residual there before the first shows."""
+    diagonal = torch.cat([torch.tensor([1.0, 0.9], dtype=torch.float64), torch.linspace(0.0, 0.5, 398).double()])
+    few = eigenpairs(lambda v: diagonal * v, 400, 1, 0.2, start=torch.eye(400)[1], dtype=torch.float64, max_products=3)
+    assert few.products == 3
+    assert not few.converged
+    assert "so few products (3)" in few.reason
+    assert eigenpairs(lambda v: diagonal[:3] * v, 3, 1, 0.2, dtype=torch.float64, max_products=3).converged

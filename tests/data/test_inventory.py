@@ -1,11 +1,13 @@
 """What is where."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
 import pytest
 
 from lowland.data import DATASETS, data_root, load, status, verify
+from lowland.data.download import record
 from lowland.errors import DataError
 
 
@@ -48,3 +50,14 @@ def test_status(small):
     assert states()["tinyshakespeare"] == "incomplete"
     shutil.rmtree(small.root)
     assert states()["mnist"] == "missing"
+
+
+def test_what_was_downloaded_and_has_changed_since_is_not_loaded(small):
+    """Its form may be intact."""
+    text = small.write("tinyshakespeare") / "input.txt"
+    content = text.read_bytes()
+    record(text).write_text(f"{hashlib.md5(content).hexdigest()}  {text.name}\n")
+    load("tinyshakespeare")
+    text.write_bytes(b"?" + content[1:])
+    with pytest.raises(DataError, match="is not what was downloaded"):
+        load("tinyshakespeare")

@@ -396,3 +396,14 @@ def test_a_directory_in_use_by_its_other_name(begun, tmp_path):
             run(tmp_path / "link")
 
     run(begun, prepared=other)
+
+
+def test_going_on_with_another_version_or_other_threads_is_said(begun, monkeypatch, recwarn):
+    """The bits may be others than those of a run in one piece."""
+    run(begun)
+    assert not [warning for warning in recwarn if "was begun with" in str(warning.message)]
+    file = begun / "checkpoint.pt"
+    state = torch.load(file)
+    torch.save(state | {"made_with": state["made_with"] | {"torch": "2.0.0"}}, file)
+    with pytest.warns(UserWarning, match=r"was begun with torch 2\.0\.0, now 2\."):
+        run(begun)

@@ -17,14 +17,15 @@ DatasetName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Datas
 
 
 @app.command("status")
-def status() -> None:
+def status(name: DatasetName = None) -> None:
     """What is here, and where.
 
     Example: LOWLAND_DATA=~/data lowland data status
     """
     from lowland import data
 
-    found = data.status()
+    wanted = _datasets(name) if name else None
+    found = [one for one in data.status() if wanted is None or one.name in wanted]
     table(
         ["dataset", "state", "MB", flows("licence"), "where"],
         [

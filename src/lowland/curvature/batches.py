@@ -34,18 +34,19 @@ def examples(x: Any, y: Any) -> int:
 
     Raises:
         TypeError: where that isn't clear: for an ``x`` that is no tensor, or entries of different lengths.
-        ValueError: for a dictionary with labels of which some are ignored (−100): its loss is a mean over the others.
+        ValueError: for integer labels of which some are ignored (−100): the loss is a mean over the others.
     """
-    if isinstance(x, Tensor):
-        return len(x)
-    if not isinstance(x, Keywords):
+    if not isinstance(x, Tensor | Keywords):
         raise TypeError(f"how many examples does a batch of {type(x).__name__} hold? Say so with weight=")
-    labels = x.get("labels")
+    labels = x.get("labels") if isinstance(x, Keywords) else y
     if isinstance(labels, Tensor) and not labels.is_floating_point() and bool((labels == _IGNORED).any()):
+        counted = 'lambda batch, _: (batch["labels"]' if isinstance(x, Keywords) else "lambda x, y: (y"
         raise ValueError(
             f"some labels are ignored ({_IGNORED}), and the loss is a mean over the others: say what a batch counts "
-            f'with weight=, lambda batch, _: (batch["labels"] != {_IGNORED}).sum() for example'
+            f"with weight=, {counted} != {_IGNORED}).sum() for example"
         )
+    if isinstance(x, Tensor):
+        return len(x)
     lengths = {len(value) for value in x.values() if isinstance(value, Tensor) and value.dim()}
     if len(lengths) != 1:
         raise TypeError(

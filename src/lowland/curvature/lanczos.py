@@ -116,7 +116,7 @@ def eigenpairs(operator: Operator, wanted: Wanted) -> Eigenpairs:
 
     space = _Subspace(n, max_basis, dtype, device)
     skew = skewness(tol, dtype)
-    fewest = min(FEWEST_PRODUCTS, n, max_products)
+    fewest = min(FEWEST_PRODUCTS, n)
     following = random_vector()
     if start is not None:
         following = warm_start(start, following)
@@ -145,7 +145,9 @@ def eigenpairs(operator: Operator, wanted: Wanted) -> Eigenpairs:
             converged = len(residuals) == k and bool((residuals <= tol * scale).all())
             if converged or exhausted:
                 values_, vectors, residuals = pairs
-                reason = why_not(residuals.max().item(), tol, scale, products, space.asymmetry, skew)
+                reason = why_not(
+                    residuals.max().item(), tol, scale, products, space.asymmetry, skew, products >= fewest
+                )
                 if not (converged or reason):
                     reason = f"only {len(residuals)} of {k} pairs in {products} products"
                 values_, residuals = values_.to(device, dtype), residuals.to(device, dtype)
@@ -163,8 +165,10 @@ def skewness(tol: float, dtype: torch.dtype) -> float:
     return max(tol, torch.finfo(dtype).eps ** 0.5)
 
 
-def why_not(residual: float, tol: float, scale: float, products: int, asymmetry: float, skew: float) -> str:
-    """Why a largest ``residual`` is no certificate; empty where it is one."""
+def why_not(
+    residual: float, tol: float, scale: float, products: int, asymmetry: float, skew: float, enough: bool
+) -> str:
+    """Why a largest ``residual`` is no certificate; empty where it is one. ``enough``: whether products are."""
     if asymmetry > skew * scale:
         return (
             f"⟨u, Hv⟩ and ⟨v, Hu⟩ differ by {asymmetry:.2g}, with |λ₁| about {scale:.2g}: the products are not those "
@@ -176,6 +180,8 @@ def why_not(residual: float, tol: float, scale: float, products: int, asymmetry:
             f"after {products} products the residual is {residual:.2g}, above tol · |λ₁| = {tol * scale:.2g}: raise "
             "max_products or tol"
         )
+    if not enough:
+        return f"so few products ({products}) don't tell whether another eigenvalue is larger: raise max_products"
     return ""
 
 

@@ -62,7 +62,7 @@ def principal_eigenpairs(
             "the iteration needs tol >= 0, max_products >= 1, max_basis >= 3: "
             f"got {tol}, {max_products}, {max_basis}"
         )  # fmt: skip
-    fewest = min(FEWEST_PRODUCTS, n, max_products)
+    fewest = min(FEWEST_PRODUCTS, n)
     draws = _Draws(len(starts), n, dtype, device)
     first = [draws.next(i) if start is None else warm_start(start, draws.next(i)) for i, start in enumerate(starts)]
     found: dict[int, Eigenpairs | FloatingPointError] = {}
@@ -97,7 +97,13 @@ def principal_eigenpairs(
                 value, residual = top[at].to(device, dtype), residuals[at].to(device, dtype)
                 row = rows[position]
                 reason = why_not(
-                    residuals[position].item(), tol, scale[row].item(), products, spaces.asymmetry[row].item(), skew
+                    residuals[position].item(),
+                    tol,
+                    scale[row].item(),
+                    products,
+                    spaces.asymmetry[row].item(),
+                    skew,
+                    products >= fewest,
                 )
                 # A vector of its own: one that is kept, as a warm start, must not keep the others' memory.
                 found[i] = Eigenpairs(value, vectors[at].clone(), residual, products, not reason, reason)

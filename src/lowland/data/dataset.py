@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from lowland.data import registry
-from lowland.data.download import fetch
+from lowland.data.download import fetch, hold_against_record
 from lowland.data.files import UnreadableError, data_root, find
 from lowland.data.formats import FORMATS, read, read_digits
 from lowland.data.split import Split
@@ -31,8 +31,8 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
     """The dataset ``name`` from the data root, fetched there first if a file of it is missing.
 
     Raises `DataError` for an unknown name, for a file that is missing and can't be fetched, and for one that
-    is damaged; the message names the file and says what to do. Raises `SettingError` for a dataset of image files,
-    which has a reader of its own.
+    is damaged, or was downloaded and has another checksum now; the message names the file and says what to do.
+    Raises `SettingError` for a dataset of image files, which has a reader of its own.
     """
     source = registry.source(name)
     if source.format == "images":
@@ -43,6 +43,10 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
     if any(find(part, folder) is None for part in source.parts):
         fetch(name, root)
     arrays, problems = read(source, folder)
+    if not problems:
+        for path in dict.fromkeys(find(part, folder) for part in source.parts):
+            if path is not None:
+                hold_against_record(path)
     if problems:
         if isinstance(problems[0], UnreadableError):
             raise DataError(f"{problems[0]}. Mend that, and run the same again") from problems[0]

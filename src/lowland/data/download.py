@@ -82,6 +82,21 @@ def recorded(path: Path) -> str | None:
     return said[0].decode()
 
 
+def hold_against_record(path: Path) -> None:
+    """Raise a `DataError` if the file was downloaded here, and has another checksum now."""
+    with readable(record(path)):
+        wanted = recorded(path)
+    if wanted is None:
+        return
+    with readable(path):
+        found = md5(path)
+    if found != wanted:
+        raise DataError(
+            f"{path} is not what was downloaded: {record(path).name} has another MD5. Remove both and run: lowland "
+            f"data fetch {path.parent.name}; or that one alone, if you put another copy there"
+        )
+
+
 def _mend_records(source: Source, folder: Path) -> None:
     """Write damaged records anew, if the files are those that would be fetched; a `DataError` if not."""
     for download in source.downloads:

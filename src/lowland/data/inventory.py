@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from lowland.data import celeba, domains, registry, waterbirds
-from lowland.data.download import md5, record, recorded
-from lowland.data.files import data_root, find, first, readable
+from lowland.data.download import hold_against_record
+from lowland.data.files import data_root, find, first
 from lowland.data.formats import collected, read
 from lowland.data.images import check_images
 from lowland.errors import DataError
@@ -81,23 +81,8 @@ def verify(name: str, root: str | Path | None = None) -> list[str]:
     for path in dict.fromkeys(find(part, folder) for part in source.parts):
         if path is not None:
             with collected(problems):
-                _hold_against_record(path)
+                hold_against_record(path)
     return [str(problem) for problem in problems]
-
-
-def _hold_against_record(path: Path) -> None:
-    """Raise a `DataError` if the file was downloaded, and has another checksum now."""
-    with readable(record(path)):
-        wanted = recorded(path)
-    if wanted is None:
-        return
-    with readable(path):
-        found = md5(path)
-    if found != wanted:
-        raise DataError(
-            f"{path} is not what was downloaded: {record(path).name} has another MD5. Remove both and run: lowland "
-            f"data fetch {path.parent.name}; or that one alone, if you put another copy there"
-        )
 
 
 def _verify_images(name: str, folder: Path) -> list[str]:

@@ -48,6 +48,11 @@ def environment(device: torch.device) -> dict[str, Json]:
     }
 
 
+def made_with() -> dict[str, str | int]:
+    """What the bits of a run hang on beside its settings, for a checkpoint."""
+    return {"lowland": lowland.__version__, "torch": str(torch.__version__), "threads": torch.get_num_threads()}
+
+
 def _commit() -> str | None:
     """The commit of a checkout that this package runs from, with a mark if there are changes; None elsewhere."""
     here = Path(__file__).resolve().parent

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -14,6 +15,7 @@ from lowland.assigning import unassignable
 from lowland.errors import LowlandError, RunError, is_memory
 from lowland.files import naming, write_atomically
 from lowland.saved import tensors_in
+from lowland.training.environment import made_with
 from lowland.training.files import (
     NUMBER,
     Each,
@@ -186,10 +188,24 @@ class RunDirectory:
             with naming(self._metrics), self._metrics.open("rb") as file:
                 os.fsync(file.fileno())
         content = BytesIO()  # torch's own writer reports a full disk as an unexpected position
-        torch.save({**state, "metrics_bytes": known.size, "metrics_sha256": known.digest()}, content)
+        whole = {**state, "metrics_bytes": known.size, "metrics_sha256": known.digest(), "made_with": made_with()}
+        torch.save(whole, content)
         write_atomically(self._checkpoint, content.getbuffer())
         arms = {name: {key: arm.get(key) for key in _PROGRESS} for name, arm in state["arms"].items()}
         write_json(self.path / "progress.json", {"arms": arms})
+
+    def _compare(self, before: object) -> None:
+        """Warn where the checkpoint was made with another version, or other threads."""
+        now = made_with()
+        if not isinstance(before, dict) or before == now:
+            return
+        changed = ", ".join(
+            f"{name} {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name]
+        )
+        warnings.warn(
+            f"{self.path} was begun with {changed}: it goes on, and needn't end with the bits of a run in one piece",
+            stacklevel=2,
+        )
 
     def load(self, device: torch.device) -> StateDict | None:
         """The checkpoint's state, with the records cut to those that belong to it; None if there is none.
@@ -211,6 +227,7 @@ class RunDirectory:
             wrong = str(error)
         if wrong:
             raise damaged(self._checkpoint, wrong)
+        self._compare(state.get("made_with"))
         size: int = state["metrics_bytes"]
         content = read_bytes(self._metrics) if self._metrics.exists() else b""
         if len(content) < size:
