@@ -100,7 +100,7 @@ def test_without_momentum_it_is_that_of_gradient_descent():
     [
         (lambda: rho_for_sharpness(20.1, 0.1), r"20\.1 can't be held at lr = 0\.1: .* at most 20, .* smaller lr"),
         (lambda: rho_for_sharpness(0, 0.1), "above 0"),
-        (lambda: rho_for_sharpness(-1, 0.1), "at least 0"),
+        (lambda: rho_for_sharpness(-1, 0.1), "must be above 0"),
         (lambda: rho_for_sharpness(1e-200, 0.1), "at least"),
         (lambda: rho_for_sharpness(math.nan, 0.1), "not nan"),
         (lambda: rho_for_sharpness("a", 0.1), "not 'a'"),

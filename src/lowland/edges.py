@@ -106,7 +106,7 @@ def rho_for_sharpness(sharpness: float, lr: float, momentum: float = 0.0, nester
         >>> round(rho_for_sharpness(0.5, lr=0.3), 3), rho_for_sharpness(20, lr=0.1)
         (24.667, 0.0)
     """
-    number("sharpness", sharpness, 0, _LARGEST)
+    number("sharpness", sharpness, high=_LARGEST)
     if 0 < sharpness < 1 / _LARGEST:
         raise ValueError(f"sharpness must be at least {1 / _LARGEST:g}, not {sharpness!r}")
     edge = descent_edge(lr, momentum, nesterov)

@@ -87,7 +87,7 @@ def test_is_refused_where_its_edge_is_not_known():
         at_sharpness(torch.optim.Adam([p]), 5)
     with pytest.raises(ValueError, match=r"can't be held at lr = 0\.1"):
         presets.Dial(torch.optim.SGD([p], lr=0.1), 21)
-    with pytest.raises(ValueError, match="most must be a number, at least 0"):
+    with pytest.raises(ValueError, match="largest_rho must be a number, at least 0"):
         at_sharpness(torch.optim.SGD([p], lr=0.1), 5, -1)
 
 

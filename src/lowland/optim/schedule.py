@@ -87,7 +87,7 @@ def geometric(first: float, last: float, steps: int) -> Schedule:
     return _Geometric(first, last, steps)
 
 
-def at_sharpness(base: Optimizer, sharpness: float | Schedule, most: float = math.inf) -> Schedule:
+def at_sharpness(base: Optimizer, sharpness: float | Schedule, largest_rho: float = math.inf) -> Schedule:
     """The ρ of unnormalized SAM that holds the Hessian norm at ``sharpness``, as the learning rate is at each step.
 
     `lowland.curvature.rho_for_sharpness` says why, and what is assumed. It is for `lowland.optim.ascent.Unnormalized`,
@@ -96,17 +96,17 @@ def at_sharpness(base: Optimizer, sharpness: float | Schedule, most: float = mat
     Args:
         base: whose learning rate, momentum and Nesterov's are followed; all its groups have the same.
         sharpness: the Hessian norm wanted, or a schedule of it: a function of the number of steps made so far.
-        most: the largest ρ. ρ grows as 1/lr, so a warm-up from zero begins with very long perturbations.
+        largest_rho: ρ grows as 1/lr, so a warm-up from zero begins with very long perturbations.
 
     Raises:
         TypeError: unless ``base`` is `torch.optim.SGD`, whose edge it is.
-        ValueError: for ``most`` below 0; with dampening; at each step, for groups that differ, and for a Hessian norm
-            that is not above 0, or above the edge of ``base`` itself.
+        ValueError: for ``largest_rho`` below 0; with dampening; at each step, for groups that differ, and for a Hessian
+            norm that is not above 0, or above the edge of ``base`` itself.
     """
     if not isinstance(base, SGD):
         raise TypeError(f"base must be torch.optim.SGD, whose edge is known, not {type(base).__name__}")
-    number("most", most, 0)
-    rule = _AtSharpness(base, sharpness, most)
+    number("largest_rho", largest_rho, 0)
+    rule = _AtSharpness(base, sharpness, largest_rho)
     rule(0)
     return rule
 
