@@ -57,14 +57,14 @@ def main() -> None:
 
     for _ in range(arguments.steps):
         train()
-    checks, products, start = [], [], None
+    checks, products, reasons, start = [], [], [], None
 
     def check() -> None:
         nonlocal start
         measured = stability(model, F.cross_entropy, [(x, y)], lr=0.05, rho=0.05, start=start)
         start = measured.vector
         products.append(measured.products)
-        assert measured.converged, measured.reason
+        reasons.append(measured.reason)
 
     parts: dict[str, list[float]] = {}
 
@@ -94,6 +94,8 @@ def main() -> None:
     print(f"{'check, cold':32}{checks[0]:9.2f}{checks[0] / gradient:11.2f}   {products[0]} products")
     later = statistics.median(checks[1:])
     print(f"{'check, warm':32}{later:9.2f}{later / gradient:11.2f}   {products[1:]} products")
+    for reason in filter(None, reasons):
+        print(f"not certified: {reason}")
 
 
 if __name__ == "__main__":
