@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "results"))
 
 import make_index  # noqa: E402 - it stands in results/
 from lowland.training import Claim, Experiment  # noqa: E402
+from lowland.training.undecided import deciding  # noqa: E402
 
 #: Verdict → the heading of its claims, and what stands below it.
 KINDS = {
@@ -153,6 +154,9 @@ def _tables(claims: list[Found]) -> list[str]:
     for by, those in by_record.items():
         rows = [make_index.row_of(each.claim, each.entry) if each.entry else _open_row(each) for each in those]
         lines += [f"{by}\n", _HEAD, *rows, ""]
+        decided = [each.entry["decided_by"] for each in those if each.entry and each.kind == "undecided"]
+        if commands := dict.fromkeys(f"`{by['command']}`" for by in decided if by):
+            lines.append(f"What gets there: {', '.join(commands)}.\n")
     return lines
 
 
@@ -168,10 +172,9 @@ def _open_row(each: Found) -> str:
 def _by(each: Found) -> str:
     """The command that decided a claim, or would."""
     if each.summary is None:
-        name, claim = each.experiment.name, each.claim
-        if claim.grid is not None:
-            return f"`lowland sweep {name} --grid {claim.grid}`"
-        return f"`lowland run {name} --scale {claim.decided_by}`"
+        verb, grid = ("sweep", f" --grid {each.claim.grid}") if each.claim.grid else ("run", "")
+        scale = deciding(each.experiment, each.claim)[0]
+        return f"`lowland {verb} {each.experiment.name}{grid} --scale {scale}`"
     return f"`{make_index.command(each.summary)}` ([the record](#{_anchor(make_index.title(each.summary))}))"
 
 
