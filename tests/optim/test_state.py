@@ -9,8 +9,10 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.nn import functional as F
 
-from lowland.optim import SAM
+from lowland.optim import SAM, layout
+from lowland.optim.m_sam.guesses import GUESSES
 
 from . import textbook
 from .training import assert_equal, by_passes, losses, network, same_bits, sgd, train
@@ -208,3 +210,116 @@ def test_memory_beyond_the_base_is_one_copy_of_the_parameters():
     (base, size), (ours, _) = peak(plain), peak(sam)
     copy_of_w = size  # it was made in the first step, before the counting
     assert ours + copy_of_w - base <= 1.05 * size
+
+
+def taught(kind):
+    """m-SAM's model, a function that makes a SAM of it, and the losses of batches of several sizes, by their number.
+
+    What the first batches teach changes bits of the later ones: a memory limit parts them, or they go by the loop.
+    """
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    data = [torch.randn(n, 6) for n in (16, 6, 7, 12)]
+
+    def losses(model, index):
+        out = model(data[index])
+        if kind == "loop" and index == 0:
+            out = out * float(out.detach()[0, 0] * 0 + 1)  # leaves torch, which nobody can follow
+        return F.cross_entropy(out, torch.arange(len(out)) % 3, reduction="none")
+
+    def make(model):
+        limit = 500 if kind == "memory limit" else None
+        return SAM(sgd(model), rho=0.3, model=model, m=1, memory_limit=limit)
+
+    return model, make, losses
+
+
+@pytest.mark.filterwarnings("ignore:m-SAM goes group by group")
+@pytest.mark.parametrize("how", ["file", "packed", "pickle", "copy"])
+@pytest.mark.parametrize("kind", ["memory limit", "loop", "nothing"])
+def test_what_batches_have_taught_goes_along(kind, how, tmp_path, monkeypatch):
+    model, make, losses = taught(kind)
+    if how == "packed":
+        monkeypatch.setattr(layout, "is_torchs", lambda *_: False)
+    optimizer = make(model)
+    optimizer.step(lambda: losses(model, 0))
+    if how in ("file", "packed"):
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "state.pt")
+        saved = torch.load(tmp_path / "state.pt", weights_only=True)
+        other = taught(kind)[0]
+        other.load_state_dict(saved["model"])
+        resumed = make(other)
+        resumed.load_state_dict(saved["optimizer"])
+        assert sorted(resumed.param_groups[0]) == sorted(make(other).param_groups[0])
+    else:
+        both = (model, optimizer)
+        other, resumed = pickle.loads(pickle.dumps(both)) if how == "pickle" else copy.deepcopy(both)
+    for index in (1, 2, 3, 0):
+        optimizer.step(lambda i=index: losses(model, i))
+        resumed.step(lambda i=index: losses(other, i))
+        assert same_bits(other, list(model.parameters()))
+        assert (optimizer.last is None) == (resumed.last is None) == (kind == "loop")
+
+
+@pytest.mark.parametrize("flatten", [True, False])
+@pytest.mark.filterwarnings("ignore:m-SAM goes group by group")
+def test_distributed_checkpoints_with_what_batches_have_taught(flatten, tmp_path):
+    """They read what a new optimizer's state has: without that, whichever of the two has learnt something."""
+    options = StateDictOptions(flatten_optimizer_state_dict=flatten)
+    for of_saved, of_loaded in (("loop", "nothing"), ("nothing", "loop")):
+        model, make, losses = taught(of_saved)
+        optimizer = make(model)
+        optimizer.step(lambda model=model, losses=losses: losses(model, 0))
+        _, state = get_state_dict(model, optimizer, options=options)
+        folder = tmp_path / of_saved
+        dcp.save({"optimizer": state}, checkpoint_id=folder, no_dist=True)
+        other, make, losses = taught(of_loaded)
+        resumed = make(other)
+        _, state = get_state_dict(other, resumed, options=options)
+        dcp.load({"optimizer": state}, checkpoint_id=folder, no_dist=True)
+        set_state_dict(other, resumed, model_state_dict=model.state_dict(), optim_state_dict=state, options=options)
+        optimizer.step(lambda model=model, losses=losses: losses(model, 1))
+        resumed.step(lambda model=other, losses=losses: losses(model, 1))
+        assert_equal(model, other, tol=1e-6)
+
+
+def test_the_guess_that_held_goes_along():
+    model, make, losses = taught("nothing")
+    optimizer, resumed = make(model), make(model)
+    optimizer.step(lambda: losses(model, 0))
+    optimizer._own.engine.learnt.guess = GUESSES[2]
+    optimizer.step(lambda: losses(model, 1))
+    resumed.load_state_dict(optimizer.state_dict())
+    resumed.step(lambda: losses(model, 1))
+    assert resumed._own.engine.learnt.guess == optimizer._own.engine.learnt.guess == GUESSES[2]
+    state = optimizer.state_dict()
+    state["param_groups"][0]["sam_guess"] = 99  # a later version's
+    resumed.load_state_dict(state)
+    resumed.step(lambda: losses(model, 1))
+    assert resumed._own.engine.learnt.guess == GUESSES[0]
+
+
+def test_a_state_without_what_batches_have_taught_and_what_takes_it_back():
+    """Of an earlier version, or of other settings: learnt anew."""
+    model, make, losses = taught("loop")
+    optimizer = make(model)
+    with pytest.warns(UserWarning, match="m-SAM goes group by group"):
+        optimizer.step(lambda: losses(model, 0))
+    saved, old = optimizer.state_dict(), optimizer.state_dict()
+    for group in old["param_groups"]:
+        del group["sam_loop"]
+    resumed = make(model)
+    resumed.load_state_dict(old)
+    resumed.step(lambda: losses(model, 1))
+    assert resumed.last is not None
+    resumed.load_state_dict(saved)
+    with pytest.warns(UserWarning, match="it did when the state was saved .* tries the two passes again"):
+        resumed.step(lambda: losses(model, 1))
+    assert resumed.last is None
+    resumed.m = resumed.m
+    resumed.step(lambda: losses(model, 1))
+    assert resumed.last is not None
+    assert "sam_loop" not in resumed.state_dict()["param_groups"][0]
+    base = sgd(model)
+    base.load_state_dict(saved)  # the other way round
+    base.step()

@@ -66,7 +66,7 @@ class Core:
             self.displacement = Displacement(options.keep_on)
         self.options = options
         if name in _BETWEEN_STEPS:
-            self.engine, self._names = None, {}
+            self.engine, self._names, self.memory.numbers = None, {}, {}
             # What is remembered under the same name is the same: a rule with another number goes on with it.
             self.memory.rename(self.options.remembered)
 

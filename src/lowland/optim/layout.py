@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from lowland.optim.core import Core
+from lowland.optim.m_sam import saved
 from lowland.optim.memory import split
 from lowland.optim.radii import STEPS
 from lowland.values import ParameterGroup, StateDict
@@ -20,9 +21,13 @@ def save(core: Core) -> StateDict:
     """The base optimizer's state_dict with the rules' memory in it; by `pack` if its layout isn't torch's."""
     state_dict, params = core.base.state_dict(), list(core.params())
     if not is_torchs(state_dict, params):
-        return pack(state_dict, core.base.param_groups, KEYS, core.memory.save(dict(enumerate(params)), {}))
+        packed = pack(state_dict, core.base.param_groups, KEYS, core.memory.save(dict(enumerate(params)), {}))
+        packed[OWN]["groups"] = [group | core.memory.numbers for group in packed[OWN]["groups"]]
+        return packed
     if core.memory:
         state_dict["state"] = core.memory.save(_keyed(state_dict, params), state_dict["state"])
+    if core.memory.numbers:
+        state_dict["param_groups"] = [{**group, **core.memory.numbers} for group in state_dict["param_groups"]]
     return state_dict
 
 
@@ -35,15 +40,18 @@ def load(core: Core, state_dict: StateDict) -> None:
         core.base.load_state_dict({**state_dict, "state": bare})
         core.memory.load(_keyed(state_dict, list(core.params())), remembered)
     elif is_packed(state_dict):
-        saved = state_dict[OWN]
+        own_part = state_dict[OWN]
         core.base.load_state_dict(state_dict[BASE])
-        core.memory.load(dict(enumerate(params)), saved["memory"])
-        for group, values in zip(core.base.param_groups, saved["groups"], strict=True):
+        core.memory.load(dict(enumerate(params)), own_part["memory"])
+        for group, values in zip(core.base.param_groups, own_part["groups"], strict=True):
             group.update(values)
     else:  # the base optimizer's, in a layout of its own or one that it refuses
         core.base.load_state_dict(state_dict)
         core.memory.load({}, {})
+    core.memory.numbers = {}
     for group, values in zip(core.base.param_groups, own, strict=True):
+        # No settings of a parameter group: they stand there in a state_dict alone.
+        core.memory.numbers |= {key: int(group.pop(key)) for key in saved.KEYS if key in group}
         for key, value in values.items():
             group.setdefault(key, value)
 

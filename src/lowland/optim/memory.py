@@ -19,10 +19,15 @@ class Memory:
     """By name, a tensor like each parameter, zero at first; in a state_dict beside the base optimizer's state.
 
     Kept apart from that until it is saved: some optimizers take a parameter with any state for one they have seen.
+
+    Attributes:
+        names: of the tensors.
+        numbers: by name, what batches have taught m-SAM's engine.
     """
 
     def __init__(self, names: Iterable[str]):
         self.names = tuple(dict.fromkeys(names))
+        self.numbers: dict[str, int] = {}
         self._tensors: dict[str, dict[Tensor, Tensor]] = {name: {} for name in self.names}
 
     def of(self, params: Sequence[Tensor], name: str) -> list[Tensor]:

@@ -20,6 +20,7 @@ from lowland.optim.core import Core
 from lowland.optim.descent import Descent
 from lowland.optim.functional import EPS
 from lowland.optim.hosting import MSamHost
+from lowland.optim.m_sam import saved
 from lowland.optim.memory import Memory
 from lowland.optim.options import MSam, Options
 from lowland.optim.radii import Radii, Rho
@@ -419,9 +420,13 @@ class SAM(Wrapper):
             assert model is not None
             before = None
             if own.engine is None:
-                own.engine, before = m_sam.Engine(MSamHost(own)), places(model)
-            with parallel.no_other_ddp(model):
-                mean = own.engine.backward(closure, scaler)
+                own.engine = saved.resume(m_sam.Engine(MSamHost(own)), own.memory.numbers)
+                before = places(model)
+            try:
+                with parallel.no_other_ddp(model):
+                    mean = own.engine.backward(closure, scaler)
+            finally:
+                own.memory.numbers = saved.numbers(own.engine)
             # The loop comes after an evaluation, which may have registered some.
             if before is not None and own.engine.reason is not None:
                 warn_of_new(before, places(model))
@@ -451,8 +456,9 @@ class SAM(Wrapper):
     def state_dict(self) -> StateDict:  # type: ignore[override]
         """All that a resume needs: the base optimizer's state_dict, with ``rho`` and the number of steps.
 
-        These stand in each parameter group. Where the base optimizer's has a layout of its own, it is the entry
-        ``"base"``, and SAM's part the entry ``"sam"``.
+        These stand in each parameter group, and so do, with ``m``, up to three numbers that batches have taught: how
+        many groups a memory limit leaves in a part of a batch, say. Where the base optimizer's has a layout of its
+        own, it is the entry ``"base"``, and SAM's part the entry ``"sam"``.
 
         Raises:
             RuntimeError: between `ascent` and `perturbed`, whose perturbation is not part of it.

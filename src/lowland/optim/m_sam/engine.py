@@ -36,6 +36,8 @@ class Engine:
         self.host = host
         #: Why the loop is taken, once that is known.
         self.reason: str | None = None
+        #: Why it is to be taken from the first batch on, if a state that was loaded says so.
+        self.before: str | None = None
         self.learnt = Learnt()
         #: Of the last batch; None before, and where the loop was taken.
         self.report: Report | None = None
@@ -47,7 +49,7 @@ class Engine:
         """Add the m-SAM gradient of a batch to ``p.grad``, and return the mean loss at w; see `SAM.backward`."""
         model = self.host.model
         if self.reason is None:
-            self.reason = unsupported(self.host.settings.ascent_rule)
+            self.reason = unsupported(self.host.settings.ascent_rule) or self.before
             if self.reason is None:
                 who = self.host.parameters()
                 states = random_states(who.everyone)
