@@ -1,6 +1,7 @@
 """What `make models` is made of; the table itself takes minutes."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,25 @@ def test_an_architecture_that_is_right(bert):
     from architectures.measure import measure
 
     found = measure(bert, 2, 3)
+    assert found.way == "exact"
+    assert found.error < 1e-11
+
+
+@pytest.mark.slow
+def test_experts_as_one_batched_product(in_benchmarks):
+    """The way that docs/exact-m-sam.md says to write them."""
+    pytest.importorskip("transformers")
+    from architectures import CASES
+    from architectures.measure import measure
+
+    case = next(case for case in CASES if case.name == "Mixtral")
+
+    def build():
+        model = case.build()
+        model.set_experts_implementation("batched_mm")
+        return model
+
+    found = measure(replace(case, build=build), 2, 3)
     assert found.way == "exact"
     assert found.error < 1e-11
 

@@ -358,15 +358,15 @@ def test_what_is_pickled_is_read():
     assert "reads a value" in check(model, optimizer_of(model, audit=False), losses)[0]
 
 
-@pytest.mark.parametrize("kind", ["buffer", "outside"])
+@pytest.mark.parametrize("kind", ["buffer", "tuple", "dictionary of lists", "outside"])
 def test_a_table_with_as_many_rows_as_the_batch(kind):
     table = rand(8, 4)
     model, x = nn.Linear(4, 8).double(), rand(8, 8)
-    if kind == "buffer":
-        model.register_buffer("table", table)
-        assert not check(
-            model, optimizer_of(model), lambda: F.cross_entropy(x @ model(model.table), Y, reduction="none")
-        )
+    if kind != "outside":
+        if kind == "buffer":
+            model.register_buffer("table", table)
+        model.kept = (1, table) if kind == "tuple" else {"tables": [table]}
+        assert not check(model, optimizer_of(model), lambda: F.cross_entropy(x @ model(table), Y, reduction="none"))
     else:
         with pytest.raises(ValueError, match="make it a buffer"):
             check(model, optimizer_of(model), lambda: F.cross_entropy(x @ model(table), Y, reduction="none"))
