@@ -100,6 +100,12 @@ def einsum_over_times(net, h):
     return torch.einsum("tbi,ij->tbj", h.transpose(0, 1), net.encoder.linear1.weight.T).transpose(0, 1)
 
 
+def repeated_and_viewed(net, h):
+    """What is repeated lies in order, so that it can be viewed otherwise."""
+    bias = net.words(torch.arange(T) % 6)[:, :2].T.unsqueeze(0).repeat(len(h), 1, 1).view(len(h) * 2, T)
+    return heads(h).flatten(0, 1).mean(-1).mul(bias).unflatten(0, (len(h), -1))
+
+
 def low_rank(net, h):
     words = WORDS[: len(h)]
     return h + F.embedding(words, net.low.T, 1) @ net.high.T + net.words(words)
@@ -121,6 +127,7 @@ USES = {
     "several rows": several_rows,
     "repeated": repeated,
     "low rank": low_rank,
+    "repeated and viewed": repeated_and_viewed,
     "positions of all": positions_of_all,
     "einsum, sequence first": einsum_over_times,
     "bag": lambda net, h: h + net.bag(WORDS[: len(h)])[:, None],

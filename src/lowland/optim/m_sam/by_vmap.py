@@ -84,8 +84,8 @@ def by_vmap(now: Pass, func: Function, args: Args, kwargs: Kwargs) -> Tree:
         raise NotCovered(f"{what} is used")
     if (name.endswith("_") and not name.endswith("__")) or name[:3] == "__i" or name in ("__setitem__", "__set__"):
         return _in_place(now, func, args, kwargs, what)
-    if name == "embedding" and _has_options(*args, **kwargs):
-        raise NotCovered("an embedding's table is computed, and it has options (padding_idx, say)")
+    if name == "embedding" and (options := _options(*args, **kwargs)) is not None:
+        return _padded(now, func, *options, what)
     in_place = not_in_place(func, args, kwargs)
     if in_place is not None:
         leaves, spec = pytree.tree_flatten(in_place[1])
@@ -190,7 +190,8 @@ def _by_group(now: Pass, call: _Call, rows: Rows) -> Tree:
         if repeated:  # examples are all alike: of what all of them would be for a group, its own
             given = [leaf if s is None else s for leaf, s in zip(leaves, stacks, strict=True)]
             stack = torch.vmap(lambda *its: call.on(its)[:repeated], dims)(*given)
-            return groups.among(groups.spread(stack, groups.size).flatten(0, 1))
+            found = groups.among(groups.spread(stack, groups.size).flatten(0, 1))
+            return found if call.name.startswith("expand") else found.contiguous()  # as `repeat` gives it
         results = [torch.vmap(called, dims)(*of_part(index)) for index in range(len(groups.parts))]
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise NotCovered(f"{what} doesn't go by vmap: {str(error).splitlines()[0]}") from error
@@ -251,16 +252,28 @@ def _laid_out(out: Tensor, strides: tuple[int, ...]) -> Tensor:
     return torch.empty_strided(out.shape, strides, dtype=out.dtype, device=out.device).copy_(out)
 
 
-def _has_options(
-    input: object,
-    weight: object,
+def _options(
+    input: Tensor,
+    weight: Tensor,
     padding_idx: int | None = None,
     max_norm: float | None = None,
     norm_type: float = 2.0,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
-) -> bool:
-    return padding_idx is not None or max_norm is not None or scale_grad_by_freq or sparse
+) -> tuple[Tensor, Tensor, int] | None:
+    """Words, table and the word without gradients; None for an embedding without options."""
+    if max_norm is not None or scale_grad_by_freq or sparse:
+        raise NotCovered("an embedding's table is computed, and it has options (scale_grad_by_freq, say)")
+    return None if padding_idx is None else (input, weight, padding_idx)
+
+
+def _padded(now: Pass, func: Function, words: Tensor, table: Tensor, padding: int, what: str) -> Tree:
+    """An embedding of words without rows; there is no gradient through one of them."""
+    if type(words) is not Tensor or now.closure.rows_along(words, what) is not None:
+        raise NotCovered("an embedding's table is computed, and it has options (padding_idx, say)")
+    found = by_vmap(now, func, (words, table), {})
+    at_padding = (words == padding % len(table)).unsqueeze(-1)
+    return by_vmap(now, torch.where, (at_padding, by_vmap(now, Tensor.detach, (found,), {}), found), {})
 
 
 def _joined(results: list[Tree], join: Callable[[list[Tensor]], Tensor]) -> Tree:
