@@ -10,11 +10,13 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lowland.optim import SAM, ascent, descent, presets, schedule
 
 from . import textbook_family as family
+from . import training
 from .test_presets import CASES, losses, network, run
 from .textbook import descend
 from .training import assert_equal, by_passes, same_bits, sgd
@@ -354,3 +356,39 @@ def test_what_it_is_called():
     assert "tensor" not in scoped
     with pytest.raises(TypeError, match="model=model"):
         presets.GSAM(sgd(model), model)
+
+
+ONE_PASS = {"RandomSAM": {"seed": 3}, "PreviousSAM": {}, "MomentumSAM": {}}
+
+
+@pytest.mark.parametrize("name", ["SAM", "MultiStepSAM", "GSAM", "FriendlySAM", *ONE_PASS])
+def test_loss_and_statistics_are_those_of_the_first_evaluation(name):
+    """At w; at w + e with a rule that evaluates nowhere else, and then at the cost of one evaluation."""
+    model = training.network(norm=nn.BatchNorm1d)
+    optimizer = getattr(presets, name)(sgd(model), rho=0.5, model=model, **ONE_PASS.get(name, {}))
+    calls, elsewhere = [], False
+    for index in range(3):
+        x, y = training.batch(index)
+        before = copy.deepcopy(model)
+
+        def closure(x=x, y=y):
+            loss = F.cross_entropy(model(x), y)
+            calls.append(training.weights(model))
+            loss.backward()
+            return loss
+
+        calls.clear()
+        returned = optimizer.step(closure)
+        at_w, there = before, copy.deepcopy(before)
+        with torch.no_grad():
+            for p, first in zip(there.parameters(), calls[0], strict=True):
+                p.copy_(first)
+        moved = not same_bits(at_w, there)
+        elsewhere |= moved
+        assert len(calls) == 1 if name in ONE_PASS else len(calls) >= 2 and not moved
+        torch.testing.assert_close(returned, F.cross_entropy(there(x), y), rtol=1e-12, atol=0)
+        for b, expected in zip(model.buffers(), there.buffers(), strict=True):
+            torch.testing.assert_close(b, expected, rtol=1e-12, atol=1e-14)
+        if moved:
+            assert abs(returned - F.cross_entropy(at_w(x), y)) > 1e-6
+    assert elsewhere == (name in ONE_PASS)

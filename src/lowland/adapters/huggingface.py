@@ -35,7 +35,7 @@ class SAMMixin(_Trainer):
 
     A SAM is put around the optimizer that the trainer makes or was given. Each ``training_step`` runs once for each of
     SAM's passes, and so does whatever it calls, such as ``compute_loss``. Everything else is the trainer's. The logged
-    loss is the one at w.
+    loss is that of the first, at w but for rules with a single pass.
 
     Args:
         args: the trainer's arguments, and so are keyword arguments that aren't named here.
@@ -108,7 +108,7 @@ class SAMMixin(_Trainer):
         return self.optimizer
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the trainer's step in each of SAM's passes; the loss is that of the first, at w."""
+        """Run the trainer's step in each of SAM's passes; the loss is that of the first."""
         self._waiting.append((args, kwargs))
         if self._together and not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)  # the loss of all comes with the last micro-batch

@@ -264,7 +264,7 @@ class MultiStep(Ascent):
 
 @dataclass(frozen=True)
 class Random(Ascent):
-    """To a random point of the sphere: ε = ρ z/‖z‖, z normal. Takes no gradient to climb.
+    """To a random point of the sphere: ε = ρ z/‖z‖, z normal. Takes no gradient to climb: all is evaluated at w + ε.
 
     z depends on ``seed`` and the step alone: the same in every process that holds the same parameters, and after a
     resume.
@@ -283,8 +283,9 @@ class Random(Ascent):
 
 @dataclass(frozen=True)
 class Previous(Ascent):
-    """Along the gradient d that the last step descended along: ε = ρ d/‖d‖. Takes no gradient for it.
+    """Along the gradient d that the last step descended along: ε = ρ d/‖d‖.
 
+    Takes no gradient for it: all is evaluated at w + ε.
     (*A Single-Step, Sharpness-Aware Minimization is All You Need*, 2024: S²-SAM.) The first step is plain.
     """
 
@@ -304,8 +305,9 @@ class Previous(Ascent):
 
 @dataclass(frozen=True)
 class Momentum(Ascent):
-    """Ahead of the momentum: ε = −ρ v/‖v‖, v the base optimizer's running sum of gradients. Takes no gradient for it.
+    """Ahead of the momentum: ε = −ρ v/‖v‖, v the base optimizer's running sum of gradients.
 
+    Takes no gradient for it: all is evaluated at w + ε.
     (Becker et al. 2024, *Momentum-SAM*: the sign is that of their algorithm and code, where the step goes along −v.)
     The first step is plain.
     """

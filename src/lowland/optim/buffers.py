@@ -1,8 +1,8 @@
 """What a forward pass changes in its model: buffers, frozen parameters. Every evaluation begins with the same ones.
 
 Batch-norm statistics, the vectors of spectral norm, codebooks, queues, observers, counters, encoders that follow the
-trained one by averaging: a step moves them once, at w, however many evaluations it takes; and all of these are of one
-function of the weights.
+trained one by averaging: a step moves them once, in its first evaluation (at w, but for rules that evaluate at w + ε
+alone), however many it takes; and all of these are of one function of the weights.
 """
 
 import warnings

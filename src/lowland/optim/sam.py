@@ -71,9 +71,9 @@ class SAM(Wrapper):
             it is that of the last pass. Where rho is 0 everywhere, a step takes a single pass and is the base
             optimizer's own.
         model: if given, its buffers (batch-norm statistics, spectral norm's vectors, codebooks, counters) move once a
-            step, in the evaluation at w, and every evaluation begins with them as they were before. Under DDP give the
-            wrapper, which ``sync=False`` and ``m`` need. Without it the first ascent looks for the wrapper. In the
-            middle of ``no_sync`` the ascent is synchronized all the same.
+            step, in the first evaluation: that at w, or at w + ε with a rule that has no other. Every evaluation begins
+            with them as they were before. Under DDP give the wrapper, which ``sync=False`` and ``m`` need. Without it
+            the first ascent looks for the wrapper. In the middle of ``no_sync`` the ascent is synchronized, too.
         m: how many examples share a perturbation (m-SAM), or `lowland.optim.MSam`, which has that number and the
             arguments ``audit``, ``memory_limit`` and ``perturbed_norms`` in one. Then ``step`` takes a closure that
             returns the loss of each example and calls no ``backward``; `backward` does the same for accumulation. Needs
@@ -344,7 +344,9 @@ class SAM(Wrapper):
                 backward.
 
         Returns:
-            What ``closure`` returned at w (its first call), with ``m`` the mean of that; None without a closure.
+            What ``closure`` returned in its first call, with ``m`` the mean of that; None without a closure. The
+            first call is at w, but at w + ε with a rule that takes no gradient to climb (`ascent.Random`, `Previous`,
+            `Momentum`) while it climbs: its only evaluation is there, and the loss at w would cost another.
 
         Raises:
             RuntimeError: inside a pass, or after an `ascent` that no `perturbed` pass followed.
