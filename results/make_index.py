@@ -38,10 +38,10 @@ the runs below changed by the new rule. Laptop runs of `cifar10`, `cifar100`, `f
 `cifar-mnist`, `fmnist-mnist`, `domainbed` and `toy` were recorded here before. The settings of those experiments have
 changed, and most of the runs ended far from the regimes of the claims; so they gave way. By the new rule
 `sam-beats-erm` of `cifar10`, and `hard-feature` and `last-layer` of `cifar-mnist`, false then, would be undecided.
-Since the end of November claims of `convergence` take a run twice as long as ERM needs: a run of 25 epochs, in which both
-failed, gave way to one of 100. Claims of `long2024` about alignment and flatness take a run that gets to
-SAM's edge, and that of `springer2024` about the easy feature fails above its margin alone: no verdict below changed by
-these two.
+Since the end of November claims of `convergence` take a run twice as long as ERM needs: a run of 25 epochs, in which
+both failed, gave way to one of 100. Claims of `long2024` about alignment and flatness take a run that gets to SAM's
+edge, and that of `springer2024` about the easy feature fails above its margin alone: no verdict below changed by these
+two.
 
 Beside the experiments: [the SAM family on Fashion-MNIST](family-fashion-mnist/README.md), made by
 `python benchmarks/compare_family.py`; and [error against m](andriushchenko2022-cifar10-m/README.md), down to m = 1, of
