@@ -14,8 +14,9 @@ _HARMLESS = (_OURS, "dataclasses")  # to import them does nothing else
 # What an `Experiment` is given that says how it is trained. Settings, arms and grids stand in the configuration, value
 # by value; titles, claims, figures and tables are made from the records.
 _TRAINS = ("build", "prepare", "together")
-# Those that `dataclasses.replace` may be given for an experiment, and that nothing else is likely to have.
-_TOLD = ("title", "paper", "claims", "figures", "sweep_figures", "outcomes", "table", "digest", "cost", "more_grids")
+# Those that `dataclasses.replace` may be given for an experiment, and that a data class of the user's is not likely to
+# have: what is left out by mistake would go unnoticed, what counts in vain is only refused.
+_TOLD = ("title", "claims", "figures", "sweep_figures", "more_grids")
 
 
 def sources_of(path: Path, content: bytes) -> dict[str, bytes]:

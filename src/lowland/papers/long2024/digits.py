@@ -48,7 +48,7 @@ EXPERIMENT = Experiment(
     grid={"lr": (0.1, 0.3, 1.0), "rho": (0.0, 0.05, 0.1, 0.3), "seed": (0, 1, 2, 3)},
     claims=claims(0.05, gd_edge="gd-edge"),
     figures=FIGURES,
-    cost=dict.fromkeys(("paper", "desk", "laptop"), "a minute, 2 cores (measured)") | {"smoke": "seconds"},
+    cost=dict.fromkeys(("paper", "desk", "laptop"), "a minute and a half, 2 cores (measured)") | {"smoke": "seconds"},
     prepare=prepare,
     selection=Selection(metric="loss", on="training"),
     outcomes=OUTCOMES[:2],  # there is no test set
