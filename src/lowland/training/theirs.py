@@ -1,5 +1,6 @@
 """Whose code failed: exceptions that come out of an experiment's own functions, said with the user's own lines."""
 
+import errno
 import re
 import sys
 import sysconfig
@@ -21,6 +22,7 @@ _OURS = Path(__file__).resolve().parents[1]
 _OPTIM = _OURS / "optim"
 _INSTALLED = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
 _MACHINE = re.compile("CUDA error|MPS|start new thread|by peer|Broken pipe|gloo|NCCL")  # what RuntimeErrors of it say
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # OSErrors of it
 _LOSSES = Path(torch.nn.functional.__file__)
 
 
@@ -46,7 +48,8 @@ def file_of(function: Foreign) -> Path | None:
 
 def _is_machines(error: Exception) -> bool:
     """Whether it is the machine's fault, or another process's."""
-    return is_memory(error) or isinstance(error, dist.DistError) or _MACHINE.search(str(error)) is not None
+    disk = isinstance(error, OSError) and error.errno in _DISK
+    return disk or is_memory(error) or isinstance(error, dist.DistError) or _MACHINE.search(str(error)) is not None
 
 
 @contextmanager

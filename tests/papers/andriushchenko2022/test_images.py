@@ -515,13 +515,14 @@ def test_early_stopping_looks_at_the_noisy_validation_images_after_the_first_ste
         early = {"validation_error": 0.6, "test_error": best, "noisy_error": 0.9}
         return [early, {"validation_error": 0.8, "test_error": end, "noisy_error": 0.0}]
 
-    arms = runs("label-noise", {"sam": [curve(0.1, 0.43), curve(0.11, 0.43)], "erm": [curve(0.2, 0.49)] * 2})
+    sam, erm = [curve(0.1, 0.43), curve(0.11, 0.431)], [curve(0.2, 0.49), curve(0.2, 0.488)]
+    arms = runs("label-noise", {"sam": sam, "erm": erm})
     for arm in arms.values():
         arm.records[0] |= {"validation_error": 0.1, "test_error": 0.9}  # as drawn: none to stop at
     found = {c: verdict_of("label-noise", c, arms) for c in ("early-stopping", "sam-overfits", "erm-overfits")}
     assert found["early-stopping"].measured == pytest.approx(-0.095)
-    assert found["sam-overfits"].measured == pytest.approx(-0.325)
-    assert found["erm-overfits"].measured == pytest.approx(-0.29)
+    assert found["sam-overfits"].measured == pytest.approx(-0.3255)
+    assert found["erm-overfits"].measured == pytest.approx(-0.289)
     assert all(verdict.passed for verdict in found.values())
 
 
@@ -529,7 +530,11 @@ def test_tuning_is_judged_against_erm_for_as_long():
     """The paper's errors in percent, with a little scatter: 0.45 of 0.7 is more than half."""
     errors = {"erm-to-erm": 4.65, "erm-to-sam": 4.2, "sam-to-erm": 3.95, "erm": 4.8}
     arms = runs(
-        "finetune", {k: [[{"test_error": e + d, "train_error": 0.0}] for d in (0, 0.1)] for k, e in errors.items()}
+        "finetune",
+        {
+            kind: [[{"test_error": error + d, "train_error": 0.0}] for d in (-0.001 * number, 0.1 + 0.001 * number)]
+            for number, (kind, error) in enumerate(errors.items())
+        },
     )
     found = verdict_of("finetune", "recovers", arms)
     assert found.passed is True
@@ -560,7 +565,7 @@ def grid_of_methods(errors, validation=None):
             settings = configured({"seed": str(seed), "rho": str(rho or 1), "ascent_examples": "24"}, arm={
                 "batch": "sam", "training": "n-sam", "random": "random"}[ascent] if rho else "erm")  # fmt: skip
             end = {
-                "test_error": error + 0.01 * seed + 0.001 * ((number * 7 + seed * 3) % 3),
+                "test_error": error + 0.01 * seed + 0.0005 * ((number * 5 + 1) * (seed + 1) ** 2 % 7),
                 "validation_error": (validation or {}).get((ascent, rho), error),
                 "validation_loss": 1.0,
                 "train_error": 0.0,
@@ -637,7 +642,7 @@ def test_figures_9_and_12_show_the_papers_values_of_their_dataset(name, dataset,
     record = {"epoch": 1.0, "test_error": 0.5, "train_error": 0.1, "noisy_error": 0.2, "validation_error": 0.6}
     arms = runs(name, {kind: [[record]] * 2 for kind in expected}, dataset=dataset)
     panels = {panel.title: panel for panel in find(f"andriushchenko2022/{name}").figures[0].panels(arms)}
-    test = panels["test" if name == "finetune" else "test, right labels"]
+    test = panels["test, around the switch" if name == "finetune" else "test, right labels"]
     shown = {}
     for level in test.levels:
         shown.setdefault(level.beside, []).append(pytest.approx(level.value))

@@ -183,7 +183,7 @@ def made_up(experiment, diverged=(), **kinks_of):
         ([20, 22, 21, 25, 23], [12, 11, 14, 13, 15], True, ""),
         ([12, 11, 14, 13, 15], [20, 22, 21, 25, 23], False, ""),
         ([20, 22, 21, 25, 23], [22, 21, 24, 23, 25], None, "5 seeds can't tell"),
-        ([20, 22, 21, 25, 23], [20, 22, 21, 25, 23], None, "5 seeds can't tell"),
+        ([20, 22, 21, 25, 23], [20, 22, 21, 25, 23], None, "5 seeds that give the same"),
         ([20, 20, 20, 20, 20], [5, 35, 5, 35, 19], None, "5 seeds can't tell"),
         ([20], [10], None, "one seed"),
     ],

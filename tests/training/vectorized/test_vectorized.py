@@ -176,7 +176,7 @@ def test_killed_anywhere_it_ends_with_the_same_bits(tmp_path, monkeypatch, check
     run(train_vectorized, tmp_path / "whole", arms)
     whole = (tmp_path / "whole/metrics.jsonl").read_bytes()
 
-    class Killed(Exception):
+    class Killed(BaseException):
         pass
 
     def dying_at(real, count):
