@@ -184,6 +184,26 @@ def test_a_column_that_is_not_there_is_seen_at_the_first_record(undrawn, lowland
     assert lowland(command, "mine.py", "--out", "out").code == 0
 
 
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_a_column_that_is_mistyped_after_training_is_named_and_nothing_is_trained_again(
+    undrawn, lowland, here, command
+):
+    text = WHOLE.replace("from lowland.training import", "from lowland.experiments import Claim, last, smaller\n"
+                         "from lowland.training import")  # fmt: skip
+    claim = "claims=(Claim('one', 'text', 'ours', '< 0', smaller('sam', 'sgd', last('test_loss')), over_seeds=True),),"
+    path = write(here, text.replace("build=build,", f"build=build, {claim}"))
+    assert lowland(command, "mine.py", "--out", "out").code == 0
+    before = {file: file.read_bytes() for file in here.glob("out/**/metrics.jsonl")}
+    path.write_text(path.read_text().replace("last('test_loss')", "last('tset_loss')"))
+    failed = lowland(command, "mine.py", "--out", "out")
+    assert failed.code == 2
+    assert "the claim one asks for tset_loss, which is no column" in failed.err
+    assert "Did you mean test_loss?" in failed.err
+    path.write_text(path.read_text().replace("last('tset_loss')", "last('test_loss')"))
+    assert lowland(command, "mine.py", "--out", "out").code == 0
+    assert {file: file.read_bytes() for file in here.glob("out/**/metrics.jsonl")} == before
+
+
 def test_errors_of_ours_keep_their_traceback(here):
     """What fails in Lowland's own code is not laid to the experiment's charge."""
     write(here)

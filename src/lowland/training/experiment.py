@@ -158,9 +158,24 @@ class Experiment(Generic[S]):
             return self.prepare(settings, device)
 
     def judge(self, claim: Claim, outcomes: Mapping[str, Outcome]) -> Verdict:
-        """The verdict on one of its claims; ExperimentError if its judge fails."""
-        with self.calling(f"the claim {claim.id}", Undecidable):
-            return claim.decide(outcomes)
+        """The verdict on one of its claims.
+
+        Raises:
+            ExperimentError: if its judge fails.
+            SettingError: if it asks for a column or an arm that isn't there.
+        """
+        try:
+            with self.calling(f"the claim {claim.id}", Undecidable):
+                return claim.decide(outcomes)
+        except KeyError as error:
+            columns = dict.fromkeys(column for each in outcomes.values() for column in (each.records or [{}])[-1])
+            key = error.args[0] if error.args else None
+            if not self.is_own or not isinstance(key, str) or key in columns or key in outcomes:
+                raise
+            raise SettingError(
+                f"the claim {claim.id} asks for {key}, which is no column of the records and no arm."
+                f"{suggestion(key, [*columns, *outcomes])}"
+            ) from None
 
     def calling(self, what: str, *passing: type[Exception]) -> AbstractContextManager[None]:
         """Inside, functions of the experiment are called: see `lowland.training.theirs.calling`."""
