@@ -17,6 +17,7 @@ from lowland.experiments import sweeping
 from lowland.papers import experiments
 from lowland.training import Claim
 from lowland.training.settings import values_of
+from lowland.wording import counted
 
 HERE = Path(__file__).resolve().parent
 _INTRODUCTION = """# Recorded runs
@@ -135,7 +136,7 @@ def section(there: Path) -> str:
     lines = [
         f"### {title(summary)}\n",
         f"`{command(summary)}`: {machine['time']}, {machine['device']}, torch {machine['torch']}, "
-        f"{seconds:.0f} s; {_counted(len(runs), 'run')}, {_counted(seeds, 'seed')}"
+        f"{seconds:.0f} s; {counted(len(runs), 'run')}, {counted(seeds, 'seed')}"
         + (f", {diverged} diverged" if diverged else "")
         + f". [summary]({there.name}/summary.json)\n",
         f"{_unlike_the_paper(summary)}\n",
@@ -186,10 +187,6 @@ def title(summary: dict[str, Any]) -> str:
     """Experiment, data set and grid where they are others than usual, and scale."""
     what = [dataset_of(summary), f"sweep {grid_of(summary)}" if summary["config"].get("sweep") else None]
     return ", ".join([summary["experiment"], *(each for each in what if each), summary["scale"]])
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def _differences(summary: dict[str, Any]) -> list[str]:

@@ -9,18 +9,11 @@ from lowland.errors import ExperimentError
 from lowland.training import read_records, registry
 
 from .processes import end, torchrun
-from .training.own_file import TEXT, write
+from .training.own_file import NET, TEXT, write
 
-NET = """
+BUILDING = f"""
 
-class Net(torch.nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.first, self.second = torch.nn.Linear(4, width), torch.nn.Linear(width, 2)
-
-    def forward(self, x):
-        return self.second(self.first(x).relu())
-
+{NET}
 
 def cross_entropy(output, y):
     return torch.nn.functional.cross_entropy(output, y)
@@ -31,7 +24,7 @@ def build(settings):
 
 
 """
-WHOLE = TEXT[: TEXT.index("\n\ndef build")] + NET + TEXT[TEXT.index("MINE =") :]
+WHOLE = TEXT[: TEXT.index("\n\ndef build")] + BUILDING + TEXT[TEXT.index("MINE =") :]
 BUILD = ("    return supervised(Net", "    raise KeyError('width')\n    return supervised(Net")
 FORWARD = ("self.second(self.first(x).relu())", "self.second(self.first(x).reshape(-1, 7))")
 LOSS = (

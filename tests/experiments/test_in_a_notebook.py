@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.own_file import NET
+
 nbformat = pytest.importorskip("nbformat", reason="notebooks are executed with nbclient, nbformat and ipykernel")
 nbclient = pytest.importorskip("nbclient", reason="notebooks are executed with nbclient, nbformat and ipykernel")
 pytest.importorskip("ipykernel", reason="notebooks are executed with nbclient, nbformat and ipykernel")
 
 pytestmark = pytest.mark.slow
 
-DEFINE = """
+DEFINE = f"""
 import torch
 from lowland import experiments
 from lowland.experiments import Claim, Experiment, defaults, last, smaller, supervised
@@ -21,14 +23,7 @@ generator = torch.Generator().manual_seed(0)
 x = torch.randn(120, 4, generator=generator)
 y = (x.sum(1) > 0).long()
 
-class Net(torch.nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.first, self.second = torch.nn.Linear(4, width), torch.nn.Linear(width, 2)
-
-    def forward(self, x):
-        return self.second(self.first(x).relu())
-
+{NET}
 def build(settings):
     return supervised(Net(settings.width), settings, (x[:60], y[:60]), (x[60:80], y[60:80]), (x[80:], y[80:]))
 

@@ -24,6 +24,16 @@ MINE = Experiment(
 )
 '''
 
+#: A network of the user's own, to stand in such a file or a notebook.
+NET = """class Net(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(4, width), torch.nn.Linear(width, 2)
+
+    def forward(self, x):
+        return self.second(self.first(x).relu())
+"""
+
 
 def write(folder, text=TEXT, name="mine.py"):
     """Write an experiment file into ``folder``; its path."""

@@ -12,6 +12,7 @@ from lowland.commands.printing import estimate, flows, place, place_log, print_r
 from lowland.errors import LowlandError
 from lowland.launched import launched
 from lowland.patience import doing
+from lowland.wording import counted
 
 _ENGINE_HELP = (
     "vectorized: many runs as one program; process: a run a worker process; ray: on a cluster "
@@ -175,7 +176,7 @@ def _interval(entry: dict[str, Any] | None) -> str:
 
 def _spread(entry: dict[str, Any]) -> str:
     """The interval over seeds in words, or that there is none."""
-    seeds = f"{entry['n']} seed" + ("" if entry["n"] == 1 else "s")
+    seeds = counted(entry["n"], "seed")
     return (
         f"no interval from {seeds}"
         if entry["interval_95"] is None

@@ -7,7 +7,7 @@ import torch
 
 from lowland.data import registry
 from lowland.data.download import fetch, hold_against_record
-from lowland.data.files import UnreadableError, data_root, find
+from lowland.data.files import UnreadableError, data_root, find, found
 from lowland.data.formats import FORMATS, read, read_digits
 from lowland.data.split import Split
 from lowland.errors import DataError, SettingError
@@ -44,9 +44,8 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
         fetch(name, root)
     arrays, problems = read(source, folder)
     if not problems:
-        for path in dict.fromkeys(find(part, folder) for part in source.parts):
-            if path is not None:
-                hold_against_record(path)
+        for path in found(source, folder):
+            hold_against_record(path)
     if problems:
         if isinstance(problems[0], UnreadableError):
             raise DataError(f"{problems[0]}. Mend that, and run the same again") from problems[0]

@@ -53,6 +53,12 @@ def find(part: Part, folder: Path) -> Path | None:
     return first(part.places, folder)
 
 
+def found(source: Source, folder: Path) -> list[Path]:
+    """The files under ``folder`` that hold parts of ``source``, each once."""
+    places = (find(part, folder) for part in source.parts)
+    return list(dict.fromkeys(path for path in places if path is not None))
+
+
 def first(places: Iterable[str], folder: Path) -> Path | None:
     """The first of ``places`` under ``folder`` where something is, readable or not; None if there is nothing."""
     return next((path for path in (folder / place for place in places) if _there(path)), None)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lowland.data import celeba, domains, registry, waterbirds
+from lowland.data import celeba, domains, files, registry, waterbirds
 from lowland.data.download import hold_against_record
 from lowland.data.files import data_root, find, first
 from lowland.data.formats import collected, read
@@ -78,10 +78,9 @@ def verify(name: str, root: str | Path | None = None) -> list[str]:
     if source.format == "images":
         return _verify_images(name, folder)
     _, problems = read(source, folder)
-    for path in dict.fromkeys(find(part, folder) for part in source.parts):
-        if path is not None:
-            with collected(problems):
-                hold_against_record(path)
+    for path in files.found(source, folder):
+        with collected(problems):
+            hold_against_record(path)
     return [str(problem) for problem in problems]
 
 
