@@ -106,6 +106,18 @@ def test_a_script_is_cut_into_cells(part, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_tutorial_finds_the_commands_of_its_environment(part, tmp_path, monkeypatch):
+    pytest.importorskip("nbclient", reason="nbclient is not installed: make docs")
+    tutorials = part("tutorials")
+    script = tmp_path / "script.py"
+    script.write_text("# %%\nimport shutil\nprint(shutil.which('lowland'))\n")
+    monkeypatch.setattr(tutorials, "KEPT", tmp_path / "kept")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # as where the environment isn't activated
+    [cell] = tutorials.executed(script).cells
+    assert Path(cell.outputs[0].text.strip()).parent == Path(sys.executable).parent
+
+
+@pytest.mark.slow
 def test_every_page_of_the_built_site_renders(tmp_path):
     if find_spec("furo") is None:
         pytest.skip("the site's tools are not installed: make docs")

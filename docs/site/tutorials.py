@@ -6,8 +6,10 @@ so that nothing stays behind. What came out is kept in `build/tutorials` until t
 
 import base64
 import hashlib
+import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,8 +68,10 @@ def executed(script: Path) -> Any:
     folder.mkdir(parents=True)
     run = notebook(script)
     resources = {"metadata": {"path": str(folder)}}
+    activated = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
     try:
-        nbclient.NotebookClient(run, timeout=_PATIENCE, resources=resources, extra_arguments=_QUIET).execute()
+        client = nbclient.NotebookClient(run, timeout=_PATIENCE, resources=resources, extra_arguments=_QUIET)
+        client.execute(env=activated)
     except nbclient.exceptions.CellExecutionError as error:
         raise SystemExit(f"{script.relative_to(ROOT)} fails:\n{_ANSI.sub('', str(error))}") from None
     for cell in run.cells:
