@@ -81,6 +81,8 @@ def test_what_a_batch_counts():
     masked = [named(x[:4], torch.tensor([0, -100, 1, -100])), named(x[4:], y[4:])]
     with pytest.raises(ValueError, match="some labels are ignored"):
         Hessian(Named(), None, masked) @ torch.ones(26)
+    with pytest.raises(ValueError, match=r'batch\["labels"\]\[:, 1:\] where the model shifts them'):
+        Hessian(Named(), None, masked).eigenpairs()
     counted = Hessian(Named(), None, masked, weight=lambda batch, _: (batch["labels"] != -100).sum())
     kept = [0, 2, 4, 5, 6]
     whole = Hessian(small(), F.cross_entropy, [(x[kept], torch.tensor([0, 1, *y[4:].tolist()]))])

@@ -100,6 +100,10 @@ def test_scipy_finds_the_same():
         assert sorted(found) == pytest.approx(sorted(ours.tolist()))
         v = torch.randn(operator.shape[0], 2, dtype=torch.float64)
         assert torch.equal(torch.as_tensor(there @ v.numpy()), operator @ v)
+        v = torch.complex(v, v.flip(0))
+        torch.testing.assert_close(
+            torch.as_tensor(there @ v.numpy()), torch.complex(operator @ v.real, operator @ v.imag)
+        )
     assert Hessian(small(torch.float32), F.cross_entropy, [(x.float(), y)]).to_scipy().dtype == "float32"
 
 

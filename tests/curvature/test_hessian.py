@@ -1,11 +1,13 @@
 """Hessian products and eigenpairs against the Hessian written out in full, in float64."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lowland.curvature import Hessian, Monitor, stability
+from lowland.curvature import Hessian, Monitor, sharpness, stability
 from lowland.curvature.objective import Objective
 from lowland.models import Transformer, norm_cnn
 
@@ -260,6 +262,13 @@ def test_bad_input():
         Hessian(model, F.cross_entropy, [({"image": x}, y)]) @ torch.zeros(26, dtype=torch.float64)
     with pytest.raises(ValueError, match="shape"):
         Hessian(model, F.cross_entropy, [(x, y)]) @ torch.zeros(3)
+    for none in (torch.zeros(26, 0), torch.zeros(3, 2)):
+        with pytest.raises(ValueError, match="shape"):
+            Hessian(model, F.cross_entropy, [(x, y)]) @ none
+    with pytest.raises(TypeError, match="real numbers"):
+        Hessian(model, F.cross_entropy, [(x, y)]) @ torch.zeros(26, dtype=torch.complex128)
+    with pytest.raises(TypeError, match="list of pairs"):  # what follows isn't left out
+        Hessian(model, F.cross_entropy, [(x, y), None, (x, y)]) @ torch.zeros(26)
     with pytest.raises(ValueError, match="mean over the batch"):
         Hessian(model, lambda o, y: F.cross_entropy(o, y, reduction="none"), [(x, y)]).eigenpairs()
     with pytest.raises(ValueError, match="requires a gradient"):
@@ -268,8 +277,19 @@ def test_bad_input():
         stability(model, lambda o, y: F.cross_entropy(o / 0, y), [(x, y)], lr=0.1, rho=0.1)
 
 
+@pytest.mark.parametrize("counted", [-1.0, math.nan, math.inf])
+def test_a_batch_that_counts_less_than_nothing(counted):
+    model, (x, y) = small(), data()
+    weights = iter([10.0, counted] * 20)
+    with pytest.raises(ValueError, match=f"finite number of at least 0, and weight= gave {counted:g}"):
+        Hessian(model, F.cross_entropy, [(x, y), (x, y)], weight=lambda x, y: next(weights)) @ torch.zeros(26)
+
+
 def test_reprs_say_what_a_thing_is():
     model, (x, y) = small(), data()
+    assert repr(Objective(model, F.cross_entropy, [(x, y)])) == "Objective(Sequential, 26 parameters, float64 on cpu)"
+    assert repr(sharpness(model, F.cross_entropy, [(x, y)], 0.1, m=1)).endswith(", the mean of 7)")
+    assert " ± " not in repr(sharpness(model, F.cross_entropy, [(x, y)], 0.1))
     assert repr(Hessian(model, F.cross_entropy, [(x, y)])) == "Hessian(Sequential, 26 parameters, float64 on cpu)"
     shown = repr(stability(model, F.cross_entropy, [(x, y)], lr=0.1, rho=0.05))
     assert shown.startswith("Stability(‖H‖ ")

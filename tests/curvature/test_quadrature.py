@@ -116,3 +116,13 @@ def test_refusals():
         quadrature.spectrum(np.eye(3))
     with pytest.raises(FloatingPointError, match="not finite"):
         quadrature.spectrum(Operator(lambda v: v * math.inf, 3), 1, 2)
+
+
+def test_many_eigenvalues_that_are_small_beside_the_largest_are_not_taken_for_rounding():
+    n, steps = 20_000, 20
+    values = torch.cat([torch.linspace(40, 50, 5), torch.linspace(-1e-3, 1e-3, n - 5)])
+    found = quadrature.spectrum(Operator(lambda v: values * v, n), samples=2, steps=steps)
+    assert found.nodes.shape == (2, steps)
+    assert found.exact_moments == 2 * steps - 1
+    assert ((found.nodes.abs() < 1e-3) & (found.weights > 1e-3)).sum(1).min() >= 10  # they are told apart
+    assert found.share_above(5e-4).value == pytest.approx(0.25, abs=0.1)

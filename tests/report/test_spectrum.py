@@ -32,3 +32,5 @@ def test_one_and_several(tmp_path, monkeypatch):
     assert (tmp_path / "both.pdf").stat().st_size > 1000
     with pytest.raises(ValueError, match="between 1 and 7"):
         draw_spectrum({}, tmp_path)
+    with pytest.raises(TypeError, match=r"Hessian\.spectrum\(\) gave, .* not a float"):
+        draw_spectrum({"trace": 3.0}, tmp_path)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from lowland.curvature.vectors import euclidean_norm
+
 
 def alignment(a: Tensor, b: Tensor) -> Tensor:
     """|cos| of the angle between two vectors of one shape, a 0-d tensor in [0, 1]; 0 if either is zero.
@@ -19,5 +21,5 @@ def alignment(a: Tensor, b: Tensor) -> Tensor:
         raise ValueError(f"alignment is that of two vectors of one size, not of {a.numel()} and {b.numel()} entries")
     tiny = torch.finfo(a.dtype).tiny
     a, b = (v.reshape(-1) / v.abs().max().clamp(min=tiny) for v in (a, b))  # so that no square over- or underflows
-    norms = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
-    return torch.where(norms != 0, (torch.dot(a, b) / norms).abs().clamp(max=1), torch.zeros_like(norms))
+    norms = euclidean_norm(a) * euclidean_norm(b)
+    return torch.where(norms != 0, ((a * b).sum() / norms).abs().clamp(max=1), torch.zeros_like(norms))

@@ -53,8 +53,10 @@ def check_start(start: Any, n: int) -> None:
 
 
 def check_vectors(vectors: Any, n: int) -> None:
-    """Raise an error unless H @ ``vectors`` makes sense: TypeError for no tensor, ValueError for another shape."""
+    """Raise an error unless H @ ``vectors`` makes sense: TypeError for no tensor of real numbers, else ValueError."""
     if not isinstance(vectors, torch.Tensor):
         raise TypeError(f"H @ v needs a tensor v, not a {type(vectors).__name__}")
-    if vectors.dim() not in (1, 2) or vectors.shape[0] != n:
+    if vectors.is_complex():
+        raise TypeError("H @ v needs a v of real numbers, not complex ones: multiply v.real and v.imag by themselves")
+    if vectors.dim() not in (1, 2) or vectors.shape[0] != n or not vectors.numel():
         raise ValueError(f"H is {(n, n)}: H @ v needs v of shape (n,) or (n, k), not {tuple(vectors.shape)}")

@@ -44,6 +44,8 @@ def examples(x: Any, y: Any) -> int:
         raise ValueError(
             f"some labels are ignored ({_IGNORED}), and the loss is a mean over the others: say what a batch counts "
             f"with weight=, {counted} != {_IGNORED}).sum() for example"
+            + ', or of batch["labels"][:, 1:] where the model shifts them (causal language models)'
+            * isinstance(x, Keywords)
         )
     if isinstance(x, Tensor):
         return len(x)

@@ -15,7 +15,7 @@ from torch import Tensor
 from lowland.curvature.lanczos import Eigenpairs
 from lowland.curvature.modes import Rounded
 from lowland.curvature.objective import Objective
-from lowland.curvature.vectors import as_real, coarsest
+from lowland.curvature.vectors import as_real, coarsest, euclidean_norm
 
 _SHORTEST, _SHORT, _LONG, _LONGEST = 1e-12, 1e-8, 5e-4, 1e-2  # steps over ‖w‖
 _FINE = (5e-5, 5e-6)  # those in float32 where there is nothing else
@@ -165,11 +165,11 @@ def objections(
 
 def contradiction(objective: Objective, vector: Tensor, image: Tensor, gradient: Tensor, kinks: bool) -> str:
     """What differences of gradients say against Hv = ``image``, for v = ``vector``; empty where they say nothing."""
-    length = torch.linalg.vector_norm(vector)
+    length = euclidean_norm(vector)
     if not (length > 0 and torch.isfinite(image).all() and torch.isfinite(gradient).all()):
         return ""
     unit, image = vector / length, image / length
-    scale = torch.linalg.vector_norm(image).double().cpu()[None]
+    scale = euclidean_norm(image).double().cpu()[None]
     coarse = coarsest(objective.params) > _SINGLE
     claims = Claims(unit[None], image[None], torch.zeros_like(scale), scale, gradient[None], coarse, kinks)
     agree = bool if objective.processes is None else objective.processes.agree
@@ -285,7 +285,7 @@ def _compared(
     vectors, images = (tensor[rows].to(gradients.dtype) for tensor in (claims.vectors, claims.images))
     norms, scales = gradients.norms[rows].clamp(min=0), claims.scales[rows]
     norms = torch.where(norms > 0, norms, 1.0)
-    slopes = torch.linalg.vector_norm(claims.gradients[rows], dim=1).double().cpu()
+    slopes = euclidean_norm(claims.gradients[rows]).double().cpu()
     unit = max(torch.finfo(gradients.dtype).eps, _SINGLE if step.single else 0.0)
     rounding = _MARGIN * unit * (norms * scales + slopes)
     steps = rounding / (_TARGET * tol * scales)  # not finite where scales or tol are 0: the longest then
@@ -293,7 +293,7 @@ def _compared(
     lengths = steps.to(vectors)[:, None]
     ahead = gradients.at(rows, lengths * vectors)
     behind = gradients.at(rows, -lengths * vectors)
-    residuals = torch.linalg.vector_norm((ahead - behind) / (2 * lengths) - images, dim=1).double().cpu()
+    residuals = euclidean_norm((ahead - behind) / (2 * lengths) - images).double().cpu()
     excess = residuals - claims.residuals[rows]
     noise = (rounding / steps).maximum(_PRODUCTS * torch.finfo(own).eps * scales)
     usual = noise
@@ -311,10 +311,10 @@ def _compared(
             rounded = watch.seen
         else:
             at_w = claims.gradients[rows]
-        change = torch.linalg.vector_norm((ahead - at_w) - (at_w - behind), dim=1).double().cpu() / steps
+        change = euclidean_norm((ahead - at_w) - (at_w - behind)).double().cpu() / steps
         denied = ~(excess <= allowed.maximum(noise) + 2 * change)
         # In float64 a model may draw other random numbers.
-        different = torch.linalg.vector_norm(at_w - claims.gradients[rows], dim=1).double().cpu()
+        different = euclidean_norm(at_w - claims.gradients[rows]).double().cpu()
         denied &= different <= (_HALF if claims.coarse else _OTHER) * slopes
     verdicts = zip(confirmed.tolist(), (excess > noise).tolist(), denied.tolist(), residuals.tolist(), strict=True)
     return list(verdicts), rounded

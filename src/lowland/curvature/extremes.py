@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lowland.curvature.lanczos import FEWEST_PRODUCTS, Eigenpairs, Operator, check_operator, eigenpairs, wanted_first
+from lowland.curvature.vectors import euclidean_norm
 from lowland.curvature.wanted import Wanted, Which
 
 _ROUGH = 0.03  # residual over |λ₁| at which a look for more pairs first asks whether any can be wanted
@@ -113,7 +114,7 @@ class _Found:
         """Take up one more vector, and turn all so that they are the eigenvectors within their span."""
         for _ in range(2):
             vector = vector - (self.vectors @ vector) @ self.vectors
-        vector = vector / torch.linalg.vector_norm(vector)
+        vector = vector / euclidean_norm(vector)
         if self._images is None:
             self._images = torch.stack([self.operator.product(v) for v in self.vectors])
         vectors = torch.cat([self.vectors, vector[None]])
@@ -123,7 +124,7 @@ class _Found:
         turn = rotation.T.to(vectors)
         self.vectors, self._images = turn @ vectors, turn @ images
         away = self._images - self.values[:, None].to(vectors) * self.vectors
-        self.residuals = torch.linalg.vector_norm(away, dim=1).double().cpu()
+        self.residuals = euclidean_norm(away).double().cpu()
 
     def wanted(self, which: Which, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """Values, vectors and residuals of the wanted pairs, in their order."""

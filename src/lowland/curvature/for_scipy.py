@@ -18,6 +18,8 @@ def linear_operator(
     from scipy.sparse.linalg import LinearOperator
 
     def of_arrays(vectors: "ndarray") -> "ndarray":
+        if vectors.dtype.kind == "c":
+            return of_arrays(vectors.real) + 1j * of_arrays(vectors.imag)
         return product(torch.as_tensor(vectors, dtype=dtype, device=device)).cpu().numpy()
 
     kind = torch.empty(0, dtype=dtype, device="cpu").numpy().dtype

@@ -33,6 +33,11 @@ class Sharpness:
     weights: tuple[float, ...]
     standard_error: float | None
 
+    def __repr__(self) -> str:
+        """The mean with its error, and of how many it is, without them."""
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.2g}"
+        return f"Sharpness({self.value:.6g}{error}, the mean of {len(self.values)})"
+
     def __float__(self) -> float:
         """The measured ``value``, so that the result can be used as a number."""
         return self.value

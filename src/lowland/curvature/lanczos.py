@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lowland.checks import is_count
 from lowland.curvature.arguments import check_start
+from lowland.curvature.vectors import euclidean_norm
 from lowland.curvature.wanted import Wanted, Which
 
 # Fewer products would take a neighbouring eigenvalue for the extreme one too often: on spectra whose two largest are
@@ -188,7 +189,7 @@ def why_not(
 def random_direction(n: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device | str) -> Tensor:
     """A unit vector ``(n,)``, the same on every device."""
     vector = torch.randn(n, generator=generator, dtype=torch.float64, device=generator.device).to(device, dtype)
-    return vector / torch.linalg.vector_norm(vector)
+    return vector / euclidean_norm(vector)
 
 
 def warm_start(start: Tensor, random: Tensor) -> Tensor:
@@ -200,11 +201,11 @@ def warm_start(start: Tensor, random: Tensor) -> Tensor:
     """
     check_start(start, len(random))
     warm = start.reshape(-1, len(random)).to(random).sum(0)
-    length = torch.linalg.vector_norm(warm)
+    length = euclidean_norm(warm)
     if not (torch.isfinite(length) and length > 0):
         raise ValueError("start must be finite and not zero")
     mixed = warm / length + _WARM_MIX * random
-    mixed /= torch.linalg.vector_norm(mixed)
+    mixed /= euclidean_norm(mixed)
     return mixed
 
 
@@ -219,10 +220,10 @@ def wanted_first(values: Tensor, which: Which) -> Tensor:
 
 def with_residuals(vectors: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rayleigh quotients, ``vectors`` ``(k, n)`` of unit length and true residuals, from ``images``, H times them."""
-    lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    lengths = euclidean_norm(vectors)[:, None]
     vectors, images = vectors / lengths, images / lengths
     values = (vectors * images).sum(1, dtype=torch.float64)
-    residuals = torch.linalg.vector_norm(images - values[:, None].to(images) * vectors, dim=1)
+    residuals = euclidean_norm(images - values[:, None].to(images) * vectors)
     return values.cpu(), vectors, residuals.double().cpu()
 
 
@@ -256,12 +257,12 @@ class _Subspace:
         for recent in range(max(self.size - 2, 0), self.size):
             column[recent] = torch.dot(self.basis[recent], image)
             following = following - column[recent] * self.basis[recent]
-        remainder = torch.linalg.vector_norm(following)
+        remainder = euclidean_norm(following)
         for _ in range(2):
             before = remainder
             correction = self.basis[: self.size] @ following
             following = following - correction @ self.basis[: self.size]
-            remainder = torch.linalg.vector_norm(following)
+            remainder = euclidean_norm(following)
             column[:-1] += correction
             if remainder > before / 2:
                 break
@@ -281,7 +282,7 @@ class _Subspace:
         basis = self.basis[: self.size]
         for _ in range(2):
             vector = vector - (basis @ vector) @ basis
-            vector = vector / torch.linalg.vector_norm(vector)
+            vector = vector / euclidean_norm(vector)
         self._expected = torch.zeros(self.size, dtype=torch.float64, device="cpu")
         return vector
 

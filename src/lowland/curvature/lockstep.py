@@ -17,6 +17,7 @@ from lowland.curvature.lanczos import (
     why_not,
     with_residuals,
 )
+from lowland.curvature.vectors import euclidean_norm
 
 Products = Callable[[Tensor, list[int]], Tensor]
 
@@ -174,13 +175,13 @@ class _Subspaces:
         for recent in range(max(self.size - 2, 0), self.size):
             column[:, recent] = torch.linalg.vecdot(basis[:, recent], images)
             following.addcmul_(column[:, recent, None], basis[:, recent], value=-1)
-        remainder = torch.linalg.vector_norm(following, dim=1)
+        remainder = euclidean_norm(following)
         again = torch.ones_like(remainder, dtype=torch.bool)
         for _ in range(2):
             before = remainder
             correction = torch.bmm(basis, following[:, :, None])[:, :, 0] * again[:, None]
             following.unsqueeze(1).baddbmm_(correction[:, None], basis, alpha=-1)
-            remainder = torch.linalg.vector_norm(following, dim=1)
+            remainder = euclidean_norm(following)
             column[:, :-1] += correction
             again &= ~(remainder > before / 2)
             if not again.any():
@@ -215,7 +216,7 @@ class _Subspaces:
         self._expected[row] = 0
         for _ in range(2):
             vector = vector - (basis @ vector) @ basis
-            vector = vector / torch.linalg.vector_norm(vector)
+            vector = vector / euclidean_norm(vector)
         return vector
 
     def ritz(self) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from lowland.curvature.rates import Rates, rates
 from lowland.curvature.sinks import Record, sinks
 from lowland.curvature.stability import at_w
 from lowland.curvature.stopwatch import Stopwatch
+from lowland.curvature.vectors import euclidean_norm
 from lowland.curvature.wanted import Wanted
 from lowland.curvature.worst_case import Search, check_m, mean_rise
 from lowland.edges import sam_edge
@@ -347,7 +348,7 @@ class Monitor:
         objective = self._objective(self.model, self._processes)
         now = rates(self.optimizer, objective)
         loss, gradient = objective.loss_and_gradient()
-        norm = torch.linalg.vector_norm(gradient).item()
+        norm = euclidean_norm(gradient).item()
         limits: Record = {"edge": None, "gd_edge": None if now.edge_lr is None else 2 / now.edge_lr}
         limits |= {"lr": now.lr, "momentum": now.momentum, "rho": now.rho}
         if not (math.isfinite(loss.item()) and math.isfinite(norm)):

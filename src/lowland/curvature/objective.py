@@ -1,5 +1,6 @@
 """The mean loss over a set of batches, as a function of one flat parameter vector."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import copy
@@ -22,6 +23,7 @@ Weight = Callable[[Any, Any], float]
 T = TypeVar("T")
 
 
+_END = object()  # of the batches
 _FIXED = "an Objective is one function. Make another; objective.on(batches) is the same over other batches"
 
 
@@ -124,6 +126,16 @@ class Objective:
                 for device, _ in self._random_states
             ]
 
+    def __repr__(self) -> str:
+        """Of which model, and how large."""
+        return f"Objective({self.description})"
+
+    @property
+    def description(self) -> str:
+        """The model's class, how many numbers w has, and their type and place."""
+        kind = str(self.dtype).removeprefix("torch.")
+        return f"{type(self.model).__name__}, {self.size:,} parameters, {kind} on {self.device}"
+
     def on(self, batches: Iterable[Any]) -> "Objective":
         """The same over other batches, of this process alone."""
         other = copy(self)
@@ -155,18 +167,21 @@ class Objective:
         """The batches, each with what it counts.
 
         Raises:
-            ValueError: if together they count nothing.
+            TypeError: for a batch that is neither a pair nor a dictionary.
+            ValueError: for one that counts less than nothing, or if together they count nothing.
         """
         total = 0.0
         with self._same_randomness():
             batches = iter(self.batches)
         while True:
             with self._same_randomness():  # a DataLoader draws seeds and order here: the same at every evaluation
-                batch = next(batches, None)
-            if batch is None:
+                batch = next(batches, _END)
+            if batch is _END:
                 break
             x, y = pair(batch)
             weight = float(self.weight(x, y))
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"a batch must count a finite number of at least 0, and weight= gave {weight:g}")
             total += weight
             if weight != 0:
                 yield weight, x, y

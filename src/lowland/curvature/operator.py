@@ -47,9 +47,7 @@ class Curvature(ABC):
 
     def __repr__(self) -> str:
         """Of which model, and how large."""
-        kind = str(self.dtype).removeprefix("torch.")
-        model = type(self.objective.model).__name__
-        return f"{type(self).__name__}({model}, {self.shape[0]:,} parameters, {kind} on {self.device})"
+        return f"{type(self).__name__}({self.objective.description})"
 
     @abstractmethod
     def __matmul__(self, vectors: Tensor) -> Tensor:

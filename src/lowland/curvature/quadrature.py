@@ -10,11 +10,13 @@ from torch import Tensor
 from lowland.checks import count, is_count, number
 from lowland.curvature.estimates import Sampled, finite_product, mean_and_error, signs
 from lowland.curvature.lanczos import Operator, check_operator
+from lowland.curvature.vectors import euclidean_norm
 
 _WIDTH = 1 / 200  # of the range of the nodes
 _SPACING = 1 / 4  # of the grid, over the width
 _TAIL = 4  # widths, beyond the outermost nodes
 _FINEST = 10**6  # points of a grid
+_ROUNDING = 32  # rounding units of the largest coefficient: a remainder below that is rounding of the product
 
 
 @dataclass(frozen=True, repr=False)
@@ -155,16 +157,16 @@ def _quadrature(operator: Operator, start: Tensor, steps: int) -> tuple[Tensor, 
     """Nodes and weights of one vector, how many products it took, and whether they are all there are."""
     basis = torch.empty(steps, operator.n, dtype=operator.dtype, device=operator.device)
     along, across = [], []
-    following, scale, ended = start / torch.linalg.vector_norm(start), 0.0, False
+    following, scale, ended = start / euclidean_norm(start), 0.0, False
     for step in range(steps):
         basis[step] = following
         image = finite_product(operator, following)
         along.append(torch.dot(following.double(), image.double()).item())
         for _ in range(2):
             image = image - (basis[: step + 1] @ image) @ basis[: step + 1]
-        remainder = torch.linalg.vector_norm(image).item()
+        remainder = euclidean_norm(image).item()
         scale = max(scale, abs(along[-1]), remainder)
-        ended = step + 1 == operator.n or remainder <= torch.finfo(operator.dtype).eps * scale * operator.n**0.5
+        ended = step + 1 == operator.n or remainder <= _ROUNDING * torch.finfo(operator.dtype).eps * scale
         if ended:
             break
         across.append(remainder)

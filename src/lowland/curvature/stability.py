@@ -14,10 +14,12 @@ from lowland.curvature.arguments import check_eps, check_start, check_tolerance,
 from lowland.curvature.hessian import Hessian
 from lowland.curvature.lanczos import Eigenpairs
 from lowland.curvature.objective import LossFn, Weight
+from lowland.curvature.vectors import euclidean_norm
 from lowland.curvature.wanted import Wanted
 from lowland.edges import sam_edge
 from lowland.optim.functional import EPS, perturbation
 from lowland.patience import doing
+from lowland.torch_tools import level_of_caller
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,6 @@ class Stability:
         )
 
 
-@torch.inference_mode(False)
 def stability(
     model: nn.Module,
     loss_fn: LossFn | None,
@@ -103,10 +104,20 @@ def stability(
     Warns:
         UserWarning: with the reason, where ``converged`` is False.
     """
+    return stability_of(
+        Hessian(model, loss_fn, batches, weight=weight), lr=lr, rho=rho, eps=eps, tol=tol, start=start, k=k
+    )
+
+
+@torch.inference_mode(False)
+def stability_of(
+    hessian: Hessian, *, lr: float, rho: float, eps: float = EPS, tol: float = 1e-3, start: Tensor | None = None,
+    k: int = 1,
+) -> Stability:  # fmt: skip
+    """`stability` by a Hessian at the model's weights, for callers that know its `Hessian.cut_off`, or ask for it."""
     lr, rho = step_size(lr), radius(rho)
     check_eps(eps)
     check_tolerance(tol)
-    hessian = Hessian(model, loss_fn, batches, weight=weight)
     if start is not None:
         check_start(start, hessian.shape[0])
     with doing("gradient"):
@@ -115,7 +126,7 @@ def stability(
         raise FloatingPointError(f"the loss is {loss.item()}")
     measured, pairs = at_w(hessian, (loss, gradient), Wanted(k, tol, start=start), rho=rho, eps=eps)
     if not pairs.converged:
-        warnings.warn(f"the Hessian norm is not certified: {pairs.reason}", stacklevel=2)
+        warnings.warn(f"the Hessian norm is not certified: {pairs.reason}", stacklevel=level_of_caller())
     return Stability(
         **measured,
         edge=sam_edge(measured["gradient_norm"], lr, rho),
@@ -154,7 +165,7 @@ def at_w(
     vector = pairs.vectors[0]
     measured = {
         "loss": loss.item(),
-        "gradient_norm": torch.linalg.vector_norm(gradient).item(),
+        "gradient_norm": euclidean_norm(gradient).item(),
         "hessian_norm": abs(pairs.values[0].item()),
         "residual": pairs.residuals[0].item(),
         "products": pairs.products,

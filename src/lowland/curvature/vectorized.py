@@ -20,7 +20,7 @@ from lowland.curvature.lockstep import principal_eigenpairs
 from lowland.curvature.objective import LossFn, Objective
 from lowland.curvature.second_order import Region, differentiable_twice
 from lowland.curvature.stability import Stability
-from lowland.curvature.vectors import Offsets, as_real, coarsest, entries, like, real_type
+from lowland.curvature.vectors import Offsets, as_real, coarsest, entries, euclidean_norm, like, real_type
 from lowland.curvature.wanted import Wanted
 from lowland.edges import sam_edge
 from lowland.optim.functional import EPS, perturbation
@@ -149,7 +149,7 @@ def _measure(
         sam = _sam_gradient(networks, good, gradient, radii, eps)
         columns = {
             "loss": losses[rows],
-            "gradient_norm": torch.linalg.vector_norm(gradient, dim=1),
+            "gradient_norm": euclidean_norm(gradient),
             "gradient_alignment": torch.vmap(alignment)(gradient, vectors),
             "sam_gradient_alignment": torch.vmap(alignment)(sam, vectors),
         }

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 _LOST = 0.1  # share of an offset's length
+_PIECE = 4096  # entries that are added up at a time
 
 
 def real_type(tensors: Iterable[Tensor]) -> torch.dtype:
@@ -16,6 +17,19 @@ def real_type(tensors: Iterable[Tensor]) -> torch.dtype:
     A complex number counts as two real ones of its width. float16 and bfloat16 are too coarse to add up in.
     """
     return reduce(torch.promote_types, (tensor.dtype.to_real() for tensor in tensors), torch.float32)
+
+
+def euclidean_norm(vectors: Tensor) -> Tensor:
+    """The Euclidean norm over the last dimension, of vectors ``(n,)`` or ``(..., n)``, in their type.
+
+    Squares are added up in pieces. In one go, as torch adds them on a CPU, a sum in float32 leaves out what is small
+    beside the part before: a norm is 4e-4 too small for ten million entries, and 1 % for a hundred million.
+    """
+    whole = vectors.shape[-1] // _PIECE * _PIECE
+    pieces = vectors[..., :whole].reshape(*vectors.shape[:-1], whole // _PIECE, _PIECE)
+    norms = torch.linalg.vector_norm(pieces, dim=-1)
+    rest = torch.linalg.vector_norm(vectors[..., whole:], dim=-1, keepdim=True)
+    return torch.linalg.vector_norm(torch.cat([norms, rest], dim=-1), dim=-1)
 
 
 def entries(tensor: Tensor) -> int:

@@ -14,6 +14,7 @@ from lowland.curvature.chance import Unchanging
 from lowland.curvature.groups import Sharpness, groups, unchanging_groups, warn_of_rounding
 from lowland.curvature.lanczos import random_direction
 from lowland.curvature.objective import LossFn, Objective, Weight
+from lowland.curvature.vectors import euclidean_norm
 from lowland.optim.functional import EPS, global_norm, perturbation
 from lowland.patience import doing
 
@@ -235,7 +236,7 @@ class Search:
         if z is None:  # no longer than ρ
             return step
         z = z + step
-        return z * (self.rho / torch.linalg.vector_norm(z)).clamp(max=1).nan_to_num(1.0)  # 0/0: ρ or g is 0
+        return z * (self.rho / euclidean_norm(z)).clamp(max=1).nan_to_num(1.0)  # 0/0: ρ or g is 0
 
 
 def _rises(

@@ -36,6 +36,7 @@ def draw_spectrum(
         The PNG file.
 
     Raises:
+        TypeError: for what is no spectrum.
         ValueError: if there is nothing to draw, or more than there are colours.
     """
     from matplotlib.figure import Figure as Canvas
@@ -43,6 +44,10 @@ def draw_spectrum(
     named = spectra if isinstance(spectra, Mapping) else {"": spectra}
     if not 0 < len(named) <= len(COLOURS):
         raise ValueError(f"one figure shows between 1 and {len(COLOURS)} spectra, not {len(named)}")
+    if others := [one for one in named.values() if not isinstance(one, Spectrum)]:
+        raise TypeError(
+            f"this draws what Hessian.spectrum() gave, or a dict of several, not a {type(others[0]).__name__}"
+        )
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with style():

@@ -73,6 +73,34 @@ def test_together_is_each_by_itself_over_several_checks(settings, shared, alike)
         train(models)
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+def test_whether_the_gradient_is_that_of_the_loss_is_looked_at_once(settings, hidden, recwarn):
+    """One gradient and two losses less at every later check, also of a run that was stopped; the verdict stays."""
+    (model,), (first, second) = networks(1), batches(2, 0, False)
+    loss_fn = (lambda out, y: F.mse_loss(out, y) + out[:, 0].detach().square().mean()) if hidden else F.mse_loss
+    evaluations = []
+    model.register_forward_hook(lambda *_: evaluations.append(torch.is_grad_enabled()))
+
+    def made(check, batch):
+        evaluations.clear()
+        return check(0, batch), len(evaluations)
+
+    check, anew = (EdgeCheck(model, loss_fn, settings[1]) for _ in range(2))
+    made(check, first)
+    resumed, old = (EdgeCheck(model, loss_fn, settings[1]) for _ in range(2))
+    resumed.load_state_dict(check.state_dict())
+    old.load_state_dict({"vector": check.vector})  # as they were saved before
+    anew.vector = check.vector
+    (expected, all_of_them), (told, as_many) = made(anew, second), made(old, second)
+    assert (told, as_many) == (expected, all_of_them)
+    for later in (check, resumed):
+        record, fewer = made(later, second)
+        assert record == expected
+        assert record["converged"] is not hidden
+        assert all_of_them - fewer == (5 if hidden else 3)  # with a second opinion where the slopes disagree
+    assert any("isn't that of the loss" in str(one.message) for one in recwarn) is hidden
+
+
 def test_a_run_that_diverged_keeps_its_start_and_leaves_the_others_alone(settings):
     models = networks(len(settings))
     checks = [EdgeCheck(model, F.mse_loss, one) for model, one in zip(models, settings, strict=True)]

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.curvature import Stability, stability, stability_of_stack
+from lowland.curvature import Hessian, Objective, Stability, stability_of_stack
+from lowland.curvature.stability import stability_of
 from lowland.papers.long2024.settings import Settings
 from lowland.training import Record, Snapshot
 
@@ -47,6 +48,9 @@ class HeldOut:
 class NormCheck(ABC):
     """The certified Hessian norm on the batch at hand, warm-started from the check before.
 
+    Whether the gradient is that of the loss is looked at by the first check alone, as a `lowland.curvature.Monitor`
+    does: what hides a part of the loss from differentiation is a matter of how model and loss are written.
+
     After the last step also the loss and the error on the test set, where there is one.
     """
 
@@ -59,6 +63,7 @@ class NormCheck(ABC):
     ):
         self.model, self.loss_fn, self.settings, self.held_out = model, loss_fn, settings, held_out
         self.vector: Tensor | None = None
+        self._cut_off: str | None = None  # not looked at yet
 
     @abstractmethod
     def fields(self, step: int, measured: Stability) -> Record:
@@ -67,11 +72,12 @@ class NormCheck(ABC):
     def __call__(self, step: int, batch: tuple[Any, Any]) -> Record:
         """A record."""
         settings = self.settings
-        measured = stability(
-            self.model, self.loss_fn, [batch],
-            lr=settings.lr, rho=self.rho, eps=settings.eps, tol=settings.tol, start=self.vector,
+        hessian = Hessian.of(Objective(self.model, self.loss_fn, [batch]), self._cut_off)
+        measured = stability_of(
+            hessian, lr=settings.lr, rho=self.rho, eps=settings.eps, tol=settings.tol, start=self.vector,
             k=settings.eigenvalues,
         )  # fmt: skip
+        self._cut_off = hessian.cut_off()
         return self.record(step, measured)
 
     @property
@@ -88,12 +94,12 @@ class NormCheck(ABC):
         return record
 
     def state_dict(self) -> dict[str, Any]:
-        """The eigenvector that the next check starts from."""
-        return {"vector": self.vector}
+        """The eigenvector that the next check starts from, and what the first found of the gradient."""
+        return {"vector": self.vector, "cut_off": self._cut_off}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore it."""
-        self.vector = state_dict["vector"]
+        self.vector, self._cut_off = state_dict["vector"], state_dict.get("cut_off")
 
 
 class EdgeCheck(NormCheck):
