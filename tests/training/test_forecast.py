@@ -8,7 +8,8 @@ import pytest
 
 from lowland.patience import Lines
 from lowland.training import drive, forecast, together
-from lowland.training.forecast import Forecast, duration
+from lowland.training import progress as run_progress
+from lowland.training.forecast import Forecast, costs, duration
 from lowland.training.progress import bar
 from lowland.training.sweep import progress as sweep_progress
 from lowland.training.sweep.job import News
@@ -82,6 +83,22 @@ def test_where_there_is_no_terminal_it_is_a_line_on_stderr(capsys):
     assert capsys.readouterr().err == "about 74 minutes, from the first 20 steps of gd\n"
 
 
+def test_steps_cost_what_their_arm_has_of_passes():
+    cost = costs([SETTINGS, replace(SETTINGS, rho=0.1, steps=500), SETTINGS])
+    assert [cost(steps) for steps in (0, 10, 1000, 1001, 1500, 1600, 2500)] == [0, 10, 1000, 1002, 2000, 2100, 3000]
+    assert costs([])(0) == 0
+
+
+def test_the_time_left_of_a_run_goes_by_what_its_arms_cost(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(run_progress, "time", SimpleNamespace(monotonic=clock))
+    with bar(2000, False, costs([SETTINGS, replace(SETTINGS, rho=0.1)])) as shown:
+        shown.update(0, "gd")
+        clock.now += 600
+        shown.update(600, "gd")
+        assert shown.line() == "gd: 600 of 2000 steps (30%), about 40 min left"  # 400 steps, and 1,000 of two passes
+
+
 def test_the_loop_says_it(monkeypatch, tmp_path, capsys):
     from lowland import training
 
@@ -134,23 +151,24 @@ def swept(monkeypatch):
         clock.now = 100.0 + now
         made(SimpleNamespace(path=label, arms={label: points[label]}, until=None, stopped=()), News(steps))
 
-    return hear, clock.said
+    return hear, clock.said, made
 
 
 def test_a_sweep_says_it_from_its_first_steps(swept):
-    hear, said = swept
+    hear, said, bar_of_it = swept
     hear("rho=0", 10, 300.0)  # the worker starts, and warms up
     hear("rho=0", 15, 305.0)  # too few to tell
     assert said == []
     hear("rho=0", 50, 340.0)  # 3,000 passes in all: 40 in 40 s
     assert said == [f"about {duration(2950)}, from the first 40 steps"]
+    assert bar_of_it.line() == "0/2 runs done, 2% of all steps, about 49 min left"
     hear("rho=0", 400, 710.0)  # as foretold
     hear("rho=0.1", 500, 2000.0)
     assert len(said) == 1
 
 
 def test_a_sweep_that_takes_longer_says_so_once(swept):
-    hear, said = swept
+    hear, said, _ = swept
     hear("rho=0", 10, 10.0)
     hear("rho=0", 50, 50.0)
     hear("rho=0", 310, 1210.0)
@@ -159,7 +177,7 @@ def test_a_sweep_that_takes_longer_says_so_once(swept):
 
 
 def test_steps_of_before_are_no_pace_of_a_sweep(swept):
-    hear, said = swept
+    hear, said, _ = swept
     hear("rho=0", 500, 10.0)  # of an interrupted sweep
     hear("rho=0", 540, 50.0)
     assert said == [f"about {duration(3000 - 540)}, from the first 40 steps"]

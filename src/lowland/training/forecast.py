@@ -1,7 +1,9 @@
 """How long a run will take, from its first steps: one line, and another where a new kind of arm says otherwise."""
 
 import time
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Mapping
+from itertools import accumulate
 from statistics import fmean
 
 from lowland.training.drive import Program
@@ -16,6 +18,19 @@ CHANGED = 0.25  # a forecast that differs by less from the one before isn't told
 def passes(settings: Settings) -> int:
     """What a step is taken to cost before one was seen, in passes: SAM has two where ρ = 0 has one."""
     return 2 if settings.rho > 0 else 1
+
+
+def costs(arms: Collection[Settings]) -> Callable[[int], float]:
+    """Steps that were done, where ``arms`` are trained one after the other → the passes that they had, by `passes`."""
+    ends = [0, *accumulate(settings.steps for settings in arms)]
+    passes_at = [0, *accumulate(settings.steps * passes(settings) for settings in arms)]
+    each = [*map(passes, arms), 0]
+
+    def of(steps: int) -> float:
+        arm = bisect_right(ends, steps) - 1
+        return passes_at[arm] + (steps - ends[arm]) * each[arm]
+
+    return of
 
 
 def duration(seconds: float) -> str:

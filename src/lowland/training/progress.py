@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,11 +26,12 @@ class Watch(Protocol):
 
 
 class Bar:
-    """One bar over all arms of a run, or what a line says in its place."""
+    """One bar over all arms of a run, or what a line says in its place. The time left goes by what the steps cost."""
 
-    def __init__(self, progress: "Progress", total: int, interval: float, said: Lines):
+    def __init__(self, progress: "Progress", total: int, interval: float, said: Lines, cost: Callable[[int], float]):
         self._progress, self._total, self._interval, self._said = progress, total, interval, said
-        self._task = progress.add_task("", total=total, text="")
+        self._cost = cost
+        self._task = progress.add_task("", total=cost(total), text="", steps="")
         self._last = 0.0
         self._text: list[str] = []
         self._state = (0, "")
@@ -48,14 +49,15 @@ class Bar:
         if now - self._last >= self._interval:
             self._last = now
             taken = _BAR_CELLS + max(8, len(arm)) + 2 * len(str(self._total))
-            self._progress.update(
-                self._task, completed=done, description=arm, text=fitting(self._text, self._progress, taken)
-            )
+            self._show(done, description=arm, text=fitting(self._text, self._progress, taken))
 
     def finish(self, done: int) -> None:
         """Show the bar as it ended."""
         self._state = (done, self._state[1])
-        self._progress.update(self._task, completed=done)
+        self._show(done)
+
+    def _show(self, done: int, **more: str) -> None:
+        self._progress.update(self._task, completed=self._cost(done), steps=f"{done}/{self._total}", **more)
 
     def say(self, text: str) -> None:
         """A line of its own on stderr, above the bar where there is one."""
@@ -65,7 +67,8 @@ class Bar:
         """``sam: 120 of 900 steps (13 %), about 4 min left; loss 0.12``."""
         done, arm = self._state
         before, began = self._began or (done, time.monotonic())
-        rest = left(done - before, self._total - before, time.monotonic() - began)
+        first, here, last = map(self._cost, (before, done, self._total))
+        rest = left(here - first, last - first, time.monotonic() - began)
         said = f"{done} of {self._total} steps ({done / max(self._total, 1):.0%}){rest}"
         return "; ".join([f"{arm}: {said}" if arm else said, *self._text])
 
@@ -92,17 +95,22 @@ def say_above(progress: "Progress", text: str) -> None:
 
 
 @contextmanager
-def bar(total: int, visible: bool = True) -> Iterator[Bar]:
-    """A bar of ``total`` steps where stderr is a terminal, elsewhere lines now and then; nothing unless ``visible``."""
-    columns = ("{task.description:>8}", "bar 24", "count", "left", "text")
+def bar(total: int, visible: bool = True, cost: Callable[[int], float] = float) -> Iterator[Bar]:
+    """A bar of ``total`` steps where stderr is a terminal, elsewhere lines now and then; nothing unless ``visible``.
+
+    ``cost`` says of a number of steps what these cost, in any unit.
+    """
+    columns = ("{task.description:>8}", "bar 24", "{task.fields[steps]}", "left", "text")
     with progress.bar(*columns, describe=lambda: made.line(), show=visible, stays=True) as (drawn, said):
-        made = Bar(drawn, total, 0.1, said)
+        made = Bar(drawn, total, 0.1, said, cost)
         yield made
 
 
-def watched_by(watch: Watch | None, total: int, visible: bool) -> AbstractContextManager[Watch]:
+def watched_by(
+    watch: Watch | None, total: int, visible: bool, cost: Callable[[int], float] = float
+) -> AbstractContextManager[Watch]:
     """``watch``, or where there is none a `bar` of ``total`` steps."""
-    return nullcontext(watch) if watch else bar(total, visible)
+    return nullcontext(watch) if watch else bar(total, visible, cost)
 
 
 @contextmanager

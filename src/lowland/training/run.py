@@ -13,7 +13,7 @@ from lowland.training.claim_columns import column_check
 from lowland.training.drive import LOOK_EVERY, Drive, step_in
 from lowland.training.experiment import Experiment
 from lowland.training.files import write_json
-from lowland.training.forecast import Forecast
+from lowland.training.forecast import Forecast, costs
 from lowland.training.outcome import Outcome, Record, outcomes_of
 from lowland.training.parallel import Alone
 from lowland.training.progress import Bar, Watch, watched_by
@@ -64,7 +64,8 @@ def train(
     total = sum(settings.steps for settings in arms.values())
     visible = show_progress and processes.leads
     look = column_check(experiment, arms)
-    with watched_by(watch, total, visible) as shown, deterministic(device), experiment.calling("training"):
+    cost = costs(arms.values())
+    with watched_by(watch, total, visible, cost) as shown, deterministic(device), experiment.calling("training"):
         forecast = Forecast(arms, shown.say if isinstance(shown, Bar) and visible else _silent)
         for name, settings in arms.items():
             if not states.get(name, {}).get("finished"):

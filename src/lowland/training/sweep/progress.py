@@ -42,9 +42,8 @@ class SweepBar:
         self._finished_steps = sum(points[label].steps for label in done)
         self._steps: dict[Path, int] = {}
         self._total = sum(settings.steps for settings in points.values())
-        self._began = time.monotonic()
         self._line = ""
-        self._task = progress.add_task("", total=self._total, completed=self._finished_steps, runs="", text="")
+        self._task = progress.add_task("", total=self._forecast.total, runs="", text="")
         self._best.note(done)
         self._show()
 
@@ -54,8 +53,8 @@ class SweepBar:
         self._steps[job.path] = news.steps
         if news.ended and not news.error and job.until is None:
             self._done += len(job.arms) - len(job.stopped)
-        self._show()
         self._forecast.hear(job, news.steps)
+        self._show()
         self._said.check()
 
     def _show(self) -> None:
@@ -63,8 +62,8 @@ class SweepBar:
         new = sum(self._steps.values())
         steps, runs = self._finished_steps + new, f"{self._done}/{self._runs} runs"
         text = fitting([best], self._progress, _BAR_CELLS + len(runs))
-        self._progress.update(self._task, completed=steps, runs=runs, text=text)
-        rest = left(new, self._total - self._finished_steps, time.monotonic() - self._began)
+        self._progress.update(self._task, completed=self._forecast.done(), runs=runs, text=text)
+        rest = self._forecast.left()
         done = f"{runs} done, {steps / max(self._total, 1):.0%} of all steps{rest}"
         self._line = f"{done}; {best}" if best else done
 
@@ -104,11 +103,21 @@ class _SweepForecast:
         self._say = say
         self._work = {label: settings.steps * passes(settings) for label, settings in points.items()}
         self._finished = sum(self._work[label] for label in done)
+        self.total = sum(self._work.values())
         self._now: dict[Path, tuple[int, float]] = {}  # steps and work of each job
         self._first: dict[Path, tuple[int, float]] = {}  # the same when it was first heard of
         self._mark = 0.0  # when the first job was
         self._shares = [_FIRST, _LATER]  # of the work that is left, after which a forecast is made
         self._ends: float | None = None  # when all is done, by the clock, as told before
+
+    def done(self) -> float:
+        """The work done so far, of ``total``."""
+        return self._finished + sum(work for _, work in self._now.values())
+
+    def left(self) -> str:
+        """The time left, in words; empty where it is too early."""
+        made = sum(self._now[path][1] - first for path, (_, first) in self._first.items())
+        return left(made, made + self.total - self.done(), time.monotonic() - self._mark)
 
     def hear(self, job: Job, steps: int) -> None:
         """A job has made so many steps."""
@@ -118,12 +127,11 @@ class _SweepForecast:
         if steps and job.path not in self._first:
             self._mark = self._mark if self._first else now
             self._first[job.path] = steps, work
-        total = sum(self._work.values()) - self._finished
-        rest = total - sum(work for _, work in self._now.values())
+        rest = self.total - self.done()
         made = sum(self._now[path][0] - first for path, (first, _) in self._first.items())
         work = sum(self._now[path][1] - first for path, (_, first) in self._first.items())
         took = now - self._mark
-        if not self._shares or made < STEPS or took < _SOON or work < self._shares[0] * total:
+        if not self._shares or made < STEPS or took < _SOON or work < self._shares[0] * (self.total - self._finished):
             return
         self._shares.pop(0)
         seconds = took * rest / work
