@@ -49,15 +49,16 @@ class Bar:
         if now - self._last >= self._interval:
             self._last = now
             taken = _BAR_CELLS + max(8, len(arm)) + 2 * len(str(self._total))
-            self._show(done, description=arm, text=fitting(self._text, self._progress, taken))
+            self._progress.update(self._task, description=arm, text=fitting(self._text, self._progress, taken))
+            self._show(done)
 
     def finish(self, done: int) -> None:
         """Show the bar as it ended."""
         self._state = (done, self._state[1])
         self._show(done)
 
-    def _show(self, done: int, **more: str) -> None:
-        self._progress.update(self._task, completed=self._cost(done), steps=f"{done}/{self._total}", **more)
+    def _show(self, done: int) -> None:
+        self._progress.update(self._task, completed=self._cost(done), steps=f"{done}/{self._total}")
 
     def say(self, text: str) -> None:
         """A line of its own on stderr, above the bar where there is one."""
