@@ -1,5 +1,6 @@
 """How the environment is made, and how a wheel is tried."""
 
+import contextlib
 import importlib.util
 import subprocess
 import venv
@@ -40,31 +41,69 @@ def test_a_torch_that_is_too_old_is_not_taken(environment, tmp_path, monkeypatch
     assert not (tmp_path / "taken").exists()
 
 
-def test_without_torch_it_says_what_is_downloaded(environment, tmp_path, monkeypatch, capsys):
-    calls = []
+@pytest.fixture
+def pip(environment, tmp_path, monkeypatch):
+    """An environment whose Python prints as pip does, and puts down the arguments that it is given."""
+    there = tmp_path / "venv"
+    (there / "bin").mkdir(parents=True)
+    (there / "packages").mkdir()
+    (there / "packages/pip-24.2.dist-info").mkdir()
+    monkeypatch.setattr(environment, "_packages", lambda there: there / "packages")
+    python = there / "bin/python"
+    python.write_text(
+        f"""#!/bin/sh
+echo "$@" > {there}/arguments
+echo "Collecting torch>=2.11"
+echo "  Downloading https://there/torch-2.13.0.whl (900 MB)"
+echo "Progress 300 of 900"
+echo "Installing collected packages: numpy, torch"
+sleep 1
+mkdir {there}/packages/numpy-2.0.dist-info
+sleep 1
+exit $(cat {there}/ends)
+"""
+    )
+    python.chmod(0o755)
+    (there / "ends").write_text("0")
+    return there
+
+
+def test_an_installation_says_how_far_it_is(environment, pip, monkeypatch):
+    said = []
+
+    class Doing:
+        def __setattr__(self, _, what):
+            said.append(what)
+
+    monkeypatch.setattr(environment, "doing", lambda *_, **__: contextlib.nullcontext(Doing()))
+    assert environment.install(pip, ".", ROOT / "constraints.txt") == 0
+    assert list(dict.fromkeys(said)) == [
+        "collecting torch>=2.11", "downloading torch-2.13.0.whl (900 MB)", "downloading torch-2.13.0.whl (900 MB), 33%",
+        "installing numpy, 1 of 2 packages", "installing torch, 2 of 2 packages",
+    ]  # fmt: skip
+    assert "--no-compile --progress-bar raw" in (pip / "arguments").read_text()
+    (pip / "ends").write_text("7")
+    assert environment.install(pip, ".", ROOT / "constraints.txt") == 7
+
+
+def test_without_torch_it_says_what_is_downloaded(environment, pip, monkeypatch, capsys):
     monkeypatch.setattr(environment, "take", lambda there: None)
     monkeypatch.setattr(environment.venv, "create", lambda *_, **__: None)
-    done = subprocess.CompletedProcess([], 0)
-    monkeypatch.setattr(environment.subprocess, "run", lambda command, **_: calls.append(command) or done)
-    monkeypatch.setattr("sys.argv", ["environment.py", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["environment.py", str(pip)])
     with pytest.raises(SystemExit, match="0"):
         environment.main()
     assert "2.8 GB" in capsys.readouterr().out
-    assert calls[0][-1] == "."  # the package alone
-    assert calls[0][-3] == ROOT / "constraints.txt"
+    # The package alone.
+    assert (pip / "arguments").read_text().endswith(f"--constraint {ROOT / 'constraints.txt'} --editable .\n")
 
 
-def test_a_taken_torch_is_kept_whatever_the_constraints_say(environment, tmp_path, monkeypatch):
-    calls = []
+def test_a_taken_torch_is_kept_whatever_the_constraints_say(environment, pip, monkeypatch):
     environment.TAKEN.mkdir()
-    monkeypatch.setattr(
-        environment.subprocess, "run", lambda command, **_: calls.append(command) or subprocess.CompletedProcess([], 0)
-    )
-    monkeypatch.setattr("sys.argv", ["environment.py", str(tmp_path), "dev"])
+    monkeypatch.setattr("sys.argv", ["environment.py", str(pip), "dev"])
     with pytest.raises(SystemExit, match="0"):
         environment.main()
-    assert calls[0][-1] == ".[dev]"
-    lines = Path(calls[0][-3]).read_text(encoding="utf-8").splitlines()
+    assert (pip / "arguments").read_text().endswith(f"--constraint {pip}/constraints.txt --editable .[dev]\n")
+    lines = (pip / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert not [line for line in lines if line.startswith("torch==")]
     assert [line for line in lines if line.startswith("scipy==")]
 

@@ -1,20 +1,26 @@
 """Make the environment: `python tools/environment.py .venv [EXTRA ...]`, with Lowland as it stands in this folder.
 
 A torch that this Python has already is taken, and nothing is downloaded in its place: a link to it, in a folder beside
-the environment, so that pip never writes into what belongs to another Python. Needs nothing but Python itself.
+the environment, so that pip never writes into what belongs to another Python. Modules are compiled when they are first
+imported, which only a part of them ever is. Needs nothing but Python itself.
 """
 
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 import venv
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+from lowland.patience import doing  # noqa: E402 - which loads nothing that isn't Python's
+
 TAKEN = ROOT / ".cache" / "torch"
 _WITH_TORCH = ("torch", "nvidia-", "cuda-", "triton", "pytorch-triton")  # what a build of torch consists of
 _SAYS = """PyTorch is not in {python}: it will be downloaded, with all that Lowland needs.
@@ -58,17 +64,51 @@ def take(environment: Path) -> str | None:
         for top in {file.parts[0] for file in part.files or []} - {"..", "__pycache__"}:
             if not (TAKEN / top).exists():
                 (TAKEN / top).symlink_to(Path(str(part.locate_file(top))).resolve())
-    python = _python(environment)
+    (_packages(environment) / "torch_of_python.pth").write_text(f"{TAKEN}\n", encoding="utf-8")
+    return found[0].version
+
+
+def _packages(environment: Path) -> Path:
+    """Where the environment has its packages."""
     purelib = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        [_python(environment), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    (Path(purelib.stdout.strip()) / "torch_of_python.pth").write_text(f"{TAKEN}\n", encoding="utf-8")
-    return found[0].version
+    return Path(purelib.stdout.strip())
 
 
 def _python(environment: Path) -> Path:
     return environment / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
+def install(environment: Path, package: str, constraints: Path) -> int:
+    """Install ``package`` and what it needs, and say how far that is; the exit code of pip."""
+    there = _packages(environment)
+    before = len(list(there.glob("*.dist-info")))
+    tells = any(_numbers(pip.name.removeprefix("pip-")) >= (24, 1) for pip in there.glob("pip-*.dist-info"))
+    pip = [_python(environment), "-m", "pip", "install", "--disable-pip-version-check", "--no-compile",
+           "--progress-bar", "raw" if tells else "off", "--constraint", constraints, "--editable", package]  # fmt: skip
+    unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with (
+        doing("looking for packages", elsewhere=True) as now,
+        subprocess.Popen(pip, cwd=ROOT, env=unbuffered, stdout=subprocess.PIPE, text=True) as process,
+    ):
+        file = ""
+        for line in map(str.strip, process.stdout):
+            word, _, rest = line.partition(" ")
+            if word in ("Collecting", "Downloading", "Processing"):
+                file = now.what = f"{word.lower()} {rest.rpartition('/')[2]}"
+            elif word == "Progress":
+                done, _, whole = rest.partition(" of ")
+                now.what = f"{file}, {int(done) / max(int(whole), 1):.0%}"
+            elif line.startswith("Installing collected packages: "):
+                names = line.partition(": ")[2].split(", ")
+                while process.poll() is None:  # in this order, and each is done when its dist-info is there
+                    done = len(list(there.glob("*.dist-info"))) - before
+                    done = max(0, min(done, len(names) - 1))  # fewer while pip puts one in another's place
+                    now.what = f"installing {names[done]}, {done + 1} of {len(names)} packages"
+                    time.sleep(0.2)
+        return process.wait()
 
 
 def main() -> None:
@@ -76,7 +116,9 @@ def main() -> None:
     environment, extras = Path(sys.argv[1]).absolute(), sys.argv[2:]
     constraints = ROOT / "constraints.txt"
     if not extras:
-        venv.create(environment, with_pip=True)
+        print(f"making an environment in {sys.argv[1]}", flush=True)
+        with doing("making it", elsewhere=True):
+            venv.create(environment, with_pip=True)
         version = take(environment)
         if version is None:
             print(_SAYS.format(python=sys.executable), flush=True)
@@ -87,10 +129,11 @@ def main() -> None:
         constraints = environment / "constraints.txt"
         constraints.write_text("\n".join(line for line in lines if not line.startswith("torch==")), encoding="utf-8")
     package = f".[{','.join(extras)}]" if extras else "."
-    pip = [_python(environment), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    installed = subprocess.run([*pip, "--constraint", constraints, "--editable", package], cwd=ROOT)
-    raise SystemExit(installed.returncode)
+    raise SystemExit(install(environment, package, constraints))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
