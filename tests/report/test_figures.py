@@ -3,6 +3,7 @@
 import pytest
 
 from lowland.report import draw, run
+from lowland.report.coincidence import without_equals
 from lowland.report.curves import panel_of
 from lowland.training import Curve, Figure
 from lowland.training.figures import EDGE_OF_STABILITY
@@ -60,3 +61,9 @@ def test_an_arm_that_did_not_reach_its_edge_says_so():
     assert note(records) == note(records, records) == "hasn't reached its edge (0.5 of it at most)"
     assert note(there, records) == "1 of 2 haven't reached their edge (0.5 of it at most)"
     assert note(there) == note([{**each, "edge": None} for each in records]) == ""
+
+
+def test_without_sam_the_edge_is_that_of_gradient_descent():
+    records = [{"step": t, "hessian_norm": t / 10, "edge": 2.0, "gd_edge": 2.0} for t in (1, 5, 10)]
+    cleared, said = without_equals(panel_of(EDGE_OF_STABILITY[0], {0: records}, "gd"))
+    assert (cleared.labels, said) == (["Hessian norm", "2/η"], "SAM edge = 2/η")

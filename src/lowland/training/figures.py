@@ -36,11 +36,8 @@ def not_at_edge(runs: Sequence[Sequence[Mapping[str, Read]]]) -> str:
     return f"{who} ({max(short):.2g} of it at most)"
 
 
-_NORMS = (
-    Curve("hessian_norm", "Hessian norm", "-"),
-    Curve("edge", "SAM edge", "--"),
-    Curve("gd_edge", "2/η", ":"),
-)
+_NORM, _EDGE = Curve("hessian_norm", "Hessian norm", "-"), Curve("edge", "SAM edge", "--")
+_GD_EDGE = Curve("gd_edge", "2/η", ":")  # before SAM's: of equal curves the first is drawn, which at ρ = 0 is this
 _OVER = ("rho", "lr")  # rows and columns, as in the paper
 _EDGES = ("edge", "gd_edge")
 EDGE_OF_STABILITY = (
@@ -48,7 +45,7 @@ EDGE_OF_STABILITY = (
         "hessian-norm",
         "Hessian norm and the edge of stability",
         "Hessian norm",
-        _NORMS,
+        (_NORM, _GD_EDGE, _EDGE),
         over_grid=_OVER,
         against=_EDGES,
         note=not_at_edge,
@@ -57,7 +54,7 @@ EDGE_OF_STABILITY = (
         "hessian-norm-sam-edge",
         "Hessian norm and the SAM edge",
         "Hessian norm",
-        _NORMS[:2],
+        (_NORM, _EDGE),
         over_grid=_OVER,
         against=_EDGES[:1],
         note=not_at_edge,

@@ -19,12 +19,12 @@ def _eigenvalues(outcomes: Mapping[str, Outcome]) -> list[Panel]:
             ]
             lines += [Line(steps, [record[edge] for record in records], label, style) for edge, label, style in _EDGES]
             title = f"{name}: η = {outcome.settings.lr:g}, ρ = {outcome.settings.rho:g}"
-            against = [label for _, label, _ in _EDGES]
+            against = [label for _, label, _ in reversed(_EDGES)]
             panels.append(
                 Panel(title, "step", "magnitude", lines, logy=True, against=against, note=not_at_edge([records]))
             )
     return panels
 
 
-_EDGES = (("edge", "SAM edge", "--"), ("gd_edge", "2/η", ":"))
+_EDGES = (("gd_edge", "2/η", ":"), ("edge", "SAM edge", "--"))
 FIGURES = (*EDGE_OF_STABILITY, Plot("eigenvalues", "The Hessian's largest eigenvalues", _eigenvalues))
