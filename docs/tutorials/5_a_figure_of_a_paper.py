@@ -19,7 +19,8 @@ for name in known:
 #
 # `long2024/digits` is the edge of stability of Long & Bartlett (2024) on handwritten digits, which need no download.
 # In a terminal it is `lowland run long2024/digits`. It trains gradient descent with SAM (`sam`), the same without SAM
-# (`gd`), and with a step size so large that its edge shows (`gd-edge`). The whole has 1,500 steps; here it is cut to 1,000.
+# (`gd`), and with a step size so large that its edge shows (`gd-edge`). The whole has 1,500 steps, here it has
+# 1,000.
 
 # %%
 run = lowland.experiments.run("long2024/digits", steps=1000)
