@@ -13,6 +13,10 @@ RELEASE := $(VENV)/.release
 # torch without CUDA, say), other libraries fail as soon as they find it.
 MODELS := $(VENV)/models
 
+# What is parallel here are the tests: neither torch's kernels nor its compiler need processes of their own.
+PYTEST := OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=1 $(BIN)/python -m pytest
+TOGETHER := -n auto --dist worksteal
+
 # The rooms in which something is changed, or those that ROOM names; a path will do, as in ROOM=optim/m_sam.
 ROOM ?= $(sort $(shell git status --porcelain | sed -En 's,^.* "?(src/lowland|tests)/(test_)?([a-z0-9_]+)(/.*|\.py)"?$$,\3,p'))
 QUICK = $(wildcard $(foreach room,$(ROOM),tests/$(room) tests/test_$(room).py))
@@ -25,20 +29,20 @@ docs: $(DOCS)  ## the site, in site/: open site/index.html; fails at a broken li
 	$(BIN)/python docs/site/build.py
 
 test: check  ## every check and test, on all cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	$(PYTEST) $(TOGETHER)
 
 quick: $(DEV)  ## a minute: formatter, linter, types, limits, and the quick tests of what is changed; ROOM=optim for others
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python tests/house.py --check & $(BIN)/mypy && wait $$!
-	$(if $(QUICK),OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow and not hostile' \
+	$(if $(QUICK),$(PYTEST) $(TOGETHER) -m 'not slow and not hostile' \
 		--durations 10 --durations-min 0.5 $(QUICK),@echo "no room is changed: name one, as in make quick ROOM=optim")
 
 coverage: $(DEV)  ## every test once more, with the share of lines and branches that run; by room
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --cov=lowland --cov-branch --cov-report=term:skip-covered
+	$(PYTEST) $(TOGETHER) --cov=lowland --cov-branch --cov-report=term:skip-covered
 
 hostile: $(DEV)  ## the whole hostile campaign, two hours; SEED=1 draws other cases, RECORD=1 writes the counts down
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hostile -m 'hostile or not hostile' --seed $(or $(SEED),0) $(if $(RECORD),--record)
+	$(PYTEST) tests/hostile -m 'hostile or not hostile' --seed $(or $(SEED),0) $(if $(RECORD),--record)
 
 hunt: $(DEV)  ## ten minutes of random programs through exact m-SAM, against its definition; MINUTES=60 SEED=1 for others
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/hunt.py --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0)
@@ -46,9 +50,8 @@ hunt: $(DEV)  ## ten minutes of random programs through exact m-SAM, against its
 check: $(DEV)  ## formatter, linter, types, import rules, the house's limits
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
-	$(BIN)/python tests/house.py --check
+	$(BIN)/lint-imports --no-cache & imports=$$!; $(BIN)/python tests/house.py --check & house=$$!; \
+		$(BIN)/mypy; types=$$?; wait $$imports && wait $$house && exit $$types
 
 models: $(MODELS)/.ready  ## real architectures through exact m-SAM, against its definition
 	$(BIN)/python benchmarks/real_models.py

@@ -30,10 +30,7 @@ def together(target, world, folder, *arguments, seconds=280):
     Returns:
         Their exit codes.
     """
-    settings = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    processes = [
-        fork(_begin, folder, settings | {"RANK": rank, "LOCAL_RANK": rank}, target, *arguments) for rank in range(world)
-    ]
+    processes = [fork(_begin, folder, settings, target, *arguments) for settings in variables(world)]
     deadline = time.monotonic() + seconds
     while alive := [each for each in processes if each.exitcode is None]:
         if any(each.exitcode for each in processes):  # the others would wait for it in vain
@@ -55,6 +52,12 @@ def _begin(folder, settings, target, *arguments):
         os.dup2(os.open(f"{settings['RANK']}.{kind}", os.O_WRONLY | os.O_CREAT), descriptor)
     torch.set_num_threads(1)
     target(*arguments)
+
+
+def variables(world):
+    """For each of ``world`` processes, the variables that torchrun would give it."""
+    all_have = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    return [all_have | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(world)]
 
 
 def free_port():

@@ -1,5 +1,6 @@
 """What many tests share."""
 
+import gc
 import math
 import os
 import shutil
@@ -15,6 +16,20 @@ from .processes import Ended
 
 #: Imported by a process of its own: nobody looks for examples in it.
 collect_ignore = ["loaded.py"]
+# Collecting imports millions of objects, which stay: none is looked through for cycles, then or later.
+gc.disable()
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Files with tests that take long come first: what is left at the end, when a process may be idle, is short."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture
@@ -41,8 +56,9 @@ def lowland(monkeypatch, capsys, tmp_path):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Runs draw no figures, which takes longer than all else they do at smoke scale."""
-    monkeypatch.setattr(report, "draw_run", lambda *_: [])
+    """Runs and sweeps draw no figures, which takes longer than all else they do at smoke scale."""
+    for draw in ("draw_run", "draw_sweep"):
+        monkeypatch.setattr(report, draw, lambda *_, **__: [])
 
 
 @pytest.fixture

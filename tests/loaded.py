@@ -1,5 +1,6 @@
 """Imported once, in the process that others are forked from (`tests.forked`): what commands and trainings need."""
 
+import gc
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,3 +29,4 @@ with TemporaryDirectory() as folder:  # fonts, and what torch loads when it firs
         report.draw_run(directory.figures, VICTIM, trained)
         training.summarize(VICTIM, config, trained, torch.device("cpu"))
 assert matplotlib.get_backend()
+gc.freeze()  # what is loaded stays: neither looked through for cycles nor, by that, copied into each process

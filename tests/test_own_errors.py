@@ -8,7 +8,8 @@ from lowland import experiments
 from lowland.errors import ExperimentError
 from lowland.training import read_records, registry
 
-from .processes import end, torchrun
+from .cases import variables
+from .forked import Command
 from .training.own_file import NET, TEXT, write
 
 BUILDING = f"""
@@ -105,15 +106,15 @@ def test_records_are_kept(undrawn, lowland, here):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["process", "vectorized"])
+@pytest.mark.parametrize("engine", [("process", "--workers", "1"), ("vectorized",)], ids=" ".join)
 def test_a_sweep_says_the_same(lowland, here, engine):
     broken(here, FORWARD)
-    failed = lowland("sweep", "mine.py", "--engine", engine)
+    failed = lowland("sweep", "mine.py", "--engine", *engine)
     assert failed.code == 2
     assert "(Net.forward) failed at mine.py, line " in failed.err or "vmap" in failed.err
     assert "Traceback" not in failed.err
     broken(here, BUILD)
-    failed = lowland("sweep", "mine.py", "--engine", engine, "--out", "other")
+    failed = lowland("sweep", "mine.py", "--engine", *engine, "--out", "other")
     assert failed.code == 2
     assert "build failed at mine.py, line " in failed.err
     assert "KeyError: 'width'" in failed.err
@@ -121,12 +122,14 @@ def test_a_sweep_says_the_same(lowland, here, engine):
 
 
 @pytest.mark.slow
-def test_torchrun_says_the_same(here):
+def test_several_processes_say_the_same(here):
     broken(here, FORWARD)
-    ended = end(torchrun("-m", "lowland.cli", "run", "mine.py", "--out", "two", cwd=here))
-    assert ended.code != 0
-    assert "(Net.forward) failed at mine.py, line " in ended.err
-    assert "lowland/training" not in ended.err
+    processes = [Command("run", "mine.py", "--out", "two", cwd=here, environment=one) for one in variables(2)]
+    ended = [process.wait() for process in processes]
+    assert all(each.code for each in ended)
+    said = "".join(each.err for each in ended)
+    assert "(Net.forward) failed at mine.py, line " in said
+    assert "lowland/training" not in said
 
 
 def test_from_python_the_exception_itself_comes_out(here):

@@ -84,7 +84,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits_and_not_with_other_code(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["process", "ray"])
-def test_a_sweep_in_other_processes_gives_what_runs_give(lowland, refused, mine, tmp_path, engine):
+def test_a_sweep_in_other_processes_gives_what_runs_give(undrawn, lowland, refused, mine, tmp_path, engine):
     if engine == "ray":
         pytest.importorskip("ray")
     swept = lowland("sweep", "mine.py", "--out", "sweep", "--set", "epochs=2", "--engine", engine)
@@ -100,7 +100,7 @@ def test_a_sweep_in_other_processes_gives_what_runs_give(lowland, refused, mine,
 
 
 @pytest.mark.slow
-def test_what_can_be_vectorized_is(lowland, mine, tmp_path):
+def test_what_can_be_vectorized_is(undrawn, lowland, mine, tmp_path):
     mine.write_text(TEXT.replace("Dropout(0.2)", "ReLU()"))
     swept = lowland("sweep", "mine.py", "--out", "sweep", "--engine", "vectorized", "--set", "epochs=2")
     assert swept.code == 0, swept.err
@@ -116,7 +116,7 @@ def read_last(path):
 
 
 @pytest.mark.slow
-def test_torchrun(lowland, mine, tmp_path):
+def test_torchrun(undrawn, lowland, mine, tmp_path):
     plain = TEXT.replace("Dropout(0.2)", "ReLU()")  # each process draws masks of its own
     mine.write_text(plain)
     ended = end(torchrun("-m", "lowland.cli", "run", "mine.py", "--out", "two", cwd=tmp_path))

@@ -78,7 +78,7 @@ def test_what_comes_out_and_the_same_command_again(lowland, grid_file, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_grown_grid_adds_the_new_runs_and_leaves_the_others(lowland, grid_file, tmp_path):
+def test_a_grown_grid_adds_the_new_runs_and_leaves_the_others(undrawn, lowland, grid_file, tmp_path):
     small = grid_file({"rho": [0, 0.1], "seed": [0]}, "small.json")
     command = (*SMOKE, *SHORT, "--engine", "vectorized", "--out", "here")
     assert lowland(*command, "--grid", small).code == 0

@@ -39,7 +39,7 @@ def test_its_claim_holds_in_its_regime(undrawn, lowland, here):
 
 
 @pytest.mark.slow
-def test_its_grid_decides_the_claim_too(lowland, here):
+def test_its_grid_decides_the_claim_too(undrawn, lowland, here):
     lowland("new", "my_experiment.py")
     swept = lowland("sweep", "my_experiment.py")
     assert swept.code == 0, swept.err

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lowland.training import read_records, run
-from tests.cases import free_port
+from tests.cases import variables
 from tests.forked import Command, save_every, undrawn
 from tests.processes import end, torchrun, until
 
@@ -33,17 +33,10 @@ def watched():
 RUN = ("run", "long2024/digits", "--device", "cpu")
 
 
-def world():
-    """The variables that torchrun gives to each of two processes."""
-    both = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    return [both | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(2)]
-
-
 def forked(*arguments, cwd, setup=()):
     """Two processes of the command line; return at once."""
-    return [
-        Command(*RUN, *arguments, cwd=cwd, environment=one, setup=[(undrawn,), (watched,), *setup]) for one in world()
-    ]
+    setup = [(undrawn,), (watched,), *setup]
+    return [Command(*RUN, *arguments, cwd=cwd, environment=one, setup=setup) for one in variables(2)]
 
 
 def outcome(ended):
@@ -60,7 +53,7 @@ def outcome(ended):
 SHORT = ("--set", "steps=20", "--set", "check_every=10", "--set", "tol=0.05")
 
 
-def test_torchrun_gives_what_one_process_gives_and_says_it_once(lowland, tmp_path):
+def test_torchrun_gives_what_one_process_gives_and_says_it_once(undrawn, lowland, tmp_path):
     script = tmp_path / "main.py"
     before = "import atexit, tests.training.test_torchrun as test; atexit.register(test.left); test.undrawn()"
     script.write_text(f"{before}\nfrom lowland.cli import main\nmain()\n")

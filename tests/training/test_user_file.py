@@ -1,14 +1,15 @@
 """Experiments from files: how they are found, in other processes too, and what is said of files that are no good."""
 
+import multiprocessing
+import os
 import pickle
-import subprocess
 import sys
 
 import pytest
 
 from lowland.errors import DataError, SettingError
 from lowland.training import registry
-from tests.processes import end, python
+from tests.forked import fork
 
 from .own_file import TEXT, write
 
@@ -126,20 +127,24 @@ def test_a_changed_file_is_executed_anew_and_so_is_what_lies_beside(here):
     assert registry.code(first) != registry.code(second)
 
 
+def answer(content, cwd, end):
+    os.chdir(cwd)
+    try:
+        experiment, arms = pickle.loads(content)
+        assert {type(one) for one in arms.values()} == {experiment.settings}
+        end.send(f"{experiment.name} {arms['sam']} {experiment.prepare.build.__code__.co_filename}")
+    except SettingError as error:
+        end.send(str(error))
+
+
 def other_process(content, cwd):
-    code = (
-        "import pickle, sys\n"
-        "from lowland.errors import SettingError\n"
-        "try:\n"
-        "    experiment, arms = pickle.load(sys.stdin.buffer)\n"
-        "    assert {type(one) for one in arms.values()} == {experiment.settings}\n"
-        "    print(experiment.name, arms['sam'], experiment.prepare.build.__code__.co_filename)\n"
-        "except SettingError as error:\n"
-        "    print(error)\n"
-    )
-    ended = end(python("-c", code, cwd=cwd, stdin=subprocess.PIPE, text=None, errors=None), read=content)
-    assert ended.code == 0, ended
-    return ended.out.decode()
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    process = fork(answer, content, cwd, theirs)
+    theirs.close()
+    with ours:
+        said = ours.recv()
+    process.join()
+    return said
 
 
 @pytest.mark.slow

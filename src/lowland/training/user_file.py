@@ -186,20 +186,15 @@ def _is_one(value: object) -> bool:
 
 def defined(module: ModuleType) -> dict[str, Experiment]:
     """The experiments of a module by variable, each once, but those that another module has, too."""
-    if not any(_is_one(value) for value in vars(module).values()):
-        return {}
-    others = [
-        value
-        for name, other in list(sys.modules.items())
-        if name not in (module.__name__, *MAIN)
-        for value in list(getattr(other, "__dict__", {}).values())
-        if _is_one(value)
-    ]
-    found: dict[str, Experiment] = {}
+    found: dict[int, tuple[str, Experiment]] = {}
     for variable, value in vars(module).items():
-        if _is_one(value) and not any(value is other for other in (*others, *found.values())):
-            found[variable] = value
-    return found
+        if _is_one(value):
+            found.setdefault(id(value), (variable, value))
+    for name, other in list(sys.modules.items()) if found else ():
+        if name not in (module.__name__, *MAIN):  # by id: other modules have hundreds of thousands of values
+            for elsewhere in found.keys() & map(id, list(getattr(other, "__dict__", {}).values())):
+                del found[elsewhere]
+    return dict(found.values())
 
 
 def word_of(name: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lowland import features, report
+from lowland import features
 from lowland.data import scale
 from lowland.papers import find
 from lowland.papers.springer2024.data import Sizes, _stacked_sets
@@ -99,8 +99,7 @@ def test_every_experiment_runs(small, lowland, undrawn, tmp_path, name):
     assert len(set(errors.values())) == 5  # five methods
 
 
-def test_a_sweep_selects_by_method_and_seed(small, lowland, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "draw_sweep", lambda *_: [])
+def test_a_sweep_selects_by_method_and_seed(undrawn, small, lowland, tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "usable_cores", lambda: [0])  # in this process, which has the small images
     (tmp_path / "grid.json").write_text(json.dumps({"lr": [0.01, 0.1], "rho": [0, 0.1], "seed": [0, 1]}))
     outcome = lowland(
