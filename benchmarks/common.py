@@ -32,9 +32,13 @@ def interleaved(
 
 
 def in_turns(
-    steps: Mapping[str, Callable[[], Any]], rounds: Iterable[int], calls: int, device: torch.device
+    steps: Mapping[str, Callable[[], Any]],
+    rounds: Iterable[int],
+    calls: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of ``calls`` calls of each step in each round, for ratios within a round.
+    """Seconds by ``clock`` of ``calls`` calls of each step in each round, for ratios within a round.
 
     Before each timing the step runs once untimed; who comes first changes from round to round.
     """
@@ -43,12 +47,12 @@ def in_turns(
         step()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        started = time.perf_counter()
+        started = clock()
         for _ in range(calls):
             step()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - started
+        return clock() - started
 
     times: dict[str, list[float]] = {name: [] for name in steps}
     order = list(steps)

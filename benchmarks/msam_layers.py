@@ -80,10 +80,38 @@ class Experts(nn.Module):
         return (rows + out).view_as(x)
 
 
+class Graphs(nn.Module):
+    """Two rounds of messages, in graphs of 4 to 32 nodes that lie one behind the other; each example is one graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        sizes = x[:, 0, 0].argsort() % (TIMES - 3) + 4
+        nodes = torch.cat([own[:n] for own, n in zip(x, sizes.tolist(), strict=True)])
+        owners = torch.arange(len(x)).repeat_interleave(sizes)
+        starts = (sizes.cumsum(0) - sizes)[owners]
+        place = torch.arange(len(nodes)) - starts
+        to = starts + (place + 1) % sizes[owners]  # a ring
+        for layer in (self.first, self.second):
+            sent = layer(nodes)
+            nodes = torch.zeros_like(sent).index_add(0, to, sent).add(sent).relu()
+        return nodes.new_zeros(len(x), WIDTH).index_add(0, owners, nodes)
+
+
+def encoder():
+    return nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, dropout=0.0, batch_first=True)
+
+
 NETWORKS = {
     "LSTM": (lambda: First(nn.LSTM(WIDTH, WIDTH, batch_first=True)), (TIMES, WIDTH)),
     "LSTM, two layers, both directions": (
         lambda: First(nn.LSTM(WIDTH, WIDTH, 2, bidirectional=True, batch_first=True)),
+        (TIMES, WIDTH),
+    ),
+    "LSTM with `proj_size` 32": (
+        lambda: First(nn.LSTM(WIDTH, WIDTH, batch_first=True, proj_size=WIDTH // 2)),
         (TIMES, WIDTH),
     ),
     "GRU": (lambda: First(nn.GRU(WIDTH, WIDTH, batch_first=True)), (TIMES, WIDTH)),
@@ -102,6 +130,9 @@ NETWORKS = {
     ),
     "packed LSTM": (Packed, (TIMES, WIDTH)),
     "mixture of 8 experts": (Experts, (TIMES, WIDTH)),
+    "graphs of several sizes": (Graphs, (TIMES, WIDTH)),
+    "Transformer layer": (encoder, (TIMES, WIDTH)),
+    "Transformer layer, compiled": (lambda: torch.compile(encoder()), (TIMES, WIDTH)),
 }
 
 

@@ -98,6 +98,16 @@ PLACES = {
         [Along(0)] * 4,
     ),
     "counted": (lambda x: [x[torch.arange(B), INDEX], x[torch.arange(B)[:, None], INDEX[None]]], [Along(0)] * 2),
+    "counted, beside an example's own": (
+        lambda x: [
+            x[torch.arange(B)[:, None], x.argsort(1)[:, :2, 0]],
+            x[torch.arange(B), x[:, 0].argsort(1).T],
+            put(x, (torch.arange(B)[:, None], x[:, 0].argsort(1)), 4),
+            x[torch.arange(B)[None, :], x[:, 0, :B].argsort(1).clamp(max=3)],
+            x[:, x[:, 0].argsort(1)],
+        ],
+        [Along(0), Along(1), Along(0), Mixed, Mixed],
+    ),
     "counted backwards": (lambda x: [x[torch.arange(B - 1, -1, -1)], x[torch.arange(B).flip(0)]], [Mixed] * 2),
     "index_select": (lambda x: [x.index_select(1, INDEX), x.index_select(0, INDEX)], [Along(0), Mixed]),
     "index by an example's values": (lambda x: [W.index_select(1, (x[:, 0, 0] > 0.5).long())], [Mixed]),

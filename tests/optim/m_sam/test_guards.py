@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lowland.optim import SAM
 from lowland.optim.m_sam import RULES
 from lowland.optim.m_sam.layers.linear import Linear
 from tests.optim.textbook import m_sam
 
+from .against_the_definition import assert_by_the_loop, assert_silent
 from .against_the_loop import by_both, relative_error
 from .networks import N, rand
 
@@ -45,13 +47,21 @@ def in_place(x, w):
     return x
 
 
-def lstm():
-    return nn.LSTM(4, 4, proj_size=2, batch_first=True).double()
+class Packed(nn.Module):
+    """A recurrent layer over the whole of sequences that are packed all the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.GRU(4, 4)
+
+    def forward(self, x):
+        packed = pack_padded_sequence(x, torch.full((len(x),), x.shape[1]), batch_first=True)
+        return pad_packed_sequence(self.layer(packed)[0], batch_first=True)[0]
 
 
 BY_THE_LOOP = {
     "a function of autograd's": (lambda: Layer(Square.apply, 4), "Square, a function of autograd's own, .* takes rows"),
-    "recurrent": (lambda: lstm(), "lstm projects its states"),
+    "recurrent": (Packed, "_pack_padded_sequence .* reads a value"),
     "in another order": (lambda: Layer(lambda x, w: (x.flip(0) * w).flip(0), 4), "flip .*, which mixes the examples"),
     "data": (lambda: Layer(lambda x, w: x * w.data * w, 4), "data of 1.w"),
     "in place": (lambda: Layer(in_place, 4), "writes in place"),
@@ -209,3 +219,20 @@ def test_an_exception_in_the_closure_leaves_everything_as_it_was():
     limit[0] = 100
     optimizer.step(closure)
     assert optimizer.steps == 1
+
+
+def test_a_distribution_checks_its_arguments_without_a_word():
+    """It reads values for an error or nothing; one's own constraint may do anything."""
+    model, x = nn.Linear(3, 2).double(), rand(N, 3)
+
+    def losses():
+        z = model(x)
+        return -torch.distributions.Normal(z, z.exp(), validate_args=True).log_prob(torch.ones_like(z)).sum(1)
+
+    assert_silent(model, losses, 2)
+
+    class Reading(torch.distributions.Normal):
+        def __init__(self, mean):
+            super().__init__(mean, 2.0 if mean.sum() > 0 else 1.0)
+
+    assert_by_the_loop(model, lambda: -Reading(model(x)).log_prob(x[:, :2]).sum(1), 2)

@@ -341,10 +341,24 @@ def test_a_generator_made_in_the_closure_is_as_good_as_none():
     assert not check(model, optimizer_of(model), losses)
 
 
-def test_torch_may_count_operations():
-    model, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double(), rand(8, 4)
+class Normalized(nn.BatchNorm2d):
+    """With a layer of its own inside."""
+
+    def __init__(self):
+        super().__init__(2)
+        self.after = nn.Tanh()
+
+    def forward(self, x):
+        return self.after(super().forward(x)).flatten(1)
+
+
+@pytest.mark.parametrize("middle", [nn.Tanh(), nn.Sequential(nn.Unflatten(1, (2, 2, 2)), Normalized())])
+def test_torch_may_count_operations(middle):
+    model, x = nn.Sequential(nn.Linear(4, 8), middle, nn.Linear(8, 3)).double(), rand(8, 4)
     with FlopCounterMode(display=False) as counted:
-        assert not check(model, optimizer_of(model), lambda: model(x).square().sum(1))
+        optimizer = optimizer_of(model)
+        optimizer.backward(lambda: model(x).square().sum(1))
+    assert optimizer.last is not None
     assert counted.get_total_flops() > 0
 
 

@@ -42,6 +42,41 @@ def put(net):
     return net.entropy(net.last(out))
 
 
+SIZES = torch.tensor([3, 1, 4, 2, 2, 3])  # nodes of graphs
+OWNERS = torch.arange(B).repeat_interleave(SIZES)
+NODES = torch.randn(len(OWNERS), 5, generator=rand, dtype=torch.float64)
+FIRST = SIZES.cumsum(0) - SIZES  # the number of each graph's first node
+EDGES = torch.stack([torch.arange(len(OWNERS)), FIRST[OWNERS]])  # from each node to the first of its graph
+
+
+def of_graphs(net):
+    """The graphs' nodes one behind the other."""
+    features = net.f(NODES)
+    passed = torch.zeros_like(features).index_add(0, EDGES[1], features[EDGES[0]]) + features
+    return net.entropy(torch.zeros(B, 4).double().index_add(0, OWNERS, net.last(passed).tanh()))
+
+
+def of_padded_graphs(net):
+    """A matrix of edges and as many nodes for each graph."""
+    nodes, real = torch.zeros(B, 4, 5).double(), torch.zeros(B, 4, 1).double()
+    edges = torch.eye(4, dtype=torch.float64).repeat(B, 1, 1)
+    for i, count in enumerate(SIZES.tolist()):
+        nodes[i, :count], real[i, :count] = NODES[i == OWNERS], 1.0
+        edges[i, 0, :count] += 1.0
+    return net.entropy((net.last(edges @ (net.f(nodes) * real)).tanh() * real).sum(1))
+
+
+def bags(net, offsets):
+    """Words of several lengths, and what they look up in a table of the model's."""
+    words = OWNERS * 5 % 7 % 5 + 1
+    if offsets:
+        return F.embedding_bag(words, net.last.weight.T, FIRST, mode="sum", padding_idx=0)
+    padded = torch.zeros(B, 4, dtype=torch.long)
+    for i, count in enumerate(SIZES.tolist()):
+        padded[i, :count] = words[i == OWNERS]
+    return F.embedding_bag(padded, net.last.weight.T, mode="sum", padding_idx=0)
+
+
 #: By what the loop says: as it is written, and otherwise.
 CASES = {
     "rows of some of the examples": (
@@ -65,6 +100,15 @@ CASES = {
     "depends on index (": (
         put,
         lambda net: net.entropy(net.last(torch.where(MASK[:, None], net.f(X1), 0.0))),
+    ),
+    "first.weight sees an input of shape (15, 5) beside 6 examples": (of_graphs, of_padded_graphs),
+    "embedding_bag of what parameters give sees an input of shape (15,) beside 6 examples": (
+        lambda net: net.entropy(bags(net, True)),
+        lambda net: net.entropy(bags(net, False)),
+    ),
+    "depend on mm": (
+        lambda net: -(net(X1) @ net(X2).T).diagonal(),
+        lambda net: -(net(X1) * net(X2)).sum(1),
     ),
 }
 

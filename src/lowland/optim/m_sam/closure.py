@@ -60,6 +60,7 @@ class Seen:
         normalized: batch norms that took the statistics of groups, one for each use.
         inner: see `Inner`.
         guessed: whether another `Guess` would have made a difference.
+        odd: the first input that has another number of rows, in words.
     """
 
     uses: set[tuple[str, str]] = field(default_factory=set)
@@ -68,6 +69,11 @@ class Seen:
     normalized: list[str] = field(default_factory=list)
     inner: Inner = field(default_factory=dict)
     guessed: bool = False
+    odd: str = ""
+
+    def said_of(self, stop: NotCovered) -> NotCovered:
+        """``stop``, with `odd` beside it."""
+        return type(stop)(f"{stop} ({self.odd})") if self.odd else stop
 
 
 class Closure:
@@ -167,6 +173,11 @@ class Closure:
         """Take note that ``value`` leaves torch, which is refused if it depends on parameters."""
         self.dependence.refuse(value, why)
 
+    def unread(self, call: Callable[[], T]) -> T:
+        """``call()``, which reads values and decides nothing by them."""
+        with self.dependence.paused():
+            return call()
+
     # Where the examples are.
 
     def places(self, values: Tree) -> list[Place | None]:
@@ -246,6 +257,8 @@ class Closure:
             return 1
         if not (first or self.sure):
             rows_of(x, size, what)
+        if not (first or self.seen.odd):
+            self.seen.odd = f"{what} sees an input of shape {tuple(x.shape)} beside {size} examples"
         return 0 if first else None
 
     def are_alone(self, tensors: list[Tree], what: str) -> bool:

@@ -56,7 +56,7 @@ def _from_torch() -> bool:
     return frame is not None and str(frame.f_globals.get("__name__")).startswith("torch.")
 
 
-_ON_THE_WAY = ("torch.autograd", "torch._tensor", "torch.overrides", "torch._dynamo")
+_ON_THE_WAY = ("torch.autograd", "torch._tensor", "torch.overrides", "torch._dynamo", f"{__package__}.")
 
 
 #: Who has the storage may look into it.

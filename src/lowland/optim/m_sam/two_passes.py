@@ -174,6 +174,7 @@ class TwoPasses:
             sure = learnt.odd_inputs or start > 0
         sizes: list[int] = []
         failed: NotCovered | None = None
+        decided = -1  # how far the closure came
         left = [guess for guess in GUESSES if guess != learnt.guess]
         while True:
             stop = learnt.size if learnt.at_once is None else min(learnt.size, start + learnt.at_once * m)
@@ -193,7 +194,8 @@ class TwoPasses:
                 for p in params:
                     p.grad = None
             except NotCovered as error:
-                failed = failed or error
+                if failed is None or len(closure.decided) > decided:  # what the guess that comes farthest meets
+                    failed, decided = closure.seen.said_of(error), len(closure.decided)
                 size = self._count()
                 if size == learnt.size:
                     for p in params:

@@ -107,3 +107,12 @@ def test_with_a_penalty():
         optimizer.backward(losses)
         found.append([p.grad.clone() for p in params])
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("padding", [None, 0])
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags(mode, padding):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.EmbeddingBag(5, 4, mode=mode, padding_idx=padding), nn.Tanh(), nn.Linear(4, 3)).double()
+    words = torch.tensor([[1, 2, 2], [0, 3, 0], [0, 0, 0], [4, 4, 1], [2, 0, 1]])
+    assert_silent(model, lambda: F.cross_entropy(model(words), words[:, 0] % 3, reduction="none"), 2)

@@ -71,6 +71,24 @@ def test_options(kind, options, start):
     assert_silent(model, lambda: model(x), 3)
 
 
+@pytest.mark.parametrize("m", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2, "bias": False}], ids=str)
+def test_projected_states(options, m):
+    torch.manual_seed(0)
+    model = nn.ModuleList([nn.Linear(2, 3), nn.LSTM(3, 4, proj_size=2, batch_first=True, **options)]).double()
+    x = rand(5, 3, 2)
+
+    def losses():
+        out, (h, c) = model[1](model[0](x).tanh())
+        return out.square().mean((1, 2)) + h.sin().mean((0, 2)) + c.sin().mean((0, 2))
+
+    assert_silent(model, losses, m)
+    model[1].weight_hh_l0.requires_grad_(False)
+    assert_silent(model, losses, m, memory_limit=1, perturbed_norms=True)
+    model[1].weight_hr_l0.requires_grad_(False)
+    assert_silent(model, losses, m)
+
+
 @settings(max_examples=8, deadline=None)
 @given(
     n=st.integers(2, 6),

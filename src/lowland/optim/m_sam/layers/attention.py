@@ -29,17 +29,62 @@ def with_a_bias(watch: Caller, func: Function, args: Args, kwargs: Kwargs) -> Tr
 
 @composed(F.multi_head_attention_forward)
 def multi_head_attention(watch: Caller, func: Function, args: Args, kwargs: Kwargs) -> Tree:
-    """The projections by their rule, examples first; between them torch's own function, projecting by the identity."""
+    """The projections by their rule, examples first; between them what torch's own function does."""
     bound = inspect.signature(func).bind(*args, **kwargs)
     bound.apply_defaults()
     given = bound.arguments
     inputs = [given[name] for name in ("query", "key", "value")]
     if given["bias_k"] is not None or given["static_k"] is not None or any(t.ndim != 3 for t in inputs):
         raise NotCovered("multi_head_attention_forward has a bias_k, a static_k or inputs without a batch")
-    width = given["embed_dim_to_check"]
     q, k, v = _projected(watch, given, *inputs)
     if any(isinstance(t, Watched | Derived) for t in (q, k, v)):
         raise NotCovered("multi_head_attention_forward has a query, key or value that parameters alone give")
+    if given["add_zero_attn"] or isinstance(given["attn_mask"], Watched | Derived):
+        attended, weights = _by_identity(func, given, q, k, v)
+    else:
+        attended, weights = _attend(given, *(t.transpose(0, 1) for t in (q, k, v)))
+    out = watch.call(F.linear, (attended, given["out_proj_weight"], given["out_proj_bias"]), {})
+    # Laid out as torch's own: dropout draws in that order.
+    return out.transpose(0, 1).contiguous(), weights
+
+
+def _attend(given: Kwargs, *projected: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What torch's own function does between its projections.
+
+    Args:
+        given: its arguments.
+        projected: queries, keys and values, ``(rows, times, width)``.
+
+    Returns:
+        The same shape as queries; the weights, if they are asked for.
+    """
+    q, k, v = (t.unflatten(-1, (given["num_heads"], -1)).transpose(1, 2) for t in projected)
+    mask, padding = given["attn_mask"], given["key_padding_mask"]
+    dropout = given["dropout_p"] if given["training"] else 0.0
+    causal = bool(given["is_causal"] and padding is None and not given["need_weights"])
+    masks = []
+    if mask is not None and not causal:
+        masks.append(_added(mask if mask.ndim == 2 else mask.unflatten(0, q.shape[:2]), q.dtype))
+    if padding is not None:
+        masks.append(_added(padding[:, None, None], q.dtype))
+    added = sum(masks[1:], masks[0]) if masks else None
+    if not given["need_weights"]:
+        attended = F.scaled_dot_product_attention(q, k, v, added, dropout, causal)
+        return attended.transpose(1, 2).flatten(2), None
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    weights = F.dropout((scores if added is None else scores + added).softmax(-1), dropout)
+    attended = (weights @ v).transpose(1, 2).flatten(2)
+    return attended, weights.mean(1) if given["average_attn_weights"] else weights
+
+
+def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: minus infinity where a mask of truth values says so."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, -torch.inf) if mask.dtype == torch.bool else mask
+
+
+def _by_identity(func: Function, given: Kwargs, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The same by torch's own function, projecting by the identity."""
+    width = given["embed_dim_to_check"]
     identity = torch.eye(width, dtype=q.dtype, device=q.device)
     own = {
         "query": q, "key": k, "value": v, "in_proj_weight": identity.repeat(3, 1), "in_proj_bias": None,
@@ -47,9 +92,7 @@ def multi_head_attention(watch: Caller, func: Function, args: Args, kwargs: Kwar
         "q_proj_weight": None, "k_proj_weight": None, "v_proj_weight": None,
     }  # fmt: skip
     attended, weights = func(**(given | own))
-    out = watch.call(F.linear, (attended.transpose(0, 1), given["out_proj_weight"], given["out_proj_bias"]), {})
-    # Laid out as torch's own: dropout draws in that order.
-    return out.transpose(0, 1).contiguous(), weights
+    return attended.transpose(0, 1), weights
 
 
 def _projected(watch: Caller, given: Kwargs, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:

@@ -184,14 +184,14 @@ def computed(watch: Caller, func: Function, args: Args, kwargs: Kwargs) -> Tree:
 
 @composed(F.embedding_bag)
 def bag(watch: Caller, func: Function, args: Args, kwargs: Kwargs) -> Tree:
-    """An embedding, and the sum or mean over the words of each row."""
+    """An embedding, and the sum, the mean or the largest over the words of each row."""
     bound = inspect.signature(func).bind(*args, **kwargs)
     bound.apply_defaults()
     given = bound.arguments
     tokens, weights, padding = given["input"], given["per_sample_weights"], given["padding_idx"]
     plain = not any(given[name] for name in ("max_norm", "scale_grad_by_freq", "sparse"))
     mode = given["mode"]
-    if not plain or type(tokens) is not Tensor or tokens.ndim != 2 or mode not in ("sum", "mean"):
+    if not plain or type(tokens) is not Tensor or tokens.ndim != 2 or not tokens.numel():
         return NotImplemented
     if weights is not None and type(weights) is not Tensor:
         return NotImplemented
@@ -199,9 +199,12 @@ def bag(watch: Caller, func: Function, args: Args, kwargs: Kwargs) -> Tree:
     words = watch.call(F.embedding, (tokens, table, padding), {})
     if type(words) is not Tensor:
         return NotImplemented
-    counts = torch.ones_like(tokens) if padding is None else (tokens != padding % len(table)).to(tokens.dtype)
-    words = words * counts.to(words.dtype)[..., None]
+    at_words = torch.ones_like(tokens, dtype=torch.bool) if padding is None else tokens != padding % len(table)
+    if mode == "max":  # zero where there is no word
+        largest = words.masked_fill(~at_words[..., None], -torch.inf).max(1).values
+        return largest.masked_fill(~at_words.any(1, keepdim=True), 0)
+    words = words * at_words.to(words.dtype)[..., None]
     if weights is not None:
         words = words * weights[..., None]
     total = words.sum(1)
-    return total if mode == "sum" else total / counts.sum(1, keepdim=True).clamp(min=1).to(total.dtype)
+    return total if mode == "sum" else total / at_words.sum(1, keepdim=True).clamp(min=1).to(total.dtype)

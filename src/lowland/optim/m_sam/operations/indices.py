@@ -23,33 +23,47 @@ def _index(call: Call) -> Place | None:
     place = call.at(x)
     if place is None:  # values of parameters alone, picked by what examples say
         return _by_indices(call, indices, call.results[0])
-    if not call.only(x):
-        return None
-    return _indexed(call, x, place, indices, call.results[0])
+    found = _indexed(call, x, place, indices, call.results[0])
+    return found if call.only(x, *_among_their_own(call, place.dim, indices, found)) else None
 
 
 @rule("index_put _index_put_impl _unsafe_index_put")
 def _index_put(call: Call) -> Place | None:
     x, indices, values = call.args[:3]
-    if not call.only(x, values):
-        return None
     place, of_values = call.at(x), call.at(values)
     if of_values is None:
-        return place  # what is written depends on nothing
+        return place if call.only(x) else None  # what is written depends on nothing
     shape = x.detach()[tuple(slice(None) if i is None else i for i in indices)]
     for dim in range(x.ndim) if place is None else [place.dim]:
         here = Along(dim, of_values.inner)
-        if not _untouched(dim, indices) or (place is not None and place != here):
+        if place is not None and place != here:
             continue
         found = _indexed(call, x, here, indices, shape)
-        if found is not None and aligned([(values, of_values)], shape) == found:
+        own = _among_their_own(call, dim, indices, found)
+        if found is not None and aligned([(values, of_values)], shape) == found and call.only(x, values, *own):
             return here
     return None
 
 
-def _untouched(dim: int, indices: Indices) -> bool:
-    """Whether no index is along ``dim``."""
-    return _plain(indices) and (dim >= len(indices) or indices[dim] is None)
+def _among_their_own(call: Call, dim: int, indices: Indices, found: Along | None) -> list[Tensor]:
+    """Those of ``indices`` that depend on examples and pick for each among its own entries.
+
+    Args:
+        call: in which ``indices`` pick.
+        dim: along which the examples are that they pick from.
+        indices: of `_indexed`.
+        found: where examples are in what is picked.
+    """
+    given = [(i, place) for i in indices if i is not None and (place := call.at(i)) is not None]
+    if not given or found is None or dim >= len(indices) or indices[dim] is None:
+        return []
+    used = [d for d, i in enumerate(indices) if i is not None]
+    start = used[0] if used[-1] - used[0] == len(used) - 1 else 0
+    shape = torch.broadcast_shapes(*(i.shape for i in indices if i is not None))
+    place = aligned(given, torch.empty(shape, device="meta"))
+    if place is None or Along(start + place.dim, place.inner) != found:
+        return []
+    return [i for i, _ in given]
 
 
 def _plain(indices: Indices) -> bool:
