@@ -1,7 +1,11 @@
-"""Words of sentences that people read: numbers with their noun, long lists cut short."""
+"""Words of sentences that people read: numbers with their noun, long lists cut short, a claim's verdict and value."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from lowland.values import Read
+
+#: Whether a claim holds, as people read it.
+VERDICTS = {True: "holds", False: "fails", None: "undecided"}
 _FEW = 3
 
 
@@ -20,3 +24,25 @@ def few(names: Sequence[str]) -> str:
     if len(names) <= _FEW + 1:
         return ", ".join(names)
     return f"{', '.join(names[:_FEW])} and {len(names) - _FEW} more"
+
+
+def verdict_of(claim: Mapping[str, Read]) -> str:
+    """*holds*, *fails* or *undecided*; *reported* for a claim without a threshold.
+
+    Args:
+        claim: an entry of a summary's ``claims``.
+    """
+    return VERDICTS[claim["passed"]] if claim["threshold"] or claim["passed"] is not None else "reported"
+
+
+def measured_of(claim: Mapping[str, Read]) -> str:
+    """What was measured, with its 95 % interval: ``-0.0275 (-0.106 to 0.0526)``; empty if nothing was."""
+    interval, value = claim.get("interval_95"), claim["measured"]
+    if value is None:
+        return ""
+    return f"{value:.4g}" + (f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else "")
+
+
+def place_of(claim: Mapping[str, Read]) -> str:
+    """The settings of a sweep at which its verdict is: ``rho = 0.1 (selected)``; empty for a run's."""
+    return (claim.get("at") or {}).get("text", "")

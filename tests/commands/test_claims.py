@@ -3,7 +3,8 @@
 import pytest
 
 from lowland.commands import printing
-from lowland.commands.claims import print_claims, print_claims_over_grid, verdict
+from lowland.commands.claims import print_claims, print_claims_over_grid
+from lowland.wording import verdict_of
 
 
 def claim(name, passed, **more):
@@ -54,14 +55,21 @@ def test_without_references_there_is_no_column(capsys, monkeypatch):
 @pytest.mark.parametrize("width", [None, 40, 80])
 def test_over_a_grid(capsys, monkeypatch, width):
     monkeypatch.setattr(printing, "_width", lambda: width)
-    counts = {"points": 1, "judged": 1, "holds": 1}
-    print_claims_over_grid([{**each, "at_each_point": "interval < 0", "counts": counts} for each in CLAIMS], {})
-    text = capsys.readouterr().out
-    assert all(word in text for word in ("holds", "fails", "undecided", "1 of 1", "-0.01235", "-0.0085"))
+    at, over = {"settings": {"rho": 0.1}, "text": "rho = 0.1 (selected)"}, "holds at 1 of 2 points, fails at rho = 2"
+    more = {"at": at, "over_grid": over, "interval_95": [-0.02, 0.01]}
+    print_claims_over_grid([{**each, **more} for each in CLAIMS], {})
+    text = " ".join(capsys.readouterr().out.split())
+    assert all(word in text for word in ("holds", "fails", "undecided", "-0.01235", "-0.0085"))
+    if width is None:
+        assert (
+            "-0.01235 (-0.02 to 0.01) -0.0085 (figure 1, read by eye) interval < 0 holds rho = 0.1 (selected)" in text
+        )
+    if width != 80:  # where it is wrapped within its column
+        assert over in text
 
 
 def test_what_has_no_threshold_is_reported():
-    assert verdict(claim("one", None, threshold=None)) == "reported"
+    assert verdict_of(claim("one", None, threshold=None)) == "reported"
 
 
 def test_verdicts_are_coloured_where_the_terminal_can(monkeypatch):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lowland import wording
 from lowland.commands import printing, run, sweep
 from lowland.data import status
 from lowland.papers import experiments
@@ -71,7 +72,7 @@ def test_run(capsys, width, tmp_path):
         figure = directory.figures / f"{experiment.figures[0].name}.png"
         figure.touch()
         run._report(directory, experiment, summary)
-        verdicts = {printing.VERDICTS[claim["passed"]] for claim in summary["claims"] if claim["threshold"]}
+        verdicts = {wording.VERDICTS[claim["passed"]] for claim in summary["claims"] if claim["threshold"]}
         rows = [row["name"] for row in summary.get("table", []) if row["measures"]]
         paths = [str(figure), str(directory.figures), str(directory.path / "summary.json")]
         commands = [f"  {by['command']}" for claim in summary["claims"] if (by := claim.get("decided_by"))]
@@ -83,7 +84,7 @@ def test_sweep(capsys, width, tmp_path):
     summary = json.loads((RESULTS / "andriushchenko2022-cifar10-m/sweep.json").read_text(encoding="utf-8"))
     directory = RunDirectory(tmp_path / "a-long-name-of-a-folder/sweep", {})
     sweep._report(directory, summary)
-    verdicts = {printing.VERDICTS[claim["passed"]] for claim in summary["claims"]}
+    verdicts = {wording.VERDICTS[claim["passed"]] for claim in summary["claims"]}
     paths = [str(directory.path / name) for name in ("results.csv", "figures", "summary.json")]
     check(capsys.readouterr().out, width, [*(claim["id"] for claim in summary["claims"]), *verdicts, *paths])
 

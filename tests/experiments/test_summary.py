@@ -23,12 +23,20 @@ def test_a_run_without_a_table_has_its_last_records():
         "| sam | 0.25 |",
         "| gd |  |",
         "",
-        "| claim | what it says | measured | in the paper | holds if | verdict |",
+        "| claim | what it says | measured (95 % interval) | in the paper | holds if | verdict |",
         "| --- | --- | --- | --- | --- | --- |",
         r"| a_b | ρ & η: \|x\| < 1 | 0.1235 | 5.15 (figure 1) | <= 0.5 | holds |",
         r"| open | ρ & η: \|x\| < 1 |  |  | <= 0.5 | undecided |",
     ]
     assert RUN.to_markdown(["error", "loss"]).splitlines()[0] == "| arm | error | loss |"
+
+
+def test_a_sweeps_claims_say_where_the_verdict_is_and_where_else_they_hold():
+    more = {"interval_95": [0.1, 0.2], "at": {"text": "rho = 0.1 (selected)"}, "over_grid": "holds at 1 of 2 points"}
+    text = Summary(RUN | {"claims": [{**CLAIM, **more}]}).to_markdown()
+    assert "| 0.1235 (0.1 to 0.2) |" in text
+    assert "| verdict | at | over the grid |" in text
+    assert text.endswith("| holds | rho = 0.1 (selected) | holds at 1 of 2 points |")
 
 
 def test_latex_is_escaped():

@@ -1,12 +1,13 @@
 """How `lowland run` and `lowland sweep` print claims: measured and published values, verdicts, deciding commands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import typer
 
 from lowland.commands.layout import Column
-from lowland.commands.printing import VERDICTS, flows, say, short, table, verdicts
+from lowland.commands.printing import flows, say, short, table, verdicts
+from lowland.wording import measured_of, place_of, verdict_of
 
 
 def print_claims(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) -> None:
@@ -16,60 +17,37 @@ def print_claims(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) 
         claims: the claims of a summary.
         costs: what a run takes at each scale, in words.
     """
-    rows = [
-        [claim["id"], claim["text"], measured(claim), paper(claim), claim["threshold"] or "", verdict(claim),
-         claim["reason"]]
-        for claim in claims
-    ]  # fmt: skip
-    _table(rows, [flows("holds if"), verdicts()], 3)
+    _table(claims, [])
     print_deciding(claims, costs)
 
 
 def print_claims_over_grid(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) -> None:
-    """Print the same for a sweep's claims, with the number of points at which each holds."""
-    rows = []
-    for claim in claims:
-        holds = _where(claim["counts"])
-        ours = measured(claim) if claim["at_each_point"] == claim["threshold"] else ""
-        shown = VERDICTS[claim["passed"]] if claim["at_each_point"] else "reported"
-        rows.append([claim["id"], claim["text"], ours, paper(claim), claim["at_each_point"] or "", holds, shown,
-                     claim["reason"]])  # fmt: skip
-    _table(rows, [flows("holds if"), flows("holds at"), verdicts()], 3)
+    """Print the same for a sweep's claims: the verdict, at which settings it is, and then where else each holds."""
+    _table(claims, [(flows("at"), place_of), (flows("over the grid"), lambda claim: claim.get("over_grid", ""))])
     print_deciding(claims, costs)
 
 
-def _where(counts: Mapping[str, int]) -> str:
-    """At how many points a claim holds, and of the others at how many it fails or is undecided."""
-    fails, undecided = counts["judged"] - counts["holds"], counts["points"] - counts["judged"]
-    rest = [f"{count} {what}" for count, what in ((fails, "fails"), (undecided, "undecided")) if count]
-    return f"{counts['holds']} of {counts['points']}" + (f" ({', '.join(rest)})" if rest else "")
-
-
-def _table(rows: Sequence[Sequence[str]], middle: Sequence[Column | str], reference: int) -> None:
-    """Print claims as a table; without the paper's column if it would be empty."""
-    if not rows:
-        return
-    columns = ["claim", flows("what it says"), "measured", flows("in the paper"), *middle, flows("reason")]
-    if not any(row[reference] for row in rows):
-        columns = columns[:reference] + columns[reference + 1 :]
-        rows = [[*row[:reference], *row[reference + 1 :]] for row in rows]
-    table(columns, rows)
-
-
-def measured(claim: Mapping[str, Any]) -> str:
-    """The measured value in four digits; empty if there is none."""
-    return "" if claim["measured"] is None else f"{claim['measured']:.4g}"
+def _table(claims: Sequence[Mapping[str, Any]], more: Sequence[tuple[Column, Callable[[Any], str]]]) -> None:
+    """Print claims as a table; without the columns that would be empty, such as the paper's."""
+    columns: list[tuple[Column, Callable[[Any], str]]] = [
+        (Column("claim"), lambda claim: str(claim["id"])),
+        (flows("what it says"), lambda claim: str(claim["text"])),
+        (flows("measured (95 % interval)"), measured_of),
+        (flows("in the paper"), paper),
+        (flows("holds if"), lambda claim: claim["threshold"] or ""),
+        (verdicts(), verdict_of),
+        *more,
+        (flows("reason"), lambda claim: str(claim["reason"])),
+    ]
+    shown = [(column, cells) for column, cell in columns if any(cells := [cell(claim) for claim in claims])]
+    if shown:
+        table([column for column, _ in shown], list(zip(*(cells for _, cells in shown), strict=True)))
 
 
 def paper(claim: Mapping[str, Any]) -> str:
     """The paper's value and where the paper states it; empty if unknown."""
     reference = claim.get("reference")
     return "" if reference is None else f"{short(reference['value'])} ({reference['where']})"
-
-
-def verdict(claim: Mapping[str, Any]) -> str:
-    """*holds*, *fails* or *undecided*; *reported* for a claim without a threshold."""
-    return VERDICTS[claim["passed"]] if claim["threshold"] or claim["passed"] is not None else "reported"
 
 
 def print_deciding(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) -> None:

@@ -13,7 +13,6 @@ import typer
 from lowland.commands.layout import Column, layout, wrap
 from lowland.streams import speaks_utf8
 
-VERDICTS = {True: "holds", False: "fails", None: "undecided"}
 _COLOURS = {"holds": typer.colors.GREEN, "fails": typer.colors.RED, "undecided": typer.colors.YELLOW}
 
 

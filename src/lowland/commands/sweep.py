@@ -109,7 +109,8 @@ def _report(directory: Any, summary: dict[str, Any]) -> None:
     costs = {title: values for title, values in costs.items() if any(value is not None for value in values)}
     for index, entry in enumerate(summary["settings"]):
         measured = entry["metrics"].get(metric) if metric else None
-        mark = "selected" if entry["settings"] == selection["selected"] else ""
+        tied = entry["settings"] in selection.get("tied", {}).get("settings", [])
+        mark = "selected" if entry["settings"] == selection["selected"] else "tied" if tied else ""
         times = ["–" if values[index] is None else f"{values[index]:.3g}" for values in costs.values()]
         rows.append([*map(short, entry["settings"].values()), estimate(measured), *times, _counts(entry), mark])
     if rows:
@@ -191,6 +192,8 @@ def _print_selection(selection: dict[str, Any]) -> None:
     chosen = ", ".join(f"{key} = {short(value)}" for key, value in selection["selected"].items())
     metric, on = selection["metric"], selection["on"]
     say(f"selected: {chosen}: the lowest mean {metric} over seeds, on {on} data (the whole rule: summary.json)")
+    if tied := selection.get("tied", {}).get("text"):
+        say(tied)
     between = selection["by_rho"]["difference"]
     if between is not None:
         say(f"best with SAM minus best without: {metric} {between['mean']:+.2g}, paired by seed, {_spread(between)}")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from lowland.errors import RunError, SettingError
 from lowland.experiments.page import page
-from lowland.experiments.summary import VERDICTS, Summary
+from lowland.experiments.summary import Summary
 from lowland.training import read_json, read_records
 from lowland.training.files import Each, Maybe, Shape, read_bytes
+from lowland.wording import verdict_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -144,7 +145,7 @@ class Result:
         said = f"{self.path}: {kind} of {config['experiment']} at {config['scale']} scale"
         if not self.finished:
             return f"<{said}, under way>"
-        claims = [f"{claim['id']} {VERDICTS[claim['passed']]}" for claim in self.claims]
+        claims = [f"{claim['id']} {verdict_of(claim)}" for claim in self.claims]
         return f"<{said}; {', '.join(claims)}>" if claims else f"<{said}>"
 
     def _repr_html_(self) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-VERDICTS = {True: "holds", False: "fails", None: "undecided"}
+from lowland.wording import measured_of, place_of, verdict_of
+
 _UNMEASURED = ("step", "epoch")
 _MOST = 6  # measures in a table that nobody has chosen them for
 
@@ -60,6 +61,7 @@ def _results(summary: Summary, measures: Sequence[str] | None) -> TextTable:
 def _of_sweep(summary: Summary, measures: Sequence[str] | None) -> TextTable:
     entries, selection = summary["settings"], summary["selection"]
     test = (selection.get("test") or {}).get("metric")
+    tied = (selection.get("tied") or {}).get("settings", [])
     chosen = [name for name in (selection.get("metric"), test) if name]
     found = measures or chosen or list(dict.fromkeys(name for entry in entries for name in entry["metrics"]))[:_MOST]
     names = list(entries[0]["settings"]) if entries else []
@@ -68,33 +70,27 @@ def _of_sweep(summary: Summary, measures: Sequence[str] | None) -> TextTable:
             *(_number(value) for value in entry["settings"].values()),
             str(len(entry["runs"])),
             *(_estimate(entry["metrics"].get(name)) for name in found),
-            "selected" if entry["settings"] == selection["selected"] else "",
+            "selected" if entry["settings"] == selection["selected"] else "tied" if entry["settings"] in tied else "",
         ]
         for entry in entries
     ]
     return TextTable("Results", [*names, "runs", *found, ""], lines)
 
 
-def _claims(claims: Iterable[dict[str, Any]]) -> TextTable:
-    rows = [
-        [
-            claim["id"],
-            claim["text"],
-            _number(claim["measured"]),
-            _reference(claim.get("reference")),
-            claim.get("at_each_point") or claim["threshold"] or "",
-            VERDICTS[claim["passed"]] if claim["threshold"] else "reported",
-        ]
-        for claim in claims
-    ]
-    columns = ["claim", "what it says", "measured", "in the paper", "holds if", "verdict"]
-    if not any(row[3] for row in rows):
-        columns, rows = _without(columns, 3), [_without(row, 3) for row in rows]
-    return TextTable("Claims", columns, rows)
-
-
-def _without(cells: list[str], index: int) -> list[str]:
-    return cells[:index] + cells[index + 1 :]
+def _claims(claims: Sequence[dict[str, Any]]) -> TextTable:
+    """Without the columns that would be empty: the paper's own value, and of a run those of a sweep."""
+    cells = {
+        "claim": [claim["id"] for claim in claims],
+        "what it says": [claim["text"] for claim in claims],
+        "measured (95 % interval)": [measured_of(claim) for claim in claims],
+        "in the paper": [_reference(claim.get("reference")) for claim in claims],
+        "holds if": [claim["threshold"] or "" for claim in claims],
+        "verdict": [verdict_of(claim) for claim in claims],
+        "at": [place_of(claim) for claim in claims],
+        "over the grid": [claim.get("over_grid", "") for claim in claims],
+    }
+    shown = {title: column for title, column in cells.items() if any(column)}
+    return TextTable("Claims", list(shown), list(zip(*shown.values(), strict=True)))
 
 
 def _numbers(lasts: Iterable[dict[str, Any]]) -> list[str]:

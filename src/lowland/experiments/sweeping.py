@@ -49,8 +49,7 @@ _SUMMARY: Shape = {
                   "cost_in_gradients": Maybe(NUMBER), "gradients": NUMBER, **_COUNTS,
                   "metrics": Each({**_ESTIMATE, "n": Maybe(int)})}],
     "selection": {"selected": Maybe(Each(object)), "reason": str, "metric": Maybe(str), "on": Maybe(str)},
-    "claims": [{"id": str, "text": str, "at_each_point": Maybe(str),
-                "counts": {"points": int, "holds": int, "judged": int},
+    "claims": [{"id": str, "text": str, "at": Maybe({"text": str}), "over_grid": str, "interval_95": Maybe([NUMBER]),
                 "measured": Maybe(NUMBER), "threshold": Maybe(str), "passed": Maybe(bool), "reason": str}],
     "differences": {"metrics": Each({"points": [_POINT], "trends": [_TREND]})},
     "metrics": Each({"status": str, "error": Maybe((str, *NUMBER))}),  # a number: a column of that name
@@ -58,6 +57,7 @@ _SUMMARY: Shape = {
 _SELECTED: Shape = {
     "metric": str,
     "on": str,
+    "tied": {"settings": [Each(object)], "text": str},
     "by_rho": {"difference": Maybe(_BETWEEN)},
 }
 

@@ -104,17 +104,17 @@ def test_nothing_is_said_of_what_is_under_way(tmp_path):
     assert answers_of(read_source(made.run(tmp_path, made.arms(), finished=False))) == []
 
 
-def claim(id_, verdict, reason="", points=""):
-    return ShownClaim(id_, "", "", "< 1", "", verdict, reason=reason, points=points)
+def claim(id_, verdict, reason="", **more):
+    return ShownClaim(id_, "", "", "< 1", "", verdict, reason=reason, **more)
 
 
 @pytest.mark.parametrize(
     ("claims", "said"),
     [
-        ([claim("a", "holds", points="2 of 2 points")], "The claim a holds at 2 of 2 points."),
         (
-            [claim("a", "fails", points="1 of 2 points (1 fails)")],
-            "The claim a fails: it holds at 1 of 2 points (1 fails).",
+            [claim("a", "holds", measured="0.5", at="rho = 0.1 (selected)", over_grid="holds at 2 of 2 points")],
+            "The claim a holds at rho = 0.1 (selected): 0.5, and it holds if < 1. "
+            "Over the grid: holds at 2 of 2 points.",
         ),
         ([claim("a", "undecided", "why")], "The claim a is undecided (why)."),
         ([claim("a", "holds"), claim("b", "holds")], "Both claims hold."),
@@ -135,7 +135,7 @@ def test_several_claims_are_counted_and_those_that_do_not_hold_named(tmp_path, m
     assert answer.text == said
 
 
-def test_a_point_is_one_and_points_are_several(tmp_path):
-    one = made.sweep(tmp_path / "one", made.grid(lrs=(1.0,), rhos=(0.1,), seeds=(0,)), VARIED)
+def test_a_sweeps_claim_is_that_at_the_selected_settings(tmp_path):
     two = made.sweep(tmp_path / "two", made.grid(lrs=(1.0,), rhos=(0.1,), seeds=(0, 1)), VARIED)
-    assert [claims_of(read_source(path))[0].points for path in (one, two)] == ["1 of 1 point", "2 of 2 points"]
+    (claim,) = claims_of(read_source(two))
+    assert (claim.at, claim.over_grid) == ("lr = 1, rho = 0.1 (selected)", "holds at 2 of 2 points")

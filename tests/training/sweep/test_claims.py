@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 
 from lowland.errors import ExperimentError
-from lowland.training import Claim, Reference, Verdict
+from lowland.training import Claim, Reference, Selection, Verdict
 from lowland.training.sweep.claims import judge_claims
-from tests.fakes import TOY
+from tests import fakes
 
 from .grids import grid
 
+TOY = replace(fakes.TOY, selection=Selection("loss", "training"))
 VARIED = ("lr", "rho", "seed")
 ARMS = {"sam": {}, "gd": {"rho": 0.0}, "edge": {"rho": 0.0, "lr": 9.0}}
 
@@ -69,73 +70,106 @@ def runs(change=lambda **point: {}, **axes):
     return grid(value, **axes)
 
 
-def test_holds_wherever_it_can_be_judged():
+def test_the_verdict_is_that_at_the_selected_settings():
     got = judge(climbs, runs())
-    assert {key: got[key] for key in ("id", "source", "measured", "threshold", "passed", "reason")} == {
-        "id": "one", "source": "page 1", "measured": 1.0, "threshold": "= 1", "passed": True,
-        "reason": "of 12 points it holds at 8, fails at 0, is undecided at 4; undecided because arm sam has ρ = 0",
+    assert {key: got[key] for key in ("id", "text", "source", "threshold", "passed", "reason")} == {
+        "id": "one", "text": "A statement", "source": "page 1", "threshold": "< 1", "passed": True,
+        "reason": "of 2 seeds: holds 2, fails 0, undecided 0",
     }  # fmt: skip
-    assert got["text"] == "A statement"
-    assert got["measured_over_grid"] == "the share of the points that can be judged at which it holds"
-    assert got["at_each_point"] == "< 1"
-    assert got["counts"] == {"points": 12, "judged": 8, "holds": 8}
+    assert got["measured"] == pytest.approx(0.2)
+    assert got["at"] == {"settings": {"lr": 0.1, "rho": 0.3}, "text": "lr = 0.1, rho = 0.3 (selected)"}
+    assert got["over_grid"] == "holds at 8 of 8 points"
+    assert got["counts"] == {"points": 8, "judged": 8, "holds": 8}
     assert got["points"][0] == {
-        "runs": {"sam": "lr=0.1,rho=0.0,seed=0"}, "measured": None, "passed": None, "reason": "arm sam has ρ = 0"
-    }  # fmt: skip
-    assert got["points"][2] == {
-        "runs": {"sam": "lr=0.1,rho=0.1,seed=0"}, "measured": 0.4, "passed": True, "reason": ""
+        "settings": {"lr": 0.1, "rho": 0.1, "seed": 0}, "runs": {"sam": "lr=0.1,rho=0.1,seed=0"}, "measured": 0.4,
+        "interval_95": None, "passed": True, "reason": "",
     }  # fmt: skip
 
 
-def test_one_point_that_fails_fails_it():
+def test_a_far_off_point_fails_no_claim_that_holds_at_the_selected_settings():
     got = judge(climbs, runs(lambda lr, rho, seed: {"loss": 2.0} if (lr, rho, seed) == (0.2, 0.1, 1) else {}))
-    assert (got["measured"], got["passed"]) == (7 / 8, False)
-    assert got["reason"] == (
-        "of 12 points it holds at 7, fails at 1, is undecided at 4; it fails first at sam lr=0.2,rho=0.1,seed=1; "
-        "undecided because arm sam has ρ = 0"
+    assert got["passed"] is True
+    assert got["counts"] == {"points": 8, "judged": 8, "holds": 7}
+    assert got["over_grid"] == "holds at 7 of 8 points, fails at (lr = 0.2, rho = 0.1, seed = 1)"
+
+
+def test_a_claim_that_holds_nearly_everywhere_fails_where_it_does_at_the_selected_settings():
+    worse = {0.3: {"loss": 0.1, "other": 2.0}, 0.1: {"other": 0.5}}
+    got = judge(
+        lambda arms: Verdict(arms["sam"].records[-1]["other"], arms["sam"].records[-1]["other"] < 1),
+        runs(lambda lr, rho, seed: worse.get(rho, {"other": 0.5}), lr=[0.1]),
     )
+    assert (got["measured"], got["passed"], got["at"]["settings"]) == (2.0, False, {"lr": 0.1, "rho": 0.3})
+    assert got["counts"] == {"points": 6, "judged": 6, "holds": 4}
 
 
-def test_the_counts_add_up_where_all_but_one_point_are_undecided():
-    got = judge(climbs, runs(lambda **point: {"loss": 2.0}, rho=[0.0, 0.1], lr=[0.1], seed=[0]))
-    assert got["counts"] == {"points": 2, "judged": 1, "holds": 0}
-    assert (got["measured"], got["passed"]) == (0.0, False)
-    assert got["reason"].startswith("of 2 points it holds at 0, fails at 1, is undecided at 1; it fails first at sam ")
+def test_seeds_that_do_not_agree_decide_nothing():
+    got = judge(climbs, runs(lambda lr, rho, seed: {"loss": 0.1 + 2 * seed * (rho > 0)}, rho=[0.0, 0.1]))
+    assert (got["passed"], got["reason"]) == (None, "of 2 seeds: holds 1, fails 1, undecided 0")
 
 
-def test_a_claim_that_holds_at_every_point_needs_no_reason():
-    assert judge(gd_alone, runs())["reason"] == ""
+def test_a_point_that_is_both_arms_does_not_count():
+    alike = lambda arms: Verdict(loss(arms["sam"]) - loss(arms["gd"]), loss(arms["sam"]) < loss(arms["gd"]))  # noqa: E731
+    for one in (alike, lower):  # the one compares ρ = 0 with itself, the other refuses to
+        got = judge(one, runs())
+        assert got["counts"] == {"points": 8, "judged": 8, "holds": 8}
+        assert all(point["settings"]["rho"] > 0 for point in got["points"])
+
+
+def test_where_the_best_is_both_arms_the_best_of_the_other_points_counts():
+    got = judge(lower, runs(lambda **point: {"loss": 0.5 + point["rho"]}, lr=[0.1]))
+    assert got["passed"] is False
+    text = "lr = 0.1, rho = 0.1 (the best of these points; lr = 0.1, rho = 0 is selected)"
+    assert got["at"] == {"settings": {"lr": 0.1, "rho": 0.1}, "text": text}
+
+
+def test_a_grid_without_a_comparison_decides_nothing():
+    for one in (lower, lambda arms: Verdict(0.0, loss(arms["sam"]) < loss(arms["gd"]))):
+        got = judge(one, runs(rho=[0.0]))
+        assert (got["passed"], got["counts"]["judged"]) == (None, 0)
+        assert "it compares runs with themselves" in got["reason"] or "arm sam has ρ = 0" in got["reason"]
+
+
+def test_where_nothing_is_selected_all_points_speak():
+    def judged(change):
+        claim = Claim("one", "A statement", "page 1", "< 1", climbs)
+        experiment = replace(TOY, arms=ARMS, claims=(claim,), selection=None)
+        (entry,) = judge_claims(experiment, config(), runs(change), VARIED)
+        assert entry["at"] is None
+        return entry["passed"], entry["reason"]
+
+    assert judged(lambda **point: {}) == (True, "of 8 points: holds 8, fails 0, undecided 0")
+    assert judged(lambda **point: {"loss": 2.0}) == (False, "of 8 points: holds 0, fails 8, undecided 0")
+    mixed = judged(lambda lr, rho, seed: {"loss": 2.0} if rho == 0.3 else {})
+    assert mixed == (None, "of 8 points: holds 4, fails 4, undecided 0")
 
 
 def test_a_point_of_many_seeds_is_named_by_its_settings():
     claim = Claim(
-        "one", "A statement", "page 1", "< 0", lambda arms: Verdict(loss_of_sam(arms), False), over_seeds=True
-    )
-    arms = runs(lambda **point: {"loss": 2.0}, seed=list(range(5)))
-    (entry,) = judge_claims(replace(TOY, arms=ARMS, claims=(claim,)), config(), arms, VARIED)
-    assert entry["reason"] == (
-        "of 6 points it holds at 0, fails at 6, is undecided at 0; it fails first at lr = 0.1, rho = 0"
-    )
+        "one", "A statement", "page 1", "< 0", lambda arms: Verdict(loss_of_sam(arms), False, "", (1.0, 3.0)),
+        over_seeds=True,
+    )  # fmt: skip
+    arms = runs(lambda **point: {"loss": 2.0}, seed=list(range(5)), lr=[0.1])
+    (entry,) = judge_claims(replace(TOY, arms=ARMS, claims=(claim,)), config(), arms, ("rho", "seed"))
+    assert entry["over_grid"] == "holds at 0 of 3 points, fails at rho = 0, 0.1, 0.3"
+    assert (entry["measured"], entry["interval_95"]) == (2.0, [1.0, 3.0])
+    assert [point["interval_95"] for point in entry["points"]] == [[1.0, 3.0]] * 3
 
 
 def test_reasons_that_differ_in_their_numbers_are_one():
     def judged(arms):
         sam = arms["sam"]
-        return climbs(arms) if sam.settings.rho == 0 else Verdict(0.1, None, f"2 seeds can't tell: {sam.settings.lr}")
+        return climbs(arms) if sam.settings.rho == 0 else Verdict(0.1, None, f"2 seeds can't tell: {sam.settings.seed}")
 
-    got = judge(judged, runs())
-    assert got["reason"] == "it is undecided at all 12 points: 2 seeds can't tell (8 of 12)"
+    assert judge(judged, runs())["reason"] == "of all 2 seeds: 2 seeds can't tell"
 
 
 def test_each_arm_is_the_run_with_its_settings():
     got = judge(lower, runs())
     for point in got["points"]:
-        if point["passed"] is not None:
-            assert point["runs"]["gd"] == point["runs"]["sam"].replace("rho=0.1", "rho=0.0").replace(
-                "rho=0.3", "rho=0.0"
-            )
-    assert got["counts"] == {"points": 12, "judged": 8, "holds": 8}
-    assert got["points"][2]["measured"] == pytest.approx(-0.1)
+        assert point["runs"]["gd"] == point["runs"]["sam"].replace("rho=0.1", "rho=0.0").replace("rho=0.3", "rho=0.0")
+    assert got["counts"] == {"points": 8, "judged": 8, "holds": 8}
+    assert got["points"][0]["measured"] == pytest.approx(-0.1)
 
 
 def test_the_same_runs_are_one_point():
@@ -150,9 +184,7 @@ def test_the_same_runs_are_one_point():
 def test_a_run_that_the_grid_lacks_is_the_reason():
     got = judge(edge_alone, runs())
     assert (got["measured"], got["passed"]) == (None, None)
-    assert got["reason"] == (
-        "it is undecided at all 2 points: the grid has no run with rho = 0, lr = 9, seed = 0 (1 of 2)"
-    )  # fmt: skip
+    assert got["reason"] == "of all 2 seeds: the grid has no run with rho = 0, lr = 9, seed = 0 (1 of 2)"
     assert [point["runs"] for point in got["points"]] == [{"edge": None}] * 2
     got = judge(lower, runs(rho=[0.1, 0.3]))
     assert got["passed"] is None
@@ -173,9 +205,9 @@ def test_runs_that_were_not_trained_to_their_end_judge_nothing(spoiled, reason):
     got = judge(lower, runs(lambda **point: spoiled if point == {"lr": 0.1, "rho": 0.0, "seed": 0} else {}))
     assert got["counts"]["judged"] == 6
     assert got["passed"] is True
+    assert got["at"]["settings"] == {"lr": 0.1, "rho": 0.3}
     unfit = [point for point in got["points"] if point["reason"] == reason]
     assert [point["runs"] for point in unfit] == [
-        {"sam": "lr=0.1,rho=0.0,seed=0"},
         {"sam": "lr=0.1,rho=0.1,seed=0", "gd": "lr=0.1,rho=0.0,seed=0"},
         {"sam": "lr=0.1,rho=0.3,seed=0", "gd": "lr=0.1,rho=0.0,seed=0"},
     ]
@@ -187,10 +219,11 @@ def test_a_claim_without_a_threshold_is_only_reported():
 
     got = judge(measure, runs(lambda lr, rho, seed: {"loss": lr + seed}, rho=[0.1]), threshold=None)
     assert (got["threshold"], got["passed"]) == (None, None)
-    assert got["measured"] == pytest.approx((0.2 + 1.1) / 2)
-    assert got["measured_over_grid"] == "the median of its points"
+    assert (got["measured"], got["reason"]) == (pytest.approx((0.1 + 1.1) / 2), "mean of 2 seeds")
+    assert got["at"]["settings"] == {"lr": 0.1, "rho": 0.1}
+    assert got["over_grid"] == "0.1 to 1.2 at 4 points"
     nowhere = judge(lambda arms: Verdict(None, None, "too short"), runs(), threshold=None)
-    assert nowhere["reason"] == "it could be measured nowhere: too short"
+    assert (nowhere["measured"], nowhere["reason"]) == (None, "too short")
 
 
 def test_smoke_judges_nothing():
@@ -226,7 +259,7 @@ def test_a_claim_about_the_whole_grid_sees_all_runs_by_label():
     assert seen == arms
     assert entry["passed"] is True
     assert entry["measured"] == pytest.approx(0.2 / 0.5)
-    assert entry["threshold"] == entry["at_each_point"] == "< 1"
+    assert (entry["threshold"], entry["at"], entry["over_grid"]) == ("< 1", None, "")
     assert entry["counts"] == {"points": 1, "judged": 1, "holds": 1}
     (smoke,) = judge_claims(replace(TOY, claims=(claim,)), config("smoke"), arms, VARIED)
     assert smoke["passed"] is None
@@ -250,9 +283,10 @@ def test_a_claim_over_seeds_sees_all_seeds_of_a_setting():
     (entry,) = judge_claims(replace(TOY, arms=ARMS, claims=(claim,)), config(), arms, VARIED)
     assert len(asked) == 6  # two η, three ρ
     assert all(set(found) == {"sam-0", "sam-1", "gd-0", "gd-1"} for found in asked)
-    assert entry["counts"] == {"points": 6, "judged": 4, "holds": 4}
-    assert entry["points"][1]["measured"] == pytest.approx(-0.1)
-    assert set(entry["points"][1]["runs"]) == {"sam-0", "sam-1", "gd-0", "gd-1"}
+    assert entry["counts"] == {"points": 4, "judged": 4, "holds": 4}
+    assert entry["points"][0]["measured"] == pytest.approx(-0.1)
+    assert entry["points"][0]["settings"] == {"lr": 0.1, "rho": 0.1}
+    assert set(entry["points"][0]["runs"]) == {"sam-0", "sam-1", "gd-0", "gd-1"}
     arms.pop(next(label for label, arm in arms.items() if arm.settings.seed == 1 and arm.settings.rho == 0.1))
     (entry,) = judge_claims(replace(TOY, arms=ARMS, claims=(claim,)), config(), arms, VARIED)
     assert entry["counts"]["judged"] == 3

@@ -122,6 +122,33 @@ def test_ties_go_by_the_second_metric_then_by_the_order_of_the_grid():
     assert chosen(backwards, Selection("score", "validation"))["selected"] == {"lr": 0.2, "rho": 0.1}
 
 
+@pytest.mark.parametrize(
+    ("ties", "losses", "decides"),
+    [
+        (None, {}, "the earlier in the grid is taken"),
+        ("loss", {0.1: 0.4}, "the lowest mean loss decides"),
+        ("loss", {}, "the earlier in the grid is taken"),
+        ("loss", {0.1: 0.4, 0.2: 0.4}, "the lowest mean loss decides, and of equals in that the earlier in the grid is "
+                                       "taken"),
+    ],
+)  # fmt: skip
+def test_ties_are_said_with_what_decided(ties, losses, decides):
+    def alike(rho, seed):
+        score = 0.1 + 0.2 if rho == 0.1 else 0.3  # the same but for rounding
+        return {"score": 0.5 if rho == 0.4 else score, "loss": losses.get(rho, 0.5)}
+
+    arms = grid(alike, rho=[0.0, 0.1, 0.2, 0.4], seed=[0, 1])
+    got = chosen(arms, Selection("score", "validation", ties=ties), varied=("rho", "seed"))
+    others = [rho for rho in (0.0, 0.1, 0.2) if rho != got["selected"]["rho"]]
+    assert got["tied"]["settings"] == [{"rho": rho} for rho in others]
+    named = ", ".join(f"{rho:g}" for rho in others)
+    assert got["tied"]["text"] == f"tied with rho = {named} in mean score: {decides}"
+
+
+def test_where_nothing_is_tied_nothing_is_said():
+    assert chosen(usual_grid())["tied"] == {"settings": [], "text": ""}
+
+
 def test_one_seed_has_no_error():
     got = summary(grid(usual, lr=[0.1, 0.2], rho=[0.0, 0.1], seed=[0]))
     assert (got["selection"]["mean"], got["selection"]["standard_error"], got["selection"]["n"]) == (0.05, None, 1)

@@ -60,6 +60,8 @@ def _selected(source: ShownDirectory, selection: Mapping[str, Read]) -> Answer |
     what = labelled(selected) if len(selected) != 1 else short(next(iter(selected.values())))
     name = symbol(next(iter(selected))) if len(selected) == 1 else "settings"
     head = f"Best {name} by {_spoken(source, selection['metric'])}: {what}"
+    if tied := (selection.get("tied") or {}).get("text"):
+        head += f" ({tied})"
     end = at_the_end(source, selected)
     by_rho = selection.get("by_rho") or {}
     if not by_rho.get("with_sam") or not by_rho.get("without_sam"):
@@ -137,8 +139,9 @@ def _of_claims(claims: Sequence[ShownClaim]) -> Answer | None:
 
 
 def _of_one(claim: ShownClaim) -> Answer:
-    at_points = f" at {claim.points}" if claim.verdict == "holds" else f": it holds at {claim.points}"
-    measured = f": {claim.measured}" if claim.measured else at_points if claim.points else ""
+    at = f" at {claim.at}" if claim.at else ""
+    measured = f": {claim.measured}" if claim.measured else ""
     condition = f", and it holds if {claim.threshold}" if claim.measured and claim.threshold else ""
     why = f" ({claim.reason})" if claim.verdict == "undecided" and claim.reason else ""
-    return Answer(f"The claim {claim.id} {_SAID[claim.verdict][0]}{measured}{condition}{why}.")
+    everywhere = f". Over the grid: {claim.over_grid}" if claim.over_grid else ""
+    return Answer(f"The claim {claim.id} {_SAID[claim.verdict][0]}{at}{measured}{condition}{why}{everywhere}.")

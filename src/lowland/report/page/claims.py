@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from lowland.report.page.rounding import short
 from lowland.report.page.shown import ShownDirectory
 from lowland.values import Read
-from lowland.wording import counted
-
-_VERDICTS = {True: "holds", False: "fails", None: "undecided"}
+from lowland.wording import counted, measured_of, place_of, verdict_of
 
 
 @dataclass(frozen=True)
@@ -23,9 +21,9 @@ class ShownClaim:
         threshold: the condition that it holds under; empty where it is only reported.
         paper: the paper's own value, and where it stands.
         verdict: *holds*, *fails*, *undecided*, *reported* or *not judged yet*.
-        measured: the value.
-        interval: the 95 % interval of it; empty without.
-        points: of a sweep, at how many points it holds.
+        measured: the value, with its 95 % interval if it has one.
+        at: of a sweep, the settings at which that is.
+        over_grid: of a sweep, where it holds, fails and is undecided.
         reason: why it is undecided, or what else is to be said.
         command: what decides it.
     """
@@ -37,8 +35,8 @@ class ShownClaim:
     paper: str
     verdict: str
     measured: str = ""
-    interval: str = ""
-    points: str = ""
+    at: str = ""
+    over_grid: str = ""
     reason: str = ""
     command: str = ""
 
@@ -73,7 +71,7 @@ class ClaimTable:
     def decided(self) -> bool:
         """Whether anything was measured, or decided."""
         claims = [claim for row in self.rows for claim in row if claim is not None]
-        return any(claim.measured or claim.verdict in (_VERDICTS[True], _VERDICTS[False]) for claim in claims)
+        return any(claim.measured or claim.verdict in ("holds", "fails") for claim in claims)
 
 
 def claims_beside(names: Sequence[str], sources: Sequence[ShownDirectory]) -> list[ClaimTable]:
@@ -95,7 +93,7 @@ def claims_beside(names: Sequence[str], sources: Sequence[ShownDirectory]) -> li
 def claims_of(source: ShownDirectory) -> list[ShownClaim]:
     """The claims of a directory; while it is under way those that will be judged at the end."""
     if source.summary is not None:
-        return [_judged(claim, source.is_sweep) for claim in source.summary["claims"]]
+        return [_judged(claim) for claim in source.summary["claims"]]
     told = source.description["claims"] if source.description else []
     return [
         ShownClaim(claim["id"], claim["text"], claim["source"], claim.get("threshold") or "", _paper(claim),
@@ -104,29 +102,13 @@ def claims_of(source: ShownDirectory) -> list[ShownClaim]:
     ]  # fmt: skip
 
 
-def _judged(claim: Mapping[str, Read], over_grid: bool) -> ShownClaim:
-    threshold = claim.get("threshold") or ""
-    counts, at_points = claim.get("counts"), claim.get("at_each_point") or ""
-    points, measured = "", claim["measured"]
-    if over_grid and counts:
-        points = _where(counts) if counts["judged"] else ""
-        measured = measured if at_points == threshold else None  # else it is the share of points, said already
-        threshold = at_points
-    interval, by = claim.get("interval_95"), claim.get("decided_by")
+def _judged(claim: Mapping[str, Read]) -> ShownClaim:
+    by = claim.get("decided_by")
     return ShownClaim(
-        claim["id"], claim["text"], claim["source"], threshold, _paper(claim),
-        _VERDICTS[claim["passed"]] if threshold or claim["passed"] is not None else "reported",
-        "" if measured is None else short(float(measured)),
-        "" if interval is None or measured is None else f"{interval[0]:.3g} to {interval[1]:.3g}",
-        points, claim["reason"], "" if by is None else by["command"],
+        claim["id"], claim["text"], claim["source"], claim.get("threshold") or "", _paper(claim), verdict_of(claim),
+        measured_of(claim), place_of(claim), claim.get("over_grid", ""), claim["reason"],
+        "" if by is None else by["command"],
     )  # fmt: skip
-
-
-def _where(counts: Mapping[str, int]) -> str:
-    """At how many points a claim holds, and of the others at how many it fails or is undecided."""
-    fails, undecided = counts["judged"] - counts["holds"], counts["points"] - counts["judged"]
-    rest = [f"{count} {what}" for count, what in ((fails, "fails"), (undecided, "undecided")) if count]
-    return f"{counts['holds']} of {counted(counts['points'], 'point')}" + (f" ({', '.join(rest)})" if rest else "")
 
 
 def _paper(claim: Mapping[str, Read]) -> str:

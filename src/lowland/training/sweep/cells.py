@@ -10,6 +10,7 @@ from lowland.training.forecast import passes
 from lowland.training.outcome import Outcome
 from lowland.training.settings import SettingValue
 from lowland.training.statistics import Estimate, estimate
+from lowland.wording import few
 
 SEED = "seed"
 _SHARED = "compile_seconds"  # programs of several runs say these
@@ -97,3 +98,11 @@ def describe(settings: Mapping[str, SettingValue]) -> str:
 def short(value: SettingValue) -> str:
     """A setting's value as a person writes it."""
     return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def places(several: Sequence[Mapping[str, SettingValue]]) -> str:
+    """Several settings as ``rho = 0.1, 0.2``, or ``(lr = 0.1, rho = 0), (lr = 0.2, rho = 0)``; many are cut short."""
+    names = dict.fromkeys(name for settings in several for name in settings)
+    if len(names) == 1:
+        return f"{next(iter(names))} = {few([short(value) for settings in several for value in settings.values()])}"
+    return few([f"({describe(settings)})" for settings in several])

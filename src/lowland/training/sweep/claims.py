@@ -1,34 +1,32 @@
-"""The claims of an experiment over a grid: whether each holds wherever the grid's runs can decide it."""
+"""The claims of an experiment over a grid: the verdict at the selected settings, then where else each holds."""
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
-from lowland.training.claims import Claim, Undecidable, Verdict
+from lowland.training.claims import Claim, Verdict
 from lowland.training.experiment import Experiment
 from lowland.training.outcome import Outcome
-from lowland.training.settings import Settings, SettingValue, values_of
+from lowland.training.selection import Selection
+from lowland.training.statistics import estimate
 from lowland.training.summary import SMOKE, claim_entry
-from lowland.training.sweep.cells import SEED, describe
+from lowland.training.sweep.cells import Cell, cells_of, describe, places
+from lowland.training.sweep.points import Point, points_of
+from lowland.training.sweep.selection import select
 from lowland.values import Json, JsonObject
-from lowland.wording import counted, few
-
-# The condition on the share of points at which a claim holds.
-EVERYWHERE = "= 1"
+from lowland.wording import counted
 
 
 def judge_claims(
     experiment: Experiment, config: JsonObject, outcomes: Mapping[str, Outcome], varied: Sequence[str]
 ) -> list[dict[str, Json]]:
-    """Every claim over the grid, for a summary.
+    """Every claim over the grid, for a summary: the parts of a run's claim, and where and how often it holds.
 
-    A claim compares arms by name. At each run of the grid it is asked with that run in place of the experiment's own
-    settings: the arm of a name is then the run whose settings are that run's, but for what makes the arm. What looks
-    at the same runs from different points is one point. A claim holds if it does at every point that can be judged.
-    One that compares over seeds is asked for all seeds of a setting at once, one that is about the whole grid once,
-    with all runs by their labels.
+    The verdict is that at the settings that the experiment selects, by the rule of `lowland.training.sweep.selection`:
+    the best of those at which the claim compares something (`points_of`). Where nothing is selected it is that of all
+    points together. A claim that is about the whole grid is asked once, with all runs by their labels.
 
     Args:
         experiment: whose claims.
@@ -36,173 +34,105 @@ def judge_claims(
         outcomes: label → run, in the order of the grid.
         varied: the settings that vary over it.
     """
-    smoke = config["scale"] == "smoke"
-    return [
-        _of_all(experiment, config, claim, SMOKE if smoke else experiment.judge(claim, outcomes))
-        if claim.whole_grid
-        else _over_grid(experiment, config, claim, [] if smoke else _points(claim, experiment, outcomes, varied))
-        for claim in experiment.claims
-    ]
-
-
-def _of_all(experiment: Experiment, config: JsonObject, claim: Claim, verdict: Verdict) -> dict[str, Json]:
-    judged, holds = verdict.passed is not None, verdict.passed is True
-    return {
-        **claim_entry(experiment, config, claim, verdict),
-        "measured_over_grid": "of all runs together",
-        "counts": {"points": 1, "judged": int(judged), "holds": int(holds)},
-        "at_each_point": claim.threshold,
-        "points": [],
-    }
+    cells = cells_of(outcomes, varied)
+    entries = list[dict[str, Json]]()
+    for claim in experiment.claims:
+        if config["scale"] == "smoke":
+            points, came = list[Point](), _Came(SMOKE)
+        elif claim.whole_grid:
+            points, came = [], _Came(experiment.judge(claim, outcomes))
+        else:
+            points = points_of(claim, experiment, outcomes, varied)
+            came = _came(claim, points, cells, experiment.selection)
+        entries.append(
+            {
+                **claim_entry(experiment, config, claim, came.verdict),
+                "at": came.at,
+                "over_grid": _everywhere(claim, points),
+                "counts": _counts([point.verdict for point in points] or [came.verdict]),
+                "points": [point.entry() for point in points],
+            }
+        )
+    return entries
 
 
 @dataclass(frozen=True)
-class _Point:
-    """A claim's verdict on certain runs: arm → label, None where the grid has no such run; and where, in words."""
+class _Came:
+    """What a claim came to: the verdict, and the settings at which it is; None for all points together."""
 
-    runs: Mapping[str, str | None]
     verdict: Verdict
-    where: str
+    at: Mapping[str, Json] | None = None
 
 
-def _points(
-    claim: Claim, experiment: Experiment, outcomes: Mapping[str, Outcome], varied: Sequence[str]
-) -> list[_Point]:
-    labels = {outcome.settings: label for label, outcome in outcomes.items()}
-    points, known = [], set[tuple[object, ...]]()
-    bases, made = list(labels), dict(experiment.arms)
-    if claim.over_seeds:
-        seeds = list(dict.fromkeys(settings.seed for settings in labels))
-        bases = list(dict.fromkeys(replace(settings, seed=seeds[0]) for settings in labels))
-        made = {f"{name}-{k}": {**fixed, "seed": seed} for name, fixed in made.items() for k, seed in enumerate(seeds)}
-    for base in bases:
-        seen = _Reader(made, base, labels, outcomes, varied, known)
-        try:
-            verdict = experiment.judge(claim, seen)
-        except _KnownError:
-            continue
-        except _UnfitError as error:
-            verdict = Verdict(None, None, str(error))
-        known.add(tuple(seen.read))
-        runs = {name: labels.get(settings) for name, settings in seen.read}
-        at = few([f"{name} {label}" for name, label in runs.items()])
-        if claim.over_seeds:
-            at = describe({name: getattr(base, name) for name in varied if name != SEED}) or at
-        points.append(_Point(runs, verdict, at))
-    return points
+def _came(claim: Claim, points: Sequence[Point], cells: Sequence[Cell], selection: Selection | None) -> _Came:
+    among = [cell for cell in cells if any(point.lies_in(cell) for point in points)]
+    best = select(cells, selection, among) if selection is not None else None
+    if selection is None or best is None:
+        return _Came(_together(claim, points, "point"))
+    whole, what = select(cells, selection), "selected"
+    if whole is not None and whole is not best:
+        what = f"the best of these points; {describe(whole.settings)} is selected"
+    text = f"{describe(best.settings)} ({what})" if best.settings else ""
+    here = [point for point in points if point.lies_in(best)]
+    return _Came(_together(claim, here, "seed"), {"settings": dict(best.settings), "text": text})
 
 
-class _UnfitError(Undecidable):
-    """A run that a claim asks for isn't there, or wasn't trained as far as claims look."""
+def _together(claim: Claim, points: Sequence[Point], noun: str) -> Verdict:
+    """The verdict of several points: true or false where all that can be judged say so, null where they don't agree.
 
-
-class _KnownError(Undecidable):
-    """A claim looks at the same runs again."""
-
-
-@dataclass
-class _Reader(Mapping[str, Outcome]):
-    """Arms by name around one run of the grid, which remembers which of them were read.
-
-    Attributes:
-        made: arm → the settings that make it.
-        base: the run's settings.
-        labels: settings → run.
-        outcomes: the grid's runs.
-        varied: the settings that vary over it.
-        known: what was read in full at earlier points. Judges are functions of what they read, so that one that
-            has read just this ends as it did there.
-        read: arm and settings, in the order in which they were asked for.
+    Of points that differ in their ``noun`` ``"seed"`` alone the mean is measured, of others the median.
     """
-
-    made: Mapping[str, Mapping[str, SettingValue]]
-    base: Settings
-    labels: Mapping[Settings, str]
-    outcomes: Mapping[str, Outcome]
-    varied: Sequence[str]
-    known: set[tuple[object, ...]]
-    read: list[tuple[str, Settings]] = field(default_factory=list)
-
-    def __getitem__(self, name: str) -> Outcome:
-        settings = replace(self.base, **self.made[name])  # type: ignore[arg-type]
-        self.read.append((name, settings))
-        if tuple(self.read) in self.known:
-            raise _KnownError
-        label = self.labels.get(settings)
-        if label is None:
-            shown = values_of(settings)
-            names = dict.fromkeys((*self.made[name], *self.varied))
-            raise _UnfitError(f"the grid has no run with {describe({key: shown[key] for key in names})}")
-        outcome = self.outcomes[label]
-        if outcome.status in ("failed", "stopped"):
-            end = f"failed: {outcome.error}" if outcome.error else f"was stopped at step {outcome.stopped_at}"
-            raise _UnfitError(f"run {label} {end}")
-        if not outcome.records:
-            raise _UnfitError(f"run {label} has no records")
-        return outcome
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.made)
-
-    def __len__(self) -> int:
-        return len(self.made)
-
-
-def _over_grid(experiment: Experiment, config: JsonObject, claim: Claim, points: Sequence[_Point]) -> dict[str, Json]:
-    judged = [point for point in points if point.verdict.passed is not None]
-    holds = sum(point.verdict.passed is True for point in judged)
+    if len(points) == 1:
+        return points[0].verdict
+    values = [point.verdict.measured for point in points if point.verdict.measured is not None]
+    values = [value for value in values if math.isfinite(value)]
+    mean = estimate(values) if noun == "seed" else None
+    measured = mean.mean if mean else median(values) if values else None
+    interval = mean.interval if mean else None
     if claim.threshold is None:
-        over, verdict, what = claim, _reported(points), "the median of its points"
-    else:
-        over, verdict = replace(claim, threshold=EVERYWHERE), _everywhere(points, judged, holds)
-        what = "the share of the points that can be judged at which it holds"
+        what = f"{'mean' if mean else 'median'} of {counted(len(values), noun)}"
+        return Verdict(measured, None, what if values else _commonest(points), interval)
+    every = counted(len(points), noun)
+    holds, fails, undecided = _split(points)
+    if not holds and not fails:
+        why = f"of all {every}: {_commonest(points)}" if points else _commonest(points)
+        return Verdict(measured, None, why, interval)
+    reason = f"of {every}: holds {len(holds)}, fails {len(fails)}, undecided {len(undecided)}"
+    return Verdict(measured, None if holds and fails else bool(holds), reason, interval)
+
+
+def _split(points: Sequence[Point]) -> tuple[list[Point], list[Point], list[Point]]:
+    """Those at which a claim holds, fails and is undecided."""
+    holds, fails, undecided = ([p for p in points if p.verdict.passed is passed] for passed in (True, False, None))
+    return holds, fails, undecided
+
+
+def _counts(verdicts: Sequence[Verdict]) -> dict[str, Json]:
+    judged = [verdict for verdict in verdicts if verdict.passed is not None]
     return {
-        **claim_entry(experiment, config, over, SMOKE if config["scale"] == "smoke" else verdict),
-        "measured_over_grid": what,
-        "counts": {"points": len(points), "judged": len(judged), "holds": holds},
-        "at_each_point": claim.threshold,
-        "points": [
-            {
-                "runs": dict(point.runs),
-                "measured": point.verdict.measured,
-                "passed": point.verdict.passed,
-                "reason": point.verdict.reason,
-            }
-            for point in points
-        ],
+        "points": len(verdicts),
+        "judged": len(judged),
+        "holds": sum(verdict.passed is True for verdict in judged),
     }
 
 
-def _everywhere(points: Sequence[_Point], judged: Sequence[_Point], holds: int) -> Verdict:
-    if not judged:
-        return Verdict(None, None, f"it is undecided at {_everyone(points)}: {_commonest(points)}")
-    fails = [point for point in judged if not point.verdict.passed]
-    open_ = [point for point in points if point.verdict.passed is None]
-    if holds == len(points):
-        return Verdict(1.0, True)
-    reason = (
-        f"of {counted(len(points), 'point')} it holds at {holds}, fails at {len(fails)}, is undecided at {len(open_)}"
-    )
+def _everywhere(claim: Claim, points: Sequence[Point]) -> str:
+    """``holds at 3 of 5 points, fails at rho = 2, undecided at rho = 0.5``; what was measured, without a threshold."""
+    if len(points) < 2:
+        return ""
+    if claim.threshold is None:
+        values = [point.verdict.measured for point in points if point.verdict.measured is not None]
+        return f"{min(values):.4g} to {max(values):.4g} at {counted(len(values), 'point')}" if values else ""
+    holds, fails, undecided = _split(points)
+    said = [f"holds at {len(holds)} of {counted(len(points), 'point')}"]
     if fails:
-        reason += f"; it fails first at {fails[0].where}"
-    if open_:
-        reason += f"; undecided because {_commonest(open_)}"
-    return Verdict(holds / len(judged), not fails, reason)
+        said.append(f"fails at {places([point.settings for point in fails])}")
+    if undecided:
+        said.append(f"undecided at {places([point.settings for point in undecided])}")
+    return ", ".join(said)
 
 
-def _reported(points: Sequence[_Point]) -> Verdict:
-    measured = [point.verdict.measured for point in points if point.verdict.measured is not None]
-    measured = [value for value in measured if math.isfinite(value)]
-    if not measured:
-        return Verdict(None, None, f"it could be measured nowhere: {_commonest(points)}")
-    return Verdict(median(measured), None, f"reported without a threshold, of {len(measured)} points")
-
-
-def _everyone(points: Sequence[_Point]) -> str:
-    return f"all {len(points)} points" if len(points) > 1 else "its only point" if points else "every point"
-
-
-def _commonest(points: Sequence[_Point]) -> str:
+def _commonest(points: Sequence[Point]) -> str:
     """Why most of the points say nothing: reasons that differ in their numbers alone are one."""
     reasons = [point.verdict.reason for point in points if point.verdict.reason]
     if not reasons:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from lowland.training.selection import Selection
 from lowland.training.statistics import paired_difference
-from lowland.training.sweep.cells import Cell
+from lowland.training.sweep.cells import Cell, places
 from lowland.values import Json
 
 
@@ -18,21 +18,40 @@ def rule(selection: Selection) -> str:
     return (
         "Of the settings that have as many seeds as any other, and whose every seed was trained to its end (none "
         f"diverged, failed or was stopped) and has a finite {selection.metric}: those with the lowest mean over seeds "
-        f"of the final {selection.metric}, measured {data}. Between equals: {ties}the earlier in the grid. "
+        f"of the final {selection.metric}, measured {data}. Between equals (up to rounding): {ties}the earlier in the "
+        "grid. "
         "Test data play no part."
     )
 
 
 def select(cells: Sequence[Cell], selection: Selection, among: Sequence[Cell] | None = None) -> Cell | None:
     """The best of the ``cells`` of a grid by `rule`, or None if none can be; of those in ``among``, if it is given."""
-    most = max((len(cell.runs) for cell in cells), default=0)
-    eligible = [
-        cell
-        for cell in (cells if among is None else among)
-        if cell.complete and len(cell.runs) == most == len(cell.values(selection.metric))
-    ]
+    eligible = _eligible(cells, selection, cells if among is None else among)
     # The first of equals, as min has it, is the earlier in the grid.
     return min(eligible, key=lambda cell: (_mean(cell, selection.metric), _mean(cell, selection.ties)), default=None)
+
+
+def _eligible(cells: Sequence[Cell], selection: Selection, among: Sequence[Cell]) -> list[Cell]:
+    most = max((len(cell.runs) for cell in cells), default=0)
+    return [cell for cell in among if cell.complete and len(cell.runs) == most == len(cell.values(selection.metric))]
+
+
+def _tied(cells: Sequence[Cell], selection: Selection, best: Cell) -> dict[str, Json]:
+    """Which settings have the same mean of the metric as the ``best``, and what decided, in words."""
+
+    def equal(others: Sequence[Cell], metric: str | None) -> list[Cell]:
+        return [cell for cell in others if cell is not best and _mean(cell, metric) == _mean(best, metric)]
+
+    tied = equal(_eligible(cells, selection, cells), selection.metric)
+    if not tied:
+        return {"settings": [], "text": ""}
+    decides = "the earlier in the grid is taken"
+    if not equal(tied, selection.ties):
+        decides = f"the lowest mean {selection.ties} decides"
+    elif selection.ties and len(equal(tied, selection.ties)) < len(tied):
+        decides = f"the lowest mean {selection.ties} decides, and of equals in that {decides}"
+    settings = [dict(cell.settings) for cell in tied]
+    return {"settings": settings, "text": f"tied with {places(settings)} in mean {selection.metric}: {decides}"}
 
 
 def summarize_selection(cells: Sequence[Cell], selection: Selection | None) -> dict[str, Json]:
@@ -48,6 +67,7 @@ def summarize_selection(cells: Sequence[Cell], selection: Selection | None) -> d
         **head,
         "selected": dict(best.settings),
         "runs": list(best.runs),
+        "tied": _tied(cells, selection, best),
         "reason": "",
         **_estimated(best, selection.metric),
         "test": _test(best, selection),
@@ -61,9 +81,9 @@ def summarize_selection(cells: Sequence[Cell], selection: Selection | None) -> d
 
 
 def _mean(cell: Cell, metric: str | None) -> float:
-    """For sorting: what is not there comes last."""
+    """For sorting, without the last digits, which are rounding; what is not there comes last."""
     estimate = cell.estimate(metric) if metric else None
-    return estimate.mean if estimate else math.inf
+    return float(f"{estimate.mean:.12g}") if estimate else math.inf
 
 
 def _estimated(cell: Cell, metric: str) -> dict[str, Json]:
