@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 
 from lowland.training import Outcome, Reference, Verdict, repeats
+from lowland.training.claims import NoArmError
 from lowland.training.statistics import Estimate, paired_difference
 
 Measure = Callable[[Outcome], float]
@@ -74,24 +75,36 @@ def difference(outcomes: Mapping[str, Outcome], kind: str, other: str, measure: 
 def smaller(kind: str, other: str, measure: Measure) -> Judge:
     """Judges whether ``kind`` has the smaller measure than ``other``: the mean difference, paired by seed.
 
-    As `below_zero` says.
+    As `below_zero` says; NoArmError for an arm that isn't there.
     """
-    return judged(lambda outcomes: below_zero(difference(outcomes, kind, other, measure)))
+
+    @judged
+    def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
+        _find(outcomes, kind, other)
+        return below_zero(difference(outcomes, kind, other, measure))
+
+    return judge
+
+
+def _find(outcomes: Mapping[str, Outcome], *kinds: str) -> None:
+    """Raise NoArmError for the first of ``kinds`` that no arm is of."""
+    for kind in kinds:
+        if not any(repeats(label, kind) for label in outcomes):
+            raise NoArmError(kind)
 
 
 def reached(kind: str, measure: Measure, threshold: float, what: str) -> Callable[[Mapping[str, Outcome]], str]:
     """A `Claim`'s ``regime``: that the arms of ``kind`` end at or below ``threshold``, the worst seed included.
 
-    ``what``: the measure in words, ``"ERM's training error"``.
+    ``what``: the measure in words, ``"ERM's training error"``. NoArmError where there is no such arm.
     """
 
     def regime(outcomes: Mapping[str, Outcome]) -> str:
+        _find(outcomes, kind)
         try:
             values = by_seed(outcomes, kind, measure)
         except Unfit as unfit:
             return unfit.reason
-        if not values:
-            return f"there is no arm {kind}"
         return trained_to(threshold, values.values(), what)
 
     return regime

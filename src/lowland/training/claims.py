@@ -1,14 +1,20 @@
 """A claim of a paper, the paper's own value, and the verdict on a run of ours."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
+from lowland.errors import SettingError, suggestion
 from lowland.training.outcome import Outcome
 from lowland.values import Json
 
 
 class Undecidable(Exception):
     """Raised out of a judge where what it asks for isn't there; whoever asked it knows what that means."""
+
+
+class NoArmError(KeyError):
+    """Raised by a judge that is asked to compare an arm that isn't there; its argument is the name."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,9 @@ class Claim:
             do. Where they don't the claim is undecided, whatever was measured.
         decided_by: the scale that gets there, and has the seeds that it takes.
         grid: the experiment's grid whose sweep decides it, where a single run can't.
+
+    Raises:
+        TypeError: for a judge or a regime that is no function.
     """
 
     id: str
@@ -78,8 +87,44 @@ class Claim:
     decided_by: str = "desk"
     grid: str | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what can't be called."""
+        given = {"judge": self.judge} | ({} if self.regime is None else {"regime": self.regime})
+        for name, function in given.items():
+            if not callable(function):
+                raise TypeError(f"the claim {self.id}: {name} is a function of the outcomes by arm, not {function!r}")
+
     def decide(self, outcomes: Mapping[str, Outcome]) -> Verdict:
-        """``judge`` of these outcomes, but null with the reason where they don't get to the regime."""
+        """``judge`` of these outcomes, but null with the reason where they don't get to the regime.
+
+        Raises:
+            SettingError: if ``judge`` gives no `Verdict`.
+        """
         short = self.regime(outcomes) if self.regime is not None else ""
         verdict = self.judge(outcomes)
+        if not isinstance(verdict, Verdict):
+            raise SettingError(f"the judge of the claim {self.id} gives a {type(verdict).__name__} and not a Verdict")
         return replace(verdict, passed=None, reason=short) if short else verdict
+
+
+def asked_in_vain(claim: Claim, name: str, columns: Iterable[str], arms: Iterable[str]) -> SettingError:
+    """The error for a ``claim`` that asks for ``name``, which is none of these ``columns`` and ``arms``.
+
+    Args:
+        claim: whose judge asked.
+        name: of a column or an arm.
+        columns: of the records; none where it is known to be an arm.
+        arms: of the experiment; none where it is known to be a column.
+    """
+    sorts = [
+        (wanted, verb, list(there))
+        for wanted, verb, there in (("column", "the records have", columns), ("arm", "the arms are", arms))
+        if there
+    ]
+    known = [each for _, _, there in sorts for each in there]
+    lists = "; ".join(f"{verb} {', '.join(there)}" for _, verb, there in sorts)
+    near = suggestion(name, known) if get_close_matches(name, known, n=1, cutoff=0.5) else ""
+    what = " or ".join(wanted for wanted, _, _ in sorts)
+    return SettingError(
+        f"the claim {claim.id} asks for the {what} {name}, which there isn't.{near} {lists[:1].upper()}{lists[1:]}"
+    )

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import InitVar, dataclass, field
 from typing import Generic, TypeVar
 
@@ -10,7 +10,7 @@ import torch
 
 from lowland.errors import SettingError, suggestion
 from lowland.training import own
-from lowland.training.claims import Claim, Undecidable, Verdict
+from lowland.training.claims import Claim, NoArmError, Undecidable, Verdict, asked_in_vain
 from lowland.training.drawing import Curve, Figure, Plot
 from lowland.training.outcome import Outcome
 from lowland.training.selection import Selection
@@ -168,14 +168,11 @@ class Experiment(Generic[S]):
             with self.calling(f"the claim {claim.id}", Undecidable):
                 return claim.decide(outcomes)
         except KeyError as error:
-            columns = dict.fromkeys(column for each in outcomes.values() for column in (each.records or [{}])[-1])
+            columns = _columns(outcomes)
             key = error.args[0] if error.args else None
             if not self.is_own or not isinstance(key, str) or key in columns or key in outcomes:
                 raise
-            raise SettingError(
-                f"the claim {claim.id} asks for {key}, which is no column of the records and no arm."
-                f"{suggestion(key, [*columns, *outcomes])}"
-            ) from None
+            raise asked_in_vain(claim, key, [] if isinstance(error, NoArmError) else columns, self.arms) from None
 
     def calling(self, what: str, *passing: type[Exception]) -> AbstractContextManager[None]:
         """Inside, functions of the experiment are called: see `lowland.training.theirs.calling`."""
@@ -226,3 +223,12 @@ class Experiment(Generic[S]):
         """The settings of each arm at ``scale`` with the user's ``changes``; raises SettingError for bad ones."""
         values = {name: value.value for name, value in self.values(scale).items()}
         return repeated(resolve_arms(self.settings, values, self.arms, changes))
+
+
+def _columns(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """The columns of the last records, each once; of a grid's outcomes those that it has."""
+    found = dict[str, None]()
+    for name in outcomes:
+        with suppress(Undecidable):
+            found |= dict.fromkeys((outcomes[name].records or [{}])[-1])
+    return list(found)

@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from lowland.errors import SettingError
 from lowland.patience import doing
-from lowland.training.claim_columns import column_check
+from lowland.training.claim_check import claim_check
 from lowland.training.drive import LOOK_EVERY, Drive, step_in
 from lowland.training.experiment import Experiment
 from lowland.training.files import write_json
@@ -63,7 +63,7 @@ def train(
     offset = 0
     total = sum(settings.steps for settings in arms.values())
     visible = show_progress and processes.leads
-    look = column_check(experiment, arms)
+    look = claim_check(experiment, arms)
     cost = costs(arms.values())
     with watched_by(watch, total, visible, cost) as shown, deterministic(device), experiment.calling("training"):
         forecast = Forecast(arms, shown.say if isinstance(shown, Bar) and visible else _silent)

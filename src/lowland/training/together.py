@@ -8,7 +8,7 @@ from torch.utils import _pytree as pytree
 
 from lowland.errors import SettingError
 from lowland.patience import doing
-from lowland.training.claim_columns import column_check
+from lowland.training.claim_check import claim_check
 from lowland.training.drive import Drive, step_in
 from lowland.training.experiment import Experiment
 from lowland.training.forecast import STEPS, ForecastTogether
@@ -51,7 +51,7 @@ def train_together(
                 program = OwnProgram(experiment, arms, directory, device, saved)
                 say = shown.say if isinstance(shown, Bar) and show_progress else None
                 forecast = None if say is None else ForecastTogether(program, _LOOK, say)
-                if Drive(program, directory, shown, processes, forecast, column_check(experiment, arms)).run(until):
+                if Drive(program, directory, shown, processes, forecast, claim_check(experiment, arms)).run(until):
                     shown.finish(last)
     return outcomes_of(arms, saved["arms"], directory.records())
 

@@ -5,6 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lowland.errors import SettingError
+from lowland.patience import doing
+from lowland.training.claim_check import check_claims_first
+from lowland.training.environment import choose_device
 from lowland.training.experiment import Experiment
 from lowland.training.logs import Log
 from lowland.training.outcome import Outcome
@@ -50,13 +53,17 @@ def sweep(
         log: where records go, too.
 
     Raises:
-        SettingError: if the runs can't be vectorized, don't fit in memory, or can't be halved.
+        SettingError: if the runs can't be vectorized, don't fit in memory, or can't be halved; if a claim asks for what
+            isn't there.
         RunError: for a directory that can't be used.
     """
     labels = {settings: label for label, settings in grid.points.items()}
     jobs = plan(
         experiment, scale, grid.points, find_parts(directory, experiment), directory, device, vectorized, threads
     )
+    if jobs:
+        with doing("looking at the claims", elsewhere=True):
+            check_claims_first(experiment, grid.points, choose_device(device))
     errors: dict[Settings, str] = {}
     failed: set[Path] = set()
     stopped: dict[str, int] = {}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lowland.patience import doing
-from lowland.training.claim_columns import column_check
+from lowland.training.claim_check import claim_check
 from lowland.training.drive import Drive, step_in
 from lowland.training.experiment import Experiment
 from lowland.training.files import Maybe, fault
@@ -64,7 +64,7 @@ def train_vectorized(
             paused = until is not None and entry.get("step", 0) >= until
             if set(entry["names"]) <= set(left) and left and not paused:
                 program = SideBySide(experiment, arms, directory, device, saved, index, alike)
-                if Drive(program, directory, shown, Alone(), look=column_check(experiment, arms)).run(until):
+                if Drive(program, directory, shown, Alone(), look=claim_check(experiment, arms)).run(until):
                     shown.finish(sum(settings.steps for settings in program.arms.values()))
     return outcomes_of(arms, states, directory.records())
 
