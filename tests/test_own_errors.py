@@ -79,8 +79,19 @@ def test_a_network_without_code_of_its_own(undrawn, lowland, here):
     write(here, TEXT.replace("Linear(4, settings.width)", "Linear(5, settings.width)"))
     failed = lowland("run", "mine.py")
     assert failed.code == 2
-    assert failed.err.startswith("lowland: mine: training failed in the forward pass of Sequential: RuntimeError: mat1")
-    assert len(failed.err.splitlines()) == 1
+    *frames, last = failed.err.splitlines()
+    layer = "the layer 0 of Sequential, Linear(in_features=5, out_features=3, bias=True), given (108, 4)"
+    assert last.startswith(f"lowland: mine: training failed in {layer}: RuntimeError: mat1")
+    assert frames[0].endswith(f'mine.py", line {line_of(here / "mine.py", "def build")}, in build')
+    assert frames[1].strip() == "def build(settings):"
+
+
+def test_a_layer_in_a_network_of_ones_own_is_named(undrawn, lowland, here):
+    broken(here, ("torch.nn.Linear(width, 2)", "torch.nn.Linear(7, 2)"))
+    failed = lowland("run", "mine.py")
+    at = f"mine.py, line {line_of(here / 'mine.py', 'self.second(self.first')}"
+    layer = "the layer second of Net, Linear(in_features=7, out_features=2, bias=True), given (108, 3)"
+    assert f"training (Net.forward) failed at {at}, in {layer}: RuntimeError: mat1" in failed.err
 
 
 def test_what_build_and_loss_give_is_looked_at(undrawn, refused, here):

@@ -20,6 +20,7 @@ CLAIMS = [
     claim("second", False, reference={"value": "ERM 5.15, SAM 4.3", "where": "figure 1"}),
     claim("third", None, decided_by={"scale": "desk", "command": "lowland run a/b --scale desk"}),
     claim("fourth", None, decided_by={"scale": "desk", "command": "lowland run a/b --scale desk"}),
+    claim("changed", None, decided_by={"scale": "desk", "command": "lowland run c/d --scale desk", "changed": True}),
     claim("fifth", None, decided_by={"scale": "desk", "command": "lowland sweep a/b --grid m --scale desk"}),
 ]
 
@@ -44,6 +45,8 @@ def test_each_deciding_command_is_printed_once_and_whole(capsys, monkeypatch):
     words = " ".join(lines)
     assert "third, fourth: decided at desk scale (74 minutes, 2 cores (measured)):" in words
     assert "fifth: decided at desk scale:" in words
+    own = "with the settings of its own, which were changed here"
+    assert f"changed: decided at desk scale ({own}, 74 minutes, 2 cores (measured)):" in words
 
 
 def test_without_references_there_is_no_column(capsys, monkeypatch):

@@ -66,7 +66,8 @@ def test_a_pick_at_the_end_of_the_grid_says_so(tmp_path):
     ("asked", "says"),
     [
         ({"settings": None}, r"say the settings of the runs: tune\(build, lr=0.1"),
-        ({"settings": {"lr": 0.1}}, "settings need rho"),
+        ({"settings": {"lr": 0.1}}, "settings need steps"),
+        ({"settings": {"lr": 0.1, "steps": 6}, "grid": {"lr": (0.1, 0.2)}}, "settings need rho"),
         ({"settings": {**SETTINGS, "names": ["a"]}}, "names is a list"),
         ({"seeds": 0}, "at least 1, not 0"),
         ({"grid": {"seed": (1, 2)}}, "the grid has no seeds"),
@@ -115,19 +116,37 @@ def test_its_sentence():
     nan = float("nan")
     without = {"rho": 0.0, "validation_error": 0.0481, "standard_error": 0.002, "cost": 1.0}
     rows = [tuple(without.values()), (0.1, 0.0421, 0.003, 2.0), (0.2, 0.05, 0.001, 2.0)]
-    found = tuned(*rows, gain=(-0.006, -0.01, -0.002), without_sam=without)
+    sam = dict(zip(without, rows[1], strict=True))
+    both = {"without_sam": without, "with_sam": sam}
+    found = tuned(*rows, gain=(-0.006, -0.01, -0.002), **both)
     assert str(found).splitlines() == [
-        "Best by validation error: rho = 0.1, 0.0421 ± 0.003 (no SAM: 0.0481 ± 0.002), at 4.1 times one run's cost",
+        "Best by validation error: rho = 0.1, 0.0421 ± 0.003 (no SAM: 0.0481 ± 0.002)",
         "validation error with SAM less without: -0.006 (95 % interval -0.01 to -0.002): lower with SAM",
         "A run with SAM takes 2 times the gradients of one without: compare at that cost, too.",
+        "All runs together took 4.1 times the gradients of one run with rho = 0.1.",
         "figure: runs/a.png",
     ]
-    assert "undecided" in str(tuned(*rows, gain=(-0.006, -0.01, 0.002), without_sam=without))
-    assert "undecided, for want of seeds that differ" in str(tuned(*rows, without_sam=without))
+    assert "undecided" in str(tuned(*rows, gain=(-0.006, -0.01, 0.002), **both))
+    assert "undecided, for want of seeds that differ" in str(tuned(*rows, **both))
+    assert str(tuned(*rows, **both, tied="tied with rho = 0.2")).splitlines()[1] == "It is tied with rho = 0.2."
     plain = Tuned({"rho": 0.0}, found.rows, found.metric, None, 9.0, *[Path("a.png")] * 2, without, found.rows[1])
     assert str(plain).splitlines()[0] == (
-        "Best by validation error: rho = 0, 0.0481 ± 0.002 (SAM at best: rho = 0.1, 0.0421 ± 0.003), at 9.0 times one "
-        "run's cost"
+        "Best by validation error: rho = 0, 0.0481 ± 0.002 (SAM at best: rho = 0.1, 0.0421 ± 0.003)"
     )
     alone = str(tuned((0.1, 0.0421, nan, nan)))
-    assert alone.splitlines()[0] == "Best by validation error: rho = 0.1, 0.0421, at 4.1 times one run's cost"
+    assert alone.splitlines()[:2] == [
+        "Best by validation error: rho = 0.1, 0.0421",
+        "Nothing is said of SAM against training without it: the grid has no run with ρ = 0.",
+    ]
+
+
+def test_a_grid_of_rho_0_alone_says_that_nothing_is_compared(tmp_path):
+    found = tune(build, {"lr": 0.1, "steps": 6}, grid={"rho": [0]}, seeds=2, out=tmp_path / "tune", device="cpu")
+    assert "the grid has no run with ρ > 0." in str(found)
+    assert "undecided" not in str(found)
+
+
+def test_a_lambda_is_called_by_its_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = tune(lambda settings: build(settings), {"lr": 0.1, "steps": 2}, grid={"rho": [0]}, seeds=1, device="cpu")
+    assert found.directory.parts[:2] == ("runs", "test_tuning")

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lowland.errors import SettingError
+from lowland.experiments.running import shortened
 from lowland.training import Experiment, Outcome, defaults, own, paper
 from lowland.training.settings import Value
 
@@ -126,3 +127,14 @@ def test_the_table_and_the_curves_take_repeated_arms_together():
     assert (panels["test error"].ylabel, panels["test error"].against) == ("error", ["sgd"])
     assert lines[-1].y[-1] == pytest.approx(0.25)
     assert own.rows({"lr=0.1,seed=0": outcomes["sam-0"]}) == []
+
+
+def test_what_an_arm_says_of_its_length_is_shorter_in_a_smoke_run():
+    longer = {"sam": {}, "long": {"rho": 0.0, "epochs": 60}, "half": {"examples": 150}}
+    made = replace(experiment(lr=0.1, rho=0.05, batch_size=10, epochs=30, examples=300), arms=longer)
+    smoke = made.configure("smoke", {})
+    assert [smoke[name].epochs for name in longer] == [1, 2, 1]
+    assert [smoke[name].examples for name in longer] == [100, 100, 50]
+    assert made.configure("laptop", {})["long"].epochs == 60
+    assert made.configure("smoke", {"long.epochs": "3"})["long"].epochs == 3
+    assert "long.epochs = 2 in place of 60, half.examples = 50 in place of 150" in shortened(made, "smoke")

@@ -47,7 +47,9 @@ def test_a_run_of_that_scale_has_nothing_better_to_name():
 
 
 def test_a_shortened_run_is_told_of_the_whole_one():
-    assert claimed("desk", {"steps": "2"})["decided_by"] == {"scale": "desk", "command": f"{RUN} desk"}
+    assert claimed("desk", {"steps": "2"})["decided_by"] == {
+        "scale": "desk", "command": f"{RUN} desk", "changed": True,
+    }  # fmt: skip
 
 
 def test_what_is_studied_is_kept_and_sizes_are_not():

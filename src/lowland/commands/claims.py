@@ -52,13 +52,15 @@ def paper(claim: Mapping[str, Any]) -> str:
 
 def print_deciding(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) -> None:
     """Print each command that decides undecided claims, with their names and what it takes."""
-    commands: dict[str, tuple[str, list[str]]] = {}
+    commands: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
     for claim in claims:
         if (by := claim.get("decided_by")) is not None:
-            commands.setdefault(by["command"], (by["scale"], []))[1].append(claim["id"])
-    for command, (scale, names) in commands.items():
-        takes = costs.get(scale) if command.startswith("lowland run") else None
-        say(f"{', '.join(names)}: decided at {scale} scale" + (f" ({takes}):" if takes else ":"))
+            commands.setdefault(by["command"], (by, []))[1].append(claim["id"])
+    for command, (by, names) in commands.items():
+        takes = costs.get(by["scale"]) if command.startswith("lowland run") else None
+        which = "with the settings of its own, which were changed here" if by.get("changed") else ""
+        about = ", ".join(filter(None, (which, takes)))
+        say(f"{', '.join(names)}: decided at {by['scale']} scale" + (f" ({about}):" if about else ":"))
         typer.echo(f"  {command}")
     if commands:
         typer.echo()

@@ -73,6 +73,13 @@ def shortened(experiment: Experiment, scale: str) -> str:
         for name in short
         if short[name].value != whole[name].value
     ]
+    arms = experiment.arms_at(scale)
+    changed += [
+        f"{arm}.{name} = {arms[arm][name]} in place of {value}"
+        for arm, fixed in experiment.arms.items()
+        for name, value in fixed.items()
+        if arms[arm][name] != value
+    ]
     return f"a smoke run only shows that it works: {', '.join(changed)}" if changed else ""
 
 

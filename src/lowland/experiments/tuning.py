@@ -35,11 +35,12 @@ class Tuned:
         metric: what is compared: validation error, where there is one. Lower is better.
         gain: the metric of the best settings with ρ > 0 minus that of the best with ρ = 0, paired by seed: mean and
             95 % interval, ``(mean, low, high)``; None where there is no interval.
-        runs: how many times as many gradients as one run of the picked settings all took together.
+        runs: how many times as many gradients as one run of the picked settings all runs took together.
         directory: with ``results.csv``, ``summary.json`` and figures.
         figure: the metric against the first setting that varies, with its error over seeds; a PNG file.
         without_sam: the row of the best settings with ρ = 0; None where the grid has none.
         with_sam: the row of the best settings with ρ > 0; None where it has none.
+        tied: which settings have the same mean of the metric as the pick, and what decided; empty if none has.
     """
 
     pick: Mapping[str, SettingValue]
@@ -51,6 +52,7 @@ class Tuned:
     figure: Path
     without_sam: Mapping[str, SettingValue] | None = None
     with_sam: Mapping[str, SettingValue] | None = None
+    tied: str = ""
 
     @property
     def rho(self) -> float:
@@ -64,8 +66,9 @@ class Tuned:
             beside = f" (SAM at best: {self._settings(self.with_sam)}, {self._value(self.with_sam)})"
         elif self.pick.get("rho") != 0 and self.without_sam is not None:
             beside = f" (no SAM: {self._value(self.without_sam)})"
-        at_cost = f"at {self.runs:.1f} times one run's cost"
-        lines = [f"Best by {what}: {self._settings(best)}, {self._value(best)}{beside}, {at_cost}"]
+        lines = [f"Best by {what}: {self._settings(best)}, {self._value(best)}{beside}"]
+        if self.tied:
+            lines.append(f"It is {self.tied}.")
         rhos = {row["rho"] for row in self.rows if "rho" in row}
         if len(rhos) > 1 and self.pick["rho"] == max(rhos):
             lines.append("The pick is the largest ρ of the grid: try larger ones, too.")
@@ -73,13 +76,19 @@ class Tuned:
             mean, low, high = self.gain
             told = "lower with SAM" if high < 0 else "higher with SAM" if low > 0 else "undecided"
             lines.append(f"{what} with SAM less without: {mean:+.2g} (95 % interval {low:.2g} to {high:.2g}): {told}")
-        elif self.without_sam is not None:
+        elif self.without_sam is None or self.with_sam is None:
+            lacking = "ρ = 0" if self.without_sam is None else "ρ > 0"
+            lines.append(f"Nothing is said of SAM against training without it: the grid has no run with {lacking}.")
+        else:
             lines.append(f"{what} with SAM against without: undecided, for want of seeds that differ")
         costs = [float(row["cost"]) for row in self.rows if float(row.get("rho", 0)) > 0 and row["cost"] == row["cost"]]
         if self.without_sam is not None and costs:
             lines.append(
                 f"A run with SAM takes {max(costs):.3g} times the gradients of one without: compare at that cost, too."
             )
+        lines.append(
+            f"All runs together took {self.runs:.1f} times the gradients of one run with {self._settings(best)}."
+        )
         return "\n".join([*lines, f"figure: {self.figure}"])
 
     def _settings(self, row: Mapping[str, SettingValue]) -> str:
@@ -113,8 +122,8 @@ def tune(
     Args:
         build: ``build(settings)`` gives the task of one run, as `lowland.experiments.supervised` makes it; or an
             experiment that has one, its name, or its file.
-        settings: of all runs, as `lowland.experiments.defaults` takes them: ``lr``, ``rho``, and ``steps``, or
-            ``epochs`` with ``batch_size`` and ``examples``. Of an experiment those to change.
+        settings: of all runs, as `lowland.experiments.defaults` takes them: ``lr``, and ``steps``, or ``epochs`` with
+            ``batch_size`` and ``examples``; ``rho`` where the grid doesn't vary it. Of an experiment those to change.
         name: of what a function builds; by default that of its script, or the function's own.
         grid: setting → values. By default ρ from 0 to 0.2.
         seeds: runs of each point.
@@ -131,12 +140,14 @@ def tune(
     refuse_inside_a_file()
     given = {**(settings or {}), **values}
     is_function = callable(build) and not isinstance(build, Experiment)
-    experiment = _made(build, name, given) if is_function else _known(build, name)
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise SettingError(f"seeds is how many runs each point has: at least 1, not {seeds!r}")
     part = {each: tuple(several) for each, several in (grid or {"rho": RHOS}).items()}
     if "seed" in part or "seeds" in part:
         raise SettingError("the grid has no seeds: seeds=5 gives each point five")
+    # What the grid varies needs no value of its own.
+    usual = {each: part[each][0] for each in ("lr", "rho") if part.get(each)}
+    experiment = _made(build, name, given, usual) if is_function else _known(build, name)
     points = {**part, "seed": tuple(range(seeds))}
     changes = {} if is_function else {each: value for each, value in given.items() if each not in part}
     path = directory_for(experiment, _folder(given), None, {}) if out is None else out
@@ -145,12 +156,14 @@ def tune(
         return _tuned(sweeping.finished_summary(asked) or sweeping.run_sweep(asked), directory)
 
 
-def _made(build: Any, name: str | None, settings: Mapping[str, SettingValue]) -> Experiment:
-    """An experiment of the task that a function builds."""
+def _made(
+    build: Any, name: str | None, settings: Mapping[str, SettingValue], usual: Mapping[str, SettingValue]
+) -> Experiment:
+    """An experiment of the task that a function builds, with the ``usual`` value of what ``settings`` leave out."""
     if not settings:
-        raise SettingError("say the settings of the runs: tune(build, lr=0.1, rho=0.05, steps=500)")
+        raise SettingError("say the settings of the runs: tune(build, lr=0.1, steps=500)")
     try:
-        return Experiment(name=name or call_by_file(build), settings=defaults(**settings), build=build)
+        return Experiment(name=name or call_by_file(build), settings=defaults(**{**usual, **settings}), build=build)
     except (TypeError, ValueError) as error:
         raise SettingError(str(error)) from None
 
@@ -193,6 +206,7 @@ def _tuned(summary: JsonObject, directory: RunDirectory) -> Tuned:
         figure=directory.figures / f"{metric}-by-{against}.png".replace("_", "-"),
         without_sam=_row_of(by_rho["without_sam"], rows),
         with_sam=_row_of(by_rho["with_sam"], rows),
+        tied=selection["tied"]["text"],
     )
 
 

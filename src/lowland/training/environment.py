@@ -11,7 +11,11 @@ import torch
 
 import lowland
 from lowland.errors import SettingError, suggestion
+from lowland.training.settings import Settings
 from lowland.values import Json
+
+# The settings that ask for bfloat16: the value that does, and the one that doesn't.
+_BFLOAT16 = {"amp": ("on", "off"), "precision": ("bfloat16", "float32")}
 
 
 def choose_device(name: str) -> torch.device:
@@ -30,6 +34,26 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def slow_bfloat16(settings: Settings, device: torch.device, autocast: torch.dtype | None = None) -> str:
+    """Where bfloat16 is asked for on a CPU that lacks it: what is slow, and what makes it fast. Else empty.
+
+    Args:
+        settings: of the run, which may ask for it by ``amp`` or ``precision``.
+        device: it is trained on.
+        autocast: what its training computes in, where that is known.
+    """
+    asking = [f"--set {name}={fast}" for name, (asks, fast) in _BFLOAT16.items() if getattr(settings, name, "") == asks]
+    if device.type != "cpu" or not (asking or autocast is torch.bfloat16) or has_bfloat16():
+        return ""
+    mend = f"; {' '.join(asking)} makes it fast, and is another run" if asking else ""
+    return f"training in bfloat16 is many times slower than in float32 on this processor, which lacks it{mend}"
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU computes in bfloat16 faster than by reference code, as torch's kernels (oneDNN) see it."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def environment(device: torch.device) -> dict[str, Json]:

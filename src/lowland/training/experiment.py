@@ -222,7 +222,13 @@ class Experiment(Generic[S]):
     def configure(self, scale: str, changes: Mapping[str, Read]) -> dict[str, Settings]:
         """The settings of each arm at ``scale`` with the user's ``changes``; raises SettingError for bad ones."""
         values = {name: value.value for name, value in self.values(scale).items()}
-        return repeated(resolve_arms(self.settings, values, self.arms, changes))
+        return repeated(resolve_arms(self.settings, values, self.arms_at(scale), changes))
+
+    def arms_at(self, scale: str) -> Mapping[str, Mapping[str, SettingValue]]:
+        """The settings that make each arm; at smoke scale those of an experiment of one's own are shorter, too."""
+        if scale != "smoke" or not self.settings.defaults:
+            return self.arms
+        return own.shortened_arms(self.arms, self.values("paper"), self.values("smoke"))
 
 
 def _columns(outcomes: Mapping[str, Outcome]) -> list[str]:

@@ -25,6 +25,7 @@ _RHOS = (0.0, 0.02, 0.05, 0.1, 0.2)  # docs/rho.md says why
 _CHECKS = 20  # of a run that doesn't say how many
 _SMOKE_STEPS = 20
 _SMOKE_BATCHES = 10
+_LENGTHS = ("steps", "epochs", "examples")  # what a smoke run has less of
 
 _REQUIRED = ("lr", "rho")
 _USUAL: Mapping[str, SettingValue] = {"seed": 0, "seeds": 1}
@@ -132,6 +133,25 @@ def scales(values: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
         if value != values[name].value
     }
     return {"paper": dict(values), "desk": {}, "laptop": {}, "smoke": short}
+
+
+def shortened_arms(
+    arms: Mapping[str, Mapping[str, SettingValue]], whole: Mapping[str, Value], short: Mapping[str, Value]
+) -> dict[str, dict[str, SettingValue]]:
+    """``arms`` of a smoke run: what an arm says itself of its length is as much shorter as the settings are.
+
+    Args:
+        arms: arm → the settings that make it.
+        whole: the values of the settings.
+        short: those of the smoke run.
+    """
+
+    def of(name: str, value: SettingValue) -> SettingValue:
+        if name not in _LENGTHS or name not in whole:
+            return value
+        return max(1, round(float(value) * float(short[name].value) / float(whole[name].value)))
+
+    return {arm: {name: of(name, value) for name, value in fixed.items()} for arm, fixed in arms.items()}
 
 
 def grid(values: Mapping[str, Value]) -> dict[str, tuple[SettingValue, ...]]:

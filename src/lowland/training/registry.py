@@ -32,6 +32,7 @@ from lowland.values import Foreign
 
 GROUP = "lowland.experiments"  # of the entry points by which installed packages announce theirs
 
+_LAMBDA = "<lambda>"
 _known: dict[str, Experiment] = {}  # of modules, by name
 _modules: dict[str, str] = {}  # name of an experiment → the module that defines it
 _sources: list[Callable[[], Mapping[str, Experiment]]] = []
@@ -69,11 +70,16 @@ def call(experiment: Experiment) -> None:
 
 
 def call_by_file(build: Foreign) -> str:
-    """A name for what a function builds: that of its file or module, in a notebook the function's own."""
+    """A name for what a function builds: that of its file or module, in a notebook the function's own.
+
+    A lambda has none of its own: it has that of its file, and in a notebook ``"tuned"``.
+    """
     module = sys.modules.get(getattr(build, "__module__", ""), None)
     file = getattr(module, "__file__", None)
-    own = getattr(build, "__name__", type(build).__name__).strip("<>")
-    return word_of(Path(file).stem) if file is not None and own == "build" else word_of(own)
+    own = getattr(build, "__name__", type(build).__name__)
+    if file is not None and own in ("build", _LAMBDA):
+        return word_of(Path(file).stem)
+    return "tuned" if own == _LAMBDA else word_of(own)
 
 
 def _call_those_of(module: ModuleType) -> None:

@@ -11,6 +11,7 @@ from lowland.errors import SettingError
 from lowland.patience import doing
 from lowland.training.claim_check import claim_check
 from lowland.training.drive import LOOK_EVERY, Drive, step_in
+from lowland.training.environment import slow_bfloat16
 from lowland.training.experiment import Experiment
 from lowland.training.files import write_json
 from lowland.training.forecast import Forecast, costs
@@ -66,10 +67,15 @@ def train(
     look = claim_check(experiment, arms)
     cost = costs(arms.values())
     with watched_by(watch, total, visible, cost) as shown, deterministic(device), experiment.calling("training"):
-        forecast = Forecast(arms, shown.say if isinstance(shown, Bar) and visible else _silent)
+        say = shown.say if isinstance(shown, Bar) and visible else _silent
+        forecast, told = Forecast(arms, say), set[str]()
         for name, settings in arms.items():
             if not states.get(name, {}).get("finished"):
                 run = Run(experiment, arms, name, device, directory, states, offset, processes)
+                note = slow_bfloat16(settings, device, run.task.autocast)
+                if note and note not in told:
+                    say(note)
+                    told.add(note)
                 forecast.begin(name, run.step)
                 Drive(run, directory, shown, processes, forecast, look).run(until)
             forecast.end(name)

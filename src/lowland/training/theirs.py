@@ -13,7 +13,7 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from lowland.errors import ExperimentError, LowlandError, is_memory
 from lowland.values import Foreign
@@ -76,7 +76,7 @@ def calling(what: str, name: str, build: Foreign, passing: Sequence[type[Excepti
     except Exception as error:
         if path is None or isinstance(error, tuple(passing)) or _is_machines(error):
             raise
-        said = _said(error, what, path)
+        said = _said(error, what, path, build)
         if said is None:
             raise
         where, frames = said
@@ -85,7 +85,7 @@ def calling(what: str, name: str, build: Foreign, passing: Sequence[type[Excepti
         raise ExperimentError(f"{name}: {where}: {kind}{': ' if text else ''}{text}", frames) from error
 
 
-def _said(error: Exception, what: str, path: Path) -> tuple[str, list[str]] | None:
+def _said(error: Exception, what: str, path: Path, build: Foreign) -> tuple[str, list[str]] | None:
     """Which function failed and where, and the user's own frames as a traceback prints them; None if it is none."""
     walked = list(traceback.walk_tb(error.__traceback__))
     own = [(frame, line) for frame, line in walked if is_users(frame.f_code.co_filename, path)]
@@ -97,15 +97,17 @@ def _said(error: Exception, what: str, path: Path) -> tuple[str, list[str]] | No
         outer = own[0][0].f_code.co_qualname.replace("<locals>.", "")
         function = what if outer == what else f"{what} ({outer})"
         frames = traceback.StackSummary.extract(iter(own))
-        return f"{function} failed at {_shown(frame)}, line {line}", traceback.format_list(frames)
+        layer = _layer([each for each, _ in walked], frame)
+        at = f"{function} failed at {_shown(frame)}, line {line}"
+        return f"{at}, in {layer}" if layer else at, traceback.format_list(frames)
     if isinstance(error, OSError) or innermost.is_relative_to(_OURS):
         return None
-    module = next((found for frame, _ in walked if (found := _forward(frame)) is not None), None)
-    if module is not None:
-        return f"{what} failed in the forward pass of {module}", []
-    if any(Path(frame.f_code.co_filename) == _LOSSES for frame, _ in walked):
-        return f"{what} failed in the loss", []
-    return None
+    layer = _layer([frame for frame, _ in walked])
+    if not layer and not any(Path(frame.f_code.co_filename) == _LOSSES for frame, _ in walked):
+        return None
+    made = getattr(build, "__code__", None)  # the network's own code has no line here: where it was made has one
+    origin = [traceback.FrameSummary(made.co_filename, made.co_firstlineno, made.co_name)] if made else []
+    return f"{what} failed in {layer or 'the loss'}", traceback.format_list(origin)
 
 
 def _shown(frame: FrameType) -> str:
@@ -115,7 +117,27 @@ def _shown(frame: FrameType) -> str:
     return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
 
 
-def _forward(frame: FrameType) -> str | None:
-    """The class of the network whose forward pass this is the frame of."""
-    module = frame.f_locals.get("self") if frame.f_code.co_name == "_call_impl" else None
-    return type(module).__name__ if isinstance(module, nn.Module) else None
+def _layer(frames: Sequence[FrameType], after: FrameType | None = None) -> str:
+    """The innermost layer whose forward pass was under way, with what it was given; empty if there is none.
+
+    Args:
+        frames: of the exception, the outermost first.
+        after: the user's innermost frame: only what it called is named.
+    """
+    calls = [frame for frame in frames if frame.f_code.co_name == "_call_impl" and _self(frame) is not None]
+    inside = calls if after is None else [frame for frame in calls if frames.index(frame) > frames.index(after)]
+    if not inside:
+        return ""
+    outer, inner = _self(calls[0]), _self(inside[-1])
+    assert outer is not None
+    assert inner is not None
+    name = next((name for name, module in outer.named_modules() if module is inner), "")
+    kind = type(inner).__name__ if any(inner.children()) else " ".join(repr(inner).split())
+    given = [tuple(each.shape) for each in inside[-1].f_locals.get("args", ()) if isinstance(each, Tensor)]
+    where = f"the layer {name} of {type(outer).__name__}, {kind}" if name else f"the forward pass of {kind}"
+    return where + (f", given {', '.join(map(str, given))}" if given else "")
+
+
+def _self(frame: FrameType) -> nn.Module | None:
+    module = frame.f_locals.get("self")
+    return module if isinstance(module, nn.Module) else None

@@ -11,8 +11,10 @@ from lowland.training.settings import SettingValue, checked, values_of
 from lowland.values import Json, JsonObject, Read
 
 
-def decided_by(experiment: Experiment, claim: Claim, config: JsonObject) -> dict[str, str] | None:
+def decided_by(experiment: Experiment, claim: Claim, config: JsonObject) -> dict[str, str | bool] | None:
     """The scale that decides ``claim``, and the command: for a run or sweep with this ``config`` that doesn't.
+
+    ``changed`` says that this one was of the same scale, but with other settings.
 
     The command keeps what the user said is studied: words (a data set, a measure) that no scale changes.
 
@@ -29,7 +31,9 @@ def decided_by(experiment: Experiment, claim: Claim, config: JsonObject) -> dict
     verb = "sweep" if swept or claim.grid else "run"
     grid = f" --grid {claim.grid}" if claim.grid else ""
     sets = "".join(f" --set {shlex.quote(f'{name}={_text(value)}')}" for name, value in kept.items())
-    return {"scale": scale, "command": f"lowland {verb} {shlex.quote(address(experiment))}{grid} --scale {scale}{sets}"}
+    command = f"lowland {verb} {shlex.quote(address(experiment))}{grid} --scale {scale}{sets}"
+    same = config["scale"] == scale and swept == (verb == "sweep")
+    return {"scale": scale, "command": command, **({"changed": True} if same else {})}
 
 
 def deciding(experiment: Experiment, claim: Claim) -> list[str]:

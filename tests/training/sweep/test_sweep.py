@@ -8,7 +8,7 @@ import torch
 
 from lowland.errors import RunError, SettingError
 from lowland.training.outcome import Outcome
-from lowland.training.sweep import here, make_grid, sweep
+from lowland.training.sweep import can_vectorize, here, make_grid, sweep
 from lowland.training.sweep.directory import find_parts
 from lowland.training.sweep.halving import losers, rungs
 from lowland.training.sweep.job import News
@@ -337,3 +337,17 @@ def test_what_can_not_be_halved(tmp_path):
         run(tmp_path, halving=5)
     with pytest.raises(SettingError, match="must not vary steps"):
         run(tmp_path, {"steps": [10, 20]}, halving=2)
+
+
+def test_whether_runs_can_be_one_program_is_seen_by_preparing_each_once():
+    prepared = []
+
+    def prepare(settings, device):
+        prepared.append(settings)
+        return NETWORKS.prepare(settings, device)
+
+    experiment = replace(NETWORKS, prepare=prepare)
+    base = experiment.configure("paper", {})["sam"]
+    points = make_grid(experiment, base, [{"rho": [0.05], "seed": [0, 1, 2, 3]}]).points
+    assert can_vectorize(experiment, points, "cpu") == ""
+    assert [settings.seed for settings in prepared] == [0, 2, 3]

@@ -65,8 +65,9 @@ def can_vectorize(experiment: Experiment, points: Mapping[str, Settings], device
         some = list(dict.fromkeys((every[0], every[len(every) // 2], every[-1])))
         try:
             with experiment.calling("training"):
-                reason = too_large(Runs.prepare(experiment, some[:1], chosen), chosen)
-                reason = reason or unlike(Runs.prepare(experiment, some, chosen), some[0].steps)
+                first = Runs.prepare(experiment, some[:1], chosen)
+                reason = too_large(first, chosen)
+                reason = reason or unlike(Runs.prepare(experiment, some, chosen, first), some[0].steps)
         except NotVectorizable as error:
             reason = error.why
         except ExperimentError as error:

@@ -1,5 +1,6 @@
 """A sweep: every point of a grid trained, by whatever engine, from where its directory stands."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from lowland.errors import SettingError
 from lowland.patience import doing
 from lowland.training.claim_check import check_claims_first
-from lowland.training.environment import choose_device
+from lowland.training.environment import choose_device, slow_bfloat16
 from lowland.training.experiment import Experiment
 from lowland.training.logs import Log
 from lowland.training.outcome import Outcome
@@ -62,6 +63,9 @@ def sweep(
         experiment, scale, grid.points, find_parts(directory, experiment), directory, device, vectorized, threads
     )
     if jobs:
+        notes = [slow_bfloat16(settings, choose_device(device)) for settings in grid.points.values()]
+        if show_progress and any(notes):
+            print(next(filter(None, notes)), file=sys.stderr, flush=True)
         with doing("looking at the claims", elsewhere=True):
             check_claims_first(experiment, grid.points, choose_device(device))
     errors: dict[Settings, str] = {}

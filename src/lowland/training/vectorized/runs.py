@@ -82,14 +82,22 @@ class Runs:
     program: tuple[object, ...]
 
     @classmethod
-    def prepare(cls, experiment: Experiment, arms: Sequence[Settings], device: torch.device) -> "Runs":
+    def prepare(
+        cls, experiment: Experiment, arms: Sequence[Settings], device: torch.device, begun: "Runs | None" = None
+    ) -> "Runs":
         """Prepare the task of each of ``arms`` as it would be alone, and put them side by side.
+
+        Args:
+            experiment: which.
+            arms: the settings of each.
+            device: to train on.
+            begun: runs of the first of ``arms`` that are prepared already, and not trained: their tasks are taken.
 
         Raises:
             NotVectorizable: if they are not the same program, or one that can't be vectorized.
         """
-        tasks, random = [], []
-        for settings in arms:
+        tasks, random = (list(begun.tasks), list(begun.random)) if begun is not None else ([], [])
+        for settings in arms[len(tasks) :]:
             seed_everything(settings.seed)
             if experiment.prepare is None:
                 raise NotVectorizable(f"{experiment.name} trains its runs as one program of its own")
