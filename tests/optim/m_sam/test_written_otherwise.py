@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from .against_the_definition import check, optimizer_of
 
@@ -126,4 +127,20 @@ def test_the_loop_and_the_other_way(words, audit):
         assert optimizer.last is None
         optimizer = optimizer_of(net, m, audit=audit)
         assert not check(net, optimizer, lambda net=net: quick(net), m)
+        assert optimizer.last is not None
+
+
+class OfNormOne(nn.Module):
+    """What to write in place of spectral norm."""
+
+    def forward(self, w):
+        return w / torch.linalg.matrix_norm(w, 2)
+
+
+def test_a_spectral_norm_that_is_exact():
+    net = Net()
+    parametrize.register_parametrization(net.first, "weight", OfNormOne())
+    for m in (1, 4):
+        optimizer = optimizer_of(net, m)
+        assert not check(net, optimizer, lambda: net.entropy(net(X1)), m)
         assert optimizer.last is not None

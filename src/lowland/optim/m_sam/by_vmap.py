@@ -194,7 +194,7 @@ def _by_group(now: Pass, call: _Call, rows: Rows) -> Tree:
             return found if call.name.startswith("expand") else found.contiguous()  # as `repeat` gives it
         results = [torch.vmap(called, dims)(*of_part(index)) for index in range(len(groups.parts))]
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise NotCovered(f"{what} doesn't go by vmap: {str(error).splitlines()[0]}") from error
+        raise NotCovered(f"{what} doesn't go by vmap: {str(error).splitlines()[0].rstrip('.')}") from error
     if call.batched:
         for (_, _, n), result in zip(groups.parts, results, strict=True):
             if any(t.shape[1] != n * rows.inner for t in pytree.tree_leaves(result)):
