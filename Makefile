@@ -39,7 +39,7 @@ quick: $(DEV)  ## a minute: formatter, linter, types, limits, and the quick test
 		--durations 10 --durations-min 0.5 $(QUICK),@echo "no room is changed: name one, as in make quick ROOM=optim")
 
 coverage: $(DEV)  ## every test once more, with the share of lines and branches that run; by room
-	$(PYTEST) $(TOGETHER) --cov=lowland --cov-branch --cov-report=term:skip-covered
+	$(PYTEST) $(TOGETHER) --cov
 
 hostile: $(DEV)  ## the whole hostile campaign, two hours; SEED=1 draws other cases, RECORD=1 writes the counts down
 	$(PYTEST) tests/hostile -m 'hostile or not hostile' --seed $(or $(SEED),0) $(if $(RECORD),--record)
