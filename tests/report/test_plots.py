@@ -207,8 +207,28 @@ def test_a_difference_is_drawn_beside_no_difference(drawn):
     assert not axis.texts
 
 
-def test_wide_intervals_do_not_squash_their_lines_and_the_legend_says_so(drawn):
+def test_wide_intervals_do_not_squash_their_lines_and_the_heading_says_so(drawn):
     line = Line([0, 1], [1.0, 2.0], "a", low=[-40.0, 1.5], high=[42.0, 2.5])
     (axis,), legend = drawn(Panel("one", "x", "y", [line]))
-    assert axis.get_ylim() == pytest.approx((-0.15, 3.15))
-    assert legend == ["a", "intervals reach beyond the axes"]
+    assert axis.get_ylim() == pytest.approx((0.4, 2.6))
+    assert axis.get_title() == "one\nintervals reach beyond the axes"
+    assert legend == ["a"]
+
+
+def test_an_interval_of_what_is_never_negative_ends_at_0_but_that_of_a_difference_does_not(drawn):
+    def reach(*levels):
+        line = Line([0, 1], [0.1, 0.2], "a", low=[-0.03, 0.1], high=[0.2, 0.3])
+        (axis,), _ = drawn(Panel("one", "x", "y", [line], levels=levels))
+        return min(point[1] for path in axis.collections[0].get_paths() for point in path.vertices)
+
+    assert reach() == 0
+    assert reach(Level(0.0, "no difference", within=True)) == -0.03
+
+
+def test_the_ticks_of_a_grid_are_its_values_where_they_have_room(drawn):
+    def ticks(x, **how):
+        (axis,), _ = drawn(Panel("one", "ρ", "y", [Line(x, range(len(x)), "a", "o-")], **how))
+        return axis.get_xticks().tolist()
+
+    assert ticks([0.05, 0.1, 0.4, 0.8], logx=True) == [0.05, 0.1, 0.4, 0.8]
+    assert ticks([0.05, 0.06, 0.8], logx=True) != [0.05, 0.06, 0.8]

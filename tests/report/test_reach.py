@@ -15,13 +15,14 @@ def far(value, **how):
     [
         ([1, 2], [], [], False, (1, 2)),
         ([1, 2], [0.5, 2.5], [], False, (0.5, 2.5)),
-        ([1, 2], [-50, 2.5], [], False, (0, 2.5)),  # the height of the curves further, and no more
+        ([1, 2], [-50, 2.5], [], False, (0.5, 2.5)),  # half of the curves' height further, and no more
         ([1, 2], [], [far(2.9)], False, (1, 2.9)),
         ([1, 2], [], [far(9)], False, (1, 2)),
         ([1, 2], [], [far(9, within=True)], False, (1, 9)),
+        ([1, 2], [0.9], [far(2.9)], False, (0.9, 2.9)),
         ([3], [-7, 13], [far(90)], False, (-7, 13)),
         ([3], [], [far(90)], False, (3, 90)),  # one value has no height to go by
-        ([1, 10], [0.01, 20], [far(200), far(30000)], True, (0.1, 200)),
+        ([1, 10], [0.01, 20], [far(200), far(30000)], True, (10**-0.5, 200)),
         ([], [], [far(1)], False, (1, 1)),
     ],
 )

@@ -26,7 +26,7 @@ def here(tmp_path, monkeypatch):
 def test_one_is_found_by_its_file_and_called_after_it(here):
     write(here)
     found = registry.find("mine.py")
-    assert (found.name, found.title) == ("mine", "mine")
+    assert (found.name, found.title) == ("mine", "Logistic regression on two clouds")
     assert registry.find("./mine.py:mine") is found is registry.find(str(here / "mine.py"))
     assert registry.address(found) == "mine.py"
     assert list(registry.code(found)["code"]) == ["mine.py"]

@@ -84,6 +84,8 @@ def sweep(
             used = asked.engine
             because = f", because {used.why}" if used.why else ""
             typer.echo(f"{len(asked.grid.points)} runs, engine {used.name}{because}", err=True)
+            if beyond := sweeping.arms_beyond(asked):
+                say(f"not trained, because the grid has no such point: {', '.join(beyond)} of the experiment's arms")
             summary = sweeping.run_sweep(asked)
     _report(directory, summary)
     totals = summary["totals"]

@@ -288,6 +288,11 @@ def finished_summary(asked: AskedSweep) -> dict[str, Any] | None:
     return summary
 
 
+def arms_beyond(asked: AskedSweep) -> list[str]:
+    """The arms of the experiment that the grid has no point for, and that are not trained."""
+    return sweep.arms_beyond(asked.experiment.arms, map(values_of, asked.grid.points.values()))
+
+
 def run_sweep(asked: AskedSweep) -> dict[str, Any]:
     """Train the missing runs into the directory, which is entered, and write table, figures and summary.
 

@@ -1,6 +1,8 @@
 """A grid's settings as axes and labels of a figure."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from lowland.training.sweep.cells import Cell, short
@@ -46,6 +48,23 @@ def numeric(cells: Sequence[Cell]) -> list[str]:
 def others(cell: Cell, names: Iterable[str]) -> tuple[tuple[str, Any], ...]:
     """A cell's settings other than ``names``."""
     return tuple((name, value) for name, value in cell.settings.items() if name not in set(names))
+
+
+def suits_logarithm(grid: Sequence[float]) -> bool:
+    """Whether a setting's values suit a logarithmic axis: above 0, and nearer to even steps there than on a linear one.
+
+    Two values do from a factor of ten on.
+    """
+    ordered = sorted(set(grid))
+    if len(ordered) < 3:
+        return bool(ordered) and ordered[0] > 0 and ordered[-1] >= 10 * ordered[0]
+    return ordered[0] > 0 and _unevenness(list(map(math.log, ordered))) < _unevenness(ordered)
+
+
+def _unevenness(ordered: Sequence[float]) -> float:
+    """The widest over the narrowest step."""
+    steps = [after - before for before, after in pairwise(ordered)]
+    return max(steps) / min(steps)
 
 
 def is_logarithmic(values: Sequence[float]) -> bool:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from lowland.report.axes import is_logarithmic, labelled
+from lowland.report.axes import labelled, suits_logarithm
 from lowland.training import Curve, Level, Panel, banded
 from lowland.training.sweep.cells import Cell
 from lowland.training.sweep.differences import differences
@@ -29,7 +29,7 @@ def difference_panels(cells: Sequence[Cell], curves: Sequence[Curve]) -> list[Pa
             points.sort(key=lambda point: point[0])
             lines.append(banded(dict(points), labelled(dict(rest)) or "SAM"))
         if lines:
-            wide = is_logarithmic([rho for line in lines for rho in line.x if rho is not None])
+            wide = suits_logarithm([rho for line in lines for rho in line.x if rho is not None])
             title = curve.label or curve.column
             what, none = f"{title}\nSAM − (ρ = 0)", Level(0.0, "no difference", style="-", within=True)
             panels.append(Panel(title, "ρ", what, lines, logx=wide, levels=(none,)))

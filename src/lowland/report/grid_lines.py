@@ -157,7 +157,8 @@ def _scale(axis: Any, cells: Sequence[Cell], curve: Curve) -> None:
         axis.set_ylim(low / 1.6, high * 1.4)
         plain_logarithm(axis.yaxis)
     elif low < high:
-        low = min([low, *(estimate.mean - (estimate.standard_error or 0) for estimate in estimates)])
+        bottoms = [estimate.mean - (estimate.standard_error or 0) for estimate in estimates]
+        low = min(low, *bottoms) if low < 0 else max(0.0, min(low, *bottoms))  # an error below 0 is none
         room = _ROOM * (high - low)
         axis.set_ylim(low - room, high + room)
     name_beyond(axis, levels, axis.get_ylim())

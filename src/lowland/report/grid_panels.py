@@ -90,7 +90,7 @@ def _draw(
                     axis.tick_params(labelleft=False, which="both")
                     axis.yaxis.label.set_visible(False)
                 drawn.append((axis, panel))
-        share_axes(drawn, legend)
+        share_axes(drawn)
         legend_below(canvas, legend.entries)
         canvas.suptitle(heading, fontsize=10)
         return save(canvas, directory, name)

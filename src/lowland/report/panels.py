@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from lowland.report.canvas import COLOURS, label_positions, plain_logarithm
@@ -16,6 +17,7 @@ _GREY = "#999999"
 _MOST = 20  # seeds that are drawn one by one: more would hide the mean
 _THIN: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.6}
 _ROOM = 0.05  # of an axis beyond what is drawn
+_NUMBER = 0.1  # of an axis, that the number at a tick takes
 _APART = 0.008  # of an axis, by which the error bars of neighbouring lines are moved
 
 
@@ -113,9 +115,14 @@ def _around(line: Line) -> tuple[Sequence[Sequence[float | None]], Sequence[Sequ
 
 
 def floor(panel: Panel) -> float | None:
-    """Where an interval is cut that reaches below 0 on a logarithmic axis, which has no place for that."""
-    found = [y for line in panel.lines for y in points(line, True).values()] if panel.logy else []
-    return min(found) / 2 if found else None
+    """Where an interval ends that reaches below 0, on an axis that has no place for that.
+
+    Such are a logarithmic one, and one of values that are never negative, unless 0 is marked as a level on it.
+    """
+    found = [y for line in panel.lines for y in points(line, panel.logy).values()]
+    if panel.logy:
+        return min(found) / 2 if found else None
+    return 0.0 if all(y >= 0 for y in found) and all(level.value > 0 for level in panel.levels) else None
 
 
 def _above(least: float | None, values: Sequence[float | None]) -> list[float | None]:
@@ -146,10 +153,10 @@ def draw_bars(axis: Any, panel: Bars, colours: Mapping[str, str], legend: Legend
     axis.set_ylabel(panel.ylabel)
 
 
-def share_axes(drawn: Sequence[tuple[Any, Panel | Bars]], legend: Legend) -> None:
+def share_axes(drawn: Sequence[tuple[Any, Panel | Bars]]) -> None:
     """Give axes with the same label the same range, and axes on which all is one value a tick there and no other.
 
-    Bars have axes of their own, the vertical one from 0 on. The ``legend`` says where intervals are cut off.
+    Bars have axes of their own, the vertical one from 0 on. A panel whose intervals are cut off says so in its heading.
     """
     for which in ("x", "y"):
         groups: dict[tuple[str, bool], list[tuple[Any, Panel]]] = {}
@@ -158,13 +165,13 @@ def share_axes(drawn: Sequence[tuple[Any, Panel | Bars]], legend: Legend) -> Non
                 key = (panel.xlabel, panel.logx) if which == "x" else (panel.ylabel, panel.logy)
                 groups.setdefault(key, []).append((axis, panel))
         for (_, log), members in groups.items():
-            _share(which, log, members, legend)
+            _share(which, log, members)
 
 
-def _share(which: str, log: bool, members: Sequence[tuple[Any, Panel]], legend: Legend) -> None:
+def _share(which: str, log: bool, members: Sequence[tuple[Any, Panel]]) -> None:
     panels = [panel for _, panel in members]
     bounds = {end for panel in panels for end in panel.bounds or ()} if which == "y" else set()
-    values = bounds or (_places(panels) if which == "x" else _heights(panels, legend))
+    values = bounds or (_places(panels) if which == "x" else _heights(panels))
     low, high = min(values), max(values)
     for axis, panel in members:
         along = getattr(axis, f"{which}axis")
@@ -181,8 +188,20 @@ def _share(which: str, log: bool, members: Sequence[tuple[Any, Panel]], legend: 
             getattr(axis, f"set_{which}lim")(low if low in bounds else low - room, high + room)
             if which == "x" and all(float(value).is_integer() for value in values):
                 along.get_major_locator().set_params(integer=True)
+        if which == "x" and low < high and _is_grid(values, panels):
+            along.set_ticks(sorted(values), [f"{value:.4g}" for value in sorted(values)])
+            along.set_ticks([], minor=True)
         if which == "y":
             name_beyond(axis, [level for level in panel.levels if finite(level.value, log)], (low, high))
+            if any(not low <= y <= high for y in _ends(panel)):
+                axis.set_title("\n".join(filter(None, (axis.get_title(), CUT))), fontsize=axis.title.get_fontsize())
+
+
+def _is_grid(values: set[float], panels: Sequence[Panel]) -> bool:
+    """Whether the places of an axis are those of marked points, and have room for their numbers."""
+    at = sorted(math.log(value) if panels[0].logx else value for value in values)
+    apart = min(after - before for before, after in pairwise(at)) / (at[-1] - at[0])
+    return apart >= _NUMBER and all(line.is_marked for panel in panels for line in shown(panel))
 
 
 def _places(panels: Sequence[Panel]) -> set[float]:
@@ -190,29 +209,25 @@ def _places(panels: Sequence[Panel]) -> set[float]:
     return {x for panel in panels for line in shown(panel) for x in points(line, panel.logy, panel.logx)}
 
 
-def _heights(panels: Sequence[Panel], legend: Legend) -> set[float]:
+def _heights(panels: Sequence[Panel]) -> set[float]:
     """The lowest and the highest y of a vertical axis that panels share."""
     log = panels[0].logy
-    own, around = list[float](), list[float]()
+    own = list[float]()
     for panel in panels:
         for line in shown(panel):
-            seeds, intervals = _around(line)
             own += points(line, log, panel.logx).values()
-            own += [y for ys in seeds for y in ys if y is not None and finite(y, log)]
-            around += [y for ys in intervals for y in _above(floor(panel), ys) if y is not None and finite(y, log)]
+            own += [y for ys in _around(line)[0] for y in ys if y is not None and finite(y, log)]
+    around = [y for panel in panels for y in _ends(panel)]
     levels = [level for panel in panels for level in panel.levels if finite(level.value, log)]
     found = span(own, around, levels, log)
     assert found is not None  # a panel without values isn't drawn
-    if around and (min(around) < found[0] or max(around) > found[1]):
-        legend.others[CUT] = _words(CUT)
     return set(found)
 
 
-def _words(text: str) -> Any:
-    """An entry of a legend that is words alone."""
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], linestyle="", label=text)
+def _ends(panel: Panel) -> list[float]:
+    """The ends of all intervals that are drawn in a panel."""
+    several = [ys for line in shown(panel) for ys in _around(line)[1]]
+    return [y for ys in several for y in _above(floor(panel), ys) if y is not None and finite(y, panel.logy)]
 
 
 def numbers(values: Sequence[float | None], log: bool) -> list[float]:

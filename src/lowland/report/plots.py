@@ -54,7 +54,7 @@ def draw_figure(
                 else:
                     draw_panel(axis, panel, colours, legend, said)
                 drawn.append((axis, panel))
-        share_axes(drawn, legend)
+        share_axes(drawn)
         legend_below(canvas, legend.entries)
         canvas.suptitle("\n".join(textwrap.wrap(heading, int(canvas.get_figwidth() / _LETTER))), fontsize=10)
         return save(canvas, directory, name)

@@ -6,7 +6,8 @@ from typing import Any
 
 from lowland.training import Level
 
-_BEYOND = 1.0  # of the curves' own height, by which intervals, and then levels, may widen an axis on either side
+# Of the curves' own height, by which they may widen an axis on either side.
+_INTERVALS, _LEVELS = 0.5, 1.0
 CUT = "intervals reach beyond the axes"
 
 
@@ -17,7 +18,7 @@ def span(
 
     Args:
         own: the values of curves, all of them on the axis.
-        around: the ends of their intervals. These widen the axis by its height at most, to either side.
+        around: the ends of their intervals. These widen the axis by half of its height at most, to either side.
         levels: those whose ``within`` is true are on the axis. The others are if they lie within its height of it.
         log: whether it is logarithmic; then all are above 0.
     """
@@ -35,8 +36,8 @@ def span(
 
 
 def _widened(low: float, high: float, more: Sequence[float], *, cut: bool) -> tuple[float, float]:
-    """The range with what lies within its height of it; what lies farther ``cut`` there, or left out."""
-    room = _BEYOND * (high - low) or math.inf
+    """The range with what lies near it; what lies farther ``cut`` there, or left out."""
+    room = (_INTERVALS if cut else _LEVELS) * (high - low) or math.inf
     near = [max(low - room, min(high + room, value)) for value in more if cut or low - room <= value <= high + room]
     return min([low, *near]), max([high, *near])
 

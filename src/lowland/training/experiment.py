@@ -59,7 +59,8 @@ class Experiment(Generic[S]):
     Attributes:
         name: ``paper/experiment``, or any words of letters, digits, dots and dashes with slashes between; one from a
             file has the file's name, and the variable's if the file has several, unless it says another.
-        title: one line; the name by default.
+        title: one line; by default the first sentence of the docstring of its file, if that has one experiment alone,
+            else the name.
         paper: the reference, if there is one.
         datasets: names in `lowland.data`; empty where nothing needs to be fetched.
         settings: dataclass of its settings.
@@ -142,9 +143,11 @@ class Experiment(Generic[S]):
             )
         self.call(self.name)
 
-    def call(self, name: str) -> None:
-        """Give it a name, and by that a title, where it has none."""
-        self._set(name=self.name or name, title=self.title or name)
+    def call(self, name: str, title: str = "") -> None:
+        """Give it a name and a title, where it has none; without ``title`` that is the name."""
+        own = "" if self.title == self.name else self.title
+        self._set(name=self.name or name)
+        self._set(title=own or title or self.name)
 
     def _set(self, **values: object) -> None:
         for name, value in values.items():

@@ -15,9 +15,9 @@ SHORT = 60.0  # a run of fewer seconds needs no forecast
 CHANGED = 0.25  # a forecast that differs by less from the one before isn't told
 
 
-def passes(settings: Settings) -> int:
+def passes(rho: float | None) -> int:
     """What a step is taken to cost before one was seen, in passes: SAM has two where ρ = 0 has one."""
-    return 2 if settings.rho > 0 else 1
+    return 2 if rho else 1
 
 
 def costs(arms: Collection[Settings]) -> Callable[[int], float]:
@@ -92,14 +92,14 @@ class Forecast:
 
     def left(self) -> float:
         """Seconds that are left, by the kinds of arms that have been seen; it takes one."""
-        a_pass = fmean(seconds / passes(self._of(kind)) for kind, seconds in self._steps.items())
+        a_pass = fmean(seconds / passes(self._of(kind).rho) for kind, seconds in self._steps.items())
         a_check = fmean(self._checks.values()) if self._checks else 0.0
         total = 0.0
         for name, settings in self._arms.items():
             kind, done = self._kinds[name], self._from[name] + (self._count if name == self._name else 0)
             steps = max(0, settings.steps - done)
             checks = sum(1 for step in _checked(settings) if step >= done)
-            total += steps * self._steps.get(kind, a_pass * passes(settings))
+            total += steps * self._steps.get(kind, a_pass * passes(settings.rho))
             total += checks * self._checks.get(kind, a_check)
         return total
 

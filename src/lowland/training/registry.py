@@ -85,7 +85,7 @@ def call_by_file(build: Foreign) -> str:
 def _call_those_of(module: ModuleType) -> None:
     """Call the experiments of a module after it, as those of a file are; of a notebook after their variables."""
     name = module.__name__
-    call_after("" if name in MAIN else name.rpartition(".")[2], defined(module))
+    call_after("" if name in MAIN else name.rpartition(".")[2], defined(module), module.__doc__)
 
 
 def _register(name: str, experiment: Experiment, module: str) -> None:

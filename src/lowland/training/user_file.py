@@ -18,6 +18,7 @@ from lowland.training.files import read_bytes
 from lowland.training.theirs import is_users
 
 _PREFIX = "lowland_file_"  # of the modules that files are executed as
+_SENTENCE_END = re.compile(r"[.:](?:\s|$)")
 MAIN = ("__main__", "__mp_main__")  # two names of what Python was started with
 
 
@@ -97,7 +98,7 @@ def execute(path: Path) -> UserFile:
             return known
         _forget(path.parent, [*known.source, *source])
     module = _module(path, content)
-    experiments = _named(path, defined(module))
+    experiments = _named(path, defined(module), module.__doc__)
     _executed.append(UserFile(path, module.__name__, source, code_of(sources, path.name), experiments))
     return _executed[-1]
 
@@ -122,7 +123,9 @@ def running_script() -> UserFile | None:
         return None
     path = path.resolve()
     sources = sources_of(path, read_bytes(path))
-    return UserFile(path, main.__name__, hashed(sources), code_of(sources, path.name), _named(path, found))
+    return UserFile(
+        path, main.__name__, hashed(sources), code_of(sources, path.name), _named(path, found, main.__doc__)
+    )
 
 
 def shown(path: Path) -> str:
@@ -202,27 +205,31 @@ def word_of(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", name)
 
 
-def call_after(stem: str, found: Mapping[str, Experiment]) -> None:
+def call_after(stem: str, found: Mapping[str, Experiment], said: str | None) -> None:
     """Give those of ``found``, by variable, names that have none: the file's, and the variable's if there are several.
+
+    One that is alone and has no title gets the first sentence of what its file says of itself.
 
     Args:
         stem: of the file, or the last part of the module's name; empty for the variables' names alone.
         found: the experiments by variable.
+        said: the docstring of the file or module.
     """
+    title = _SENTENCE_END.split(" ".join((said or "").split()), maxsplit=1)[0] if len(found) == 1 else ""
     word = word_of(stem)
     for variable, experiment in found.items():
         parts = [word] if word and len(found) == 1 else [word, variable.lower()]
-        experiment.call("/".join(filter(None, parts)))
+        experiment.call("/".join(filter(None, parts)), title)
 
 
-def _named(path: Path, found: Mapping[str, Experiment]) -> dict[str, Experiment]:
+def _named(path: Path, found: Mapping[str, Experiment], said: str | None) -> dict[str, Experiment]:
     """The experiments by name."""
     if not found:
         raise SettingError(
             f"{shown(path)} has no experiment of its own: one is a variable that holds a lowland.training.Experiment; "
             "`lowland new FILE.py` writes a file that has one"
         )
-    call_after(path.stem, found)
+    call_after(path.stem, found, said)
     named: dict[str, Experiment] = {}
     variables: dict[str, str] = {}
     for variable, experiment in found.items():

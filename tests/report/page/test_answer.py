@@ -40,8 +40,8 @@ def test_a_sweep_says_what_is_best_and_what_sam_changes_on_test_data(tmp_path):
     (answer,) = of_sweep(tmp_path, errors)
     assert told(answer) == (
         "Best settings by training loss: η = 1, ρ = 0.1. It lies at the end of the grid in η: a wider grid may have a "
-        "better one. The best with SAM (η = 1, ρ = 0.1) has a test error 0.03 lower than the best without (difference "
-        "-0.03, 95 % interval -0.0797 to 0.0197, 3 seeds): undecided"
+        "better one. The best with SAM (η = 1, ρ = 0.1) has a test error 0.03 lower than the best without (95 % "
+        "interval of the difference -0.0797 to 0.0197, 3 seeds): undecided"
     )
 
 

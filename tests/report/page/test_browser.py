@@ -186,7 +186,12 @@ def test_bands_of_two_seeds_leave_the_curves_their_room(page, tmp_path):
     top = page.run(f"return {TRACES}.filter((trace) => trace.fill).flatMap((trace) => trace.y)")
     assert max(value for value in top if value is not None) > high
     assert high - low < 2.2 * (max(own) - min(own))
-    assert "cut off there" in page.text("#charts .note")
+    assert "cut off at the axis" in page.text("#charts .note")
+    page.run("document.querySelector('#charts .note button').click()")
+    assert page.wait(f"return document.querySelector('#charts .plot').layout.yaxis.range[1] > {high}")
+    assert page.run("return location.hash").endswith("whole=yes")
+    page.run("document.querySelector('#charts .note button').click()")
+    assert page.run("return document.querySelector('#charts .plot').layout.yaxis.range") == [low, high]
     page.keys("#charts .plot", "0")
     assert page.wait(f"return document.querySelector('#charts .plot').layout.yaxis.range[1] > {high}")
 
@@ -222,6 +227,36 @@ def test_a_saved_figure_is_opened_large_and_closed_by_keyboard(page, folder):
     assert page.run("const [a, b] = document.querySelectorAll('#figures img'); return a.src === b.src")
     page.keys("#enlarged button", "\ue007")
     assert not page.run("return document.querySelector('#enlarged').open")
+
+
+def test_a_phone_is_told_what_a_finger_does_and_which_tables_go_on(page, folder):
+    hints = "[...document.querySelectorAll('.by-touch, .by-mouse')]"
+    shown = f"return {hints}.filter((one) => one.offsetWidth).map((one) => one.className)"
+    page.size(SLIM)
+    page.open(folder / "sweep.html")
+    page.draw_all()
+    assert page.run(shown) == ["by-touch"]
+    assert page.run("return document.querySelector('#charts .plot').layout.dragmode") is False
+    box = "document.querySelector('#table').parentElement"
+    page.wait(f"return {box}.className === 'wide tall more-right'")
+    page.run(f"{box}.scrollLeft = 9999")
+    page.wait(f"return {box}.className === 'wide tall more-left'")
+    page.size(WIDE)
+    page.open(folder / "sweep.html")
+    page.draw_all()
+    assert page.run(shown) == ["by-mouse"]
+    assert page.run("return document.querySelector('#charts .plot').layout.dragmode") == "zoom"
+
+
+def test_the_table_says_what_a_run_cost(page, folder):
+    page.open(folder / "run.html", "#filter=gradients+%3E+40")
+    heads, cells = (
+        page.run(f"return [...document.querySelectorAll('#table {part} > *')].map((one) => one.textContent)")[-3:]
+        for part in ("thead tr", "tbody tr")
+    )
+    assert heads == ["gradients", "training, s", "Status"]
+    assert cells == ["80", "1", "done"]
+    assert page.text("#count") == "1 of 2 rows"
 
 
 def test_the_menus_fit_on_a_phone(page, folder):
@@ -285,8 +320,10 @@ def test_a_page_that_is_watched_loads_itself_anew(page, tmp_path):
     path = made.run(tmp_path / "run", {"sam": made.outcome(steps=(0, 5))}, finished=False)
     write_page([path], tmp_path / "page.html", reload_every=2)
     page.open(tmp_path / "page.html", "#y-scale=linear")
-    page.run("window.old = true")
+    page.draw_all()
+    where = page.run("scrollTo(0, 99999); window.old = true; return scrollY")
     page.wait("return !window.old && document.documentElement.dataset.ready")
+    assert page.wait("return scrollY") == where > 900
     assert page.run("return location.hash") == "#y-scale=linear"
     write_page([path], tmp_path / "page.html")
     page.wait("return document.querySelector('#watching') === null")

@@ -243,3 +243,21 @@ def test_panels_are_the_figures_and_the_other_columns(tmp_path):
     assert titles == ["Hessian norm", "Loss", "test error", "Hessian norm", "SAM edge"]
     assert [curve["dash"] for curve in data["panels"][0]["curves"]] == ["solid", "dash"]
     assert data["open"] == [0, 1]
+
+
+def test_what_a_run_took_is_gradients_so_far_and_seconds_where_they_are_known(tmp_path):
+    arms = made.arms()
+    arms["plain"] = replace(made.outcome(steps=(0, 5), settings=arms["plain"].settings), diverged_at=7)
+    sam, plain = data_of(made.run(tmp_path / "run", arms))["groups"]
+    assert (sam["gradients"], sam["seconds"]) == (80, 1)
+    assert (plain["gradients"], plain["runs"][0]["gradients"], plain["seconds"]) == (7, 7, 1)
+    open_ = made.run(tmp_path / "open", {"sam": made.outcome(steps=(0, 5))}, finished=False)
+    (begun,) = data_of(open_)["groups"]
+    assert (begun["gradients"], begun["seconds"]) == (10, None)
+
+
+def test_a_sweep_names_the_arms_that_its_grid_has_no_point_for(tmp_path):
+    experiment = replace(made.EXPERIMENT, arms={**made.EXPERIMENT.arms, "large": {"size": 9}, "none": {"rho": 0.0}})
+    path = made.sweep(tmp_path / "sweep", made.grid(), VARIED, experiment=experiment)
+    assert read_source(path).arms_beyond == ["large"]
+    assert read_source(made.run(tmp_path / "run", made.arms(), experiment=experiment)).arms_beyond == []

@@ -93,7 +93,7 @@ def _judged(what: str, against: str, mean: float, interval: tuple[float, float] 
         why = "one seed has no interval" if n == 1 else f"no interval: the same of all {seeds}"
         return Answer(f"{text} ({why})", "undecided", "undecided")
     low, high = interval
-    text += f" (difference {mean:.3g}, 95 % interval {low:.3g} to {high:.3g}, {seeds})"
+    text += f" (95 % interval of the difference {low:.3g} to {high:.3g}, {seeds})"
     if low <= 0 <= high:
         return Answer(text, "undecided", "undecided")
     return Answer(text, "holds", "SAM lowers it") if high < 0 else Answer(text, "fails", "SAM raises it")
@@ -139,9 +139,11 @@ def _of_claims(claims: Sequence[ShownClaim]) -> Answer | None:
 
 
 def _of_one(claim: ShownClaim) -> Answer:
+    in_reason = "95 % interval" in claim.reason
     at = f" at {claim.at}" if claim.at else ""
-    measured = f": {claim.measured}" if claim.measured else ""
+    interval = f" (95 % interval {claim.interval})" if claim.interval and not in_reason else ""
+    measured = f": {claim.measured}{interval}" if claim.measured else ""
     condition = f", and it holds if {claim.threshold}" if claim.measured and claim.threshold else ""
-    why = f" ({claim.reason})" if claim.verdict == "undecided" and claim.reason else ""
+    why = f" ({claim.reason})" if claim.reason and (claim.verdict == "undecided" or in_reason) else ""
     everywhere = f". Over the grid: {claim.over_grid}" if claim.over_grid else ""
     return Answer(f"The claim {claim.id} {_SAID[claim.verdict][0]}{at}{measured}{condition}{why}{everywhere}.")

@@ -9,10 +9,9 @@ from lowland.training.statistics import Estimate, holm, paired_difference
 from lowland.values import JsonObject
 
 RULE = (
-    "Each difference is the mean over the seeds that both sides have, of the values in the last records of runs that "
-    "are done, with Student's 95 % interval. It lies below or above if the whole interval does, else it is undecided. "
-    "p is two-sided, of a paired t-test, and corrected for the number of differences of that column (Holm): not when "
-    "corrected says that it is above 0.05."
+    "Each difference is taken seed by seed, of the last records of runs that are done. Its mean over the seeds has "
+    "Student's 95 % interval. It is below or above where the whole interval lies on that side of 0, else undecided. "
+    "p is two-sided, of a paired t-test, and corrected by Holm for the number of differences in the table."
 )
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from lowland.report.axes import symbol
 from lowland.report.page.answer import at_the_end
@@ -10,7 +11,7 @@ from lowland.report.page.curves import Drawing
 from lowland.report.page.groups import Group, RunIn
 from lowland.report.page.panels import first_open, panels_of
 from lowland.report.page.rounding import drawn, short
-from lowland.report.page.shown import STATUSES, ShownDirectory
+from lowland.report.page.shown import STATUSES, ShownDirectory, ShownRun
 from lowland.values import JsonObject, Read
 
 _COLUMNS = 4  # of a directory that the table of results shows at first, where its experiment names none
@@ -107,6 +108,7 @@ def _group(
         "settings": {name: value if isinstance(value, int | float | str | bool) else short(value)
                      for name, value in group.settings.items()},
         "told": _told(group, counts),
+        **_cost([member.run for member in group.members]),
         "diverged": counts["diverged"],
         "finals": finals,
         "runs": [_run(member) | dict(own) for member, own in zip(group.members, curves, strict=True)],
@@ -131,4 +133,16 @@ def _told(group: Group, counts: Mapping[str, int]) -> str:
 
 def _run(member: RunIn) -> JsonObject:
     run = member.run
-    return {"label": run.label, "directory": member.directory, "seed": run.seed, "status": run.status, "told": run.told}
+    return {
+        "label": run.label, "directory": member.directory, "seed": run.seed, "status": run.status, "told": run.told,
+        **_cost([run]),
+    }  # fmt: skip
+
+
+def _cost(runs: Sequence[ShownRun]) -> JsonObject:
+    """What a run took: gradients, and seconds of training where they are known, means over ``runs``."""
+    seconds = [run.seconds for run in runs if run.seconds is not None]
+    return {
+        "gradients": drawn(fmean(run.gradients for run in runs)),
+        "seconds": drawn(fmean(seconds)) if seconds else None,
+    }

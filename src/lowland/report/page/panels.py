@@ -9,7 +9,7 @@ _DASHES = {"--": "dash", "-.": "dashdot", ":": "dot"}
 
 
 def panels_of(sources: Sequence[ShownDirectory], columns: Mapping[str, str]) -> list[JsonObject]:
-    """Panels as data: title, label of the vertical axis, whether that is logarithmic, and curves.
+    """Panels as data: title, label of the vertical axis, whether that is logarithmic (None: as values suit), curves.
 
     Figures without any recorded column are left out, and so are columns that are a figure of their own.
     """
@@ -26,7 +26,7 @@ def panels_of(sources: Sequence[ShownDirectory], columns: Mapping[str, str]) -> 
                 found.setdefault(tuple(curve["column"] for curve in curves), panel)
     for column, label in columns.items():
         curve = {"column": column, "label": label, "dash": "solid"}
-        alone = {"title": label, "ylabel": label, "log": False, "curves": [curve]}
+        alone = {"title": label, "ylabel": label, "log": None, "curves": [curve]}
         found.setdefault((column,), alone)
     return list(found.values())
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # In the order in which they need each other.
 _SCRIPTS = (
     "data", "state", "theme", "colours", "chart", "legend", "keys", "range", "curves", "filter", "table", "csv",
-    "sweep", "sweep-lines", "sweep-map", "sweep-parallel", "differences", "figures", "main", "watching",
+    "sweep", "sweep-lines", "sweep-map", "sweep-parallel", "differences", "figures", "scrolled", "main", "watching",
 )  # fmt: skip
 
 

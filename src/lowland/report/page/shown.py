@@ -5,7 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lowland.report.page.rounding import number
 from lowland.training import Record
+from lowland.training.forecast import passes
+from lowland.training.sweep import arms_beyond
 from lowland.values import Read
 
 # How a run stands, in the order in which the page counts them.
@@ -26,6 +29,7 @@ class ShownRun:
         steps: how many it is to make; None where nothing says so.
         ended_at: the step at which it diverged or was stopped; None for others.
         error: why it failed; empty for others.
+        seconds: that its training took, of a vectorized run its share; None where nothing says so.
     """
 
     label: str
@@ -36,12 +40,19 @@ class ShownRun:
     steps: int | None
     ended_at: int | None = None
     error: str = ""
+    seconds: float | None = None
 
     @property
     def seed(self) -> int:
         """Its seed; 0 where its experiment has none."""
         seed = self.settings.get("seed", 0)
         return seed if isinstance(seed, int) else 0
+
+    @property
+    def gradients(self) -> int:
+        """How many it has taken, each of a batch."""
+        made = self.step if self.ended_at is None else self.ended_at
+        return made * passes(number(self.settings.get("rho")))
 
     @property
     def told(self) -> str:
@@ -102,6 +113,12 @@ class ShownDirectory:
         scale = str(self.config["scale"])
         of_paper = self.description is None or bool(self.description["paper"])
         return f"{self.kind}{of}" + (f", {scale} scale" if of_paper or scale != "paper" else "")
+
+    @property
+    def arms_beyond(self) -> list[str]:
+        """Of a sweep: the arms of its experiment that are no point of its grid."""
+        arms = self.description["arms"] if self.description and self.is_sweep else {}
+        return arms_beyond(arms, [run.settings for run in self.runs])
 
     @property
     def finished(self) -> bool:

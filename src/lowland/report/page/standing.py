@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from lowland.report.page.rounding import number
 from lowland.report.page.shown import ShownRun
 from lowland.training import Record
 from lowland.values import Read
@@ -12,7 +13,17 @@ def summed_up(label: str, settings: Mapping[str, Read], records: Sequence[Record
     step = records[-1]["step"] if records else 0
     ended_at = end["diverged_at"] if end["status"] == "diverged" else end.get("stopped_at")
     error = end.get("error") if end["status"] == "failed" else ""  # else it may be a column of that name
-    return ShownRun(label, settings, records, end["status"], step, step, ended_at, str(error or ""))
+    return ShownRun(
+        label,
+        settings,
+        records,
+        end["status"],
+        step,
+        step,
+        ended_at,
+        str(error or ""),
+        number(end.get("train_seconds")),
+    )
 
 
 def begun(

@@ -2,7 +2,7 @@
 
 from lowland.training.sweep.cluster import Ray
 from lowland.training.sweep.directory import verify_parts
-from lowland.training.sweep.grid import Grid, make_grid, read_grid
+from lowland.training.sweep.grid import Grid, arms_beyond, make_grid, read_grid
 from lowland.training.sweep.job import Job, News, SweepEngine, here
 from lowland.training.sweep.plan import can_vectorize, fills_programs
 from lowland.training.sweep.processes import Processes, no_processes, usable_cores
@@ -15,6 +15,7 @@ __all__ = [
     "Processes",
     "Ray",
     "SweepEngine",
+    "arms_beyond",
     "can_vectorize",
     "common_rungs",
     "fills_programs",

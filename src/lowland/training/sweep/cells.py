@@ -59,7 +59,7 @@ class Cell:
     @property
     def gradients(self) -> float:
         """How many gradients a whole run takes, on as many batches: two a step with ρ > 0, mean over the runs."""
-        return fmean(outcome.settings.steps * passes(outcome.settings) for outcome in self.runs.values())
+        return fmean(outcome.settings.steps * passes(outcome.settings.rho) for outcome in self.runs.values())
 
     def metrics(self) -> list[str]:
         """Columns of numbers in the last records, in the order in which they appear."""

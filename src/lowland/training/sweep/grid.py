@@ -1,7 +1,7 @@
 """Grids: which settings take which values, and the points that come of it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -80,6 +80,12 @@ def make_grid(experiment: Experiment, base: Settings, parts: Sequence[Mapping[st
                 raise SettingError(f"the grid has the point {label} twice")
             points[label] = settings
     return Grid(varied, points)
+
+
+def arms_beyond(arms: Mapping[str, Mapping[str, Read]], points: Iterable[Mapping[str, Read]]) -> list[str]:
+    """Which of an experiment's ``arms`` have settings that no point of a grid has, each given with all its settings."""
+    there = list(points)
+    return [arm for arm, fixed in arms.items() if not any(fixed.items() <= point.items() for point in there)]
 
 
 def _short(value: SettingValue) -> str:

@@ -101,7 +101,7 @@ class _SweepForecast:
 
     def __init__(self, points: Mapping[str, Settings], done: Mapping[str, Record], say: Callable[[str], None]):
         self._say = say
-        self._work = {label: settings.steps * passes(settings) for label, settings in points.items()}
+        self._work = {label: settings.steps * passes(settings.rho) for label, settings in points.items()}
         self._finished = sum(self._work[label] for label in done)
         self.total = sum(self._work.values())
         self._now: dict[Path, tuple[int, float]] = {}  # steps and work of each job

@@ -1,6 +1,7 @@
 // What all charts share: how they look, that they can be zoomed by keyboard, and bands.
 
 const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+const isTouched = matchMedia("(hover: none) and (pointer: coarse)").matches; // a finger scrolls the page, it doesn't zoom
 const KEYS = { "+": [0.5, 0], "=": [0.5, 0], "-": [2, 0], ArrowLeft: [1, -0.25], ArrowRight: [1, 0.25] };
 
 const LOGARITHMIC = { nticks: 5, tickformat: "~g" }; // 0.05 rather than 5 below a power of ten
@@ -14,7 +15,7 @@ function look(more = {}) {
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: "system-ui, sans-serif", size: 13, color: colour("ink") },
-    margin: { l: 10, r: 10, t: 28, b: 10 }, showlegend: false, hovermode: "closest",
+    margin: { l: 10, r: 24, t: 28, b: 10 }, showlegend: false, hovermode: "closest", dragmode: isTouched ? false : "zoom",
     hoverlabel: { bgcolor: colour("raised"), bordercolor: colour("line"), font: { color: colour("ink") } },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("quiet"), activecolor: colour("ink") },
     ...more,
@@ -54,20 +55,19 @@ function onKey(container, event) {
   event.preventDefault();
 }
 
-// The area between two edges, of which each unbroken stretch is a piece of its own; a lone point becomes `wide`.
-// `floor` keeps it on a logarithmic axis.
-function band(x, low, high, paint, { floor = -Infinity, wide = 0 } = {}) {
+// The area between two edges, of which each unbroken stretch is a piece of its own.
+// `floor` is where it ends below: on a logarithmic axis, or at 0.
+function band(x, low, high, paint, floor) {
   const outline = { x: [], y: [] };
   let start = 0;
   for (let i = 0; i <= x.length; i++) {
     if (i < x.length && low[i] != null && high[i] != null) continue;
     const there = [...Array(i - start).keys()].map((k) => start + k);
-    const places = there.length === 1 ? [x[start] - wide, x[start] + wide] : there.map((k) => x[k]);
+    const places = there.map((k) => x[k]);
     const [over, under] = [high, low].map((edge) => there.map((k) => Math.max(edge[k], floor)));
-    const twice = (edge) => (edge.length === 1 ? [...edge, ...edge] : edge);
     if (there.length) {
       outline.x.push(...places, ...places.toReversed(), null);
-      outline.y.push(...twice(over), ...twice(under).toReversed(), null);
+      outline.y.push(...over, ...under.toReversed(), null);
     }
     start = i + 1;
   }

@@ -2,6 +2,7 @@
 
 const FEW = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1"];
 const SCALE = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]; // viridis
+const NONE = FEW[1]; // which the scale doesn't have
 const DARK_START = 0.35; // of the scale, where it would vanish in the dark
 
 function along(share) {
@@ -45,10 +46,15 @@ function colourOf(index) {
   if (as === "group") return FEW[index];
   if (as === "arm") return paler(FEW[own(index).indexOf(data.groups[index])], directoryOf(index));
   const name = colouredBy();
-  const values = name ? valuesOf(data.groups, name) : data.groups.map((_, number) => number);
-  const rank = values.indexOf(name ? data.groups[index].settings[name] : index);
-  const share = values.length > 1 ? rank / (values.length - 1) : 0;
-  return shade(share);
+  return name ? shadeOf(data.groups[index].settings[name], valuesOf(data.groups, name)) : shadeOf(index, [...data.groups.keys()]);
+}
+
+// Of one of several values; a 0 before others, as ρ without SAM, is no end of the scale.
+function shadeOf(value, values) {
+  const zero = values[0] === 0 && values.length > 2;
+  if (zero && value === 0) return NONE;
+  const scaled = zero ? values.slice(1) : values;
+  return shade(scaled.length > 1 ? scaled.indexOf(value) / (scaled.length - 1) : 0);
 }
 
 // Along the scale, without the end that would vanish on the ground.

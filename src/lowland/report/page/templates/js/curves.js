@@ -27,7 +27,7 @@ const newChart = (index) => element("div", { class: "chart", "data-panel": index
   element("h3", {}, data.panels[index].title), dashes(data.panels[index]), element("div"), element("p", { class: "note" }));
 
 function drawPanel(chart, panel) {
-  const log = state["y-scale"] ? state["y-scale"] === "log" : panel.log;
+  const log = state["y-scale"] ? state["y-scale"] === "log" : panel.log ?? suitsLogarithm(panel);
   const what = isByEpoch() ? "epoch" : "step";
   const drawing = drawingOf(panel, log);
   plot(chart.children[2], panel.title, tracesOf(drawing), look({
@@ -35,7 +35,14 @@ function drawPanel(chart, panel) {
     yaxis: axis({ title: { text: plain(panel.ylabel) }, ...(log ? { type: "log", nticks: logTicks(drawing.shown) } : {}), ...ranged(drawing.range) }),
     uirevision: `${log}${what}${state["x-scale"]}`, // a zoom stays for as long as the axes do
   }), (point) => point.data.meta != null && toggle(point.data.meta));
-  chart.children[3].textContent = remarks(drawing);
+  chart.children[3].replaceChildren(remarks(drawing), ...cutting(drawing.range, "Bands"));
+}
+
+// Whether a panel without a figure's word for it is logarithmic: above 0, over more than two powers of ten.
+function suitsLogarithm(panel) {
+  const lines = data.groups.flatMap((group) => panel.curves.flatMap((curve) => linesOf(group, curve.column)));
+  const [low, high] = extent(lines.flatMap((line) => line.y).filter((value) => value != null));
+  return low > 0 && high > 100 * low;
 }
 
 // What a panel draws: lines one by one, lines in grey, and whether there are bands.
@@ -50,7 +57,7 @@ function drawingOf(panel, log) {
   const grey = [...shown.filter((line) => line.out), ...standing.slice(MOST_LINES)];
   const reach = shown.map((line) => (line.out ? { y: line.y } : line)); // the bands of grey lines aren't drawn
   const range = bands ? clipped(reach, log) : null;
-  return { panel, log, shown, standing, grey, bands, range };
+  return { panel, log, shown, standing, grey, bands, range, floor: log ? lowest(lines) / 3 : isPositive(lines) ? 0 : -Infinity };
 }
 
 // The curves of a group in a column: one for each run, or the mean with its band.
@@ -65,13 +72,12 @@ function linesOf(group, column) {
   });
 }
 
-function tracesOf({ panel, log, shown, standing, grey, bands }) {
+function tracesOf({ panel, standing, grey, bands, floor }) {
   const single = standing.slice(0, MOST_LINES);
-  const floor = log ? lowest(shown) / 3 : -Infinity;
   const areas = single.filter((line) => line.low && bands);
   return [
     ...(grey.length ? [together(grey)] : []),
-    ...areas.map((line) => band(line.x, line.low, line.high, colourOf(line.index), { floor })),
+    ...areas.map((line) => band(line.x, line.low, line.high, colourOf(line.index), floor)),
     ...single.map((line) => trace(line, panel)),
     ...ends(standing, panel),
   ];
@@ -141,9 +147,8 @@ function remarks({ panel, log, shown, standing, bands, range }) {
       `${MOST_LINES} of ${standing.length} lines are coloured, the others grey: pick some in the table.`,
     !bands && `Bands are drawn of at most ${MOST_BANDS} groups: pick some.`,
     log && has(shown, "y") && "Values at or below 0 have no place on a logarithmic axis.",
-    log && bands && !range && has(standing, "low") && "A band that reaches 0 is cut off below.",
-    range && CUT,
-  ].filter(Boolean).join(" ");
+    log && bands && (!range || state.whole) && has(standing, "low") && "A band that reaches 0 is cut off below.",
+  ].filter(Boolean).map((sentence) => `${sentence} `).join("");
 }
 
 const hasNothing = (run, panel) => run.status === "diverged" && !panel.curves.some((curve) => run.curves[curve.column]);

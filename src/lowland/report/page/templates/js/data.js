@@ -28,6 +28,9 @@ function short(value) {
   return Number.isInteger(value) ? String(value) : brief(value, 4);
 }
 
+// A group's name, which may be broken after a comma but not within a setting.
+const unbroken = (name) => name.replaceAll(" = ", "\u00a0=\u00a0");
+
 // "1 row", "2 rows"; for words that take an s.
 const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 

@@ -19,7 +19,7 @@ function meets(row, part) {
   const [, name, sign, wanted] = part.match(/^([^<>=!]+)(<=|>=|!=|=|<|>)(.+)$/) ?? [];
   if (!sign) return `${row.name} ${row.told} ${row.directory}`.toLowerCase().includes(part.toLowerCase());
   const setting = Object.keys(row.settings).find((each) => each === name || symbol(each) === name);
-  const other = name === "seed" ? row.seed : row.finals[name]?.[ESTIMATE.mean];
+  const other = ["seed", "gradients", "seconds"].includes(name) ? row[name] : row.finals[name]?.[ESTIMATE.mean];
   const value = setting == null ? other : row.settings[setting];
   return value != null && TESTS[sign](value, wanted);
 }

@@ -26,7 +26,7 @@ function shadesKey() {
   const ends = [0, Math.floor(values.length / 2), values.length - 1];
   const shown = values.length > MOST_SHADES ? ends : [...values.keys()];
   return [element("span", {}, `Colours, ${symbol(name)}:`), ...shown.map((place) => element("span", {},
-    box(shade(values.length > 1 ? place / (values.length - 1) : 0)), short(values[place])))];
+    box(shadeOf(values[place], values)), short(values[place])))];
 }
 
 function dashesKey() {

@@ -43,5 +43,5 @@ function groupButton(group, index, chosen) {
   const several = group.runs.length > 1 ? `${group.diverged} of ${group.runs.length} ` : "";
   const ended = group.diverged ? ` (${several}diverged)` : "";
   const attributes = { type: "button", "aria-pressed": String(chosen.has(index)), title: group.told };
-  return element("button", { ...attributes, onclick: () => toggle(index) }, swatch(index), group.name + ended);
+  return element("button", { ...attributes, onclick: () => toggle(index) }, swatch(index), unbroken(group.name) + ended);
 }

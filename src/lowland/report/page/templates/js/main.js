@@ -48,12 +48,12 @@ const sweeps = findAll(".sweep").filter((each) => find(".metric", each)).map((ea
 const parts = [
   ...(data.panels.length ? [{
     place: find("#curves"),
-    concerns: (name) => ["panels", "y-scale", "x-scale", "x-what", "seeds", "only"].includes(name),
+    concerns: (name) => ["panels", "y-scale", "x-scale", "x-what", "seeds", "only", "whole"].includes(name),
     draw: () => { drawLegend(); drawPanels(); },
   }] : []),
   ...sweeps.map((sweep) => ({
     place: sweep.container,
-    concerns: (name) => name.endsWith(`-${sweep.number}`) || name === "columns",
+    concerns: (name) => name.endsWith(`-${sweep.number}`) || name === "columns" || name === "whole",
     draw: () => sweep.draw(),
   })),
   ...(find("#difference-column") ? [{
@@ -66,12 +66,15 @@ const parts = [
 // Each is drawn when it first comes near the screen, and from then on whenever a choice concerns it.
 const near = new IntersectionObserver((entries) => {
   for (const entry of entries.filter((each) => each.isIntersecting)) {
-    near.unobserve(entry.target);
-    const part = parts.find((each) => each.place === entry.target);
-    part.drawn = true;
-    part.draw();
+    drawFirst(parts.find((each) => each.place === entry.target));
   }
 }, { rootMargin: "600px" });
+
+function drawFirst(part) {
+  near.unobserve(part.place);
+  part.drawn = true;
+  part.draw();
+}
 
 whenChosen((changes) => {
   const names = Object.keys(changes);

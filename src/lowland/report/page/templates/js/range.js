@@ -7,12 +7,16 @@ function extent(values) {
   return values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
 }
 
+// Whether no value of lines is negative: then neither bands nor axis have anything to say below 0.
+const isPositive = (lines) => lines.every((line) => line.y.every((value) => value == null || value >= 0));
+
 // [low, high] for an axis of `lines` with their bands, as Plotly takes it; null where the axis finds its own.
 function clipped(lines, log = false) {
   const place = (value) => (log ? (value > 0 ? Math.log10(value) : -Infinity) : value);
   const all = (which) => lines.flatMap((line) => line[which] ?? []).filter((value) => value != null).map(place);
   const [low, high] = extent(all("y").filter(Number.isFinite));
-  const [least, most] = extent([...all("low"), ...all("high")]);
+  const [lowest, most] = extent([...all("low"), ...all("high")]);
+  const least = !log && isPositive(lines) ? Math.max(lowest, 0) : lowest;
   const room = BEYOND * (high - low);
   if (!(room > 0) || (least >= low - room && most <= high + room)) return null;
   const margin = MARGIN * (high - low);
@@ -28,5 +32,16 @@ function logTicks(lines) {
   return decades <= 3 ? Math.ceil(2 * decades) : Math.min(Math.ceil(1.15 * decades), 9); // the axis has margins
 }
 
-const ranged = (range) => (range ? { range, autorange: false } : {});
-const CUT = "Bands that reach beyond the axis are cut off there: the intervals of few seeds are wide. The key 0 shows all.";
+const ranged = (range) => (range && !state.whole ? { range, autorange: false } : {});
+
+// What is said of bands or intervals that are cut off, with a button that shows them whole, or cuts them again.
+function cutting(range, what) {
+  if (!range) return [];
+  const said = !state.whole ? `${what} are cut off at the axis: those of few seeds are wide. ` : "";
+  const onclick = (event) => {
+    const note = event.target.parentElement;
+    choose({ whole: state.whole ? "" : "yes" });
+    find("button", note)?.focus(); // it was made anew
+  };
+  return [said, element("button", { type: "button", onclick }, !state.whole ? "Show them whole" : `Cut wide ${what.toLowerCase()}`)];
+}

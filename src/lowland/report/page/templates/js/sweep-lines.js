@@ -1,28 +1,33 @@
-// A metric against one setting of a grid: a line for each combination of the others, with a band over seeds.
+// A metric against one setting of a grid: a line for each combination of the others, with intervals over seeds.
+
+const APART = 0.05; // of the distance of two places
 
 function drawLines(sweep) {
   const [metric, x, chosen] = [sweep.chosen("metric"), sweep.chosen("x"), picked()];
   const positions = valuesOf(sweep.groups, x); // evenly spaced, so that 0 has a place
   const lines = combinations(sweep, x);
-  const traces = [...lines].flatMap(([name, groups], number) => {
+  const spread = lines.size > MOST_BANDS ? [] : sweep.groups.map((group) => edges(group, metric));
+  const floor = isPositive(spread) ? 0 : -Infinity;
+  const traces = [...lines].map(([name, groups], number) => {
     const paint = lines.size <= FEW.length ? FEW[number] : shade(number / (lines.size - 1));
     const at = positions.map((value) => groups.find((group) => group.settings[x] === value));
     const faint = chosen.size > 0 && !groups.some((group) => chosen.has(group.index));
-    const area = gridBand(at, metric, paint);
-    return [...(faint || lines.size > MOST_BANDS ? [] : [area]), gridLine(sweep, at, name, faint ? colour("faint") : paint)];
+    const bars = faint || !spread.length ? {} : { error_y: whiskers(at, metric, paint, floor) };
+    const shift = APART * (number - (lines.size - 1) / 2); // so that bars don't hide each other
+    return { ...gridLine(sweep, at, name, faint ? colour("faint") : paint, spread.length ? shift : 0), ...bars };
   });
-  const bands = lines.size > MOST_BANDS ? [] : sweep.groups.map((group) => edges(group, metric));
   const means = sweep.groups.map((group) => sweep.mean(group)).filter((value) => value != null);
   const log = isLogarithmic(means);
-  const range = clipped(bands, log);
-  sweep.find(".cut").textContent = range ? CUT : "";
+  const range = clipped(spread, log);
+  const hasEnds = spread.some((each) => each.low[0] != null);
+  sweep.find(".cut").replaceChildren(...(hasEnds ? ["Error bars are 95 % intervals over seeds. ", ...cutting(range, "Intervals")] : []));
   const diverged = divergedAt(sweep, x, positions);
   plot(sweep.find(".lines"), `${label(metric)} against ${symbol(x)}`, traces, look({
     height: 420,
     showlegend: lines.size > 1 && lines.size <= 20,
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", font: { size: 12 } },
     xaxis: placesAxis(x, positions, [-0.4, positions.length - 0.6]),
-    yaxis: axis({ title: { text: plain(label(metric)) }, ...(log ? { type: "log", nticks: logTicks(bands.length ? bands : [{ y: means }]) } : {}), ...ranged(range) }),
+    yaxis: axis({ title: { text: plain(label(metric)) }, ...(log ? { type: "log", nticks: logTicks(spread.length ? spread : [{ y: means }]) } : {}), ...ranged(range) }),
     annotations: diverged,
     margin: { l: 10, r: 10, t: diverged.length ? 46 : 28, b: 10 },
   }), (point) => point.customdata != null && toggle(point.customdata));
@@ -46,19 +51,23 @@ function edges(group, metric) {
   return { y: one("mean"), low: one("low"), high: one("high") };
 }
 
-function gridBand(at, metric, paint) {
-  const ends = (which) => at.map((group) => group?.finals[metric]?.[ESTIMATE[which]] ?? null);
-  return band(at.map((_, index) => index), ends("low"), ends("high"), paint, { wide: 0.05 });
+// The intervals as error bars, which end at 0 where no value is negative.
+function whiskers(at, metric, paint, floor) {
+  const arms = (sign, which) => at.map((group) => {
+    const [mean, end] = ["mean", which].map((each) => group?.finals[metric]?.[ESTIMATE[each]] ?? null);
+    return end == null ? null : sign * (Math.max(end, floor) - mean);
+  });
+  return { type: "data", symmetric: false, array: arms(1, "high"), arrayminus: arms(-1, "low"), color: paint, thickness: 1.2, width: 3 };
 }
 
-function gridLine(sweep, at, name, paint) {
+function gridLine(sweep, at, name, paint, shift) {
   const chosen = picked();
   const isBest = (group) => group && group.index === sweep.directory.selected;
   return {
     type: "scatter",
     mode: "lines+markers",
     name: plain(name || label(sweep.chosen("metric"))),
-    x: at.map((_, index) => index),
+    x: at.map((_, index) => index + shift),
     y: at.map((group) => sweep.mean(group)),
     line: { color: paint, width: 1.8 },
     marker: {

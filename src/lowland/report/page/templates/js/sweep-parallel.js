@@ -4,6 +4,7 @@ const MOST_METRICS = 5;
 const COPIES = [-1, 0, 1]; // of each line, a hair apart: Plotly has no width for them
 const HAIR = 0.003; // of an axis
 const MOST_WRITTEN_PLACES = 12; // of a setting's values, beside its axis
+const PLACE = 130; // pixels that an axis takes at least, for its words
 const EDGE = 0.05; // of an axis beyond its values
 
 function drawParallel(sweep) {
@@ -20,6 +21,7 @@ function drawParallel(sweep) {
     return;
   }
   if (!container.dataset.ready) container.textContent = "";
+  container.style.minWidth = `${PLACE * (sweep.varied.length + metrics.length)}px`;
   const means = (column) => whole.map((group) => group.finals[column][ESTIMATE.mean]);
   const thick = (values) => COPIES.flatMap(() => values);
   const text = (size, paint) => ({ size, color: colour(paint) });

@@ -1,16 +1,18 @@
 // The table of results: a row for each group, or each run.
 
 const ESTIMATE = { mean: 0, error: 1, low: 2, high: 3, n: 4, done: 5 }; // where each stands in a group's `finals`
+const COSTS = [{ key: "gradients", text: "gradients" }, { key: "seconds", text: "training, s" }];
 const selected = new Set(data.directories.map((directory) => directory.selected).filter((index) => index != null));
 
 // What the cells of each row show, and what it is sorted and filtered by.
 function rowsOf() {
   return data.groups.flatMap((group, index) => {
-    const common = { index, name: group.name, settings: group.settings };
+    const common = { index, name: group.name, settings: group.settings, gradients: group.gradients, seconds: group.seconds };
     const where = group.directories.map((number) => data.directories[number].name).join(", ");
     if (!state.each) return [{ ...common, told: group.told, directory: where, finals: group.finals }];
     return group.runs.map((run) => ({
       ...common, seed: run.seed, told: run.told, directory: data.directories[run.directory].name, finals: lastOf(run),
+      gradients: run.gradients, seconds: run.seconds,
     }));
   });
 }
@@ -31,6 +33,9 @@ function columnsShown() {
     ...(state.each ? [{ key: "seed", text: "Seed", value: (row) => row.seed }] : []),
     ...Object.keys(data.axes).map((name) => ({ key: name, text: symbol(name), value: (row) => row.settings[name] })),
     ...metrics.map((column) => ({ key: column, text: label(column), metric: true, value: mean(column) })),
+    ...COSTS.filter(({ key }) => data.groups.some((group) => group[key])).map(({ key, text }) => ({
+      key, text, value: (row) => row[key],
+    })),
     { key: "told", text: "Status", value: (row) => row.told },
   ];
 }
@@ -77,7 +82,7 @@ function cell(row, column, chosen) {
     const pressed = String(chosen.has(row.index));
     const star = selected.has(row.index) ? " ★" : "";
     const attributes = { type: "button", "aria-pressed": pressed, "data-row": row.index };
-    return element("th", { scope: "row" }, element("button", attributes, swatch(row.index), row.name + star));
+    return element("th", { scope: "row" }, element("button", attributes, swatch(row.index), unbroken(row.name) + star));
   }
   const value = column.value(row);
   if (!column.metric) return element("td", { class: isNumber(value) && "number" }, short(value));
