@@ -1,5 +1,7 @@
 """Curves that lie on each other: equal ones are named, near ones get a panel of their difference."""
 
+from dataclasses import replace
+
 import pytest
 
 from lowland.report.coincidence import difference, without_equals
@@ -68,16 +70,32 @@ def test_the_first_reference_on_which_a_line_lies_is_taken_of_its_own_tint():
 
 
 def test_means_over_seeds_are_paired_by_seed():
-    curves = {seed: {0: seed + 1.0, 1: seed + 2.0} for seed in range(3)}
+    curves = {seed: {0: seed + 1.0, 1: seed + 2.0} for seed in range(5)}
     moved = {seed: {x: y + 0.01 * (1 + seed) for x, y in curve.items()} for seed, curve in curves.items()}
-    found = difference(panel(over_seeds(curves, "a"), over_seeds(moved, "b"), against=["a"]), (0, 4))
+    found = difference(panel(over_seeds(curves, "a"), over_seeds(moved, "b"), against=["a"]), (0, 6))
     (line,) = found.lines
-    expected = estimate([0.01, 0.02, 0.03])
-    assert list(line.y) == pytest.approx([0.02, 0.02])
+    expected = estimate([0.01, 0.02, 0.03, 0.04, 0.05])
+    assert list(line.y) == pytest.approx([0.03, 0.03])
     assert (line.low[0], line.high[0]) == pytest.approx(expected.interval)
+    assert line.seeds == {}
     shifted = {seed + 5: curve for seed, curve in moved.items()}  # no seed in common
     found = difference(panel(over_seeds(curves, "a"), over_seeds(shifted, "b"), against=["a"]), (0, 4))
     assert found.lines[0].low == ()
+
+
+def test_differences_of_few_seeds_are_drawn_seed_by_seed():
+    curves = {seed: {0: seed + 1.0, 1: seed + 2.0} for seed in range(3)}
+    moved = {seed: {x: y * 1.01**seed for x, y in curve.items()} for seed, curve in curves.items()}
+    lines = over_seeds(curves, "a"), over_seeds(moved, "b")
+    (line,) = difference(panel(*lines, against=["a"]), (0, 4)).lines
+    assert (line.low, line.high) == ((), ())
+    assert {seed: list(ys) for seed, ys in line.seeds.items()} == {
+        seed: pytest.approx([moved[seed][x] - curves[seed][x] for x in (0, 1)]) for seed in range(3)
+    }
+    (line,) = difference(replace(panel(*lines, against=["a"]), logy=True), (1, 4)).lines
+    assert {seed: list(ys) for seed, ys in line.seeds.items()} == {
+        seed: pytest.approx([1.01**seed] * 2) for seed in range(3)
+    }
 
 
 def test_lines_with_few_points_in_common_are_not_compared():

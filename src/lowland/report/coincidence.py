@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from lowland.report.reach import span
 from lowland.training import Level, Line, Panel, banded
-from lowland.training.statistics import Estimate, paired_difference
+from lowland.training.statistics import paired_difference
 
 _NEAR = 0.02  # of the height of the axes: about the width of two lines
+_BAND = 5  # seeds, from which on there is a band: of three Student's factor is 4.3, and it would fill the panel
 _SHARE = 0.5  # of the points that two lines have in common: where so many are near, they lie on each other
 
 Extent = tuple[float, float]
@@ -62,8 +63,8 @@ def extent(panels: Sequence[Panel], log: bool) -> Extent | None:
 def difference(panel: Panel, over: Extent) -> Panel | None:
     """How far the lines of a panel are from those that they are compared with; None unless some coincide.
 
-    Of lines over the same seeds it is the mean of the differences seed by seed, with its 95 % interval; of ratios the
-    geometric mean.
+    Of lines over the same seeds it is the mean of the differences seed by seed, with its 95 % interval from five seeds
+    on, else with those of each seed; of ratios the geometric mean.
 
     Args:
         panel: without equal lines.
@@ -117,25 +118,34 @@ def _between(line: Line, reference: Line, log: bool) -> Line | None:
     shared = _common(line, reference, log)
     if not shared:
         return None
-    estimates = {x: found for x in shared if (found := _paired(line, reference, x, log)) is not None}
+    sides = {x: [_by_seed(each, x, log) for each in (line, reference)] for x in shared}
+    estimates = {x: mean for x, pair in sides.items() if (mean := paired_difference(*pair)) is not None}
     if estimates:
         made = banded(estimates, line.label, line.style)
+        seeds = {
+            seed: [first[seed] - second[seed] if seed in first and seed in second else None
+                   for first, second in (sides[x] for x in estimates)]
+            for seed in line.seeds if seed in reference.seeds
+        }  # fmt: skip
+        if 1 < len(seeds) < _BAND:
+            made = replace(made, low=(), high=(), seeds=seeds)
         if log:
-            y, low, high = (
-                [None if v is None else math.exp(v) for v in each] for each in (made.y, made.low, made.high)
-            )
-            made = replace(made, y=y, low=low, high=high)
+            made = replace(
+                made, y=_ratios(made.y), low=_ratios(made.low), high=_ratios(made.high),
+                seeds={seed: _ratios(values) for seed, values in made.seeds.items()},
+            )  # fmt: skip
         return replace(made, tint=line.tint)
     first, second = points(line, log), points(reference, log)
     y = [first[x] / second[x] if log else first[x] - second[x] for x in shared]
     return Line(shared, y, line.label, line.style, tint=line.tint)
 
 
-def _paired(line: Line, reference: Line, x: float, log: bool) -> Estimate | None:
-    """At ``x``, over the seeds that both have there: of the differences, or of the logarithms of the ratios."""
-    sides = []
-    for each in (line, reference):
-        at = list(each.x).index(x)
-        found = {seed: values[at] for seed, values in each.seeds.items()}
-        sides.append({seed: math.log(y) if log else y for seed, y in found.items() if y is not None and finite(y, log)})
-    return paired_difference(*sides)
+def _ratios(logarithms: Sequence[float | None]) -> list[float | None]:
+    return [None if value is None else math.exp(value) for value in logarithms]
+
+
+def _by_seed(line: Line, x: float, log: bool) -> dict[int, float]:
+    """Seed → the value at ``x``, or its logarithm, of the seeds that have one there."""
+    at = list(line.x).index(x)
+    there = {seed: values[at] for seed, values in line.seeds.items()}
+    return {seed: math.log(y) if log else y for seed, y in there.items() if y is not None and finite(y, log)}

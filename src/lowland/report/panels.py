@@ -48,7 +48,7 @@ def shown(panel: Panel) -> list[Line]:
 
 
 def draw_panel(
-    axis: Any, panel: Panel, colours: Mapping[str, str], legend: Legend, said: str = "", width: int = 48
+    axis: Any, panel: Panel, colours: Mapping[str, str], legend: Legend, said: str = "", width: int = 40
 ) -> None:
     """Draw one panel and add to the ``legend``.
 
@@ -69,7 +69,7 @@ def draw_panel(
                 level.value, linestyle=level.style, linewidth=1.2, color=colours.get(level.beside, _GREY),
                 label=level.label,
             )  # fmt: skip
-    heading = [panel.title, *textwrap.wrap("; ".join(filter(None, (panel.note, said))), width)]
+    heading = [panel.title, *textwrap.wrap("; ".join(filter(None, (panel.note, said))), width, break_on_hyphens=False)]
     axis.set_title("\n".join(filter(None, heading)), fontsize=9)
     axis.set_xlabel(panel.xlabel)
     axis.set_ylabel(panel.ylabel)

@@ -23,8 +23,8 @@ def passes(rho: float | None) -> int:
 def costs(arms: Collection[Settings]) -> Callable[[int], float]:
     """Steps that were done, where ``arms`` are trained one after the other → the passes that they had, by `passes`."""
     ends = [0, *accumulate(settings.steps for settings in arms)]
-    passes_at = [0, *accumulate(settings.steps * passes(settings) for settings in arms)]
-    each = [*map(passes, arms), 0]
+    passes_at = [0, *accumulate(settings.steps * passes(settings.rho) for settings in arms)]
+    each = [*(passes(settings.rho) for settings in arms), 0]
 
     def of(steps: int) -> float:
         arm = bisect_right(ends, steps) - 1

@@ -139,11 +139,9 @@ def _of_claims(claims: Sequence[ShownClaim]) -> Answer | None:
 
 
 def _of_one(claim: ShownClaim) -> Answer:
-    in_reason = "95 % interval" in claim.reason
     at = f" at {claim.at}" if claim.at else ""
-    interval = f" (95 % interval {claim.interval})" if claim.interval and not in_reason else ""
-    measured = f": {claim.measured}{interval}" if claim.measured else ""
+    measured = f": {claim.measured}" if claim.measured else ""
     condition = f", and it holds if {claim.threshold}" if claim.measured and claim.threshold else ""
-    why = f" ({claim.reason})" if claim.reason and (claim.verdict == "undecided" or in_reason) else ""
+    why = f" ({claim.reason})" if claim.verdict == "undecided" and claim.reason else ""
     everywhere = f". Over the grid: {claim.over_grid}" if claim.over_grid else ""
     return Answer(f"The claim {claim.id} {_SAID[claim.verdict][0]}{at}{measured}{condition}{why}{everywhere}.")
