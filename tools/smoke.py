@@ -49,7 +49,7 @@ def main() -> None:
                 raise SystemExit(f"{done.stdout}{done.stderr}failed with exit code {done.returncode}")
             return done.stdout
 
-        run("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+        run("python", "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check",
             "--constraint", ROOT / "constraints.txt", wheel)  # fmt: skip
         run("python", "-c", _TRAINING.format(version=version, root=str(ROOT)))
         said = run("lowland", "--version")
