@@ -1,6 +1,7 @@
 """What a step does, counted while it runs: operations, bytes that they move, and bytes that are held at its peak."""
 
 import math
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,17 +133,19 @@ def _is_written(argument: Any) -> bool:
     return argument.alias_info is not None and argument.alias_info.is_write
 
 
-def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
-    """FLOP/s of a large product of two matrices, the best of ten, and its name."""
+def peak_flops(
+    device: torch.device, dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, str]:
+    """FLOP/s of a large product of two matrices by ``clock``, the best of ten, and its name."""
     size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = min(in_turns({"product": lambda: a @ b}, range(10), 1, device)["product"])
+    best = min(in_turns({"product": lambda: a @ b}, range(10), 1, device, clock)["product"])
     return 2 * size**3 / best, f"measured: a product of two {size:,} × {size:,} matrices"
 
 
-def peak_bandwidth(device: torch.device) -> tuple[float, str]:
-    """Bytes/s, read and written together, of the copy of a large tensor, the best of ten, and its name."""
+def peak_bandwidth(device: torch.device, clock: Callable[[], float] = time.perf_counter) -> tuple[float, str]:
+    """Bytes/s, read and written together, of the copy of a large tensor by ``clock``, the best of ten; its name."""
     size = 2**30 if device.type == "cuda" else 2**27
     a, b = (torch.ones(size // 4, device=device) for _ in range(2))
-    best = min(in_turns({"copy": lambda: b.copy_(a)}, range(10), 1, device)["copy"])
+    best = min(in_turns({"copy": lambda: b.copy_(a)}, range(10), 1, device, clock)["copy"])
     return 2 * size / best, f"measured: a copy of {size // 2**20} MiB"

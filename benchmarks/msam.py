@@ -215,7 +215,8 @@ def main():
         torch.set_float32_matmul_precision("high")
         print(torch.cuda.get_device_name(device))
     print(describe_machine())
-    (flops, product), (bandwidth, copy) = peak_flops(device, torch.float32), peak_bandwidth(device)
+    clock = clock_of(device)
+    (flops, product), (bandwidth, copy) = peak_flops(device, torch.float32, clock), peak_bandwidth(device, clock)
     print(f"{flops / 1e12:.3g} TFLOP/s ({product}), {bandwidth / 1e9:.3g} GB/s ({copy})")
     for name in arguments.network:
         found = {

@@ -148,7 +148,7 @@ def seconds(step, rounds):
 
 
 def figures(make, shape, m, rounds):
-    """Ratios to plain SAM: of m-SAM, and over slices where that is the loop, else None."""
+    """Ratios to plain SAM: of m-SAM, and over slices where that is the loop, else None; and plain SAM's seconds."""
     torch.manual_seed(0)
     model, x = make(), torch.randn(BATCH, *shape)
     base = torch.optim.SGD(model.parameters(), lr=0.0)
@@ -166,7 +166,7 @@ def figures(make, shape, m, rounds):
     for given in (lambda: losses(slice(0, BATCH)), Sliced(losses, BATCH)):
         optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.0), rho=0.05, model=model, m=m, audit=False)
         found.append(seconds(lambda optimizer=optimizer, given=given: optimizer.step(given), rounds) / least)
-    return found[0], found[1] if optimizer.last is None else None
+    return found[0], found[1] if optimizer.last is None else None, least
 
 
 def main():
@@ -182,9 +182,9 @@ def main():
             continue
         cells = []
         for m in asked.m:
-            ours, sliced = figures(make, shape, m, asked.rounds)
+            ours, sliced, plain = figures(make, shape, m, asked.rounds)
             cells.append(f"{ours:.1f}" if sliced is None else f"{ours:.1f}, slices {sliced:.1f}")
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+        print(f"| {name} | " + " | ".join(cells) + f" |  plain SAM: {plain * 1e3:.1f} ms", flush=True)
 
 
 if __name__ == "__main__":
