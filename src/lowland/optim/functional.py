@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from lowland.checks import check_rho
 from lowland.optim.ascent import length, usable
+from lowland.torch_tools import in_parts
 from lowland.values import Tree
 
 EPS = 1e-12  # added to the gradient norm; Long & Bartlett (2024) use 1e-5
@@ -20,8 +21,9 @@ EPS = 1e-12  # added to the gradient norm; Long & Bartlett (2024) use 1e-5
 def global_norm(tree: Tree) -> Tensor:
     """Euclidean norm over every entry of every tensor of ``tree``, a 0-d tensor, in float32 at least."""
     norms = [
-        torch.linalg.vector_norm(leaf, dtype=torch.promote_types(leaf.dtype, torch.float32))
+        torch.linalg.vector_norm(part, dtype=torch.promote_types(part.dtype, torch.float32))
         for leaf in pytree.tree_leaves(tree)
+        for part in in_parts(leaf)
     ]
     return torch.linalg.vector_norm(torch.stack(norms))
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from lowland.torch_tools import in_parts
+
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
@@ -125,15 +127,16 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     """The dot product of all entries, computed in float32 or wider."""
     if a.dtype.itemsize < 4:
         a, b = a.float(), b.float()
-    return torch.dot(a.reshape(-1), b.reshape(-1))
+    parts = [torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in zip(in_parts(a), in_parts(b), strict=True)]
+    return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
 
 def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Of each tensor, in float32 at least; not always in their order."""
-    kinds = defaultdict(list)
+    """Of each tensor, or of each part of a long one, in float32 at least; not always in their order."""
+    kinds = defaultdict[tuple[torch.device, torch.dtype], list[Tensor]](list)
     for tensor in tensors:
         values = tensor if tensor.layout is torch.strided else tensor._values()
-        kinds[values.device, values.dtype].append(values)
+        kinds[values.device, values.dtype].extend(in_parts(values))
     norms: list[Tensor] = []
     for (_, dtype), members in kinds.items():
         options = (2, torch.float32) if dtype.itemsize < 4 else ()

@@ -11,6 +11,7 @@ from lowland.optim.m_sam.groups import Groups
 from lowland.optim.m_sam.host import Parameters, Settings
 from lowland.optim.m_sam.perturbation import Perturbation, along
 from lowland.optim.m_sam.second_pass import SecondPass
+from lowland.torch_tools import in_parts
 
 
 def unsupported(rule: Ascent) -> str | None:
@@ -49,7 +50,7 @@ def climb(
         for p, piece in pieces.items():
             w = p.detach()
             squares += 2 * l2 * piece.dot(w, groups) * per
-            squares += l2**2 * torch.linalg.vector_norm(w).double().square()
+            squares += sum(l2**2 * torch.linalg.vector_norm(part).double().square() for part in in_parts(w))
     norms = squares.clamp_(min=0).sqrt_()
     s = settings.ascent_rule.reach(norms, settings.eps, max((rhos[p] for p in who.climbing), default=0.0))
     reach = {rho: rho * s * per for rho in set(rhos.values()) if rho}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lowland.optim.m_sam.groups import Groups
+from lowland.torch_tools import LONG
 
 # A number written to memory and read again costs about as much time as this many multiplications: rather more on GPUs.
 FLOPS_PER_NUMBER = 20
@@ -135,7 +136,7 @@ class Factors:
 
 def _lengths(rows: Tensor) -> Tensor:
     """The norm of each row, float64."""
-    if rows.device.type == "cpu" and rows.dtype == torch.float32:  # to convert takes longer than to add
+    if rows.device.type == "cpu" and rows.dtype == torch.float32 and rows.shape[1] <= LONG:  # converting takes longer
         found = torch.linalg.vector_norm(rows, dim=1)
         if bool(((found > 1e-15) & (found < 1e15)).all()):
             return found.double()
