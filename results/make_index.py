@@ -38,6 +38,7 @@ Beside the experiments: [the SAM family on Fashion-MNIST](family-fashion-mnist/R
 `python benchmarks/compare_family.py`; and [error against m](andriushchenko2022-cifar10-m/README.md), down to m = 1, of
 short runs.
 """
+_WHOLE = "The paper scale itself; `lowland show` says which of its settings are ours, where the paper gives none."
 _HISTORY = """## Rules that have changed
 
 Until November 2026 a difference whose mean lay on the wrong side counted as false, whatever its interval. No verdict of
@@ -175,7 +176,7 @@ def _unlike_the_paper(summary: dict[str, Any]) -> str:
         for name, value in ours.items()
         if name in theirs and name not in _CHECKS and value != theirs[name]
     ]
-    return f"Other than at paper scale: {', '.join(found)}." if found else "The paper scale itself."
+    return f"Other than at paper scale: {', '.join(found)}." if found else _WHOLE
 
 
 def _shared(several: list[dict[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "results"))
 
 import make_index  # noqa: E402 - it stands in results/
+from lowland.papers.claims import NOT_IN_PAPER  # noqa: E402
 from lowland.training import Claim, Experiment  # noqa: E402
 from lowland.training.undecided import deciding  # noqa: E402
 
@@ -27,19 +28,25 @@ KINDS = {
         "What is measured without a verdict",
         "These values are recorded beside the paper's; no threshold was set.",
     ),
-    "open": ("What has not been run", "No run is recorded yet. The command decides it, or says which one does."),
+    "open": (
+        "What has not been run",
+        "No run is recorded yet: most take hours, and the photographs of CelebA, Waterbirds and DomainBed have to be "
+        "placed by hand. The command decides it, or says which one does.",
+    ),
 }
 _INTRODUCTION = """# The papers, claim by claim
 
-Lowland runs the experiments of three papers again, and judges what they claim. A claim is a sentence of the paper with
-a threshold that was fixed before the run. It *holds*, *fails*, or is *undecided*; of a difference between methods the
-whole 95 % interval over seeds decides. Every table names the command that runs it again, and links to the record.
+Lowland runs the experiments of three papers again, and judges what they claim. A claim is a sentence with a threshold.
+It *holds*, *fails*, or is *undecided*; of a difference between methods the whole 95 % interval over seeds decides.
+Every table names the command that runs it again, and links to the record. Some claims are our own, about the papers'
+experiments or about experiments of ours: they are counted apart. A few rules have changed after a first run;
+[All records](../results/README.md#rules-that-have-changed) says which.
 """
 _HOW_TO_READ = """*Reported* is measured without a threshold; *open* has not been run. A claim that was run at several
 scales counts once, at the largest one that decides it. Most of our runs are smaller than the papers': fewer images,
 narrower networks, fewer epochs. So a claim that fails here fails *at that scale*, and each record says in what it
-differs from the paper's. Claims of experiments that are ours alone say so. [All records](../results/README.md) has the
-smaller scales, too.
+differs from the paper's. Where a paper gives no number for a claim, its words stand in place of
+one. [All records](../results/README.md) has the smaller scales, too.
 """
 _HEAD = "| claim | the paper has | ours | holds if | verdict |\n|---|---|---|---|---|"
 
@@ -65,6 +72,11 @@ class Found:
         """Its verdict, a key of `KINDS`."""
         return "open" if self.entry is None else make_index.verdict_of(self.entry).strip("*")
 
+    @property
+    def ours(self) -> bool:
+        """Whether the claim, or the whole experiment, is not the paper's."""
+        return self.claim.reference == NOT_IN_PAPER or "(ours)" in self.experiment.title
+
 
 def found() -> dict[str, list[Found]]:
     """Paper → its claims, each with the record that counts: of the largest scale at which it was decided."""
@@ -84,7 +96,7 @@ def found() -> dict[str, list[Found]]:
             decided = [each for each in entries if each.kind in ("holds", "fails")]
             best = next(iter(decided or entries), Found(experiment, claim))
             every.setdefault(name.partition("/")[0], []).append(best)
-    return every
+    return {paper: sorted(claims, key=lambda each: each.ours) for paper, claims in every.items()}
 
 
 def write(work: Path) -> None:
@@ -101,11 +113,12 @@ def write(work: Path) -> None:
 
 
 def overview(every: dict[str, list[Found]]) -> str:
-    """How many claims of each paper hold, fail and are open."""
+    """How many claims of each paper hold, fail and are open, and how many of ours beside them."""
     rows = []
     for paper, claims in every.items():
-        counts = [sum(each.kind == kind for each in claims) for kind in KINDS]
-        rows.append(f"| [{heading(claims)}]({paper}.md) | {' | '.join(map(str, counts))} |")
+        for ours, name in ((False, f"[{heading(claims)}]({paper}.md)"), (True, "claims of ours beside them")):
+            counts = [sum(each.kind == kind for each in claims if each.ours is ours) for kind in KINDS]
+            rows.append(f"| {name} | {' | '.join(map(str, counts))} |")
     lines = [
         _INTRODUCTION,
         f"| paper | {' | '.join(KINDS)} |",
@@ -128,11 +141,15 @@ def heading(claims: list[Found]) -> str:
 def page(paper: str, claims: list[Found]) -> str:
     """The claims of a paper, by verdict, and then its records."""
     counts = {kind: [each for each in claims if each.kind == kind] for kind in KINDS}
-    said = ", ".join(f"{len(those)} {kind}" for kind, those in counts.items() if those)
+    said = [
+        ", ".join(f"{n} {kind}" for kind, those in counts.items() if (n := sum(each.ours is ours for each in those)))
+        for ours in (False, True)
+    ]
     lines = [
         f"# {heading(claims)}: claim by claim\n",
         f"{claims[0].experiment.paper}.\n",
-        f"{len(claims)} claims: {said}. Which command is which result, and how the settings were found:",
+        f"The paper's claims: {said[0]}. Ours beside them: {said[1]}.\n",
+        "Which command is which result, and how the settings were found:",
         f"[the guide to this paper](../docs/{paper}.md).\n",
     ]
     for kind, (title, below) in KINDS.items():
@@ -175,7 +192,8 @@ def _by(each: Found) -> str:
         verb, grid = ("sweep", f" --grid {each.claim.grid}") if each.claim.grid else ("run", "")
         scale = deciding(each.experiment, each.claim)[0]
         return f"`lowland {verb} {each.experiment.name}{grid} --scale {scale}`"
-    return f"`{make_index.command(each.summary)}` ([the record](#{_anchor(make_index.title(each.summary))}))"
+    ours = ", ours and not the paper's" if "(ours)" in each.experiment.title else ""
+    return f"`{make_index.command(each.summary)}`{ours} ([the record](#{_anchor(make_index.title(each.summary))}))"
 
 
 def _anchor(title: str) -> str:
