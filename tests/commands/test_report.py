@@ -49,6 +49,7 @@ def test_bad_input_is_one_line(refused, run, tmp_path):
     (tmp_path / "empty").mkdir()
     refused("report", "empty", says=("neither a run nor a sweep", "config.json"))
     refused("report", "one", "empty", says="neither a run nor a sweep")
+    refused("report", ".", says="name those inside, as in `lowland report one")
     refused("report", "one", "one/../one", says="named twice")
     refused("report", "one", "--out", "page.txt", says=".html")
     (tmp_path / "folder.html").mkdir()

@@ -55,6 +55,13 @@ def test_the_pick_has_the_lowest_mean_over_seeds(tmp_path):
     assert not built
 
 
+def test_costs_are_counted_in_the_shortest_run_without_sam(tmp_path):
+    grid = {"rho": (0.0, 0.1), "steps": (3, 6)}
+    tuned = tune(build, {**SETTINGS, "check_every": 3}, grid=grid, seeds=1, out=tmp_path / "tune", device="cpu")
+    costs = {(row["rho"], row["steps"]): row["cost"] for row in tuned.rows}
+    assert costs == {(0.0, 3): 1, (0.0, 6): 2, (0.1, 3): 2, (0.1, 6): 4}
+
+
 def test_a_pick_at_the_end_of_the_grid_says_so(tmp_path):
     experiment = Experiment(name="mine", build=build, settings=defaults(**SETTINGS))
     tuned = tune(experiment, grid={"lr": (0.1,), "rho": (0.05, 0.05001)}, seeds=1, out=tmp_path / "tune", device="cpu")
@@ -67,7 +74,10 @@ def test_a_pick_at_the_end_of_the_grid_says_so(tmp_path):
     [
         ({"settings": None}, r"say the settings of the runs: tune\(build, lr=0.1"),
         ({"settings": {"lr": 0.1}}, "settings need steps"),
-        ({"settings": {"lr": 0.1, "steps": 6}, "grid": {"lr": (0.1, 0.2)}}, "settings need rho"),
+        (
+            {"settings": {"lr": 0.1, "steps": 6}, "grid": {"lr": (0.1, 0.2)}},
+            "rho is neither in the grid, which varies lr,",
+        ),
         ({"settings": {**SETTINGS, "names": ["a"]}}, "names is a list"),
         ({"seeds": 0}, "at least 1, not 0"),
         ({"grid": {"seed": (1, 2)}}, "the grid has no seeds"),

@@ -52,7 +52,11 @@ def test_values_have_their_types_and_known_ones_their_ranges():
     [
         ({"lr": 0.1, "steps": 3}, ValueError, "settings need rho"),
         ({"lr": 0.1, "rho": 0.1}, ValueError, "settings need steps"),
-        ({"lr": 0.1, "rho": 0.1, "epochs": 3}, ValueError, "settings need batch_size, examples"),
+        (
+            {"lr": 0.1, "rho": 0.1, "epochs": 3},
+            ValueError,
+            "settings need batch_size, examples: with epochs the steps follow",
+        ),
         ({"lr": 0.1, "rho": 0.1, "epochs": 3, "steps": 3}, ValueError, "steps or epochs, not both"),
         ({"lr": 0.1, "rho": 0.1, "steps": 3, "width": [1]}, TypeError, "width is a list"),
     ],

@@ -121,7 +121,7 @@ def _report(directory: Any, summary: dict[str, Any]) -> None:
         table(columns, rows)
     if costs:
         time = ". time: what a step takes, likewise" if "time" in costs else ""
-        say(f"gradients: what a run takes, in units of a run without SAM; compare at equal cost, too{time}")
+        say(f"gradients: what a run takes, in units of the shortest run without SAM; compare at equal cost, too{time}")
     print_rows(summary)
     if summary["scale"] == "smoke":
         say("a smoke sweep judges no claims")
@@ -152,11 +152,7 @@ def _print_differences(summary: dict[str, Any]) -> None:
     ]  # fmt: skip
     table([*names, f"{metric} less ρ = 0", "95 % interval", "p (Holm)", flows("verdict")], rows)
     for trend in found["trends"]:
-        where = (
-            "over all"
-            if trend["settings"] is None
-            else ", ".join(f"{k} = {short(v)}" for k, v in trend["settings"].items())
-        )
+        where = "over all" if trend["settings"] is None else _settings(trend["settings"])
         by = trend["per_decade"]
         say(f"trend of {metric} with ρ{', ' + where if where else ''}: {by['mean']:+.2g} for each tenfold ρ, "
             f"{_spread(by)}")  # fmt: skip
@@ -191,14 +187,23 @@ def _print_selection(selection: dict[str, Any]) -> None:
     if selection["selected"] is None:
         say(f"nothing is selected: {selection['reason']}")
         return
-    chosen = ", ".join(f"{key} = {short(value)}" for key, value in selection["selected"].items())
+    chosen = _settings(selection["selected"])
     metric, on = selection["metric"], selection["on"]
     say(f"selected: {chosen}: the lowest mean {metric} over seeds, on {on} data (the whole rule: summary.json)")
     if tied := selection.get("tied", {}).get("text"):
         say(tied)
-    between = selection["by_rho"]["difference"]
+    test, sides = selection["test"], selection["by_rho"]
+    if test["mean"] is not None:
+        say(f"on test data, by which nothing is selected: {test['metric']} {estimate(test)}")
+    between = sides["difference"]
     if between is not None:
-        say(f"best with SAM minus best without: {metric} {between['mean']:+.2g}, paired by seed, {_spread(between)}")
+        with_sam, without = (_settings(sides[side]["settings"]) for side in ("with_sam", "without_sam"))
+        what = f"best with SAM ({with_sam}) minus best without ({without})"
+        say(f"{what}: {metric} {between['mean']:+.2g}, paired by seed, {_spread(between)}")
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key} = {short(value)}" for key, value in settings.items())
 
 
 def _counts(entry: dict[str, Any]) -> str:

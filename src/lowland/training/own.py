@@ -70,7 +70,8 @@ def defaults(**values: Value | SettingValue) -> type[Settings]:
     elif "steps" not in wrapped:
         missing.append("steps (or epochs, batch_size and examples)")
     if missing:
-        raise ValueError(f"settings need {', '.join(missing)}")
+        why = ": with epochs the steps follow from batch_size and examples" if "epochs" in wrapped else ""
+        raise ValueError(f"settings need {', '.join(missing)}{why}")
     return _made(tuple((name, type(value.value).__name__, value) for name, value in wrapped.items()))
 
 

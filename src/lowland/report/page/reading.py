@@ -29,10 +29,10 @@ def read_source(path: Path) -> ShownDirectory:
         raise RunError(f"{path} {what}: name a directory that `lowland run` or `lowland sweep` wrote")
     file = path / "config.json"
     if not file.exists():
-        raise RunError(
-            f"{path} is neither a run nor a sweep (there is no config.json): name a directory that `lowland run` or "
-            "`lowland sweep` wrote"
-        )
+        inside = [str(each.parent) for each in sorted(path.glob("*/config.json"))]
+        wrote = "name a directory that `lowland run` or `lowland sweep` wrote"
+        to_do = f"name those inside, as in `lowland report {' '.join(inside[:3])}`" if inside else wrote
+        raise RunError(f"{path} is neither a run nor a sweep (there is no config.json): {to_do}")
     config = read_json(file, _CONFIG)
     if wrong := fault(config, _OF_SWEEP if config.get("sweep") else _OF_RUN):
         raise damaged(file, wrong)

@@ -71,7 +71,7 @@ def _totals(outcomes: Mapping[str, Outcome], seconds: float) -> dict[str, Json]:
 
 
 def _cost(cell: Cell, cells: Sequence[Cell]) -> dict[str, Json]:
-    """How many times as many gradients a run takes as one with ρ = 0, and how many times as long a step took.
+    """How many times as many gradients a run takes as the shortest with ρ = 0, and how many times as long a step took.
 
     None where there is nothing to compare.
     """
@@ -79,7 +79,7 @@ def _cost(cell: Cell, cells: Sequence[Cell]) -> dict[str, Json]:
     steps = [each.step_seconds for each in without if each.step_seconds]
     return {
         "gradients": cell.gradients,
-        "cost_in_gradients": cell.gradients / fmean(each.gradients for each in without) if without else None,
+        "cost_in_gradients": cell.gradients / min(each.gradients for each in without) if without else None,
         "cost_in_time": cell.step_seconds / fmean(steps) if cell.step_seconds and steps else None,
     }
 
