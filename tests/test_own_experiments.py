@@ -32,7 +32,7 @@ def test_it_runs_and_the_same_command_again_says_so(lowland, mine, tmp_path):
     again = lowland("run", "./mine.py:mine")
     assert "is finished" in again.out
     listed = lowland("show", "mine.py")
-    for word in ("mine: mine", "width", "--grid paper", "0 0.1"):
+    for word in ("mine: Logistic regression on two clouds", "width", "--grid paper", "0 0.1"):
         assert word in listed.out
     measured = json.loads(lowland("evaluate", "mine.py", "runs/mine/laptop", "--arm", "sgd", "--json").out)
     assert measured["test_error"] == read_records(tmp_path / "runs/mine/laptop")["sgd"][-1]["test_error"]

@@ -23,7 +23,7 @@ def environment(monkeypatch, tmp_path):
 
 def test_a_torch_that_is_there_is_taken_by_link(environment, tmp_path):
     venv.create(tmp_path / "venv", with_pip=False)
-    assert environment.take(tmp_path / "venv") == torch.__version__
+    assert environment.take(tmp_path / "venv").partition("+")[0] == torch.__version__.partition("+")[0]
     assert (tmp_path / "taken" / "torch").is_symlink()
     found = "import importlib.util as u; print(u.find_spec('torch').origin, u.find_spec('pytest'))"
     said = subprocess.run(

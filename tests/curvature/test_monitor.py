@@ -821,7 +821,7 @@ def test_several_runs_are_drawn_into_one_panel_and_what_has_no_edge_says_so(tmp_
     )
     (norms,) = panels["hessian-norm"]
     assert norms.labels == [
-        "SGD: Hessian norm", "SGD: SAM edge", "SGD: edge without SAM", "Adam: Hessian norm", "still: Hessian norm"
+        "SGD: Hessian norm", "SGD: edge without SAM", "SGD: SAM edge", "Adam: Hessian norm", "still: Hessian norm"
     ]  # fmt: skip
     assert "Adam: no edge, which is known for SGD alone" in norms.note
     assert "still: one check so far" in norms.note
@@ -835,7 +835,7 @@ def test_a_figure_of_one_run_names_its_curves(tmp_path, panels):
     records = [{**record, "momentum": 0.0} for record in trained(1).records]
     draw_monitor(records, tmp_path)
     (norms,) = panels["hessian-norm"]
-    assert norms.labels == ["Hessian norm", "SAM edge", "2/η"]
+    assert norms.labels == ["Hessian norm", "2/η", "SAM edge"]
     assert norms.note == f"one check so far, at step {records[0]['step']}"
     panels.clear()
     draw_monitor([{**record, "edge": None, "gd_edge": None} for record in records], tmp_path)

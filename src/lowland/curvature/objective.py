@@ -128,13 +128,7 @@ class Objective:
 
     def __repr__(self) -> str:
         """Of which model, and how large."""
-        return f"Objective({self.description})"
-
-    @property
-    def description(self) -> str:
-        """The model's class, how many numbers w has, and their type and place."""
-        kind = str(self.dtype).removeprefix("torch.")
-        return f"{type(self.model).__name__}, {self.size:,} parameters, {kind} on {self.device}"
+        return f"Objective({described(self)})"
 
     def on(self, batches: Iterable[Any]) -> "Objective":
         """The same over other batches, of this process alone."""
@@ -363,3 +357,9 @@ def _in_double(value: Any) -> Any:
     if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
         return value.to(torch.promote_types(value.dtype, torch.float64))
     return value
+
+
+def described(objective: Objective) -> str:
+    """The model's class, how many numbers w has, and their type and place."""
+    kind = str(objective.dtype).removeprefix("torch.")
+    return f"{type(objective.model).__name__}, {objective.size:,} parameters, {kind} on {objective.device}"

@@ -13,7 +13,7 @@ from lowland.curvature import estimates, extremes, lanczos, quadrature
 from lowland.curvature.estimates import Sampled
 from lowland.curvature.for_scipy import linear_operator
 from lowland.curvature.lanczos import Eigenpairs, Operator
-from lowland.curvature.objective import Objective
+from lowland.curvature.objective import Objective, described
 from lowland.curvature.processes import Product
 from lowland.curvature.quadrature import Spectrum
 from lowland.curvature.wanted import Wanted, Which
@@ -47,7 +47,7 @@ class Curvature(ABC):
 
     def __repr__(self) -> str:
         """Of which model, and how large."""
-        return f"{type(self).__name__}({self.objective.description})"
+        return f"{type(self).__name__}({described(self.objective)})"
 
     @abstractmethod
     def __matmul__(self, vectors: Tensor) -> Tensor:

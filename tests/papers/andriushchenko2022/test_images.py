@@ -13,6 +13,7 @@ from lowland.papers.andriushchenko2022.task import ImageBatches, _schedule
 from lowland.papers.figures import over_epochs
 from lowland.torch_tools import evaluating
 from lowland.training import Outcome
+from lowland.training.environment import has_bfloat16
 from lowland.training.randomness import seed_everything
 from tests.optim import textbook
 
@@ -390,6 +391,7 @@ def test_on_the_real_images(data_root, quick, lowland, tmp_path, name):
     assert all(0 <= record["test_error"] <= 1 and record["train_loss"] > 0 for record in records)
 
 
+@pytest.mark.skipif(not has_bfloat16(), reason="bfloat16 takes minutes on this processor, which has none")
 def test_in_mixed_precision_channels_last_and_compiled(small, quick, monkeypatch, lowland, tmp_path):
     """What is on by default on CUDA works on a CPU too, and ends near what float32 ends with."""
     real = torch.compile
