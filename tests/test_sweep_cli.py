@@ -75,6 +75,10 @@ def test_what_comes_out_and_the_same_command_again(lowland, grid_file, tmp_path)
     assert again.code == 0
     assert "is finished" in again.out
     assert contents(here) == before
+    del summary["selection"]["test"]  # of another version: what is printed must be there
+    (here / "summary.json").write_text(json.dumps(summary))
+    assert lowland(*command).code == 0
+    assert "test" in json.loads((here / "summary.json").read_text())["selection"]
 
 
 @pytest.mark.slow

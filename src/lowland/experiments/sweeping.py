@@ -40,6 +40,7 @@ _BETWEEN: Shape = {**_ESTIMATE, "interval_95": Maybe([NUMBER])}
 _POINT: Shape = {"settings": Each(object), "difference": Maybe(_BETWEEN), "p": Maybe(NUMBER), "p_holm": Maybe(NUMBER),
           "diverged": int, "verdict": str, "stands": bool, "reason": str}  # fmt: skip
 _TREND: Shape = {"settings": Maybe(Each(object)), "per_decade": _BETWEEN}
+_SIDE: Shape = Maybe({"settings": Each(object)})
 # What the command line prints of a sweep's summary.
 _SUMMARY: Shape = {
     "scale": str,
@@ -58,7 +59,8 @@ _SELECTED: Shape = {
     "metric": str,
     "on": str,
     "tied": {"settings": [Each(object)], "text": str},
-    "by_rho": {"difference": Maybe(_BETWEEN)},
+    "test": {"metric": Maybe(str), "mean": Maybe(NUMBER), "standard_error": Maybe(NUMBER)},
+    "by_rho": {"with_sam": _SIDE, "without_sam": _SIDE, "difference": Maybe(_BETWEEN)},
 }
 
 
