@@ -73,9 +73,14 @@ class Found:
         return "open" if self.entry is None else make_index.verdict_of(self.entry).strip("*")
 
     @property
+    def of_our_experiment(self) -> bool:
+        """Whether the whole experiment is not the paper's."""
+        return "(ours)" in self.experiment.title
+
+    @property
     def ours(self) -> bool:
         """Whether the claim, or the whole experiment, is not the paper's."""
-        return self.claim.reference == NOT_IN_PAPER or "(ours)" in self.experiment.title
+        return self.claim.reference == NOT_IN_PAPER or self.of_our_experiment
 
 
 def found() -> dict[str, list[Found]]:
@@ -192,7 +197,7 @@ def _by(each: Found) -> str:
         verb, grid = ("sweep", f" --grid {each.claim.grid}") if each.claim.grid else ("run", "")
         scale = deciding(each.experiment, each.claim)[0]
         return f"`lowland {verb} {each.experiment.name}{grid} --scale {scale}`"
-    ours = ", ours and not the paper's" if "(ours)" in each.experiment.title else ""
+    ours = ", ours and not the paper's" if each.of_our_experiment else ""
     return f"`{make_index.command(each.summary)}`{ours} ([the record](#{_anchor(make_index.title(each.summary))}))"
 
 

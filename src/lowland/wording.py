@@ -43,6 +43,13 @@ def measured_of(claim: Mapping[str, Read]) -> str:
     return f"{value:.4g}" + (f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else "")
 
 
+def mark_of(settings: Mapping[str, Read], selection: Mapping[str, Read]) -> str:
+    """What a sweep's selection makes of ``settings``: *selected*, *tied* with those that are, or nothing."""
+    if settings == selection["selected"]:
+        return "selected"
+    return "tied" if settings in (selection.get("tied") or {}).get("settings", []) else ""
+
+
 def place_of(claim: Mapping[str, Read]) -> str:
     """The settings of a sweep at which its verdict is: ``rho = 0.1 (selected)``; empty for a run's."""
     return (claim.get("at") or {}).get("text", "")

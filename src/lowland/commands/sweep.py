@@ -12,7 +12,7 @@ from lowland.commands.printing import estimate, flows, place, place_log, print_r
 from lowland.errors import LowlandError
 from lowland.launched import launched
 from lowland.patience import doing
-from lowland.wording import counted
+from lowland.wording import counted, mark_of
 
 _ENGINE_HELP = (
     "vectorized: many runs as one program; process: a run a worker process; ray: on a cluster "
@@ -111,10 +111,9 @@ def _report(directory: Any, summary: dict[str, Any]) -> None:
     costs = {title: values for title, values in costs.items() if any(value is not None for value in values)}
     for index, entry in enumerate(summary["settings"]):
         measured = entry["metrics"].get(metric) if metric else None
-        tied = entry["settings"] in selection.get("tied", {}).get("settings", [])
-        mark = "selected" if entry["settings"] == selection["selected"] else "tied" if tied else ""
         times = ["–" if values[index] is None else f"{values[index]:.3g}" for values in costs.values()]
-        rows.append([*map(short, entry["settings"].values()), estimate(measured), *times, _counts(entry), mark])
+        rows.append([*map(short, entry["settings"].values()), estimate(measured), *times, _counts(entry),
+                     mark_of(entry["settings"], selection)])  # fmt: skip
     if rows:
         names = summary["settings"][0]["settings"]
         columns: list[Column | str] = [*names, metric or "", *costs, flows("runs"), ""]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowland.wording import measured_of, place_of, verdict_of
+from lowland.wording import mark_of, measured_of, place_of, verdict_of
 
 _UNMEASURED = ("step", "epoch")
 _MOST = 6  # measures in a table that nobody has chosen them for
@@ -61,7 +61,6 @@ def _results(summary: Summary, measures: Sequence[str] | None) -> TextTable:
 def _of_sweep(summary: Summary, measures: Sequence[str] | None) -> TextTable:
     entries, selection = summary["settings"], summary["selection"]
     test = (selection.get("test") or {}).get("metric")
-    tied = (selection.get("tied") or {}).get("settings", [])
     chosen = [name for name in (selection.get("metric"), test) if name]
     found = measures or chosen or list(dict.fromkeys(name for entry in entries for name in entry["metrics"]))[:_MOST]
     names = list(entries[0]["settings"]) if entries else []
@@ -70,7 +69,7 @@ def _of_sweep(summary: Summary, measures: Sequence[str] | None) -> TextTable:
             *(_number(value) for value in entry["settings"].values()),
             str(len(entry["runs"])),
             *(_estimate(entry["metrics"].get(name)) for name in found),
-            "selected" if entry["settings"] == selection["selected"] else "tied" if entry["settings"] in tied else "",
+            mark_of(entry["settings"], selection),
         ]
         for entry in entries
     ]

@@ -145,7 +145,7 @@ def tune(
     part = {each: tuple(several) for each, several in (grid or {"rho": RHOS}).items()}
     if "seed" in part or "seeds" in part:
         raise SettingError("the grid has no seeds: seeds=5 gives each point five")
-    if is_function and not {"rho"} & {*part, *given}:
+    if is_function and "rho" not in {*part, *given}:
         raise SettingError(f"rho is neither in the grid, which varies {', '.join(part)}, nor among the settings")
     # What the grid varies needs no value of its own.
     usual = {each: part[each][0] for each in ("lr", "rho") if part.get(each)}
