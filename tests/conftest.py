@@ -18,6 +18,8 @@ from .processes import Ended
 collect_ignore = ["loaded.py"]
 # Collecting imports millions of objects, which stay: none is looked through for cycles, then or later.
 gc.disable()
+# Beside other tests Ray's own, 15, leaves its workers next to nothing of the processor.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - it is spelt so
 
 
 def pytest_collection_finish():

@@ -152,7 +152,7 @@ VICTIM = experiment(
 
 # With trouble on order; what happens to a run is marked in a folder.
 
-TROUBLES = ("none", "killed once", "killed", "raise", "fault, exit", "refuse")
+TROUBLES = ("none", "held once", "killed once", "killed", "raise", "fault, exit", "refuse")
 TROUBLED_STEP = 12
 
 
@@ -188,6 +188,8 @@ def shaky(settings, device):
 def cause(trouble, once):
     first = not once.exists()
     once.touch()
+    while trouble == "held once" and first:  # until it is killed
+        time.sleep(0.1)
     if trouble == "killed" or (trouble == "killed once" and first):
         print("on the way out", flush=True)
         os.kill(os.getpid(), 9)

@@ -85,8 +85,8 @@ def test_runs_of_a_lost_node_go_on_elsewhere(machines, tmp_path, expected):
             machines.remove_node(nodes[0], allow_graceful=False)
             nodes.append(machines.add_node(num_cpus=2, **SMALL))
 
-    slow = {0: 0.7, 1: 0.7}
-    Ray(machines.address)([job(tmp_path, seed, pause=slow.get(seed, 0.0)) for seed in range(5)], hear)
+    held = {"pause": 0.3, "trouble": "held once"}  # until the node is lost: neither ends before the other begins
+    Ray(machines.address)([job(tmp_path, seed, **held if seed < 2 else {}) for seed in range(5)], hear)
     assert len(nodes) == 2
     assert ear.ends() == dict.fromkeys("01234", "")
     assert [metrics_of(tmp_path, seed) for seed in range(5)] == expected
