@@ -68,6 +68,15 @@ def test_arms_whose_settings_are_ours_say_so():
     assert all("ours" in note for each in notes.values() for note in each.values())
 
 
+@pytest.mark.parametrize("name", ["toy", "toy-separate", "cifar-mnist", "fmnist-mnist", "celeba", "waterbirds"])
+def test_what_lsam_perturbs_is_said_to_be_our_reading(name):
+    experiment = find(f"springer2024/{name}")
+    of_lsam = [arm for arm, fixed in experiment.arms.items() if fixed.get("method") == "lsam"]
+    assert of_lsam
+    assert list(experiment.arm_notes) == of_lsam
+    assert all(note.startswith("ours:") for note in experiment.arm_notes.values())
+
+
 def test_laptop_runs_have_fewer_seeds_than_a_claim_takes():
     for name in ("cifar-mnist", "fmnist-mnist", "celeba", "waterbirds"):
         scales = {scale: find(f"springer2024/{name}").values(scale)["seeds"].value for scale in ("laptop", "desk")}

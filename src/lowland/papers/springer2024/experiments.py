@@ -11,7 +11,7 @@ from lowland.data.stacked import STACKS
 from lowland.papers.springer2024 import PAPER
 from lowland.papers.springer2024.claims import CLAIMS, GRID_CLAIMS, GROUPED_MEASURES, table
 from lowland.papers.springer2024.figures import feature_figures, probe_curves
-from lowland.papers.springer2024.methods import ARMS, METHODS
+from lowland.papers.springer2024.methods import ARMS, LSAM_NOTE, METHODS
 from lowland.papers.springer2024.settings import (
     CELEBA_VALUES,
     CIFAR_MNIST_VALUES,
@@ -52,6 +52,7 @@ def _experiment(
         title=title,
         paper=PAPER,
         arms=ARMS,
+        arm_notes={"lsam": LSAM_NOTE},
         grid={"seed": SEEDS, **grid},
         more_grids={"mechanism": (sgd, climbing)},
         claims=(*CLAIMS, *GRID_CLAIMS),

@@ -42,6 +42,7 @@ from lowland.training import Settings
 METHODS = ("sam", "lsam", "phantom-weights", "phantom-scaling")
 SGD = "sgd"  # whatever the method, if ρ is 0
 ARMS: Mapping[str, Mapping[str, Any]] = {SGD: {"rho": 0.0}, **{name: {"method": name} for name in METHODS}}
+LSAM_NOTE = "ours: that LSAM perturbs the last layer alone is our reading of its name"
 
 
 class Mechanism:

@@ -21,7 +21,7 @@ from lowland.papers.springer2024.check import lorenz_points, probing_errors
 from lowland.papers.springer2024.claims import CLAIMS, RATIO_CLAIMS, table
 from lowland.papers.springer2024.data import Points, draw_points, together
 from lowland.papers.springer2024.figures import feature_figures, ratio_against_rho
-from lowland.papers.springer2024.methods import METHODS, SGD, toy_arm
+from lowland.papers.springer2024.methods import LSAM_NOTE, METHODS, SGD, toy_arm
 from lowland.papers.springer2024.settings import TOY_RHO, TOY_RHOS, TOY_SEPARATE_VALUES, TOY_VALUES, ToySettings
 from lowland.papers.springer2024.toy_networks import AnyWeights, JointWeights, Networks, SeparateWeights
 from lowland.training import Experiment, Plot, Record
@@ -243,6 +243,7 @@ _ARMS: dict[str, dict[str, SettingValue]] = {
     SGD: {"rho": 0.0},
     **{toy_arm(method, rho): {"method": method, "rho": rho} for method in METHODS for rho in TOY_RHOS},
 }
+_NOTES = {toy_arm("lsam", rho): LSAM_NOTE for rho in TOY_RHOS}
 
 TOY = Experiment(
     name="springer2024/toy",
@@ -252,6 +253,7 @@ TOY = Experiment(
     settings=ToySettings,
     scales=TOY_VALUES,
     arms=_ARMS,
+    arm_notes=_NOTES,
     grid={},
     claims=CLAIMS,
     figures=feature_figures(_DRAWN),
@@ -272,6 +274,7 @@ TOY_SEPARATE = Experiment(
     settings=ToySettings,
     scales=TOY_SEPARATE_VALUES,
     arms=_ARMS,
+    arm_notes=_NOTES,
     grid={},
     claims=RATIO_CLAIMS,
     figures=(
