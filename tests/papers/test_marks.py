@@ -1,5 +1,7 @@
 """Where values come from: what the papers state is theirs, what their texts leave open is marked ours."""
 
+import re
+
 import pytest
 
 from lowland.papers import experiments, find
@@ -58,6 +60,25 @@ def test_what_a_mark_cannot_say_its_note_does():
 @pytest.mark.parametrize("experiment", experiments().values(), ids=list(experiments()))
 def test_every_claim_has_the_papers_value_or_says_that_it_is_ours(experiment):
     assert [claim.id for claim in experiment.claims if claim.reference is None] == []
+
+
+def test_the_papers_differences_are_in_the_unit_of_ours():
+    """Shares, as ``measured`` is, and those of the errors in % that the figures are drawn with."""
+    from lowland.papers.andriushchenko2022.finetune import FIGURE_9
+    from lowland.papers.andriushchenko2022.label_noise import FIGURE_12
+
+    tuned = [errors["sam-to-erm"] - errors["erm-to-erm"] for errors in FIGURE_9.values()]
+    noisy = FIGURE_12.values()
+    expected = {
+        ("finetune", "keeps"): tuned,
+        ("label-noise", "early-stopping"): [errors["sam"][0] - errors["erm"][0] for errors in noisy],
+        ("label-noise", "sam-overfits"): [best - end for best, end in (errors["sam"] for errors in noisy)],
+        ("label-noise", "erm-overfits"): [best - end for best, end in (errors["erm"] for errors in noisy)],
+    }
+    for (name, claim), in_percent in expected.items():
+        of = {each.id: each.reference for each in find(f"andriushchenko2022/{name}").claims}[claim]
+        found = [float(number) for number in re.findall(r"-0\.\d+", of.value)]
+        assert found == pytest.approx([difference / 100 for difference in in_percent]), claim
 
 
 def test_arms_whose_settings_are_ours_say_so():
