@@ -246,7 +246,7 @@ def row_of(claim: Claim, entry: dict[str, Any]) -> str:
     ours = "" if entry["measured"] is None else f"{entry['measured']:.3g}"
     verdict = verdict_of(entry)
     reason = f": {entry['reason']}" if entry["reason"] and verdict != "reported" else ""
-    cells = [f"{entry['text']} (`{entry['id']}`)", paper, ours, entry["threshold"] or "", verdict + reason]
+    cells = [f"{claim.text} (`{claim.id}`)", paper, ours, entry["threshold"] or "", verdict + reason]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -264,9 +264,12 @@ def _glance() -> str:
             verdicts[verdict_of(entry)].append(f"`{entry['id']}`")
         anchor = named.replace("/", "").replace(", ", "-").replace(" ", "-")
         cells = [f"[{named}](#{anchor})", experiments()[summary["experiment"]].title]
-        cells += [", ".join(verdicts[word]) for word in VERDICTS.values()]
+        cells += [", ".join(of) for of in verdicts.values()]
         rows.append("| " + " | ".join(cells) + " |")
-    head = "## At a glance\n\n| record | what it is about | holds | **fails** | undecided |\n|---|---|---|---|---|\n"
+    head = (
+        "## At a glance\n\n| record | what it is about | holds | **fails** | undecided | reported, no threshold |\n"
+        "|---|---|---|---|---|---|\n"
+    )
     return head + "\n".join(rows) + "\n"
 
 

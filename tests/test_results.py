@@ -46,6 +46,17 @@ def test_recorded_runs_are_of_the_settings_that_the_experiments_have_now(make_in
             assert (path.parent / f"{name}.png").exists(), path.parent / name
 
 
+def test_a_record_shows_the_marks_that_its_claims_have_now(make_index):
+    """Whose threshold is ours is in a claim's text, and may be said after the run."""
+    from lowland.papers import find
+
+    there = RESULTS / "andriushchenko2022-diagonal-desk"
+    shown = make_index.section(there)
+    ours = [claim.text for claim in find("andriushchenko2022/diagonal").claims if "threshold ours" in claim.text]
+    assert ours
+    assert [text for text in ours if text not in shown] == []
+
+
 @pytest.fixture
 def swept(tmp_path):
     """A sweep of a small grid of the digits, as its directory has it once it is finished."""
