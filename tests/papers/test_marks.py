@@ -50,9 +50,10 @@ def test_values_are_marked_as_the_papers_have_them(name, theirs, ours):
 
 
 def test_what_a_mark_cannot_say_its_note_does():
-    """Of the arms of figure 6 step size and radii are ours; MNIST has too few digits for the second stacks."""
+    """Figure 6: step size and radii are ours. Convergence: the length is figure 1's. MNIST: too few digits to stack."""
     diagonal = find("andriushchenko2022/diagonal").values("paper")
     assert all("ours in the arms figure-6-" in diagonal[name].note for name in ("lr", "rho", "alpha"))
+    assert "figure 1" in find("andriushchenko2022/convergence").values("paper")["epochs"].note
     stacked = find("springer2024/fmnist-mnist").values("paper")
     assert all("(ours)" in stacked[name].note for name in ("examples", "test_examples"))
 
