@@ -13,6 +13,10 @@ RELEASE := $(VENV)/.release
 # torch without CUDA, say), other libraries fail as soon as they find it.
 MODELS := $(VENV)/models
 
+# Python keeps what it compiles, also where it is told not to, as in many containers: every process of the tests and of the
+# demo would compile thousands of modules anew, which took half of its processor time.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What is parallel here are the tests: neither torch's kernels nor its compiler need processes of their own.
 PYTEST := OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=1 $(BIN)/python -m pytest
 TOGETHER := -n auto --dist worksteal
