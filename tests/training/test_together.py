@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import lowland.training as training
-from lowland import report
+from lowland import experiments, report
 from lowland.errors import SettingError
 from lowland.training import Alone, RunDirectory, configuration, summarize
 from tests.fakes import PAIR, Rows
@@ -37,6 +37,19 @@ def test_every_arm_is_checked_to_its_own_end(tmp_path):
 def test_it_ends_where_all_have_stopped(tmp_path):
     trained, _ = run(tmp_path, {"lr": "0.5", "long.lr": "0.5"})
     assert trained["long-0"].column("step") == [0, 10, 20]
+
+
+def test_runs_of_a_sweep_that_end_by_themselves_are_done(tmp_path):
+    grid = {"lr": [0.1, 0.6]}
+    swept = experiments.sweep(PAIR, grid=grid, out=tmp_path)  # it would warn of runs that failed
+    ends = swept.summary["metrics"]
+    assert [(end["status"], end["step"]) for end in ends.values()] == [("done", 25), ("done", 10)]
+    assert ends["lr=0.6"]["loss"] == pytest.approx(0.4**20, rel=1e-12)
+    checkpoint = next(tmp_path.glob("runs/lr=0.6-*/checkpoint.pt"))
+    checkpoint.unlink()  # and they aren't trained again
+    (tmp_path / "summary.json").unlink()
+    assert experiments.sweep(PAIR, grid=grid, out=tmp_path).summary["metrics"] == ends
+    assert not checkpoint.exists()
 
 
 @pytest.mark.parametrize("crash", [1, 2, 3, 5])

@@ -27,6 +27,8 @@ class Outcome:
         seconds: what training and checks took, by name.
         stopped_at: the step at which a sweep gave it up for better ones, or None.
         error: why it could not be trained to its end, in one line; empty if it could.
+        finished: whether nothing of it is left to train: it has made its steps, has diverged, or its program has ended by
+            a criterion of its own.
     """
 
     settings: Settings
@@ -35,6 +37,7 @@ class Outcome:
     seconds: Mapping[str, float] = field(default_factory=dict)
     stopped_at: int | None = None
     error: str = ""
+    finished: bool = True
 
     @property
     def status(self) -> str:
@@ -60,6 +63,9 @@ def outcomes_of(
     """What became of each of ``arms``, from their states in a checkpoint and their records, by name."""
     found = {name: states.get(name, {}) for name in arms}
     return {
-        name: Outcome(arms[name], records.get(name, []), state.get("diverged_at"), seconds_in(state))
+        name: Outcome(
+            arms[name], records.get(name, []), state.get("diverged_at"), seconds_in(state),
+            finished=bool(state.get("finished")) or state.get("diverged_at") is not None,
+        )
         for name, state in found.items()
-    }
+    }  # fmt: skip

@@ -28,7 +28,8 @@ from lowland.values import JsonObject
 
 _ENDED = "ended.json"
 _CONFIG: Shape = {"arms": Each(Each(object)), "stacked": Maybe(bool), "alike": Maybe(Within(1, 2**31))}
-_ENDS = Each({"diverged_at": Maybe(Within(0, 2**63 - 1)), "records_sha256": Maybe(str)})
+_STEP = Maybe(Within(0, 2**63 - 1))
+_ENDS = Each({"diverged_at": _STEP, "step": _STEP, "records_sha256": Maybe(str)})
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class SweepPart:
             if every or label in self.ended:
                 how = self.ended.get(label, {})
                 outcome = Outcome(settings, records.get(label, []), how.get("diverged_at"), seconds_in(how))
-                if label in self.ended and not _is_finished(outcome):
+                if label in self.ended and not _has_its_end(how, outcome):
                     raise RunError(f"{self.path} lacks records of a finished run: remove it, and it is trained again")
                 _check(self.path, label, how, outcome.records)
                 results[settings] = outcome
@@ -78,9 +79,14 @@ class SweepPart:
 def finish(path: Path, trained: Mapping[str, Outcome]) -> None:
     """Note which runs of the part at ``path``, where this process is alone, are finished, and how."""
     ended = {
-        label: {"diverged_at": outcome.diverged_at, **outcome.seconds, "records_sha256": fingerprint(outcome.records)}
+        label: {
+            "diverged_at": outcome.diverged_at,
+            "step": outcome.records[-1]["step"] if outcome.records else None,
+            **outcome.seconds,
+            "records_sha256": fingerprint(outcome.records),
+        }
         for label, outcome in trained.items()
-        if _is_finished(outcome)
+        if outcome.finished
     }
     write_json(path / _ENDED, ended)
 
@@ -135,10 +141,10 @@ def find_parts(directory: Path, experiment: Experiment) -> list[SweepPart]:
     return parts
 
 
-def _is_finished(outcome: Outcome) -> bool:
-    return outcome.diverged_at is not None or (
-        bool(outcome.records) and outcome.records[-1]["step"] == outcome.settings.steps
-    )
+def _has_its_end(how: JsonObject, outcome: Outcome) -> bool:
+    """Whether the last record of a finished run is there; an earlier version noted no step, and took all of them."""
+    last = how.get("step", outcome.settings.steps)
+    return outcome.diverged_at is not None or (bool(outcome.records) and outcome.records[-1]["step"] == last)
 
 
 def new_path(directory: Path, arms: Mapping[str, Settings]) -> Path:
