@@ -7,10 +7,14 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowland.training import Outcome
+from lowland.training import Outcome, defaults
+from lowland.training.settings import checked
 from lowland.training.sweep.table import write_table
 
 from .grids import SETTINGS, grid, run
+
+
+USUAL = {"lr": 0.1, "rho": 0.05, "steps": 4, "seed": 0, "seeds": 1, "status": "odd"}
 
 
 def read(path):
@@ -49,6 +53,13 @@ def test_names_that_settings_and_records_share_stay_apart(tmp_path):
     write_table(tmp_path / "results.csv", {"a": run(lr=0.5)}, ("lr",))
     (row,) = read(tmp_path / "results.csv")
     assert (row["lr"], row["last_lr"]) == (repr(SETTINGS.lr), "0.5")
+
+
+def test_a_setting_called_like_a_column_hides_no_run(tmp_path):
+    settings = checked(defaults(**USUAL, run=3), {**USUAL, "run": 7})
+    write_table(tmp_path / "results.csv", {"run=7": Outcome(settings, [{"step": 4, "loss": 0.5}])}, ("run",))
+    (row,) = read(tmp_path / "results.csv")
+    assert (row["run"], row["setting_run"], row["status"], row["setting_status"]) == ("run=7", "7", "done", "odd")
 
 
 def test_a_cell_holds_one_value_and_curves_have_files_of_their_own(tmp_path):

@@ -20,8 +20,9 @@ def write_table(path: Path, outcomes: Mapping[str, Outcome], varied: Sequence[st
 
     The columns: ``run``, its settings (those in ``varied`` first), ``status``, ``diverged_at``, ``stopped_at``,
     ``error``, what its last record says, and the seconds it took. A value that is missing or not finite is an empty
-    cell. Numbers are written so that they read back as the same ones. An entry of a record that has the name of an
-    earlier column is called ``last_`` and its name.
+    cell. Numbers are written so that they read back as the same ones. A setting that has the name of one of the other
+    columns (``run``, ``status``, ...) is called ``setting_`` and its name, an entry of a record that has the name of an
+    earlier column ``last_`` and its name.
 
     A cell holds one value. An entry that is more than that in any run, a curve say, is no column: it is the file
     ``curves/NAME.json`` beside ``path``, an object with the value of each run that has one, by the run's name.
@@ -51,15 +52,14 @@ def _write_curves(folder: Path, labels: Sequence[str], records: Sequence[_Cells]
 def _row(label: str, outcome: Outcome, varied: Sequence[str]) -> tuple[_Cells, _Cells, _Cells]:
     """What a run was asked to do and what became of it, its last record, its seconds."""
     settings = values_of(outcome.settings)
-    head: _Cells = {
-        "run": label,
-        **{name: settings[name] for name in varied},
-        **settings,
+    ended: _Cells = {
         "status": outcome.status,
         "diverged_at": outcome.diverged_at,
         "stopped_at": outcome.stopped_at,
         "error": outcome.error,
     }
+    names = {name: f"setting_{name}" if name == "run" or name in ended else name for name in [*varied, *settings]}
+    head: _Cells = {"run": label, **{column: settings[name] for name, column in names.items()}, **ended}
     last = {key: value for key, value in outcome.records[-1].items() if key != "arm"} if outcome.records else {}
     return head, last, dict(outcome.seconds)
 
