@@ -1,6 +1,6 @@
 """Words of sentences that people read: numbers with their noun, long lists cut short, a claim's verdict and value."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lowland.values import Read
 
@@ -24,6 +24,20 @@ def few(names: Sequence[str]) -> str:
     if len(names) <= _FEW + 1:
         return ", ".join(names)
     return f"{', '.join(names[:_FEW])} and {len(names) - _FEW} more"
+
+
+def seeds_of(started: int, means: Iterable[Mapping[str, Read] | None]) -> str:
+    """How many seeds stand behind the means of a row: ``5``, or ``4 of 5``, ``3 to 4 of 5`` where some have no value.
+
+    Args:
+        started: how many seeds there are.
+        means: entries of a summary with their ``n``; None where there is no value at all.
+    """
+    counts = [mean.get("n", started) for mean in means if mean is not None]
+    fewest, most = min(counts, default=started), max(counts, default=started)
+    if fewest == most == started:
+        return str(started)
+    return f"{most} of {started}" if fewest == most else f"{fewest} to {most} of {started}"
 
 
 def verdict_of(claim: Mapping[str, Read]) -> str:

@@ -98,3 +98,19 @@ def test_what_evaluate_measures(capsys, width):
     printing.heading(path, "arm erm")
     whole = str(path)
     check(capsys.readouterr().out, width, [whole, "arm erm"])
+
+
+def test_the_seeds_of_a_row_are_those_behind_its_means(capsys):
+    means = {"loss": {"mean": 0.5, "standard_error": 0.1, "n": 4}}
+    printing.print_rows({"table": [{"name": "sam", "runs": dict.fromkeys("01234", "a"), "measures": means}]})
+    assert capsys.readouterr().out.splitlines()[-2].split() == ["sam", "4", "of", "5", "0.5", "±", "0.1"]
+
+
+def test_runs_of_a_sweep_that_are_done_without_a_value_are_told(capsys, tmp_path):
+    summary = json.loads((RESULTS / "andriushchenko2022-cifar10-m/sweep.json").read_text(encoding="utf-8"))
+    summary["settings"][0]["metrics"][summary["selection"]["metric"]]["n"] = 3
+    sweep._report(RunDirectory(tmp_path, {}), summary)
+    first, second = capsys.readouterr().out.splitlines()[2:4]
+    assert "5 done, 3 with a value" in first
+    assert "5 done" in second
+    assert "value" not in second

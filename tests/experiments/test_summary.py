@@ -21,7 +21,7 @@ def test_a_run_without_a_table_has_its_last_records():
         "| arm | loss |",
         "| --- | --- |",
         "| sam | 0.25 |",
-        "| gd |  |",
+        "| gd (diverged at step 3) |  |",
         "",
         "| claim | what it says | measured (95 % interval) | in the paper | holds if | verdict |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -48,10 +48,22 @@ def test_latex_is_escaped():
 
 def test_a_run_with_a_table_has_that():
     estimate = {"mean": 0.5, "standard_error": 0.0123, "n": 3}
-    table = [{"name": "sam", "runs": {"0": "sam-0"}, "measures": {"test_error": estimate}}]
+    table = [{"name": "sam", "runs": {str(k): f"sam-{k}" for k in range(3)}, "measures": {"test_error": estimate}}]
     (results,) = Summary(RUN | {"table": table, "claims": []}).tables()
-    assert (results.columns, results.rows) == (["", "seeds", "test_error"], [["sam", "1", "0.5 ± 0.012"]])
+    assert (results.columns, results.rows) == (["", "seeds", "test_error"], [["sam", "3", "0.5 ± 0.012"]])
     assert r"0.5 $\pm$ 0.012" in Summary(RUN | {"table": table, "claims": []}).to_latex()
+
+
+def test_the_seeds_of_a_row_are_those_behind_its_means():
+    runs, means = {"0": "a", "1": "b", "2": "c"}, {"x": {"mean": 1.0, "standard_error": 0.1, "n": 2}}
+    run = Summary(RUN | {"table": [{"name": "sam", "runs": runs, "measures": means}], "claims": []})
+    assert run.tables()[0].rows == [["sam", "2 of 3", "1 ± 0.1"]]
+    means |= {"y": {"mean": 2.0, "standard_error": 0.1, "n": 3}}
+    assert run.tables()[0].rows[0][1] == "2 to 3 of 3"
+    assert run.tables(["y"])[0].rows[0][1] == "3"
+    entry = {"settings": {"rho": 0.1}, "runs": list(runs), "metrics": means}
+    swept = Summary(config={"sweep": True}, settings=[entry], selection={"selected": None}, claims=[])
+    assert [swept.tables([name])[0].rows[0][1] for name in ("x", "y")] == ["2 of 3", "3"]
 
 
 def test_a_sweep_has_its_settings_and_which_was_selected():

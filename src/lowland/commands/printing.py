@@ -12,6 +12,7 @@ import typer
 
 from lowland.commands.layout import Column, layout, wrap
 from lowland.streams import speaks_utf8
+from lowland.wording import seeds_of
 
 _COLOURS = {"holds": typer.colors.GREEN, "fails": typer.colors.RED, "undecided": typer.colors.YELLOW}
 
@@ -103,7 +104,11 @@ def print_rows(summary: dict[str, Any]) -> None:
         table(
             ["", "seeds", *columns],
             [
-                [row["name"], str(len(row["runs"])), *(estimate(row["measures"].get(name)) for name in columns)]
+                [
+                    row["name"],
+                    seeds_of(len(row["runs"]), row["measures"].values()),
+                    *(estimate(row["measures"].get(name)) for name in columns),
+                ]
                 for row in rows
             ],
         )

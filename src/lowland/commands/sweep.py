@@ -112,7 +112,7 @@ def _report(directory: Any, summary: dict[str, Any]) -> None:
     for index, entry in enumerate(summary["settings"]):
         measured = entry["metrics"].get(metric) if metric else None
         times = ["–" if values[index] is None else f"{values[index]:.3g}" for values in costs.values()]
-        rows.append([*map(short, entry["settings"].values()), estimate(measured), *times, _counts(entry),
+        rows.append([*map(short, entry["settings"].values()), estimate(measured), *times, _runs(entry, measured),
                      mark_of(entry["settings"], selection)])  # fmt: skip
     if rows:
         names = summary["settings"][0]["settings"]
@@ -203,6 +203,12 @@ def _print_selection(selection: dict[str, Any]) -> None:
 
 def _settings(settings: dict[str, Any]) -> str:
     return ", ".join(f"{key} = {short(value)}" for key, value in settings.items())
+
+
+def _runs(entry: dict[str, Any], measured: dict[str, Any] | None) -> str:
+    """`_counts` of a row, and how many of its runs have a value where others that are done have none."""
+    n = entry["done"] if measured is None else measured.get("n", entry["done"])
+    return _counts(entry) + (f", {n} with a value" if n < entry["done"] else "")
 
 
 def _counts(entry: dict[str, Any]) -> str:

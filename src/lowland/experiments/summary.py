@@ -1,10 +1,10 @@
 """What a run or sweep came to, and its tables as Markdown and LaTeX."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowland.wording import mark_of, measured_of, place_of, verdict_of
+from lowland.wording import mark_of, measured_of, place_of, seeds_of, verdict_of
 
 _UNMEASURED = ("step", "epoch")
 _MOST = 6  # measures in a table that nobody has chosen them for
@@ -48,13 +48,17 @@ def _results(summary: Summary, measures: Sequence[str] | None) -> TextTable:
     if rows:
         found = measures or list(dict.fromkeys(name for row in rows for name in row["measures"]))
         lines = [
-            [row["name"], str(len(row["runs"])), *(_estimate(row["measures"].get(name)) for name in found)]
+            [
+                row["name"],
+                _seeds(row["runs"], row["measures"], found),
+                *(_estimate(row["measures"].get(name)) for name in found),
+            ]
             for row in rows
         ]
         return TextTable("Results", ["", "seeds", *found], lines)
     arms = {name: summary["metrics"][name] for name in summary["config"]["arms"]}
     found = measures or _numbers(arms.values())
-    lines = [[name, *(_number(last.get(one)) for one in found)] for name, last in arms.items()]
+    lines = [[_ended(name, last), *(_number(last.get(one)) for one in found)] for name, last in arms.items()]
     return TextTable("Results", ["arm", *found], lines)
 
 
@@ -67,7 +71,7 @@ def _of_sweep(summary: Summary, measures: Sequence[str] | None) -> TextTable:
     lines = [
         [
             *(_number(value) for value in entry["settings"].values()),
-            str(len(entry["runs"])),
+            _seeds(entry["runs"], entry["metrics"], found),
             *(_estimate(entry["metrics"].get(name)) for name in found),
             mark_of(entry["settings"], selection),
         ]
@@ -100,6 +104,15 @@ def _numbers(lasts: Iterable[dict[str, Any]]) -> list[str]:
         if isinstance(value, float) and name not in _UNMEASURED and "seconds" not in name
     )
     return list(names)[:_MOST]
+
+
+def _seeds(runs: Collection[str], means: Mapping[str, Any], found: Sequence[str]) -> str:
+    return seeds_of(len(runs), [means.get(name) for name in found])
+
+
+def _ended(name: str, last: Mapping[str, Any]) -> str:
+    """An arm's name, and that its last record is not that of its end where it diverged."""
+    return f"{name} (diverged at step {last['diverged_at']})" if last["status"] == "diverged" else name
 
 
 def _number(value: Any) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lowland.report.page.groups import Group
 from lowland.report.page.shown import ShownDirectory
 from lowland.values import Read
+from lowland.wording import seeds_of
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ def table_of(source: ShownDirectory, groups: Sequence[Group], columns: Iterable[
         return None
     return ShownTable(
         ["seeds", *names],
-        [[row["name"], str(len(row["runs"])), *(_cell(row["measures"].get(name)) for name in names)] for row in rows],
-    )
+        [[row["name"], seeds_of(len(row["runs"]), row["measures"].values()),
+          *(_cell(row["measures"].get(name)) for name in names)] for row in rows],
+    )  # fmt: skip
 
 
 def _results(source: ShownDirectory, groups: Sequence[Group], columns: Sequence[str]) -> dict[str, list[float]]:
