@@ -27,8 +27,8 @@ class Outcome:
         seconds: what training and checks took, by name.
         stopped_at: the step at which a sweep gave it up for better ones, or None.
         error: why it could not be trained to its end, in one line; empty if it could.
-        finished: whether nothing of it is left to train: it has made its steps, has diverged, or its program has ended by
-            a criterion of its own.
+        finished: whether nothing of it is left to train: it has made its steps, has diverged, or its program has ended
+            by a criterion of its own.
     """
 
     settings: Settings

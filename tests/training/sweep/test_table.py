@@ -13,7 +13,6 @@ from lowland.training.sweep.table import write_table
 
 from .grids import SETTINGS, grid, run
 
-
 USUAL = {"lr": 0.1, "rho": 0.05, "steps": 4, "seed": 0, "seeds": 1, "status": "odd"}
 
 
