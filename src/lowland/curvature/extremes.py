@@ -140,7 +140,7 @@ def _one_more(found: _Found, end: Which, wanted: Wanted, left: int) -> Eigenpair
     sign = -1.0 if end == "smallest" else 1.0
     last = found.last(end, wanted.k)
     last, slack = abs(last) if end == "magnitude" else sign * last, wanted.tol * found.scale
-    one = replace(wanted, k=1, tol=max(_ROUGH, wanted.tol), which=end, start=None)
+    one = replace(wanted, k=1, tol=max(_ROUGH, wanted.tol), which=end, start=None, floor=slack)
     while True:
         if left < min(FEWEST_PRODUCTS, operator.n):
             return _UNKNOWN
@@ -155,7 +155,7 @@ def _one_more(found: _Found, end: Which, wanted: Wanted, left: int) -> Eigenpair
             return pairs
         if residual <= slack:
             return pairs if value > last + slack else None
-        one = replace(one, tol=0.99 * slack / max(pairs.largest, slack), start=pairs.vectors)
+        one = replace(one, tol=0.99 * slack / pairs.largest, start=pairs.vectors)
 
 
 _UNKNOWN = Eigenpairs(torch.zeros(0), torch.zeros(0), torch.zeros(0), 0, False, "no products left")

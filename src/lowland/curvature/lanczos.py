@@ -129,7 +129,7 @@ def eigenpairs(operator: Operator, wanted: Wanted) -> Eigenpairs:
         following, remainder = space.extend(following, image)
         values, rotation = space.ritz()
         order = wanted_first(values, which)
-        scale = values.abs().max().item()
+        scale = max(values.abs().max().item(), wanted.floor)
         crooked = products >= fewest and space.asymmetry > HOPELESS * skew * scale
         exhausted = space.size == n or products == max_products or crooked
         estimates = (remainder * rotation[-1, order[:k]]).abs()

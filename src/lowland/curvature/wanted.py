@@ -25,6 +25,7 @@ class Wanted:
         max_products: give up after so many; the best pairs so far come back with ``converged`` False.
         max_basis: memory: at most 2 · max_basis vectors are kept; past that it restarts from the best half.
         generator: for the random start, on the CPU; by default one seeded with 0, so that calls repeat.
+        floor: |λ₁| counts as at least this: what is smaller by far is rounding, and need not be resolved.
     """
 
     k: int = 1
@@ -34,6 +35,7 @@ class Wanted:
     max_products: int = 500
     max_basis: int = 64
     generator: torch.Generator | None = None
+    floor: float = 0.0
 
     def check(self, n: int) -> None:
         """Refuse what makes no sense for an operator of dimension n.
