@@ -1,4 +1,4 @@
-"""Words of sentences that people read: numbers with their noun, long lists cut short, a claim's verdict and value."""
+"""Words of sentences that people read: numbers with their noun, long lists cut short, settings, what claims came to."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -40,6 +40,24 @@ def seeds_of(started: int, means: Iterable[Mapping[str, Read] | None]) -> str:
     return f"{most} of {started}" if fewest == most else f"{fewest} to {most} of {started}"
 
 
+def describe(settings: Mapping[str, Read]) -> str:
+    """``lr = 0.1, rho = 0``."""
+    return ", ".join(f"{name} = {short(value)}" for name, value in settings.items())
+
+
+def short(value: Read) -> str:
+    """A setting's value as a person writes it."""
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def places(several: Sequence[Mapping[str, Read]]) -> str:
+    """Several settings as ``rho = 0.1, 0.2``, or ``(lr = 0.1, rho = 0), (lr = 0.2, rho = 0)``; many are cut short."""
+    names = dict.fromkeys(name for settings in several for name in settings)
+    if len(names) == 1:
+        return f"{next(iter(names))} = {few([short(value) for settings in several for value in settings.values()])}"
+    return few([f"({describe(settings)})" for settings in several])
+
+
 def verdict_of(claim: Mapping[str, Read]) -> str:
     """*holds*, *fails* or *undecided*; *reported* for a claim without a threshold.
 
@@ -67,3 +85,31 @@ def mark_of(settings: Mapping[str, Read], selection: Mapping[str, Read]) -> str:
 def place_of(claim: Mapping[str, Read]) -> str:
     """The settings of a sweep at which its verdict is: ``rho = 0.1 (selected)``; empty for a run's."""
     return (claim.get("at") or {}).get("text", "")
+
+
+def paper_of(claim: Mapping[str, Read]) -> str:
+    """The paper's value, a number with four digits, and where the paper states it; empty if unknown."""
+    reference = claim.get("reference")
+    if reference is None:
+        return ""
+    value = reference["value"]
+    return f"{f'{value:.4g}' if isinstance(value, float) else value} ({reference['where']})"
+
+
+def claim_columns(claims: Sequence[Mapping[str, Read]]) -> dict[str, list[str]]:
+    """A table of the entries of a summary's ``claims``: title → cells, without the columns that would be empty.
+
+    Those are the paper's own value, or of a run where on a grid a claim was judged.
+    """
+    cells = {
+        "claim": [str(claim["id"]) for claim in claims],
+        "what it says": [str(claim["text"]) for claim in claims],
+        "measured (95 % interval)": [measured_of(claim) for claim in claims],
+        "in the paper": [paper_of(claim) for claim in claims],
+        "holds if": [claim["threshold"] or "" for claim in claims],
+        "verdict": [verdict_of(claim) for claim in claims],
+        "at": [place_of(claim) for claim in claims],
+        "over the grid": [claim.get("over_grid", "") for claim in claims],
+        "reason": [str(claim["reason"]) for claim in claims],
+    }
+    return {title: column for title, column in cells.items() if any(column)}

@@ -3,7 +3,7 @@
 import pytest
 
 from lowland.commands import printing
-from lowland.commands.claims import print_claims, print_claims_over_grid
+from lowland.commands.claims import print_claims
 from lowland.wording import verdict_of
 
 
@@ -60,7 +60,7 @@ def test_over_a_grid(capsys, monkeypatch, width):
     monkeypatch.setattr(printing, "_width", lambda: width)
     at, over = {"settings": {"rho": 0.1}, "text": "rho = 0.1 (selected)"}, "holds at 1 of 2 points, fails at rho = 2"
     more = {"at": at, "over_grid": over, "interval_95": [-0.02, 0.01]}
-    print_claims_over_grid([{**each, **more} for each in CLAIMS], {})
+    print_claims([{**each, **more} for each in CLAIMS], {})
     text = " ".join(capsys.readouterr().out.split())
     assert all(word in text for word in ("holds", "fails", "undecided", "-0.01235", "-0.0085"))
     if width is None:

@@ -1,53 +1,27 @@
 """How `lowland run` and `lowland sweep` print claims: measured and published values, verdicts, deciding commands."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
 
 from lowland.commands.layout import Column
-from lowland.commands.printing import flows, say, short, table, verdicts
-from lowland.wording import measured_of, place_of, verdict_of
+from lowland.commands.printing import flows, say, table, verdicts
+from lowland.wording import claim_columns
 
 
 def print_claims(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) -> None:
-    """Print a table of a run's claims, and the commands that decide the undecided ones.
+    """Print a table of the claims of a run or sweep, and the commands that decide the undecided ones.
 
     Args:
         claims: the claims of a summary.
         costs: what a run takes at each scale, in words.
     """
-    _table(claims, [])
+    columns = claim_columns(claims)
+    special = {"claim": Column("claim"), "verdict": verdicts()}
+    if columns:
+        table([special.get(title) or flows(title) for title in columns], list(zip(*columns.values(), strict=True)))
     print_deciding(claims, costs)
-
-
-def print_claims_over_grid(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) -> None:
-    """Print the same for a sweep's claims: the verdict, at which settings it is, and then where else each holds."""
-    _table(claims, [(flows("at"), place_of), (flows("over the grid"), lambda claim: claim.get("over_grid", ""))])
-    print_deciding(claims, costs)
-
-
-def _table(claims: Sequence[Mapping[str, Any]], more: Sequence[tuple[Column, Callable[[Any], str]]]) -> None:
-    """Print claims as a table; without the columns that would be empty, such as the paper's."""
-    columns: list[tuple[Column, Callable[[Any], str]]] = [
-        (Column("claim"), lambda claim: str(claim["id"])),
-        (flows("what it says"), lambda claim: str(claim["text"])),
-        (flows("measured (95 % interval)"), measured_of),
-        (flows("in the paper"), paper),
-        (flows("holds if"), lambda claim: claim["threshold"] or ""),
-        (verdicts(), verdict_of),
-        *more,
-        (flows("reason"), lambda claim: str(claim["reason"])),
-    ]
-    shown = [(column, cells) for column, cell in columns if any(cells := [cell(claim) for claim in claims])]
-    if shown:
-        table([column for column, _ in shown], list(zip(*(cells for _, cells in shown), strict=True)))
-
-
-def paper(claim: Mapping[str, Any]) -> str:
-    """The paper's value and where the paper states it; empty if unknown."""
-    reference = claim.get("reference")
-    return "" if reference is None else f"{short(reference['value'])} ({reference['where']})"
 
 
 def print_deciding(claims: Sequence[Mapping[str, Any]], costs: Mapping[str, str]) -> None:

@@ -9,11 +9,7 @@ import typer
 from lowland.commands.layout import Column
 from lowland.commands.options import Json, Name
 from lowland.commands.printing import costs, flows, print_json, say, short, table
-
-
-def _paper(reference: Any) -> str:
-    """The paper's value and where the paper states it; empty if unknown."""
-    return "" if reference is None else f"{short(reference.value)} ({reference.where})"
+from lowland.wording import paper_of
 
 
 def _by(experiment: Any, claim: Any) -> str:
@@ -98,7 +94,14 @@ def show(
     if not experiment.claims:
         return
     rows = [
-        [c.id, c.text, c.threshold or "(reported only)", _paper(c.reference), _by(experiment, c), c.source]
+        [
+            c.id,
+            c.text,
+            c.threshold or "(reported only)",
+            paper_of({"reference": c.reference and c.reference.entry()}),
+            _by(experiment, c),
+            c.source,
+        ]
         for c in experiment.claims
     ]
     columns: list[Column | str] = [

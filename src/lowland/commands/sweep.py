@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from lowland.commands.claims import print_claims_over_grid
+from lowland.commands.claims import print_claims
 from lowland.commands.layout import Column
 from lowland.commands.options import Device, LogTo, Name, Strict
 from lowland.commands.printing import estimate, flows, place, place_log, print_rows, say, short, table
 from lowland.errors import LowlandError
 from lowland.launched import launched
 from lowland.patience import doing
-from lowland.wording import counted, mark_of
+from lowland.wording import counted, describe, mark_of
 
 _ENGINE_HELP = (
     "vectorized: many runs as one program; process: a run a worker process; ray: on a cluster "
@@ -125,7 +125,7 @@ def _report(directory: Any, summary: dict[str, Any]) -> None:
     if summary["scale"] == "smoke":
         say("a smoke sweep judges no claims")
     else:
-        print_claims_over_grid(summary["claims"], {})
+        print_claims(summary["claims"], {})
     _print_selection(selection)
     _print_differences(summary)
     seconds = totals["seconds"]
@@ -151,7 +151,7 @@ def _print_differences(summary: dict[str, Any]) -> None:
     ]  # fmt: skip
     table([*names, f"{metric} less ρ = 0", "95 % interval", "p (Holm)", flows("verdict")], rows)
     for trend in found["trends"]:
-        where = "over all" if trend["settings"] is None else _settings(trend["settings"])
+        where = "over all" if trend["settings"] is None else describe(trend["settings"])
         by = trend["per_decade"]
         say(f"trend of {metric} with ρ{', ' + where if where else ''}: {by['mean']:+.2g} for each tenfold ρ, "
             f"{_spread(by)}")  # fmt: skip
@@ -186,7 +186,7 @@ def _print_selection(selection: dict[str, Any]) -> None:
     if selection["selected"] is None:
         say(f"nothing is selected: {selection['reason']}")
         return
-    chosen = _settings(selection["selected"])
+    chosen = describe(selection["selected"])
     metric, on = selection["metric"], selection["on"]
     say(f"selected: {chosen}: the lowest mean {metric} over seeds, on {on} data (the whole rule: summary.json)")
     if tied := selection.get("tied", {}).get("text"):
@@ -196,13 +196,9 @@ def _print_selection(selection: dict[str, Any]) -> None:
         say(f"on test data, by which nothing is selected: {test['metric']} {estimate(test)}")
     between = sides["difference"]
     if between is not None:
-        with_sam, without = (_settings(sides[side]["settings"]) for side in ("with_sam", "without_sam"))
+        with_sam, without = (describe(sides[side]["settings"]) for side in ("with_sam", "without_sam"))
         what = f"best with SAM ({with_sam}) minus best without ({without})"
         say(f"{what}: {metric} {between['mean']:+.2g}, paired by seed, {_spread(between)}")
-
-
-def _settings(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{key} = {short(value)}" for key, value in settings.items())
 
 
 def _runs(entry: dict[str, Any], measured: dict[str, Any] | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowland.wording import mark_of, measured_of, place_of, seeds_of, verdict_of
+from lowland.wording import claim_columns, mark_of, seeds_of
 
 _UNMEASURED = ("step", "epoch")
 _MOST = 6  # measures in a table that nobody has chosen them for
@@ -81,18 +81,8 @@ def _of_sweep(summary: Summary, measures: Sequence[str] | None) -> TextTable:
 
 
 def _claims(claims: Sequence[dict[str, Any]]) -> TextTable:
-    """Without the columns that would be empty: the paper's own value, and of a run those of a sweep."""
-    cells = {
-        "claim": [claim["id"] for claim in claims],
-        "what it says": [claim["text"] for claim in claims],
-        "measured (95 % interval)": [measured_of(claim) for claim in claims],
-        "in the paper": [_reference(claim.get("reference")) for claim in claims],
-        "holds if": [claim["threshold"] or "" for claim in claims],
-        "verdict": [verdict_of(claim) for claim in claims],
-        "at": [place_of(claim) for claim in claims],
-        "over the grid": [claim.get("over_grid", "") for claim in claims],
-    }
-    shown = {title: column for title, column in cells.items() if any(column)}
+    shown = claim_columns(claims)
+    shown.pop("reason", None)  # too long for a table on paper
     return TextTable("Claims", list(shown), list(zip(*shown.values(), strict=True)))
 
 
@@ -126,10 +116,6 @@ def _estimate(entry: dict[str, Any] | None) -> str:
         return ""
     error = entry["standard_error"]
     return _number(entry["mean"]) + ("" if error is None else f" ± {error:.2g}")
-
-
-def _reference(reference: dict[str, Any] | None) -> str:
-    return "" if reference is None else f"{_number(reference['value'])} ({reference['where']})"
 
 
 def _markdown(table: TextTable) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from lowland.training.sweep.cells import Cell, short
+from lowland.training.sweep.cells import Cell
+from lowland.wording import short
 
 _WIDE = 52  # characters in a line above the narrowest figure
 _SYMBOLS = {"lr": "η", "rho": "ρ"}

@@ -9,7 +9,7 @@ from typing import Any
 
 from lowland.errors import SettingError
 from lowland.files import write_atomically
-from lowland.training.sweep.cells import short
+from lowland.wording import short
 
 # Okabe & Ito's palette, which the colour-blind can tell apart, also in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

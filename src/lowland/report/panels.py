@@ -11,7 +11,7 @@ from lowland.report.coincidence import finite, points
 from lowland.report.grid_end import LABEL, best_at_end
 from lowland.report.reach import CUT, name_beyond, span
 from lowland.training import Bars, Line, Panel
-from lowland.training.sweep.cells import short
+from lowland.wording import short
 
 _GREY = "#999999"
 _MOST = 20  # seeds that are drawn one by one: more would hide the mean

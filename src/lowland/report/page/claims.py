@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lowland.report.page.rounding import short
 from lowland.report.page.shown import ShownDirectory
 from lowland.values import Read
-from lowland.wording import counted, measured_of, place_of, verdict_of
+from lowland.wording import counted, measured_of, paper_of, place_of, verdict_of
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def claims_of(source: ShownDirectory) -> list[ShownClaim]:
         return [_judged(claim) for claim in source.summary["claims"]]
     told = source.description["claims"] if source.description else []
     return [
-        ShownClaim(claim["id"], claim["text"], claim["source"], claim.get("threshold") or "", _paper(claim),
+        ShownClaim(claim["id"], claim["text"], claim["source"], claim.get("threshold") or "", paper_of(claim),
                    "not judged yet")
         for claim in told
     ]  # fmt: skip
@@ -105,12 +104,7 @@ def claims_of(source: ShownDirectory) -> list[ShownClaim]:
 def _judged(claim: Mapping[str, Read]) -> ShownClaim:
     by = claim.get("decided_by")
     return ShownClaim(
-        claim["id"], claim["text"], claim["source"], claim.get("threshold") or "", _paper(claim), verdict_of(claim),
+        claim["id"], claim["text"], claim["source"], claim.get("threshold") or "", paper_of(claim), verdict_of(claim),
         measured_of(claim), place_of(claim), claim.get("over_grid", ""), claim["reason"],
         "" if by is None else by["command"],
     )  # fmt: skip
-
-
-def _paper(claim: Mapping[str, Read]) -> str:
-    reference = claim.get("reference")
-    return "" if reference is None else f"{short(reference['value'])} ({reference['where']})"

@@ -10,7 +10,6 @@ from lowland.training.forecast import passes
 from lowland.training.outcome import Outcome
 from lowland.training.settings import SettingValue
 from lowland.training.statistics import Estimate, estimate
-from lowland.wording import few
 
 SEED = "seed"
 _SHARED = "compile_seconds"  # programs of several runs say these
@@ -88,21 +87,3 @@ def cells_of(outcomes: Mapping[str, Outcome], varied: Sequence[str]) -> list[Cel
     for label, outcome in outcomes.items():
         found[tuple(getattr(outcome.settings, name) for name in names)][label] = outcome
     return [Cell(dict(zip(names, values, strict=True)), runs) for values, runs in found.items()]
-
-
-def describe(settings: Mapping[str, SettingValue]) -> str:
-    """``lr = 0.1, rho = 0``."""
-    return ", ".join(f"{name} = {short(value)}" for name, value in settings.items())
-
-
-def short(value: SettingValue) -> str:
-    """A setting's value as a person writes it."""
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
-
-
-def places(several: Sequence[Mapping[str, SettingValue]]) -> str:
-    """Several settings as ``rho = 0.1, 0.2``, or ``(lr = 0.1, rho = 0), (lr = 0.2, rho = 0)``; many are cut short."""
-    names = dict.fromkeys(name for settings in several for name in settings)
-    if len(names) == 1:
-        return f"{next(iter(names))} = {few([short(value) for settings in several for value in settings.values()])}"
-    return few([f"({describe(settings)})" for settings in several])

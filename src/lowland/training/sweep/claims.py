@@ -12,11 +12,11 @@ from lowland.training.outcome import Outcome
 from lowland.training.selection import Selection
 from lowland.training.statistics import estimate
 from lowland.training.summary import SMOKE, claim_entry
-from lowland.training.sweep.cells import Cell, cells_of, describe, places
+from lowland.training.sweep.cells import Cell, cells_of
 from lowland.training.sweep.points import Point, points_of
 from lowland.training.sweep.selection import select
 from lowland.values import Json, JsonObject
-from lowland.wording import counted
+from lowland.wording import counted, describe, places
 
 
 def judge_claims(

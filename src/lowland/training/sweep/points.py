@@ -7,8 +7,9 @@ from lowland.training.claims import Claim, Undecidable, Verdict
 from lowland.training.experiment import Experiment
 from lowland.training.outcome import Outcome
 from lowland.training.settings import Settings, SettingValue, values_of
-from lowland.training.sweep.cells import SEED, Cell, describe
+from lowland.training.sweep.cells import SEED, Cell
 from lowland.values import Json
+from lowland.wording import describe
 
 _ITSELF = Verdict(None, None, "it compares runs with themselves")
 

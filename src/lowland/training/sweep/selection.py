@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from lowland.training.selection import Selection
 from lowland.training.statistics import paired_difference
-from lowland.training.sweep.cells import Cell, places
+from lowland.training.sweep.cells import Cell
 from lowland.values import Json
+from lowland.wording import places
 
 
 def rule(selection: Selection) -> str:
