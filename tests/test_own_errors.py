@@ -75,6 +75,17 @@ def test_ones_own_frames_and_one_line(undrawn, lowland, here, change, says, show
     assert lowland("run", "mine.py", "--out", "out").code == 0
 
 
+def test_a_mistyped_setting_is_one_line_with_the_nearest(undrawn, lowland, here):
+    assert "Net(settings.width)" in WHOLE
+    path = write(here, WHOLE.replace("Net(settings.width)", "Net(settings.widht)"))
+    failed = lowland("run", "mine.py", "--out", "out")
+    assert failed.code == 2
+    place = f"mine.py, line {line_of(path, 'widht')}"
+    assert failed.err.splitlines() == [
+        f"lowland: mine: build failed at {place}: there is no setting widht. Did you mean width?"
+    ]
+
+
 def test_a_network_without_code_of_its_own(undrawn, lowland, here):
     write(here, TEXT.replace("Linear(4, settings.width)", "Linear(5, settings.width)"))
     failed = lowland("run", "mine.py")

@@ -62,6 +62,8 @@ def test_what_comes_out_and_the_same_command_again(lowland, grid_file, tmp_path)
     assert list(summary["metrics"]) == LABELS
     assert [summary["totals"][key] for key in ("runs", "done", "diverged", "stopped", "failed")] == [4, 4, 0, 0, 0]
     assert summary["selection"]["selected"] in [entry["settings"] for entry in summary["settings"]]
+    ends = "It lies at the end of the grid in rho: a wider grid may have a better one." in first.out
+    assert ends == (summary["selection"]["selected"] == {"rho": 0.1})
     assert summary["selection"]["on"] == "training"
     assert summary["config"]["grid"]["varied"] == ["rho", "seed"]
 

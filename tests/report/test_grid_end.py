@@ -2,7 +2,7 @@
 
 import pytest
 
-from lowland.report.grid_end import best_at_end, ends
+from lowland.report.grid_end import best_at_end, ends, said_at_end
 from lowland.training import Line, Panel
 
 
@@ -21,6 +21,15 @@ from lowland.training import Line, Panel
 )
 def test_what_nothing_can_lie_beyond_is_no_end(values, at_an_end):
     assert [value for value in values if ends(values, value)] == at_an_end
+
+
+def test_settings_at_an_end_are_said():
+    grid = [{"lr": lr, "rho": rho} for lr in (0.1, 1.0) for rho in (0.0, 0.1, 0.3)]
+    assert said_at_end({"lr": 1.0, "rho": 0.1}, grid) == (
+        "It lies at the end of the grid in lr: a wider grid may have a better one."
+    )
+    assert "in LR and RHO:" in said_at_end({"lr": 0.1, "rho": 0.3}, grid, str.upper)
+    assert said_at_end({"rho": 0.0}, grid) == ""
 
 
 def best(x, y, better="lower", style="o-", against=()):

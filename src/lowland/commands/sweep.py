@@ -126,7 +126,7 @@ def _report(directory: Any, summary: dict[str, Any]) -> None:
         say("a smoke sweep judges no claims")
     else:
         print_claims(summary["claims"], {})
-    _print_selection(selection)
+    _print_selection(selection, [entry["settings"] for entry in summary["settings"]])
     _print_differences(summary)
     seconds = totals["seconds"]
     compiling = seconds.get("compile_seconds", 0)
@@ -182,7 +182,9 @@ def _spread(entry: dict[str, Any]) -> str:
     )
 
 
-def _print_selection(selection: dict[str, Any]) -> None:
+def _print_selection(selection: dict[str, Any], grid: list[dict[str, Any]]) -> None:
+    from lowland.report.grid_end import said_at_end
+
     if selection["selected"] is None:
         say(f"nothing is selected: {selection['reason']}")
         return
@@ -191,6 +193,8 @@ def _print_selection(selection: dict[str, Any]) -> None:
     say(f"selected: {chosen}: the lowest mean {metric} over seeds, on {on} data (the whole rule: summary.json)")
     if tied := selection.get("tied", {}).get("text"):
         say(tied)
+    if end := said_at_end(selection["selected"], grid):
+        say(end)
     test, sides = selection["test"], selection["by_rho"]
     if test["mean"] is not None:
         say(f"on test data, by which nothing is selected: {test['metric']} {estimate(test)}")

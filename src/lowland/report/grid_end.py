@@ -1,6 +1,6 @@
 """Where a grid ends: a best value there says that a better one may lie beyond."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lowland.report.coincidence import points
@@ -21,6 +21,24 @@ def ends(values: Sequence[Any], value: Any) -> bool:
         return False
     natural = value == 0 or (value == 1 and all(float(each).is_integer() for each in numbers))
     return bool(value == max(numbers) or (value == min(numbers) and not natural))
+
+
+def said_at_end(
+    selected: Mapping[str, Any], grid: Iterable[Mapping[str, Any]], name: Callable[[str], str] = str
+) -> str:
+    """Which of the ``selected`` settings are the last of their ``grid``, in a sentence; empty if none is.
+
+    Args:
+        selected: setting → value.
+        grid: the settings of its points.
+        name: what a setting is called.
+    """
+    points = list(grid)
+    among = {each: list({point[each]: None for point in points if each in point}) for each in selected}
+    last = [name(each) for each, value in selected.items() if ends(among[each], value)]
+    return (
+        f"It lies at the end of the grid in {' and '.join(last)}: a wider grid may have a better one." if last else ""
+    )
 
 
 def best_at_end(line: Line, panel: Panel) -> tuple[float, float] | None:

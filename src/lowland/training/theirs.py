@@ -1,5 +1,6 @@
 """Whose code failed: exceptions that come out of an experiment's own functions, said with the user's own lines."""
 
+import dataclasses
 import errno
 import re
 import sys
@@ -15,7 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lowland.errors import ExperimentError, LowlandError, is_memory
+from lowland.errors import ExperimentError, LowlandError, is_memory, suggestion
+from lowland.training.settings import Settings
 from lowland.values import Foreign
 
 _OURS = Path(__file__).resolve().parents[1]
@@ -80,6 +82,11 @@ def calling(what: str, name: str, build: Foreign, passing: Sequence[type[Excepti
         if said is None:
             raise
         where, frames = said
+        if isinstance(error, AttributeError) and isinstance(error.obj, Settings):
+            known = [field.name for field in dataclasses.fields(error.obj)]
+            raise ExperimentError(
+                f"{name}: {where}: there is no setting {error.name}.{suggestion(str(error.name), known)}"
+            ) from error
         text = " ".join(str(error).split())
         kind = type(error).__name__
         raise ExperimentError(f"{name}: {where}: {kind}{': ' if text else ''}{text}", frames) from error

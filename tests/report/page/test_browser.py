@@ -248,6 +248,36 @@ def test_a_phone_is_told_what_a_finger_does_and_which_tables_go_on(page, folder)
     assert page.run("return document.querySelector('#charts .plot').layout.dragmode") == "zoom"
 
 
+def test_on_a_phone_the_verdict_on_a_difference_is_in_sight(page, folder):
+    page.size(SLIM)
+    page.open(folder / "sweep.html")
+    page.draw_all()
+    cell = "document.querySelector('#difference-table tbody td')"
+    assert page.run(f"return {cell}.textContent") in ("below", "above", "undecided")
+    assert page.run(f"return {cell}.getBoundingClientRect().right") <= SLIM
+
+
+def test_the_colours_of_parallel_axes_have_a_key(page, folder):
+    page.size(WIDE)
+    page.open(folder / "sweep.html")
+    page.draw_all()
+    line = "document.querySelector('.parallel').data[0].line"
+    assert page.run(f"return [{line}.showscale, {line}.colorbar.title.text]") == [True, "training loss"]
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.5, [0, 1]), (0.0, [-0.05, 1]), (-2.0, [-4, 0])])
+def test_what_is_tied_everywhere_has_an_axis_of_its_own_size(page, tmp_path, value, expected):
+    tied = {
+        label: replace(one, records=[{**record, "loss": value} for record in one.records])
+        for label, one in made.grid().items()
+    }
+    write_page([made.sweep(tmp_path / "tied", tied, VARIED)], tmp_path / "tied.html")
+    page.size(WIDE)
+    page.open(tmp_path / "tied.html")
+    page.draw_all()
+    assert page.run("return document.querySelector('.sweep .lines').layout.yaxis.range") == expected
+
+
 def test_the_table_says_what_a_run_cost(page, folder):
     page.open(folder / "run.html", "#filter=gradients+%3E+40")
     heads, cells = (

@@ -70,6 +70,25 @@ def test_arms_of_several_seeds_are_a_group():
     assert [(group.name, len(group.members)) for group in groups_of([source], ["x"])] == [("erm", 2), ("sam", 2)]
 
 
+def test_how_many_seeds_a_run_has_does_not_tell_it_from_a_sweep():
+    def directory(seeds, config, varied=()):
+        runs = [
+            ShownRun(f"rho={rho}-{seed}", {"rho": rho, "seeds": seeds, "seed": seed}, [], "done", 0, 0)
+            for rho in (0.0, 0.1)
+            for seed in (0, 1)
+        ]
+        return ShownDirectory(Path("x"), {"experiment": "x", **config}, None, None, varied, runs)
+
+    sources = [directory(2, {}), directory(1, {"sweep": True}, ("rho", "seed"))]
+    groups = groups_of(sources, ["a", "b"])
+    assert [(group.directory, dict(group.settings)) for group in groups] == [
+        (number, {"rho": rho}) for number in (0, 1) for rho in (0.0, 0.1)
+    ]
+    [row] = [row for row in settings_of(sources) if row.name == "seeds"]
+    assert [[value.text for value in cell] for cell in row.cells] == [["2"], []]
+    assert "seeds" not in [row.name for row in settings_of(sources[1:])]
+
+
 def test_directories_that_differ_in_the_seed_alone_are_drawn_as_one_group(tmp_path):
     _, _, groups = read(*(made.run(tmp_path / f"seed-{seed}", made.arms(seed)) for seed in range(3)))
     assert [(group.name, len(group.members)) for group in groups] == [("sam", 3), ("plain", 3)]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lowland.report.axes import labelled, symbol
-from lowland.report.grid_end import ends
+from lowland.report.grid_end import said_at_end
 from lowland.report.page.claims import ShownClaim, claims_of
 from lowland.report.page.comparison import differences
 from lowland.report.page.groups import groups_of
@@ -44,11 +44,7 @@ def answers_of(source: ShownDirectory) -> list[Answer]:
 
 def at_the_end(source: ShownDirectory, selected: Mapping[str, Read]) -> str:
     """Which of the selected settings are the grid's last, beyond which a better one may lie; empty if none is."""
-    among = {name: list({run.settings[name]: None for run in source.runs if name in run.settings}) for name in selected}
-    last = [symbol(name) for name, value in selected.items() if ends(among[name], value)]
-    return (
-        f"It lies at the end of the grid in {' and '.join(last)}: a wider grid may have a better one." if last else ""
-    )
+    return said_at_end(selected, (run.settings for run in source.runs), symbol)
 
 
 def _selected(source: ShownDirectory, selection: Mapping[str, Read]) -> Answer | None:

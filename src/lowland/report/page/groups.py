@@ -32,7 +32,7 @@ class Group:
         name: for people, unlike that of any other group on the page.
         experiment: that its runs are of.
         arm: its arm, or its point of a grid, as its directory names it.
-        settings: those of all its runs, without the seed.
+        settings: those of all its runs, without the seed and the number of seeds.
         varied: of a sweep: those that vary over its grid, without the seed.
         members: its runs, of one directory or of several.
     """
@@ -145,7 +145,8 @@ def stem(run: ShownRun) -> str:
 
 
 def _seedless(settings: Mapping[str, Read]) -> JsonObject:
-    return {name: value for name, value in settings.items() if name != "seed"}
+    """Without the seed, and without how many an arm has: a sweep has those of its grid."""
+    return {name: value for name, value in settings.items() if name not in ("seed", "seeds")}
 
 
 def _seeds(group: Group) -> set[int]:

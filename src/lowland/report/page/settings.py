@@ -55,10 +55,10 @@ def settings_of(sources: Sequence[ShownDirectory]) -> list[ShownSetting]:
     """All settings of all directories, in the order of `_ORDER`."""
     names = dict.fromkeys(name for source in sources for run in source.runs for name in run.settings)
     rows = []
-    if all(source.is_sweep for source in sources):
-        names.pop("seeds", None)  # each seed is a point of the grid
     for name in names:
         cells = [_cell(source, name) for source in sources]
+        if not any(cells):
+            continue
         told = {json.dumps([(value.text, value.arms) for value in cell]) for cell in cells}
         standing = "partial" if not all(cells) else "differs" if len(told) > 1 else "alike"
         rows.append(ShownSetting(name, _text(sources, name), cells, standing))
@@ -72,6 +72,8 @@ def origins_of(settings: Sequence[ShownSetting]) -> dict[str, str]:
 
 
 def _cell(source: ShownDirectory, name: str) -> list[ShownValue]:
+    if name == "seeds" and source.is_sweep:
+        return []  # each seed is a point of the grid
     found: dict[str, tuple[Read, list[str]]] = {}
     for run in source.runs:
         if name in run.settings:

@@ -32,7 +32,7 @@ function drawPanel(chart, panel) {
   const drawing = drawingOf(panel, log);
   plot(chart.children[2], panel.title, tracesOf(drawing), look({
     xaxis: axis({ title: { text: what }, type: state["x-scale"] === "log" ? "log" : "linear" }),
-    yaxis: axis({ title: { text: plain(panel.ylabel) }, ...(log ? { type: "log", nticks: logTicks(drawing.shown) } : {}), ...ranged(drawing.range) }),
+    yaxis: axis({ title: { text: plain(panel.ylabel) }, ...(log ? { type: "log", nticks: logTicks(drawing.shown) } : {}), ...ranged(drawing.range, drawing.shown, log) }),
     uirevision: `${log}${what}${state["x-scale"]}`, // a zoom stays for as long as the axes do
   }), (point) => point.data.meta != null && toggle(point.data.meta));
   chart.children[3].replaceChildren(remarks(drawing), ...cutting(drawing.range, "Bands"));

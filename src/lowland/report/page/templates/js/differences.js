@@ -9,7 +9,7 @@ function drawDifferences() {
     ...row, name: `${data.groups[row.group].name} − ${data.groups[row.against].name}`,
   }));
   drawDifferenceChart(column, rows);
-  const heads = ["Difference", "Mean", "95 % interval", "Seeds", "p, corrected", "Verdict"];
+  const heads = ["Difference", "Verdict", "Mean", "95 % interval", "Seeds", "p, corrected"];
   find("#difference-table").replaceChildren(
     element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)))),
     element("tbody", {}, ...rows.map(differenceRow)));
@@ -66,9 +66,10 @@ function inLines(name, room) {
 }
 
 function differenceRow(row) {
-  const texts = [short(row.mean), between(row), String(row.n), row.p == null ? "–" : brief(row.p, 2), verdictOf(row)];
+  const texts = [short(row.mean), between(row), String(row.n), row.p == null ? "–" : brief(row.p, 2)];
   const cells = texts.map((text) => element("td", { class: "number" }, text));
-  return element("tr", {}, element("th", { scope: "row" }, unbroken(row.name)), ...cells);
+  const verdict = element("td", {}, verdictOf(row)); // first, where a phone shows it
+  return element("tr", {}, element("th", { scope: "row" }, unbroken(row.name)), verdict, ...cells);
 }
 
 const between = (row) => (row.interval ? `${short(row.interval[0])} to ${short(row.interval[1])}` : "–");

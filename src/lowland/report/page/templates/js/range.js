@@ -32,7 +32,18 @@ function logTicks(lines) {
   return decades <= 3 ? Math.ceil(2 * decades) : Math.min(Math.ceil(1.15 * decades), 9); // the axis has margins
 }
 
-const ranged = (range) => (range && !state.whole ? { range, autorange: false } : {});
+// The same where nothing is cut off; lines that all have one value stand halfway up, above 0 if that is above it.
+const ranged = (range, lines, log) => {
+  const found = range && !state.whole ? range : flat(lines, log);
+  return found ? { range: found, autorange: false } : {};
+};
+
+function flat(lines, log) {
+  const [low, high] = extent(lines.flatMap((line) => ["y", "low", "high"].flatMap((which) => line[which] ?? []))
+    .filter((value) => value != null));
+  if (low !== high || log) return null;
+  return low === 0 ? [-MARGIN, 1] : [low - Math.abs(low), low + Math.abs(low)];
+}
 
 // What is said of bands or intervals that are cut off, with a button that shows them whole, or cuts them again.
 function cutting(range, what) {

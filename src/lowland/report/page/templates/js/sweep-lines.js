@@ -27,7 +27,7 @@ function drawLines(sweep) {
     showlegend: lines.size > 1 && lines.size <= 20,
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", font: { size: 12 } },
     xaxis: placesAxis(x, positions, [-0.4, positions.length - 0.6]),
-    yaxis: axis({ title: { text: plain(label(metric)) }, ...(log ? { type: "log", nticks: logTicks(spread.length ? spread : [{ y: means }]) } : {}), ...ranged(range) }),
+    yaxis: axis({ title: { text: plain(label(metric)) }, ...(log ? { type: "log", nticks: logTicks(spread.length ? spread : [{ y: means }]) } : {}), ...ranged(range, spread.length ? spread : [{ y: means }], log) }),
     annotations: diverged,
     margin: { l: 10, r: 10, t: diverged.length ? 46 : 28, b: 10 },
   }), (point) => point.customdata != null && toggle(point.customdata));

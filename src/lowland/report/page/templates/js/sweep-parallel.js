@@ -34,13 +34,18 @@ function drawParallel(sweep) {
     line: {
       color: thick(means(metric)),
       colorscale: [0, 0.25, 0.5, 0.75, 1].map((share) => [share, shade(share)]),
+      showscale: true,
+      colorbar: {
+        title: { text: plain(label(metric)), font: text(12, "ink") }, tickfont: text(11, "quiet"), nticks: 5,
+        orientation: "h", x: 0, xanchor: "left", y: 0, yanchor: "top", thickness: 8, len: 0.6, outlinewidth: 0,
+      },
     },
     labelangle: 0,
     labelfont: text(12, "ink"),
     tickfont: text(11, "quiet"),
     rangefont: { size: 1, color: "rgba(0,0,0,0)" }, // the ends of the axes are no values
     unselected: { line: { color: colour("faint"), opacity: 0.25 } },
-  }], look({ height: 360, margin: { l: 60, r: 60, t: 60, b: 24 } }));
+  }], look({ height: 410, margin: { l: 60, r: 60, t: 60, b: 70 } }));
   container.removeAllListeners?.("plotly_restyle");
   container.on("plotly_restyle", () => pickWithin(container, whole));
 }
