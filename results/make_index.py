@@ -10,6 +10,7 @@ stays true as experiments are added.
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,13 +149,26 @@ def section(there: Path) -> str:
         f"{_unlike_the_paper(summary)}\n",
         "| claim | the paper has | ours | holds if | verdict |",
         "|---|---|---|---|---|",
-        *(row_of(claim, entry) for claim, entry in zip(experiment.claims, summary["claims"], strict=True)),
+        *(
+            row_of(claim, entry, {"text": _figure(claim, there)}, beside(there).get(claim.id, ""))
+            for claim, entry in zip(experiment.claims, summary["claims"], strict=True)
+        ),
         "",
         *(_differences(summary) if swept else []),
         " ".join(f"[{figure.stem}]({there.name}/{figure.name})" for figure in sorted(there.glob("*.png"))),
     ]
     note = there / "note.md"
     return "\n".join(lines) + "\n" + (f"\n{note.read_text(encoding='utf-8')}" if note.exists() else "")
+
+
+def figure_of(claim: Claim, there: Path) -> str:
+    """The figure that shows a claim in the record ``there``, by name; empty where there is none."""
+    return claim.figure if claim.figure and (there / f"{claim.figure}.png").exists() else ""
+
+
+def _figure(claim: Claim, there: Path) -> str:
+    name = figure_of(claim, there)
+    return f"[{name}]({there.name}/{name}.png)" if name else ""
 
 
 def _unlike_the_paper(summary: dict[str, Any]) -> str:
@@ -238,15 +252,32 @@ def verdict_of(entry: dict[str, Any]) -> str:
     return VERDICTS[entry["passed"]] if entry["threshold"] or entry["passed"] is not None else "reported"
 
 
-def row_of(claim: Claim, entry: dict[str, Any]) -> str:
-    """A claim's row of a table: what it says, the paper's value, ours, the threshold, the verdict."""
+def beside(there: Path) -> dict[str, str]:
+    """Claim → what is to be said beside its verdict in the record ``there``: `beside.json`, if there is one."""
+    path = there / "beside.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def row_of(claim: Claim, entry: dict[str, Any], links: Mapping[str, str], said: str = "") -> str:
+    """A claim's row of a table: what it says, the paper's value, ours, the threshold, the verdict.
+
+    Args:
+        claim: as the experiment has it.
+        entry: of the record.
+        links: what stands behind the claim (``"text"``) and behind the threshold (``"threshold"``), as Markdown.
+        said: beside the verdict.
+    """
     value = "" if claim.reference is None else claim.reference.value
     shown = f"{value:.3g}" if isinstance(value, float) else value
     paper = "" if claim.reference is None else f"{shown} ({claim.reference.where})"
     ours = "" if entry["measured"] is None else f"{entry['measured']:.3g}"
     verdict = verdict_of(entry)
     reason = f": {entry['reason']}" if entry["reason"] and verdict != "reported" else ""
-    cells = [f"{claim.text} (`{claim.id}`)", paper, ours, entry["threshold"] or "", verdict + reason]
+    text, threshold = f"{claim.text} (`{claim.id}`)", entry["threshold"] or ""
+    text, threshold = (
+        " ".join(filter(None, (cell, links.get(name)))) for name, cell in (("text", text), ("threshold", threshold))
+    )
+    cells = [text, paper, ours, threshold, ". ".join(filter(None, (verdict + reason, said)))]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -261,7 +292,8 @@ def _glance() -> str:
         seen.add(what)
         verdicts: dict[str, list[str]] = {word: [] for word in (*VERDICTS.values(), "reported")}
         for entry in summary["claims"]:
-            verdicts[verdict_of(entry)].append(f"`{entry['id']}`")
+            vacuous = " (vacuously)" if entry["reason"].startswith("vacuously") else ""
+            verdicts[verdict_of(entry)].append(f"`{entry['id']}`{vacuous}")
         anchor = named.replace("/", "").replace(", ", "-").replace(" ", "-")
         cells = [f"[{named}](#{anchor})", experiments()[summary["experiment"]].title]
         cells += [", ".join(of) for of in verdicts.values()]

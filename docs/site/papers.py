@@ -1,5 +1,6 @@
 """The papers, claim by claim: of each claim the paper's value, ours, the verdict and the command, from `results/`."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -13,8 +14,9 @@ sys.path.insert(0, str(ROOT / "results"))
 
 import make_index  # noqa: E402 - it stands in results/
 from lowland.papers.claims import NOT_IN_PAPER  # noqa: E402
-from lowland.training import Claim, Experiment  # noqa: E402
-from lowland.training.undecided import deciding  # noqa: E402
+from lowland.training import Claim, Experiment, Outcome  # noqa: E402
+from lowland.training.settings import checked  # noqa: E402
+from lowland.training.undecided import decided_by, deciding  # noqa: E402
 
 #: Verdict → the heading of its claims, and what stands below it.
 KINDS = {
@@ -48,6 +50,13 @@ narrower networks, fewer epochs. So a claim that fails here fails *at that scale
 differs from the paper's. Where a paper gives no number for a claim, its words stand in place of
 one. [All records](../results/README.md) has the smaller scales, too.
 """
+#: Claim → a record of short runs, by settings of an earlier version: its folder, and the command that made it.
+_SHORT = {
+    ("andriushchenko2022/cifar10", "small-m"): (
+        "andriushchenko2022-cifar10-m",
+        "lowland sweep andriushchenko2022/cifar10 --grid m --scale laptop",
+    )
+}
 _HEAD = "| claim | the paper has | ours | holds if | verdict |\n|---|---|---|---|---|"
 
 
@@ -59,7 +68,7 @@ class Found:
         experiment: that makes it.
         claim: as the experiment has it.
         entry: of the record that counts; None where nothing is recorded.
-        summary: of that record, and where it lies; None likewise.
+        summary: of that record, and where it lies; None likewise, and of a short record.
     """
 
     experiment: Experiment
@@ -99,9 +108,27 @@ def found() -> dict[str, list[Found]]:
                 if entry["id"] == claim.id
             ]
             decided = [each for each in entries if each.kind in ("holds", "fails")]
-            best = next(iter(decided or entries), Found(experiment, claim))
+            best = next(iter(decided or entries), Found(experiment, claim, _short(experiment, claim)))
             every.setdefault(name.partition("/")[0], []).append(best)
     return {paper: sorted(claims, key=lambda each: each.ours) for paper, claims in every.items()}
+
+
+def _short(experiment: Experiment, claim: Claim) -> dict[str, Any] | None:
+    """The entry of a claim of which there is a short record alone: today's verdict on its last records."""
+    if (experiment.name, claim.id) not in _SHORT:
+        return None
+    folder, _ = _SHORT[experiment.name, claim.id]
+    summary = json.loads((ROOT / "results" / folder / "sweep.json").read_text(encoding="utf-8"))
+    config, outcomes = summary["config"], {}
+    now = {name: value.value for name, value in experiment.values(summary["scale"]).items()}
+    for label, point in config["grid"]["points"].items():
+        settings, last = checked(experiment.settings, {**now, **config["settings"], **point}), summary["metrics"][label]
+        outcomes[label] = Outcome(settings, [last], last["diverged_at"])
+    verdict = experiment.judge(claim, outcomes)
+    return {
+        "threshold": claim.threshold, "measured": verdict.measured,
+        "passed": verdict.passed, "reason": verdict.reason, "decided_by": decided_by(experiment, claim, config),
+    }  # fmt: skip
 
 
 def write(work: Path) -> None:
@@ -153,13 +180,18 @@ def page(paper: str, claims: list[Found]) -> str:
     lines = [
         f"# {heading(claims)}: claim by claim\n",
         f"{claims[0].experiment.paper}.\n",
-        f"The paper's claims: {said[0]}. Ours beside them: {said[1]}.\n",
+        f"The paper's claims: {said[0]}. Ours beside them: {said[1]}. By experiment; each count leads to its claims:\n",
+        *_contents(claims),
         "Which command is which result, and how the settings were found:",
         f"[the guide to this paper](../docs/{paper}.md).\n",
     ]
     for kind, (title, below) in KINDS.items():
         if counts[kind]:
-            lines += [f"## {title}\n", f"{below}\n", *_tables(counts[kind])]
+            lines += [f"## {title}\n", f"{below}\n", *_tables(kind, counts[kind])]
+    if reasons := _reasons(claims):
+        lines.append("## Why these thresholds\n")
+        for (threshold, why), names in reasons.items():
+            lines.append(f"({_why(threshold, why)})=\n`{threshold}` of {', '.join(names)}: {why}.\n")
     lines.append("## The records\n")
     for there in make_index.records():
         if there.name.startswith(f"{paper}-"):
@@ -167,29 +199,76 @@ def page(paper: str, claims: list[Found]) -> str:
     return "\n".join(lines)
 
 
-def _tables(claims: list[Found]) -> list[str]:
+def _contents(claims: list[Found]) -> list[str]:
+    """A table of the experiments and how many of their claims came to what, each number a link."""
+    names = dict.fromkeys(each.experiment.name for each in claims)
+    rows = []
+    for name in names:
+        counts = {kind: sum((each.experiment.name, each.kind) == (name, kind) for each in claims) for kind in KINDS}
+        cells = [f"[{count}](#{_place(kind, name)})" if count else "" for kind, count in counts.items()]
+        rows.append(f"| `{name.partition('/')[2]}` | {' | '.join(cells)} |")
+    return [f"| experiment | {' | '.join(KINDS)} |", "|---|" + "---:|" * len(KINDS), *rows, ""]
+
+
+def _place(kind: str, experiment: str) -> str:
+    """Where on the page the claims of an experiment with that verdict begin."""
+    return f"{kind}-{experiment.replace('/', '-')}"
+
+
+def _reasons(claims: list[Found]) -> dict[tuple[str, str], list[str]]:
+    """Threshold and why it is that → the claims that have it."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for claim in (each.claim for each in claims):
+        if claim.threshold and claim.why:
+            found.setdefault((claim.threshold, claim.why), {})[f"`{claim.id}`"] = None
+    return {reason: list(names) for reason, names in found.items()}
+
+
+def _why(threshold: str, why: str) -> str:
+    """Where on the page a threshold's reason stands."""
+    return f"why-{hashlib.sha256(f'{threshold} {why}'.encode()).hexdigest()[:8]}"
+
+
+def _row(each: Found) -> str:
+    """A claim's row, with links to its figure and to why its threshold is what it is."""
+    claim, there, links = each.claim, each.summary["folder"] if each.summary else None, {}
+    if claim.threshold and claim.why:
+        links["threshold"] = f"[why](#{_why(claim.threshold, claim.why)})"
+    if there and (figure := make_index.figure_of(claim, there)):
+        links["text"] = f"[figure](#{_shown(there, figure)})"
+    entry = each.entry or {"measured": None, "threshold": claim.threshold, "passed": None, "reason": ""}
+    row = make_index.row_of(claim, entry, links, make_index.beside(there).get(claim.id, "") if there else "")
+    return row if each.entry else re.sub(r"\| (undecided|reported) \|$", "| not run |", row)
+
+
+def _shown(there: Path, figure: str) -> str:
+    """Where on the page a figure of a record stands."""
+    return f"{there.name}-{figure}"
+
+
+def _tables(kind: str, claims: list[Found]) -> list[str]:
     """A table for each record, or command, that decides some of the claims."""
     lines: list[str] = []
+    begun: set[str] = set()
     by_record: dict[str, list[Found]] = {}
     for each in claims:
         by_record.setdefault(_by(each), []).append(each)
     for by, those in by_record.items():
-        rows = [make_index.row_of(each.claim, each.entry) if each.entry else _open_row(each) for each in those]
-        lines += [f"{by}\n", _HEAD, *rows, ""]
+        names = dict.fromkeys(each.experiment.name for each in those)
+        lines += [f"({_place(kind, name)})=" for name in names if name not in begun]
+        begun |= set(names)
+        lines += [f"{by}\n", _HEAD, *map(_row, those), ""]
         decided = [each.entry["decided_by"] for each in those if each.entry and each.kind == "undecided"]
         if commands := dict.fromkeys(f"`{by['command']}`" for by in decided if by):
             lines.append(f"What gets there: {', '.join(commands)}.\n")
     return lines
 
 
-def _open_row(each: Found) -> str:
-    """The row of a claim that nothing has decided."""
-    empty = {"measured": None, "threshold": each.claim.threshold, "passed": None, "reason": ""}
-    return re.sub(r"\| (undecided|reported) \|$", "| not run |", make_index.row_of(each.claim, empty))
-
-
 def _by(each: Found) -> str:
     """The command that decided a claim, or would."""
+    if each.summary is None and each.entry is not None:
+        folder, command = _SHORT[each.experiment.name, each.claim.id]
+        return f"`{command}`, of an earlier version ([the record](../results/{folder}/README.md))"
     if each.summary is None:
         verb, grid = ("sweep", f" --grid {each.claim.grid}") if each.claim.grid else ("run", "")
         scale = deciding(each.experiment, each.claim)[0]
@@ -206,5 +285,9 @@ def _record(there: Path) -> str:
     """A record's section of the index, its figures shown, without the table of claims."""
     text, folder = make_index.section(there), re.escape(there.name)
     text = re.sub(r"^\| claim \|.*?\n\n", "", text, flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(rf"(?<!!)\[([\w.-]+)\]\(({folder}/[^)]*\.png)\)", r"![\1](\2)", text)
+    text = re.sub(
+        rf" ?(?<!!)\[([\w.-]+)\]\(({folder}/[^)]*\.png)\)",
+        lambda found: f"({_shown(there, found[1])})=\n![{found[1]}]({found[2]})\n\n",
+        text,
+    )
     return re.sub(rf"\]\((?={folder}/)", "](../results/", text)

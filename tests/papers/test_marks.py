@@ -103,3 +103,12 @@ def test_laptop_runs_have_fewer_seeds_than_a_claim_takes():
     for name in ("cifar-mnist", "fmnist-mnist", "celeba", "waterbirds"):
         scales = {scale: find(f"springer2024/{name}").values(scale)["seeds"].value for scale in ("laptop", "desk")}
         assert scales == {"laptop": 3, "desk": 5}
+
+
+@pytest.mark.parametrize("experiment", experiments().values(), ids=list(experiments()))
+def test_every_claim_has_a_figure_and_says_why_a_threshold_is_what_it_is(experiment):
+    drawn = {figure.name for figure in (*experiment.figures, *experiment.sweep_figures)} | {"differences"}  # of sweeps
+    assert {claim.id: claim.figure for claim in experiment.claims if claim.figure not in drawn} == {}
+    signs = ("interval < 0", "< 1", "> 0")  # of a difference, of a ratio
+    numbers = [claim for claim in experiment.claims if claim.threshold and claim.threshold not in signs]
+    assert [claim.id for claim in numbers if "ours" not in claim.why] == []

@@ -39,7 +39,7 @@ def _described(experiment: Any, values: Mapping[str, Any], texts: Mapping[str, s
             {
                 "id": claim.id, "text": claim.text, "source": claim.source, "threshold": claim.threshold,
                 "reference": None if claim.reference is None else claim.reference.entry(),
-                "decided_by": claim.decided_by, "grid": claim.grid,
+                "decided_by": claim.decided_by, "grid": claim.grid, "why": claim.why, "figure": claim.figure,
             }
             for claim in experiment.claims
         ],
@@ -98,6 +98,7 @@ def show(
             c.id,
             c.text,
             c.threshold or "(reported only)",
+            c.why,
             paper_of({"reference": c.reference and c.reference.entry()}),
             _by(experiment, c),
             c.source,
@@ -106,7 +107,7 @@ def show(
     ]
     columns: list[Column | str] = [
         "claim",
-        *map(flows, ("what it says", "holds if", "in the paper", "decided by", "source")),
+        *map(flows, ("what it says", "holds if", "why that", "in the paper", "decided by", "source")),
     ]
-    kept = [index for index in range(len(columns)) if index != 3 or any(row[3] for row in rows)]
+    kept = [index for index in range(len(columns)) if any(row[index] for row in rows)]
     table([columns[index] for index in kept], [[row[index] for index in kept] for row in rows])

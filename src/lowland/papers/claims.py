@@ -11,6 +11,8 @@ Measure = Callable[[Outcome], float]
 Judge = Callable[[Mapping[str, Outcome]], Verdict]
 #: The `Reference` of a claim that is ours alone, or of which the paper states nothing.
 NOT_IN_PAPER = Reference("not in the paper", "ours")
+#: Why a threshold is what it is, where there is no more to say.
+OURS_BEFORE = "ours, chosen before the runs"
 _ASCENDS = {"sam": True, "erm": False, "gd": False}
 
 

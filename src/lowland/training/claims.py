@@ -70,6 +70,8 @@ class Claim:
             do. Where they don't the claim is undecided, whatever was measured.
         decided_by: the scale that gets there, and has the seeds that it takes.
         grid: the experiment's grid whose sweep decides it, where a single run can't.
+        why: why the threshold is that one, in a sentence, where it isn't the paper's.
+        figure: the name of the experiment's figure that shows it; empty where none does.
 
     Raises:
         TypeError: for a judge or a regime that is no function.
@@ -86,6 +88,8 @@ class Claim:
     regime: Callable[[Mapping[str, Outcome]], str] | None = None
     decided_by: str = "desk"
     grid: str | None = None
+    why: str = ""
+    figure: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what can't be called."""

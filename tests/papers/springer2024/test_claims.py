@@ -91,6 +91,14 @@ def test_the_easy_feature_is_paid_for_above_the_margin():
     assert no_price(several([0.1] * 2, [0.1] * 2, "easy_error")).passed is None
 
 
+def test_without_an_error_of_either_nothing_is_paid_and_the_verdict_says_so():
+    verdict = no_price(several([0.0] * 5, [0.0] * 5, "easy_error"))
+    assert verdict.passed is True
+    assert verdict.reason == "vacuously: both errors are 0 with each of 5 seeds"
+    assert no_price(several([0.0] * 4, [0.0] * 4, "easy_error")).passed is None
+    assert no_price(several([0.0] * 4 + [0.1], [0.0] * 5, "easy_error")).passed is None
+
+
 def test_nothing_is_said_of_runs_that_differ_in_more_or_are_not_there():
     arms = several([0.3] * 5, [0.4] * 5, correlation=1.0)
     arms["other"] = arm("sam", 9, more={"correlation": 0.5}, hard_error=0.3)

@@ -166,26 +166,29 @@ EXPERIMENT = image_experiment(
             "paired by seed",
             "figure 12", "interval < 0", smaller("sam", "erm", _early_stopped),
             over_seeds=True, reference=Reference("CIFAR-10 -0.1, CIFAR-100 -0.1, at their best", _FIGURE),
-            regime=_FITS,
+            regime=_FITS, figure="noise",
         ),
         Claim(
             "fits-noise",
             "At the end SAM has fitted the noise too: its largest error on the wrongly labelled training images "
             "(threshold ours)",
             "figure 12", f"< {FITTED:g}", _fitted,
-            reference=Reference("CIFAR-10 about 0.09; ERM 0", _FIGURE), regime=_FITS,
+            reference=Reference("CIFAR-10 about 0.09; ERM 0", _FIGURE), regime=_FITS, figure="noise",
+            why="ours: above the figure's 0.09, and far below the 0.9 of guessing",
         ),
         Claim(
             "sam-overfits",
             "And its test error is worse there than with early stopping: mean difference of the two, best less end",
             "figure 12", "interval < 0", _worse_at_the_end("sam"),
             over_seeds=True, reference=Reference("CIFAR-10 -0.33, CIFAR-100 -0.105", _FIGURE), regime=_FITS,
+            figure="noise",
         ),
         Claim(
             "erm-overfits",
             "So is ERM's: mean difference of the two, best less end",
             "figure 12", "interval < 0", _worse_at_the_end("erm"),
             over_seeds=True, reference=Reference("CIFAR-10 -0.29, CIFAR-100 -0.06", _FIGURE), regime=_FITS,
+            figure="noise",
         ),
     ),
     figures=(

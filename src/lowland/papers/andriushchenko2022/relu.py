@@ -213,7 +213,7 @@ def _fewer(which: str, text: str, pair: tuple[str, str], kinks: Measure, referen
     return Claim(
         f"fewer-kinks{which}", f"{text}: mean difference, paired by seed",
         "the section on networks with one hidden layer", "interval < 0", smaller(*pair, kinks),
-        over_seeds=True, regime=_too_short, reference=reference,
+        over_seeds=True, regime=_too_short, reference=reference, figure="over-steps",
     )  # fmt: skip
 
 

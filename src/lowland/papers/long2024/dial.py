@@ -13,7 +13,7 @@ import torch
 from lowland.curvature import Stability, rho_for_sharpness
 from lowland.optim.presets import Dial
 from lowland.optim.schedule import Schedule, geometric
-from lowland.papers.claims import NOT_IN_PAPER
+from lowland.papers.claims import NOT_IN_PAPER, OURS_BEFORE
 from lowland.papers.long2024 import settings as common
 from lowland.papers.long2024.check import EdgeCheck, NormCheck
 from lowland.training import (
@@ -114,6 +114,8 @@ def _claim(share: float, held: bool) -> Claim:
         judge,
         reference=NOT_IN_PAPER,
         regime=regime,
+        why=OURS_BEFORE if held else "",
+        figure="dial",
     )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from lowland.papers import claims
 from lowland.papers.claims import (
     NOT_IN_PAPER,
+    OURS_BEFORE,
     Judge,
     Unfit,
     below_zero,
@@ -120,9 +121,13 @@ def smaller(first: tuple[str, str], second: tuple[str, str]) -> Judge:
 def no_price(outcomes: Mapping[str, Outcome]) -> Verdict:
     """Whether SAM's error of the easy feature is at most `MARGIN` above SGD's.
 
-    True if the whole 95 % interval of the difference lies below `MARGIN`, false if it lies above; else null.
+    True if the whole 95 % interval of the difference lies below `MARGIN`, false if it lies above; else null. Where no
+    run of either makes an error it holds vacuously: there is nothing to pay.
     """
     found = difference(outcomes, ("sam", "easy_error"), (SGD, "easy_error"))
+    runs = selected(outcomes)
+    if found.n >= LEAST_SEEDS and not any(any(values(outcomes, runs[m], "easy_error").values()) for m in ("sam", SGD)):
+        return Verdict(found.mean, True, f"vacuously: both errors are 0 with each of {found.n} seeds")
     against = below_zero(Estimate(found.mean - MARGIN, found.standard_error, found.n), LEAST_SEEDS)
     if found.n < LEAST_SEEDS or found.interval is None:
         return Verdict(found.mean, None, against.reason, found.interval)
@@ -234,6 +239,10 @@ def _difference(record: Record) -> float:
     return float(record["gini_phantom"] - record["gini_real"])
 
 
+_WHEN = (
+    f"{THRESHOLD:g} is ours, fixed before any of these coefficients was seen: by then the network has its features, "
+    "and the losses have not yet vanished"
+)
 _WORDS_ONLY = "its text; no number known"
 _LOWER = Reference("SAM's is lower", _WORDS_ONLY)
 _MORE_EVEN = Reference("more even", "its Lorenz curves, of checkpoints of SGD and LSAM; no number")
@@ -244,38 +253,39 @@ CLAIMS = (
         f"SAM's probing error of the hard feature is below SGD's: mean difference, paired by seed, {_SELECTED}",
         "the experiments on feature quality", "interval < 0",
         smaller(("sam", "hard_error"), (SGD, "hard_error")), whole_grid=True, regime=trained,
-        reference=_LOWER,
+        reference=_LOWER, figure="probing",
     ),
     Claim(
         "easy-feature",
         f"It doesn't pay for it on the easy one: its probing error is less than {MARGIN:g} above SGD's (margin ours)",
         "the experiments on feature quality", f"interval < {MARGIN:g}", no_price, whole_grid=True,
-        regime=trained, reference=Reference("no price", _WORDS_ONLY),
+        regime=trained, reference=Reference("no price", _WORDS_ONLY), why=OURS_BEFORE, figure="probing",
     ),
     Claim(
         "phantom-more-even",
         "The phantom importance weights are more evenly spread than the real ones: difference of their Gini "
         f"coefficients on SGD's networks, at the first check with a training error below {THRESHOLD:g} (ours)",
         "the section on importance weights", "interval < 0", at_the_threshold(SGD), whole_grid=True,
-        reference=_MORE_EVEN,
+        reference=_MORE_EVEN, why=_WHEN, figure="training",
     ),
     Claim(
         "phantom-more-even-sam",
         "The same on SAM's networks",
         "the section on importance weights", "interval < 0",
-        at_the_threshold("sam"), whole_grid=True, reference=_MORE_EVEN,
+        at_the_threshold("sam"), whole_grid=True, reference=_MORE_EVEN, why=_WHEN, figure="training",
     ),
     Claim(
         "phantom-over-training",
         "Where in training it holds on SGD's networks: the share of the checks at which it does",
         "the section on importance weights", None, over_time(SGD), whole_grid=True, reference=NOT_IN_PAPER,
+        figure="training",
     ),
     Claim(
         "last-layer",
         "LSAM alone already balances: its probing error of the hard feature is below SGD's, paired by seed",
         "the section on the last layer", "interval < 0",
         smaller(("lsam", "hard_error"), (SGD, "hard_error")), whole_grid=True, regime=trained,
-        reference=Reference("LSAM alone already balances", _WORDS_ONLY),
+        reference=Reference("LSAM alone already balances", _WORDS_ONLY), figure="probing",
     ),
 )  # fmt: skip
 
@@ -286,13 +296,14 @@ GRID_CLAIMS = (
         "At a ρ and η of the grid SAM's probing error of the hard feature is below SGD's at the same η, paired by "
         "seed, corrected for the number of settings (ours)",
         "the experiments on feature quality", "corrected p <= 0.05, below", at_some_setting, whole_grid=True,
-        regime=trained, grid="paper", reference=NOT_IN_PAPER,
+        regime=trained, grid="paper", reference=NOT_IN_PAPER, figure="differences",
+        why="ours: the usual level, corrected by Holm for all settings",
     ),
     Claim(
         "hard-feature-trend",
         "The probing error of the hard feature falls with ρ: slope of its line, mean over η, a seed at a time (ours)",
         "the experiments on feature quality", "interval < 0", trend, whole_grid=True, regime=trained, grid="paper",
-        reference=NOT_IN_PAPER,
+        reference=NOT_IN_PAPER, figure="differences",
     ),
 )  # fmt: skip
 
@@ -318,7 +329,7 @@ RATIO_CLAIMS = tuple(
         f"{TOY_RHO:g}, at the end, paired by seed",
         "the toy's figures of v_hard/v_easy", "interval < 0", larger_ratio(method),
         regime=reached(SGD, last("train_error"), TRAINED, "SGD's training error"),
-        reference=Reference("SAM raises v_hard/v_easy", "its figures of the toy; no number"),
+        reference=Reference("SAM raises v_hard/v_easy", "its figures of the toy; no number"), figure="against-rho",
     )
     for method in METHODS
 )  # fmt: skip
