@@ -1,6 +1,7 @@
 """Sphinx's settings; `build.py` calls it."""
 
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,18 @@ html_theme = "furo"
 html_title = f"Lowland {release}"
 html_static_path = ["static"]
 html_css_files = ["lowland.css"]
+html_search_scorer = "scorer.js"
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 
 
+_FADING = "const findAll = (selector) => [...document.querySelectorAll(selector)];\n" + (
+    resources.files("lowland.report.page") / "templates/js/scrolled.js"
+).read_text(encoding="utf-8")
+
+
 def setup(app: Any) -> None:
-    """Hook in what docstrings name in single backticks."""
+    """Hook in what docstrings name in single backticks, and the report page's cue that a table goes on."""
     names.setup(app)
+    app.add_js_file(None, body=_FADING, type="module")  # a module runs when the page is there

@@ -1,6 +1,6 @@
-// Fades the sides at which more can be scrolled to.
+// Fades the sides at which more can be scrolled to: of the report's wide parts, and of the site's.
 
-for (const box of findAll(".wide, nav")) {
+for (const box of findAll(".wide, nav, .table-wrapper, .output")) {
   const look = () => {
     box.classList.toggle("more-left", box.scrollLeft > 1);
     box.classList.toggle("more-right", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
