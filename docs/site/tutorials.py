@@ -72,7 +72,7 @@ def executed(script: Path) -> Any:
     try:
         client = nbclient.NotebookClient(run, timeout=_PATIENCE, resources=resources, extra_arguments=_QUIET)
         client.execute(env=activated)
-    except nbclient.exceptions.CellExecutionError as error:
+    except (nbclient.exceptions.CellExecutionError, nbclient.exceptions.CellTimeoutError) as error:
         raise SystemExit(f"{script.relative_to(ROOT)} fails:\n{_ANSI.sub('', str(error))}") from None
     for cell in run.cells:
         cell.metadata.pop("execution", None)  # times, which differ
