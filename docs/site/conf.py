@@ -5,7 +5,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
 
 import lowland
 import names
@@ -37,7 +38,7 @@ html_theme = "furo"
 html_title = f"Lowland {release}"
 html_static_path = ["static"]
 html_css_files = ["lowland.css"]
-html_search_scorer = "scorer.js"
+html_search_scorer = str(HERE / "scorer.js")
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
