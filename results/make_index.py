@@ -53,8 +53,8 @@ changed, and most of the runs ended far from the regimes of the claims; so they 
 Since the end of November claims of `convergence` take a run twice as long as ERM needs: a run of 25 epochs, in which
 both failed, gave way to one of 100. Claims of `long2024` about alignment and flatness take a run that gets to SAM's
 edge, and that of `springer2024` about the easy feature fails above its margin alone: no verdict above changed by these
-two. Where neither SAM nor SGD makes an error on the easy feature that claim holds vacuously, and says so; by the rule for
-differences alone, seeds that all give the same would leave it undecided.
+two. Where neither SAM nor SGD makes an error on the easy feature that claim holds vacuously, and says so; by the rule
+for differences alone, seeds that all give the same would leave it undecided.
 """
 SCALES = ("paper", "desk", "laptop")
 _CHECKS = ("seed", "check_every", "check_epochs", "line_points", "line_examples", "sharpness_examples")

@@ -5,8 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import lowland
 import names
@@ -38,7 +37,7 @@ html_theme = "furo"
 html_title = f"Lowland {release}"
 html_static_path = ["static"]
 html_css_files = ["lowland.css"]
-html_search_scorer = str(HERE / "scorer.js")
+html_search_scorer = str(Path(__file__).with_name("scorer.js"))
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
