@@ -77,7 +77,7 @@ def loaded_by(statement):
     return set(printed(code).split())
 
 
-def until(there, process=None, seconds=60):
+def until(there, process=None, seconds=150):
     """Wait until ``there()``, as long as the process lives."""
     deadline = time.monotonic() + seconds
     while not there():
