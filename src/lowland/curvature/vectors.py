@@ -24,6 +24,9 @@ def euclidean_norm(vectors: Tensor) -> Tensor:
 
     Squares are added up in pieces. In one go, as torch adds them on a CPU, a sum in float32 leaves out what is small
     beside the part before: a norm is 4e-4 too small for ten million entries, and 1 % for a hundred million.
+
+    The optimizers' norms are of longer parts (`lowland.torch_tools.in_parts`): up to a million entries they have the
+    bits of torch's own, and are off by up to 1e-5, which is too much for a certificate.
     """
     whole = vectors.shape[-1] // _PIECE * _PIECE
     pieces = vectors[..., :whole].reshape(*vectors.shape[:-1], whole // _PIECE, _PIECE)
