@@ -1,5 +1,6 @@
 """Verdicts on differences paired by seed, against scipy's paired t-test, and on the whole grid of m."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -80,6 +81,14 @@ def test_small_groups_against_large_ones():
     assert verdict.passed is True
     assert verdict.measured == pytest.approx(0.31 - 1.21 / 3)
     assert SMALL(grid([0.4, 0.4], [0.4, 0.4001], [0.3, 0.3])).passed is False
+
+
+def test_a_seed_that_lacks_an_m_is_left_out():
+    runs = grid([0.4, 0.42, 0.41, 0.40], [0.30, 0.31, 0.32, 0.1], [0.39, 0.40, 0.42, 0.41])
+    runs["m=4,rho=0.1,seed=3"] = replace(runs["m=4,rho=0.1,seed=3"], diverged_at=0)
+    verdict = SMALL(runs)
+    assert verdict.measured == pytest.approx(0.31 - 1.21 / 3)
+    assert verdict.reason.startswith("over 3 seeds")
 
 
 def test_without_several_m_nothing_is_said():

@@ -1,5 +1,6 @@
 """How long a run will take, from its first steps, by a clock that the test moves."""
 
+import math
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from lowland.patience import Lines
-from lowland.training import drive, forecast, together
+from lowland.training import Selection, drive, forecast, together
 from lowland.training import progress as run_progress
 from lowland.training.forecast import Forecast, costs, duration
 from lowland.training.progress import bar
@@ -165,6 +166,27 @@ def test_a_sweep_says_it_from_its_first_steps(swept):
     hear("rho=0", 400, 710.0)  # as foretold
     hear("rho=0.1", 500, 2000.0)
     assert len(said) == 1
+
+
+def test_the_lowest_so_far_is_a_number():
+    display = SimpleNamespace(
+        add_task=lambda *_, **__: 0, update=lambda *_, **__: None, console=SimpleNamespace(width=80)
+    )
+    points = {"wild": SETTINGS, "rho=0": SETTINGS, "rho=0.1": SETTINGS}
+    made = sweep_progress.SweepBar(display, points, {}, Selection("loss", "training"), Lines(str))
+
+    def hear(label, **record):
+        job = SimpleNamespace(path=label, arms={label: SETTINGS}, until=None, stopped=())
+        made(job, News(1, {label: {"step": 1, **record}}))
+
+    hear("wild", loss=math.nan)
+    hear("rho=0", loss=0.5)
+    hear("rho=0.1", loss=0.25)
+    assert made.line().endswith("lowest loss so far 0.25 (rho=0.1)")
+    hear("rho=0.1", other=1.0)  # a check that doesn't measure it
+    assert made.line().endswith("lowest loss so far 0.25 (rho=0.1)")
+    hear("rho=0.1", loss=math.inf)
+    assert made.line().endswith("lowest loss so far 0.5 (rho=0)")
 
 
 def test_a_sweep_that_takes_longer_says_so_once(swept):

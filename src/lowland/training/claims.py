@@ -1,5 +1,6 @@
 """A claim of a paper, the paper's own value, and the verdict on a run of ours."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -99,7 +100,7 @@ class Claim:
                 raise TypeError(f"the claim {self.id}: {name} is a function of the outcomes by arm, not {function!r}")
 
     def decide(self, outcomes: Mapping[str, Outcome]) -> Verdict:
-        """``judge`` of these outcomes, but null with the reason where they don't get to the regime.
+        """``judge`` of these outcomes, but null with the reason where they don't get to the regime, or it measured NaN.
 
         Raises:
             SettingError: if ``judge`` gives no `Verdict`.
@@ -108,7 +109,27 @@ class Claim:
         verdict = self.judge(outcomes)
         if not isinstance(verdict, Verdict):
             raise SettingError(f"the judge of the claim {self.id} gives a {type(verdict).__name__} and not a Verdict")
+        verdict = _as_told(verdict, self)
         return replace(verdict, passed=None, reason=short) if short else verdict
+
+
+def _as_told(verdict: Verdict, claim: Claim) -> Verdict:
+    """``verdict`` in Python's own types, of finite numbers: NaN decides nothing, and infinity stands in the reason.
+
+    Raises:
+        SettingError: for a value that is no number, or a verdict that is neither true nor false.
+    """
+    try:
+        measured = None if verdict.measured is None else float(verdict.measured)  # a tensor, or a number of numpy's
+        ends = None if verdict.interval is None else (float(verdict.interval[0]), float(verdict.interval[1]))
+        passed = None if verdict.passed is None else bool(verdict.passed)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SettingError(f"the judge of the claim {claim.id} gives a Verdict that can't be read: {error}") from None
+    interval = ends if ends is not None and all(map(math.isfinite, ends)) else None
+    if measured is None or math.isfinite(measured):
+        return Verdict(measured, passed, verdict.reason, interval)
+    said = f"{measured} was measured" + (f"; {verdict.reason}" if verdict.reason else "")
+    return Verdict(None, None if math.isnan(measured) else passed, said)
 
 
 def asked_in_vain(claim: Claim, name: str, columns: Iterable[str], arms: Iterable[str]) -> SettingError:

@@ -89,6 +89,11 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     return _without_rounding(Estimate(mean(floats), error, len(floats)), floats, floats)
 
 
+def to_compare(mean: float) -> float:
+    """A ``mean`` without its last digits, which are rounding: equal ones are then equal, and ties are seen."""
+    return float(f"{mean:.12g}")
+
+
 def _without_rounding(found: Estimate, values: Sequence[float], made_of: Sequence[float]) -> Estimate:
     """``found`` of ``values``, with an error of 0 where these differ by no more than the rounding of what made them."""
     same = found.n > 1 and max(values) - min(values) <= _ROUNDING * max(map(abs, made_of))

@@ -224,6 +224,7 @@ def test_a_claim_without_a_threshold_is_only_reported():
     assert got["over_grid"] == "0.1 to 1.2 at 4 points"
     nowhere = judge(lambda arms: Verdict(None, None, "too short"), runs(), threshold=None)
     assert (nowhere["measured"], nowhere["reason"]) == (None, "too short")
+    assert judge(lambda arms: Verdict(None, None), runs())["reason"] == "of all 2 seeds: its judge gives no reason"
 
 
 def test_smoke_judges_nothing():

@@ -282,6 +282,13 @@ def test_losers_are_settings_and_not_runs():
     assert losers(early, NETWORKS.selection, 4, 2) == {"c0", "c1"}
 
 
+def test_of_settings_with_the_same_mean_the_earlier_goes_on():
+    values = {0.1: (0.1, 0.2, 0.3), 0.2: (0.2, 0.2, 0.2)}  # the means differ by their rounding
+    for rates in ((0.1, 0.2), (0.2, 0.1)):
+        arms = {f"{lr},{seed}": arm(lr, seed, loss) for lr in rates for seed, loss in enumerate(values[lr])}
+        assert losers(arms, NETWORKS.selection, 4, 2) == {f"{rates[1]},{seed}" for seed in range(3)}
+
+
 @pytest.mark.parametrize("vectorized", [True, False])
 def test_halving_gives_the_hopeless_up(tmp_path, vectorized):
     arms = run(tmp_path / "halved", HALVED, vectorized, halving=2)

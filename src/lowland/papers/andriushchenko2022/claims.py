@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from statistics import fmean
 
 from lowland.papers.andriushchenko2022.methods import at_best_rho, errors_at_best, method
 from lowland.papers.claims import (
@@ -163,7 +164,7 @@ def _gains_little(kind: str) -> Judge:
 
 @judged
 def _small_beats_large(outcomes: Mapping[str, Outcome]) -> Verdict:
-    found: dict[str, dict[int, list[float]]] = {"small": {}, "large": {}}
+    found: dict[str, dict[int, dict[int, float]]] = {"small": {}, "large": {}}
     sams = [outcome for outcome in outcomes.values() if method(outcome) == "sam"]
     varied = {name for outcome in sams for name, value in vars(outcome.settings).items()
               if value != getattr(sams[0].settings, name)}  # fmt: skip
@@ -173,8 +174,14 @@ def _small_beats_large(outcomes: Mapping[str, Outcome]) -> Verdict:
         m = getattr(outcome.settings, "m", 0)
         kind = "small" if m <= SMALL else "large" if m >= LARGE else None
         if kind is not None and outcome.status == "done" and outcome.records:
-            found[kind].setdefault(outcome.settings.seed, []).append(TEST_ERROR(outcome))
+            found[kind].setdefault(outcome.settings.seed, {})[m] = TEST_ERROR(outcome)
     if not all(found.values()):
         raise Unfit(f"it takes runs with m ≤ {SMALL} and with m ≥ {LARGE}: lowland sweep … --grid m")
-    means = {kind: {seed: sum(e) / len(e) for seed, e in errors.items()} for kind, errors in found.items()}
+    means = {kind: _means_over_all(errors) for kind, errors in found.items()}
     return below_zero(between(means["small"], means["large"], _NEITHER))
+
+
+def _means_over_all(by_seed: Mapping[int, Mapping[int, float]]) -> dict[int, float]:
+    """Seed → mean over m, of the seeds that have a value at every m that any has: others would be means of other m."""
+    every = {m for errors in by_seed.values() for m in errors}
+    return {seed: fmean(errors.values()) for seed, errors in by_seed.items() if set(errors) == every}

@@ -6,7 +6,7 @@ from typing import Any
 
 from lowland.papers.claims import Unfit, last
 from lowland.training import Outcome, repeats
-from lowland.training.statistics import estimate
+from lowland.training.statistics import estimate, to_compare
 
 ARMS: Mapping[str, Mapping[str, Any]] = {"erm": {"rho": 0.0}, "sam": {"ascent": "batch"}}
 FIGURE_1_ARMS: Mapping[str, Mapping[str, Any]] = {
@@ -48,7 +48,12 @@ def errors_at_best(outcomes: Mapping[str, Outcome], kind: str) -> tuple[float, d
     if not eligible:
         raise Unfit(f"no run of {METHODS[kind]} was trained to its end: lowland sweep … --grid figure-1")
     error, loss, test = last("validation_error"), last("validation_loss"), last("test_error")
-    rho = min(eligible, key=lambda rho: (fmean(map(error, eligible[rho])), fmean(map(loss, eligible[rho]))))
+
+    def score(rho: float) -> tuple[float, float]:
+        validation, beside = (fmean(map(measure, eligible[rho])) for measure in (error, loss))
+        return to_compare(validation), to_compare(beside)
+
+    rho = min(eligible, key=score)
     return rho, {outcome.settings.seed: test(outcome) for outcome in eligible[rho]}
 
 

@@ -136,7 +136,7 @@ def _commonest(points: Sequence[Point]) -> str:
     """Why most of the points say nothing: reasons that differ in their numbers alone are one."""
     reasons = [point.verdict.reason for point in points if point.verdict.reason]
     if not reasons:
-        return "the grid has no runs"
+        return "its judge gives no reason" if points else "the grid has no runs"
     head, count = Counter(reason.partition(": ")[0] for reason in reasons).most_common(1)[0]
     alike = [reason for reason in reasons if reason.partition(": ")[0] == head]
     reason = alike[0] if len(set(alike)) == 1 else head

@@ -6,6 +6,7 @@ from statistics import fmean
 from lowland.training.outcome import Outcome
 from lowland.training.selection import Selection
 from lowland.training.settings import Settings
+from lowland.training.statistics import to_compare
 
 
 def rungs(settings: Settings, factor: int) -> list[int]:
@@ -41,4 +42,4 @@ def _score(runs: Mapping[str, Outcome], selection: Selection, step: int) -> floa
         if value is None or (outcome.diverged_at is not None and outcome.diverged_at <= step):
             return float("inf")
         values.append(value)
-    return fmean(values)
+    return to_compare(fmean(values))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,8 +82,13 @@ class _Best:
     def note(self, records: Mapping[str, Record]) -> None:
         """Take in the latest ``records`` of some runs, by label."""
         if self._selection is not None:
-            found = {label: record.get(self._selection.metric) for label, record in records.items()}
-            self._metrics |= {label: value for label, value in found.items() if value is not None}
+            metric = self._selection.metric
+            found = {label: record[metric] for label, record in records.items() if metric in record}
+            for label, value in found.items():
+                if value is not None and isfinite(value):
+                    self._metrics[label] = value
+                else:
+                    self._metrics.pop(label, None)
 
     def text(self) -> str:
         """What it is, and whose; empty if there is none."""

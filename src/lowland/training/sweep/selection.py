@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from lowland.training.selection import Selection
-from lowland.training.statistics import paired_difference
+from lowland.training.statistics import paired_difference, to_compare
 from lowland.training.sweep.cells import Cell
 from lowland.values import Json
 from lowland.wording import places
@@ -82,9 +82,9 @@ def summarize_selection(cells: Sequence[Cell], selection: Selection | None) -> d
 
 
 def _mean(cell: Cell, metric: str | None) -> float:
-    """For sorting, without the last digits, which are rounding; what is not there comes last."""
+    """For sorting; what is not there comes last."""
     estimate = cell.estimate(metric) if metric else None
-    return float(f"{estimate.mean:.12g}") if estimate else math.inf
+    return to_compare(estimate.mean) if estimate else math.inf
 
 
 def _estimated(cell: Cell, metric: str) -> dict[str, Json]:
