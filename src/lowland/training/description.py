@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lowland.training.drawing import Figure
 from lowland.training.experiment import Experiment
-from lowland.training.files import Each, Maybe, Shape, read_json, write_json
+from lowland.training.files import NUMBER, Each, Maybe, Shape, read_json, write_json
 from lowland.training.run_directory import RunDirectory
 from lowland.training.settings import Settings, describe
 from lowland.values import Json, JsonObject
@@ -17,6 +17,7 @@ _SHAPE: Shape = {
     "settings": Each({"text": str, "value": object, "origin": str, "note": str}),
     "arms": Each(Each(object)),
     "steps": Each(int),
+    "gradients_a_step": Maybe(Each(NUMBER)),
     "columns": Each(str),
     "figures": [{"name": str, "title": str, "ylabel": str, "curves": [_CURVE], "log": bool}],
     "claims": [{"id": str, "text": str, "source": str, "threshold": Maybe(str), "reference": Maybe(dict)}],
@@ -47,6 +48,7 @@ def description(
         },
         "arms": {name: dict(fixed) for name, fixed in experiment.arms.items()},
         "steps": {name: settings.steps for name, settings in arms.items()},
+        "gradients_a_step": {name: settings.gradients_a_step for name, settings in arms.items()},
         "columns": {curve.column: curve.label for curve in experiment.outcomes},
         "figures": [_figure(figure) for figure in experiment.figures if isinstance(figure, Figure)],
         "claims": [

@@ -69,6 +69,14 @@ class Settings:
     seed: int = setting("seed of initialization and batches", low=0, high=2**31 - 1)
     defaults: ClassVar[Mapping[str, Value]] = {}
 
+    @property
+    def gradients_a_step(self) -> float:
+        """How many gradients of a batch a step takes, mean over a run: SAM's two, at w and at w + ε, or one with ρ = 0.
+
+        Settings whose optimizer takes others say so.
+        """
+        return 2.0 if self.rho > 0 else 1.0
+
 
 def check(cls: type[Settings], name: str, value: Read) -> SettingValue:
     """``value`` as setting ``name`` of ``cls``: text is read as the field's type, then type and range are checked.

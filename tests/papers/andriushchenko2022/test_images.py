@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -151,6 +152,24 @@ def test_a_random_perturbation_has_length_rho(small):
 
     task.optimizer.step(closure)
     assert [e.norm().item() for e in away] == [pytest.approx(3, rel=1e-4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("cifar10", {}), ("late", {"epochs": "4", "last-tenth.sam_from": "0.7"})]
+)
+def test_the_cost_of_a_run_is_that_of_the_images_it_takes_gradients_of(small, name, changes):
+    for settings in find(f"andriushchenko2022/{name}").configure("smoke", changes).values():
+        task, seen = task_of(settings, name), []
+        task.model.register_forward_hook(lambda model, given, output, seen=seen: seen.append(len(output)))
+
+        def closure(x, y, task=task):
+            loss = task.loss_fn(task.model(x), y)
+            loss.backward()
+            return loss
+
+        for step in range(settings.steps):
+            task.optimizer.step(partial(closure, *task.batch(step)))
+        assert sum(seen) / settings.batch_size == pytest.approx(settings.steps * settings.gradients_a_step)
 
 
 def test_groups_take_batch_norms_statistics_each_for_itself(small):

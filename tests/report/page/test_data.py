@@ -275,6 +275,22 @@ def test_what_a_run_took_is_gradients_so_far_and_seconds_where_they_are_known(tm
     assert (begun["gradients"], begun["seconds"]) == (10, None)
 
 
+class Late(type(made.SETTINGS)):
+    """SAM in a quarter of the steps."""
+
+    gradients_a_step = 1.25
+
+
+def test_a_run_took_the_gradients_that_its_settings_say(tmp_path):
+    arms = made.arms()
+    arms["sam"] = replace(arms["sam"], settings=Late(**vars(arms["sam"].settings)))
+    sam, plain = data_of(made.run(tmp_path / "run", arms))["groups"]
+    assert (sam["gradients"], plain["gradients"]) == (50, 40)
+    half = {"sam": replace(made.outcome(steps=(0, 20)), settings=arms["sam"].settings)}
+    (begun,) = data_of(made.run(tmp_path / "open", half, finished=False))["groups"]
+    assert begun["gradients"] == 25
+
+
 def test_a_sweep_names_the_arms_that_its_grid_has_no_point_for(tmp_path):
     experiment = replace(made.EXPERIMENT, arms={**made.EXPERIMENT.arms, "large": {"size": 9}, "none": {"rho": 0.0}})
     path = made.sweep(tmp_path / "sweep", made.grid(), VARIED, experiment=experiment)

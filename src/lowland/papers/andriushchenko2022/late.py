@@ -34,11 +34,20 @@ class Settings(ImageSettings):
                 "set sam_until above sam_from, or rho=0"
             )
 
+    @property
+    def ascends(self) -> range:
+        """The steps in which ρ isn't 0: both ends are rounded to steps."""
+        return range(round(self.sam_from * self.steps), round(self.sam_until * self.steps))
+
+    @property
+    def gradients_a_step(self) -> float:
+        """As of the other networks in the steps that ascend, one in the rest."""
+        return 1 + (super().gradients_a_step - 1) * len(self.ascends) / self.steps
+
 
 def radius(settings: Settings) -> Callable[[int], float]:
-    """Step → ρ: that of the settings in the part where SAM is on, else 0. Both ends are rounded to steps."""
-    first, end = (round(share * settings.steps) for share in (settings.sam_from, settings.sam_until))
-    return lambda step: settings.rho if first <= step < end else 0.0
+    """Step → ρ: that of the settings in the part where SAM is on, else 0."""
+    return lambda step: settings.rho if step in settings.ascends else 0.0
 
 
 def prepare(settings: Settings, device: torch.device) -> Task:

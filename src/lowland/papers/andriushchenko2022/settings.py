@@ -91,6 +91,13 @@ class ImageSettings(training.Settings):
         return self.per_example and self.statistics == "both" and self.norm == "batch"
 
     @property
+    def gradients_a_step(self) -> float:
+        """A random ascent takes no gradient, one along many training images as many batches as they are."""
+        if self.rho > 0 and self.ascent == "random":
+            return 1.0
+        return 1 + self.ascent_examples / self.batch_size if self.climbs_over_training else super().gradients_a_step
+
+    @property
     def climbs_over_training(self) -> bool:
         """Whether one perturbation is made for many training images (n-SAM)."""
         return self.rho > 0 and self.ascent == "training"

@@ -48,12 +48,12 @@ def _runs(
     path: Path, config: Mapping[str, Read], description: Mapping[str, Read] | None, summary: Mapping[str, Read] | None
 ) -> list[ShownRun]:
     records = read_records(path, torn=summary is None)
-    steps: Mapping[str, int] = description["steps"] if description else {}
     if summary is not None:
         ends = summary["metrics"]
-        return [summed_up(arm, one, records.get(arm, []), ends[arm]) for arm, one in config["arms"].items()]
+        return [
+            summed_up(arm, one, records.get(arm, []), ends[arm], description) for arm, one in config["arms"].items()
+        ]
     progress = read_progress(path)
     return [
-        begun(arm, one, records.get(arm, []), progress.get(arm, {}), steps.get(arm))
-        for arm, one in config["arms"].items()
+        begun(arm, one, records.get(arm, []), progress.get(arm, {}), description) for arm, one in config["arms"].items()
     ]

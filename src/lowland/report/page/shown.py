@@ -30,6 +30,7 @@ class ShownRun:
         ended_at: the step at which it diverged or was stopped; None for others.
         error: why it failed; empty for others.
         seconds: that its training took, of a vectorized run its share; None where nothing says so.
+        gradients_a_step: of a batch, mean over a run; None where nothing says so, as in earlier directories.
     """
 
     label: str
@@ -41,6 +42,7 @@ class ShownRun:
     ended_at: int | None = None
     error: str = ""
     seconds: float | None = None
+    gradients_a_step: float | None = None
 
     @property
     def seed(self) -> int:
@@ -49,10 +51,10 @@ class ShownRun:
         return seed if isinstance(seed, int) else 0
 
     @property
-    def gradients(self) -> int:
-        """How many it has taken, each of a batch."""
+    def gradients(self) -> float:
+        """How many it has taken, each of a batch; by the steps that it has made of a run's."""
         made = self.step if self.ended_at is None else self.ended_at
-        return made * passes(number(self.settings.get("rho")))
+        return made * (self.gradients_a_step or passes(number(self.settings.get("rho"))))
 
     @property
     def told(self) -> str:

@@ -8,8 +8,22 @@ from lowland.training import Record
 from lowland.values import Read
 
 
-def summed_up(label: str, settings: Mapping[str, Read], records: Sequence[Record], end: Mapping[str, Read]) -> ShownRun:
-    """A run of a finished directory; ``end`` is its entry among the metrics of the summary."""
+def summed_up(
+    label: str,
+    settings: Mapping[str, Read],
+    records: Sequence[Record],
+    end: Mapping[str, Read],
+    description: Mapping[str, Read] | None,
+) -> ShownRun:
+    """A run of a finished directory.
+
+    Args:
+        label: its name.
+        settings: its own.
+        records: all of them.
+        end: its entry among the metrics of the summary.
+        description: of the directory.
+    """
     step = records[-1]["step"] if records else 0
     ended_at = end["diverged_at"] if end["status"] == "diverged" else end.get("stopped_at")
     error = end.get("error") if end["status"] == "failed" else ""  # else it may be a column of that name
@@ -23,6 +37,7 @@ def summed_up(label: str, settings: Mapping[str, Read], records: Sequence[Record
         ended_at,
         str(error or ""),
         number(end.get("train_seconds")),
+        _told(description, "gradients_a_step", label),
     )
 
 
@@ -31,7 +46,7 @@ def begun(
     settings: Mapping[str, Read],
     records: Sequence[Record],
     progress: Mapping[str, Read],
-    steps: int | None,
+    description: Mapping[str, Read] | None,
 ) -> ShownRun:
     """A run of a directory that is under way.
 
@@ -40,9 +55,9 @@ def begun(
         settings: its own.
         records: so far.
         progress: its entry in ``progress.json`` or ``ended.json``; empty where there is none.
-        steps: how many it is to make, where that is known.
+        description: of the directory.
     """
-    steps = steps if steps is not None else _stated(settings)
+    steps = _told(description, "steps", label) or _stated(settings)
     recorded = records[-1]["step"] if records else 0
     step = max(recorded, progress.get("step") or 0)
     diverged_at = progress.get("diverged_at")
@@ -52,7 +67,13 @@ def begun(
         status = "done"
     else:
         status = "under way" if records or progress else "waiting"
-    return ShownRun(label, settings, records, status, step, steps, diverged_at)
+    gradients = _told(description, "gradients_a_step", label)
+    return ShownRun(label, settings, records, status, step, steps, diverged_at, gradients_a_step=gradients)
+
+
+def _told(description: Mapping[str, Read] | None, what: str, label: str) -> Read:
+    """What the description says of a run; None where it says nothing."""
+    return ((description or {}).get(what) or {}).get(label)
 
 
 def _stated(settings: Mapping[str, Read]) -> int | None:

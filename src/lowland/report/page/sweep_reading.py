@@ -58,7 +58,7 @@ def read_sweep(directory: RunDirectory, description: Mapping[str, Read] | None) 
     for label, point in grid["points"].items():
         settings = {**directory.config["settings"], **point}
         part = found.get(_key(settings), _Part(settings))
-        runs.append(begun(label, settings, part.records, part.progress, description["steps"].get(label)))
+        runs.append(begun(label, settings, part.records, part.progress, description))
     return ShownDirectory(directory.path, directory.config, description, None, tuple(grid["varied"]), runs)
 
 
@@ -69,7 +69,7 @@ def _finished(
     if lacking := [label for label in grid["points"] if label not in ends]:
         raise damaged(directory.path / "summary.json", f"metrics lacks {lacking[0]}", _AGAIN)
     runs = [
-        summed_up(label, {**directory.config["settings"], **point}, records.get(label, []), ends[label])
+        summed_up(label, {**directory.config["settings"], **point}, records.get(label, []), ends[label], description)
         for label, point in grid["points"].items()
     ]
     return ShownDirectory(directory.path, directory.config, description, summary, tuple(grid["varied"]), runs)

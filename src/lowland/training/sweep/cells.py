@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from lowland.training.forecast import passes
 from lowland.training.outcome import Outcome
 from lowland.training.settings import SettingValue
 from lowland.training.statistics import Estimate, estimate
@@ -57,8 +56,8 @@ class Cell:
 
     @property
     def gradients(self) -> float:
-        """How many gradients a whole run takes, on as many batches: two a step with ρ > 0, mean over the runs."""
-        return fmean(outcome.settings.steps * passes(outcome.settings.rho) for outcome in self.runs.values())
+        """How many gradients a whole run takes, on as many batches, mean over the runs."""
+        return fmean(outcome.settings.steps * outcome.settings.gradients_a_step for outcome in self.runs.values())
 
     def metrics(self) -> list[str]:
         """Columns of numbers in the last records, in the order in which they appear."""
