@@ -103,7 +103,7 @@ EXPERIMENT = image_experiment(
     ),
     cost={
         "paper": "two hours, one H100 (estimated)",
-        "desk": "65 minutes, 2 cores (from its first steps, on one)",
+        "desk": "an hour, 1 core (measured)",
         "laptop": "two minutes, 2 cores",
     },
     grid={},
