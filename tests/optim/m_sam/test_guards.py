@@ -61,7 +61,7 @@ class Packed(nn.Module):
 
 BY_THE_LOOP = {
     "a function of autograd's": (lambda: Layer(Square.apply, 4), "Square, a function of autograd's own, .* takes rows"),
-    "recurrent": (Packed, "_pack_padded_sequence .* reads a value"),
+    "recurrent": (Packed, "reads a value that depends on the parameters"),
     "in another order": (lambda: Layer(lambda x, w: (x.flip(0) * w).flip(0), 4), "flip .*, which mixes the examples"),
     "data": (lambda: Layer(lambda x, w: x * w.data * w, 4), "data of 1.w"),
     "in place": (lambda: Layer(in_place, 4), "writes in place"),

@@ -18,7 +18,7 @@ from lowland.optim.m_sam.engine import Engine
 from lowland.optim.m_sam.gradients import Built, Factors
 from lowland.optim.m_sam.groups import Groups
 from lowland.optim.m_sam.layers import attention, convolution, embedding, linear, normalization, products, recurrent
-from lowland.optim.m_sam.registry import RULES, row_wise, rule
+from lowland.optim.m_sam.registry import RULES, routing, row_wise, rule
 from lowland.optim.m_sam.report import Last, Row
 from lowland.optim.m_sam.rule import Rule, Use
 from lowland.optim.m_sam.sliced import Sliced
@@ -41,6 +41,7 @@ __all__ = [
     "normalization",
     "products",
     "recurrent",
+    "routing",
     "row_wise",
     "rule",
 ]

@@ -28,7 +28,7 @@ einsum linear layer_norm rms_norm group_norm embedding conv1d conv2d cat concat 
 rsqrt square abs tanh sigmoid softplus softmax relu norm sum mean clamp prelu scaled_dot_product_attention
 """
 #: In these, entry stands beside entry: arguments with a row for each example go with the rows of their group.
-_ENTRYWISE = frozenset(_ENTRYWISE_NAMES.split())
+ENTRYWISE = frozenset(_ENTRYWISE_NAMES.split())
 #: These repeat what they are given, for every example if the first size is theirs.
 _REPEATING = frozenset({"expand", "repeat", "expand_as", "tile", "broadcast_to"})
 #: Operations that write, by what they write.
@@ -36,7 +36,7 @@ _NOT_IN_PLACE: dict[str, Function] = {
     "add_": torch.add, "sub_": torch.sub, "mul_": torch.mul, "div_": torch.div, "addcmul_": torch.addcmul,
     "__iadd__": torch.add, "__isub__": torch.sub, "__imul__": torch.mul, "__itruediv__": torch.div,
 }  # fmt: skip
-_ORDINARY = _ENTRYWISE | _REPEATING | frozenset(_ORDINARY_NAMES.split())
+_ORDINARY = ENTRYWISE | _REPEATING | frozenset(_ORDINARY_NAMES.split())
 
 
 #: Bytes that functions of parameters alone may take without a word.
@@ -74,7 +74,7 @@ def by_vmap(now: Pass, func: Function, args: Args, kwargs: Kwargs) -> Tree:
     Raises:
         NotCovered: where that can't be told, or can't be done.
     """
-    name = _name(func)
+    name = name_of(func)
     closure, follow = now.closure, now.closure.dependence
     leaves, spec = pytree.tree_flatten((args, kwargs))
     owners = [now.side.names[leaf] for leaf in leaves if type(leaf) is Watched]
@@ -90,7 +90,7 @@ def by_vmap(now: Pass, func: Function, args: Args, kwargs: Kwargs) -> Tree:
     if in_place is not None:
         leaves, spec = pytree.tree_flatten(in_place[1])
     dims = [closure.rows_along(t, what) if _is_data(t) else None for t in leaves]
-    if name in _ENTRYWISE and any(dims):
+    if name in ENTRYWISE and any(dims):
         _, at = max((leaf.ndim, i) for i, (leaf, dim) in enumerate(zip(leaves, dims, strict=True)) if dim)
         given, options = _spread(now, (args, kwargs), leaves[at], what)
         return func(*given, **options)
@@ -117,10 +117,10 @@ def by_vmap(now: Pass, func: Function, args: Args, kwargs: Kwargs) -> Tree:
 def _in_place(now: Pass, func: Function, args: Args, kwargs: Kwargs, what: str) -> Tree:
     """Entrywise operations that write: onto rows of examples, or onto what parameters alone give."""
     target, *others = args
-    plain = _NOT_IN_PLACE.get(_name(func))
+    plain = _NOT_IN_PLACE.get(name_of(func))
     if plain is not None and type(target) is Derived:
         return written(target, by_vmap(now, plain, args, kwargs), what)
-    if _name(func) == "__setitem__" and type(target) is Tensor and _is_basic(others[0]):
+    if name_of(func) == "__setitem__" and type(target) is Tensor and _is_basic(others[0]):
         target[others[0]].copy_(*_spread(now, others[1:], target[others[0]], what))
         return None
     if plain is None or type(target) is not Tensor:
@@ -172,7 +172,7 @@ def _by_group(now: Pass, call: _Call, rows: Rows) -> Tree:
                 given.append(groups.split(leaf)[index])
             elif stack is None:
                 given.append(leaf)
-            elif call.name in _ENTRYWISE and 0 < ndim == leaf.ndim and len(leaf) == groups.whole > 1:
+            elif call.name in ENTRYWISE and 0 < ndim == leaf.ndim and len(leaf) == groups.whole > 1:
                 own = groups.start + torch.arange(chosen.start * groups.m, groups.size, device=stack.device)
                 of = torch.arange(chosen.start, chosen.stop, device=stack.device)
                 given.append(stack[of[:, None], own[: len(of) * n].view(-1, n)])
@@ -280,7 +280,8 @@ def _joined(results: list[Tree], join: Callable[[list[Tensor]], Tensor]) -> Tree
     return pytree.tree_map(lambda *parts: join(list(parts)), *results)
 
 
-def _name(func: Function) -> str:
+def name_of(func: Function) -> str:
+    """What a function is called in messages."""
     name = getattr(func, "__name__", repr(func))
     return getattr(getattr(func, "__self__", None), "__name__", name) if name == "__get__" else name
 

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from lowland.optim.m_sam.dependence import Dependence
 from lowland.optim.m_sam.functions import check_functions
 from lowland.optim.m_sam.lines import line
-from lowland.optim.m_sam.places import Along, Mixed, Place
+from lowland.optim.m_sam.places import Along, Mixed, Owners, Place
 from lowland.optim.m_sam.reads import Reads
 from lowland.optim.m_sam.refusals import NoGradient, NotCovered, Refused, Unordered, raising
 from lowland.optim.m_sam.rows import rows_of
@@ -21,8 +21,8 @@ from lowland.values import Tree
 T = TypeVar("T")
 #: A question: of what kind it is, on what in words, and the forms of the tensors that it is about.
 Question = tuple[str, str, tuple[object, ...]]
-#: Yes or no, or a dimension, if there is one.
-Decision = bool | int | None
+#: Yes or no, or a dimension, if there is one, or rows that are owned as data says.
+Decision = bool | int | Along | None
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ class Closure:
     @contextmanager
     def following(self, constants: list[Tensor]) -> Iterator[None]:
         """Inside, operations are followed; ``constants`` have no rows. Raises NotCovered if they can't be."""
+        self.decided, self.decisions = [], {}
         with self.dependence:
             self.dependence.labels.set_constant(constants)
             self.dependence.labels.hide(p for p in self.names if type(p) is Watched)
@@ -127,7 +128,7 @@ class Closure:
         """Inside, autograd calls a part of the closure again; raises NotCovered if it can't be followed."""
         before, self.recomputing = self.recomputing, True
         try:
-            with followed_here(), Reads(self.dependence.refuse), self._followed_again():
+            with followed_here(), Reads(self.dependence), self._followed_again():
                 yield
         finally:
             self.recomputing = before
@@ -184,9 +185,12 @@ class Closure:
         """Where the examples are in tensors among ``values``."""
         return [self.dependence.labels.at(t) for t in pytree.tree_leaves(values) if isinstance(t, Tensor)]
 
-    def own(self, out: Tensor) -> Tensor:
-        """``out``, whose rows are those of the examples."""
-        return self.dependence.own(out, len(out) // self.examples) if self.dependence.active else out
+    def own(self, out: Tensor, place: Along | None = None) -> Tensor:
+        """``out``, whose rows are those of the examples, in order; or at ``place``."""
+        if not self.dependence.active:
+            return out
+        place = place or Along(0, len(out) // self.examples)
+        return self.dependence.own(out, place.inner, place.dim)
 
     def has_rows(self, x: Tensor, what: str) -> bool:
         """Whether ``x`` has rows of the examples: else each group sees it as it is.
@@ -217,7 +221,24 @@ class Closure:
             NotCovered: if its examples aren't along one dimension.
         """
         dim = self.remembered(("rows", what, _forms([x])), lambda: self._look_for_rows(x, what))
-        return None if dim is None else int(dim)
+        return None if dim is None or isinstance(dim, Along) else int(dim)
+
+    def owned(self, tensors: list[Tensor], what: str) -> Along | None:
+        """Where rows are among ``tensors`` that are owned as data says; None if there are none.
+
+        Raises:
+            NotCovered: if there are several such tensors.
+        """
+        found = self.remembered(("owned", what, _forms([*tensors])), lambda: self._look_for_owners(tensors, what))
+        return found if isinstance(found, Along) else None
+
+    def _look_for_owners(self, tensors: list[Tensor], what: str) -> Along | None:
+        labels = self.dependence.labels
+        places = [labels.at(t) for t in tensors] if labels.owned else []
+        found = [place for place in places if isinstance(place, Along) and isinstance(place.inner, Owners)]
+        if len(found) > 1:
+            raise NotCovered(f"{what} sees several tensors with rows in an order that data says")
+        return found[0] if found else None
 
     def _look_for_rows(self, x: Tensor, what: str) -> int | None:
         place = self.dependence.labels.at(x)
@@ -229,7 +250,7 @@ class Closure:
             return None
         if place is None:
             return self._repeated(x) if self.dependence.labels.is_constant(x) else self._guessed(x, what)
-        if isinstance(place, Along) and place.inner * self.examples == x.shape[place.dim]:
+        if isinstance(place, Along) and place == Along(place.dim, x.shape[place.dim] // self.examples):
             return place.dim
         if not self.parted:
             rows_of(x, self.examples, what)

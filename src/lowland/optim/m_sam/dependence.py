@@ -21,7 +21,7 @@ from lowland.optim.m_sam.following import follow, tensors_in
 from lowland.optim.m_sam.guesses import GUESSES
 from lowland.optim.m_sam.labels import Labels
 from lowland.optim.m_sam.lines import line
-from lowland.optim.m_sam.places import Along, Mixed
+from lowland.optim.m_sam.places import Along, Mixed, Owners
 from lowland.optim.m_sam.refusals import NotCovered, OwnGenerator
 from lowland.values import Args, Kwargs, Tree
 
@@ -89,13 +89,17 @@ class Dependence(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         return False  # compiled functions run as they were written, and each call here would take longer
 
-    def own(self, value: Tensor, inner: int) -> Tensor:
-        """Each ``inner`` rows of ``value`` belong to an example, in order. Returns ``value``, or a copy if need be."""
-        if not value.numel() or self.labels.assign(value, Along(0, inner)):
+    def own(self, value: Tensor, inner: int | Owners, dim: int = 0) -> Tensor:
+        """Each ``inner`` rows of ``value`` along ``dim`` belong to an example, in order; or each to whom it says.
+
+        Returns ``value``, or a copy if need be.
+        """
+        place = Along(dim, inner)
+        if self.labels.assign(value, place) or not (value.numel() or place.routed):
             return value
         with self.paused():
             value = value.clone(memory_format=torch.contiguous_format)
-        if not self.labels.assign(value, Along(0, inner)):
+        if not self.labels.assign(value, place):
             self.labels.put(value, Mixed(f"rows that can't be laid out by example ({line()})"))
         return value
 
@@ -103,6 +107,30 @@ class Dependence(TorchDispatchMode):
         """The end, if ``value`` depends on watched parameters; ``why`` has a place for the line."""
         if self.active and self._following and self.labels.at(value) is not None:
             self.labels.stop(why.format(line()))
+
+    def refuse_size(self, value: object) -> None:
+        """The end, if ``value`` has rows that parameters route, since how many there are is read."""
+        labels = self.labels
+        if self.active and self._following and not labels.vouched and labels.routed(value) is not None:
+            labels.stop(f"how many rows the parameters route is read ({line()})")
+
+    @contextmanager
+    def checking(self) -> Iterator[None]:
+        """Inside, values are read only for an error or nothing."""
+        self.labels.checking = True
+        try:
+            yield
+        finally:
+            self.labels.checking = False
+
+    @contextmanager
+    def vouched(self) -> Iterator[None]:
+        """Inside, what is read decides no more than which work is left out for want of rows."""
+        before, self.labels.vouched = self.labels.vouched, True
+        try:
+            yield
+        finally:
+            self.labels.vouched = before
 
     # Operations.
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from lowland.optim.m_sam.labels import Free, Labels
+from lowland.optim.m_sam.labels import Free, Labels, Owned
 from lowland.optim.m_sam.lines import line
 from lowland.optim.m_sam.operations import Call, Rule, entrywise, rule_for
 from lowland.optim.m_sam.places import Along, Mixed, Place, memory
+from lowland.optim.m_sam.routed import by_position, picked_by
 from lowland.values import Args, Kwargs, Tree
 
 _FORM_ONLY_NAMES = """
@@ -73,7 +74,12 @@ def follow(labels: Labels, func: OpOverload, args: Args, kwargs: Kwargs, out: Tr
         out: its results.
     """
     operation = _operation(func)
+    if labels.owned and (why := by_position(labels, func, operation.is_view, args, kwargs)) is not None:
+        labels.stop(f"{operation.name} ({line()}) {why} of rows that the parameters route")
+        return
     if operation.is_view:
+        return
+    if operation.name == "nonzero" and picked_by(labels, args[0], out):
         return
     tensors = list(tensors_in(args))
     if kwargs:
@@ -88,6 +94,13 @@ def follow(labels: Labels, func: OpOverload, args: Args, kwargs: Kwargs, out: Tr
             _free_written(labels, operation.name, tensors, written)
         else:
             _free_results(labels, operation.name, args, tensors, [t for t in results if labels.label(t) is None])
+        if (
+            dependent
+            and operation.name.endswith("_like")
+            and isinstance(place := dependent[0][1], Along)
+            and place.routed
+        ):
+            labels.assign(results[0], place)  # as many rows, which is not to be read
         return
     if (why := _unfollowable(labels, func, operation, args)) is not None:
         labels.stop(why)
@@ -109,17 +122,23 @@ def follow(labels: Labels, func: OpOverload, args: Args, kwargs: Kwargs, out: Tr
     if any(not t.untyped_storage().resizable() for t in written):  # nor can it be where it is shared
         labels.stop(f"{operation.name} ({line()}) writes to memory that NumPy or another process may share")
         return
+    routed = any(isinstance(place, Along) and place.routed for _, place in dependent)
     for t, place in targets:
-        if isinstance(place, Mixed):
-            labels.put(t, place)
-        elif place is not None and not labels.assign(t, place):
-            labels.put(t, Mixed(f"{operation.name} ({line()}), whose result lies otherwise in memory"))
+        if isinstance(place, Along) and labels.assign(t, place):
+            continue
+        if place is not None:
+            otherwise = f"{operation.name} ({line()}), whose result lies otherwise in memory"
+            labels.put(t, mixed := place if isinstance(place, Mixed) else Mixed(otherwise))
+            if routed:  # their number may not be read, and isn't looked for there
+                labels.stop(f"rows that the parameters route go into {mixed.why}")
 
 
 def _unfollowable(labels: Labels, func: OpOverload, operation: _Operation, args: Args) -> str | None:
     """Why an operation on what depends on parameters can't be followed, if it can't."""
     name = operation.name
-    if torch.Tag.data_dependent_output in func.tags or name in _READ:
+    if torch.Tag.data_dependent_output in func.tags and labels.checking:
+        return None
+    if torch.Tag.data_dependent_output in func.tags or (name in _READ and labels.at(args[1]) is not None):
         return f"{name} ({line()}) reads a value that depends on the parameters"
     masks = args[1] if name == "index" else ()
     if any(t is not None and t.dtype in (torch.bool, torch.uint8) and labels.at(t) is not None for t in masks):
@@ -136,12 +155,13 @@ def _alike(labels: Labels, value: Tensor, place: Place, fresh: list[tuple[int, T
     """For speed: whether one result lies in memory as the only argument that counts does, and is labelled so."""
     if isinstance(place, Mixed) or len(fresh) + len(written) != 1:
         return False
+    label = labels.label(value)
     if written:
-        return written[0] is value
+        return written[0] is value and not isinstance(label, Owned)
     ((_, out),) = fresh
     same = out.shape == value.shape and out.stride() == value.stride() and value.storage_offset() == 0
-    if same and out.element_size() == value.element_size() and type(label := labels.label(value)) is int:
-        labels.put(out, label)
+    if same and out.element_size() == value.element_size() and isinstance(label, int | Owned):
+        labels.put(out, Owned(label.unit, label.owners) if isinstance(label, Owned) else label)
         return True
     return False
 

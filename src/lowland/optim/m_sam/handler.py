@@ -7,14 +7,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
 from lowland.optim.m_sam.by_turns import by_turns
-from lowland.optim.m_sam.by_vmap import by_vmap
+from lowland.optim.m_sam.by_vmap import ENTRYWISE, by_vmap, name_of
 from lowland.optim.m_sam.checkpoints import checkpointed
+from lowland.optim.m_sam.filling import Filling, replaced, rows_in
 from lowland.optim.m_sam.passing import Pass
+from lowland.optim.m_sam.places import Along
 from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.registry import COMPOSED, RULES
 from lowland.optim.m_sam.rows import laid_out, rows_of
 from lowland.optim.m_sam.rule import Use
-from lowland.optim.m_sam.watched import is_followed_here, of_parameters
+from lowland.optim.m_sam.watched import Watched, is_followed_here, of_parameters
 from lowland.values import Args, Function, Kwargs, Tree
 
 
@@ -49,15 +51,40 @@ class Handler(Pass):
     def _call(self, func: Function, args: Args, kwargs: Kwargs) -> Tree:
         if torch._C._functorch.peek_interpreter_stack() is not None:
             raise NotCovered("the closure uses torch.func")
+        if func is Tensor.to and type(args[0]) is Watched:
+            with self.closure.dependence.paused():
+                if func(*args, **kwargs) is args[0]:
+                    return args[0]
         seen = self.closure.seen
         seen.autocast |= torch.is_autocast_enabled(next(iter(self.side.names)).device.type)
         if func in COMPOSED and (found := COMPOSED[func](self, func, args, kwargs)) is not NotImplemented:
             return found
+        tensors = [t for t in (*args, *kwargs.values()) if type(t) is Tensor]
+        what = f"{name_of(func)} of what parameters give"
+        if tensors and (place := self.closure.owned(tensors, what)) is not None:
+            return self._by_row(func, args, kwargs, place, what)
         rule = RULES.get(func)
         use = None if rule is None else rule.bind(func, args, kwargs)
         if use is not None and self._goes_by_rule(use):
             return self._covered(use)
         return by_vmap(self, func, args, kwargs)
+
+    def _by_row(self, func: Function, args: Args, kwargs: Kwargs, place: Along, what: str) -> Tensor:
+        """The result for rows that are owned as data says, which are filled up."""
+        closure = self.closure
+        x = rows_in(func, args, kwargs, place, name_of(func) in ENTRYWISE, what)
+        with closure.dependence.paused():
+            filling = Filling.of(place, closure.examples)
+            filled = filling.fill(x)
+        filled = closure.own(filled.movedim(place.dim, 0)).movedim(0, place.dim)
+        out = self._call(func, *replaced(args, kwargs, x, filled))
+        with torch._C.DisableTorchFunctionSubclass():
+            dim = closure.rows_along(out, what)
+            if dim is None:
+                raise NotCovered(f"{what} gives no rows")
+            with closure.dependence.paused():
+                out = filling.taken(out, dim)
+            return closure.own(out, Along(dim, place.inner))
 
     def _layer(self, module: nn.Module, args: Args) -> Tensor:
         with torch._C.DisableTorchFunctionSubclass():

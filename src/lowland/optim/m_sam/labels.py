@@ -1,14 +1,14 @@
 """What is known of memory: which example each part of it depends on, if any."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from lowland.optim.m_sam.lines import line
-from lowland.optim.m_sam.places import Along, Mixed, Place, memory
+from lowland.optim.m_sam.places import Along, Mixed, Owners, Place, memory, owned
 from lowland.optim.m_sam.refusals import NotCovered
 
 
@@ -31,8 +31,32 @@ class Free:
     unwritten: bool = False
 
 
-#: Of memory: bytes after which the example changes, that examples can't be told apart, or that it depends on none.
-Label = int | Mixed | Free
+@dataclass(frozen=True)
+class Owned:
+    """Memory whose rows are owned as data says.
+
+    Attributes:
+        unit: bytes after which the row changes.
+        owners: of the rows, ``each`` of them 1; after the last one the first comes again.
+        numbers: where in it numbers of rows begin that were picked, and what these count.
+    """
+
+    unit: int
+    owners: Owners
+    numbers: tuple[tuple[int, "Counted"], ...] = ()
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What numbers of rows count: entries of a dimension of ``size``, and whose they are."""
+
+    size: int
+    inner: int | Owners
+
+
+#: Of memory: bytes after which the example changes, or whose its rows are, that examples can't be told apart, or that
+#: it depends on none.
+Label = int | Owned | Mixed | Free
 
 
 class Labels:
@@ -46,12 +70,20 @@ class Labels:
         self.examples = examples
         #: Why the closure can't be followed any further, if so.
         self.stopped: NotCovered | None = None
+        #: Whether data said whose rows are.
+        self.owned = False
+        #: Whether a value is read only to be checked.
+        self.checking = False
+        #: Whether somebody vouches for what is read: that it only leaves out work for no rows.
+        self.vouched = False
+        #: Of rows that parameters don't route, all that were met.
+        self.met: list[Owners] = []
         self._labels: dict[int, tuple[StorageWeakRef, Label]] = {}
 
     def clear(self) -> None:
         """Forget what was known of another evaluation."""
         self._labels.clear()
-        self.stopped = None
+        self.stopped, self.owned, self.met = None, False, []
 
     def stop(self, why: str) -> None:
         """Follow no further. The closure goes on: what it changes for a while it must be able to change back."""
@@ -67,6 +99,8 @@ class Labels:
         label = self.label(value)
         if type(label) is int:
             return self._along(value, label)
+        if isinstance(label, Owned):
+            return self._owned(value, label)
         if isinstance(label, Mixed):
             return label
         free = label if isinstance(label, Free) else None
@@ -150,15 +184,96 @@ class Labels:
         """Say where the examples are in ``value``; False if its memory can't hold them so."""
         if not 0 <= place.dim < value.ndim:
             return False
-        unit = value.stride(place.dim) * value.element_size() * place.inner
         before = self.label(value)
-        if unit <= 0 or isinstance(before, Mixed) or (type(before) is int and before != unit):
+        if isinstance(place.inner, Owners):
+            return self._own(value, place.dim, place.inner, before)
+        unit = value.stride(place.dim) * value.element_size() * place.inner
+        if (
+            unit <= 0
+            or isinstance(before, Mixed)
+            or (type(before) is int and before != unit)
+            or isinstance(before, Owned)
+        ):
             return False
         if self._along(value, unit) != place:
             return False
         if before != unit:
             self.put(value, unit)
         return True
+
+    def set_picked(self, value: Tensor, owners: Owners, columns: list[Counted | None]) -> None:
+        """Say that ``value``, ``(rows, columns)``, holds numbers of rows that were picked, and whose they are."""
+        begins = (int(value.storage_offset()) + i * value.stride(1) for i in range(len(columns)))
+        unit = max(1, value.stride(0)) * value.element_size()
+        self.owned = True
+        numbers = tuple((begin, column) for begin, column in zip(begins, columns, strict=True) if column is not None)
+        self.put(value, Owned(unit, owners, numbers))
+
+    def counted(self, value: Tensor) -> Counted | None:
+        """What the numbers of rows in ``value`` count, if it is a column of such."""
+        label = self.label(value)
+        if not isinstance(label, Owned) or value.ndim != 1 or len(value) != len(label.owners.of):
+            return None
+        return dict(label.numbers).get(int(value.storage_offset()))
+
+    def are_numbers(self, value: Tensor) -> bool:
+        """Whether ``value`` holds numbers of rows that were picked."""
+        label = self.label(value)
+        return isinstance(label, Owned) and bool(label.numbers)
+
+    def routed(self, value: object) -> Along | None:
+        """Where rows are in ``value`` that parameters route there, if so; there may be none of them."""
+        place = self.at(value)
+        return place if isinstance(place, Along) and place.routed else None
+
+    def _own(self, value: Tensor, dim: int, owners: Owners, before: Label | None) -> bool:
+        unit = max(1, value.stride(dim)) * value.element_size() * owners.each
+        if value.shape[dim] != len(owners.of) * owners.each or (value.numel() and value.stride(dim) <= 0):
+            return False
+        label = Owned(unit, replace(owners, each=1))
+        if isinstance(before, int | Mixed) or (
+            isinstance(before, Owned) and (before.unit, before.owners) != (label.unit, label.owners)
+        ):
+            return False
+        if len(owners.of) > 1 and self._owned(value, label) != Along(dim, owners):
+            return False
+        self.owned = True
+        if owners.routing is None and not any(known is owners for known in self.met):
+            self.met.append(owners)
+        self.put(value, label)
+        return True
+
+    def _owned(self, value: Tensor, label: Owned) -> Place:
+        """Where rows are in a view of memory whose rows are owned as ``label`` says."""
+        owners, unit, item = label.owners, label.unit, value.element_size()
+        rows = len(owners.of)
+        if not value.numel():
+            return Along(value.shape.index(0), replace(owners, of=owners.of[:0]))
+        period = unit * rows
+        start, reach = int(value.storage_offset()) * item % period, 0
+        found: tuple[int, int] | None = None
+        for step, n, dim in sorted(zip(value.stride(), value.shape, range(value.ndim), strict=True)):
+            step *= item
+            if n == 1 or step % period == 0:
+                continue
+            if found is None and start % unit + reach + (n - 1) * step < unit:
+                reach += (n - 1) * step
+                continue
+            within = unit if step % unit == 0 else step
+            if found is not None or unit % within or start % within + reach >= within:
+                return Mixed(f"rows in an order that isn't that of one dimension ({line()})")
+            found = dim, step
+        if found is None:  # a single row: any dimension that has nothing else
+            dim = next((d for d, n in enumerate(value.shape) if n == 1), -1)
+            return Along(dim, owners) if rows == 1 and dim >= 0 else Mixed(f"one row alone ({line()})")
+        dim, step = found
+        each = max(unit // step, 1)
+        at = (start + step * torch.arange(value.shape[dim])) // unit % rows
+        if torch.equal(at, torch.arange(rows).repeat_interleave(each)):
+            return Along(dim, replace(owners, each=each))
+        if owners.routing is not None:
+            return Mixed(f"rows at positions that depend on other examples ({line()})")
+        return owned(dim, Owners(owners.of[at]), self.examples)
 
     def _along(self, value: Tensor, unit: int) -> Place | None:
         """Where the examples are in a tensor whose memory changes example every ``unit`` bytes."""

@@ -1,26 +1,36 @@
 """Values that Python takes out of tensors without an operation."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import FrameType
 
 from torch.overrides import TorchFunctionMode
 
+from lowland.optim.m_sam.dependence import Dependence
 from lowland.optim.m_sam.watched import Watched
 from lowland.values import Args, Function, Kwargs, Tree
 
 
 class Reads(TorchFunctionMode):
-    """Hands tensors whose values Python takes over to ``refuse``, with the reason, which has a place for the line."""
+    """Hands tensors whose values Python takes over to ``dependence``, with the reason, which has a place for the line.
 
-    def __init__(self, refuse: Callable[[object, str], None]):
+    So are tensors whose sizes are read: how many rows there are may depend on parameters.
+    """
+
+    def __init__(self, dependence: Dependence):
         super().__init__()
-        self.refuse = refuse
+        self.dependence, self.refuse = dependence, dependence.refuse
 
     def __torch_function__(self, func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None) -> Tree:
         name = getattr(func, "__name__", "")
         attribute = _asked_for(func) if name == "__get__" else ""
-        if name in _TAKEN_OUT and args and sys._getframe(1).f_globals.get("__package__") != __package__:
+        if self.dependence.labels.owned and (name in _SIZES or attribute in _SIZES) and args and not _is_ours():
+            for value in args if name == "is_same_size" else args[:1]:
+                self.dependence.refuse_size(value)
+        if name == "one_hot" and _has_classes(*args, **(kwargs or {})):
+            with self.dependence.checking():
+                return func(*args, **(kwargs or {}))
+        if name in _TAKEN_OUT and args and not _is_ours():
             self._refuse(args, name + " ({}) reads a value that depends on the parameters")
         elif attribute in _TAKEN_OUT:
             self._refuse(args[:1], attribute + " ({}) reads a value that depends on the parameters")
@@ -42,6 +52,16 @@ class Reads(TorchFunctionMode):
             self.refuse(value, why)
 
 
+def _is_ours() -> bool:
+    """Whether a pass asks for itself."""
+    return str(sys._getframe(2).f_globals.get("__package__")).startswith(_OURS)
+
+
+def _has_classes(tensor: object, num_classes: int = -1) -> bool:
+    """Whether ``one_hot`` is told how many classes there are: then it reads values only to check them."""
+    return num_classes >= 0
+
+
 def _asked_for(getter: Function) -> str:
     """The name of the attribute that ``getter``, the ``__get__`` of a tensor's property, gives."""
     of = getattr(getter, "__self__", None)
@@ -59,6 +79,10 @@ def _from_torch() -> bool:
 _ON_THE_WAY = ("torch.autograd", "torch._tensor", "torch.overrides", "torch._dynamo", f"{__package__}.")
 
 
+_OURS = str(__package__)
+_SIZES = frozenset(
+    "size shape __len__ numel nelement stride nbytes sym_size sym_numel sym_stride is_same_size".split()  # noqa: SIM905
+)
 #: Who has the storage may look into it.
 _TAKEN_OUT_NAMES = (
     "numpy tolist __array__ __dlpack__ data_ptr untyped_storage storage apply_ map_ map2_ q_scale q_zero_point "

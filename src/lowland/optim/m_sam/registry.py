@@ -1,6 +1,9 @@
 """Which rule is for which function or layer."""
 
+import inspect
 from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
 
 import torch
 from torch import nn
@@ -18,6 +21,17 @@ RULES: dict[Function | type[nn.Module], Rule] = {}
 ROW_WISE: set[type[torch.autograd.Function]] = set()
 #: Those of other libraries, by name, whose backward was read: it is entry by entry.
 KNOWN_ROW_WISE = frozenset({("transformers.models.bloom.modeling_bloom", "GeLUFunction")})
+#: Layers that send rows to experts, and read no more than which experts get any.
+ROUTING: set[type[nn.Module]] = set()
+#: Those of other libraries whose forward was read, by its text: an expert that isn't called would have got no rows.
+_READ = frozenset(
+    {
+        # transformers 5.23: Mixtral, Qwen3-MoE, DeepSeek-V3 and 51 others that are written alike
+        "1c60625a2da2dfba914faabc2771e8b00983f2549c6fe76189389ed7aa09413f",
+        # transformers 5.23: Switch Transformers
+        "da2e70afb128534670927a971106b9304041e7e16688e047ea8a77953ca7d7f8",
+    }
+)
 #: Functions of torch's that are several layers: what to call instead, with the pass before their own arguments.
 COMPOSED: dict[Function, Composition] = {}
 
@@ -47,6 +61,33 @@ def row_wise(function: type[torch.autograd.Function]) -> type[torch.autograd.Fun
     """
     ROW_WISE.add(function)
     return function
+
+
+def routing(layer: type[nn.Module]) -> type[nn.Module]:
+    """Say that a layer reads of its rows no more than which experts get any, to leave out those that get none.
+
+    Which experts are called depends on all examples. To call one for no rows must be the same as not to call it: no
+    number of rows, or of experts, goes into what the layer gives, and no expert draws random numbers. A decorator::
+
+        @lowland.optim.m_sam.routing
+        class Experts(nn.Module): ...
+    """
+    ROUTING.add(layer)
+    return layer
+
+
+def is_routing(layer: nn.Module) -> bool:
+    """Whether somebody vouches for a layer as `routing` says."""
+    return type(layer) in ROUTING or _text_of(type(layer).forward) in _READ
+
+
+@cache
+def _text_of(forward: Function) -> str:
+    """A digest of the source of ``forward``; "" where that isn't known."""
+    try:
+        return sha256(inspect.getsource(inspect.unwrap(forward)).encode()).hexdigest()
+    except (OSError, TypeError):
+        return ""
 
 
 def composed(*functions: Function) -> Callable[[Composition], Composition]:

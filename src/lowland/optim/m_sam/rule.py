@@ -111,6 +111,8 @@ class Rule:
     defaults: ClassVar[dict[str, object]] = {"bias": None}
     #: Whether `perturbed` is made of calls of other rules.
     composite: ClassVar[bool] = False
+    #: Whether each row, along the `leading` dimensions, is computed by itself.
+    by_row: ClassVar[bool] = False
     #: Which of them are parameters.
     parameters: ClassVar[tuple[str, ...]] = ("weight", "bias")
 

@@ -144,7 +144,7 @@ class TwoPasses:
             found, norms = climb(settings, who, pieces, groups, self.scaler)
         first.check_inputs()
         second = SecondPass(groups, who.names, found, self.warn)
-        handler = Handler(second, ClosureAgain(closure, groups.whole))
+        handler = Handler(second, self._again(closure))
         # Where the scaled gradients overflow there is nothing to compare.
         if settings.audit and self.learnt.audits.due(closure.seen.uses) and bool(norms.isfinite().all()):
             self._audit(groups, found, handler, closure.seen)
@@ -226,6 +226,15 @@ class TwoPasses:
         closure.seen.inner, closure.dependence.generators = self.learnt.inner, self.learnt.generators
         self.closure = closure
         return first, closure
+
+    def _again(self, first: Closure) -> Closure:
+        """The closure in the second pass, after that in the first. It is followed again if data said whose rows are."""
+        if not first.dependence.labels.owned:
+            return ClosureAgain(first, first.examples)
+        closure = Closure(first.examples, first.names, first.parted)
+        closure.dependence.guess, closure.dependence.generators = first.dependence.guess, first.dependence.generators
+        closure.seen.inner = first.seen.inner
+        return closure
 
     def _count(self) -> int:
         """How many losses the closure returns."""

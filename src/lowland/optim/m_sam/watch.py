@@ -15,7 +15,7 @@ from lowland.optim.m_sam.handler import Handler
 from lowland.optim.m_sam.places import memory
 from lowland.optim.m_sam.reads import Reads
 from lowland.optim.m_sam.refusals import NotCovered
-from lowland.optim.m_sam.registry import RULES
+from lowland.optim.m_sam.registry import RULES, is_routing
 from lowland.optim.m_sam.watched import Watched, called_by, is_followed_here
 from lowland.values import Tree
 
@@ -53,6 +53,7 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
     watched = set(params)
     constants = [t for module in modules for t in _kept(module) if t not in watched]
     layers = [module for module in modules if type(module) in RULES]
+    routers = [module for module in modules if is_routing(module) and "forward" not in vars(module)]
     for param in params:
         if type(param) is not nn.Parameter:
             raise NotCovered(f"a parameter is of the class {type(param).__name__}")
@@ -67,6 +68,8 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
             param.__class__ = Watched
         for layer in layers:
             layer.__dict__["forward"] = partial(_forward, layer, handler)
+        for layer in routers:
+            layer.__dict__["forward"] = partial(_vouched, layer, handler)
         _closure, _constants = handler.closure, constants
         with called_by(handler), unseen.looked_for(handler.closure, handler.function):
             yield
@@ -74,7 +77,7 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
         _closure, _constants = before
         for param in params:
             param.__class__ = nn.Parameter
-        for layer in layers:
+        for layer in layers + routers:
             layer.__dict__.pop("forward", None)
         _one_at_a_time.release()
 
@@ -106,7 +109,7 @@ def followed(closure: Callable[[], Tensor]) -> Tensor:
     watched = _of_this_thread()
     if watched is None:
         return closure()
-    with watched.following(_constants), Reads(watched.dependence.refuse):
+    with watched.following(_constants), Reads(watched.dependence):
         value = closure()
     watched.check_losses(value)
     return value
@@ -130,6 +133,11 @@ def mixed(value: Tensor, what: str) -> None:
     watched = _of_this_thread()
     if watched is not None and watched.dependence.active:
         watched.dependence.labels.set_mixed(value, what)
+
+
+def _vouched(layer: nn.Module, handler: Handler, *args: Tree, **kwargs: Tree) -> Tree:
+    with handler.closure.dependence.vouched():
+        return type(layer).forward(layer, *args, **kwargs)
 
 
 def _forward(layer: nn.Module, handler: Handler, *args: Tree, **kwargs: Tree) -> Tree:

@@ -135,7 +135,7 @@ size dim ndimension numel nelement stride is_contiguous element_size storage_off
 is_complex get_device data_ptr untyped_storage __len__ __hash__ __repr__ __format__
 register_hook is_same_size new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like empty_like
 full_like rand_like randn_like dtype type is_shared is_pinned has_names retain_grad sym_size is_inference
-is_conj is_neg __delete__
+is_conj is_neg __delete__ _has_compatible_shallow_copy_type
 """
 _FORM = frozenset(_FORM_NAMES.split())
 _VALUES = frozenset(["T", "mT", "H", "mH", "data", "real", "imag"])

@@ -27,6 +27,7 @@ class Embedding(Rule):
         "padding_idx": None, "max_norm": None, "norm_type": 2.0, "scale_grad_by_freq": False, "sparse": False,
     }  # fmt: skip
     parameters: ClassVar = ("weight",)
+    by_row = True
 
     def refuses(self, use: Use) -> str | None:
         """Refuse options by which gradients depend on all examples together."""

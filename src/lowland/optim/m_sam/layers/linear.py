@@ -20,6 +20,7 @@ from lowland.values import Args, Context
 class Linear(Rule):
     """The weight's gradient is Σ d aᵀ over the positions; an example's own weights add s d (a · a')."""
 
+    by_row = True
     #: Whether the weight is written ``(inputs, outputs)``.
     turned: ClassVar[bool] = False
 

@@ -39,6 +39,7 @@ class LayerNorm(_Normalization):
 
     arguments: ClassVar[tuple[str, ...]] = ("input", "normalized_shape", "weight", "bias", "eps")
     defaults: ClassVar = {"weight": None, "bias": None, "eps": 1e-5}
+    by_row = True
 
     def refuses(self, use: Use) -> str | None:
         """Refuse what is normalized over the rows, too."""

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from lowland.optim.m_sam.operations.call import Call, Rule, listed, one, rule, same_dim
-from lowland.optim.m_sam.places import Along, Place
+from lowland.optim.m_sam.operations.owned import picked, put
+from lowland.optim.m_sam.places import Along, Owners, Place, owned
 
 
 @rule(
@@ -35,7 +37,7 @@ def _along(call: Call) -> Place | None:
     dims = listed(call.given.get(name), out.ndim)
     place = same_dim(call.dependent, out)
     if dims is None or place is None or place.dim in dims:
-        return None
+        return None if dims is None else _among_rows(call, *dims)
     index = call.given.get("index")
     if isinstance(index, Tensor) and index.ndim != out.ndim and call.at(index) is not None:
         return None
@@ -43,6 +45,21 @@ def _along(call: Call) -> Place | None:
     if any(isinstance(t, Tensor) and _picks_rows(call, t, place, out) for t in others):
         return None
     return place
+
+
+def _among_rows(call: Call, *dims: int) -> Along | None:
+    """Of an operation that takes rows out, or puts them back."""
+    of, x, index = call.func._schema.name.partition("::")[2].removesuffix("_"), call.args[0], call.given.get("index")
+    if len(dims) > 1 or not isinstance(index, Tensor):
+        return None
+    if of == "index_select":
+        place = call.at(x)
+        return None if place is None else picked(call, x, place, [*[None] * dims[0], index])
+    if of in ("index_add", "index_copy", "index_reduce", "scatter_add", "scatter_reduce"):
+        source = call.given.get("source", call.given.get("src"))
+        same = of[:5] == "index" or (isinstance(source, Tensor) and index.shape == source.shape)
+        return put(call, x, dims[0], index, source) if same else None
+    return None
 
 
 def _picks_rows(call: Call, t: Tensor, place: Along, out: Tensor) -> bool:
@@ -54,8 +71,20 @@ def _picks_rows(call: Call, t: Tensor, place: Along, out: Tensor) -> bool:
 def _cat(call: Call) -> Place | None:
     out = call.results[0]
     (dim,) = listed(call.given["dim"], out.ndim) or {0}
+    if {place.dim for _, place in call.dependent} == {dim}:
+        return _one_behind_the_other(call, dim)
     place = same_dim(call.dependent, out)
     return None if place is None or dim == place.dim else place
+
+
+def _one_behind_the_other(call: Call, dim: int) -> Along | None:
+    """Rows that are joined along the dimension where they lie."""
+    tensors = [t for t in call.args[0] if t.numel()]
+    places = [(t, place) for t in tensors if (place := call.at(t)) is not None]
+    if len(places) < len(tensors) or len({place.routed for _, place in places}) > 1:
+        return None
+    of = torch.cat([place.owners(t.shape[dim], call.labels.examples) for t, place in places])
+    return owned(dim, Owners(of, routing=object() if places[0][1].routed else None), call.labels.examples)
 
 
 @rule("stack")

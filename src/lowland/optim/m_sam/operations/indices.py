@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lowland.optim.m_sam.operations.call import Call, aligned, rule
+from lowland.optim.m_sam.operations.owned import expanded, picked, put
 from lowland.optim.m_sam.places import Along, Place
 
 #: Of each dimension of a tensor, as ``aten.index`` takes them: the entries that are picked, or None for all.
@@ -24,7 +25,9 @@ def _index(call: Call) -> Place | None:
     if place is None:  # values of parameters alone, picked by what examples say
         return _by_indices(call, indices, call.results[0])
     found = _indexed(call, x, place, indices, call.results[0])
-    return found if call.only(x, *_among_their_own(call, place.dim, indices, found)) else None
+    if found is not None and call.only(x, *_among_their_own(call, place.dim, indices, found)):
+        return found
+    return picked(call, x, place, list(indices))
 
 
 @rule("index_put _index_put_impl _unsafe_index_put")
@@ -42,7 +45,11 @@ def _index_put(call: Call) -> Place | None:
         own = _among_their_own(call, dim, indices, found)
         if found is not None and aligned([(values, of_values)], shape) == found and call.only(x, values, *own):
             return here
-    return None
+    rows = expanded([*indices])
+    given = [dim for dim, i in enumerate(rows) if i is not None]
+    if len(given) != 1 or values.ndim != x.ndim or (index := rows[given[0]]) is None:
+        return None
+    return put(call, x, given[0], index, values)
 
 
 def _among_their_own(call: Call, dim: int, indices: Indices, found: Along | None) -> list[Tensor]:
