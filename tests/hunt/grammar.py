@@ -300,6 +300,27 @@ torch.select_scatter({a}, {b}.select({d}, 0), {d}, 1)
 F.one_hot({a}.detach().argmax(-1), {a}.shape[-1]).double() * {b}
 {a}.masked_fill({a} < {a}.detach().amax({d}, keepdim=True), 0.1)
 """,
+    "routed": """
+{a}[torch.where({b}.flatten(1)[:, 0] > 0)[0]]
+net.lin({a}[D['order']])
+net.lin({a}[D['order']])[D['order'].argsort()]
+{a}[D['where'].flatten()]
+net.ln({a}[D['label'] % len({a})]).tanh()
+torch.zeros_like({a}).index_add(0, D['order'], net.lin({a}[D['order']]))
+{a}.index_add(0, D['label'], {b}[D['label']])
+{a}.new_zeros(n, *{a}.shape[1:]).index_add(0, torch.arange(n).repeat_interleave(2), {a}.repeat_interleave(2, 0))
+torch.cat([{a}, {b}])[torch.arange(2 * len({a})).view(2, -1).t().flatten()]
+{a}.index_add(0, torch.where({b}[..., 0] > 0)[0], net.lin({a}[torch.where({b}[..., 0] > 0)]))
+routed({a}, {b}[..., 0] > 0, net.lin)
+routed({a}, {b}.flatten(1)[:, 0] > 0.1, lambda t: net.lin2(net.lin(t).tanh()) * net.v)
+routed({a}, {b}.flatten(1)[:, -1] > 0, lambda t: t @ net.w + net.lin(t))
+routed({a}, {b}.flatten(1).sum(1) > 0, lambda t: t + t[:1])
+routed({a}, {b}.flatten(1).sum(1) > 0, lambda t: net.lin(t) * len(t))
+routed({a}, {b}.flatten(1).sum(1) > 0, lambda t: net.lin(t) + {b}[: t.size(0)])
+routed({a}, {b} > {b}.mean(0), net.lin)
+sum(routed({a}, {b}.flatten(1)[:, i] > 0, e) for i, e in enumerate((net.lin, net.lin2)))
+torch.zeros_like({a}).index_add(0, torch.where({b}[..., 0] > 0)[0].flip(0), {a}[torch.where({b}[..., 0] > 0)[0]])
+""",
     "reduction": """
 {a}.sum({d})
 {a}.mean({d})

@@ -75,6 +75,11 @@ MODULES = {
 
 #: Defined above ``Net``, where a program has their names.
 FUNCTIONS = {
+    "routed": """
+def routed(x, mask, layer):
+    at = torch.where(mask)[0]
+    return x.index_add(0, at, layer(x[at]))
+""",
     "Skew": """
 class Skew(nn.Module):
     def forward(self, w):

@@ -217,3 +217,14 @@ def test_rows_that_data_picks(data, m, wrong):
     assert (wrong and m < B) or not said
     if wrong and m < B:
         assert optimizer.last is None
+
+
+@pytest.mark.parametrize("audit", [True, False])
+def test_what_parameters_alone_give_put_to_rows_goes_by_the_loop(audit):
+    torch.manual_seed(0)
+    layer, x, index = nn.Linear(WIDTH, WIDTH).double(), rand(2 * B, WIDTH), torch.tensor([7, 1, 3])
+
+    def losses():
+        return x.index_add(0, index, layer(x[index])).unflatten(0, (B, 2)).flatten(1).sin().sum(1)
+
+    assert_by_the_loop(layer, losses, 2, audit=audit)

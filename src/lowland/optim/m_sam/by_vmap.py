@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from lowland.optim.m_sam.closure import Closure, Rows
 from lowland.optim.m_sam.dependence import Dependence
 from lowland.optim.m_sam.passing import Pass
-from lowland.optim.m_sam.places import Along
+from lowland.optim.m_sam.places import Along, Owners
 from lowland.optim.m_sam.refusals import NotCovered, Unordered
 from lowland.optim.m_sam.watched import Derived, Watched
 from lowland.optim.m_sam.writing import not_in_place, note_shared, written
@@ -232,7 +232,8 @@ def _rows(closure: Closure, call: _Call) -> Rows:
             raise NotCovered(f"{call.what} can't be followed: {str(error).splitlines()[0]}") from error
         place = places[0] if len(set(places)) == 1 else None
         dim = place.dim if isinstance(place, Along) else 0
-        if closure.parted and (not isinstance(place, Along) or len({t.shape[dim] for t in results}) > 1):
+        ordered = isinstance(place, Along) and not isinstance(place.inner, Owners)
+        if closure.parted and (not ordered or len({t.shape[dim] for t in results}) > 1):
             raise Unordered(f"{call.what} doesn't keep the rows of examples apart, along one dimension")
         known[key] = Rows(dim, results[0].shape[dim] // size, [t.stride() for t in results])
     return known[key]

@@ -25,6 +25,8 @@ def expanded(indices: Indices) -> Indices:
 
 def picked(call: Call, x: Tensor, place: Along, indices: Indices) -> Along | None:
     """Where the examples of ``x`` are in ``x[indices]``, if these pick among the rows."""
+    if any(i is not None and not _is_data(call, i) for i in indices):
+        return None
     rows = expanded(indices)
     if place.routed or place.dim >= len(rows) or (row := rows[place.dim]) is None:
         return None
@@ -55,8 +57,10 @@ def put(call: Call, x: Tensor, dim: int, index: Tensor, source: object) -> Along
     place, of_source, examples = call.at(x), call.at(source), call.labels.examples
     if not call.only(x, index, source) or (place is not None and (place.dim != dim or place.routed)):
         return None
-    if of_source is None or not isinstance(source, Tensor):
-        return place if call.only(x) else None
+    if isinstance(source, Tensor) and not source.numel() and call.only(x):
+        return place
+    if of_source is None or not isinstance(source, Tensor) or not _is_data(call, index):
+        return None
     if of_source.dim != dim or (one := _of_rows(index, dim)) is None or len(one) != source.shape[dim]:
         return None
     size, of = x.shape[dim], of_source.owners(len(one), examples)
@@ -79,6 +83,11 @@ def put(call: Call, x: Tensor, dim: int, index: Tensor, source: object) -> Along
         if len(known) == size and torch.equal(known[one], of):
             return owned(dim, Owners(known), examples)
     return None
+
+
+def _is_data(call: Call, index: Tensor) -> bool:
+    """Whether ``index`` has values, which are those for all groups."""
+    return not index.is_meta and not call.labels.by_group(index)
 
 
 def _goes_along(each: Tensor, dim: int) -> bool:
