@@ -237,3 +237,11 @@ def test_a_diverged_run_judges_nothing_and_is_null(experiment):
     kinks = {"gd": [3, 4], "sam": [1, None], "gd-falling": [50, 50], "sam-constant": [50, 50]}
     assert digest(arms)["kinks"] == kinks
     assert digest(arms)["seeds"] == [0, 1]
+
+
+def test_arms_with_other_seeds_keep_their_places(experiment):
+    arms = made_up(experiment, gd=[3, 4], sam=[1, 2])
+    del arms["sam-0"]
+    found = digest(arms)
+    assert (sorted(found["seeds"]), found["kinks"]["sam"][found["seeds"].index(1)]) == ([0, 1], 2)
+    assert found["kinks"]["sam"][found["seeds"].index(0)] is None

@@ -275,6 +275,11 @@ def test_what_a_run_took_is_gradients_so_far_and_seconds_where_they_are_known(tm
     assert (begun["gradients"], begun["seconds"]) == (10, None)
 
 
+def test_settings_that_few_digits_write_alike_are_told_apart(tmp_path):
+    path = made.sweep(tmp_path, made.grid(lrs=(0.12345, 0.12346), rhos=(0.0,), seeds=(0,)), VARIED)
+    assert data_of(path)["axes"] == {"lr": "η"}
+
+
 class Late(type(made.SETTINGS)):
     """SAM in a quarter of the steps."""
 

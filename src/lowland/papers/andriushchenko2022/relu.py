@@ -135,15 +135,17 @@ def _by_seed(outcomes: Mapping[str, Outcome], name: str) -> dict[int, Outcome]:
 
 
 def digest(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """Kinks, losses and steps by kind of arm, each a list over the seeds; None for a run that diverged."""
+    """Kinks, losses and steps by kind of arm, a list over the ``seeds``; None where a run diverged, or isn't there."""
 
-    def last(outcome: Outcome, column: str) -> Any:
-        return None if outcome.diverged_at is not None or not outcome.records else outcome.records[-1][column]
+    def last(outcome: Outcome | None, column: str) -> Any:
+        ended = outcome is not None and outcome.diverged_at is None and outcome.records
+        return outcome.records[-1][column] if outcome is not None and ended else None
 
     columns = {"kinks": "kinks", "final_loss": "loss", "steps_made": "made", "stopped": "stopped"}
     by_method = {name: _by_seed(outcomes, name) for name in ARMS}
-    return {"seeds": list(by_method["sam"])} | {
-        entry: {name: [last(arm, column) for arm in found.values()] for name, found in by_method.items()}
+    seeds = list(dict.fromkeys(seed for found in by_method.values() for seed in found))
+    return {"seeds": seeds} | {
+        entry: {name: [last(found.get(seed), column) for seed in seeds] for name, found in by_method.items()}
         for entry, column in columns.items()
     }
 

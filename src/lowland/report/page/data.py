@@ -1,5 +1,6 @@
 """All that the page's script draws, as one plain value."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -10,7 +11,7 @@ from lowland.report.page.comparison import differences
 from lowland.report.page.curves import Drawing
 from lowland.report.page.groups import Group, RunIn
 from lowland.report.page.panels import first_open, panels_of
-from lowland.report.page.rounding import drawn, short
+from lowland.report.page.rounding import drawn, number, short
 from lowland.report.page.shown import STATUSES, ShownDirectory, ShownRun
 from lowland.values import JsonObject, Read
 
@@ -55,7 +56,9 @@ def axes_of(sources: Sequence[ShownDirectory], groups: Sequence[Group]) -> list[
         alike = [group for group in groups if group.experiment == experiment]
         named = [name for group in alike for name in (*group.varied, *group.settings)]
         for name in dict.fromkeys(named):
-            if len({short(group.settings.get(name)) for group in alike}) > 1:
+            values = [group.settings.get(name) for group in alike]
+            # Not as they are written, with few digits; numbers as such, so that 1 is 1.0.
+            if len({json.dumps(value) if number(value) is None else number(value) for value in values}) > 1:
                 found[name] = None
     return list(found)
 
