@@ -81,5 +81,7 @@ def test_a_sweep_has_its_settings_and_which_was_selected():
     assert results.columns == ["lr", "rho", "runs", "loss", ""]
     assert list(results.rows) == [["0.1", "0", "2", "0", ""], ["0.1", "0.1", "2", "0.1", "selected"]]
     assert swept.tables(["other"])[0].rows[0][3] == "1 ± 0"
+    entries[0]["settings"] = {"lr": 0.123456789, "rho": 0.1}  # as they are, to be set again
+    assert swept.tables()[0].rows[0][:2] == ["0.123456789", "0.1"]
     unselected = {"rule": None, "selected": None, "reason": "none"}
     assert Summary(swept | {"selection": unselected}).tables()[0].columns[3:5] == ["loss", "other"]

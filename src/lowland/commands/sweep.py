@@ -8,11 +8,11 @@ import typer
 from lowland.commands.claims import print_claims
 from lowland.commands.layout import Column
 from lowland.commands.options import Device, LogTo, Name, Strict
-from lowland.commands.printing import estimate, flows, place, place_log, print_rows, say, short, table
+from lowland.commands.printing import estimate, flows, place, place_log, print_rows, say, table
 from lowland.errors import LowlandError
 from lowland.launched import launched
 from lowland.patience import doing
-from lowland.wording import counted, describe, mark_of
+from lowland.wording import counted, describe, mark_of, short
 
 _ENGINE_HELP = (
     "vectorized: many runs as one program; process: a run a worker process; ray: on a cluster "

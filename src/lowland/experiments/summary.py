@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowland.wording import claim_columns, mark_of, seeds_of
+from lowland.wording import claim_columns, mark_of, seeds_of, short
 
 _UNMEASURED = ("step", "epoch")
 _MOST = 6  # measures in a table that nobody has chosen them for
@@ -70,7 +70,7 @@ def _of_sweep(summary: Summary, measures: Sequence[str] | None) -> TextTable:
     names = list(entries[0]["settings"]) if entries else []
     lines = [
         [
-            *(_number(value) for value in entry["settings"].values()),
+            *map(short, entry["settings"].values()),
             _seeds(entry["runs"], entry["metrics"], found),
             *(_estimate(entry["metrics"].get(name)) for name in found),
             mark_of(entry["settings"], selection),

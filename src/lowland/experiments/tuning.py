@@ -17,7 +17,7 @@ from lowland.training.registry import call_by_file
 from lowland.training.settings import SettingValue
 from lowland.training.user_file import refuse_inside_a_file
 from lowland.values import JsonObject
-from lowland.wording import counted
+from lowland.wording import counted, describe
 
 RHOS = (0.0, 0.02, 0.05, 0.1, 0.2)  # docs/rho.md says why; 0 is training without SAM
 _LONGEST = 100  # characters of settings in a folder's name
@@ -92,9 +92,7 @@ class Tuned:
         return "\n".join([*lines, f"figure: {self.figure}"])
 
     def _settings(self, row: Mapping[str, SettingValue]) -> str:
-        shown = {name: row[name] for name in self.pick}
-        return ", ".join(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}"
-                         for name, value in shown.items())  # fmt: skip
+        return describe({name: row[name] for name in self.pick})
 
     def _value(self, row: Mapping[str, SettingValue]) -> str:
         error = float(row["standard_error"])

@@ -9,10 +9,10 @@ from lowland.report.grid_end import said_at_end
 from lowland.report.page.claims import ShownClaim, claims_of
 from lowland.report.page.comparison import differences
 from lowland.report.page.groups import groups_of
-from lowland.report.page.rounding import settled, short
+from lowland.report.page.rounding import settled
 from lowland.report.page.shown import ShownDirectory
 from lowland.values import Read
-from lowland.wording import counted, few
+from lowland.wording import counted, few, short
 
 _SAID = {"holds": ("holds", "hold"), "fails": ("fails", "fail"), "undecided": ("is undecided", "are undecided"),
          "reported": ("is only reported", "are only reported")}  # fmt: skip
