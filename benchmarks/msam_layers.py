@@ -75,8 +75,7 @@ class Experts(nn.Module):
         out = torch.zeros_like(rows)
         for i, expert in enumerate(self.experts):
             at, which = torch.where(chosen == i)
-            if len(at):
-                out = out.index_add(0, at, expert(rows[at]) * weights[at, which, None])
+            out = out.index_add(0, at, expert(rows[at]) * weights[at, which, None])
         return (rows + out).view_as(x)
 
 

@@ -233,9 +233,14 @@ class Closure:
         return found if isinstance(found, Along) else None
 
     def _look_for_owners(self, tensors: list[Tensor], what: str) -> Along | None:
-        labels = self.dependence.labels
-        places = [labels.at(t) for t in tensors] if labels.owned else []
+        labels, known = self.dependence.labels, self.dependence.guess.owners
+        if not (labels.owned or known):
+            return None
+        places = [labels.at(t) for t in tensors]
         found = [place for place in places if isinstance(place, Along) and isinstance(place.inner, Owners)]
+        for t, place in zip(tensors, places, strict=True):
+            if place is None and t.ndim and len(t) in known and not labels.is_constant(t):
+                found.append(Along(0, Owners(known[len(t)])))
         if len(found) > 1:
             raise NotCovered(f"{what} sees several tensors with rows in an order that data says")
         return found[0] if found else None

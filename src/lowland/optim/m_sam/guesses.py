@@ -4,7 +4,10 @@ A wrong guess is never a wrong gradient: rows that are given to the wrong exampl
 which is found. Then the closure is evaluated once more, by the next guess.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -16,11 +19,13 @@ class Guess:
         second: whether the second dimension is looked at before the first, or None where neither it nor sizes above the
             batch's count.
         repeated: of what `Tensor.expand` repeats: whether multiples of the batch's size are rows, too; None for never.
+        owners: whose the rows of data are, by how many there are, as an evaluation before has shown.
     """
 
     several: bool = True
     second: bool | None = False
     repeated: bool | None = False
+    owners: Mapping[int, Tensor] = field(default_factory=dict, compare=False)
 
 
 #: In the order in which they are tried.

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from lowland.optim.m_sam.climb import climb, norms_at, of_means
 from lowland.optim.m_sam.closure import Closure, ClosureAgain, Inner, Seen
 from lowland.optim.m_sam.evaluate import Losses, alone, gradients_aside
 from lowland.optim.m_sam.first_pass import FirstPass
+from lowland.optim.m_sam.gathered import Gathered
 from lowland.optim.m_sam.groups import Groups
 from lowland.optim.m_sam.guesses import GUESSES, Guess
 from lowland.optim.m_sam.handler import Handler
@@ -40,6 +41,7 @@ class Learnt:
         generators: whether generators of the closure's own give the same numbers each time.
         inner: see `Inner`.
         guess: of what has rows, that held for the last batch.
+        gathered: whether an evaluation before the passes says whose rows of data are.
         audits: made and due.
     """
 
@@ -49,6 +51,7 @@ class Learnt:
     generators: bool = False
     inner: Inner = field(default_factory=dict)
     guess: Guess = GUESSES[0]
+    gathered: bool = False
     audits: Audits = field(default_factory=Audits)
 
 
@@ -93,6 +96,8 @@ class TwoPasses:
         self.closure: Closure | None = None
         #: Whether a batch norm was used more than once in the last pass.
         self._twice = False
+        #: Whose rows of data are, by how many there are.
+        self._owners: dict[int, Tensor] = {}
 
     def run(self) -> report.Report:
         """Run both passes and add the gradient to ``p.grad``, for the trainable parameters and for those outside."""
@@ -172,10 +177,14 @@ class TwoPasses:
             sure = True
         else:
             sure = learnt.odd_inputs or start > 0
+            if learnt.gathered and not start and (size := self._count()) != learnt.size:
+                learnt.size, sure = size, True
+        learnt.guess = replace(learnt.guess, owners=self._owners if learnt.gathered else {})
         sizes: list[int] = []
         failed: NotCovered | None = None
         decided = -1  # how far the closure came
         left = [guess for guess in GUESSES if guess != learnt.guess]
+        gather = not learnt.gathered
         while True:
             stop = learnt.size if learnt.at_once is None else min(learnt.size, start + learnt.at_once * m)
             first, closure = self._begin(Groups(stop - start, m, start, learnt.size), sure)
@@ -203,10 +212,13 @@ class TwoPasses:
                     if not sure:
                         sure = learnt.odd_inputs = True
                         failed = None
+                    elif gather and self._owners and not start:
+                        gather, learnt.gathered = False, True
+                        learnt.guess = replace(learnt.guess, owners=self._owners)
                     elif left and closure.seen.guessed and not start:
-                        learnt.guess = left.pop(0)
+                        learnt.guess, learnt.gathered = left.pop(0), False
                     else:
-                        learnt.guess = GUESSES[0]
+                        learnt.guess, learnt.gathered = GUESSES[0], False
                         raise failed from None
                     continue
                 sure, failed = True, None
@@ -237,9 +249,11 @@ class TwoPasses:
         return closure
 
     def _count(self) -> int:
-        """How many losses the closure returns."""
-        with by_group(self.model, None):
-            return len(self._losses())
+        """How many losses the closure returns; and whose rows of data are, if that is seen on the way."""
+        with by_group(self.model, None), Gathered() as gathered:
+            size = len(self._losses())
+        self._owners = gathered.owners(size)
+        return size
 
     def _audit(self, groups: Groups, found: dict[Tensor, Perturbation], second: Handler, seen: Seen) -> None:
         audits, started = self.learnt.audits, time.perf_counter()

@@ -61,7 +61,7 @@ def put(call: Call, x: Tensor, dim: int, index: Tensor, source: object) -> Along
         return place
     if of_source is None or not isinstance(source, Tensor) or not _is_data(call, index):
         return None
-    if of_source.dim != dim or (one := _of_rows(index, dim)) is None or len(one) != source.shape[dim]:
+    if of_source.dim != dim or (one := of_rows(index, dim)) is None or len(one) != source.shape[dim]:
         return None
     size, of = x.shape[dim], of_source.owners(len(one), examples)
     if (at := call.at(index)) is not None:
@@ -98,7 +98,7 @@ def _goes_along(each: Tensor, dim: int) -> bool:
     return torch.equal(rows, rows[:, :1].expand_as(rows))
 
 
-def _of_rows(index: Tensor, dim: int) -> Tensor | None:
+def of_rows(index: Tensor, dim: int) -> Tensor | None:
     """``index`` itself, or if it has more dimensions that along ``dim``, if it is the same in all others."""
     if index.ndim < 2:
         return index if index.ndim else None
