@@ -99,6 +99,29 @@ class Graphs(nn.Module):
         return nodes.new_zeros(len(x), WIDTH).index_add(0, owners, nodes)
 
 
+class Mixtral(nn.Module):
+    """Two layers of transformers' model, its eight experts one by one."""
+
+    def __init__(self):
+        super().__init__()
+        from transformers import MixtralConfig, MixtralModel
+
+        self.layer = MixtralModel(
+            MixtralConfig(
+                vocab_size=8,
+                hidden_size=WIDTH,
+                intermediate_size=2 * WIDTH,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                experts_implementation="eager",
+            )
+        )
+
+    def forward(self, x):
+        return self.layer(inputs_embeds=x, use_cache=False).last_hidden_state
+
+
 def encoder():
     return nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, dropout=0.0, batch_first=True)
 
@@ -130,6 +153,7 @@ NETWORKS = {
     "packed LSTM": (Packed, (TIMES, WIDTH)),
     "mixture of 8 experts": (Experts, (TIMES, WIDTH)),
     "graphs of several sizes": (Graphs, (TIMES, WIDTH)),
+    "Mixtral of two layers": (Mixtral, (TIMES, WIDTH)),
     "Transformer layer": (encoder, (TIMES, WIDTH)),
     "Transformer layer, compiled": (lambda: torch.compile(encoder()), (TIMES, WIDTH)),
 }

@@ -230,7 +230,7 @@ class Labels:
         unit = max(1, value.stride(dim)) * value.element_size() * owners.each
         if value.shape[dim] != len(owners.of) * owners.each or (value.numel() and value.stride(dim) <= 0):
             return False
-        label = Owned(unit, replace(owners, each=1))
+        label = Owned(unit, owners if owners.each == 1 else replace(owners, each=1))
         if isinstance(before, int | Mixed) or (
             isinstance(before, Owned) and (before.unit, before.owners) != (label.unit, label.owners)
         ):
@@ -268,11 +268,11 @@ class Labels:
             return Along(dim, owners) if rows == 1 and dim >= 0 else Mixed(f"one row alone ({line()})")
         dim, step = found
         each = max(unit // step, 1)
-        at = (start + step * torch.arange(value.shape[dim])) // unit % rows
-        if torch.equal(at, torch.arange(rows).repeat_interleave(each)):
-            return Along(dim, replace(owners, each=each))
+        if step <= unit and start < step and value.shape[dim] == rows * each:  # all of them, in order
+            return Along(dim, owners if each == 1 else replace(owners, each=each))
         if owners.routing is not None:
             return Mixed(f"rows at positions that depend on other examples ({line()})")
+        at = (start + step * torch.arange(value.shape[dim])) // unit % rows
         return owned(dim, Owners(owners.of[at]), self.examples)
 
     def _along(self, value: Tensor, unit: int) -> Place | None:
