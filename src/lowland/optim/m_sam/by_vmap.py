@@ -94,6 +94,9 @@ def by_vmap(now: Pass, func: Function, args: Args, kwargs: Kwargs) -> Tree:
         _, at = max((leaf.ndim, i) for i, (leaf, dim) in enumerate(zip(leaves, dims, strict=True)) if dim)
         given, options = _spread(now, (args, kwargs), leaves[at], what)
         return func(*given, **options)
+    one = name == "__getitem__" and type(args[0]) is Watched and all(dim is None for dim in dims)
+    if one and closure.in_closure and (index := _number(args[1], args[0])) is not None:
+        return _entry(now, args[0], index)
     call = _Call(func, name, what, leaves, spec, dims)
     rows = _rows(closure, call) if call.batched else Rows()
     with follow.paused():
@@ -112,6 +115,25 @@ def by_vmap(now: Pass, func: Function, args: Args, kwargs: Kwargs) -> Tree:
     if follow.active:
         follow.labels.hide(derived)
     return result
+
+
+def _number(index: Tree, param: Tensor) -> int | None:
+    """Which entry ``param[index]`` is along the first dimension; None if it isn't one."""
+    whole = type(index) is int or (type(index) is Tensor and index.ndim == 0 and index.dtype == torch.int64)
+    return int(index) if whole and param.ndim > 1 else None
+
+
+def _entry(now: Pass, param: Tensor, index: int) -> Derived:
+    """One entry of a parameter, an expert's weights say; all entries have one gradient together."""
+    closure = now.closure
+    with closure.dependence.paused():
+        key = param, torch.is_grad_enabled()
+        if key not in closure.seen.entries:
+            closure.seen.entries[key] = now.side.stack(param).unbind(1)
+        derived = Derived.of(param[index], closure.seen.entries[key][index])
+    if closure.dependence.active:
+        closure.dependence.labels.hide([derived])
+    return derived
 
 
 def _in_place(now: Pass, func: Function, args: Args, kwargs: Kwargs, what: str) -> Tree:

@@ -61,6 +61,8 @@ class Seen:
         inner: see `Inner`.
         guessed: whether another `Guess` would have made a difference.
         odd: the first input that has another number of rows, in words.
+        entries: while the closure runs, those of parameters that are taken one by one, as the groups have them, with
+            gradients and without.
     """
 
     uses: set[tuple[str, str]] = field(default_factory=set)
@@ -70,6 +72,7 @@ class Seen:
     inner: Inner = field(default_factory=dict)
     guessed: bool = False
     odd: str = ""
+    entries: dict[tuple[Tensor, bool], tuple[Tensor, ...]] = field(default_factory=dict)
 
     def said_of(self, stop: NotCovered) -> NotCovered:
         """``stop``, with `odd` beside it."""
@@ -119,6 +122,7 @@ class Closure:
             yield
         finally:
             self.in_closure = False
+            self.seen.entries.clear()
         stopped, self.stopped = self.stopped or self.dependence.labels.stopped, None
         if stopped is not None:
             raise stopped

@@ -116,3 +116,23 @@ def test_bags(mode, padding):
     model = nn.Sequential(nn.EmbeddingBag(5, 4, mode=mode, padding_idx=padding), nn.Tanh(), nn.Linear(4, 3)).double()
     words = torch.tensor([[1, 2, 2], [0, 3, 0], [0, 0, 0], [4, 4, 1], [2, 0, 1]])
     assert_silent(model, lambda: F.cross_entropy(model(words), words[:, 0] % 3, reduction="none"), 2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 4), min_size=2, max_size=5).filter(any),
+    mode=st.sampled_from(["sum", "mean", "max", "weighted"]),
+    padding=st.sampled_from([None, 0]),
+    last=st.booleans(),
+    m=st.integers(1, 4),
+)
+def test_bags_with_offsets(sizes, mode, padding, last, m):
+    """Bags of any sizes, empty ones, too, one behind the other."""
+    torch.manual_seed(0)
+    weighted = mode == "weighted"
+    bag = nn.EmbeddingBag(5, 4, mode="sum" if weighted else mode, padding_idx=padding, include_last_offset=last)
+    model = nn.Sequential(bag, nn.Tanh(), nn.Linear(4, 3)).double()
+    words, ends = torch.arange(sum(sizes)) * 3 % 5, torch.tensor([0, *sizes]).cumsum(0)
+    inputs = (words, ends if last else ends[:-1], torch.linspace(1, 2, len(words)).double() if weighted else None)
+    losses = lambda: F.cross_entropy(model[1:](bag(*inputs)), torch.arange(len(sizes)) % 3, reduction="none")  # noqa: E731
+    assert_silent(model, losses, m, audit=False)

@@ -192,15 +192,20 @@ def bag(watch: Caller, func: Function, args: Args, kwargs: Kwargs) -> Tree:
     tokens, weights, padding = given["input"], given["per_sample_weights"], given["padding_idx"]
     plain = not any(given[name] for name in ("max_norm", "scale_grad_by_freq", "sparse"))
     mode = given["mode"]
-    if not plain or type(tokens) is not Tensor or tokens.ndim != 2 or not tokens.numel():
+    if not plain or type(tokens) is not Tensor or tokens.ndim > 2 or not tokens.numel():
         return NotImplemented
     if weights is not None and type(weights) is not Tensor:
         return NotImplemented
+    there = None
+    if tokens.ndim == 1:
+        at, there = _of_bags(given["offsets"], len(tokens), given["include_last_offset"])
+        tokens, weights = tokens[at], None if weights is None else weights[at]
     table = given["weight"]
     words = watch.call(F.embedding, (tokens, table, padding), {})
     if type(words) is not Tensor:
         return NotImplemented
     at_words = torch.ones_like(tokens, dtype=torch.bool) if padding is None else tokens != padding % len(table)
+    at_words = at_words if there is None else at_words & there
     if mode == "max":  # zero where there is no word
         largest = words.masked_fill(~at_words[..., None], -torch.inf).max(1).values
         return largest.masked_fill(~at_words.any(1, keepdim=True), 0)
@@ -209,3 +214,13 @@ def bag(watch: Caller, func: Function, args: Args, kwargs: Kwargs) -> Tree:
         words = words * weights[..., None]
     total = words.sum(1)
     return total if mode == "sum" else total / at_words.sum(1, keepdim=True).clamp(min=1).to(total.dtype)
+
+
+def _of_bags(offsets: Tensor, words: int, include_last: bool) -> tuple[Tensor, Tensor]:
+    """Bags that begin at ``offsets`` filled up to as many words: the number of each, and whether it is there."""
+    begins, ends = offsets, F.pad(offsets[1:], (0, 1), value=words)
+    if include_last:
+        begins, ends = offsets[:-1], offsets[1:]
+    sizes = (ends - begins)[:, None]
+    nth = torch.arange(max(int(sizes.max()), 1), device=offsets.device)
+    return (begins[:, None] + nth).clamp(max=words - 1), nth < sizes
