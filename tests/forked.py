@@ -5,6 +5,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 
@@ -114,6 +115,12 @@ def undrawn():
     from lowland import report
 
     report.draw_run = report.draw_sweep = lambda *_, **__: []
+
+
+def small_files():
+    """A limit that stands in for a full disk: a checkpoint can't be written."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 
 def save_every(seconds):

@@ -3,7 +3,6 @@
 import json
 import multiprocessing.util
 import os
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from lowland.training import read_records, run
 from tests.cases import variables
-from tests.forked import Command, save_every, undrawn
+from tests.forked import Command, save_every, small_files, undrawn
 from tests.processes import end, torchrun, until
 
 pytestmark = pytest.mark.slow
@@ -78,12 +77,6 @@ def test_torchrun_gives_what_one_process_gives_and_says_it_once(undrawn, lowland
     assert 0 not in codes
     assert len(said) == 1
     assert "holds a run by 1 process, and this is one by 2 processes" in said[0]
-
-
-def small_files():
-    """A limit that stands in for a full disk: the first process can't write the checkpoint."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 
 def fail_alone():
