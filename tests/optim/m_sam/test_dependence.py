@@ -270,6 +270,8 @@ def test_written_in_another_place_the_memory_is_mixed():
         lambda x: len(x.nonzero()),
         lambda x: torch.where(x > 0.5)[0].shape,
         lambda x: torch.where(x > 2)[0].numel(),
+        lambda x: torch.where(x > -1)[0].view(12, 1),
+        lambda x: torch.where(x > -1)[0].reshape((12, -1)),
         lambda x: x[torch.where(x > 0.5)[0]][:2],
         lambda x: x[torch.where(x > 0.5)[0]].sum(0),
         lambda x: x[torch.where(x > 0.5)[0]].unbind(),

@@ -45,7 +45,13 @@ class Reads(TorchFunctionMode):
             self._refuse(args[:1], "the grad_fn of a tensor is taken ({}), whose hooks may mix the examples")
         elif attribute == "data" and type(args[0]) is not Watched:
             self._refuse(args[:1], "data of a tensor is taken ({}), which autograd doesn't see: take detach()")
-        return func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        if name in ("view", "reshape") and self.dependence.labels.owned and not _is_ours():
+            sizes = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
+            place = self.dependence.labels.routed(out)
+            if place is not None and (len(sizes) <= place.dim or sizes[place.dim] != -1):
+                self.dependence.refuse_size(out)  # it fits by chance
+        return out
 
     def _refuse(self, values: Iterable[object], why: str) -> None:
         for value in values:
