@@ -3,7 +3,8 @@
     python results/make_index.py [RUN ...]
 
 Each RUN is the directory of a finished run or sweep, whose summary and figures are recorded here first; one whose
-claims are no longer the experiment's is refused. A test fails while the index differs from what this writes, so it
+claims are no longer the experiment's is refused. Of a sweep that isn't finished the runs that are finished are kept in
+`under-way/`, so that it can go on elsewhere. A test fails while the index differs from what this writes, so it
 stays true as experiments are added.
 """
 
@@ -18,9 +19,11 @@ from lowland.experiments import sweeping
 from lowland.papers import experiments
 from lowland.training import Claim
 from lowland.training.settings import values_of
+from lowland.training.sweep.directory import find_parts
 from lowland.wording import counted
 
 HERE = Path(__file__).resolve().parent
+KEPT = HERE / "under-way"
 _INTRODUCTION = """# Recorded runs
 
 What the papers claim, what they report, and what came out here. Each section is an experiment, at each scale that is
@@ -92,6 +95,50 @@ def record(run: Path) -> None:
     (target / "summary.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
     for figure in sorted((run / "figures").glob("*.png")):
         shutil.copy(figure, target)
+
+
+def keep(sweep: Path) -> None:
+    """Copy what is finished of a sweep, in place of what was kept before: configurations and records, no networks.
+
+    Raises:
+        SystemExit: if it isn't a sweep, or one over a grid that no command here would name.
+    """
+    described = _described(sweep)
+    grid = grid_of(described)
+    if grid is None:
+        raise SystemExit(f"{sweep} is a sweep over none of {described['experiment']}'s own grids")
+    target = KEPT / folder(described["experiment"], described["scale"], grid, dataset_of(described)).name
+    shutil.rmtree(target, ignore_errors=True)
+    for part in find_parts(sweep, experiments()[described["experiment"]]):
+        if part.finished:
+            shutil.copytree(part.path, target / "runs" / part.path.name, ignore=shutil.ignore_patterns("*.pt", ".lock"))
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "about.json"):
+        shutil.copy(sweep / name, target)
+
+
+def _described(sweep: Path) -> dict[str, Any]:
+    """What a summary says of a sweep's settings and grid, of one that has no summary yet."""
+    config, about = (json.loads((sweep / name).read_text(encoding="utf-8")) for name in ("config.json", "about.json"))
+    if not config.get("sweep"):
+        raise SystemExit(f"{sweep} is a run that isn't finished: the same command finishes it")
+    return {**config, "config": {**config, "grid": about["grid"]}}
+
+
+def _under_way() -> list[str]:
+    """The section on the sweeps that are kept, if there are any."""
+    rows = []
+    for there in sorted(path.parent for path in KEPT.glob("*/config.json")):
+        described, out = _described(there), f"runs/{there.name}"
+        done = sum(len(part.ended) for part in find_parts(there, experiments()[described["experiment"]]))
+        of = len(described["config"]["grid"]["points"])
+        commands = f"`cp -r results/under-way/{there.name} {out}`, then `{command(described)} --out {out}`"
+        rows.append(f"| {commands} | {done} of {of} |")
+    head = (
+        "## Under way\n\nSweeps of which a part is finished. The commands, in a clone of Lowland, train the rest.\n\n"
+        "| commands | runs finished |\n|---|---|\n"
+    )
+    return [head + "\n".join(rows) + "\n"] if rows else []
 
 
 def settings_of(summary: dict[str, Any]) -> dict[str, Any]:
@@ -323,7 +370,7 @@ def index() -> str:
         if not any(name == other and _alike(name, scale, at) for other, at in recorded)
     ]
     pages.append("## Not run yet\n\n| command | expected cost |\n|---|---|\n" + "\n".join(rows) + "\n")
-    return "\n".join([*pages, _HISTORY])
+    return "\n".join([*pages, *_under_way(), _HISTORY])
 
 
 def _alike(name: str, scale: str, other: str) -> bool:
@@ -342,6 +389,6 @@ def records() -> list[Path]:
 
 
 if __name__ == "__main__":
-    for run in sys.argv[1:]:
-        record(Path(run))
+    for run in map(Path, sys.argv[1:]):
+        record(run) if (run / "summary.json").exists() else keep(run)
     (HERE / "README.md").write_text(index(), encoding="utf-8")

@@ -97,6 +97,33 @@ def test_a_sweep_is_recorded_with_its_grid_and_differences(make_index, swept, tm
     assert text.count("| below |") == 8  # of nine points with ρ > 0, one of which diverged
 
 
+def test_what_is_finished_of_a_sweep_is_kept_without_its_networks(make_index, swept, tmp_path, monkeypatch):
+    from lowland.experiments import sweeping
+    from lowland.papers import find
+    from lowland.training.description import description
+    from lowland.training.settings import values_of
+
+    experiment = find("long2024/digits")
+    grid = sweeping.choose_grid(experiment, "paper", sweeping.base_settings(experiment, "desk", {}), {})
+    about = description(experiment, "desk", grid.points, sweeping._described(grid))
+    (swept / "about.json").write_text(json.dumps(about), encoding="utf-8")
+    for (label, at), ended in zip(grid.points.items(), ({"step": 3}, None), strict=False):
+        run = swept / "runs" / label
+        run.mkdir(parents=True)
+        (run / "checkpoint.pt").write_bytes(b"a network")
+        (run / "metrics.jsonl").write_text(json.dumps({"arm": label, "step": 3}) + "\n")
+        (run / "config.json").write_text(json.dumps({"arms": {label: values_of(at)}}))
+        (run / "ended.json").write_text(json.dumps({label: ended} if ended else {}))
+    monkeypatch.setattr(make_index, "KEPT", tmp_path / "under-way")
+    make_index.keep(swept)
+    name = "long2024-digits-sweep-paper-desk"
+    [kept] = (tmp_path / "under-way" / name / "runs").iterdir()
+    assert kept.name == next(iter(grid.points))
+    assert sorted(path.name for path in kept.iterdir()) == ["config.json", "ended.json", "metrics.jsonl"]
+    row = f"`lowland sweep long2024/digits --grid paper --scale desk --out runs/{name}` | 1 of 48 |"
+    assert row in make_index._under_way()[0]
+
+
 def test_what_a_record_has_other_than_the_paper_scale_is_told(make_index):
     from lowland.experiments import sweeping
     from lowland.papers import find
