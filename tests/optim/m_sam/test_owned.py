@@ -90,9 +90,18 @@ def test_each_batch_has_its_own_owners():
         assert optimizer.last is not None
 
 
+def test_what_is_not_defined_at_zero_where_an_expert_has_no_rows():
+    model = Experts((-20.0, 1.0, 1.0), between=lambda rows: model.gain / (rows + 2))
+    assert_silent(model, entropy(model, X), 1, audit=False)
+
+
 NOT_BY_ROW = {
     "their number": lambda rows: rows * (1 + len(rows)),
     "their number, of none": lambda rows: rows if len(rows) == 0 else rows * 2,
+    "their number, lent": lambda rows: rows * rows.new_ones(1, WIDTH).expand_as(rows).sum(0),
+    "their number, lent by a function": lambda rows: rows * torch.broadcast_tensors(rows, rows.new_ones(1))[1].sum(0),
+    "their number, lent by a grid": lambda rows: rows * torch.meshgrid(rows[:, 0], X[0, 0], indexing="ij")[1].sum(0),
+    "whether it is one": lambda rows: rows * (1 + rows.T.is_contiguous()),
     "their shape": lambda rows: rows / rows.shape[0],
     "the first ones": lambda rows: rows[:50],
     "one of them": lambda rows: rows * (1 + rows[:1]),

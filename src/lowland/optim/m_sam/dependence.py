@@ -114,6 +114,11 @@ class Dependence(TorchDispatchMode):
         if self.active and self._following and not labels.vouched and labels.routed(value) is not None:
             labels.stop(f"how many rows the parameters route is read ({line()})")
 
+    def refuse_lending(self, values: list[Tensor]) -> None:
+        """The end, if some of ``values`` have rows that parameters route, and others get as many."""
+        if self.active and self._following and len({self.labels.routed(value) is None for value in values}) > 1:
+            self.labels.stop(f"something gets as many rows as the parameters route ({line()})")
+
     @contextmanager
     def checking(self) -> Iterator[None]:
         """Inside, values are read only for an error or nothing."""

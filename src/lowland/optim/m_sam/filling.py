@@ -47,7 +47,9 @@ class Filling:
         """``x`` with as many rows for each example, in order, along the same dimension."""
         if not len(self.slots):
             rows = x.movedim(self.place.dim, 0)
-            return rows.new_zeros(len(self.sources), *rows.shape[1:]).movedim(0, self.place.dim)
+            # Ones can be divided by, and have logarithms; of words there may be one alone.
+            value = int(x.is_floating_point())
+            return rows.new_full((len(self.sources), *rows.shape[1:]), value).movedim(0, self.place.dim)
         return x.index_select(self.place.dim, self.sources.to(x.device))
 
     def taken(self, out: Tensor, dim: int) -> Tensor:

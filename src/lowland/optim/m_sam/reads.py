@@ -7,6 +7,7 @@ from types import FrameType
 from torch.overrides import TorchFunctionMode
 
 from lowland.optim.m_sam.dependence import Dependence
+from lowland.optim.m_sam.following import tensors_in
 from lowland.optim.m_sam.watched import Watched
 from lowland.values import Args, Function, Kwargs, Tree
 
@@ -27,6 +28,8 @@ class Reads(TorchFunctionMode):
         if self.dependence.labels.owned and (name in _SIZES or attribute in _SIZES) and args and not _is_ours():
             for value in args if name == "is_same_size" else args[:1]:
                 self.dependence.refuse_size(value)
+        if self.dependence.labels.owned and name in _LENDING:
+            self.dependence.refuse_lending([*tensors_in((args, *(kwargs or {}).values()))])
         if name == "one_hot" and _has_classes(*args, **(kwargs or {})):
             with self.dependence.checking():
                 return func(*args, **(kwargs or {}))
@@ -87,8 +90,24 @@ _ON_THE_WAY = ("torch.autograd", "torch._tensor", "torch.overrides", "torch._dyn
 
 _OURS = str(__package__)
 _SIZES = frozenset(
-    "size shape __len__ numel nelement stride nbytes sym_size sym_numel sym_stride is_same_size".split()  # noqa: SIM905
+    [
+        "size",
+        "shape",
+        "__len__",
+        "numel",
+        "nelement",
+        "stride",
+        "nbytes",
+        "sym_size",
+        "sym_numel",
+        "sym_stride",
+        "is_same_size",
+        "is_contiguous",
+        "dim_order",
+    ]
 )
+#: What gives a tensor the size of another one.
+_LENDING = frozenset(["expand_as", "broadcast_tensors", "meshgrid"])
 #: Who has the storage may look into it.
 _TAKEN_OUT_NAMES = (
     "numpy tolist __array__ __dlpack__ data_ptr untyped_storage storage apply_ map_ map2_ q_scale q_zero_point "
