@@ -131,6 +131,38 @@ def test_what_depends_on_the_other_rows_goes_by_the_loop(what, m):
     assert_by_the_loop(model, losses, m, audit=False)
 
 
+class Router(nn.Module):
+    """Example 1 is routed at the weights of example 0, and at no others."""
+
+    def __init__(self, base, put):
+        super().__init__()
+        torch.manual_seed(0)
+        self.router, self.layer, self.put = nn.Linear(WIDTH, 1), nn.Linear(WIDTH, WIDTH), put
+        self.base, self.sign = torch.tensor([base, -0.03]).double(), torch.tensor([20.0, -20.0]).double()
+        self.double()
+        for p in self.router.parameters():
+            nn.init.zeros_(p)
+
+    def forward(self, x):
+        score = self.router(x)[:, 0]
+        (at,) = torch.where(score + self.base > 0)
+        return (self.put(self.layer(x).tanh(), at).sum(1) + score * self.sign)[:, None]
+
+
+FEW = {
+    "a sum over one": (1.0, lambda x, at: x.index_add(0, at, x[at] * x[at][None].sum(1))),
+    "one by itself": (1.0, lambda x, at: x.index_add(0, at, x[at] * (x[at, :1] + x[at, :1].T).sum(1, keepdim=True))),
+    "joined, none": (-1.0, lambda x, at: torch.cat([x[at], x])[:2] * torch.arange(1, 3)[:, None]),
+    "joined, none to none": (-1.0, lambda x, at: x.index_add(0, torch.cat([at, at]), torch.cat([x[at], x[at]]))),
+}
+
+
+@pytest.mark.parametrize("what", FEW)
+def test_few_rows_that_are_more_at_other_weights_go_by_the_loop(what):
+    model, x = Router(*FEW[what]), rand(2, WIDTH)
+    assert_by_the_loop(model, lambda: model(x).sum(1), 1, audit=False)
+
+
 class Elsewhere(nn.Module):
     """Rows that are put to the rows of another example, where the parameters say so or always."""
 

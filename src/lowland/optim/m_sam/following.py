@@ -74,7 +74,7 @@ def follow(labels: Labels, func: OpOverload, args: Args, kwargs: Kwargs, out: Tr
         out: its results.
     """
     operation = _operation(func)
-    if labels.owned and (why := by_position(labels, func, operation.is_view, args, kwargs)) is not None:
+    if labels.owned and (why := by_position(labels, func, operation.is_view, args, kwargs, out)) is not None:
         labels.stop(f"{operation.name} ({line()}) {why} of rows that the parameters route")
         return
     if operation.is_view:

@@ -237,6 +237,8 @@ class Labels:
             return False
         if len(owners.of) > 1 and self._owned(value, label) != Along(dim, owners):
             return False
+        if len(owners.of) == 1 and owners.routing is not None and (owners.each > 1 or value.shape.index(1) != dim):
+            return False  # it would be looked for along another dimension
         self.owned = True
         if owners.routing is None and not any(known is owners for known in self.met):
             self.met.append(owners)

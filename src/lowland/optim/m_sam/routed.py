@@ -9,7 +9,7 @@ from torch._ops import OpOverload
 
 from lowland.optim.m_sam.labels import Counted, Free, Labels
 from lowland.optim.m_sam.places import Along, Owners
-from lowland.values import Args, Kwargs
+from lowland.values import Args, Kwargs, Tree
 
 #: Views that read positions along a dimension.
 _PARTS = frozenset(["select", "slice", "unbind", "split", "split_with_sizes", "narrow", "squeeze"])
@@ -21,7 +21,7 @@ _BESIDE = frozenset(
 )
 
 
-def by_position(labels: Labels, func: OpOverload, is_view: bool, args: Args, kwargs: Kwargs) -> str | None:
+def by_position(labels: Labels, func: OpOverload, is_view: bool, args: Args, kwargs: Kwargs, out: Tree) -> str | None:
     """What an operation does that depends on where rows are that parameters route, in words; None for nothing."""
     flat = [t for a in (*args, *kwargs.values()) for t in (a if isinstance(a, list | tuple) else [a])]
     tensors = [t for t in flat if isinstance(t, Tensor)]
@@ -41,7 +41,10 @@ def by_position(labels: Labels, func: OpOverload, is_view: bool, args: Args, kwa
             labels.are_numbers(x) and x.ndim == 2
         ):  # of one row any dimension may be it
             rows = {d for d, n in enumerate(x.shape) if n == 1}
-        return "reads positions" if name in _OTHER_PARTS or along & rows else None
+        if name in _OTHER_PARTS or along & rows:
+            return "reads positions"
+        one = x.shape[place.dim] == 1 and isinstance(out, Tensor) and not _keeps_one(name, x, place.dim, out, given)
+        return "may move the only one" if one else None
     if name in _BESIDE:
         picks = [i for i in args[1] if i is not None] if name in ("index", "index_put") else []
         met = any(i.numel() != 1 and labels.at(i) is None for i in picks)
@@ -50,6 +53,22 @@ def by_position(labels: Labels, func: OpOverload, is_view: bool, args: Args, kwa
     others = [t for t in tensors if labels.at(t) is None and (name != "addmm" or t is args[0])]
     met = any(t.ndim >= back and t.shape[-back] != 1 for t in others for back in backs)
     return "has something beside it that goes by the positions" if met else None
+
+
+def _keeps_one(name: str, x: Tensor, dim: int, out: Tensor, given: Kwargs) -> bool:
+    """Whether the only row along ``dim`` of ``x`` lies, in a view, along the first dimension of size 1."""
+    if name in ("view", "_unsafe_view", "_reshape_alias"):
+        return x.shape[: dim + 1] == out.shape[: dim + 1] and out.shape.index(1) == dim
+    if (ones := [d for d, n in enumerate(out.shape) if n == 1]) and len(ones) == 1:
+        return True
+    at = given.get("dim", 0)
+    if name == "unsqueeze":
+        dim += at % out.ndim <= dim
+    elif name == "select":
+        dim -= at % x.ndim < dim
+    elif name not in ("slice", "detach", "alias", "expand") or out.ndim != x.ndim:
+        return False
+    return ones[:1] == [dim]
 
 
 def picked_by(labels: Labels, mask: Tensor, out: Tensor) -> bool:

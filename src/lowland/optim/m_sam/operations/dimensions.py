@@ -79,7 +79,8 @@ def _cat(call: Call) -> Place | None:
 
 def _one_behind_the_other(call: Call, dim: int) -> Along | None:
     """Rows that are joined along the dimension where they lie."""
-    tensors = [t for t in call.args[0] if t.numel()]
+    # Rows that parameters route are there at other weights, even if there are none now.
+    tensors = [t for t in call.args[0] if t.numel() or call.at(t) is not None]
     places = [(t, place) for t in tensors if (place := call.at(t)) is not None]
     if len(places) < len(tensors) or len({place.routed for _, place in places}) > 1:
         return None
