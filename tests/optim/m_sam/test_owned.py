@@ -95,7 +95,26 @@ def test_what_is_not_defined_at_zero_where_an_expert_has_no_rows():
     assert_silent(model, entropy(model, X), 1, audit=False)
 
 
+def whether_it_fits(function):
+    """Reads how many rows there are by an error, which the whole batch always has, and single examples not."""
+
+    def between(rows):
+        try:
+            function(rows)
+        except RuntimeError:
+            return rows
+        return rows * 2
+
+    return between
+
+
 NOT_BY_ROW = {
+    "whether a sum fits": whether_it_fits(lambda rows: rows + torch.ones(3, WIDTH).double()),
+    "whether a product fits": whether_it_fits(lambda rows: torch.ones(2, 3).double() @ rows),
+    "whether an einsum fits": whether_it_fits(
+        lambda rows: torch.einsum("ij,ij->j", rows, torch.ones(3, WIDTH).double())
+    ),
+    "whether they fit in a list": whether_it_fits(lambda rows: torch.cat([rows, torch.ones(3, 2).double()], 1)),
     "their number": lambda rows: rows * (1 + len(rows)),
     "their number, of none": lambda rows: rows if len(rows) == 0 else rows * 2,
     "their number, lent": lambda rows: rows * rows.new_ones(1, WIDTH).expand_as(rows).sum(0),

@@ -48,7 +48,12 @@ class Reads(TorchFunctionMode):
             self._refuse(args[:1], "the grad_fn of a tensor is taken ({}), whose hooks may mix the examples")
         elif attribute == "data" and type(args[0]) is not Watched:
             self._refuse(args[:1], "data of a tensor is taken ({}), which autograd doesn't see: take detach()")
-        out = func(*args, **(kwargs or {}))
+        try:
+            out = func(*args, **(kwargs or {}))
+        except Exception:  # whether it fails, by a size or a value, may depend on other examples, and be caught
+            given = tensors_in((*args, *(kwargs or {}).values()))
+            self._refuse(given, (name or "an operation") + " ({}) fails with what depends on the parameters")
+            raise
         if name in ("view", "reshape") and self.dependence.labels.owned and not _is_ours():
             sizes = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
             place = self.dependence.labels.routed(out)
