@@ -123,6 +123,7 @@ NOT_BY_ROW = {
     "whether it is one": lambda rows: rows * (1 + rows.T.is_contiguous()),
     "their shape": lambda rows: rows / rows.shape[0],
     "the first ones": lambda rows: rows[:50],
+    "in parts": lambda rows: rows * (1 + len(rows.unsafe_split(1))),
     "one of them": lambda rows: rows * (1 + rows[:1]),
     "their mean": lambda rows: rows - rows.mean(0),
     "their order": lambda rows: rows.cumsum(0),
@@ -151,13 +152,13 @@ def test_what_depends_on_the_other_rows_goes_by_the_loop(what, m):
 
 
 class Router(nn.Module):
-    """Example 1 is routed at the weights of example 0, and at no others."""
+    """An example is routed at the weights of the other one, and at no others."""
 
-    def __init__(self, base, put):
+    def __init__(self, base, put, other=1):
         super().__init__()
         torch.manual_seed(0)
         self.router, self.layer, self.put = nn.Linear(WIDTH, 1), nn.Linear(WIDTH, WIDTH), put
-        self.base, self.sign = torch.tensor([base, -0.03]).double(), torch.tensor([20.0, -20.0]).double()
+        self.base, self.sign = (torch.tensor(t).double().roll(other + 1) for t in ([base, -0.03], [20.0, -20.0]))
         self.double()
         for p in self.router.parameters():
             nn.init.zeros_(p)
@@ -171,6 +172,7 @@ class Router(nn.Module):
 FEW = {
     "a sum over one": (1.0, lambda x, at: x.index_add(0, at, x[at] * x[at][None].sum(1))),
     "one by itself": (1.0, lambda x, at: x.index_add(0, at, x[at] * (x[at, :1] + x[at, :1].T).sum(1, keepdim=True))),
+    "the first of one": (1.0, lambda x, at: x.index_add(0, at, x[at] + x[at][torch.arange(1)]), 0),
     "joined, none": (-1.0, lambda x, at: torch.cat([x[at], x])[:2] * torch.arange(1, 3)[:, None]),
     "joined, none to none": (-1.0, lambda x, at: x.index_add(0, torch.cat([at, at]), torch.cat([x[at], x[at]]))),
 }

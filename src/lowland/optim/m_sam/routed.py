@@ -15,6 +15,8 @@ from lowland.values import Args, Kwargs, Tree
 _PARTS = frozenset(["select", "slice", "unbind", "split", "split_with_sizes", "narrow", "squeeze"])
 #: The same, along dimensions that aren't looked for.
 _OTHER_PARTS = frozenset(["unfold", "as_strided", "diagonal"])
+#: What isn't called a view, and gives parts all the same.
+_UNSAFE = frozenset(["unsafe_split", "unsafe_split_with_sizes"])
 #: What has no rows may be beside them, of whatever sizes; where else rows are picked their own rules say.
 _BESIDE = frozenset(
     ["mm", "linear", "native_layer_norm", "_fused_rms_norm", "embedding", "index", "index_add", "index_put"]
@@ -31,6 +33,8 @@ def by_position(labels: Labels, func: OpOverload, is_view: bool, args: Args, kwa
     if torch.Tag.nondeterministic_seeded in func.tags:
         return "draws random numbers by the positions"
     name = func._schema.name.partition("::")[2].removesuffix("_")
+    if name in _UNSAFE:
+        return "reads positions"
     if is_view:
         x, place = routed[0]
         given = dict(zip((a.name for a in func._schema.arguments), args)) | kwargs  # noqa: B905

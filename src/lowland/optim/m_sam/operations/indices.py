@@ -94,7 +94,7 @@ def _indexed(call: Call, x: Tensor, place: Along, indices: Indices, out: Tensor)
         return Along(dim, place.inner) if out.shape[dim] == x.shape[place.dim] else None
     index = indices[place.dim]
     # 0, 1, 2, ... takes the examples as they are.
-    if index is None or not call.labels.counts(index) or index.numel() != x.shape[place.dim]:
+    if place.routed or index is None or not call.labels.counts(index) or index.numel() != x.shape[place.dim]:
         return None
     (along,) = [d for d, n in enumerate(index.shape) if n > 1] or [0]
     if index.stride(along) != 1:
