@@ -109,6 +109,7 @@ _SIZES = frozenset(
         "is_same_size",
         "is_contiguous",
         "dim_order",
+        "unflatten",
     ]
 )
 #: What gives a tensor the size of another one.
