@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lowland import SAM
-from lowland.optim.m_sam import Sliced
+from lowland.optim.m_sam import Sliced, routing
 
 WIDTH, TIMES, BATCH = 64, 32, 32
 
@@ -59,6 +59,7 @@ class Packed(nn.Module):
         return pad_packed_sequence(self.layer(packed)[0], batch_first=True)[0].sum(1)
 
 
+@routing
 class Experts(nn.Module):
     """Each position goes to two of eight small networks."""
 

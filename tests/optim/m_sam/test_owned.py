@@ -44,6 +44,11 @@ class Experts(nn.Module):
         return self.last(self.norm(rows + out).view_as(hidden).mean(1))
 
 
+@routing
+class Routed(Experts):
+    """The same, vouched for."""
+
+
 def entropy(model, x):
     return lambda: F.cross_entropy(model(x), Y[: len(x)], reduction="none")
 
@@ -54,7 +59,7 @@ X = rand(B, T, WIDTH)
 @pytest.mark.parametrize("audit", [True, False])
 @pytest.mark.parametrize("m", [1, 2, 3, B])
 def test_a_routed_layer(m, audit):
-    model = Experts()
+    model = Routed()
     assert_silent(model, entropy(model, X), m, audit=audit)
 
 
@@ -67,12 +72,12 @@ def test_a_routed_layer(m, audit):
 )
 def test_any_routing(leaning, threshold, examples, m):
     """Experts without rows, all rows to one, examples without rows."""
-    model = Experts(leaning, threshold)
+    model = Routed(leaning, threshold)
     assert_silent(model, entropy(model, X[:examples]), m, audit=False)
 
 
 def test_routed_otherwise_at_the_perturbed_weights():
-    model = Experts()
+    model = Routed()
     optimizer = optimizer_of(model, 1, audit=False)
     for group in optimizer.param_groups:
         group["rho"] = 0.1
@@ -82,7 +87,7 @@ def test_routed_otherwise_at_the_perturbed_weights():
 
 
 def test_each_batch_has_its_own_owners():
-    model = Experts()
+    model = Routed()
     optimizer = optimizer_of(model, 2, audit=False)
     for number in range(4):
         x = torch.randn(B, T, WIDTH, generator=torch.Generator().manual_seed(number)).double()
@@ -91,7 +96,7 @@ def test_each_batch_has_its_own_owners():
 
 
 def test_what_is_not_defined_at_zero_where_an_expert_has_no_rows():
-    model = Experts((-20.0, 1.0, 1.0), between=lambda rows: model.gain / (rows + 2))
+    model = Routed((-20.0, 1.0, 1.0), between=lambda rows: model.gain / (rows + 2))
     assert_silent(model, entropy(model, X), 1, audit=False)
 
 
@@ -108,6 +113,13 @@ def whether_it_fits(function):
     return between
 
 
+#: Who vouches for a layer says that it does none of these.
+READ = {
+    "their number": lambda rows: rows * (1 + len(rows)),
+    "their number, of none": lambda rows: rows if len(rows) == 0 else rows * 2,
+    "whether it is one": lambda rows: rows * (1 + rows.T.is_contiguous()),
+    "their shape": lambda rows: rows / rows.shape[0],
+}
 NOT_BY_ROW = {
     "whether a sum fits": whether_it_fits(lambda rows: rows + torch.ones(3, WIDTH).double()),
     "whether a product fits": whether_it_fits(lambda rows: torch.ones(2, 3).double() @ rows),
@@ -115,13 +127,9 @@ NOT_BY_ROW = {
         lambda rows: torch.einsum("ij,ij->j", rows, torch.ones(3, WIDTH).double())
     ),
     "whether they fit in a list": whether_it_fits(lambda rows: torch.cat([rows, torch.ones(3, 2).double()], 1)),
-    "their number": lambda rows: rows * (1 + len(rows)),
-    "their number, of none": lambda rows: rows if len(rows) == 0 else rows * 2,
     "their number, lent": lambda rows: rows * rows.new_ones(1, WIDTH).expand_as(rows).sum(0),
     "their number, lent by a function": lambda rows: rows * torch.broadcast_tensors(rows, rows.new_ones(1))[1].sum(0),
     "their number, lent by a grid": lambda rows: rows * torch.meshgrid(rows[:, 0], X[0, 0], indexing="ij")[1].sum(0),
-    "whether it is one": lambda rows: rows * (1 + rows.T.is_contiguous()),
-    "their shape": lambda rows: rows / rows.shape[0],
     "the first ones": lambda rows: rows[:50],
     "in parts": lambda rows: rows * (1 + len(rows.unsafe_split(1))),
     "one of them": lambda rows: rows * (1 + rows[:1]),
@@ -142,7 +150,8 @@ NOT_BY_ROW = {
 @pytest.mark.parametrize("m", [1, 2])
 @pytest.mark.parametrize("what", NOT_BY_ROW)
 def test_what_depends_on_the_other_rows_goes_by_the_loop(what, m):
-    model = Experts(between=NOT_BY_ROW[what])
+    """Whoever vouches."""
+    model = Routed(between=NOT_BY_ROW[what])
 
     def losses():
         torch.manual_seed(0)
@@ -151,6 +160,14 @@ def test_what_depends_on_the_other_rows_goes_by_the_loop(what, m):
     assert_by_the_loop(model, losses, m, audit=False)
 
 
+@pytest.mark.parametrize("m", [1, 2])
+@pytest.mark.parametrize("between", [lambda rows: rows, *READ.values()])
+def test_what_nobody_vouches_for_goes_by_the_loop(between, m):
+    model = Experts(between=between)
+    assert_by_the_loop(model, entropy(model, X), m, audit=False)
+
+
+@routing
 class Router(nn.Module):
     """An example is routed at the weights of the other one, and at no others."""
 
@@ -184,6 +201,7 @@ def test_few_rows_that_are_more_at_other_weights_go_by_the_loop(what):
     assert_by_the_loop(model, lambda: model(x).sum(1), 1, audit=False)
 
 
+@routing
 class Elsewhere(nn.Module):
     """Rows that are put to the rows of another example, where the parameters say so or always."""
 
