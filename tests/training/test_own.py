@@ -51,6 +51,8 @@ def test_values_have_their_types_and_known_ones_their_ranges():
     ("values", "error", "says"),
     [
         ({"lr": 0.1, "steps": 3}, ValueError, "settings need rho"),
+        ({"lr": 0.1, "rho": 0.1, "steps": 3, "momentun": 0.9}, ValueError, "did you mean momentum, not momentun"),
+        ({"lr": 0.1, "rho": 0.1, "steps": 3, "sed": 1}, ValueError, "did you mean seed, not sed"),
         ({"lr": 0.1, "rho": 0.1}, ValueError, "settings need steps"),
         (
             {"lr": 0.1, "rho": 0.1, "epochs": 3},

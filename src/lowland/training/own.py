@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import cache
 
 from lowland.training.drawing import Curve, Line, Panel, Plot, over_seeds
@@ -29,6 +30,7 @@ _LENGTHS = ("steps", "epochs", "examples")  # what a smoke run has less of
 
 _REQUIRED = ("lr", "rho")
 _USUAL: Mapping[str, SettingValue] = {"seed": 0, "seeds": 1}
+_ALIKE = 0.8  # difflib's ratio of two names that are taken for the same
 _FLOATS = ("lr", "rho", "momentum", "weight_decay")
 
 
@@ -58,7 +60,8 @@ def defaults(**values: Value | SettingValue) -> type[Settings]:
 
     Raises:
         TypeError: for a value of another type.
-        ValueError: if one of those is missing that must be there.
+        ValueError: if one of those is missing that must be there, or a name is almost that of a setting that
+            `lowland.training.supervised` reads (``momentun``).
     """
     usual = {name: Value(value, "default") for name, value in _USUAL.items() if name not in values}
     wrapped = {name: _wrapped(name, value) for name, value in {**values, **usual}.items()}
@@ -72,7 +75,16 @@ def defaults(**values: Value | SettingValue) -> type[Settings]:
     if missing:
         why = ": with epochs the steps follow from batch_size and examples" if "epochs" in wrapped else ""
         raise ValueError(f"settings need {', '.join(missing)}{why}")
+    _refuse_misspelt(values)
     return _made(tuple((name, type(value.value).__name__, value) for name, value in wrapped.items()))
+
+
+def _refuse_misspelt(given: Mapping[str, object]) -> None:
+    """Names almost like one that means something here: as settings of one's own nothing would read them."""
+    known = {*_known(), *(field.name for field in dataclasses.fields(Settings))}
+    for name in set(given) - known:
+        if near := get_close_matches(name, known - set(given), n=1, cutoff=_ALIKE):
+            raise ValueError(f"did you mean {near[0]}, not {name}? A setting of your own needs a name less like it")
 
 
 def _wrapped(name: str, value: Value | SettingValue) -> Value:
