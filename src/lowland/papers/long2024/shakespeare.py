@@ -103,7 +103,7 @@ EXPERIMENT = Experiment(
     figures=FIGURES,
     cost={
         "paper": "about 2 hours, one H100 (estimated)",
-        "desk": "an hour, 2 cores (from its first steps)",
+        "desk": "an hour, 1 core (measured)",
         "laptop": "two minutes, 2 cores (measured)",
         "smoke": "seconds",
     },
