@@ -186,7 +186,7 @@ def claiming(judge):
     """The text of a file whose experiment has one claim."""
     names = "from lowland.experiments import Claim, last, reached, smaller\n"
     text = WHOLE.replace("from lowland.training import", f"{names}from lowland.training import")
-    claim = f"claims=(Claim('one', 'text', 'ours', '< 0', {judge}, over_seeds=True),),"
+    claim = f"claims=(Claim('one', 'text', 'ours', 'interval < 0', {judge}, over_seeds=True),),"
     return text.replace("build=build,", f"build=build, {claim}")
 
 

@@ -8,7 +8,7 @@ from scipy.stats import t, ttest_rel
 
 from lowland.papers.andriushchenko2022.claims import figure_1_claims
 from lowland.papers.claims import below_zero, last, reached, smaller
-from lowland.training import Outcome
+from lowland.training import Claim, Outcome
 from lowland.training.claims import NoArmError
 from lowland.training.statistics import Estimate
 
@@ -128,3 +128,10 @@ def test_a_regime_is_that_of_the_worst_seed():
     for asked in (regime, judge):
         with pytest.raises(NoArmError, match="erm"):
             asked(arms({"sam": [0.1]}))
+
+
+def test_another_threshold_than_the_judge_goes_by_is_refused():
+    assert Claim("one", "it is lower", "ours", "interval < 0", judge).threshold == "interval < 0"
+    for other in ("interval > 0", "below zero", None):
+        with pytest.raises(ValueError, match="the claim one: its judge goes by 'interval < 0', so say that and not"):
+            Claim("one", "it is lower", "ours", other, judge)

@@ -91,7 +91,14 @@ def _report(directory: Any, experiment: Any, summary: dict[str, Any], json_: boo
     else:
         _print(directory, experiment, summary, divergences)
     if all(summary["metrics"][arm]["status"] == "diverged" for arm in summary["config"]["arms"]):
-        raise LowlandError(f"every arm diverged: {divergences}; try a smaller --set lr=…")
+        # Before the first step lr has done nothing yet.
+        begun = any(summary["metrics"][arm]["diverged_at"] for arm in summary["config"]["arms"])
+        remedy = (
+            "try a smaller --set lr=…"
+            if begun
+            else "look for NaN or infinity in the data, and in what the network gives"
+        )
+        raise LowlandError(f"every arm diverged: {divergences}; {remedy}")
 
 
 def _print(directory: Any, experiment: Any, summary: dict[str, Any], divergences: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 
 from lowland.training import Outcome, Reference, Verdict, repeats
-from lowland.training.claims import NoArmError
+from lowland.training.claims import NoArmError, by_threshold
 from lowland.training.statistics import Estimate, paired_difference
 
 Measure = Callable[[Outcome], float]
@@ -77,7 +77,7 @@ def difference(outcomes: Mapping[str, Outcome], kind: str, other: str, measure: 
 def smaller(kind: str, other: str, measure: Measure) -> Judge:
     """Judges whether ``kind`` has the smaller measure than ``other``: the mean difference, paired by seed.
 
-    As `below_zero` says; NoArmError for an arm that isn't there.
+    As `below_zero` says, for a `Claim` whose threshold is ``"interval < 0"``; NoArmError for an arm that isn't there.
     """
 
     @judged
@@ -85,7 +85,7 @@ def smaller(kind: str, other: str, measure: Measure) -> Judge:
         _find(outcomes, kind, other)
         return below_zero(difference(outcomes, kind, other, measure))
 
-    return judge
+    return by_threshold(judge, "interval < 0")
 
 
 def _find(outcomes: Mapping[str, Outcome], *kinds: str) -> None:

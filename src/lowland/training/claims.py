@@ -4,10 +4,22 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from lowland.errors import SettingError, suggestion
 from lowland.training.outcome import Outcome
 from lowland.values import Json
+
+_Judge = TypeVar("_Judge", bound=Callable[..., object])
+#: The threshold that a judge goes by, of those that know one alone.
+_THRESHOLDS: WeakKeyDictionary[Callable[..., object], str] = WeakKeyDictionary()
+
+
+def by_threshold(judge: _Judge, threshold: str) -> _Judge:
+    """``judge``, which goes by ``threshold``: a `Claim` that says another with it is refused."""
+    _THRESHOLDS[judge] = threshold
+    return judge
 
 
 class Undecidable(Exception):
@@ -76,6 +88,7 @@ class Claim:
 
     Raises:
         TypeError: for a judge or a regime that is no function.
+        ValueError: for another threshold than the judge goes by, where that is known.
     """
 
     id: str
@@ -93,11 +106,16 @@ class Claim:
     figure: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what can't be called."""
+        """Refuse what can't be called, and a threshold by which the judge doesn't go."""
         given = {"judge": self.judge} | ({} if self.regime is None else {"regime": self.regime})
         for name, function in given.items():
             if not callable(function):
                 raise TypeError(f"the claim {self.id}: {name} is a function of the outcomes by arm, not {function!r}")
+        threshold = _THRESHOLDS.get(self.judge, self.threshold)
+        if threshold != self.threshold:
+            raise ValueError(
+                f"the claim {self.id}: its judge goes by {threshold!r}, so say that and not {self.threshold!r}"
+            )
 
     def decide(self, outcomes: Mapping[str, Outcome]) -> Verdict:
         """``judge`` of these outcomes, but null with the reason where they don't get to the regime, or it measured NaN.
