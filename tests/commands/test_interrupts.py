@@ -118,6 +118,7 @@ def test_a_sweep_in_a_pipe_takes_its_workers_along(tmp_path):
     options = ("--engine", "process", "--workers", "1", "--out", "sweep", *grid(tmp_path))
     process = start(*SWEEP, *options, setup=OFTEN, cwd=tmp_path)
     assert process.stdout.readline() == "sweep directory: sweep\n"
+    left_out = process.stdout.readline()  # whatever is read ahead here is lost to communicate()
     until(lambda: any(tmp_path.glob("sweep/runs/*/metrics.jsonl")), process)
     time.sleep(0.8)
     workers = descendants(process.pid)
@@ -126,8 +127,8 @@ def test_a_sweep_in_a_pipe_takes_its_workers_along(tmp_path):
     out, err = process.communicate()
     head, *lines, last = err.splitlines()
     assert (process.returncode, last) == (130, LINE)
-    assert out.startswith("not trained, because the grid has no such point: ")
-    assert out.count("\n") == 1
+    assert left_out.startswith("not trained, because the grid has no such point: ")
+    assert out == ""
     assert head == "2 runs, engine process"
     lines = without_the_forecast(lines)
     assert lines
