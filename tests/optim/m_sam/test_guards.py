@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lowland.optim import SAM
 from lowland.optim.m_sam import RULES
@@ -47,21 +46,8 @@ def in_place(x, w):
     return x
 
 
-class Packed(nn.Module):
-    """A recurrent layer over the whole of sequences that are packed all the same."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.GRU(4, 4)
-
-    def forward(self, x):
-        packed = pack_padded_sequence(x, torch.full((len(x),), x.shape[1]), batch_first=True)
-        return pad_packed_sequence(self.layer(packed)[0], batch_first=True)[0]
-
-
 BY_THE_LOOP = {
     "a function of autograd's": (lambda: Layer(Square.apply, 4), "Square, a function of autograd's own, .* takes rows"),
-    "recurrent": (Packed, "reads a value that depends on the parameters"),
     "in another order": (lambda: Layer(lambda x, w: (x.flip(0) * w).flip(0), 4), "flip .*, which mixes the examples"),
     "data": (lambda: Layer(lambda x, w: x * w.data * w, 4), "data of 1.w"),
     "in place": (lambda: Layer(in_place, 4), "writes in place"),

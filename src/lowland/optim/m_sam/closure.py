@@ -196,6 +196,11 @@ class Closure:
         place = place or Along(0, len(out) // self.examples)
         return self.dependence.own(out, place.inner, place.dim)
 
+    def numbers_rows(self, value: Tensor) -> None:
+        """Take note that ``value`` holds numbers of rows of the batch, and isn't data of its examples."""
+        if self.dependence.active and self.dependence.labels.at(value) is None:
+            self.dependence.labels.set_constant([value])
+
     def has_rows(self, x: Tensor, what: str) -> bool:
         """Whether ``x`` has rows of the examples: else each group sees it as it is.
 

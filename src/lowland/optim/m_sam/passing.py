@@ -79,6 +79,32 @@ class Pass:
             raise NotCovered(f"{what} begins with states that aren't laid out by example")
         return found
 
+    def owners(self, rows: Tensor, what: str) -> Tensor | None:
+        """The number of the example of each of ``rows``, ``(rows,)``, on the CPU, if data says whose they are.
+
+        Raises:
+            NotCovered: if parameters route them.
+        """
+        place = self.closure.owned([rows], what)
+        if place is None:
+            return None
+        if place.routed or place.dim:
+            raise NotCovered(f"{what} sees rows that the parameters route, or that aren't along the first dimension")
+        return place.owners(len(rows), self.examples)
+
+    def picked(self, value: Tensor, dim: int, index: Tensor) -> Tensor:
+        """``value`` at an ``index`` of numbers of rows of the batch; of what parameters give each group has all."""
+        with self.closure.dependence.paused():
+            stack = self.stack_of(value)
+            if stack is not None:
+                return Derived.of(value.index_select(dim, index), stack.index_select(dim + 1, index), shared=False)
+        return value.index_select(dim, index)
+
+    @property
+    def examples(self) -> int:
+        """How many the batch has."""
+        return self.closure.examples
+
     def looked_up(self, tokens: Tensor, table: Tensor, what: str) -> Tensor | None:
         """The rows of ``table``, which parameters give, at ``tokens``; None if ``tokens`` have no rows of examples."""
         closure, groups = self.closure, self.side.groups

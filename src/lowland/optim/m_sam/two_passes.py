@@ -250,7 +250,7 @@ class TwoPasses:
 
     def _count(self) -> int:
         """How many losses the closure returns; and whose rows of data are, if that is seen on the way."""
-        with by_group(self.model, None), Gathered() as gathered:
+        with by_group(self.model, None), Gathered(self.model) as gathered:
             size = len(self._losses())
         self._owners = gathered.owners(size)
         return size

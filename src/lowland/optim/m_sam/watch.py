@@ -7,6 +7,7 @@ from functools import partial
 from threading import RLock
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from lowland.optim.m_sam import unseen
@@ -17,7 +18,7 @@ from lowland.optim.m_sam.reads import Reads
 from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.registry import RULES, is_routing
 from lowland.optim.m_sam.watched import Watched, called_by, is_followed_here
-from lowland.values import Tree
+from lowland.values import Args, Kwargs, Tree
 
 _closure: Closure | None = None  # that is watched
 _constants: list[Tensor] = []
@@ -63,6 +64,8 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
         raise NotCovered("a layer that has a rule has a forward of its own, set from outside")
     _one_at_a_time.acquire()
     before = _closure, _constants
+    recurrent = [module for module in modules if isinstance(module, nn.RNNBase)]
+    hooks = [layer.register_forward_pre_hook(partial(_ordered, handler), with_kwargs=True) for layer in recurrent]
     try:
         for param in params:
             param.__class__ = Watched
@@ -77,6 +80,8 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
         _closure, _constants = before
         for param in params:
             param.__class__ = nn.Parameter
+        for hook in hooks:
+            hook.remove()
         for layer in layers + routers:
             layer.__dict__.pop("forward", None)
         _one_at_a_time.release()
@@ -138,6 +143,15 @@ def mixed(value: Tensor, what: str) -> None:
 def _vouched(layer: nn.Module, handler: Handler, *args: Tree, **kwargs: Tree) -> Tree:
     with handler.closure.dependence.vouched():
         return type(layer).forward(layer, *args, **kwargs)
+
+
+def _ordered(handler: Handler, layer: nn.Module, args: Args, kwargs: Kwargs) -> None:
+    """The order of packed sequences picks among states before the first time, which parameters may give."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, PackedSequence):
+            for order in (value.sorted_indices, value.unsorted_indices):
+                if order is not None:
+                    handler.closure.numbers_rows(order)
 
 
 def _forward(layer: nn.Module, handler: Handler, *args: Tree, **kwargs: Tree) -> Tree:

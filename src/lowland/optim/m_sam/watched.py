@@ -27,6 +27,16 @@ class Caller(Protocol):
     def of_rows(self, value: Tensor, rows: Tensor, what: str) -> Tensor:
         """``value``, whatever gives it, as one that has a row for each of ``rows``, along the first dimension."""
 
+    def owners(self, rows: Tensor, what: str) -> Tensor | None:
+        """The number of the example of each of ``rows``, ``(rows,)``, on the CPU, if data says whose they are."""
+
+    def picked(self, value: Tensor, dim: int, index: Tensor) -> Tensor:
+        """``value`` at an ``index`` of numbers of rows of the batch; of what parameters give each group has all."""
+
+    @property
+    def examples(self) -> int:
+        """How many the batch has."""
+
     def looked_up(self, tokens: Tensor, table: Tensor, what: str) -> Tensor | None:
         """The rows of ``table``, which parameters give, at ``tokens``; None if ``tokens`` have no rows of examples."""
 

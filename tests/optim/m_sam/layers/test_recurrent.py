@@ -5,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..against_the_definition import assert_by_the_loop, assert_silent
 from ..networks import rand
@@ -147,17 +146,11 @@ def shuffled(model, x):
     return model(x, out[:, -1].roll(1, 0)[None].contiguous())[0]
 
 
-def packed(model, x):
-    lengths = torch.tensor([4, 3, 2, 1])
-    out, _ = model(pack_padded_sequence(x, lengths, batch_first=True))
-    return pad_packed_sequence(out, batch_first=True)[0]
-
-
 def batch_as_time(model, x):
     return model(x.transpose(0, 1).contiguous())[0].transpose(0, 1)
 
 
-@pytest.mark.parametrize("use", [shuffled, packed, batch_as_time])
+@pytest.mark.parametrize("use", [shuffled, batch_as_time])
 def test_rows_that_are_not_one_examples(use):
     torch.manual_seed(0)
     first = nn.Linear(3, 3)

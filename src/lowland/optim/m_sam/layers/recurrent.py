@@ -9,6 +9,7 @@ from torch import _VF, Tensor
 from torch.nn import functional as F
 
 from lowland.optim.m_sam.layers.linear import Linear
+from lowland.optim.m_sam.layers.sequences import PackedSequences, Sequences
 from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.registry import composed, rule
 from lowland.optim.m_sam.rule import AtPerturbed, AtW, Rule, Use
@@ -51,6 +52,7 @@ def recurrence(
     bias: Tensor | None,
     projection: Tensor | None,
     kind: str,
+    there: Tensor | None = None,
 ) -> Tensor:
     """One direction of a layer, over all times.
 
@@ -62,12 +64,13 @@ def recurrence(
         bias: ``(gates,)``.
         projection: of an LSTM's states, ``(width, gates / 4)``; None for none.
         kind: a key of `CELLS`.
+        there: whether each sequence has each time, ``(rows, times)``, after whose end its states stay; None for all.
 
     Returns:
         ``(rows, times, width)`` the states after each time; of an LSTM the cells beside them.
     """
     project = None if projection is None else lambda h: F.linear(h, projection)
-    return _over_times(gates, _states(state, cell), kind, lambda h: F.linear(h, weight, bias), project)
+    return _over_times(gates, _states(state, cell), kind, lambda h: F.linear(h, weight, bias), project, there)
 
 
 def _states(state: Tensor, cell: Tensor | None) -> list[Tensor]:
@@ -80,13 +83,17 @@ def _over_times(
     kind: str,
     of_state: Callable[[Tensor], Tensor],
     project: Callable[[Tensor], Tensor] | None = None,
+    there: Tensor | None = None,
 ) -> Tensor:
     """The recurrence."""
     found, cell = [], CELLS[kind]
-    for of_input in gates.unbind(1):
-        states = cell(of_input, of_state(states[0]), states)
+    on: list[Tensor | None] = [None] * gates.shape[1] if there is None else [*there.unsqueeze(-1).unbind(1)]
+    for of_input, goes_on in zip(gates.unbind(1), on, strict=True):
+        before, states = states, cell(of_input, of_state(states[0]), states)
         if project is not None:
             states = [project(states[0]), *states[1:]]
+        if goes_on is not None:
+            states = [torch.where(goes_on, new, old) for new, old in zip(states, before, strict=True)]
         found.append(torch.cat(states, -1) if len(states) > 1 else states[0])
     return torch.stack(found, 1)
 
@@ -101,8 +108,8 @@ class Recurrence(Rule):
     So is the projection of an LSTM, which sees the states after each time.
     """
 
-    arguments: ClassVar = ("gates", "state", "cell", "weight", "bias", "projection", "kind")
-    defaults: ClassVar = {}
+    arguments: ClassVar = ("gates", "state", "cell", "weight", "bias", "projection", "kind", "there")
+    defaults: ClassVar = {"there": None}
     parameters: ClassVar = ("weight", "bias", "projection")
     composite = True
 
@@ -110,14 +117,14 @@ class Recurrence(Rule):
         """The call as a `Use`: gates and states have rows."""
         use = super().bind(func, args, kwargs)
         if use is not None:
-            use.inputs = ("gates", "state") if use.cell is None else ("gates", "state", "cell")
+            use.inputs = tuple(n for n in ("gates", "state", "cell", "there") if use.arguments[n] is not None)
         return use
 
     def first(self, use: Use, watch: AtW) -> Tensor:
         """At w, with zeros added to what the fully connected layers give, whose gradients are those there."""
         of_state, project = (None if layer is None else _tapped(layer, use.gates, watch) for layer in _layers(use))
         assert of_state is not None
-        return _over_times(use.gates, _states(use.state, use.cell), use.kind, of_state, project)
+        return _over_times(use.gates, _states(use.state, use.cell), use.kind, of_state, project, use.there)
 
     def perturbed(self, use: Use, watch: AtPerturbed) -> Tensor:
         """The fully connected layers with each group's own weights, at each time."""
@@ -127,7 +134,7 @@ class Recurrence(Rule):
 
         of_state, projection = _layers(use)
         project = None if projection is None else called(projection)
-        return _over_times(use.gates, _states(use.state, use.cell), use.kind, called(of_state), project)
+        return _over_times(use.gates, _states(use.state, use.cell), use.kind, called(of_state), project, use.there)
 
     def unmoved(self, use: Use, watch: AtPerturbed) -> Tensor:
         """The same, for the norms of gradients."""
@@ -167,32 +174,60 @@ def layers(watch: Caller, func: Function, args: Args, kwargs: Kwargs) -> Tree:
     if kwargs or len(args) != 9:
         return NotImplemented
     if isinstance(args[3], list | tuple):
-        raise NotCovered(f"{func.__name__} sees a packed sequence, whose rows aren't laid out by example")
-    x, before, flat, has_bias, count, dropout, training, both, batch_first = args
-    kind, directions = func.__name__, 1 + bool(both)
+        return _packed(watch, func.__name__, *args)
+    x, before, flat, *options, batch_first = args
+    kind = func.__name__
     _check_input(x, kind)
     x = x if batch_first else x.transpose(0, 1)
     if x.ndim != 3:
         raise NotCovered(f"{kind} sees one sequence alone")
-    starts = [before] if isinstance(before, Tensor) else list(before)
-    own, ends = iter(flat), []
+    x, states = _stacked(watch, kind, x, _listed(before), flat, tuple(options), Sequences())
+    return tuple(t.contiguous() for t in (x if batch_first else x.transpose(0, 1), *states))
+
+
+def _packed(
+    watch: Caller, kind: str, data: Tensor, batch_sizes: Tensor, before: Tree, flat: list[Tensor], *options: Tree
+) -> tuple[Tensor, ...]:
+    """The same of packed sequences, each of which begins and ends by itself."""
+    _check_input(data, kind)
+    its = PackedSequences(data, batch_sizes, watch, kind)
+    starts = [watch.picked(start, 1, its.sources) for start in _listed(before)]
+    x, states = _stacked(watch, kind, its.unpacked(data), starts, flat, options, its)
+    return its.packed(x), *(state.index_select(1, its.slots) for state in states)
+
+
+def _stacked(
+    watch: Caller, kind: str, x: Tensor, starts: list[Tensor], flat: list[Tensor], options: Args, its: Sequences
+) -> tuple[Tensor, list[Tensor]]:
+    """What the last layer gives, ``(rows, times, features)``, and the last states of all.
+
+    Args:
+        watch: the pass.
+        kind: a key of `CELLS`.
+        x: ``(rows, times, inputs)``.
+        starts: the states before the first time, ``(layers, rows, width)`` each.
+        flat: the parameters.
+        options: whether there are biases, how many layers, dropout, training, whether in both directions.
+        its: the sequences.
+    """
+    has_bias, count, dropout, training, both = options
+    own, ends, directions = iter(flat), [], 1 + bool(both)
     each = len(flat) // (count * directions)
     widths = [start.shape[-1] for start in starts]
     for layer in range(count):
         found = []
         for direction in range(directions):
-            weights = [next(own) for _ in range(each)]
+            weights: list[Tensor | None] = [next(own) for _ in range(each)]
             projection = weights.pop() if each > 2 + 2 * bool(has_bias) else None
-            its = [_picked(watch, start, layer * directions + direction) for start in starts]
-            out = _direction(watch, kind, x.flip(1) if direction else x, its, weights, projection)
+            states = [_picked(watch, start, layer * directions + direction) for start in starts]
+            turned = its.reversed(x) if direction else x
+            out = _direction(watch, kind, turned, states, weights, projection, its.there)
             ends.append(out[:, -1])
-            found.append(out.flip(1) if direction else out)
+            found.append(its.reversed(out) if direction else out)
         x = torch.cat([out[..., : widths[0]] for out in found], -1)
-        if dropout and training and layer < count - 1:  # in torch's order
-            x = F.dropout(x.transpose(0, 1).contiguous(), dropout).transpose(0, 1)
-    states = torch.stack(ends)
-    results = (x if batch_first else x.transpose(0, 1), *states.split(widths, -1))
-    return tuple(t.contiguous() for t in results)
+        if dropout and training and layer < count - 1:
+            x = its.dropped(x, dropout)
+    return x, list(torch.stack(ends).split(widths, -1))
 
 
 @composed(_VF.lstm_cell, _VF.gru_cell, _VF.rnn_tanh_cell, _VF.rnn_relu_cell)
@@ -203,9 +238,13 @@ def cells(watch: Caller, func: Function, args: Args, kwargs: Kwargs) -> Tree:
         return NotImplemented
     kind = func.__name__.removesuffix("_cell")
     _check_input(x, kind)
-    starts = [before] if isinstance(before, Tensor) else list(before)
+    starts = _listed(before)
     out = _direction(watch, kind, x.unsqueeze(1), starts, weights)[:, 0]
     return out if len(starts) == 1 else tuple(out.chunk(2, -1))
+
+
+def _listed(states: Tree) -> list[Tensor]:
+    return [states] if isinstance(states, Tensor) else list(states)
 
 
 def _direction(
@@ -215,6 +254,7 @@ def _direction(
     starts: list[Tensor],
     weights: list[Tensor | None],
     projection: Tensor | None = None,
+    there: Tensor | None = None,
 ) -> Tensor:
     """The recurrence over ``x``, ``(rows, times, inputs)``."""
     of_input, of_state, *biases = weights
@@ -223,7 +263,9 @@ def _direction(
     _check_input(gates, kind)
     states = [watch.of_rows(start, gates, kind) for start in starts]
     state, cell = (*states, None)[:2]
-    out: Tensor = _called(watch, recurrence, (gates, state, cell, of_state, second, projection, kind))
+    if there is not None:
+        there = watch.of_rows(there, gates, kind)
+    out: Tensor = _called(watch, recurrence, (gates, state, cell, of_state, second, projection, kind, there))
     return out
 
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lowland.optim.m_sam.operations.call import Call, aligned, rule
 from lowland.optim.m_sam.operations.owned import expanded, picked, put
-from lowland.optim.m_sam.places import Along, Place
+from lowland.optim.m_sam.packed import Packing
+from lowland.optim.m_sam.places import Along, Owners, Place, owned
 
 #: Of each dimension of a tensor, as ``aten.index`` takes them: the entries that are picked, or None for all.
 Indices = Sequence[Tensor | None]
@@ -16,6 +17,17 @@ Indices = Sequence[Tensor | None]
 @rule("embedding")
 def _embedding(call: Call) -> Place | None:
     return call.alone(call.given["indices"])
+
+
+@rule("_pack_padded_sequence")
+def _pack(call: Call) -> list[Place | None] | None:
+    """Each row is its sequence's; which are how long is data."""
+    x, _, batch_first = call.args
+    place = call.alone(x)
+    if place is None or place.routed or place.dim != (0 if batch_first else 1):
+        return None
+    owners = place.owners(x.shape[place.dim], call.labels.examples)
+    return [owned(0, Owners(owners[Packing.of(call.results[1]).sequences]), call.labels.examples), None]
 
 
 @rule("index")
