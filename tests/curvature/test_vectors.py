@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from lowland.curvature import alignment
-from lowland.curvature.lanczos import Operator, random_direction, with_residuals
+from lowland.curvature.lanczos import Operator, random_direction
 from lowland.curvature.quadrature import spectrum
+from lowland.curvature.subspaces import with_residuals
 from lowland.curvature.vectors import euclidean_norm
 
 MANY = 10_000_000

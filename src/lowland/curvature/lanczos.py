@@ -1,7 +1,8 @@
 """Eigenpairs of a symmetric operator, each with a residual that says how wrong it can be."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,13 +10,16 @@ from torch import Tensor
 
 from lowland.checks import is_count
 from lowland.curvature.arguments import check_start
+from lowland.curvature.subspaces import Ritz, Subspaces
 from lowland.curvature.vectors import euclidean_norm
 from lowland.curvature.wanted import Wanted, Which
+
+Products = Callable[[Tensor, list[int]], Tensor]
 
 # Fewer products would take a neighbouring eigenvalue for the extreme one too often: on spectra whose two largest are
 # 2 to 5 percent apart, about one random start in twenty. A test counts them.
 FEWEST_PRODUCTS = 8
-HOPELESS = 10  # times the asymmetry that is allowed: no iteration gets anywhere from there
+_HOPELESS = 10  # times the asymmetry that is allowed: no iteration gets anywhere from there
 _SHOWN = 5  # values in a repr
 _WARM_MIX = 1.0  # norm of the random part of a warm start, the rest having norm 1: less saves next to nothing
 
@@ -107,66 +111,126 @@ def eigenpairs(operator: Operator, wanted: Wanted) -> Eigenpairs:
         FloatingPointError: if a product is not finite.
     """
     check_operator(operator)
-    wanted.check(operator.n)
     product, n, dtype, device = operator
-    k, tol, which, start = wanted.pairs, wanted.tol, wanted.which, wanted.start
-    max_basis, max_products, generator = wanted.basis(n), wanted.max_products, wanted.random()
+    (found,) = eigenpairs_of_many(lambda rows, _: product(rows[0])[None], n, [wanted.start], wanted, dtype, device)
+    if isinstance(found, FloatingPointError):
+        raise found
+    return found
 
-    def random_vector() -> Tensor:
-        return random_direction(n, generator, dtype, device)
 
-    space = _Subspace(n, max_basis, dtype, device)
-    skew = skewness(tol, dtype)
-    fewest = min(FEWEST_PRODUCTS, n)
-    following = random_vector()
-    if start is not None:
-        following = warm_start(start, following)
+def eigenpairs_of_many(
+    product: Products,
+    n: int,
+    starts: Sequence[Tensor | None],
+    wanted: Wanted,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> list[Eigenpairs | FloatingPointError]:
+    """`eigenpairs` of each of several operators of one size, iterated in step: each operation is one for all.
 
+    The results are those of one operator at a time, up to rounding: all have the same random vectors. The bases grow
+    and restart in step, so all have one size at any time; an operator whose pairs are found, or whose product is not
+    finite, leaves.
+
+    Args:
+        product: ``product(vectors, active)`` gives Hᵢvᵢ for the rows vᵢ of ``vectors``, shape ``(a, n)``, one for
+            each of the a operators i in ``active``, ascending, in a tensor of that shape.
+        n: dimension.
+        starts: for each operator what `Wanted.start` is for one.
+        wanted: which pairs, how exact, and at what price for each operator; its start is not looked at.
+        dtype: of the vectors. Sums over them are float64 where they steer.
+        device: of the vectors.
+
+    Returns:
+        For each operator its pairs, or a FloatingPointError where a product was not finite.
+
+    Raises:
+        TypeError: for a start that is no tensor, a generator that is none.
+        ValueError: for a k, tol, basis or start that makes no sense.
+    """
+    wanted.check(n)
+    fewest, max_basis = min(FEWEST_PRODUCTS, n), wanted.basis(n)
+    draws = _Draws(len(starts), partial(random_direction, n, wanted.random(), dtype, device))
+    first = [draws.next(i) if start is None else warm_start(start, draws.next(i)) for i, start in enumerate(starts)]
+    found: dict[int, Eigenpairs | FloatingPointError] = {}
+    spaces = Subspaces(first, n, max_basis)
     products = 0
-    while True:
-        image = product(following)
+    while spaces.active:
+        finite = spaces.extend(product(spaces.following, spaces.active))
         products += 1
-        following, remainder = space.extend(following, image)
-        values, rotation = space.ritz()
-        order = wanted_first(values, which)
-        scale = max(values.abs().max().item(), wanted.floor)
-        crooked = products >= fewest and space.asymmetry > HOPELESS * skew * scale
-        exhausted = space.size == n or products == max_products or crooked
-        estimates = (remainder * rotation[-1, order[:k]]).abs()
-        promising = space.size >= k and products >= fewest and bool((estimates <= tol * scale).all())
-        if promising and which == "magnitude" and space.size > 1:
-            # The other end of the spectrum may still grow past this one.
-            rival = 0 if values[order[0]] > 0 else -1
-            reach = (values[rival].abs() + (remainder * rotation[-1, rival]).abs()).item()
-            promising = reach <= (1 + tol) * scale
-        if promising or exhausted:
-            chosen = torch.cat([order[:k:2], order[1:k:2]]) if which == "ends" else order[:k]
-            pairs = space.pairs(rotation[:, chosen])
-            residuals = pairs[2]
-            converged = len(residuals) == k and bool((residuals <= tol * scale).all())
-            if converged or exhausted:
-                values_, vectors, residuals = pairs
-                reason = why_not(
-                    residuals.max().item(), tol, scale, products, space.asymmetry, skew, products >= fewest
-                )
-                if not (converged or reason):
-                    reason = f"only {len(residuals)} of {k} pairs in {products} products"
-                values_, residuals = values_.to(device, dtype), residuals.to(device, dtype)
-                return Eigenpairs(values_, vectors, residuals, products, not reason, reason, scale)
-        if remainder <= torch.finfo(dtype).eps * max(scale, torch.finfo(dtype).tiny) * n**0.5:
+        for i in spaces.only(finite):
+            found[i] = FloatingPointError("a product with the operator is not finite")
+        ritz = spaces.ritz()
+        scale = ritz.values.abs().amax(1).clamp(min=wanted.floor)
+        done = torch.zeros(len(scale), dtype=torch.bool, device="cpu")
+        if products >= fewest or products == wanted.max_products:
+            for row, pairs in _ends(spaces, ritz, scale, wanted, products):
+                done[row] = True
+                found[spaces.active[row]] = pairs
+        tiny = torch.finfo(dtype).tiny
+        spent = spaces.remainder <= torch.finfo(dtype).eps * scale.clamp(min=tiny) * n**0.5
+        for row in (spent & ~done).nonzero()[:, 0].tolist():
             # The basis spans an invariant subspace: what is left to find lies outside.
-            following = space.orthogonal(random_vector())
-        if space.size == max_basis:
-            best = order[: max(k + 1, max_basis // 2)]
-            space.keep(rotation[:, best], values[best])
+            spaces.turn(row, draws.next(spaces.active[row]))
+        if spaces.size == max_basis:
+            order = wanted_first(ritz.values, wanted.which)
+            spaces.keep(ritz, order[:, : max(wanted.pairs + 1, max_basis // 2)])
+        spaces.only(~done)
+    return [found[i] for i in range(len(starts))]
 
 
-def skewness(tol: float, dtype: torch.dtype) -> float:
-    """How far ⟨u, Hv⟩ and ⟨v, Hu⟩ may differ, over |λ₁|."""
-    return max(tol, torch.finfo(dtype).eps ** 0.5)
+def _ends(
+    spaces: Subspaces, ritz: Ritz, scale: Tensor, wanted: Wanted, products: int
+) -> Iterator[tuple[int, Eigenpairs]]:
+    """The rows that end here, with their pairs: those are found, or there will be none."""
+    k, tol, size = wanted.pairs, wanted.tol, spaces.size
+    n, dtype = spaces.following.shape[1], spaces.following.dtype
+    enough = products >= min(FEWEST_PRODUCTS, n)
+    skew = max(tol, torch.finfo(dtype).eps ** 0.5)
+    best = wanted_first(ritz.values, wanted.which)[:, :k]
+    estimates = (spaces.remainder[:, None] * ritz.vectors[:, -1]).abs()
+    promising = (estimates.gather(1, best) <= tol * scale[:, None]).all(1) & (enough and size >= k)
+    if wanted.which == "magnitude" and size > 1:
+        # The other end of the spectrum may still grow past this one.
+        rival = torch.where(ritz.values.gather(1, best[:, :1]) > 0, 0, size - 1)
+        promising &= (ritz.values.abs() + estimates).gather(1, rival)[:, 0] <= (1 + tol) * scale
+    exhausted = (spaces.asymmetry > _HOPELESS * skew * scale) & enough
+    exhausted |= bool(size == n or products == wanted.max_products)  # a limit may be a number of numpy's
+    rows = (promising | exhausted).nonzero()[:, 0]
+    if not len(rows):
+        return
+    chosen = torch.cat([best[:, ::2], best[:, 1::2]], 1) if wanted.which == "ends" else best
+    values, vectors, residuals = spaces.pairs(rows, ritz, chosen)
+    converged = (residuals <= tol * scale[rows, None]).all(1) & (residuals.shape[1] == k)
+    for position in (converged | exhausted[rows]).nonzero()[:, 0].tolist():
+        row = int(rows[position])
+        asymmetry, largest = spaces.asymmetry[row].item(), scale[row].item()
+        reason = _why_not(residuals[position].max().item(), tol, largest, products, asymmetry, skew, enough)
+        if not (converged[position] or reason):
+            reason = f"only {residuals.shape[1]} of {k} pairs in {products} products"
+        yield row, Eigenpairs(
+            values[position].to(vectors), vectors[position].clone(), residuals[position].to(vectors), products,
+            not reason, reason, largest,
+        )  # fmt: skip
 
 
-def why_not(
+class _Draws:
+    """Every operator's random vectors: the same sequence for each, as of a generator of its own."""
+
+    def __init__(self, operators: int, draw: Callable[[], Tensor]):
+        self.draw = draw
+        self.vectors: list[Tensor] = []
+        self.counts = [0] * operators
+
+    def next(self, operator: int) -> Tensor:
+        """Its next random unit vector."""
+        if self.counts[operator] == len(self.vectors):
+            self.vectors.append(self.draw())
+        self.counts[operator] += 1
+        return self.vectors[self.counts[operator] - 1]
+
+
+def _why_not(
     residual: float, tol: float, scale: float, products: int, asymmetry: float, skew: float, enough: bool
 ) -> str:
     """Why a largest ``residual`` is no certificate; empty where it is one. ``enough``: whether products are."""
@@ -216,94 +280,3 @@ def wanted_first(values: Tensor, which: Which) -> Tensor:
         return falling[..., [size - 1 - i // 2 if i % 2 else i // 2 for i in range(size)]]
     keys = {"magnitude": -values.abs(), "largest": -values, "smallest": values}
     return torch.argsort(keys[which], stable=True)
-
-
-def with_residuals(vectors: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rayleigh quotients, ``vectors`` ``(k, n)`` of unit length and true residuals, from ``images``, H times them."""
-    lengths = euclidean_norm(vectors)[:, None]
-    vectors, images = vectors / lengths, images / lengths
-    values = (vectors * images).sum(1, dtype=torch.float64)
-    residuals = euclidean_norm(images - values[:, None].to(images) * vectors)
-    return values.cpu(), vectors, residuals.double().cpu()
-
-
-class _Subspace:
-    """An orthonormal basis Q (rows), its images HQ, and the projection QHQᵀ.
-
-    ``asymmetry`` is the largest ‖Q Hv − (QH) v‖ over the vectors v added: that of the products.
-    """
-
-    def __init__(self, n: int, capacity: int, dtype: torch.dtype, device: torch.device | str):
-        self.size = 0
-        self.capacity = capacity
-        first = min(capacity, 16)
-        self.basis = torch.empty(first, n, dtype=dtype, device=device)
-        self.images = torch.empty(first, n, dtype=dtype, device=device)
-        self.projection = torch.zeros(capacity, capacity, dtype=torch.float64, device="cpu")
-        self.asymmetry = 0.0
-        self._expected = torch.zeros(0, dtype=torch.float64, device="cpu")  # of the next vector: (QH) v
-
-    def extend(self, vector: Tensor, image: Tensor) -> tuple[Tensor, float]:
-        """Add a unit vector orthogonal to the basis; return the next one, and how much of the image it was."""
-        if self.size == len(self.basis):
-            more = self.basis.new_empty(min(self.size, self.capacity - self.size), *self.basis.shape[1:])
-            self.basis, self.images = torch.cat([self.basis, more]), torch.cat([self.images, more])
-        self.basis[self.size], self.images[self.size] = vector, image
-        self.size += 1
-        # Lanczos: all but the last two coefficients are rounding, or, after a restart, small. Taking those two out
-        # first makes one pass over the whole basis enough; twice is enough in any case (Giraud et al. 2005).
-        column = torch.zeros(self.size + 1, dtype=image.dtype, device=image.device)
-        following = image
-        for recent in range(max(self.size - 2, 0), self.size):
-            column[recent] = torch.dot(self.basis[recent], image)
-            following = following - column[recent] * self.basis[recent]
-        remainder = euclidean_norm(following)
-        for _ in range(2):
-            before = remainder
-            correction = self.basis[: self.size] @ following
-            following = following - correction @ self.basis[: self.size]
-            remainder = euclidean_norm(following)
-            column[:-1] += correction
-            if remainder > before / 2:
-                break
-        column[-1] = remainder
-        column = column.double().cpu()
-        if not column.isfinite().all():
-            raise FloatingPointError("a product with the operator is not finite")
-        self.asymmetry = max(self.asymmetry, torch.linalg.vector_norm(column[:-2] - self._expected).item())
-        self._expected = torch.zeros(self.size, dtype=torch.float64, device="cpu")
-        self._expected[-1] = column[-1]
-        self.projection[: self.size, self.size - 1] = column[:-1]
-        self.projection[self.size - 1, : self.size] = column[:-1]
-        return following / remainder.clamp(min=torch.finfo(following.dtype).tiny), column[-1].item()
-
-    def orthogonal(self, vector: Tensor) -> Tensor:
-        """The direction of ``vector`` outside the basis, of unit length."""
-        basis = self.basis[: self.size]
-        for _ in range(2):
-            vector = vector - (basis @ vector) @ basis
-            vector = vector / euclidean_norm(vector)
-        self._expected = torch.zeros(self.size, dtype=torch.float64, device="cpu")
-        return vector
-
-    def ritz(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues ``(size,)`` and eigenvectors (columns) of the projection, float64 on the CPU."""
-        values, rotation = torch.linalg.eigh(self.projection[: self.size, : self.size])
-        return values, rotation
-
-    def pairs(self, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Ritz values, vectors and true residuals for the columns of ``rotation``."""
-        rotation = rotation.T.to(self.basis)
-        vectors = rotation @ self.basis[: self.size]
-        return with_residuals(vectors, rotation @ self.images[: self.size])
-
-    def keep(self, rotation: Tensor, values: Tensor) -> None:
-        """Go on with the Ritz vectors in the columns of ``rotation`` only."""
-        count = rotation.shape[1]
-        self._expected = self._expected @ rotation
-        turned = rotation.T.to(self.basis)
-        self.basis[:count] = turned @ self.basis[: self.size]
-        self.images[:count] = turned @ self.images[: self.size]
-        self.size = count
-        self.projection.zero_()
-        self.projection.diagonal()[:count] = values

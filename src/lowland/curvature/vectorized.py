@@ -15,8 +15,7 @@ from lowland.curvature.alignment import alignment
 from lowland.curvature.arguments import check_eps, check_tolerance, step_size
 from lowland.curvature.certify import Claims, Gradients, amended, objections
 from lowland.curvature.chance import Unchanging
-from lowland.curvature.lanczos import Eigenpairs, Operator, eigenpairs
-from lowland.curvature.lockstep import principal_eigenpairs
+from lowland.curvature.lanczos import Eigenpairs, eigenpairs_of_many
 from lowland.curvature.objective import LossFn, Objective
 from lowland.curvature.second_order import Region, differentiable_twice
 from lowland.curvature.stability import Stability
@@ -137,7 +136,10 @@ def _measure(
         again = [runs[row] for row in finite]
         seen(losses[finite])
         seen(networks.losses(networks.leaves(again), again).detach())
-    pairs = _eigenpairs(products, finite, [starts[runs[row]] for row in finite], tol)
+    pairs = eigenpairs_of_many(
+        lambda vectors, active: products(vectors, [finite[i] for i in active]),
+        networks.size, [starts[runs[row]] for row in finite], Wanted(1, tol), networks.dtype, networks.device,
+    )  # fmt: skip
     products.forget()
     pairs = _certified(networks, [runs[row] for row in finite], pairs, gradients[finite], tol)
     found |= {runs[row]: pair for row, pair in zip(finite, pairs, strict=True)}
@@ -166,23 +168,6 @@ def _measure(
                 "eigenvalues": (pair.values.item(),),
             }
     return [found[run] for run in runs]
-
-
-def _eigenpairs(
-    products: "_Products", rows: list[int], starts: Sequence[Tensor | None], tol: float
-) -> list[Eigenpairs | FloatingPointError]:
-    networks = products.networks
-    if len(rows) == 1:  # the iteration for one is faster than that for several
-        (row,), (start,) = rows, starts
-        try:
-            operator = Operator(lambda v: products(v[None], [row])[0], networks.size, networks.dtype, networks.device)
-            return [eigenpairs(operator, Wanted(1, tol, start=start))]
-        except FloatingPointError as error:
-            return [error]
-    return principal_eigenpairs(
-        lambda vectors, active: products(vectors, [rows[i] for i in active]),
-        networks.size, starts, tol, dtype=networks.dtype, device=networks.device,
-    )  # fmt: skip
 
 
 def _certified(

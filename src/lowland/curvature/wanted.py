@@ -67,11 +67,11 @@ class Wanted:
     @property
     def pairs(self) -> int:
         """How many in all."""
-        return 2 * self.k if self.which == "ends" else self.k
+        return int(2 * self.k if self.which == "ends" else self.k)
 
     def basis(self, n: int) -> int:
         """How many vectors the basis has at most, for an operator of dimension n."""
-        return min(self.max_basis, n)
+        return int(min(self.max_basis, n))
 
     def random(self) -> torch.Generator:
         """What draws the random vectors."""
