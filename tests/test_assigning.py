@@ -356,6 +356,8 @@ def test_names_that_other_libraries_have():
     optimizer = sams()
     assert not hasattr(optimizer, "rho")
     with pytest.raises(AttributeError, match=r"group\['rho'\] = 0.1"):
+        _ = optimizer.rho
+    with pytest.raises(AttributeError, match=r"group\['rho'\] = 0.1"):
         optimizer.rho = 0.1
     with pytest.raises(AttributeError, match="the rule is"):
         optimizer.descent = descent.SurrogateGap()

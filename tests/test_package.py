@@ -111,6 +111,7 @@ def test_what_is_public_is_listed_and_there():
         ("ASAM", ": it is lowland.optim.presets.ASAM"),
         ("sam_edge", ": it is lowland.curvature.sam_edge"),
         ("sam_gradient", ": it is lowland.optim.functional.sam_gradient"),
+        ("first_step", ": a loop that calls first_step and second_step runs unchanged with lowland.compat.SAM"),
         ("Monitr", ". Did you mean Monitor?"),
         ("functools", ". Known: Hessian, MSam, "),
         ("__wrapped__", ""),

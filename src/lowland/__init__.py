@@ -55,4 +55,7 @@ def _elsewhere(name: str) -> str:
         found = getattr(module, name, None)
         if name in getattr(module, "__all__", ()) or getattr(found, "__module__", None) == module.__name__:
             return f": it is lowland.{room}.{name}"
+    methods = import_module("lowland.optim.foreign").METHODS
+    if name in methods:
+        return f": {methods[name]}"
     return "." + suggestion(name, __dir__())

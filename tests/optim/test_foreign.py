@@ -29,6 +29,10 @@ CALLS = {
     "centralization": (lambda p: SAM(torch.optim.SGD(p), use_gc=True), "use_gc", "no counterpart"),
     "its name": (lambda p: SAM(optimizer=torch.optim.SGD(p)), "no argument optimizer", "first argument"),
     "a preset": (lambda p: presets.ASAM(p, torch.optim.SGD, rho=2.0, lr=0.1), "ASAM(SGD(params, lr=", "compat.SAM"),
+    "a preset given the base's": (lambda p: presets.GSAM(torch.optim.SGD(p), lr=0.1), "GSAM has no argument lr: "),
+    "misspelt": (lambda p: SAM(torch.optim.SGD(p), roh=0.1), "SAM has no argument roh. Did you mean rho?"),
+    "nothing near": (lambda p: SAM(torch.optim.SGD(p), 0.1, zzz=1), "no argument zzz. Known: ascent, audit, base,"),
+    "both": (lambda p: SAM(torch.optim.SGD(p), modle=None, adaptive=True), "no argument adaptive"),
 }  # fmt: skip
 
 
@@ -41,6 +45,20 @@ def test_says_what_it_is_here(call):
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [("first_step", "runs unchanged with lowland.compat.SAM"), ("second_step", "compat"), ("ascent_step", "passes()")],
+)
+def test_methods_of_others_say_so_too(method, says):
+    optimizer = SAM(sgd(network()))
+    assert not hasattr(optimizer, method)
+    with pytest.raises(AttributeError, match=f"SAM has no {method}\\(\\): ") as caught:
+        getattr(optimizer, method)
+    assert says in str(caught.value)
+    optimizer.base.first_step = lambda: "the base optimizer's own"
+    assert optimizer.first_step() == "the base optimizer's own"
+
+
 def test_what_is_named_works():
     model = network()
     compat.SAM(model.parameters(), torch.optim.SGD, rho=2.0, adaptive=True, lr=0.1, perturb_eps=0.0)
@@ -48,9 +66,7 @@ def test_what_is_named_works():
     presets.ASAM(sgd(model), rho=2.0, eta=0.0, biases=True)
 
 
-def test_others_are_as_python_says_and_the_signature_stays():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'roh'"):
-        SAM(sgd(network()), roh=0.1)
+def test_subclasses_have_arguments_of_their_own_and_the_signature_stays():
     assert list(inspect.signature(lowland.SAM).parameters)[:3] == ["base", "rho", "model"]
 
     class Mine(SAM):
@@ -58,7 +74,14 @@ def test_others_are_as_python_says_and_the_signature_stays():
             super().__init__(torch.optim.SGD(params, lr=lr))
             self.adaptive = adaptive
 
+    class HandsOn(SAM):
+        def __init__(self, params, **of_base):
+            super().__init__(torch.optim.SGD(params, **of_base))
+
     model = network()
     optimizer = Mine(model.parameters(), lr=0.1, adaptive=True)
     assert isinstance(copy.deepcopy(optimizer), Mine)
+    with pytest.raises(TypeError, match=r"Mine has no argument adaptiv\. Did you mean adaptive\?"):
+        Mine(model.parameters(), lr=0.1, adaptiv=True)
+    assert HandsOn(model.parameters(), lr=0.3).param_groups[0]["lr"] == 0.3
     assert pickle.loads(pickle.dumps(SAM(sgd(model), rho=0.3))).param_groups[0]["rho"] == 0.3

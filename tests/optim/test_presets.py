@@ -444,8 +444,12 @@ def test_an_ascent_rule_of_ones_own():
 @pytest.mark.parametrize(
     ("build", "error", "says"),
     [
-        (lambda b, m: presets.ASAM(b, alpha=0.1, model=m), TypeError, "ASAM has no setting alpha.* eta"),
-        (lambda b, m: presets.GSAM(b, alpa=0.1), TypeError, "no setting alpa.*alpha"),
+        (lambda b, m: presets.ASAM(b, alpha=0.1, model=m), TypeError, "ASAM has no argument alpha.* eta"),
+        (
+            lambda b, m: presets.GSAM(b, alpa=0.1),
+            TypeError,
+            "GSAM has no argument alpa. Did you mean alpha?.* Its own are rho, alpha;",
+        ),
         (lambda b, m: presets.SAMON(b, model=m, scope=m), TypeError, "SAMON sets scope itself"),
         (lambda b, m: presets.ASAM(b), ValueError, "give model="),
         (lambda b, m: presets.SAMON(b), ValueError, "give model="),

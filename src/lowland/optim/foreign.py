@@ -1,9 +1,11 @@
-"""Arguments that other libraries' SAM takes: said in their names what they are here."""
+"""Arguments and methods that SAM and the presets don't have, other libraries' or misspelt: what to write instead."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch.optim import Optimizer
+
+from lowland.errors import suggestion
 
 _OF_THE_BASE = (
     "lr", "momentum", "dampening", "weight_decay", "nesterov", "betas", "amsgrad", "maximize", "foreach", "fused",
@@ -22,21 +24,45 @@ _OTHERS = {
     "perturb_eps": "perturb_eps is eps= here",
     "use_gc": "gradient centralization, use_gc=, has no counterpart here",
 } | dict.fromkeys(_OF_THE_BASE, "")
+_PASSES = (
+    "a loop that calls {} runs unchanged with lowland.compat.SAM in place of lowland.SAM; new code has "
+    "`for evaluation in optimizer.passes():` (docs/migrating.md)"
+)
+#: What other libraries' SAM can do, by name: what to write here.
+METHODS = dict.fromkeys(("first_step", "second_step"), _PASSES.format("first_step and second_step")) | dict.fromkeys(
+    ("ascent_step", "descent_step"),
+    "where it is called stands a pass, `for evaluation in optimizer.passes():` (docs/migrating.md)",
+)
 
 
-def check(build: Callable[..., Optimizer], arguments: Sequence[object], named: Mapping[str, object]) -> None:
-    """Raise TypeError for arguments to ``build`` that are another library's, with what to write in their place."""
+def check(
+    build: Callable[..., Optimizer],
+    arguments: Sequence[object],
+    named: Mapping[str, object],
+    common: Iterable[str] = (),
+) -> None:
+    """Raise TypeError for arguments that ``build`` doesn't have, another library's or misspelt, with what to write.
+
+    Args:
+        build: makes the optimizer.
+        arguments: those without a name.
+        named: the others.
+        common: the names that ``build`` hands on to SAM.
+    """
     given = arguments[1] if len(arguments) > 1 else named.get("base_optimizer")
     is_class = isinstance(given, type) and issubclass(given, Optimizer)
-    others = [name for name in named if name in _OTHERS]
-    if not is_class and not others:
+    if not is_class and not named:
         return
-    known = inspect.signature(build).parameters
-    others = [name for name in others if name not in known]
-    if "base_optimizer" in known or not (others or is_class):  # as `lowland.compat.SAM` has it
+    taken = inspect.signature(build).parameters.values()
+    own = [parameter.name for parameter in taken if parameter.kind is not parameter.VAR_KEYWORD]
+    if "base_optimizer" in own or (len(own) < len(taken) and not common):  # as `lowland.compat.SAM` has it
+        return
+    known = {*own, *common}
+    unknown = [argument for argument in named if argument not in known]
+    if not is_class and not unknown:
         return
     name = getattr(build, "__name__", "SAM")
-    if is_class or {"base_optimizer", "params"} & set(others):
+    if is_class or {"base_optimizer", "params"} & set(unknown):
         made = given.__name__ if isinstance(given, type) else "torch.optim.SGD"
         adaptive = f" (adaptive SAM is {_ASAM})" if named.get("adaptive") else ""
         raise TypeError(
@@ -44,7 +70,10 @@ def check(build: Callable[..., Optimizer], arguments: Sequence[object], named: M
             f"written for SAM(params, {made}, rho=..., lr=...), with first_step and second_step, runs with "
             "lowland.compat.SAM"
         )
-    says = [_OTHERS[other] for other in others if _OTHERS[other]]
-    if not says:
-        says = [f"{others[0]}= is the base optimizer's: {name}(torch.optim.SGD(params, {others[0]}=...), rho=...)"]
-    raise TypeError(f"{name} has no argument {others[0]}: {says[0]}")
+    # What says most about where the call comes from is explained.
+    first = max(unknown, key=lambda argument: (bool(_OTHERS.get(argument)), argument in _OTHERS))
+    if first in _OTHERS:
+        of_base = f"{first}= is the base optimizer's: {name}(torch.optim.SGD(params, {first}=...), rho=...)"
+        raise TypeError(f"{name} has no argument {first}: {_OTHERS[first] or of_base}")
+    others = f" Its own are {', '.join(own[1:])}; the others are those of lowland.SAM." if common else ""
+    raise TypeError(f"{name} has no argument {first}.{suggestion(first, known)}{others}")

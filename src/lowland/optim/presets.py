@@ -16,7 +16,6 @@ from typing import Concatenate, ParamSpec, TypedDict, Unpack
 from torch import nn
 from torch.optim import Optimizer
 
-from lowland.errors import suggestion
 from lowland.optim import foreign, sam
 from lowland.optim.ascent import (
     Adaptive,
@@ -122,14 +121,7 @@ def preset(*, formula: str, gradients: str, memory: float, paper: str) -> Callab
 
         @functools.wraps(build)
         def checked(base: Optimizer, *arguments: P.args, **settings: P.kwargs) -> sam.SAM:
-            foreign.check(build, (base, *arguments), {})
-            known = [*listed.settings, *_COMMON]
-            for name in settings:
-                if name not in known:
-                    raise TypeError(
-                        f"{listed.name} has no setting {name}.{suggestion(name, known)} Its own are "
-                        f"{', '.join(listed.settings)}; the others are those of lowland.SAM."
-                    )
+            foreign.check(build, (base, *arguments), settings, _COMMON)
             try:
                 return build(base, *arguments, **settings)
             except (TypeError, KeyError) as error:  # the second by Python, where it has been traced (a debugger)

@@ -59,9 +59,10 @@ class SAM(Wrapper):
                 loss_fn().backward()
         optimizer.step(); optimizer.zero_grad()
 
-    or each pass by its name, `ascent` and `perturbed`. Other rules of the family change the formula and the number of
-    passes, not the loop: `lowland.optim.presets` has them by name. Everything else (learning-rate schedules, parameter
-    groups, ``zero_grad``) works as with the base optimizer, whose state and other attributes this object shares.
+    or each pass by its name, `ascent` and `perturbed`. A loop with ``first_step`` and ``second_step`` runs with
+    `lowland.compat.SAM`. Other rules of the family change the formula and the number of passes, not the loop:
+    `lowland.optim.presets` has them by name. Everything else (learning-rate schedules, parameter groups, ``zero_grad``)
+    works as with the base optimizer, whose state and other attributes this object shares.
 
     Args:
         base: makes the update: any torch optimizer whose step takes the gradients in ``p.grad``, and no more.

@@ -6,7 +6,7 @@ from typing import Self, TypeVar
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lowland.assigning import unassignable
+from lowland.assigning import Absent, unassignable
 from lowland.optim import amp, foreign
 from lowland.optim.core import Core
 from lowland.values import Foreign, ParameterGroup, State, StateDict
@@ -97,7 +97,7 @@ class Wrapper(Optimizer):
     found_inf: Tensor | None = of_base("found_inf")
 
     def __new__(cls, *arguments: object, **named: object) -> Self:
-        """Before Python looks at the arguments: those of other libraries are worth a better error."""
+        """Before Python looks at the arguments: those that there aren't are worth a better error."""
         foreign.check(cls, arguments, named)
         return super().__new__(cls)
 
@@ -113,6 +113,11 @@ class Wrapper(Optimizer):
         # What else the base optimizer can do: train() and eval() of a schedule-free one, say.
         if name in ("base", "_own") or name.startswith("__"):
             raise AttributeError(name)
+        absent = getattr(type(self), name, None)
+        if isinstance(absent, Absent):  # it has raised its advice, which brought Python here
+            absent.__get__(self)
+        if name in foreign.METHODS and not hasattr(self.base, name):
+            raise AttributeError(f"{type(self).__name__} has no {name}(): {foreign.METHODS[name]}")
         return getattr(self.base, name)
 
 
