@@ -115,6 +115,11 @@ net.grut({a})[1][0]
 net.lstm({a})[0][:, -1]
 net.lstms({a})[0][..., : {a}.shape[-1]]
 net.gru({a}, {b}[:, :1].transpose(0, 1).contiguous())[0]
+packed({a}, net.gru)
+packed({a}, net.grut, net.lin)
+packed({a}, net.lstm, lambda rows: net.lin(rows).tanh() * net.v, True)
+packed({a}, net.lstms)
+packed({a}, net.gru, lambda rows: rows - rows[:1])
 net.cell({a}, {b})
 net.rnn(net.rnn({a}), {b})
 torch.stack([net.lin({a}[:, j]).tanh() for j in range({a}.shape[1])], 1)

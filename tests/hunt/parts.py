@@ -80,6 +80,19 @@ def routed(x, mask, layer):
     at = torch.where(mask)[0]
     return x.index_add(0, at, layer(x[at]))
 """,
+    "packed": """
+def packed(x, layer, between=lambda rows: rows, in_order=False):
+    examples, times = x.shape[:2] if layer.batch_first else x.shape[1::-1]
+    lengths = torch.arange(7, 7 + 3 * examples, 3) % times + 1
+    if in_order:
+        lengths = lengths.sort(descending=True).values
+    rows = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, layer.batch_first, in_order)
+    out, ends = layer(rows._replace(data=between(rows.data)))
+    out = out._replace(data=between(out.data[:, : x.shape[2]]))
+    out, _ = torch.nn.utils.rnn.pad_packed_sequence(out, layer.batch_first, 0.5, times)
+    ends = ends[0] if isinstance(ends, tuple) else ends
+    return out + ends[-1].unsqueeze(1 if layer.batch_first else 0).sum(-1, keepdim=True)
+""",
     "Skew": """
 class Skew(nn.Module):
     def forward(self, w):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from lowland.optim.m_sam.dependence import Dependence
@@ -63,6 +64,7 @@ class Seen:
         odd: the first input that has another number of rows, in words.
         entries: while the closure runs, those of parameters that are taken one by one, as the groups have them, with
             gradients and without.
+        packed: while the closure runs, what the last recurrent layer got, if that was packed.
     """
 
     uses: set[tuple[str, str]] = field(default_factory=set)
@@ -73,6 +75,7 @@ class Seen:
     guessed: bool = False
     odd: str = ""
     entries: dict[tuple[Tensor, bool], tuple[Tensor, ...]] = field(default_factory=dict)
+    packed: PackedSequence | None = None
 
     def said_of(self, stop: NotCovered) -> NotCovered:
         """``stop``, with `odd` beside it."""
@@ -121,7 +124,7 @@ class Closure:
         try:
             yield
         finally:
-            self.in_closure = False
+            self.in_closure, self.seen.packed = False, None
             self.seen.entries.clear()
         stopped, self.stopped = self.stopped or self.dependence.labels.stopped, None
         if stopped is not None:
@@ -195,11 +198,6 @@ class Closure:
             return out
         place = place or Along(0, len(out) // self.examples)
         return self.dependence.own(out, place.inner, place.dim)
-
-    def numbers_rows(self, value: Tensor) -> None:
-        """Take note that ``value`` holds numbers of rows of the batch, and isn't data of its examples."""
-        if self.dependence.active and self.dependence.labels.at(value) is None:
-            self.dependence.labels.set_constant([value])
 
     def has_rows(self, x: Tensor, what: str) -> bool:
         """Whether ``x`` has rows of the examples: else each group sees it as it is.

@@ -105,12 +105,8 @@ class Dependence(TorchDispatchMode):
 
     def refuse(self, value: object, why: str) -> None:
         """The end, if ``value`` depends on watched parameters; ``why`` has a place for the line."""
-        if self.depends(value):
+        if self.active and self._following and self.labels.at(value) is not None:
             self.labels.stop(why.format(line()))
-
-    def depends(self, value: object) -> bool:
-        """Whether ``value`` is followed, and depends on watched parameters."""
-        return self.active and self._following and self.labels.at(value) is not None
 
     def refuse_size(self, value: object) -> None:
         """The end, if ``value`` has rows that parameters route, since how many there are is read."""

@@ -24,17 +24,17 @@ class Packing:
     times: Tensor
 
     @classmethod
-    def of(cls, batch_sizes: Tensor, times: int | None = None) -> "Packing":
+    def of(cls, batch_sizes: Tensor, times: int = 0) -> "Packing":
         """Of ``batch_sizes`` as torch has them, ``(longest,)``; filled up to so many ``times``, or to the longest."""
         nth = torch.arange(int(batch_sizes[0]))[:, None]
-        sizes = F.pad(batch_sizes, (0, (times or len(batch_sizes)) - len(batch_sizes)))
+        sizes = F.pad(batch_sizes, (0, max(times - len(batch_sizes), 0)))
         there = nth < sizes
         time, sequence = there.T.nonzero().unbind(1)
         return cls(torch.where(there, sizes.cumsum(0) - sizes + nth, nth), there, sequence, time)
 
 
 def padded(
-    data: Tensor, batch_sizes: Tensor, batch_first: bool, padding_value: float, total_length: int
+    data: Tensor, batch_sizes: Tensor, batch_first: bool, padding_value: float, total_length: int = -1
 ) -> tuple[Tensor, Tensor]:
     """What ``torch._pad_packed_sequence`` gives, in operations that pick rows by index."""
     packing = Packing.of(batch_sizes, total_length)

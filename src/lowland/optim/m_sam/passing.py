@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from lowland.optim.m_sam.closure import Closure
 from lowland.optim.m_sam.refusals import NotCovered
@@ -79,18 +81,28 @@ class Pass:
             raise NotCovered(f"{what} begins with states that aren't laid out by example")
         return found
 
-    def owners(self, rows: Tensor, what: str) -> Tensor | None:
-        """The number of the example of each of ``rows``, ``(rows,)``, on the CPU, if data says whose they are.
+    def whose(self, packed: Tensor, count: int, what: str) -> Tensor:
+        """The number of the example of each of ``count`` sequences whose packed rows are given, on the CPU.
 
         Raises:
-            NotCovered: if parameters route them.
+            NotCovered: if they can't be those of the examples.
         """
-        place = self.closure.owned([rows], what)
-        if place is None:
-            return None
-        if place.routed or place.dim:
-            raise NotCovered(f"{what} sees rows that the parameters route, or that aren't along the first dimension")
-        return place.owners(len(rows), self.examples)
+        place = self.closure.owned([packed], what)
+        if place is not None and not place.routed and not place.dim:
+            return place.owners(len(packed), self.examples)[:count]
+        if place is not None or count % self.examples:
+            raise NotCovered(f"{what} sees {count} packed sequences that aren't those of {self.examples} examples")
+        owners, last = torch.arange(count) * self.examples // count, self.closure.seen.packed
+        order = last.sorted_indices if last is not None and last.data is packed else None
+        return owners if order is None else owners[order.cpu()]
+
+    def takes_packed(self, packed: PackedSequence) -> None:
+        """Take note of what a recurrent layer gets. Its order is numbers of rows, and no data of the examples."""
+        self.closure.seen.packed = packed
+        dependence = self.closure.dependence
+        for order in (packed.sorted_indices, packed.unsorted_indices):
+            if order is not None and dependence.active and dependence.labels.at(order) is None:
+                dependence.labels.set_constant([order])
 
     def picked(self, value: Tensor, dim: int, index: Tensor) -> Tensor:
         """``value`` at an ``index`` of numbers of rows of the batch; of what parameters give each group has all."""

@@ -8,7 +8,6 @@ from torch.overrides import TorchFunctionMode
 
 from lowland.optim.m_sam.dependence import Dependence
 from lowland.optim.m_sam.following import tensors_in
-from lowland.optim.m_sam.packed import padded
 from lowland.optim.m_sam.watched import Watched
 from lowland.values import Args, Function, Kwargs, Tree
 
@@ -49,8 +48,6 @@ class Reads(TorchFunctionMode):
             self._refuse(args[:1], "the grad_fn of a tensor is taken ({}), whose hooks may mix the examples")
         elif attribute == "data" and type(args[0]) is not Watched:
             self._refuse(args[:1], "data of a tensor is taken ({}), which autograd doesn't see: take detach()")
-        elif name == "_pad_packed_sequence" and self.dependence.depends(args[0]):
-            func = padded  # torch's own writes in place, time by time
         try:
             out = func(*args, **(kwargs or {}))
         except Exception:  # whether it fails, by a size or a value, may depend on other examples, and be caught

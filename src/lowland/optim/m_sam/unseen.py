@@ -15,12 +15,13 @@ from functools import partial, wraps
 from typing import ParamSpec, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import _VF, Tensor
 from torch.autograd.function import _SingleLevelFunction
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from lowland.optim.m_sam.packed import padded
 from lowland.values import Args, Function, Tree
 
 P = ParamSpec("P")
@@ -177,6 +178,7 @@ _REPLACED: list[tuple[object, str, object, object]] = [
     (saved_tensors_hooks, "__enter__", _enter_hooks, _enter),
     (_python_dispatch, "_push_mode", _push_mode, _push),
     (torch._C, "_from_dlpack", _from_dlpack, _imported),
+    (_VF, "_pad_packed_sequence", None, padded),  # torch's own writes in place, time by time
     *(
         (Tensor, name, vars(Tensor).get(name), _number(name))
         for name in ("__float__", "__int__", "__index__", "__bool__", "__complex__")

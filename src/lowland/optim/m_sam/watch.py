@@ -65,7 +65,7 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
     _one_at_a_time.acquire()
     before = _closure, _constants
     recurrent = [module for module in modules if isinstance(module, nn.RNNBase)]
-    hooks = [layer.register_forward_pre_hook(partial(_ordered, handler), with_kwargs=True) for layer in recurrent]
+    hooks = [layer.register_forward_pre_hook(partial(_packed, handler), with_kwargs=True) for layer in recurrent]
     try:
         for param in params:
             param.__class__ = Watched
@@ -145,13 +145,10 @@ def _vouched(layer: nn.Module, handler: Handler, *args: Tree, **kwargs: Tree) ->
         return type(layer).forward(layer, *args, **kwargs)
 
 
-def _ordered(handler: Handler, layer: nn.Module, args: Args, kwargs: Kwargs) -> None:
-    """The order of packed sequences picks among states before the first time, which parameters may give."""
+def _packed(handler: Handler, layer: nn.Module, args: Args, kwargs: Kwargs) -> None:
     for value in (*args, *kwargs.values()):
         if isinstance(value, PackedSequence):
-            for order in (value.sorted_indices, value.unsorted_indices):
-                if order is not None:
-                    handler.closure.numbers_rows(order)
+            handler.takes_packed(value)
 
 
 def _forward(layer: nn.Module, handler: Handler, *args: Tree, **kwargs: Tree) -> Tree:

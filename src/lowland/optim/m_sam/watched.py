@@ -27,8 +27,8 @@ class Caller(Protocol):
     def of_rows(self, value: Tensor, rows: Tensor, what: str) -> Tensor:
         """``value``, whatever gives it, as one that has a row for each of ``rows``, along the first dimension."""
 
-    def owners(self, rows: Tensor, what: str) -> Tensor | None:
-        """The number of the example of each of ``rows``, ``(rows,)``, on the CPU, if data says whose they are."""
+    def whose(self, packed: Tensor, count: int, what: str) -> Tensor:
+        """The number of the example of each of ``count`` sequences whose packed rows are given, on the CPU."""
 
     def picked(self, value: Tensor, dim: int, index: Tensor) -> Tensor:
         """``value`` at an ``index`` of numbers of rows of the batch; of what parameters give each group has all."""

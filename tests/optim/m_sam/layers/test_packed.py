@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.utils.checkpoint import checkpoint
 
 from ..against_the_definition import assert_by_the_loop, assert_silent, check, optimizer_of
 from ..networks import rand
@@ -198,6 +199,20 @@ def test_several_sequences_for_each_example():
     assert_silent(model, losses, 1)
 
 
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("computed", [True, False])
+def test_activation_checkpoints(computed, reentrant):
+    model, x = made("lstm", bidirectional=True), rand(5, 5, 3).requires_grad_()
+    run = lambda x: of_all(model, model["layer"](packed(model, x, LENGTHS, computed)))  # noqa: E731
+    assert_silent(model, lambda: checkpoint(run, x, use_reentrant=reentrant), 2)
+
+
+def test_two_orders_of_as_many_rows():
+    model, x = made("lstm"), rand(5, 5, 3)
+    packs = [packed(model, x, lengths, first=False) for lengths in (LENGTHS, LENGTHS[::-1])]
+    assert_silent(model, lambda: sum(of_all(model, model["layer"](input=pack)) for pack in packs), 1)
+
+
 def rolled(model, x):
     its = packed(model, x, LENGTHS)
     return its._replace(data=its.data.roll(1, 0))
@@ -220,8 +235,14 @@ def not_put_back(model, x):
     return PackedSequence(its.data, its.batch_sizes)
 
 
+def of_sizes_that_depend(model, x):
+    """On the parameters, though they are what they were."""
+    its = packed(model, x, LENGTHS)
+    return its._replace(batch_sizes=its.batch_sizes + (model["first"](x).sum() > 1e6).long())
+
+
 @pytest.mark.parametrize("m", [1, 2])
-@pytest.mark.parametrize("use", [rolled, mixed_by_time, of_other_sequences, not_put_back])
+@pytest.mark.parametrize("use", [of_sizes_that_depend, rolled, mixed_by_time, of_other_sequences, not_put_back])
 def test_rows_that_are_not_one_examples(use, m):
     model, x = made("gru", batch_first=True), rand(5, 5, 3)
     assert_by_the_loop(model, lambda: of_all(model, model["layer"](use(model, x))), m, audit=False)

@@ -44,12 +44,9 @@ class PackedSequences(Sequences):
     def __init__(self, data: Tensor, batch_sizes: Tensor, watch: Caller, kind: str):
         if data.ndim != 2 or not _is_packing(batch_sizes, len(data)):
             raise NotCovered(f"{kind} sees a packed sequence that torch hasn't packed")
-        packing, examples, count = Packing.of(batch_sizes), watch.examples, int(batch_sizes[0])
-        owners = watch.owners(data, kind)
-        if owners is None and count % examples:
-            raise NotCovered(f"{kind} sees {count} packed sequences beside {examples} examples")
-        owners = torch.arange(count) * examples // count if owners is None else owners[:count]
-        filling, times = Filling.of(Along(0, Owners(owners)), examples), len(batch_sizes)
+        packing, times = Packing.of(batch_sizes), len(batch_sizes)
+        owners = Owners(watch.whose(data, int(batch_sizes[0]), kind))
+        filling = Filling.of(Along(0, owners), watch.examples)
         there = packing.there[filling.sources]
         last = there.sum(1, keepdim=True) - 1
         time = torch.arange(times)
