@@ -10,8 +10,9 @@ some ten minutes of one core.
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from operator import attrgetter
 
 import torch
@@ -71,7 +72,7 @@ class Masks:
     def networks(self, lr: float, epoch: float) -> Networks:
         """With the radii of that epoch."""
         rho = [way.rho if way.epochs[0] <= epoch < way.epochs[1] else 0.0 for way in self.ways]
-        given, no = torch.tensor([rho]), torch.tensor([[False]])
+        given, no = torch.tensor([rho], dtype=torch.float32), torch.tensor([[False]])
         return Networks(torch.full_like(given, lr), given, self.last_only[..., 0], no, no, no)
 
 
@@ -112,14 +113,39 @@ def look(w: SeparateWeights, points: Points) -> dict[str, Tensor]:
     }
 
 
-def begun(seeds: int, ways: int, correlation: float = 1.0, x_easy: float = 0) -> tuple[Points, SeparateWeights]:
-    """The training points of each seed, and the weights as drawn, as often as there are ways."""
+def begun(
+    seeds: int, ways: int, correlation: float = 1.0, x_easy: float = 0, v: float = 0
+) -> tuple[Points, SeparateWeights]:
+    """The training points of each seed, and the weights as drawn, as often as there are ways; ``v`` if it isn't 0."""
     points = together([draw_points(300, 3, 0, correlation, seed, 0) for seed in range(seeds)])
     points = points.to(torch.device("cpu"), torch.float32)
     if x_easy:
         points.x[..., 0] = points.x[..., 0].sign() * x_easy
     drawn = [SeparateWeights.initial(seed, 20).tensors for seed in range(seeds)]
-    return points, SeparateWeights(*(torch.cat(each).repeat_interleave(ways, 1) for each in zip(*drawn, strict=True)))
+    w = SeparateWeights(*(torch.cat(each).repeat_interleave(ways, 1) for each in zip(*drawn, strict=True)))
+    return points, replace(w, v=torch.full_like(w.v, v)) if v else w
+
+
+def batches(points: Points, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Those of one epoch after another, in the desk run's order."""
+    seeds = len(points.x)
+    rows = torch.arange(seeds)[:, None]
+    for epoch in count():
+        orders = torch.stack([torch.randperm(300, generator=seeded(seed, epoch)) for seed in range(seeds)])
+        x, y = points.x[rows, orders], points.hard[rows, orders]
+        yield from zip(x.split(batch, 1), y.split(batch, 1), strict=True)
+
+
+def by_itself(seeds: int) -> None:
+    """Print the loss of gradient descent after 15 epochs where one of the two sub-networks is there alone."""
+    masks = Masks([GD])
+    for k, name in enumerate(("easy", "hard")):
+        points, w = begun(seeds, 1)
+        kept = torch.tensor([k == 0, k == 1])
+        w = SeparateWeights(*(t * kept[:, None] for t in w.tensors[:3]), w.v * kept)  # zeros stay zeros
+        for _, (x, y) in zip(range(15 * 60), batches(points, 5), strict=False):
+            w = step(masks, masks.networks(0.01, 0), w, x, y)
+        print(f"loss after 15 epochs, the {name} feature alone: {look(w, points)['loss'].mean():.3f}")
 
 
 def subnetworks(seeds: int) -> None:
@@ -137,20 +163,15 @@ def subnetworks(seeds: int) -> None:
 
 def run(
     title: str, ways: list[Way], seeds: int, *, batch: int = 5, lr: float = 0.01, m: int = 0, correlation: float = 1.0,
-    x_easy: float = 0,
+    x_easy: float = 0, v: float = 0,
 ) -> None:  # fmt: skip
     """Train for lr · steps = 180, as the desk run does, and print a table; ``x_easy`` is |x_easy| of all points."""
-    points, w = begun(seeds, len(ways), correlation, x_easy)
-    masks, rows, done, track = Masks(ways), torch.arange(seeds)[:, None], 0, []
+    points, w = begun(seeds, len(ways), correlation, x_easy, v)
+    masks, drawn, done, track = Masks(ways), batches(points, batch), 0, []
     for wanted in EPOCHS:
         while done < round(wanted * 0.6 / lr):
-            epoch, position = divmod(done, 300 // batch)
-            if position == 0:
-                orders = torch.stack([torch.randperm(300, generator=seeded(seed, epoch)) for seed in range(seeds)])
-                x, y = points.x[rows, orders], points.hard[rows, orders]
-            part = slice(position * batch, (position + 1) * batch)
-            networks = masks.networks(lr, done * lr / 0.6)
-            w = grouped(masks, networks, w, x[:, part], y[:, part], m or batch)
+            x, y = next(drawn)
+            w = grouped(masks, masks.networks(lr, done * lr / 0.6), w, x, y, m or batch)
             done += 1
         track.append(look(w, points))
     curves = {key: torch.stack([each[key] for each in track]).double() for key in track[0]}
@@ -190,6 +211,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     seeds = parser.parse_args().seeds
     subnetworks(seeds)
+    by_itself(seeds)
     larger = [replace(LSAM, rho=rho) for rho in (0.3, 0.5, 0.85, 1.0)]
     alone = [WEIGHTS, SCALING, FEATURES, EASY, HARD]
     run("As in the desk run", [GD, SAM, LSAM, *alone, SAME_SUM, EARLY, LATE, *larger], seeds)
@@ -199,6 +221,8 @@ def main() -> None:
     run("Full batch, |x_easy| 0.55", [GD, WEIGHTS, SAME_SUM], seeds, batch=300, lr=0.1, x_easy=0.55)
     for correlation in (0.98, 0.9):
         run(f"Correlation {correlation}", [GD, SAM, LSAM, FEATURES], seeds, correlation=correlation)
+    for v in (0.3, 2):
+        run(f"Both v = {v:g} at the start", [GD, SAM], seeds, v=v)
 
 
 if __name__ == "__main__":

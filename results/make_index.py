@@ -29,10 +29,11 @@ _INTRODUCTION = """# Recorded runs
 What the papers claim, what they report, and what came out here. Each section is an experiment, at each scale that is
 recorded: the command, the machine, and a table of its claims, the paper's own value beside ours. *Holds*, *fails* and
 *undecided* are explained below. A record is a run's `summary.json` (settings, final metrics, verdicts, machine and
-versions) and its figures. The line under a command says what is other than at paper scale, each with the paper scale's
-value behind it; what is other there than in the paper itself `lowland show` marks ours. The last table lists what has
-not been run. This page is written by `python results/make_index.py`; with a run directory as argument that records a
-run.
+versions), its figures, and, since the end of November, its `metrics.jsonl` where that is short. `python results/last.py
+RECORD COLUMN` prints a record's last values by kind of arm, over seeds. The line under a command says what is other
+than at paper scale, each with the paper scale's value behind it; what is other there than in the paper itself `lowland
+show` marks ours. The last table lists what has not been run. This page is written by `python results/make_index.py`;
+with a run directory as argument that records a run.
 
 A claim about a difference holds if the whole 95 % interval over seeds lies on the claimed side, fails if it lies whole
 on the other, and is undecided between. It is undecided, too, where a run doesn't get to the regime of which the paper
@@ -60,6 +61,7 @@ two. Where neither SAM nor SGD makes an error on the easy feature that claim hol
 for differences alone, seeds that all give the same would leave it undecided.
 """
 SCALES = ("paper", "desk", "laptop")
+SHORT = 200_000  # bytes of a `metrics.jsonl`
 _CHECKS = ("seed", "check_every", "check_epochs", "line_points", "line_examples", "sharpness_examples")
 VERDICTS = {True: "holds", False: "**fails**", None: "undecided"}
 
@@ -72,6 +74,8 @@ def folder(experiment: str, scale: str, grid: str | None = None, dataset: str | 
 
 def record(run: Path) -> None:
     """Copy summary and figures of the finished run or sweep under ``run``; the seconds it took are in the summary.
+
+    A run's `metrics.jsonl`, from which what is said of its course can be checked, is kept if it is short.
 
     Raises:
         SystemExit: if it was judged by other claims than the experiment has now, or made by settings that no command
@@ -89,12 +93,15 @@ def record(run: Path) -> None:
         raise SystemExit(f"{run} is a sweep over none of {experiment.name}'s own grids at {summary['scale']} scale")
     target = folder(summary["experiment"], summary["scale"], grid, dataset_of(summary))
     target.mkdir(exist_ok=True)
-    for arm, metrics in summary["metrics"].items():  # whole curves are in the figures, and are too long to keep
+    for arm, metrics in summary["metrics"].items():  # lists are in the figures, and too long to keep
         if isinstance(metrics, dict):
             summary["metrics"][arm] = {key: value for key, value in metrics.items() if not isinstance(value, list)}
     (target / "summary.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
     for figure in sorted((run / "figures").glob("*.png")):
         shutil.copy(figure, target)
+    course = run / "metrics.jsonl"
+    if course.exists() and course.stat().st_size <= SHORT:
+        shutil.copy(course, target)
 
 
 def keep(sweep: Path) -> None:

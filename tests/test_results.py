@@ -10,12 +10,17 @@ import pytest
 RESULTS = Path(__file__).parent.parent / "results"
 
 
-@pytest.fixture(scope="module")
-def make_index():
-    spec = importlib.util.spec_from_file_location("make_index", RESULTS / "make_index.py")
+def load(name):
+    """A script of that folder, as a module."""
+    spec = importlib.util.spec_from_file_location(name, RESULTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def make_index():
+    return load("make_index")
 
 
 def test_the_index_is_up_to_date(make_index):
@@ -95,6 +100,34 @@ def test_a_sweep_is_recorded_with_its_grid_and_differences(make_index, swept, tm
     assert "48 runs, 4 seeds, 4 diverged." in text
     assert "The paper scale itself; " in text  # the digits' desk is
     assert text.count("| below |") == 8  # of nine points with ρ > 0, one of which diverged
+
+
+def test_a_course_is_recorded_where_it_is_short(make_index, swept, tmp_path, monkeypatch):
+    monkeypatch.setattr(make_index, "HERE", tmp_path / "results")
+    there = tmp_path / "results/long2024-digits-sweep-paper-desk"
+    there.mkdir(parents=True)
+    course = swept / "metrics.jsonl"
+    for size, kept in ((make_index.SHORT + 1, False), (make_index.SHORT, True)):
+        course.write_bytes(b"x" * size)
+        make_index.record(swept)
+        assert (there / course.name).exists() == kept
+
+
+def test_last_values_are_printed_by_kind_of_arm(monkeypatch, capsys):
+    """ERM and SAM of two seeds: SAM's own values, their difference of two columns, and what is paired."""
+    last = load("last")
+    arms = {f"{kind}-{seed}": {"seed": seed} for kind in ("erm", "sam") for seed in (0, 1)}
+    ends = zip(arms, ((0.5, 0.1), (0.7, 0.1), (0.4, 0.1), (0.0, 0.0)), strict=True)
+    metrics = {label: {"status": "done", "test_error": a, "train_error": b} for label, (a, b) in ends}
+    summary = {"config": {"arms": arms}, "metrics": metrics}
+    assert last.by_kind(summary, "test_error") == {"erm": {0: 0.5, 1: 0.7}, "sam": {0: 0.4, 1: 0.0}}
+    assert last.by_kind(summary, "test_error-train_error")["sam"] == pytest.approx({0: 0.3, 1: 0.0})
+    metrics["sam-1"]["status"] = "diverged"
+    assert last.by_kind(summary, "test_error")["sam"] == {0: 0.4}
+    monkeypatch.setattr("sys.argv", ["last.py", "andriushchenko2022-late-desk", "test_error"])
+    last.main()
+    [line] = [line for line in capsys.readouterr().out.splitlines() if " last-tenth:" in line]
+    assert line.endswith("0 of 5 zero; less the first -0.00172 (-0.002391 to -0.001049)")
 
 
 def test_what_is_finished_of_a_sweep_is_kept_without_its_networks(make_index, swept, tmp_path, monkeypatch):
