@@ -1,10 +1,12 @@
 """Verdicts on differences between two kinds of arms, paired by seed."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import wraps
+from typing import ClassVar
 
 from lowland.training import Outcome, Reference, Verdict, repeats
-from lowland.training.claims import NoArmError, by_threshold
+from lowland.training.claims import NoArmError
 from lowland.training.statistics import Estimate, paired_difference
 
 Measure = Callable[[Outcome], float]
@@ -74,18 +76,22 @@ def difference(outcomes: Mapping[str, Outcome], kind: str, other: str, measure: 
     return between(first, second, f"there are no runs of {kind} and {other} with the same seed")
 
 
-def smaller(kind: str, other: str, measure: Measure) -> Judge:
+@dataclass(frozen=True)
+class smaller:
     """Judges whether ``kind`` has the smaller measure than ``other``: the mean difference, paired by seed.
 
     As `below_zero` says, for a `Claim` whose threshold is ``"interval < 0"``; NoArmError for an arm that isn't there.
     """
 
-    @judged
-    def judge(outcomes: Mapping[str, Outcome]) -> Verdict:
-        _find(outcomes, kind, other)
-        return below_zero(difference(outcomes, kind, other, measure))
+    kind: str
+    other: str
+    measure: Measure
+    threshold: ClassVar[str] = "interval < 0"
 
-    return by_threshold(judge, "interval < 0")
+    def __call__(self, outcomes: Mapping[str, Outcome]) -> Verdict:
+        """The verdict on these outcomes."""
+        _find(outcomes, self.kind, self.other)
+        return judged(lambda arms: below_zero(difference(arms, self.kind, self.other, self.measure)))(outcomes)
 
 
 def _find(outcomes: Mapping[str, Outcome], *kinds: str) -> None:

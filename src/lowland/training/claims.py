@@ -4,22 +4,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import TypeVar
-from weakref import WeakKeyDictionary
 
 from lowland.errors import SettingError, suggestion
 from lowland.training.outcome import Outcome
 from lowland.values import Json
-
-_Judge = TypeVar("_Judge", bound=Callable[..., object])
-#: The threshold that a judge goes by, of those that know one alone.
-_THRESHOLDS: WeakKeyDictionary[Callable[..., object], str] = WeakKeyDictionary()
-
-
-def by_threshold(judge: _Judge, threshold: str) -> _Judge:
-    """``judge``, which goes by ``threshold``: a `Claim` that says another with it is refused."""
-    _THRESHOLDS[judge] = threshold
-    return judge
 
 
 class Undecidable(Exception):
@@ -73,7 +61,7 @@ class Claim:
         text: the statement.
         source: where it is made.
         threshold: the condition on the measured value, as text (``"<= 0.1"``), or None where it is only reported.
-        judge: outcomes by arm → verdict.
+        judge: outcomes by arm → verdict. One that goes by a threshold of its own says it, as ``judge.threshold``.
         over_seeds: whether it compares arms over several seeds, NAME-0, NAME-1, ...: in a sweep those of the grid.
         whole_grid: whether, in a sweep, it is a claim about all its runs together, by label, and not about the arms
             around each point.
@@ -88,7 +76,7 @@ class Claim:
 
     Raises:
         TypeError: for a judge or a regime that is no function.
-        ValueError: for another threshold than the judge goes by, where that is known.
+        ValueError: for another threshold than that of the judge, where it has one.
     """
 
     id: str
@@ -111,7 +99,7 @@ class Claim:
         for name, function in given.items():
             if not callable(function):
                 raise TypeError(f"the claim {self.id}: {name} is a function of the outcomes by arm, not {function!r}")
-        threshold = _THRESHOLDS.get(self.judge, self.threshold)
+        threshold = getattr(self.judge, "threshold", self.threshold)
         if threshold != self.threshold:
             raise ValueError(
                 f"the claim {self.id}: its judge goes by {threshold!r}, so say that and not {self.threshold!r}"
