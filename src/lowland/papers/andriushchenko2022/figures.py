@@ -32,33 +32,53 @@ def network_figures(kinds: Sequence[str]) -> tuple[Plot, ...]:
     )  # fmt: skip
 
 
-def figure_1(dataset: str, levels: Mapping[str, tuple[str, float]], sam: Mapping[float, float]) -> Plot:
-    """Test error against ρ: a line with 95 % intervals of the mean over seeds for each method, ERM across.
+LEAST_RHO, LARGEST_RHO = 0.025, 100.0  # of the paper's figure 1
+
+
+def read(kind: str, errors: Mapping[float, float]) -> Line:
+    """The paper's line of a method; ``errors``: ρ → test error in %."""
+    return Line(list(errors), list(errors.values()), METHODS[kind], "o-")
+
+
+def read_between(kind: str, low: float, high: float, until: float) -> Line:
+    """A band, where the paper's test errors in % lie ``until`` that ρ."""
+    middle, name = (low + high) / 2, METHODS[kind]
+    return Line(
+        [LEAST_RHO, until], [middle] * 2, f"{name}: {low:g} to {high:g}", ":", low=[low] * 2, high=[high] * 2, tint=name
+    )
+
+
+def figure_1(dataset: str, erm: float, lines: Sequence[Line], levels: Sequence[Level] = (), note: str = "") -> Plot:
+    """Test error against ρ, a line for each method, ERM across; and beside it the paper's figure, as far as it is read.
+
+    Ours have 95 % intervals of the mean over seeds. Smaller networks err more by far, so that each has axes of its own.
 
     Args:
         dataset: as people write it.
-        levels: label → method, the paper's test error in %.
-        sam: ρ → that of 128-SAM, drawn as a line.
+        erm: the paper's test error of ERM, in %.
+        lines: the paper's of other methods, in %.
+        levels: what of them is known at no ρ of its own.
+        note: what else the paper's figure shows.
     """
-    theirs = Line(list(sam), list(sam.values()), "128-SAM, paper", "s:")
+    across = Line([LEAST_RHO, LARGEST_RHO], [erm] * 2, METHODS["erm"])
+    theirs = Panel(
+        f"{dataset}, the paper, read by eye", "ρ", "the paper's test error (%)", [*lines, across], logx=True,
+        levels=levels, note=note,
+    )  # fmt: skip
 
     def panels(outcomes: Mapping[str, Outcome]) -> Sequence[Panel]:
-        lines = [line for kind in METHODS if kind != "erm" and (line := _against_rho(outcomes, kind))]
-        if not any(len(line.x) > 1 for line in lines):
+        found = [line for kind in METHODS if kind != "erm" and (line := _against_rho(outcomes, kind))]
+        if not any(len(line.x) > 1 for line in found):
             return []
-        runs = [outcome for outcome in outcomes.values() if method(outcome) == "erm"]
-        across = [Level(value, label, METHODS[kind]) for label, (kind, value) in levels.items()]
-        every = sorted({rho for line in (*lines, theirs) for rho in line.x if rho is not None})
-        if erm := _errors(runs):
-            lines.append(over_seeds({seed: dict.fromkeys(every, at) for seed, at in erm.items()}, METHODS["erm"]))
-        return [
-            Panel(
-                dataset, "ρ", "test error (%)", [*lines, theirs], logx=True, levels=across,
-                against=[METHODS["erm"]], better="lower",
-            )
-        ]  # fmt: skip
+        every = sorted({rho for line in (*found, *theirs.lines) for rho in line.x if rho is not None})
+        if errors := _errors([outcome for outcome in outcomes.values() if method(outcome) == "erm"]):
+            found.append(over_seeds({seed: dict.fromkeys(every, at) for seed, at in errors.items()}, METHODS["erm"]))
+        ours = Panel(
+            dataset, "ρ", "test error (%)", found, logx=True, against=[METHODS["erm"]], better="lower",
+        )  # fmt: skip
+        return [ours, theirs]
 
-    return Plot("figure-1", f"{dataset}: test error against ρ", panels)
+    return Plot("figure-1", f"{dataset}: test error against ρ", panels, columns=2)
 
 
 def against_m(dataset: str) -> Plot:
