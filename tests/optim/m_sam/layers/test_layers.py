@@ -261,10 +261,26 @@ def test_transformer_encoder(norm_first):
     assert_exact(model, lambda: (model(x) * x).sum((1, 2)), 2)
 
 
+@pytest.mark.parametrize("kind", ["patches", "pixels", "stride", "depthwise", "channels last inside"])
 @pytest.mark.parametrize("m", M)
 @pytest.mark.usefixtures("way")
-def test_channels_last_with_dropout(m):
+def test_channels_last_with_dropout(m, kind):
     torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Dropout(0.3), nn.Conv2d(4, 4, 3, padding=1), nn.Dropout(0.3)]
-    net = Net(*layers).to(memory_format=torch.channels_last)
-    check(net, rand(N, 3, 6, 5).to(memory_format=torch.channels_last), m)
+    middle = {
+        "patches": [nn.Conv2d(4, 4, 3, padding=1)],
+        "pixels": [nn.Conv2d(4, 6, 1), nn.GELU(), nn.Conv2d(6, 4, 1)],
+        "stride": [nn.Conv2d(4, 4, 1, stride=2), nn.Conv2d(4, 5, 2, bias=False)],
+        "depthwise": [nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.Conv2d(4, 4, 1)],
+        "channels last inside": [LastInside(), nn.Conv2d(4, 6, 1), nn.GELU(), nn.Conv2d(6, 4, 1)],
+    }[kind]
+    layers = [nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Dropout(0.3), *middle, nn.Dropout(0.3)]
+    net, x = Net(*layers), rand(N, 3, 6, 5)
+    if kind != "channels last inside":
+        net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    check(net, x, m)
+
+
+class LastInside(nn.Module):
+    def forward(self, x):
+        """The same numbers, with channels last in memory, as ConvNeXt's layer norms leave them."""
+        return (2 * x.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)

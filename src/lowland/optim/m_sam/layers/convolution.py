@@ -121,7 +121,7 @@ class _PairwiseConvolution(torch.autograd.Function):
         parts = (groups.split(t) for t in (z, x, a, d))
         for z_, x_, a_, d_, c_ in zip(*parts, groups.of_groups(c), strict=True):
             pairs = products_of_patches(a_, x_, geometry).mul_(c_[:, None, None]).to(x.dtype)
-            z_ += _maps(torch.bmm(d_.flatten(1, 2).mT, pairs), z_)
+            _add_product(z_, d_.flatten(1, 2).mT, pairs)
         return z
 
     @staticmethod
@@ -139,13 +139,27 @@ class _PairwiseConvolution(torch.autograd.Function):
             for dx_, dz_, a_, d_, c_ in zip(*parts, groups.of_groups(c), strict=True):
                 pairs = pixel_products(d_.flatten(1, 2), flat(dz_)).mul_(c_[:, None, None])
                 pairs = sums_of_positions(pairs, tuple(x.shape[2:]), geometry).to(x.dtype)
-                dx_ += _maps(torch.bmm(flat(a_), pairs), dx_)
+                _add_product(dx_, flat(a_), pairs)
         return dx, dw, None, None
 
 
-def _maps(found: Tensor, like: Tensor) -> Tensor:
-    """``(groups, channels, rows · pixels)`` to ``(groups, rows, channels, *pixels)``."""
-    return found.view(len(like), like.shape[2], like.shape[1], *like.shape[3:]).transpose(1, 2)
+def _channels_last(rows: Tensor) -> bool:
+    """Whether ``(groups, rows, channels, *pixels)`` lie so in memory, and not with the pixels last."""
+    return rows.movedim(2, -1).is_contiguous() and not rows.is_contiguous()
+
+
+def _add_product(to: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add ``left``, ``(groups, channels, n)``, times ``right``, ``(groups, n, rows · pixels)``, in memory's order.
+
+    ``to`` is ``(groups, rows, channels, *pixels)``.
+    """
+    if _channels_last(to):
+        to.movedim(2, -1).view(len(to), -1, to.shape[2]).baddbmm_(right.mT, left.mT)
+    elif to.shape[1] == 1 and to.is_contiguous():
+        to.view(len(to), to.shape[2], -1).baddbmm_(left, right)
+    else:
+        found = torch.bmm(left, right)
+        to += found.view(len(to), to.shape[2], to.shape[1], *to.shape[3:]).transpose(1, 2)
 
 
 def _each_row(weights: Tensor, rows: Tensor) -> Tensor:
@@ -171,7 +185,11 @@ def _weight_gradients(geometry: Geometry, x: Tensor, d: Tensor, count: int, shap
 
 
 def _products(weights: Tensor, rows: Tensor) -> Tensor:
-    """``(groups, outputs, inputs)`` times the channels of ``(groups, rows, inputs, *pixels)``."""
+    """``(groups, outputs, inputs)`` times the channels of ``(groups, rows, inputs, *pixels)``, laid out like these."""
+    if _channels_last(rows):
+        by_pixel = rows.movedim(2, -1)
+        found = torch.bmm(by_pixel.flatten(1, -2), weights.mT)
+        return found.view(*by_pixel.shape[:-1], -1).movedim(-1, 2)
     if rows.shape[1] == 1:
         return torch.bmm(weights, rows.flatten(1, 2).flatten(2)).view(len(rows), 1, -1, *rows.shape[3:])
     return (weights.unsqueeze(1) @ rows.flatten(3)).unflatten(3, rows.shape[3:])
