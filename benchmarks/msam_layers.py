@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lowland import SAM
-from lowland.optim.m_sam import Sliced, routing
+from lowland.optim.m_sam import Sliced, expert_linear, routing
 
 WIDTH, TIMES, BATCH = 64, 32, 32
 
@@ -80,6 +80,22 @@ class Experts(nn.Module):
         return (rows + out).view_as(x)
 
 
+class Products(nn.Module):
+    """The same, all experts in two products."""
+
+    def __init__(self):
+        super().__init__()
+        self.router = nn.Linear(WIDTH, 8)
+        self.up = nn.Parameter(torch.randn(8, 4 * WIDTH, WIDTH) / WIDTH**0.5)
+        self.down = nn.Parameter(torch.randn(8, WIDTH, 4 * WIDTH) / (4 * WIDTH) ** 0.5)
+
+    def forward(self, x):
+        weights, chosen = self.router(x).softmax(-1).topk(2, -1)
+        rows = x.unsqueeze(-2).expand(*chosen.shape, WIDTH)
+        inner = nn.functional.silu(expert_linear(rows, chosen, self.up))
+        return x + (expert_linear(inner, chosen, self.down) * weights.unsqueeze(-1)).sum(-2)
+
+
 class Graphs(nn.Module):
     """Two rounds of messages, in graphs of 4 to 32 nodes that lie one behind the other; each example is one graph."""
 
@@ -101,9 +117,9 @@ class Graphs(nn.Module):
 
 
 class Mixtral(nn.Module):
-    """Two layers of transformers' model, its eight experts one by one."""
+    """Two layers of transformers' model, its eight experts as ``experts_implementation`` says."""
 
-    def __init__(self):
+    def __init__(self, experts_implementation=None):
         super().__init__()
         from transformers import MixtralConfig, MixtralModel
 
@@ -115,7 +131,7 @@ class Mixtral(nn.Module):
                 num_hidden_layers=2,
                 num_attention_heads=4,
                 num_key_value_heads=2,
-                experts_implementation="eager",
+                experts_implementation=experts_implementation,
             )
         )
 
@@ -154,7 +170,10 @@ NETWORKS = {
     "packed LSTM": (Packed, (TIMES, WIDTH)),
     "mixture of 8 experts": (Experts, (TIMES, WIDTH)),
     "graphs of several sizes": (Graphs, (TIMES, WIDTH)),
+    "8 experts by `expert_linear`": (Products, (TIMES, WIDTH)),
     "Mixtral of two layers": (Mixtral, (TIMES, WIDTH)),
+    "Mixtral, one by one": (lambda: Mixtral("eager"), (TIMES, WIDTH)),
+    "Mixtral, batched": (lambda: Mixtral("batched_mm"), (TIMES, WIDTH)),
     "Transformer layer": (encoder, (TIMES, WIDTH)),
     "Transformer layer, compiled": (lambda: torch.compile(encoder()), (TIMES, WIDTH)),
 }

@@ -41,7 +41,7 @@ def test_an_architecture_that_is_right(bert):
 
 @pytest.mark.slow
 def test_experts_as_one_batched_product(in_benchmarks):
-    """The way that docs/exact-m-sam.md says to write them."""
+    """Another of transformers' ways to compute them than its default."""
     pytest.importorskip("transformers")
     from architectures import CASES
     from architectures.measure import measure

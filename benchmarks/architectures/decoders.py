@@ -11,8 +11,7 @@ from architectures.transformers_models import GROUPED, TEXT, named, of_config
 GPT2 = {"vocab_size": VOCABULARY, "n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2}
 STATES = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2}
 MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 4, "mamba_n_groups": 1, "mamba_chunk_size": 4}
-#: As a loop over experts: torch has no grouped product in float64.
-EXPERTS = {"num_experts_per_tok": 2, "experts_implementation": "eager"}
+EXPERTS = {"num_experts_per_tok": 2}
 
 
 def next_tokens(model: nn.Module, batch: Batch) -> Tensor:
@@ -50,6 +49,9 @@ CASES = (
     decoder("Qwen3", "Qwen3Config"),
     decoder("Gemma 3", "Gemma3TextConfig", query_pre_attn_scalar=8, sliding_window=4),
     decoder("Mixtral", "MixtralConfig", num_local_experts=4, **EXPERTS),
+    decoder(
+        "Mixtral, experts one by one", "MixtralConfig", num_local_experts=4, experts_implementation="eager", **EXPERTS
+    ),
     decoder("Qwen3-MoE", "Qwen3MoeConfig", num_experts=4, moe_intermediate_size=12, **EXPERTS),
     decoder(
         "DeepSeek-V3",

@@ -17,7 +17,18 @@
 from lowland.optim.m_sam.engine import Engine
 from lowland.optim.m_sam.gradients import Built, Factors
 from lowland.optim.m_sam.groups import Groups
-from lowland.optim.m_sam.layers import attention, convolution, embedding, linear, normalization, products, recurrent
+from lowland.optim.m_sam.layers import (
+    attention,
+    convolution,
+    embedding,
+    experts,
+    linear,
+    normalization,
+    products,
+    recurrent,
+    transformers_experts,
+)
+from lowland.optim.m_sam.layers.experts import expert_linear
 from lowland.optim.m_sam.registry import RULES, routing, row_wise, rule
 from lowland.optim.m_sam.report import Last, Row
 from lowland.optim.m_sam.rule import Rule, Use
@@ -37,6 +48,8 @@ __all__ = [
     "attention",
     "convolution",
     "embedding",
+    "expert_linear",
+    "experts",
     "linear",
     "normalization",
     "products",
@@ -44,4 +57,5 @@ __all__ = [
     "routing",
     "row_wise",
     "rule",
+    "transformers_experts",
 ]

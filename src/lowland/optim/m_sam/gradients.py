@@ -114,12 +114,8 @@ class Factors:
             if d.shape[1] == 1 and self.kept is self.activations:
                 found.append((_lengths(a.flatten(1)) * _lengths(d.flatten(1))).square())
                 continue
-            wide = torch.promote_types(d.dtype, torch.float32)
-            largest = d.abs().amax((1, 2), keepdim=True).to(wide)
-            largest = torch.where(largest == 0, 1, largest)
-            a, d = a.to(wide), d.to(wide) / largest
-            products = self.gram(a, a).mul_(torch.bmm(d, d.mT))
-            found.append(products.sum((1, 2), dtype=torch.float64).clamp_(min=0) * largest.view(-1).double().square())
+            a = a.to(torch.promote_types(d.dtype, torch.float32))
+            found.append(pair_squares(d, self.gram(a, a)))
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def dot(self, weight: Tensor, groups: Groups) -> Tensor:
@@ -132,6 +128,25 @@ class Factors:
         wide = torch.promote_types(self.output_gradients.dtype, torch.float32)
         weighted = self.output_gradients * weights.to(wide)[:, None, None]
         return (weighted.flatten(0, 1).T @ self.activations.flatten(0, 1).to(wide)).view(shape)
+
+
+def pair_squares(d: Tensor, gram: Tensor | None = None, apart: Tensor | None = None) -> Tensor:
+    """Σ_ik (d_i · d_k) gram_ik over the pairs of a group's positions, shape (groups,), float64.
+
+    Args:
+        d: ``(groups, positions, outputs)``; what is squared is of order one.
+        gram: ``(groups, positions, positions)``; None for ones.
+        apart: which pairs don't count; None for none.
+    """
+    wide = torch.promote_types(d.dtype, torch.float32)
+    largest = d.abs().amax((1, 2), keepdim=True).to(wide)
+    d = d.to(wide) / torch.where(largest == 0, 1, largest)
+    products = torch.bmm(d, d.mT)
+    if gram is not None:
+        products.mul_(gram)
+    if apart is not None:
+        products.masked_fill_(apart, 0)
+    return products.sum((1, 2), dtype=torch.float64).clamp_(min=0) * largest.view(-1).double().square()
 
 
 def _lengths(rows: Tensor) -> Tensor:

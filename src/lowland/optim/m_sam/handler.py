@@ -106,6 +106,10 @@ class Handler(Pass):
         dim = self.closure.rows_along(x, what)
         if dim is None or dim >= use.rule.leading(use) or not self.closure.are_alone(others, what):
             return False
+        if not use.rule.composite and any(
+            self.closure.rows_along(use.arguments[n], what) != dim for n in use.inputs[1:]
+        ):
+            return False
         use.dim = dim
         return True
 

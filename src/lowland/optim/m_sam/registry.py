@@ -24,7 +24,7 @@ KNOWN_ROW_WISE = frozenset({("transformers.models.bloom.modeling_bloom", "GeLUFu
 #: Layers that send rows to experts, and read no more than which experts get any.
 ROUTING: set[type[nn.Module]] = set()
 #: Those of other libraries whose forward was read, by its text: an expert that isn't called would have got no rows.
-_READ = frozenset(
+READ = frozenset(
     {
         # transformers 5.23: Mixtral, Qwen3-MoE, DeepSeek-V3 and 51 others that are written alike
         "1c60625a2da2dfba914faabc2771e8b00983f2549c6fe76189389ed7aa09413f",
@@ -32,6 +32,8 @@ _READ = frozenset(
         "da2e70afb128534670927a971106b9304041e7e16688e047ea8a77953ca7d7f8",
     }
 )
+#: Each says of a layer of another library what gives the same as its ``forward``, and can be followed; None of others.
+KNOWN: list[Callable[[nn.Module], Function | None]] = []
 #: Functions of torch's that are several layers: what to call instead, with the pass before their own arguments.
 COMPOSED: dict[Function, Composition] = {}
 
@@ -76,17 +78,26 @@ def routing(layer: type[nn.Module]) -> type[nn.Module]:
     return layer
 
 
-def is_routing(layer: nn.Module) -> bool:
-    """Whether somebody vouches for a layer as `routing` says."""
-    return type(layer) in ROUTING or _text_of(type(layer).forward) in _READ
+def forward_of(layer: nn.Module) -> Function | None:
+    """What to call for a layer for which somebody vouches as `routing` says; None for others."""
+    forward: Function = type(layer).forward
+    if type(layer) in ROUTING or text_of(forward) in READ:
+        return forward
+    return next((found for way in KNOWN if (found := way(layer)) is not None), None)
+
+
+def known(way: Callable[[nn.Module], Function | None]) -> Callable[[nn.Module], Function | None]:
+    """Register what knows layers of another library, see `KNOWN`."""
+    KNOWN.append(way)
+    return way
 
 
 @cache
-def _text_of(forward: Function) -> str:
-    """A digest of the source of ``forward``; "" where that isn't known."""
+def text_of(function: object) -> str:
+    """A digest of the source of a function, not of what it wraps; "" where that isn't known."""
     try:
-        return sha256(inspect.getsource(inspect.unwrap(forward)).encode()).hexdigest()
-    except (OSError, TypeError):
+        return sha256(inspect.getsource(function.__code__).encode()).hexdigest()  # type: ignore[attr-defined]
+    except (AttributeError, OSError, TypeError):
         return ""
 
 

@@ -16,7 +16,7 @@ from lowland.optim.m_sam.handler import Handler
 from lowland.optim.m_sam.places import memory
 from lowland.optim.m_sam.reads import Reads
 from lowland.optim.m_sam.refusals import NotCovered
-from lowland.optim.m_sam.registry import RULES, is_routing
+from lowland.optim.m_sam.registry import RULES, forward_of
 from lowland.optim.m_sam.watched import Watched, called_by, is_followed_here
 from lowland.values import Args, Kwargs, Tree
 
@@ -54,7 +54,7 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
     watched = set(params)
     constants = [t for module in modules for t in _kept(module) if t not in watched]
     layers = [module for module in modules if type(module) in RULES]
-    routers = [module for module in modules if is_routing(module) and "forward" not in vars(module)]
+    routers = list[nn.Module]()
     for param in params:
         if type(param) is not nn.Parameter:
             raise NotCovered(f"a parameter is of the class {type(param).__name__}")
@@ -69,6 +69,7 @@ def watching(params: Iterable[Tensor], model: nn.Module, handler: Handler) -> It
     try:
         for param in params:
             param.__class__ = Watched
+        routers += [module for module in modules if forward_of(module) is not None and "forward" not in vars(module)]
         for layer in layers:
             layer.__dict__["forward"] = partial(_forward, layer, handler)
         for layer in routers:
@@ -141,8 +142,10 @@ def mixed(value: Tensor, what: str) -> None:
 
 
 def _vouched(layer: nn.Module, handler: Handler, *args: Tree, **kwargs: Tree) -> Tree:
-    with handler.closure.dependence.vouched():
+    if (forward := forward_of(layer)) is None:  # under autocast, say
         return type(layer).forward(layer, *args, **kwargs)
+    with handler.closure.dependence.vouched():
+        return forward(layer, *args, **kwargs)
 
 
 def _packed(handler: Handler, layer: nn.Module, args: Args, kwargs: Kwargs) -> None:

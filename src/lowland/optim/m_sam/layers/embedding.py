@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowland.optim.m_sam.gradients import FLOPS_PER_NUMBER, Built, Factors, Piece
+from lowland.optim.m_sam.gradients import FLOPS_PER_NUMBER, Built, Factors, Piece, pair_squares
 from lowland.optim.m_sam.groups import Groups
 from lowland.optim.m_sam.perturbation import Perturbation
 from lowland.optim.m_sam.refusals import NotCovered
@@ -116,12 +116,8 @@ class Words(Factors):
         """As `Factors.squares`: of pairs of positions only those with the same word count."""
         found = []
         for words, d in zip(groups.split(self.words), groups.split(self.activations), strict=True):
-            words, d = words.flatten(1, 2), d.flatten(1, 2)
-            wide = torch.promote_types(d.dtype, torch.float32)
-            largest = d.abs().amax((1, 2), keepdim=True).to(wide)
-            d = d.to(wide) / torch.where(largest == 0, 1, largest)
-            products = torch.bmm(d, d.mT).masked_fill_(words[:, :, None] != words[:, None, :], 0)
-            found.append(products.sum((1, 2), dtype=torch.float64).clamp_(min=0) * largest.view(-1).double().square())
+            at = words.flatten(1, 2)
+            found.append(pair_squares(d.flatten(1, 2), apart=at[:, :, None] != at[:, None, :]))
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def dot(self, weight: Tensor, groups: Groups) -> Tensor:
