@@ -58,6 +58,20 @@ def places(several: Sequence[Mapping[str, Read]]) -> str:
     return few([f"({describe(settings)})" for settings in several])
 
 
+def worsened_of(summary: Mapping[str, Read]) -> str:
+    """Which runs got worse than where they began, in a sentence without its full stop; empty if none did.
+
+    Args:
+        summary: of a run or a sweep.
+    """
+    worsened = summary.get("worsened") or {}
+    if not worsened:
+        return ""
+    told = [f"{name} ({entry['first']:.4g}, then {entry['last']:.4g})" for name, entry in worsened.items()]
+    column = next(iter(worsened.values()))["column"]
+    return f"worse than where it began, with a higher {column} at the end than before the first step: {few(told)}"
+
+
 def verdict_of(claim: Mapping[str, Read]) -> str:
     """*holds*, *fails* or *undecided*; *reported* for a claim without a threshold.
 

@@ -9,6 +9,7 @@ from lowland.commands.claims import print_claims
 from lowland.commands.options import SET_HELP, Device, Json, LogTo, Name, Strict
 from lowland.commands.printing import place, place_log, print_json, print_rows, say
 from lowland.errors import LowlandError
+from lowland.wording import worsened_of
 
 
 def run(
@@ -106,6 +107,8 @@ def _print(directory: Any, experiment: Any, summary: dict[str, Any], divergences
     print_claims(summary["claims"], experiment.cost)
     if divergences:
         say(f"diverged: {divergences}")
+    if worsened := worsened_of(summary):
+        say(worsened)
     figure = directory.figures / f"{experiment.figures[0].name}.png"
     if figure.exists():
         place("figure", figure)

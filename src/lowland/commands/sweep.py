@@ -12,7 +12,7 @@ from lowland.commands.printing import estimate, flows, place, place_log, print_r
 from lowland.errors import LowlandError
 from lowland.launched import launched
 from lowland.patience import doing
-from lowland.wording import counted, describe, mark_of, short
+from lowland.wording import counted, describe, mark_of, short, worsened_of
 
 _ENGINE_HELP = (
     "vectorized: many runs as one program; process: a run a worker process; ray: on a cluster "
@@ -132,6 +132,8 @@ def _report(directory: Any, summary: dict[str, Any]) -> None:
     compiling = seconds.get("compile_seconds", 0)
     of_which = f", {compiling:.1f} s of it compiling" if compiling else ""
     say(f"{totals['runs']} runs: {_counts(totals)}, in {seconds['total']:.1f} s{of_which}")
+    if worsened := worsened_of(summary):
+        say(worsened)
     for kind, path in (("table", directory.path / "results.csv"), ("figures", directory.figures)):
         place(kind, path)
     place("summary", directory.path / "summary.json")

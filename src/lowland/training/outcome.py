@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from lowland.training.settings import Settings
-from lowland.values import JsonObject, StateDict
+from lowland.values import Json, JsonObject, StateDict
 
 #: What a check measured at a step, by name.
 Record: TypeAlias = JsonObject
+#: The columns of the training loss: records have one of them, if any.
+TRAINING_LOSSES = ("train_loss", "loss")
 
 
 def seconds_in(state: StateDict) -> dict[str, float]:
@@ -47,6 +49,17 @@ class Outcome:
         if self.diverged_at is not None:
             return "diverged"
         return "done" if self.stopped_at is None else "stopped"
+
+    @property
+    def worsened(self) -> dict[str, Json] | None:
+        """The training loss before the first step and at the end, where it is higher at the end; else None."""
+        if self.status != "done" or not self.records or self.records[0]["step"] != 0:
+            return None
+        first, last = self.records[0], self.records[-1]
+        column = next((name for name in TRAINING_LOSSES if name in first and name in last), None)
+        if column is None or not last[column] > first[column]:
+            return None
+        return {"column": column, "first": first[column], "last": last[column]}
 
     def column(self, name: str) -> list[float]:
         """The entry ``name`` of every record."""

@@ -51,6 +51,7 @@ def summarize(
             )
             for claim in experiment.claims
         ],
+        **worsened_entry(outcomes),
         **table_entry(experiment, outcomes),
         **source(experiment),
         "environment": environment(device) | {key: config[key] for key in ("processes",) if key in config},
@@ -66,6 +67,12 @@ def final(outcome: Outcome) -> dict[str, Json]:
     if outcome.error:
         ended["error"] = outcome.error
     return {**ended, **last, **ended, **outcome.seconds}  # a column may be called status, or error
+
+
+def worsened_entry(outcomes: Mapping[str, Outcome]) -> dict[str, Json]:
+    """Under ``worsened`` the runs that ended with a higher training loss than before the first step; else nothing."""
+    found = {name: entry for name, outcome in outcomes.items() if (entry := outcome.worsened) is not None}
+    return {"worsened": found} if found else {}
 
 
 def table_entry(experiment: Experiment, outcomes: Mapping[str, Outcome]) -> dict[str, Json]:

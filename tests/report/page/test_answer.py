@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from lowland.report.page import write_page
 from lowland.report.page.answer import answers_of
 from lowland.report.page.claims import ShownClaim, claims_of
 from lowland.report.page.reading import read_source
@@ -139,3 +140,16 @@ def test_a_sweeps_claim_is_that_at_the_selected_settings(tmp_path):
     two = made.sweep(tmp_path / "two", made.grid(lrs=(1.0,), rhos=(0.1,), seeds=(0, 1)), VARIED)
     (claim,) = claims_of(read_source(two))
     assert (claim.at, claim.over_grid) == ("lr = 1, rho = 0.1 (selected)", "holds at 2 of 2 points")
+
+
+def test_the_page_names_what_got_worse_than_where_it_began(tmp_path):
+    arms = made.arms()
+    worse = [{**record, "loss": 1.0 + record["step"]} for record in arms["plain"].records]
+    run = made.run(tmp_path / "worse", arms | {"plain": replace(arms["plain"], records=worse)})
+    write_page([run], tmp_path / "page.html")
+    said = "Worse than where it began, with a higher loss at the end than before the first step: plain (1, then 41)."
+    assert said in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert read_source(made.run(tmp_path / "fine", arms)).worsened == ""
+    later = replace(arms["plain"], records=worse[1:])  # nothing was measured before its first step
+    assert later.worsened is None
+    assert replace(arms["plain"], records=worse, diverged_at=45).worsened is None

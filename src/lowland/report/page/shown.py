@@ -10,6 +10,7 @@ from lowland.training import Record
 from lowland.training.forecast import passes
 from lowland.training.sweep import arms_beyond
 from lowland.values import Read
+from lowland.wording import worsened_of
 
 # How a run stands, in the order in which the page counts them.
 STATUSES = ("done", "diverged", "stopped", "failed", "under way", "waiting")
@@ -125,6 +126,11 @@ class ShownDirectory:
     @property
     def finished(self) -> bool:
         return self.summary is not None
+
+    @property
+    def worsened(self) -> str:
+        """Which runs ended with a higher training loss than they began with; empty while it is under way."""
+        return worsened_of(self.summary or {})
 
     @property
     def counts(self) -> dict[str, int]:

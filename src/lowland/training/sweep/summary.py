@@ -10,7 +10,7 @@ from lowland.training.environment import environment
 from lowland.training.experiment import Experiment
 from lowland.training.outcome import Outcome
 from lowland.training.registry import source
-from lowland.training.summary import final, table_entry
+from lowland.training.summary import final, table_entry, worsened_entry
 from lowland.training.sweep.cells import Cell, cells_of
 from lowland.training.sweep.claims import judge_claims
 from lowland.training.sweep.differences import summarize_differences
@@ -48,6 +48,7 @@ def summarize_sweep(
         "selection": summarize_selection(cells, experiment.selection),
         "differences": summarize_differences(cells, experiment),
         "claims": judge_claims(experiment, config, outcomes, varied),
+        **worsened_entry(outcomes),
         **table_entry(experiment, outcomes),
         "settings": [_over_seeds(cell, cells) for cell in cells],
         "metrics": {label: final(outcome) for label, outcome in outcomes.items()},
