@@ -13,7 +13,7 @@ import warnings
 
 import torch
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lowland import SAM
@@ -96,6 +96,38 @@ class Products(nn.Module):
         return x + (expert_linear(inner, chosen, self.down) * weights.unsqueeze(-1)).sum(-2)
 
 
+class Unvouched(Experts):
+    """`Experts` for which nobody vouches."""
+
+
+def masked(first, last, x):
+    """Rows that the parameters pick."""
+    hidden = first(x).tanh()
+    mask = hidden[:, 0] > 0
+    return hidden.index_put((torch.where(mask)[0],), last(hidden[mask]))
+
+
+#: What goes by the loop, from two layers and their input.
+FORMS = {
+    "two views, one behind the other": lambda first, last, x: sum(last(first(torch.cat([x, x.cos()]))).chunk(2)),
+    "repeated, one behind the other": lambda first, last, x: sum(last(first(x).repeat(2, 1)).chunk(2)),
+    "rows one by one": lambda first, last, x: torch.stack([last(row) for row in first(x)]),
+    "rows that the parameters pick": masked,
+}
+
+
+class Written(nn.Module):
+    """Two layers in one of `FORMS`."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+        self.first, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        return self.form(self.first, self.last, x)
+
+
 class Graphs(nn.Module):
     """Two rounds of messages, in graphs of 4 to 32 nodes that lie one behind the other; each example is one graph."""
 
@@ -113,7 +145,17 @@ class Graphs(nn.Module):
         for layer in (self.first, self.second):
             sent = layer(nodes)
             nodes = torch.zeros_like(sent).index_add(0, to, sent).add(sent).relu()
-        return nodes.new_zeros(len(x), WIDTH).index_add(0, owners, nodes)
+        return self.totals(nodes, sizes, owners)
+
+    def totals(self, nodes, sizes, owners):
+        return nodes.new_zeros(len(sizes), WIDTH).index_add(0, owners, nodes)
+
+
+class SplitGraphs(Graphs):
+    """The same, of which no operation says whose the nodes are."""
+
+    def totals(self, nodes, sizes, owners):
+        return torch.stack([own.sum(0) for own in nodes.split(sizes.tolist())])
 
 
 class Mixtral(nn.Module):
@@ -167,6 +209,16 @@ NETWORKS = {
         lambda: nn.Sequential(weight_norm(nn.Linear(WIDTH, WIDTH)), nn.ReLU(), weight_norm(nn.Linear(WIDTH, WIDTH))),
         (WIDTH,),
     ),
+    "spectral norm, convolutions": (
+        lambda: nn.Sequential(spectral_norm(nn.Conv1d(WIDTH, WIDTH, 5)), spectral_norm(nn.Conv1d(WIDTH, WIDTH, 5))),
+        (WIDTH, 2 * TIMES),
+    ),
+    "spectral norm, linear": (
+        lambda: nn.Sequential(
+            spectral_norm(nn.Linear(WIDTH, WIDTH)), nn.ReLU(), spectral_norm(nn.Linear(WIDTH, WIDTH))
+        ),
+        (WIDTH,),
+    ),
     "packed LSTM": (Packed, (TIMES, WIDTH)),
     "mixture of 8 experts": (Experts, (TIMES, WIDTH)),
     "graphs of several sizes": (Graphs, (TIMES, WIDTH)),
@@ -176,7 +228,9 @@ NETWORKS = {
     "Mixtral, batched": (lambda: Mixtral("batched_mm"), (TIMES, WIDTH)),
     "Transformer layer": (encoder, (TIMES, WIDTH)),
     "Transformer layer, compiled": (lambda: torch.compile(encoder()), (TIMES, WIDTH)),
-}
+    "graphs of several sizes, split": (SplitGraphs, (TIMES, WIDTH)),
+    "mixture of 8 experts, nobody vouches": (Unvouched, (TIMES, WIDTH)),
+} | {name: (lambda form=form: Written(form), (WIDTH,)) for name, form in FORMS.items()}
 
 
 def seconds(step, rounds):

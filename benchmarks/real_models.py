@@ -1,13 +1,13 @@
 """Real architectures through exact m-SAM: which way each goes, and how far it is from the definition.
 
     make models                                  installs timm beside the environment, then runs this
-    python benchmarks/real_models.py [--only NAME ...] [--batch 5] [--m 1 2 4] [--write]
+    python benchmarks/real_models.py [--only NAME ...] [--batch 5] [--m 1 2 4] [--write | --cost]
 
 Two batches in turn through m = 1, 2 and one less than the batch, in float64 and training mode, all dropout 0. The
 definition is a loop over groups that knows nothing of Lowland (architectures/textbook.py). Exit code 1 if an error is
 above 1e-9, if a model raises, or if a loss that couples examples goes by the one pass
 without a word, in place of being refused or going by the loop. ``--write`` puts the table into
-docs/exact-m-sam.md.
+docs/exact-m-sam.md. ``--cost`` prints instead what a step with m = 1 costs, over plain SAM's on the same batch.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import torch
 import transformers
 
 from architectures import page, timm_beside
+from architectures.cost import cost
 from architectures.measure import Found, measure
 
 LIMIT = 1e-9
@@ -52,7 +53,11 @@ def main():
     )
     parser.add_argument("--batch", type=int, default=5, help="examples in a batch")
     parser.add_argument("--m", nargs="+", type=int, help="sizes of groups, in place of 1, 2 and batch - 1")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/exact-m-sam.md")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--write", action="store_true", help="put the table into docs/exact-m-sam.md")
+    what.add_argument(
+        "--cost", action="store_true", help="CPU time of m = 1 over that of plain SAM, in place of errors"
+    )
     asked = parser.parse_args()
 
     timm_beside.make_importable()
@@ -67,6 +72,11 @@ def main():
         [case for case in cases if any(name.lower() in case.name.lower() for name in asked.only)]
         for cases in (CASES, REFUSED)
     ]
+    if asked.cost:
+        torch.set_num_threads(1)
+        for case in chosen[0]:
+            print(f"{case.name:30} batch={asked.batch}  {cost(case, asked.batch):5.1f}", flush=True)
+        return 0
     rows, wrong = run(chosen[0], ms, asked.batch)
     refused, unrefused = run(chosen[1], ms[:1], asked.batch)
     ways = [each.way for _, found in rows for each in found]

@@ -1,6 +1,6 @@
 """Real architectures of other libraries, small and randomly initialised, with a loss for each example."""
 
-from architectures import clip, decoders, encoders, images, refused, series, sound, translation, vision
+from architectures import clip, decoders, encoders, images, recurrent, refused, series, sound, translation, vision
 from architectures.case import Case
 
 CASES: tuple[Case, ...] = (
@@ -12,5 +12,6 @@ CASES: tuple[Case, ...] = (
     *sound.CASES,
     *clip.CASES,
     *series.CASES,
+    *recurrent.CASES,
 )
 REFUSED: tuple[Case, ...] = refused.CASES

@@ -133,7 +133,7 @@ def test_rows_that_data_picks_are_exact(m):
 
 
 class OfNormOne(nn.Module):
-    """What to write in place of spectral norm."""
+    """The largest singular value itself, in place of spectral norm's estimate."""
 
     def forward(self, w):
         return w / torch.linalg.matrix_norm(w, 2)

@@ -25,7 +25,8 @@ addmm product outer_product weight_norm
 t T mT transpose permute view reshape flatten unflatten unsqueeze squeeze __getitem__ select narrow chunk
 split unbind type index_select clone contiguous detach float double to type_as matmul mm bmm __matmul__ __rmatmul__
 einsum linear layer_norm rms_norm group_norm embedding conv1d conv2d cat concat stack neg __neg__ exp log sqrt
-rsqrt square abs tanh sigmoid softplus softmax relu norm sum mean clamp prelu scaled_dot_product_attention
+mv vdot normalize H rsqrt square abs tanh sigmoid softplus softmax relu norm sum mean clamp prelu
+scaled_dot_product_attention
 """
 #: In these, entry stands beside entry: arguments with a row for each example go with the rows of their group.
 ENTRYWISE = frozenset(_ENTRYWISE_NAMES.split())

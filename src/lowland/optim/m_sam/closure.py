@@ -65,6 +65,7 @@ class Seen:
         entries: while the closure runs, those of parameters that are taken one by one, as the groups have them, with
             gradients and without.
         packed: while the closure runs, what the last recurrent layer got, if that was packed.
+        lent: while the closure runs, tensors that were there before it, to which what parameters give was written.
     """
 
     uses: set[tuple[str, str]] = field(default_factory=set)
@@ -76,6 +77,7 @@ class Seen:
     odd: str = ""
     entries: dict[tuple[Tensor, bool], tuple[Tensor, ...]] = field(default_factory=dict)
     packed: PackedSequence | None = None
+    lent: list[Derived] = field(default_factory=list)
 
     def said_of(self, stop: NotCovered) -> NotCovered:
         """``stop``, with `odd` beside it."""
@@ -126,6 +128,8 @@ class Closure:
         finally:
             self.in_closure, self.seen.packed = False, None
             self.seen.entries.clear()
+            while self.seen.lent:
+                self.seen.lent.pop().is_plain_again()
         stopped, self.stopped = self.stopped or self.dependence.labels.stopped, None
         if stopped is not None:
             raise stopped

@@ -96,6 +96,26 @@ class Pass:
         order = last.sorted_indices if last is not None and last.data is packed else None
         return owners if order is None else owners[order.cpu()]
 
+    def written(self, target: Tensor, value: Tensor, what: str) -> Tensor:
+        """``target``, a buffer say, with ``value`` written to it; until the closure is over each group has its own.
+
+        Raises:
+            NotCovered: if it can't be told who sees that.
+        """
+        plain = type(value) is Derived and type(target) in (Tensor, Derived) and not torch.is_grad_enabled()
+        alike = (target.shape, target.dtype) == (value.shape, value.dtype) and not target._is_view()
+        if not (plain and alike and self.closure.in_closure) or target.requires_grad:
+            raise NotCovered(f"{what} writes in place")
+        assert isinstance(value, Derived)
+        known = type(target) is Derived
+        with self.closure.dependence.paused():
+            Derived.become(target, value)
+        if not known:
+            self.closure.seen.lent.append(target)  # type: ignore[arg-type]
+            if self.closure.dependence.active:
+                self.closure.dependence.labels.hide([target])
+        return target
+
     def takes_packed(self, packed: PackedSequence) -> None:
         """Take note of what a recurrent layer gets. Its order is numbers of rows, and no data of the examples."""
         self.closure.seen.packed = packed

@@ -30,6 +30,9 @@ class Caller(Protocol):
     def whose(self, packed: Tensor, count: int, what: str) -> Tensor:
         """The number of the example of each of ``count`` sequences whose packed rows are given, on the CPU."""
 
+    def written(self, target: Tensor, value: Tensor, what: str) -> Tensor:
+        """``target``, a buffer say, with ``value`` written to it; until the closure is over each group has its own."""
+
     def picked(self, value: Tensor, dim: int, index: Tensor) -> Tensor:
         """``value`` at an ``index`` of numbers of rows of the batch; of what parameters give each group has all."""
 
@@ -129,6 +132,19 @@ class Derived(torch.Tensor):
         derived = value.detach().as_subclass(cls)
         derived.stack, derived.shared = stack, shared
         return derived
+
+    @classmethod
+    def become(cls, target: Tensor, value: "Derived") -> None:
+        """Make ``target`` itself, a buffer say, a `Derived` tensor of ``value``, until it `is_plain_again`."""
+        with torch.no_grad():
+            target.as_subclass(Tensor).copy_(value.as_subclass(Tensor))
+        target.__class__ = cls
+        target.stack, target.shared = value.stack, True  # type: ignore[attr-defined]
+
+    def is_plain_again(self) -> None:
+        """It keeps its own entries, those at w."""
+        del self.stack, self.shared
+        self.__class__ = Tensor  # type: ignore[assignment]
 
 
 for _kind, _model in ((Watched, nn.Parameter), (Derived, torch.Tensor)):

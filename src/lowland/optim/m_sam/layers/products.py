@@ -77,6 +77,15 @@ def weight_norm(v: Tensor, g: Tensor, dim: int) -> Tensor:
     return v * (g / torch.linalg.vector_norm(v, dim=others, keepdim=True))
 
 
+@composed(F.normalize)
+def normalized(watch: Caller, func: Function, args: Args, kwargs: Kwargs) -> Tree:
+    """A step of spectral norm's power iteration, written to a buffer."""
+    if (out := kwargs.get("out")) is None:
+        return NotImplemented
+    value = watch.call(func, args, {name: given for name, given in kwargs.items() if name != "out"})
+    return watch.written(out, value, "normalize of what parameters give")
+
+
 @composed(torch._weight_norm)
 def normed(watch: Caller, func: Function, args: Args, kwargs: Kwargs) -> Tree:
     """In operations that stand side by side for many groups."""
