@@ -50,6 +50,15 @@ def test_changed_code_is_refused_with_the_way_on(undrawn, lowland, refused, mine
     assert "is finished" in lowland("run", "mine.py", "--out", "out").out
 
 
+def test_what_begins_anew_with_other_code_says_so(undrawn, lowland, mine, interrupted):
+    interrupted(Shuffled, "__call__", 1)
+    assert lowland("run", "mine.py", "--out", "out").code == 130
+    mine.write_text(TEXT.replace("Dropout(0.2)", "Dropout(0.1)"))
+    says = "out begins anew: it was interrupted before its first checkpoint, and mine.py has changed since"
+    begun = lowland("run", "mine.py", "--out", "out")
+    assert (begun.code, says in begun.out) == (0, True), begun
+
+
 def test_what_changes_no_record_is_judged_anew_and_not_trained(undrawn, lowland, mine, tmp_path):
     assert lowland("run", "mine.py", "--out", "out").code == 0
     before = (tmp_path / "out/metrics.jsonl").read_bytes()

@@ -35,14 +35,19 @@ def begun(tmp_path):
 def enter(path, **changed):
     arms = TOY.configure("smoke", {})
     with RunDirectory(path, configuration(TOY, "smoke", arms, CPU) | changed) as directory:
-        return dict(directory.config)
+        return directory.anew
 
 
 def test_what_ended_before_its_first_step_begins_anew_with_other_code_or_settings(tmp_path):
     """A first bug is mended in the file, and the same command again."""
-    enter(tmp_path / "run", code={"mine.py": "old"})
+    assert enter(tmp_path / "run", code={"mine.py": "old"}) == ""
+    assert enter(tmp_path / "run", code={"mine.py": "old"}) == ""
     (tmp_path / "run/metrics.jsonl").write_text('{"arm": "sam", "step": 0, "loss": 1.0}\n{"arm": "sa')
-    enter(tmp_path / "run", code={"mine.py": "new"}, scale="laptop")
+    begins = "begins anew: it was interrupted before its first checkpoint, and"
+    anew = enter(tmp_path / "run", code={"mine.py": "new"})
+    assert anew == f"{tmp_path / 'run'} {begins} mine.py has changed since"
+    anew = enter(tmp_path / "run", code={"mine.py": "new"}, scale="laptop")
+    assert anew == f"{tmp_path / 'run'} {begins} scale is smoke there, laptop here"
     there = json.loads((tmp_path / "run/config.json").read_text())
     assert (there["code"], there["scale"]) == ({"mine.py": "new"}, "laptop")
     part = tmp_path / "swept/runs/one"

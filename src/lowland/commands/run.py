@@ -45,8 +45,12 @@ def run(
             if summary is None:
                 if processes.leads and json_:
                     typer.echo(f"run directory: {directory.path}", err=True)
+                    if directory.anew:
+                        typer.echo(directory.anew, err=True)
                 elif processes.leads:
                     place("run directory", directory.path)
+                    if directory.anew:
+                        say(directory.anew)
                     if (directory.path / "summary.json").exists():
                         say("it is trained; the file has changed since: claims and figures are made anew")
                     place_log(asked)

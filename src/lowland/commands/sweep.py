@@ -78,6 +78,8 @@ def sweep(
             )
         else:
             place("sweep directory", directory.path)
+            if directory.anew:
+                say(directory.anew)
             place_log(asked)
             if note := running.shortened(experiment, scale):
                 say(note)

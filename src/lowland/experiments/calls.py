@@ -10,7 +10,7 @@ from lowland import training
 from lowland.errors import ExperimentError
 from lowland.experiments import running, sweeping
 from lowland.experiments.result import Result
-from lowland.training import Experiment, registry
+from lowland.training import Experiment, RunDirectory, registry
 from lowland.training.user_file import refuse_inside_a_file
 
 P = ParamSpec("P")
@@ -55,11 +55,16 @@ def run(
         SettingError: for an unknown experiment, scale, device or setting, or a bad value.
         RunError: for a directory that can't be used, or holds a run of another configuration or of other code.
         Exception: what a function of the experiment raises, with a note that says which.
+
+    Warns:
+        UserWarning: if ``out`` was interrupted before its first checkpoint, and begins anew since code or settings have
+            changed.
     """
     refuse_inside_a_file()
     with training.world() as processes:
         asked = processes.together(lambda: running.ask(found(experiment), scale, out, device, settings, processes, log))
         with processes.inside(asked.directory):
+            _warn_if_anew(asked.directory)
             if processes.first(lambda: running.finished_summary(asked)) is None:
                 running.train(asked, processes)
     return Result(asked.directory.path)
@@ -97,7 +102,7 @@ def sweep(
         Exception: what ``build`` raises for the first run; later runs that raise one have failed.
 
     Warns:
-        UserWarning: if runs failed, with the reason of the first; the same call tries them again.
+        UserWarning: if runs failed, with the reason of the first; the same call tries them again. As `run` does, too.
     """
     refuse_inside_a_file()
     chosen = sweeping.AskedEngine(engine, workers, address)
@@ -105,11 +110,17 @@ def sweep(
         found(experiment), scale, out, grid, settings, device, chosen, halving=halving, log=log
     )  # fmt: skip
     with asked.directory:
+        _warn_if_anew(asked.directory)
         summary = sweeping.finished_summary(asked) or sweeping.run_sweep(asked)
     failed = [metrics["error"] for metrics in summary["metrics"].values() if metrics["status"] == "failed"]
     if failed:
         warnings.warn(f"{len(failed)} of {summary['totals']['runs']} runs failed: {failed[0]}", stacklevel=2)
     return Result(asked.directory.path)
+
+
+def _warn_if_anew(directory: RunDirectory) -> None:
+    if directory.anew:
+        warnings.warn(directory.anew, stacklevel=3)
 
 
 def found(experiment: Which) -> Experiment:

@@ -80,6 +80,8 @@ class RunDirectory:
     path: Path
     config: JsonObject
     figures: Path
+    #: Why what was begun in it begins anew, in a sentence; empty where it goes on, or is new.
+    anew: str = ""
 
     def __init__(self, path: Path, config: JsonObject, log: Log | None = None):
         self.path, self.config = Path(path), finite(json.loads(json.dumps(config)))
@@ -121,7 +123,11 @@ class RunDirectory:
             write_json(path, self.config)
             return
         there = read_json(path)
+        of_code = there != self.config and there | {"code": None} == self.config | {"code": None}
+        difference = f"{_changed_code(there, self.config)} has changed since" if of_code else None
         if there != self.config and holds_nothing(self.path):
+            difference = difference or _difference(there, self.config)
+            self.anew = f"{self.path} begins anew: it was interrupted before its first checkpoint, and {difference}"
             write_json(path, self.config)
             return
         if there | {"processes": 1} == self.config | {"processes": 1} and there != self.config:
@@ -133,11 +139,9 @@ class RunDirectory:
         kinds = ["a sweep" if config.get("sweep") else "a single run" for config in (there, self.config)]
         if kinds[0] != kinds[1]:
             raise RunError(f"{self.path} holds {kinds[0]}, not {kinds[1]}: choose another --out, or remove it")
-        if there != self.config and there | {"code": None} == self.config | {"code": None}:
-            old, new = there.get("code") or {}, self.config.get("code") or {}
-            changed = ", ".join(sorted(name for name in {*old, *new} if old.get(name) != new.get(name)))
+        if of_code:
             raise RunError(
-                f"{self.path} holds a run of other code ({changed} has changed since): choose another --out, or remove "
+                f"{self.path} holds a run of other code ({difference}): choose another --out, or remove "
                 "the directory to start again; with the file as it was, the same command goes on"
             )
         if there != self.config:
@@ -382,6 +386,11 @@ def read_progress(path: Path) -> dict[str, JsonObject]:
 
 def _counted(processes: int) -> str:
     return f"{processes} processes" if processes != 1 else "1 process"
+
+
+def _changed_code(there: JsonObject, asked: JsonObject) -> str:
+    old, new = there.get("code") or {}, asked.get("code") or {}
+    return ", ".join(sorted(name for name in {*old, *new} if old.get(name) != new.get(name)))
 
 
 def _difference(there: JsonObject, asked: JsonObject, prefix: str = "") -> str:
