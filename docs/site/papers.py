@@ -15,8 +15,8 @@ sys.path.insert(0, str(ROOT / "results"))
 import make_index  # noqa: E402 - it stands in results/
 from lowland.papers.claims import NOT_IN_PAPER  # noqa: E402
 from lowland.training import Claim, Experiment, Outcome  # noqa: E402
+from lowland.training.deciding_command import decided_by, deciding  # noqa: E402
 from lowland.training.settings import checked  # noqa: E402
-from lowland.training.undecided import decided_by, deciding  # noqa: E402
 
 #: Verdict → the heading of its claims, and what stands below it.
 KINDS = {

@@ -14,7 +14,7 @@ from lowland.wording import paper_of
 
 def _by(experiment: Any, claim: Any) -> str:
     """The scales that decide a claim, and the sweep's grid if that takes one."""
-    from lowland.training.undecided import deciding
+    from lowland.training.deciding_command import deciding
 
     scales = " or ".join(deciding(experiment, claim))
     return f"{scales}, --grid {claim.grid}" if claim.grid else scales

@@ -9,8 +9,8 @@ from torch import nn
 
 from lowland.checks import count, radius
 from lowland.curvature.arguments import whole_seed
-from lowland.curvature.chance import Unchanging
 from lowland.curvature.groups import Sharpness, unchanging_groups, warn_of_rounding
+from lowland.curvature.nondeterminism import DeterminismCheck
 from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.patience import doing
 
@@ -70,7 +70,7 @@ def average_sharpness(
     objective = Objective(model, loss_fn, batches, weight=weight)
     scale = rho * objective.flat(p.detach() for p in objective.params).abs() if adaptive else rho
     weights, losses, rises = [], [], []
-    seen = Unchanging(objective.params, objective.dtype)
+    seen = DeterminismCheck(objective.params, objective.dtype)
     with doing("average sharpness"):
         for counted, group, again in unchanging_groups(objective, None, seen):
             generator = torch.Generator().manual_seed(seed)

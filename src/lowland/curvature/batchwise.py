@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.curvature.chance import Unchanging
+from lowland.curvature.nondeterminism import DeterminismCheck
 from lowland.curvature.objective import Objective
 from lowland.curvature.processes import Product
 
@@ -26,11 +26,11 @@ class Batchwise:
     def __init__(self, objective: Objective, differentiated: Differentiated):
         self.objective, self.differentiated = objective, differentiated
 
-    def unchanging(self) -> Unchanging:
+    def unchanging(self) -> DeterminismCheck:
         """What compares all evaluations at these weights."""
-        return Unchanging(self.objective.params, self.objective.dtype)
+        return DeterminismCheck(self.objective.params, self.objective.dtype)
 
-    def product(self, vectors: Tensor, seen: Unchanging | None) -> Tensor:
+    def product(self, vectors: Tensor, seen: DeterminismCheck | None) -> Tensor:
         """The product, every batch differentiated anew; ``seen`` sees the loss and gradient on the way."""
         objective = self.objective
         total, result = 0.0, torch.zeros_like(vectors)
@@ -63,7 +63,7 @@ class Batchwise:
         return loss, gradient
 
     @contextmanager
-    def linearized(self, seen: Unchanging | None) -> Iterator[Product]:
+    def linearized(self, seen: DeterminismCheck | None) -> Iterator[Product]:
         """Products at fixed weights. A single batch is differentiated once and its graph kept for all of them."""
         batches = iter(self.objective.weighted_batches())
         first = next(batches, None)

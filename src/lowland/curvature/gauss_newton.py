@@ -12,9 +12,9 @@ from torch.utils import _pytree as pytree
 from lowland.assigning import Absent, unassignable
 from lowland.curvature.arguments import check_vectors
 from lowland.curvature.batchwise import Batchwise
-from lowland.curvature.chance import Unchanging
 from lowland.curvature.first_order import cut_off
 from lowland.curvature.lanczos import Eigenpairs, eigenpairs
+from lowland.curvature.nondeterminism import DeterminismCheck
 from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.curvature.operator import Curvature, Search
 from lowland.curvature.processes import Product
@@ -122,7 +122,7 @@ class GaussNewton(Curvature):
         with self.operator() as operator:
             return search(operator, wanted)
 
-    def _objection(self, seen: Unchanging) -> str:
+    def _objection(self, seen: DeterminismCheck) -> str:
         """What speaks against the first product, in words, empty where nothing does; later ones aren't looked at."""
         if not self._unseen:
             return ""

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lowland.curvature.chance import Unchanging
+from lowland.curvature.nondeterminism import DeterminismCheck
 from lowland.curvature.objective import Objective
 from lowland.curvature.vectors import coarsest
 from lowland.torch_tools import level_of_caller
@@ -70,7 +70,7 @@ def groups(objective: Objective, m: int | None) -> Iterator[tuple[float, Objecti
 
 
 def unchanging_groups(
-    objective: Objective, m: int | None, seen: Unchanging
+    objective: Objective, m: int | None, seen: DeterminismCheck
 ) -> Iterator[tuple[float, Objective, Callable[[Tensor], None]]]:
     """As `groups`, with a third entry: a function that takes the group's loss at w, measured again.
 

@@ -14,9 +14,9 @@ from lowland.assigning import Absent, unassignable
 from lowland.curvature.arguments import check_vectors
 from lowland.curvature.batchwise import Batchwise
 from lowland.curvature.certify import UNCHECKED, certified, contradiction
-from lowland.curvature.chance import Unchanging
 from lowland.curvature.first_order import cut_off
 from lowland.curvature.lanczos import Eigenpairs, Operator, eigenpairs
+from lowland.curvature.nondeterminism import DeterminismCheck
 from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.curvature.operator import Curvature, Search
 from lowland.curvature.processes import Product
@@ -162,7 +162,7 @@ class Hessian(Curvature):
 
                 yield checked
 
-    def _objection(self, vector: Tensor, image: Tensor, seen: Unchanging, kinks: bool) -> str:
+    def _objection(self, vector: Tensor, image: Tensor, seen: DeterminismCheck, kinks: bool) -> str:
         """What speaks against the first product Hv = ``image``, in words, empty where nothing does."""
         seen.finite()
         objection = contradiction(self.objective, vector, image, seen.gradient, kinks)
@@ -199,7 +199,7 @@ class Hessian(Curvature):
                 seen(*objective.loss_and_gradient(), objective.loss_and_gradient)
             return replace(pairs, converged=False, reason=seen.unsure) if seen.unsure else pairs
 
-    def _solved(self, solve: Callable[[Operator], Eigenpairs], seen: Unchanging, now: Doing) -> Eigenpairs:
+    def _solved(self, solve: Callable[[Operator], Eigenpairs], seen: DeterminismCheck, now: Doing) -> Eigenpairs:
         def of(product: Product) -> Eigenpairs:
             made = itertools.count(1)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lowland.curvature.chance import Unchanging
+from lowland.curvature.nondeterminism import DeterminismCheck
 from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.patience import doing
 from lowland.torch_tools import refuse_other_models, refuse_pieces, unwrapped
@@ -136,7 +136,7 @@ def along_line(
             _recompute(model, layers, statistics)
         return _means(objective, functions)
 
-    seen = Unchanging(objective.params, objective.dtype)
+    seen = DeterminismCheck(objective.params, objective.dtype)
     values = []
     with doing("along the line") as now:
         for t in (points[0], *points):

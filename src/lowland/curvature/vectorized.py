@@ -14,8 +14,8 @@ from lowland.checks import count, radius
 from lowland.curvature.alignment import alignment
 from lowland.curvature.arguments import check_eps, check_tolerance, step_size
 from lowland.curvature.certify import Claims, Gradients, amended, objections
-from lowland.curvature.chance import Unchanging
 from lowland.curvature.lanczos import Eigenpairs, eigenpairs_of_many
+from lowland.curvature.nondeterminism import DeterminismCheck
 from lowland.curvature.objective import LossFn, Objective
 from lowland.curvature.second_order import Region, differentiable_twice
 from lowland.curvature.stability import Stability
@@ -132,7 +132,7 @@ def _measure(
     }
     finite = [row for row, run in enumerate(runs) if run not in found]
     if finite:
-        seen = Unchanging(networks.params, networks.dtype)
+        seen = DeterminismCheck(networks.params, networks.dtype)
         again = [runs[row] for row in finite]
         seen(losses[finite])
         seen(networks.losses(networks.leaves(again), again).detach())

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from lowland.checks import count, number, radius
 from lowland.curvature.arguments import check_eps, whole_seed
-from lowland.curvature.chance import Unchanging
 from lowland.curvature.groups import Sharpness, groups, unchanging_groups, warn_of_rounding
 from lowland.curvature.lanczos import random_direction
+from lowland.curvature.nondeterminism import DeterminismCheck
 from lowland.curvature.objective import LossFn, Objective, Weight
 from lowland.curvature.vectors import euclidean_norm
 from lowland.optim.functional import EPS, global_norm, perturbation
@@ -98,7 +98,7 @@ def sharpness(
     search = Search(rho, steps, restarts, adaptive, step_size, eps, seed, norm)
     check_m(m)
     objective = Objective(model, loss_fn, batches, weight=weight)
-    seen = Unchanging(objective.params, objective.dtype)
+    seen = DeterminismCheck(objective.params, objective.dtype)
     with doing("sharpness"):
         found = list(_rises(objective, m, search, seen))
     weights, values, _ = zip(*found, strict=True)
@@ -151,7 +151,7 @@ def m_sharpness(
     search = Search(rho, steps, eps=eps)
     check_m(m)
     objective = Objective(model, loss_fn, batches, weight=weight)
-    seen = Unchanging(objective.params, objective.dtype)
+    seen = DeterminismCheck(objective.params, objective.dtype)
     with doing("m-sharpness"):
         if m is not None:
             found = list(_rises(objective, m, search, seen))
@@ -240,7 +240,7 @@ class Search:
 
 
 def _rises(
-    objective: Objective, m: int | None, search: Search, seen: Unchanging
+    objective: Objective, m: int | None, search: Search, seen: DeterminismCheck
 ) -> Iterator[tuple[float, float, float]]:
     """Of each group its weight, its rise, and its loss at w."""
     for weight, group, again in unchanging_groups(objective, m, seen):
@@ -250,7 +250,7 @@ def _rises(
 
 
 def _mean_rise(
-    objective: Objective, found: list[tuple[float, float, float]], search: Search, seen: Unchanging
+    objective: Objective, found: list[tuple[float, float, float]], search: Search, seen: DeterminismCheck
 ) -> float:
     total = sum(weight for weight, _, _ in found)
     rise = sum(weight * rise for weight, rise, _ in found) / total

@@ -20,8 +20,8 @@ from torch.utils import _pytree as pytree
 
 from lowland.errors import ElsewhereError, RunError, SettingError
 from lowland.launched import launched
-from lowland.training.meeting import meet
 from lowland.training.randomness import random_state, restore_random_state, seed_everything
+from lowland.training.rendezvous import meet
 from lowland.training.task import Batch, Task
 from lowland.values import State
 

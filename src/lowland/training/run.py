@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from lowland.errors import SettingError
 from lowland.patience import doing
-from lowland.training.claim_check import claim_check
+from lowland.training.claim_validation import claim_check
 from lowland.training.drive import LOOK_EVERY, Drive, step_in
 from lowland.training.environment import slow_bfloat16
 from lowland.training.experiment import Experiment

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import torch
 
 from lowland.training.claims import Claim, Verdict
+from lowland.training.deciding_command import decided_by
 from lowland.training.environment import environment
 from lowland.training.experiment import Experiment
 from lowland.training.outcome import Outcome
 from lowland.training.registry import code, source
 from lowland.training.settings import Settings, values_of
-from lowland.training.undecided import decided_by
 from lowland.values import Json, JsonObject
 
 SMOKE = Verdict(None, None, "smoke runs judge no claims")

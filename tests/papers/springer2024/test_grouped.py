@@ -17,9 +17,9 @@ from lowland.papers.springer2024 import data
 from lowland.papers.springer2024.check import GroupedCheck
 from lowland.papers.springer2024.data import FeatureSets, grouped_sets, part_of_groups
 from lowland.torch_tools import evaluating
+from lowland.training.deciding_command import decided_by
 from lowland.training.randomness import seed_everything
 from lowland.training.settings import values_of
-from lowland.training.undecided import decided_by
 from tests.data.layouts import draw_celeba, draw_waterbirds
 
 CPU = torch.device("cpu")

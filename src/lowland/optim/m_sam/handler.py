@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
-from lowland.optim.m_sam.by_turns import by_turns
+from lowland.optim.m_sam.autograd_functions import by_turns
 from lowland.optim.m_sam.by_vmap import ENTRYWISE, by_vmap, name_of
 from lowland.optim.m_sam.checkpoints import checkpointed
 from lowland.optim.m_sam.filling import Filling, replaced, rows_in

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lowland.errors import SettingError
 from lowland.patience import doing
-from lowland.training.claim_check import check_claims_first
+from lowland.training.claim_validation import check_claims_first
 from lowland.training.environment import choose_device, slow_bfloat16
 from lowland.training.experiment import Experiment
 from lowland.training.logs import Log

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lowland.patience import doing
-from lowland.training.claim_check import claim_check
+from lowland.training.claim_validation import claim_check
 from lowland.training.drive import Drive, step_in
 from lowland.training.experiment import Experiment
 from lowland.training.files import Maybe, fault

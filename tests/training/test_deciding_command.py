@@ -8,8 +8,8 @@ import torch
 from lowland.errors import SettingError
 from lowland.papers import find
 from lowland.training import Claim, Outcome, Verdict, configuration, ours, summarize
+from lowland.training.deciding_command import decided_by
 from lowland.training.settings import checked, values_of
-from lowland.training.undecided import decided_by
 from tests.fakes import TOY
 
 UNDECIDED = Verdict(0.5, None, "2 seeds can't tell")

@@ -21,7 +21,7 @@ _ADVICE = (
 )
 
 
-class Unchanging:
+class DeterminismCheck:
     """Compares all evaluations at the same weights, and raises ValueError if one differs from the first.
 
     Rounding is allowed. On a CPU the loss may differ by 100 u, relative, with u the rounding unit of the vectors' type

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from lowland.training import meeting
+from lowland.training import rendezvous
 from tests.cases import free_port
 from tests.forked import Command
 
@@ -15,7 +15,7 @@ RUN = ("run", "long2024/digits", "--scale", "smoke", "--set", "steps=4", "--set"
 
 
 def soon():
-    meeting._SILENT = 0.3
+    rendezvous._SILENT = 0.3
 
 
 def begin(rank, port, cwd, count=2, host="127.0.0.1"):
