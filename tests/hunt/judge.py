@@ -148,7 +148,7 @@ def expectation(program, space, net, ids, step, l2):
 
 def by_definition(losses, params, size, m, l2=0.0) -> list[Tensor]:
     """Σ_j (n_j/B) · gradient of group j's mean loss at w + ρ g_j/(‖g_j‖ + eps)."""
-    total = [torch.zeros_like(p) for p in params]
+    total, largest = [torch.zeros_like(p) for p in params], 0.0
     groups = textbook.by_groups(
         lambda rows: losses()[rows].mean(), params, size, m, RHO, EPS, evaluate=partial(gradients, l2=l2)
     )
@@ -157,6 +157,9 @@ def by_definition(losses, params, size, m, l2=0.0) -> list[Tensor]:
         if not math.isfinite(norm) or 0 < norm < 1e-5:
             raise Unfit("a group's gradient is too small, or not finite")
         total = [t + share * g for t, g in zip(total, above, strict=True)]
+        largest = max(largest, textbook.norm(above))
+    if 0 < textbook.norm(total) < 1e-5 * largest:
+        raise Unfit("the groups' gradients cancel, but for rounding")
     return total
 
 

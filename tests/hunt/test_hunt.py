@@ -81,3 +81,9 @@ def test_a_kink_says_nothing():
         ("t0 = net.lin(D['x'])", "t1 = torch.stack([t0 @ net.w, t0 @ (net.w * 3 / 3)])"), "t1.amax(0).sum(1)"
     )
     assert judge(kink, False).way in ("exact", "loop", "ill-conditioned")
+
+
+def test_groups_that_cancel_say_nothing():
+    """What is left of their gradients is rounding."""
+    cancelled = Program(("t0 = (D['x'] - D['x'].mean(0)) * net.v",), "t0.sum(1)")
+    assert judge(cancelled, False).way == "unfit"
