@@ -60,10 +60,23 @@ edge, and that of `springer2024` about the easy feature fails above its margin a
 two. Where neither SAM nor SGD makes an error on the easy feature that claim holds vacuously, and says so; by the rule
 for differences alone, seeds that all give the same would leave it undecided.
 """
+_NOT_RUN = """## Not run yet
+
+The commands of which there is no record above, and how long each takes. An experiment has up to three sizes, its
+scales: *paper* as in the paper, or as near as we come; *desk* small enough for an evening on two cores, and mostly
+large enough to decide the claims; *laptop* a few minutes, to see that it works. The last column leads to records of the
+same experiment at another scale; where it is empty there is none at any. Whoever runs one can record it, with the
+command in the introduction.
+
+| command | expected cost | the same experiment above |
+|---|---|---|
+"""
 SCALES = ("paper", "desk", "laptop")
 SHORT = 200_000  # bytes of a `metrics.jsonl`
 _CHECKS = ("seed", "check_every", "check_epochs", "line_points", "line_examples", "sharpness_examples")
 VERDICTS = {True: "holds", False: "**fails**", None: "undecided"}
+#: Of a table of claims. The verdict stands before the numbers, where a phone shows it.
+HEAD = ("| claim | verdict | the paper has | ours | holds if |", "|---|---|---|---|---|")
 
 
 def folder(experiment: str, scale: str, grid: str | None = None, dataset: str | None = None) -> Path:
@@ -202,8 +215,7 @@ def section(there: Path) -> str:
         + (f", {diverged} diverged" if diverged else "")
         + f". [summary]({there.name}/summary.json)\n",
         f"{_unlike_the_paper(summary)}\n",
-        "| claim | the paper has | ours | holds if | verdict |",
-        "|---|---|---|---|---|",
+        *HEAD,
         *(
             row_of(claim, entry, {"text": _figure(claim, there)}, beside(there).get(claim.id, ""))
             for claim, entry in zip(experiment.claims, summary["claims"], strict=True)
@@ -314,7 +326,7 @@ def beside(there: Path) -> dict[str, str]:
 
 
 def row_of(claim: Claim, entry: dict[str, Any], links: Mapping[str, str], said: str = "") -> str:
-    """A claim's row of a table: what it says, the paper's value, ours, the threshold, the verdict.
+    """A claim's row of a table below `HEAD`.
 
     Args:
         claim: as the experiment has it.
@@ -332,7 +344,7 @@ def row_of(claim: Claim, entry: dict[str, Any], links: Mapping[str, str], said: 
     text, threshold = (
         " ".join(filter(None, (cell, links.get(name)))) for name, cell in (("text", text), ("threshold", threshold))
     )
-    cells = [text, paper, ours, threshold, ". ".join(filter(None, (verdict + reason, said)))]
+    cells = [text, ". ".join(filter(None, (verdict + reason, said))), paper, ours, threshold]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -349,8 +361,7 @@ def _glance() -> str:
         for entry in summary["claims"]:
             vacuous = " (vacuously)" if entry["reason"].startswith("vacuously") else ""
             verdicts[verdict_of(entry)].append(f"`{entry['id']}`{vacuous}")
-        anchor = named.replace("/", "").replace(", ", "-").replace(" ", "-")
-        cells = [f"[{named}](#{anchor})", experiments()[summary["experiment"]].title]
+        cells = [f"[{named}](#{_anchor(summary)})", experiments()[summary["experiment"]].title]
         cells += [", ".join(of) for of in verdicts.values()]
         rows.append("| " + " | ".join(cells) + " |")
     head = (
@@ -360,23 +371,32 @@ def _glance() -> str:
     return head + "\n".join(rows) + "\n"
 
 
+def _anchor(summary: dict[str, Any]) -> str:
+    """Where on the page a record stands."""
+    return title(summary).replace("/", "").replace(", ", "-").replace(" ", "-")
+
+
 def index() -> str:
     """The whole page."""
     every = [(name, scale) for name in experiments() for scale in SCALES if scale in experiments()[name].scales]
     pages, paper = [_INTRODUCTION, _glance()], ""
+    above: dict[str, list[str]] = {}
     for there in records():
-        name = json.loads((there / "summary.json").read_text(encoding="utf-8"))["experiment"]
+        summary = json.loads((there / "summary.json").read_text(encoding="utf-8"))
+        name = summary["experiment"]
+        above.setdefault(name, []).append(f"[{summary['scale']}](#{_anchor(summary)})")
         if experiments()[name].paper != paper:
             paper = experiments()[name].paper
             pages.append(f"## {paper}\n")
         pages.append(section(there))
     recorded = [run for run in every if (folder(*run) / "summary.json").exists()]
     rows = [
-        f"| `lowland run {name} --scale {scale}` | {experiments()[name].cost[scale]} |"
+        f"| `lowland run {name} --scale {scale}` | {experiments()[name].cost[scale]} | {beside_it} |"
         for name, scale in every
+        for beside_it in [", ".join(above.get(name, []))]
         if not any(name == other and _alike(name, scale, at) for other, at in recorded)
     ]
-    pages.append("## Not run yet\n\n| command | expected cost |\n|---|---|\n" + "\n".join(rows) + "\n")
+    pages.append(_NOT_RUN + "\n".join(rows) + "\n")
     return "\n".join([*pages, *_under_way(), _HISTORY])
 
 

@@ -41,8 +41,8 @@ _INTRODUCTION = """# The papers, claim by claim
 Lowland runs the experiments of three papers again, and judges what they claim. A claim is a sentence with a threshold.
 It *holds*, *fails*, or is *undecided*; of a difference between methods the whole 95 % interval over seeds decides.
 Every table names the command that runs it again, and links to the record. Some claims are our own, about the papers'
-experiments or about experiments of ours: they are counted apart. A few rules have changed after a first run;
-[All records](../results/README.md#rules-that-have-changed) says which.
+experiments or about experiments of ours: they are counted in a table of their own. A few rules have changed after a
+first run; [All records](../results/README.md#rules-that-have-changed) says which.
 """
 _HOW_TO_READ = """*Reported* is measured without a threshold; *open* has not been run. A claim that was run at several
 scales counts once, at the largest one that decides it. Most of our runs are smaller than the papers': fewer images,
@@ -57,7 +57,6 @@ _SHORT = {
         "lowland sweep andriushchenko2022/cifar10 --grid m --scale laptop",
     )
 }
-_HEAD = "| claim | the paper has | ours | holds if | verdict |\n|---|---|---|---|---|"
 
 
 @dataclass(frozen=True)
@@ -145,18 +144,18 @@ def write(work: Path) -> None:
 
 
 def overview(every: dict[str, list[Found]]) -> str:
-    """How many claims of each paper hold, fail and are open, and how many of ours beside them."""
-    rows = []
-    for paper, claims in every.items():
-        for ours, name in ((False, f"[{heading(claims)}]({paper}.md)"), (True, "claims of ours beside them")):
-            counts = [sum(each.kind == kind for each in claims if each.ours is ours) for kind in KINDS]
-            rows.append(f"| {name} | {' | '.join(map(str, counts))} |")
-    lines = [
-        _INTRODUCTION,
-        f"| paper | {' | '.join(KINDS)} |",
-        "|---|" + "---:|" * len(KINDS),
-        *rows,
-        "",
+    """How many claims of each paper hold, fail and are open; and of ours, in a table of their own."""
+    lines = [_INTRODUCTION]
+    for title, ours in (("What the papers claim", False), ("What we claim beside them", True)):
+        rows = {
+            f"[{heading(claims)}]({paper}.md)": [
+                str(sum((each.kind, each.ours) == (kind, ours) for each in claims)) for kind in KINDS
+            ]
+            for paper, claims in every.items()
+        }
+        lines += [f"## {title}\n", *_counted("paper", rows)]
+    lines += [
+        "## How to read this\n",
         _HOW_TO_READ,
         "```{toctree}\n:hidden:\n",
         *every,
@@ -173,15 +172,13 @@ def heading(claims: list[Found]) -> str:
 def page(paper: str, claims: list[Found]) -> str:
     """The claims of a paper, by verdict, and then its records."""
     counts = {kind: [each for each in claims if each.kind == kind] for kind in KINDS}
-    said = [
-        ", ".join(f"{n} {kind}" for kind, those in counts.items() if (n := sum(each.ours is ours for each in those)))
-        for ours in (False, True)
-    ]
     lines = [
         f"# {heading(claims)}: claim by claim\n",
         f"{claims[0].experiment.paper}.\n",
-        f"The paper's claims: {said[0]}. Ours beside them: {said[1]}. By experiment; each count leads to its claims:\n",
-        *_contents(claims),
+        "What became of the paper's own claims, by experiment; each count leads to the claims:\n",
+        *_contents([each for each in claims if not each.ours]),
+        "And of ours, which the paper doesn't make:\n",
+        *_contents([each for each in claims if each.ours]),
         "Which command is which result, and how the settings were found:",
         f"[the guide to this paper](../docs/{paper}.md).\n",
     ]
@@ -201,13 +198,18 @@ def page(paper: str, claims: list[Found]) -> str:
 
 def _contents(claims: list[Found]) -> list[str]:
     """A table of the experiments and how many of their claims came to what, each number a link."""
-    names = dict.fromkeys(each.experiment.name for each in claims)
-    rows = []
-    for name in names:
+    rows = {}
+    for name in dict.fromkeys(each.experiment.name for each in claims):
         counts = {kind: sum((each.experiment.name, each.kind) == (name, kind) for each in claims) for kind in KINDS}
         cells = [f"[{count}](#{_place(kind, name)})" if count else "" for kind, count in counts.items()]
-        rows.append(f"| `{name.partition('/')[2]}` | {' | '.join(cells)} |")
-    return [f"| experiment | {' | '.join(KINDS)} |", "|---|" + "---:|" * len(KINDS), *rows, ""]
+        rows[f"`{name.partition('/')[2]}`"] = cells
+    return _counted("experiment", rows)
+
+
+def _counted(what: str, rows: dict[str, list[str]]) -> list[str]:
+    """A table of counts by verdict: a cell for each of `KINDS`."""
+    lines = [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    return [f"| {what} | {' | '.join(KINDS)} |", "|---|" + "---:|" * len(KINDS), *lines, ""]
 
 
 def _place(kind: str, experiment: str) -> str:
@@ -238,7 +240,7 @@ def _row(each: Found) -> str:
         links["text"] = f"[figure](#{_shown(there, figure)})"
     entry = each.entry or {"measured": None, "threshold": claim.threshold, "passed": None, "reason": ""}
     row = make_index.row_of(claim, entry, links, make_index.beside(there).get(claim.id, "") if there else "")
-    return row if each.entry else re.sub(r"\| (undecided|reported) \|$", "| not run |", row)
+    return row if each.entry else re.sub(r" \| (undecided|reported) \| ", " | not run | ", row, count=1)
 
 
 def _shown(there: Path, figure: str) -> str:
@@ -257,7 +259,7 @@ def _tables(kind: str, claims: list[Found]) -> list[str]:
         names = dict.fromkeys(each.experiment.name for each in those)
         lines += [f"({_place(kind, name)})=" for name in names if name not in begun]
         begun |= set(names)
-        lines += [f"{by}\n", _HEAD, *map(_row, those), ""]
+        lines += [f"{by}\n", *make_index.HEAD, *map(_row, those), ""]
         decided = [each.entry["decided_by"] for each in those if each.entry and each.kind == "undecided"]
         if commands := dict.fromkeys(f"`{by['command']}`" for by in decided if by):
             lines.append(f"What gets there: {', '.join(commands)}.\n")

@@ -88,8 +88,8 @@ EXPERIMENT = image_experiment(
         ),
         Claim(
             "gradient-vanishes",
-            "And so does the gradient at w: its norm at the end over that at the beginning, the largest over seeds "
-            "(threshold ours)",
+            "With a falling step size SAM's gradient at w vanishes, too: its norm at the end over that at the "
+            "beginning, the largest over seeds (threshold ours)",
             "the convergence experiments", f"<= {FALLEN:g}", at_most(FALLEN, _fall, _NEITHER),
             reference=_CONVERGES, regime=_long_enough, figure="convergence", why=OURS_BEFORE,
         ),

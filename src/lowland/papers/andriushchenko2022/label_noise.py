@@ -178,14 +178,16 @@ EXPERIMENT = image_experiment(
         ),
         Claim(
             "sam-overfits",
-            "And its test error is worse there than with early stopping: mean difference of the two, best less end",
+            "SAM's test error is worse at the end than with early stopping. Measured: the error with early stopping "
+            "minus that at the end, mean over seeds",
             "figure 12", "interval < 0", _worse_at_the_end("sam"),
             over_seeds=True, reference=Reference("CIFAR-10 -0.33, CIFAR-100 -0.105", _FIGURE), regime=_FITS,
             figure="noise",
         ),
         Claim(
             "erm-overfits",
-            "So is ERM's: mean difference of the two, best less end",
+            "ERM's test error is worse at the end than with early stopping. Measured: the error with early stopping "
+            "minus that at the end, mean over seeds",
             "figure 12", "interval < 0", _worse_at_the_end("erm"),
             over_seeds=True, reference=Reference("CIFAR-10 -0.29, CIFAR-100 -0.06", _FIGURE), regime=_FITS,
             figure="noise",

@@ -226,11 +226,12 @@ CLAIMS = (
         Reference("a simpler function, with fewer kinks", "its figure of the fitted functions; no number"),
     ),
     _fewer(
-        "-falling", "So it has if both are trained with the falling step size (ours)", ("sam", "gd-falling"),
-        _kinks("linear"),
+        "-falling", "SAM's function has fewer kinks, too, if both are trained with the falling step size (ours)",
+        ("sam", "gd-falling"), _kinks("linear"),
     ),
     _fewer(
-        "-constant", "And if both are trained with the constant one (ours)", ("sam-constant", "gd"), _kinks("constant"),
+        "-constant", "SAM's function has fewer kinks, too, if both are trained with the constant step size (ours)",
+        ("sam-constant", "gd"), _kinks("constant"),
     ),
 )  # fmt: skip
 

@@ -37,7 +37,7 @@ def claims(deviation: float | None, gd_edge: str = "gd", fitted: float | None = 
         ),
         Claim(
             "far-below-gd-edge",
-            "There the SAM edge lies far below 2/η: median edge/(2/η) over the second half (threshold ours)",
+            "The SAM edge lies far below 2/η: median edge/(2/η) over the second half (threshold ours)",
             "the experiments", "<= 0.5", _on(_far_below, sam=sam), regime=at_edge, reference=_FAR_BELOW,
             why=_HALF, figure="hessian-norm",
         ),

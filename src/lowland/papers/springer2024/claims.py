@@ -257,7 +257,8 @@ CLAIMS = (
     ),
     Claim(
         "easy-feature",
-        f"It doesn't pay for it on the easy one: its probing error is less than {MARGIN:g} above SGD's (margin ours)",
+        f"SAM's probing error of the easy feature is less than {MARGIN:g} above SGD's: it doesn't pay there for what "
+        "it gains on the hard one (margin ours)",
         "the experiments on feature quality", f"interval < {MARGIN:g}", no_price, whole_grid=True,
         regime=trained, reference=Reference("no price", _WORDS_ONLY), why=OURS_BEFORE, figure="probing",
     ),
@@ -270,13 +271,15 @@ CLAIMS = (
     ),
     Claim(
         "phantom-more-even-sam",
-        "The same on SAM's networks",
+        "The phantom importance weights are more evenly spread than the real ones on SAM's networks, too, at the same "
+        "check (ours)",
         "the section on importance weights", "interval < 0",
         at_the_threshold("sam"), whole_grid=True, reference=_MORE_EVEN, why=_WHEN, figure="training",
     ),
     Claim(
         "phantom-over-training",
-        "Where in training it holds on SGD's networks: the share of the checks at which it does",
+        "Where in training the phantom importance weights are more evenly spread on SGD's networks: the share of the "
+        "checks at which they are",
         "the section on importance weights", None, over_time(SGD), whole_grid=True, reference=NOT_IN_PAPER,
         figure="training",
     ),
