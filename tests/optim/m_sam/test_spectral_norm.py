@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.nn.utils import spectral_norm as by_hook
 from torch.nn.utils.parametrizations import spectral_norm as by_parametrization
 from torch.utils.checkpoint import checkpoint
@@ -97,6 +98,49 @@ def test_a_checkpoint_calls_it_again_by_the_loop():
     def losses():
         put(net, before)
         return checkpoint(net, x, use_reentrant=True)
+
+    assert_by_the_loop(net, losses, 2, audit=False)
+
+
+def cached(net, x):
+    with parametrize.cached():
+        return net.first(x) + net.first(x.cos())
+
+
+def in_both_modes(net, x):
+    net.eval()
+    before = net.first(x)
+    net.train()
+    return before * net.first(x)
+
+
+def beside_a_vector(net, x):
+    y = net.first(x)
+    return y * net.first.parametrizations.weight[0]._u
+
+
+@pytest.mark.parametrize("use", [cached, in_both_modes, beside_a_vector])
+def test_other_uses(use):
+    net, x = Net(by_parametrization), rand(5, 4, 3)
+    before = vectors(net)
+
+    def losses():
+        put(net, before)
+        return use(net, x).square().sum((1, 2))
+
+    optimizer = optimizer_of(net, 2)
+    assert not check(net, optimizer, losses, 2)
+    assert optimizer.last is not None
+
+
+def test_a_vector_that_is_read_goes_by_the_loop():
+    net, x = Net(by_parametrization), rand(5, 4, 3)
+    before = vectors(net)
+
+    def losses():
+        put(net, before)
+        y = net.first(x)
+        return y.sum((1, 2)) * (2 if net.first.parametrizations.weight[0]._u[0].item() > 0 else 1)
 
     assert_by_the_loop(net, losses, 2, audit=False)
 
