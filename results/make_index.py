@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lowland.experiments import sweeping
-from lowland.papers import experiments
+from lowland.papers import COSTS_ARE_OF, experiments
 from lowland.training import Claim
 from lowland.training.settings import values_of
 from lowland.training.sweep.directory import find_parts
@@ -60,13 +60,13 @@ edge, and that of `springer2024` about the easy feature fails above its margin a
 two. Where neither SAM nor SGD makes an error on the easy feature that claim holds vacuously, and says so; by the rule
 for differences alone, seeds that all give the same would leave it undecided.
 """
-_NOT_RUN = """## Not run yet
+_NOT_RUN = f"""## Not run yet
 
 The commands of which there is no record above, and how long each takes. An experiment has up to three sizes, its
 scales: *paper* as in the paper, or as near as we come; *desk* small enough for an evening on two cores, and mostly
 large enough to decide the claims; *laptop* a few minutes, to see that it works. The last column leads to records of the
 same experiment at another scale; where it is empty there is none at any. Whoever runs one can record it, with the
-command in the introduction.
+command in the introduction. {COSTS_ARE_OF}
 
 | command | expected cost | the same experiment above |
 |---|---|---|

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from lowland.papers import experiments
+from lowland.papers import COSTS_ARE_OF, experiments
 from lowland.training.experiment import SCALES
 
 from .forked import Command, save_every, small_files
@@ -21,6 +21,7 @@ def test_list(lowland):
     text = lowland("list").out
     assert "long2024/digits" in text
     assert "(no download)" in text
+    assert text.count(COSTS_ARE_OF) == 1
 
 
 @pytest.mark.parametrize("name", list(experiments()))
@@ -40,6 +41,7 @@ def test_show_tells_the_parts_of_a_grid_apart(lowland):
     assert "--grid m, part 2 of 2" in out
     assert "--grid paper, part" not in out
     relu = lowland("show", "andriushchenko2022/relu").out
+    assert relu.count(COSTS_ARE_OF) == 1
     assert "--grid" not in relu
     assert "ours: the other kind's step size, as a control" in relu
 

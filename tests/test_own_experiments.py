@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from lowland.data import Shuffled
+from lowland.papers import COSTS_ARE_OF
 from lowland.training import read_records
 
 from .processes import end, torchrun
@@ -34,6 +35,7 @@ def test_it_runs_and_the_same_command_again_says_so(lowland, mine, tmp_path):
     listed = lowland("show", "mine.py")
     for word in ("mine: Logistic regression on two clouds", "width", "--grid paper", "0 0.1"):
         assert word in listed.out
+    assert COSTS_ARE_OF not in listed.out
     measured = json.loads(lowland("evaluate", "mine.py", "runs/mine/laptop", "--arm", "sgd", "--json").out)
     assert measured["test_error"] == read_records(tmp_path / "runs/mine/laptop")["sgd"][-1]["test_error"]
 

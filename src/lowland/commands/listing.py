@@ -14,6 +14,7 @@ def list_(json_: Json = False) -> None:
     Example: lowland list --json
     """
     from lowland import experiments
+    from lowland.papers import COSTS_ARE_OF
 
     every, problems = experiments.known()
     rows: list[dict[str, Any]] = [
@@ -40,6 +41,7 @@ def list_(json_: Json = False) -> None:
             for r in rows
         ],
     )
+    say(COSTS_ARE_OF)
     for paper in dict.fromkeys(r["paper"] for r in rows if r["paper"]):
         say(paper)
     say("Your own: lowland new FILE.py writes a file with one, and lowland run FILE.py runs it.")

@@ -15,7 +15,7 @@ from lowland.wording import worsened_of
 def run(
     name: Name,
     scale: Annotated[
-        str, typer.Option(help="smoke (seconds), laptop (two minutes), desk (an evening at most) or paper.")
+        str, typer.Option(help="smoke (seconds), laptop (minutes), desk (an evening at most) or paper.")
     ] = "laptop",
     out: Annotated[Path | None, typer.Option(help="Run directory [default: runs/NAME/SCALE-...].")] = None,
     seed: Annotated[str | None, typer.Option(help="Short for --set seed=N.", metavar="N")] = None,

@@ -55,7 +55,7 @@ def show(
 
     Example: lowland show long2024/mnist --scale laptop
     """
-    from lowland import experiments
+    from lowland import experiments, papers
     from lowland.training.settings import describe
 
     experiment = experiments.find(name)
@@ -70,6 +70,8 @@ def show(
     say(f"datasets: {' '.join(experiment.datasets) or 'none to download'}")
     if experiment.cost:
         say(f"a run takes: {costs(scales, experiment.cost)}")
+    if name in papers.experiments():
+        say(papers.COSTS_ARE_OF)
     typer.echo()
     rows = []
     for key, text in describe(experiment.settings).items():

@@ -6,6 +6,12 @@ from functools import cache
 from lowland.errors import SettingError, suggestion
 from lowland.training import Experiment, registry
 
+#: What the costs that these experiments state are of.
+COSTS_ARE_OF = (
+    "Times on cores are of an AMD EPYC processor with AVX-512 and bfloat16 instructions; a range reaches from a free "
+    "core to a busy one. Older processors take longer. Times on an H100 are estimated."
+)
+
 
 @cache
 def experiments() -> dict[str, Experiment]:

@@ -63,8 +63,8 @@ CIFAR10 = image_experiment(
     claims=figure_1_claims(5.15, 4.3, "5.1 to 5.3 % (ERM 5.15)", "5.1 to 5.3 % up to ρ = 33 (ERM 5.15)", desk_m=True),
     cost={
         "paper": "days, one H100 (estimated)",
-        "desk": "88 minutes, 2 cores (from its first steps, on one)",
-        "laptop": "two minutes, 2 cores",
+        "desk": "an hour and a half to 3 hours, 1 core (from its first steps)",
+        "laptop": "3 to 7 minutes, 1 core",
     },
     # With group norm 4,000 images take longer than desk scale has: 1,000 images, 100 epochs end at 0 (validation 0.76).
     more_grids=figure_1_grids(5, {"examples": (1000,), "epochs": (100,), "check_epochs": (100,)}),
@@ -105,8 +105,8 @@ CIFAR100 = image_experiment(
     ),
     cost={
         "paper": "days, one H100 (estimated)",
-        "desk": "85 minutes, 2 cores (from its first steps, on one)",
-        "laptop": "two minutes, 2 cores",
+        "desk": "an hour and a half to 3 hours, 1 core (from its first steps)",
+        "laptop": "3 to 7 minutes, 1 core",
     },
     more_grids=figure_1_grids(3),
     sweep_figures=(

@@ -329,7 +329,7 @@ EXPERIMENT = image_experiment(
     cost={
         "paper": "four hours, one H100 (estimated)",
         "desk": "under two hours, 1 core (measured)",
-        "laptop": "two minutes, 2 cores",
+        "laptop": "2 to 4 minutes, 1 core",
     },
     grid={},
 )  # fmt: skip

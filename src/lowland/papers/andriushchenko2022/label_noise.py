@@ -205,6 +205,6 @@ EXPERIMENT = image_experiment(
     cost={
         "paper": "three hours, one H100 (estimated)",
         "desk": "two and a half hours, 1 core (measured)",
-        "laptop": "two minutes, 2 cores",
+        "laptop": "2 to 4 minutes, 1 core",
     },
 )  # fmt: skip

@@ -104,7 +104,7 @@ EXPERIMENT = image_experiment(
     cost={
         "paper": "two hours, one H100 (estimated)",
         "desk": "an hour, 1 core (measured)",
-        "laptop": "two minutes, 2 cores",
+        "laptop": "2 to 4 minutes, 1 core",
     },
     grid={},
 )  # fmt: skip

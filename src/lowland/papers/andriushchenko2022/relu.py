@@ -271,7 +271,7 @@ EXPERIMENT = Experiment(
         Plot("over-steps", "Loss and kinks, mean over seeds", _over_steps, columns=2),
     ),
     cost=dict.fromkeys(("paper", "desk"), "15 minutes, 1 core (measured)")
-    | {"laptop": "a minute and a half, 1 core (a tenth of that)", "smoke": "seconds"},
+    | {"laptop": "2 minutes, 1 core (a tenth of that)", "smoke": "seconds"},
     together=ReluRuns,
     digest=digest,
     outcomes=(Curve("kinks", "kinks"), Curve("loss", "training loss")),

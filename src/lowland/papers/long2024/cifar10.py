@@ -59,8 +59,8 @@ EXPERIMENT = Experiment(
     figures=FIGURES,
     cost={
         "paper": "about 2 hours, one H100 (estimated)",
-        "desk": "an hour, 2 cores (from its first steps)",
-        "laptop": "two minutes, 2 cores (measured)",
+        "desk": "2 hours, 2 cores (measured)",
+        "laptop": "2 to 3 minutes, 1 core (measured)",
         "smoke": "seconds",
     },
     prepare=prepare,

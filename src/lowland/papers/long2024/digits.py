@@ -48,8 +48,8 @@ EXPERIMENT = Experiment(
     grid={"lr": (0.1, 0.3, 1.0), "rho": (0.0, 0.05, 0.1, 0.3), "seed": (0, 1, 2, 3)},
     claims=claims(0.05, gd_edge="gd-edge"),
     figures=FIGURES,
-    cost=dict.fromkeys(("paper", "desk"), "a minute and a half, 2 cores (measured)")
-    | {"laptop": "a minute, 2 cores (half the steps)", "smoke": "seconds"},
+    cost=dict.fromkeys(("paper", "desk"), "2 to 8 minutes, 1 core (measured)")
+    | {"laptop": "1 to 4 minutes, 1 core (measured)", "smoke": "seconds"},
     prepare=prepare,
     selection=Selection(metric="loss", on="training"),
     outcomes=OUTCOMES[:2],  # there is no test set

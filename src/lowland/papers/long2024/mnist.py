@@ -62,8 +62,8 @@ EXPERIMENT = Experiment(
     figures=FIGURES,
     cost={
         "paper": "about 3 hours, one H100 (estimated)",
-        "desk": "an hour, 2 cores (from its first steps)",
-        "laptop": "a minute, 2 cores (measured)",
+        "desk": "80 minutes, 1 core (measured)",
+        "laptop": "1 to 4 minutes, 1 core (measured)",
         "smoke": "seconds",
     },
     prepare=prepare,

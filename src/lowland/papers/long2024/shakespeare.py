@@ -104,7 +104,7 @@ EXPERIMENT = Experiment(
     cost={
         "paper": "about 2 hours, one H100 (estimated)",
         "desk": "an hour, 1 core (measured)",
-        "laptop": "two minutes, 2 cores (measured)",
+        "laptop": "2 to 4 minutes, 1 core (measured)",
         "smoke": "seconds",
     },
     prepare=prepare,

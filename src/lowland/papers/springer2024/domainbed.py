@@ -165,8 +165,8 @@ DOMAINBED = LeaveOneOut(
     ),
     cost={
         "paper": "rotated-mnist: three hours, one H100 (estimated)",
-        "desk": "about 75 minutes, 2 cores (from its first steps, on one)",
-        "laptop": "two minutes, 2 cores",
+        "desk": "75 minutes to 2 and a half hours, 1 core (from its first steps)",
+        "laptop": "1 to 3 minutes, 1 core",
         "smoke": "seconds",
     },
     prepare=prepare,

@@ -95,8 +95,8 @@ def _grouped(name: str, title: str, scales: Scales, cost: str, references: Mappi
 
     costs = {
         "paper": cost,
-        "desk": "about an hour, 2 cores (from steps and checks on drawn images, on one core)",
-        "laptop": "two minutes, 2 cores (drawn images)",
+        "desk": "1 to 2 hours, 1 core (from steps and checks on drawn images)",
+        "laptop": "2 to 4 minutes, 1 core (drawn images)",
         "smoke": "seconds",
     }
     made = _experiment(
@@ -116,9 +116,9 @@ CIFAR_MNIST = _stacked(
     "MNIST above CIFAR-10: does SAM learn the harder feature better than SGD?",
     CIFAR_MNIST_VALUES,
     {
-        "paper": "about two and a half hours, 2 cores (from steps measured on one core)",
-        "desk": "about 80 minutes, 2 cores (from steps measured on one core)",
-        "laptop": "a minute and a half, 2 cores (from one seed's arms, on one core)",
+        "paper": "3 to 6 hours, 1 core (from its first steps)",
+        "desk": "an hour and a half to 3 hours, 1 core (from its first steps)",
+        "laptop": "2 to 4 minutes, 1 core (from one seed's arms)",
         "smoke": "seconds",
     },
 )
@@ -127,9 +127,9 @@ FMNIST_MNIST = _stacked(
     "MNIST above Fashion-MNIST: does SAM learn the harder feature better than SGD?",
     FMNIST_MNIST_VALUES,
     {
-        "paper": "about eight hours, 2 cores (from steps of cifar-mnist measured on one core)",
-        "desk": "about 80 minutes, 2 cores (from steps of cifar-mnist measured on one core)",
-        "laptop": "two minutes, 2 cores (from cifar-mnist's)",
+        "paper": "10 to 20 hours, 1 core (from steps of cifar-mnist)",
+        "desk": "an hour and a half to 3 hours, 1 core (from steps of cifar-mnist)",
+        "laptop": "2 to 4 minutes, 1 core (from cifar-mnist's)",
         "smoke": "seconds",
     },
 )
