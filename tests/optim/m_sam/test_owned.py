@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
 
 from lowland.optim.m_sam import routing
 
@@ -308,3 +309,51 @@ def test_what_parameters_alone_give_put_to_rows_goes_by_the_loop(audit):
         return x.index_add(0, index, layer(x[index])).unflatten(0, (B, 2)).flatten(1).sin().sum(1)
 
     assert_by_the_loop(layer, losses, 2, audit=audit)
+
+
+class Reading(nn.Module):
+    """At w each example reads its own rows, and at each group's own weights those that follow."""
+
+    def __init__(self, read, steps):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.gate, self.layer = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(WIDTH, 1), nn.GRU(WIDTH, WIDTH)
+        self.read, self.steps = read, steps
+        self.double()
+        for p in self.gate.parameters():
+            nn.init.zeros_(p)
+
+    def forward(self, x):
+        score, rows = self.gate(x)[:, 0], self.first(x).tanh().view(-1, WIDTH)  # two of each example
+        index = (2 * torch.arange(len(x)) + self.steps * (score > 0.01).long()) % len(rows)
+        return self.read(self, rows, index).flatten(1).sum(1) + 20 * score
+
+
+def unpacked(model, rows, index):
+    """The last states of a recurrent layer, whose order depends on the parameters."""
+    order = torch.arange(len(rows) // 2)
+    return model.layer(PackedSequence(rows[::2], torch.tensor([len(order)]), order, index // 2))[1][0]
+
+
+READ_BY = {
+    "index": lambda model, rows, index: rows[index],
+    "index_select": lambda model, rows, index: rows.index_select(0, index),
+    "two rows": lambda model, rows, index: rows[(index[:, None] + torch.arange(2)) % len(rows)],
+    "entries": lambda model, rows, index: rows.flatten()[index[:, None] * WIDTH],
+    "columns": lambda model, rows, index: rows.T[:, index].T,
+    "a layer": lambda model, rows, index: model.gate(rows[index]).sin(),
+    "packed": unpacked,
+}
+
+
+@pytest.mark.parametrize("m", [1, 2])
+@pytest.mark.parametrize("way", READ_BY)
+def test_rows_in_order_at_w_alone_go_by_the_loop(way, m):
+    model = Reading(READ_BY[way], 2)
+    assert_by_the_loop(model, lambda: model(X[:, 0]), m, audit=False)
+
+
+@pytest.mark.parametrize("way", ["index", "index_select", "columns", "a layer"])
+def test_other_rows_of_the_same_example_at_other_weights(way):
+    model = Reading(READ_BY[way], 1)
+    assert_silent(model, lambda: model(X[:, 0]), 1, audit=False)

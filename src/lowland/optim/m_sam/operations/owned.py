@@ -38,6 +38,7 @@ def picked(call: Call, x: Tensor, place: Along, indices: Indices) -> Along | Non
     dependent = [(i, at) for i in indices if i is not None and (at := call.at(i)) is not None]
     if dim is None or not call.only(x, *(i for i, _ in dependent)):
         return None
+    call.labels.owned |= bool(dependent)  # even if rows are in order now: they may not be at other weights
     of = each.movedim(dim, 0).flatten(1)[:, 0] if each.ndim > 1 else each
     found, examples = Owners(of), call.labels.examples
     for i, at in dependent:
