@@ -33,7 +33,7 @@ def test_it_runs_and_the_same_command_again_says_so(lowland, mine, tmp_path):
     again = lowland("run", "./mine.py:mine")
     assert "is finished" in again.out
     listed = lowland("show", "mine.py")
-    for word in ("mine: Logistic regression on two clouds", "width", "--grid paper", "0 0.1"):
+    for word in ("mine: Logistic regression on two clouds", "width", "--grid own", "0 0.1"):
         assert word in listed.out
     assert COSTS_ARE_OF not in listed.out
     measured = json.loads(lowland("evaluate", "mine.py", "runs/mine/laptop", "--arm", "sgd", "--json").out)

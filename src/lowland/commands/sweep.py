@@ -19,7 +19,8 @@ _ENGINE_HELP = (
     "[default: vectorized where the runs can be, else process]."
 )
 Grid = Annotated[
-    str, typer.Option(help="paper, or another that `lowland show NAME` prints, or a JSON file.", metavar="paper|FILE")
+    str | None,
+    typer.Option(help="One that `lowland show NAME` prints, or a JSON file [default: the first].", metavar="GRID|FILE"),
 ]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Worker processes of --engine process [default: one a core, or a GPU].")
@@ -37,7 +38,7 @@ Halving = Annotated[
 
 def sweep(
     name: Name,
-    grid: Grid = "paper",
+    grid: Grid = None,
     scale: Annotated[str, typer.Option(help="smoke, laptop, desk or paper: what the grid leaves alone.")] = "laptop",
     out: Annotated[Path | None, typer.Option(help="Sweep directory [default: runs/NAME/sweep-SCALE-...].")] = None,
     engine: Annotated[str | None, typer.Option(help=_ENGINE_HELP, metavar="vectorized|process|ray")] = None,

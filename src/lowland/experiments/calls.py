@@ -72,7 +72,7 @@ def run(
 
 @own_errors
 def sweep(
-    experiment: Which, /, *, grid: str | sweeping.Parts = "paper", scale: str = "laptop",
+    experiment: Which, /, *, grid: str | sweeping.Parts | None = None, scale: str = "laptop",
     out: str | os.PathLike[str] | None = None, engine: str | None = None, workers: int | None = None,
     address: str | None = None, halving: int | None = None, device: str = "auto", log: str | None = None,
     **settings: Any,
@@ -85,7 +85,7 @@ def sweep(
         experiment: as `run` takes it. One that is made in a notebook can't be found by other processes, and is trained
             in this one.
         grid: the name of one of the experiment's grids or of a JSON file; or the values themselves,
-            ``{"rho": [0, 0.05, 0.1], "seed": range(3)}``, or a list of such.
+            ``{"rho": [0, 0.05, 0.1], "seed": range(3)}``, or a list of such. By default the experiment's first.
         scale: what the grid leaves alone.
         out: sweep directory; by default one under ``runs``.
         engine: ``"vectorized"``, ``"process"`` or ``"ray"``; by default vectorized where the runs can be.

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,12 +86,21 @@ def base_settings(experiment: Experiment, scale: str, changes: Mapping[str, Any]
 Parts = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
-def choose_grid(experiment: Experiment, grid: str | Parts, base: Settings, changes: Mapping[str, Any]) -> Grid:
-    """The grid of a file, one of the experiment's own (``paper``, or another by its name), or one that is given.
+def choose_grid(experiment: Experiment, grid: str | Parts | None, base: Settings, changes: Mapping[str, Any]) -> Grid:
+    """The experiment's first grid, another of its by name, that of a file, or one that is given.
+
+    Warns:
+        DeprecationWarning: for the ``paper`` of an experiment of one's own, whose first grid is called ``own``.
 
     Raises:
         SettingError: if the file can't be read, or has settings or values that the experiment doesn't take.
     """
+    first = next(iter(experiment.grids))
+    if grid == "paper" and grid not in experiment.grids:
+        warnings.warn(f"the grid of {experiment.name} is called {first}, no longer paper", DeprecationWarning, 2)
+        grid = first
+    if grid is None:
+        grid = first
     if isinstance(grid, str):
         parts = experiment.grids[grid] if grid in experiment.grids else sweep.read_grid(Path(grid))
     else:
@@ -234,7 +244,7 @@ class AskedSweep:
 
 
 def ask(
-    experiment: Experiment, scale: str, out: str | os.PathLike[str] | None, grid: str | Parts,
+    experiment: Experiment, scale: str, out: str | os.PathLike[str] | None, grid: str | Parts | None,
     changes: Mapping[str, Any], device: str, engine: AskedEngine, **more: Any,
 ) -> AskedSweep:  # fmt: skip
     """Check what is asked for; nothing is written.

@@ -193,8 +193,12 @@ class Experiment(Generic[S]):
 
     @property
     def grids(self) -> dict[str, list[dict[str, tuple[SettingValue, ...]]]]:
-        """Every grid by name, ``paper`` first, as the parts that it is made of."""
-        return {"paper": [dict(self.grid)]} | {
+        """Every grid by name, as the parts that it is made of.
+
+        The first is ``grid``: ``paper``, but ``own`` of an experiment of one's own.
+        """
+        first = "paper" if self.paper and not self.is_own else "own"
+        return {first: [dict(self.grid)]} | {
             name: [dict(part) for part in parts] for name, parts in self.more_grids.items()
         }
 

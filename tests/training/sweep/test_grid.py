@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowland.errors import SettingError
+from lowland.experiments import sweeping
+from lowland.papers import find
 from lowland.training.sweep import make_grid, read_grid
-from tests.fakes import NETWORKS
+from tests.fakes import NETWORKS, TOY
 
 BASE = NETWORKS.configure("paper", {})["sam"]
 
@@ -100,3 +103,15 @@ def test_a_grid_file_that_is_no_file_is_not_waited_for(tmp_path):
         read_grid(tmp_path / "pipe")
     with pytest.raises(SettingError, match="a device"):
         read_grid(Path("/dev/zero"))
+
+
+def test_the_first_grid_is_called_own_or_paper_after_whose_it_is():
+    toy = replace(TOY, grid={"rho": (0.0, 0.1)}, more_grids={"m": ({"lr": (0.1,)},)})
+    base = sweeping.base_settings(toy, "paper", {})
+    assert list(toy.grids) == ["own", "m"]
+    assert next(iter(find("long2024/digits").grids)) == "paper"
+    first = sweeping.choose_grid(toy, None, base, {})
+    assert [at.rho for at in first.points.values()] == [0.0, 0.1]
+    assert sweeping.choose_grid(toy, "own", base, {}).points == first.points
+    with pytest.warns(DeprecationWarning, match="the grid of tests/toy is called own, no longer paper"):
+        assert sweeping.choose_grid(toy, "paper", base, {}).points == first.points

@@ -38,7 +38,9 @@ def read_grid(path: Path) -> list[dict[str, list[Read]]]:
     try:
         content = json.loads(read_bytes(path).decode(), object_pairs_hook=_unique)
     except FileNotFoundError:
-        raise SettingError(f"there is no grid file {path}; --grid takes paper, or a file") from None
+        raise SettingError(
+            f"there is no grid file {path}; --grid takes one that `lowland show` prints, or a file"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SettingError(f"the grid file {path} can't be read: {reason}") from None
