@@ -91,7 +91,7 @@ def test_bad_files(tmp_path, text):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(SettingError, match=r"there is no grid file.*paper, or a file"):
+    with pytest.raises(SettingError, match=r"there is no grid file.*`lowland show` prints, or a file"):
         read_grid(tmp_path / "none.json")
     with pytest.raises(SettingError, match="can't be read"):
         read_grid(tmp_path)
