@@ -1,10 +1,10 @@
 """CPU seconds of m-SAM over those of plain SAM on the same batch, layer by layer, and of the loop where that is taken.
 
-    python benchmarks/msam_layers.py [--only NAME ...] [--m 1 4 8] [--rounds 5]
+    python benchmarks/msam_layers.py [--only NAME ...] [--m 1 4 8] [--rounds 5] [--slices]
 
 One thread, float32, random data, no base step to speak of. Each figure is the quotient of the least CPU time of several
-steps, which other processes on the machine disturb little. Where the loop is taken the second figure is that of the
-loop over slices (`lowland.optim.m_sam.Sliced`), else there is none.
+steps, made in turn, which other processes on the machine disturb little. Where the loop is taken the second figure is
+that of the loop over slices (`lowland.optim.m_sam.Sliced`), else there is none but with ``--slices``.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lowland import SAM
 from lowland.optim.m_sam import Sliced, expert_linear, routing
+from lowland.optim.sam import backward_by_definition
 
 WIDTH, TIMES, BATCH = 64, 32, 32
 
@@ -233,19 +234,19 @@ NETWORKS = {
 } | {name: (lambda form=form: Written(form), (WIDTH,)) for name, form in FORMS.items()}
 
 
-def seconds(step, rounds):
-    """Least CPU time of a step."""
-    step()
-    found = []
-    for _ in range(rounds):
-        began = time.process_time()
-        step()
-        found.append(time.process_time() - began)
-    return min(found)
+def seconds(steps, rounds):
+    """Least CPU time of each of several steps, which are made in turn, after one more of each."""
+    found = [[] for _ in steps]
+    for _ in range(rounds + 1):
+        for step, times in zip(steps, found, strict=True):
+            began = time.process_time()
+            step()
+            times.append(time.process_time() - began)
+    return [min(times[1:]) for times in found]
 
 
-def figures(make, shape, m, rounds):
-    """Ratios to plain SAM: of m-SAM, and over slices where that is the loop, else None; and plain SAM's seconds."""
+def figures(make, shape, m, rounds, slices):
+    """Ratios to plain SAM: of m-SAM, and over slices where that is the loop or asked for; and plain SAM's seconds."""
     torch.manual_seed(0)
     model, x = make(), torch.randn(BATCH, *shape)
     base = torch.optim.SGD(model.parameters(), lr=0.0)
@@ -259,11 +260,15 @@ def figures(make, shape, m, rounds):
         loss.backward()
         return loss
 
-    least, found = seconds(lambda: plain.step(closure), rounds), []
-    for given in (lambda: losses(slice(0, BATCH)), Sliced(losses, BATCH)):
-        optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.0), rho=0.05, model=model, m=m, audit=False)
-        found.append(seconds(lambda optimizer=optimizer, given=given: optimizer.step(given), rounds) / least)
-    return found[0], found[1] if optimizer.last is None else None, least
+    optimizer, other = (
+        SAM(torch.optim.SGD(model.parameters(), lr=0.0), rho=0.05, model=model, m=m, audit=False) for _ in range(2)
+    )
+    steps = [lambda: plain.step(closure), lambda: optimizer.step(lambda: losses(slice(0, BATCH)))]
+    steps[1]()
+    if slices or optimizer.last is None:
+        steps.append(lambda: backward_by_definition(other, Sliced(losses, BATCH)))
+    least, ours, *sliced = seconds(steps, rounds)
+    return ours / least, sliced[0] / least if sliced else None, least
 
 
 def main():
@@ -271,6 +276,7 @@ def main():
     parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="networks with this in their names")
     parser.add_argument("--m", nargs="+", type=int, default=[1, 4, 8])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--slices", action="store_true", help="the loop over slices beside the two passes, too")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="m-SAM")
@@ -279,7 +285,7 @@ def main():
             continue
         cells = []
         for m in asked.m:
-            ours, sliced, plain = figures(make, shape, m, asked.rounds)
+            ours, sliced, plain = figures(make, shape, m, asked.rounds, asked.slices)
             cells.append(f"{ours:.1f}" if sliced is None else f"{ours:.1f}, slices {sliced:.1f}")
         print(f"| {name} | " + " | ".join(cells) + f" |  plain SAM: {plain * 1e3:.1f} ms", flush=True)
 

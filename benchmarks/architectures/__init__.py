@@ -1,6 +1,18 @@
-"""Real architectures of other libraries, small and randomly initialised, with a loss for each example."""
+"""Real architectures, nearly all of other libraries, small and randomly initialised, with a loss for each example."""
 
-from architectures import clip, decoders, encoders, images, recurrent, refused, series, sound, translation, vision
+from architectures import (
+    clip,
+    decoders,
+    encoders,
+    graphs,
+    images,
+    recurrent,
+    refused,
+    series,
+    sound,
+    translation,
+    vision,
+)
 from architectures.case import Case
 
 CASES: tuple[Case, ...] = (
@@ -13,5 +25,6 @@ CASES: tuple[Case, ...] = (
     *clip.CASES,
     *series.CASES,
     *recurrent.CASES,
+    *graphs.CASES,
 )
 REFUSED: tuple[Case, ...] = refused.CASES

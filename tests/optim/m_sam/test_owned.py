@@ -238,6 +238,33 @@ def test_rows_of_another_example_go_by_the_loop(where, m):
     assert_by_the_loop(model, entropy(model, X), m, audit=False)
 
 
+PUT = {
+    "picked": lambda rows, at: rows[at],
+    "selected": lambda rows, at: rows.index_select(0, at),
+    "put": lambda rows, at: torch.zeros_like(rows).index_add(0, at, rows),
+}
+
+
+@pytest.mark.parametrize("how", PUT)
+def test_an_index_that_is_another_at_the_perturbed_weights_goes_by_the_loop(how):
+    """At w each example picks itself."""
+    torch.manual_seed(0)
+    layer, router = nn.Linear(WIDTH, 3).double(), nn.Linear(WIDTH, 1).double()
+    model, x, picks = nn.ModuleList([layer, router]), X[:, 0], []
+    for p in router.parameters():
+        nn.init.zeros_(p)
+
+    def losses():
+        score = router(x)[:, 0]
+        at = (torch.arange(B) + (score > 0.01).long()) % B
+        picks.append(at.detach().clone())
+        return PUT[how](layer(x).tanh(), at).sum(1) + score
+
+    assert_by_the_loop(model, losses, 1, audit=False)
+    assert torch.equal(picks[0], torch.arange(B))
+    assert any(not torch.equal(at, picks[0]) for at in picks)
+
+
 @routing
 class Vouched(Experts):
     """Leaves out an expert without rows; the experts that there are come from a sum over all positions."""

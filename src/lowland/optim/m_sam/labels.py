@@ -72,6 +72,8 @@ class Labels:
         self.stopped: NotCovered | None = None
         #: Whether data said whose rows are.
         self.owned = False
+        #: Whether parameters said which rows are picked: at other weights it may be others.
+        self.moving = False
         #: Whether a value is read only to be checked.
         self.checking = False
         #: Whether somebody vouches for what is read: that it only leaves out work for no rows.
@@ -83,7 +85,7 @@ class Labels:
     def clear(self) -> None:
         """Forget what was known of another evaluation."""
         self._labels.clear()
-        self.stopped, self.owned, self.met = None, False, []
+        self.stopped, self.owned, self.moving, self.met = None, False, False, []
 
     def stop(self, why: str) -> None:
         """Follow no further. The closure goes on: what it changes for a while it must be able to change back."""

@@ -83,6 +83,7 @@ def picked_by(labels: Labels, mask: Tensor, out: Tensor) -> bool:
     place = labels.at(mask)
     if place is None or not labels.vouched:
         return False
+    labels.moving = True
     if not isinstance(place, Along) or place.routed:
         # Which experts are called, say: one that isn't called would have got no rows.
         labels.put(out, Free(constant=True))

@@ -240,8 +240,8 @@ class TwoPasses:
         return first, closure
 
     def _again(self, first: Closure) -> Closure:
-        """The closure in the second pass, after that in the first. It is followed again if data said whose rows are."""
-        if not first.dependence.labels.owned:
+        """The closure in the second pass, after that in the first. It is followed again if rows may be others there."""
+        if not first.dependence.labels.moving:
             return ClosureAgain(first, first.examples)
         closure = Closure(first.examples, first.names, first.parted)
         closure.dependence.guess, closure.dependence.generators = first.dependence.guess, first.dependence.generators

@@ -38,7 +38,7 @@ def picked(call: Call, x: Tensor, place: Along, indices: Indices) -> Along | Non
     dependent = [(i, at) for i in indices if i is not None and (at := call.at(i)) is not None]
     if dim is None or not call.only(x, *(i for i, _ in dependent)):
         return None
-    call.labels.owned |= bool(dependent)  # even if rows are in order now: they may not be at other weights
+    call.labels.moving |= bool(dependent)  # even if rows are in order now: they may not be at other weights
     of = each.movedim(dim, 0).flatten(1)[:, 0] if each.ndim > 1 else each
     found, examples = Owners(of), call.labels.examples
     for i, at in dependent:
@@ -66,6 +66,7 @@ def put(call: Call, x: Tensor, dim: int, index: Tensor, source: object) -> Along
         return None
     size, of = x.shape[dim], of_source.owners(len(one), examples)
     if (at := call.at(index)) is not None:
+        call.labels.moving = True
         counted = call.labels.counted(index)
         if counted is None or counted.size != size or at.inner != of_source.inner:
             return None
