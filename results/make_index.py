@@ -296,11 +296,17 @@ def _differences(summary: dict[str, Any]) -> list[str]:
     trends = [
         f"Trend of `{metric}` with ρ{_where(trend['settings'])}: {trend['per_decade']['mean']:+.2g} for each tenfold ρ"
         + ("" if (i := trend["per_decade"]["interval_95"]) is None else f" (95 % interval {i[0]:.2g} to {i[1]:.2g})")
+        + _without_largest(trend)
         + "."
         for trend in found["trends"]
     ]
     head = f"| {' | '.join(names)} | `{metric}` less that of ρ = 0 | 95 % interval | p (Holm) | |"
     return [head, "|" + "---|" * (len(names) + 4), *rows, "", *([" ".join(trends), ""] if trends else [])]
+
+
+def _without_largest(trend: dict[str, Any]) -> str:
+    without = trend.get("without_largest")
+    return f"; {without['mean']:+.2g} without the largest ρ, {trend['largest']:g}" if without else ""
 
 
 def _side(point: dict[str, Any]) -> str:

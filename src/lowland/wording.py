@@ -50,6 +50,35 @@ def short(value: Read) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
+def interval_of(estimate: Mapping[str, Read] | None) -> str:
+    """The 95 % interval of an entry of a summary, ``-0.02 to 0.1``; a dash where there is none."""
+    between = None if estimate is None else estimate["interval_95"]
+    return "–" if between is None else f"{between[0]:.2g} to {between[1]:.2g}"
+
+
+def spread_of(estimate: Mapping[str, Read]) -> str:
+    """The interval over seeds in words, or that there is none."""
+    seeds = counted(estimate["n"], "seed")
+    if estimate["interval_95"] is None:
+        return f"no interval from {seeds}"
+    return f"95 % interval {interval_of(estimate)} over {seeds}"
+
+
+def trend_of(metric: str, trend: Mapping[str, Read]) -> str:
+    """An entry of a sweep's ``trends`` in words, with and without the grid's largest ρ.
+
+    Args:
+        metric: as people call it.
+        trend: the entry; one by an earlier version has no trend without the largest.
+    """
+    where = "over all" if trend["settings"] is None else describe(trend["settings"])
+    by, without = trend["per_decade"], trend.get("without_largest")
+    text = f"trend of {metric} with ρ{where and f', {where}'}: {by['mean']:+.2g} for each tenfold ρ, {spread_of(by)}"
+    if not without:
+        return text
+    return f"{text}; without the largest ρ, {short(trend['largest'])}: {without['mean']:+.2g}, {spread_of(without)}"
+
+
 def places(several: Sequence[Mapping[str, Read]]) -> str:
     """Several settings as ``rho = 0.1, 0.2``, or ``(lr = 0.1, rho = 0), (lr = 0.2, rho = 0)``; many are cut short."""
     names = dict.fromkeys(name for settings in several for name in settings)

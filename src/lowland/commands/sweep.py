@@ -12,7 +12,7 @@ from lowland.commands.printing import estimate, flows, place, place_log, print_r
 from lowland.errors import LowlandError
 from lowland.launched import launched
 from lowland.patience import doing
-from lowland.wording import counted, describe, mark_of, short, worsened_of
+from lowland.wording import describe, interval_of, mark_of, short, spread_of, trend_of, worsened_of
 
 _ENGINE_HELP = (
     "vectorized: many runs as one program; process: a run a worker process; ray: on a cluster "
@@ -150,16 +150,13 @@ def _print_differences(summary: dict[str, Any]) -> None:
     metric, found = next(iter(metrics.items()))
     names = found["points"][0]["settings"]
     rows = [
-        [*map(short, point["settings"].values()), estimate(point["difference"]), _interval(point["difference"]),
+        [*map(short, point["settings"].values()), estimate(point["difference"]), interval_of(point["difference"]),
          "–" if point["p_holm"] is None else f"{point['p_holm']:.2g}", _told(point)]
         for point in found["points"]
     ]  # fmt: skip
     table([*names, f"{metric} less ρ = 0", "95 % interval", "p (Holm)", flows("verdict")], rows)
     for trend in found["trends"]:
-        where = "over all" if trend["settings"] is None else describe(trend["settings"])
-        by = trend["per_decade"]
-        say(f"trend of {metric} with ρ{', ' + where if where else ''}: {by['mean']:+.2g} for each tenfold ρ, "
-            f"{_spread(by)}")  # fmt: skip
+        say(trend_of(metric, trend))
 
 
 def _told(point: dict[str, Any]) -> str:
@@ -170,21 +167,6 @@ def _told(point: dict[str, Any]) -> str:
     if point["reason"]:
         told += f": {point['reason']}"
     return f"{told}, {lost} diverged" if lost else told
-
-
-def _interval(entry: dict[str, Any] | None) -> str:
-    between = None if entry is None else entry["interval_95"]
-    return "–" if between is None else f"{between[0]:.2g} to {between[1]:.2g}"
-
-
-def _spread(entry: dict[str, Any]) -> str:
-    """The interval over seeds in words, or that there is none."""
-    seeds = counted(entry["n"], "seed")
-    return (
-        f"no interval from {seeds}"
-        if entry["interval_95"] is None
-        else f"95 % interval {_interval(entry)} over {seeds}"
-    )
 
 
 def _print_selection(selection: dict[str, Any], grid: list[dict[str, Any]]) -> None:
@@ -207,7 +189,7 @@ def _print_selection(selection: dict[str, Any], grid: list[dict[str, Any]]) -> N
     if between is not None:
         with_sam, without = (describe(sides[side]["settings"]) for side in ("with_sam", "without_sam"))
         what = f"best with SAM ({with_sam}) minus best without ({without})"
-        say(f"{what}: {metric} {between['mean']:+.2g}, paired by seed, {_spread(between)}")
+        say(f"{what}: {metric} {between['mean']:+.2g}, paired by seed, {spread_of(between)}")
 
 
 def _runs(entry: dict[str, Any], measured: dict[str, Any] | None) -> str:

@@ -40,7 +40,8 @@ _COUNTS: dict[str, Shape] = dict.fromkeys(("done", "diverged", "stopped", "faile
 _BETWEEN: Shape = {**_ESTIMATE, "interval_95": Maybe([NUMBER])}
 _POINT: Shape = {"settings": Each(object), "difference": Maybe(_BETWEEN), "p": Maybe(NUMBER), "p_holm": Maybe(NUMBER),
           "diverged": int, "verdict": str, "stands": bool, "reason": str}  # fmt: skip
-_TREND: Shape = {"settings": Maybe(Each(object)), "per_decade": _BETWEEN}
+_TREND: Shape = {"settings": Maybe(Each(object)), "per_decade": _BETWEEN, "largest": Maybe(NUMBER),
+          "without_largest": Maybe(_BETWEEN)}  # fmt: skip
 _SIDE: Shape = Maybe({"settings": Each(object)})
 # What the command line prints of a sweep's summary.
 _SUMMARY: Shape = {

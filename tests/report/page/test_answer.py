@@ -1,5 +1,6 @@
 """The first sentences of the page: what was selected, what SAM changed, what became of the claims."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -153,3 +154,11 @@ def test_the_page_names_what_got_worse_than_where_it_began(tmp_path):
     later = replace(arms["plain"], records=worse[1:])  # nothing was measured before its first step
     assert later.worsened is None
     assert replace(arms["plain"], records=worse, diverged_at=45).worsened is None
+
+
+def test_the_page_tells_a_trend_with_and_without_the_largest_rho(tmp_path):
+    sweep = made.sweep(tmp_path / "sweep", made.grid(rhos=(0.0, 0.1, 0.2, 0.4, 9.0)), VARIED)
+    write_page([sweep], tmp_path / "page.html")
+    [trend] = re.findall(r"<p class=\"note\">(Trend of training loss[^<]*)</p>", (tmp_path / "page.html").read_text())
+    assert trend.startswith("Trend of training loss with ρ, over all: +")
+    assert "; without the largest ρ, 9: +" in trend

@@ -13,6 +13,7 @@ from lowland.training import Curve, Selection
 from lowland.training.statistics import estimate, holm, slope
 from lowland.training.sweep.cells import cells_of
 from lowland.training.sweep.differences import differences, summarize_differences, trends
+from lowland.wording import trend_of
 from tests.fakes import TOY
 
 from .grids import grid
@@ -76,6 +77,21 @@ def test_the_trend_is_a_line_on_log_rho_for_each_seed():
     assert over.slope.mean == pytest.approx(slopes.mean())
     assert over.slope.p == pytest.approx(ttest_1samp(slopes.mean(0), 0).pvalue)
     assert at_1.slope.interval[1] < 0 < at_2.slope.interval[1]
+
+
+def test_a_collapse_at_the_largest_rho_is_told_from_the_trend():
+    def collapsing(lr, rho, seed):
+        return {"test_error": 0.9 if rho == 3.0 else 0.2 - 0.01 * math.log10(rho or 1) + 0.001 * seed * rho}
+
+    over = trends(cells_of(made(collapsing, rho=[0.0, 0.1, 0.3, 1.0, 3.0]), VARIED), "test_error")[-1]
+    rest = trends(cells_of(made(collapsing, rho=[0.0, 0.1, 0.3, 1.0]), VARIED), "test_error")[-1]
+    assert over.slope.mean > 0 > over.without.mean
+    assert (over.largest, over.without) == (3.0, rest.slope)
+    assert rest.without is None  # two are left
+    said = trend_of("test error", over.entry())
+    assert said.startswith("trend of test error with ρ, over all: +")
+    assert f"; without the largest ρ, 3: {over.without.mean:+.2g}, 95 % interval" in said
+    assert "without" not in trend_of("test error", rest.entry())
 
 
 def test_two_radii_are_no_trend_and_one_seed_no_p():

@@ -14,6 +14,7 @@ from lowland.report.page.panels import first_open, panels_of
 from lowland.report.page.rounding import drawn, number, short
 from lowland.report.page.shown import STATUSES, ShownDirectory, ShownRun
 from lowland.values import JsonObject, Read
+from lowland.wording import trend_of
 
 _COLUMNS = 4  # of a directory that the table of results shows at first, where its experiment names none
 
@@ -79,7 +80,16 @@ def _directory(source: ShownDirectory, name: str, groups: Sequence[Group], index
         "selected": selected[0] if len(selected) == 1 else None,
         "end": at_the_end(source, chosen) if chosen else "",
         "metric": _metric(source),
+        "trends": _trends(source),
     }
+
+
+def _trends(source: ShownDirectory) -> list[str]:
+    """The trend of each compared metric with ρ, over all other settings together, in words."""
+    labels = source.description["columns"] if source.description else {}
+    metrics = ((source.summary or {}).get("differences") or {}).get("metrics") or {}
+    last = {metric: found["trends"][-1] for metric, found in metrics.items() if found["trends"]}
+    return [trend_of(labels.get(metric) or metric, trend) for metric, trend in last.items()]
 
 
 def _metric(source: ShownDirectory) -> str | None:

@@ -22,7 +22,8 @@ RULE = (
     "paired t-test; p_holm is corrected for the number of points of this metric. A verdict goes by the 95 % interval "
     "of its point alone, as a claim's does: below or above if the whole interval is, else undecided; stands says "
     "whether p_holm is at most 0.05, too. The trend is the slope of the metric "
-    "on log10 of rho > 0, fitted seed by seed, mean over seeds; over all, of each seed the mean over the others."
+    "on log10 of rho > 0, fitted seed by seed, mean over seeds; over all, of each seed the mean over the others. The "
+    "same stands beside it without the grid's largest rho, at which training may have collapsed."
 )
 
 
@@ -65,15 +66,26 @@ class Difference:
 
 @dataclass(frozen=True)
 class Trend:
-    """The slope of a metric on log10 ρ, over seeds; ``settings`` are those other than ρ, None for all together."""
+    """The slope of a metric on log10 ρ, over seeds.
+
+    Attributes:
+        settings: those other than ρ, None for all together.
+        slope: over the grid's ρ > 0.
+        largest: the largest of these, at which training may have collapsed.
+        without: the slope without it; None where fewer than three are left.
+    """
 
     settings: Mapping[str, SettingValue] | None
     slope: Estimate
+    largest: float
+    without: Estimate | None
 
     def entry(self) -> dict[str, Json]:
         """As an entry of a summary."""
         settings = None if self.settings is None else dict(self.settings)
-        return {"settings": settings, "per_decade": self.slope.entry(interval=True), "p": self.slope.p}
+        found: dict[str, Json] = {"per_decade": self.slope.entry(interval=True), "p": self.slope.p}
+        without = None if self.without is None else self.without.entry(interval=True)
+        return {"settings": settings, **found, "largest": self.largest, "without_largest": without}
 
 
 def differences(cells: Sequence[Cell], metric: str) -> list[Difference]:
@@ -106,11 +118,19 @@ def trends(cells: Sequence[Cell], metric: str) -> list[Trend]:
 
     Of the seeds that have a value at every such ρ.
     """
-    by_settings = _slopes(cells, metric)
-    means = [(settings, estimate(list(slopes.values()))) for settings, slopes in by_settings]
-    found = [Trend(settings, mean) for settings, mean in means if mean is not None]
+    largest = max((cell.rho for cell in cells), default=0.0)
+    rest = [cell for cell in cells if cell.rho < largest]
+    by_settings, without = _slopes(cells, metric), _slopes(rest, metric)
+    found = list[Trend]()
+    for settings, slopes in by_settings:
+        mean = estimate(list(slopes.values()))
+        left = next((list(each.values()) for other, each in without if other == settings), [])
+        if mean is not None:
+            found.append(Trend(settings, mean, largest, estimate(left)))
     whole = trend_over_all(cells, metric)
-    return [*found, Trend(None, whole)] if len(by_settings) > 1 and whole is not None else found
+    if len(by_settings) > 1 and whole is not None:
+        found.append(Trend(None, whole, largest, trend_over_all(rest, metric)))
+    return found
 
 
 def trend_over_all(cells: Sequence[Cell], metric: str) -> Estimate | None:
