@@ -46,7 +46,7 @@ EXPERIMENT = Experiment(
         },
         "desk": {
             "lr": ours(0.006, "at 0.003 gradient descent stays at 0.7 of 2/η for 1,000 steps, at 0.01 it diverges"),
-            "steps": ours(4000, "gradient descent is at 2/η from the first ten on, and stays"),
+            "steps": ours(4000, "gradient descent is within 5 % of 2/η from step 100 on"),
             "check_every": ours(100),
             "examples": ours(500),
         },
