@@ -53,7 +53,10 @@ def test_what_a_mark_cannot_say_its_note_does():
     """Figure 6: step size and radii are ours. Convergence: the length is figure 1's. MNIST: too few digits to stack."""
     diagonal = find("andriushchenko2022/diagonal").values("paper")
     assert all("ours in the arms figure-6-" in diagonal[name].note for name in ("lr", "rho", "alpha"))
-    assert "figure 1" in find("andriushchenko2022/convergence").values("paper")["epochs"].note
+    for name in ("convergence", "late"):
+        epochs = find(f"andriushchenko2022/{name}").values("paper")["epochs"]
+        assert epochs.origin == "ours"
+        assert "figure 1" in epochs.note
     stacked = find("springer2024/fmnist-mnist").values("paper")
     assert all("(ours)" in stacked[name].note for name in ("examples", "test_examples"))
 

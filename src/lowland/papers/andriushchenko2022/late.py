@@ -68,7 +68,11 @@ EXPERIMENT = image_experiment(
     prepare,
     settings=Settings,
     scales=scales(
-        paper={"sam_from": ours(0.0, "what makes the arms"), "sam_until": ours(1.0, "what makes the arms")},
+        paper={
+            "sam_from": ours(0.0, "what makes the arms"),
+            "sam_until": ours(1.0, "what makes the arms"),
+            "epochs": ours(200, "as many as figure 1's; the paper's for late SAM not known"),
+        },
         desk={"check_epochs": ours(5), "test_examples": ours(5000)},
     ),
     arms=ARMS,
