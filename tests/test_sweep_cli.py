@@ -170,7 +170,12 @@ def test_no_worker_processes_on_windows(refused, monkeypatch, grid_file):
 
 
 def test_no_grid_file(refused):
-    refused(*SMOKE, "--grid", "nowhere.json", says=("no grid file nowhere.json", "--grid takes paper"))
+    refused(
+        *SMOKE,
+        "--grid",
+        "nowhere.json",
+        says=("no grid file nowhere.json", "--grid takes one that `lowland show` prints"),
+    )
 
 
 @pytest.mark.parametrize(
