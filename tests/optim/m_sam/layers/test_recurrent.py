@@ -102,6 +102,21 @@ def test_any_size(n, m, times, kind, data):
     assert_silent(model, lambda: model(x), m, audit=False)
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_dropout_after_a_layer(kind, batch_first):
+    """It draws in the order of memory, which is time first however the examples lie."""
+    torch.manual_seed(0)
+    model, x = kind(2, 3, batch_first=batch_first).double(), rand(5, 4, 2) if batch_first else rand(4, 5, 2)
+
+    def losses():
+        torch.manual_seed(0)
+        out = nn.functional.dropout(model(x)[0], 0.4)
+        return (out if batch_first else out.transpose(0, 1)).square().sum((1, 2))
+
+    assert_silent(model, losses, 2, audit=False)
+
+
 def test_dropout_between_layers():
     model, x = Recurrent("gru", num_layers=2, dropout=0.5, batch_first=True), rand(5, 4, 2)
 

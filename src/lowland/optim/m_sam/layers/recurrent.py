@@ -182,7 +182,9 @@ def layers(watch: Caller, func: Function, args: Args, kwargs: Kwargs) -> Tree:
     if x.ndim != 3:
         raise NotCovered(f"{kind} sees one sequence alone")
     x, states = _stacked(watch, kind, x, _listed(before), flat, tuple(options), Sequences())
-    return tuple(t.contiguous() for t in (x if batch_first else x.transpose(0, 1), *states))
+    # Laid out as torch does it, time first: dropout draws in that order.
+    x, *states = (t.contiguous() for t in (x.transpose(0, 1), *states))
+    return x.transpose(0, 1) if batch_first else x, *states
 
 
 def _packed(
