@@ -326,6 +326,20 @@ routed({a}, {b} > {b}.mean(0), net.lin)
 sum(routed({a}, {b}.flatten(1)[:, i] > 0, e) for i, e in enumerate((net.lin, net.lin2)))
 torch.zeros_like({a}).index_add(0, torch.where({b}[..., 0] > 0)[0].flip(0), {a}[torch.where({b}[..., 0] > 0)[0]])
 """,
+    "experts": """
+expert_linear({a}, {b}.argmax(-1), net.c)
+expert_linear({a}, ({a} @ net.w).argmax(-1), net.c).tanh()
+expert_linear({a}, ({b} @ net.w).argmax(-1) + 1, net.c)
+expert_linear({a}, ({a} @ net.w).argmax(-1), torch.stack([net.w, net.w.mT]))
+expert_linear({a}, ({a} @ net.w)[..., 0].long().abs() % 3, net.c)
+expert_linear({a}, ({b} @ net.w).argmax(-1).mT, net.c)
+expert_linear({a}, ({a} @ net.w).argmax(-1).flip(0), net.c)
+expert_linear({a}, D['tokens'], net.c)
+expert_linear({a}, D['label'], net.c) + {a} @ net.c[0]
+expert_linear({a}, D['order'] % 2, net.c)
+expert_linear({a}[D['order']], ({a} @ net.w).argmax(-1), net.c)
+expert_linear({a}.unsqueeze(-2).expand(*{a}.shape[:-1], 2, -1), ({a} @ net.w).topk(2, -1).indices, net.c).sum(-2)
+""",
     "reduction": """
 {a}.sum({d})
 {a}.mean({d})

@@ -129,5 +129,6 @@ class Clipped(torch.autograd.Function):
     def backward(ctx, d):
         return d / (1 + d.norm())
 """,
+    "expert_linear": "from lowland.optim.m_sam import expert_linear",
     "checkpoint": "from torch.utils.checkpoint import checkpoint",
 }
