@@ -9,9 +9,11 @@ from torch.utils import _pytree as pytree
 
 from lowland.optim.m_sam.closure import Closure, Rows
 from lowland.optim.m_sam.dependence import Dependence
+from lowland.optim.m_sam.layout import with_strides, zeros
 from lowland.optim.m_sam.passing import Pass
 from lowland.optim.m_sam.places import Along, Owners
 from lowland.optim.m_sam.refusals import NotCovered, Unordered
+from lowland.optim.m_sam.registry import RULES
 from lowland.optim.m_sam.watched import Derived, Watched
 from lowland.optim.m_sam.writing import not_in_place, note_shared, written
 from lowland.values import Args, Function, Kwargs, Tree
@@ -107,7 +109,9 @@ def by_vmap(now: Pass, func: Function, args: Args, kwargs: Kwargs) -> Tree:
     if call.batched:
         found, form = pytree.tree_flatten(result)
         with follow.paused():
-            found = [_laid_out(t.movedim(0, rows.dim), strides) for t, strides in zip(found, rows.strides, strict=True)]
+            found = [
+                with_strides(t.movedim(0, rows.dim), strides) for t, strides in zip(found, rows.strides, strict=True)
+            ]
         return pytree.tree_unflatten((closure.own(t.movedim(rows.dim, 0)).movedim(0, rows.dim) for t in found), form)
     if type(result) is Tensor:  # repeated for the examples
         return closure.own(result)
@@ -258,6 +262,9 @@ def _rows(closure: Closure, call: _Call) -> Rows:
         ordered = isinstance(place, Along) and not isinstance(place.inner, Owners)
         if closure.parted and (not ordered or len({t.shape[dim] for t in results}) > 1):
             raise Unordered(f"{call.what} doesn't keep the rows of examples apart, along one dimension")
+        if call.func in RULES:  # torch may lay out what has values otherwise
+            with closure.dependence.paused(), torch.no_grad():
+                results = pytree.tree_leaves(call.on(map(zeros, call.leaves)))
         known[key] = Rows(dim, results[0].shape[dim] // size, [t.stride() for t in results])
     return known[key]
 
@@ -267,13 +274,6 @@ def _form(t: Tensor) -> Tensor:
     if t.ndim and t.stride(0) == 0:
         return torch.empty(t.shape, dtype=t.dtype, device="meta")
     return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
-
-
-def _laid_out(out: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """``out``, in memory as the function gives it at w: dropout draws in that order."""
-    if out.stride() == strides:
-        return out
-    return torch.empty_strided(out.shape, strides, dtype=out.dtype, device=out.device).copy_(out)
 
 
 def _options(

@@ -98,7 +98,7 @@ class Dependence(TorchDispatchMode):
         if self.labels.assign(value, place) or not (value.numel() or place.routed):
             return value
         with self.paused():
-            value = value.clone(memory_format=torch.contiguous_format)
+            value = value.clone()  # which lies as before: dropout draws in that order
         if not self.labels.assign(value, place):
             self.labels.put(value, Mixed(f"rows that can't be laid out by example ({line()})"))
         return value

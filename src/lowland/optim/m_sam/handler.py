@@ -10,11 +10,12 @@ from lowland.optim.m_sam.autograd_functions import by_turns
 from lowland.optim.m_sam.by_vmap import ENTRYWISE, by_vmap, name_of
 from lowland.optim.m_sam.checkpoints import checkpointed
 from lowland.optim.m_sam.filling import Filling, replaced, rows_in
+from lowland.optim.m_sam.layout import more_rows
 from lowland.optim.m_sam.passing import Pass
 from lowland.optim.m_sam.places import Along
 from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.registry import COMPOSED, RULES
-from lowland.optim.m_sam.rows import laid_out, rows_of
+from lowland.optim.m_sam.rows import rows_of
 from lowland.optim.m_sam.rule import Use
 from lowland.optim.m_sam.watched import Watched, is_followed_here, of_parameters
 from lowland.values import Args, Function, Kwargs, Tree
@@ -133,7 +134,7 @@ class Handler(Pass):
                 rows = [n for n in others if closure.has_rows(use.arguments[n], owners[0])]
                 use.arguments |= {name: groups.own(use.arguments[name]) for name in (first, *rows)}
                 out = side.covered(use)
-                out = laid_out(groups.among(out), out)
+                out = more_rows(groups.among(out), out)
         out = closure.own(out)
         # Laid out as without the pass: dropout draws in that order.
         return out.movedim(0, dim).contiguous() if dim else out

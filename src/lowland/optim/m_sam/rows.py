@@ -1,6 +1,5 @@
 """Rows of a tensor, of which each example has equally many."""
 
-import torch
 from torch import Tensor
 
 from lowland.optim.m_sam.refusals import NotCovered
@@ -17,9 +16,3 @@ def rows_of(t: Tensor, size: int, what: str) -> None:
 def over(rows: Tensor, ndim: int) -> Tensor:
     """``(rows,)`` or ``(rows, features)`` to go along with a tensor of ``ndim`` dimensions."""
     return rows.view(len(rows), *[1] * (ndim - rows.ndim), *rows.shape[1:])
-
-
-def laid_out(y: Tensor, x: Tensor) -> Tensor:
-    """``y`` with channels last if ``x`` has them there: dropout draws in the order of memory."""
-    last = x.ndim == y.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return y.contiguous(memory_format=torch.channels_last) if last else y

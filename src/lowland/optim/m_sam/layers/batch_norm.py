@@ -13,8 +13,9 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from lowland.optim.m_sam.groups import Groups
+from lowland.optim.m_sam.layout import as_plain
 from lowland.optim.m_sam.refusals import NotCovered, Refused
-from lowland.optim.m_sam.rows import laid_out, rows_of
+from lowland.optim.m_sam.rows import rows_of
 from lowland.optim.m_sam.watch import by_rows, mixed, normalized
 from lowland.optim.m_sam.watched import Derived, Watched
 from lowland.torch_tools import uncompiled
@@ -85,7 +86,7 @@ def batch_norm(
                     mixed(kept, f"the running statistics of {what}")
                     kept.mul_(1.0 if index or groups.start else 1 - momentum)
                     kept.add_(found.view(count, channels).mean(0), alpha=momentum * count * n / groups.whole)
-    return laid_out(groups.join(parts), x)
+    return as_plain(groups.join(parts), F.batch_norm, x, None, None, None, None, True)
 
 
 def in_training(model: nn.Module) -> dict[str, _BatchNorm]:

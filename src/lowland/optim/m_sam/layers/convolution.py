@@ -12,9 +12,9 @@ from lowland.optim.m_sam.groups import Groups
 from lowland.optim.m_sam.layers.geometry import Geometry
 from lowland.optim.m_sam.layers.linear import autocast
 from lowland.optim.m_sam.layers.patches import Patches, flat, pixel_products, products_of_patches, sums_of_positions
+from lowland.optim.m_sam.layout import as_plain
 from lowland.optim.m_sam.perturbation import Products
 from lowland.optim.m_sam.registry import rule
-from lowland.optim.m_sam.rows import laid_out
 from lowland.optim.m_sam.rule import AtPerturbed, AtW, Rule, Use
 from lowland.values import Context
 
@@ -39,7 +39,7 @@ class Convolution(Rule):
         geometry = self.geometry(use)
         at_w = use.at_w()
         x, w, b = autocast(geometry.prepared(use.input), at_w["weight"], at_w["bias"])
-        return watch.tap(use, geometry.run(x, w, b), x)
+        return watch.tap(use, self._as_plain(geometry.run(x, w, b), use), x)
 
     def prepared(self, use: Use) -> Tensor:
         """The input as the convolution gets it: padded, and in autocast's type."""
@@ -83,11 +83,14 @@ class Convolution(Rule):
                 z = _ConvolutionByGroup.apply(x, w, watch.constant(use.weight), groups, geometry)
         else:
             z = geometry.run(x, w)
-        z = laid_out(laid_out(z, x), w)
+        z = self._as_plain(z, use)
         if b is None:
             return z
         rows = watch.rows(bias, len(z)).to(z.dtype) if bias is not None else b
-        return z + rows.view(*rows.shape, *[1] * len(geometry.size))
+        return self._as_plain(z + rows.view(*rows.shape, *[1] * len(geometry.size)), use)
+
+    def _as_plain(self, z: Tensor, use: Use) -> Tensor:
+        return as_plain(z, use.func, *(use.arguments[name] for name in self.arguments))
 
 
 @rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -200,7 +203,7 @@ class _ConvolutionByGroup(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Context, x: Tensor, weight: Tensor, stack: Tensor, groups: Groups, geometry: Geometry) -> Tensor:
-        ctx.save_for_backward(x, stack)
+        ctx.save_for_backward(x, weight, stack)
         ctx.groups, ctx.geometry = groups, geometry
 
         def run(rows: Tensor, weights: Tensor) -> Tensor:
@@ -219,7 +222,7 @@ class _ConvolutionByGroup(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Context, d: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, stack = ctx.saved_tensors
+        x, weight, stack = ctx.saved_tensors
         groups, geometry = ctx.groups, ctx.geometry
         dx = dw = None
         if ctx.needs_input_grad[0]:
@@ -238,5 +241,5 @@ class _ConvolutionByGroup(torch.autograd.Function):
                     found.append(of_rows.view(rows.shape))
             dx = groups.join(found)
         if ctx.needs_input_grad[1]:
-            dw = geometry.derivatives(d, x, stack[0], (False, True))[1]
+            dw = geometry.derivatives(d, x, weight, (False, True))[1]
         return dx, dw, None, None, None

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lowland.optim.m_sam.layers.batch_norm import as_a_function, batch_norm
+from lowland.optim.m_sam.layout import as_plain
 from lowland.optim.m_sam.registry import rule
-from lowland.optim.m_sam.rows import laid_out
 from lowland.optim.m_sam.rule import AtPerturbed, AtW, EitherPass, Rule, Use
 from lowland.values import Context
 
@@ -134,7 +134,8 @@ class GroupNorm(_Normalization):
         x = use.input
         w, b = (t if t is None else t.expand(*x.shape[:2]).reshape(-1) for t in (weight, bias))
         side_by_side = x.reshape(1, -1, *x.shape[2:])
-        return laid_out(F.group_norm(side_by_side, len(x) * use.num_groups, w, b, use.eps).view(x.shape), x)
+        y = F.group_norm(side_by_side, len(x) * use.num_groups, w, b, use.eps).view(x.shape)
+        return as_plain(y, F.group_norm, x, use.num_groups, use.weight, use.bias, use.eps)
 
 
 @rule(F.batch_norm)
@@ -177,5 +178,9 @@ class BatchNorm(_Normalization):
         after = [1] * (x.ndim - 2)
         w, b = (t if t is None else t.view(*t.shape, *after) for t in (weight, bias))
         if w is not None and b is not None:
-            return torch.addcmul(b, y, w)
-        return y * w if w is not None else y + b if b is not None else y
+            y = torch.addcmul(b, y, w)
+        elif w is not None:
+            y = y * w
+        elif b is not None:
+            y = y + b
+        return as_plain(y, F.batch_norm, x, use.running_mean, use.running_var)

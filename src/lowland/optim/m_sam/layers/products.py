@@ -72,9 +72,13 @@ def _is_layer(x: Tree, weight: Tree) -> bool:
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int) -> Tensor:
-    """The product g · v/‖v‖, the norms over all dimensions but ``dim``; over all if that is -1."""
-    others = [d for d in range(v.ndim) if d != dim]
-    return v * (g / torch.linalg.vector_norm(v, dim=others, keepdim=True))
+    """The product g · v/‖v‖, the norms over all dimensions but ``dim``; over all if that is -1.
+
+    It lies in memory as what torch gives: in order, and for the first dimension and the last with the strides of that.
+    """
+    others = [d for d in range(v.ndim) if dim == -1 or d != dim % v.ndim]
+    w = v.contiguous() * (g / torch.linalg.vector_norm(v, dim=others, keepdim=True))
+    return w.view(-1).view(v.shape) if dim in (0, v.ndim - 1) else w
 
 
 @composed(F.normalize)
