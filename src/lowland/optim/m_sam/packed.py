@@ -33,10 +33,18 @@ class Packing:
         return cls(torch.where(there, sizes.cumsum(0) - sizes + nth, nth), there, sequence, time)
 
 
+def is_packing(batch_sizes: Tensor, rows: int) -> bool:
+    """Whether so many ``rows`` may be packed with these ``batch_sizes``, as torch packs them."""
+    sizes = batch_sizes.tolist()
+    return bool(sizes) and sum(sizes) == rows and sizes == sorted(sizes, reverse=True) and sizes[-1] > 0
+
+
 def padded(
     data: Tensor, batch_sizes: Tensor, batch_first: bool, padding_value: float, total_length: int = -1
 ) -> tuple[Tensor, Tensor]:
-    """What ``torch._pad_packed_sequence`` gives, in operations that pick rows by index."""
+    """What ``torch._pad_packed_sequence`` gives, in operations that pick rows by index; that itself for no packing."""
+    if not is_packing(batch_sizes, len(data)):
+        return torch._pad_packed_sequence(data, batch_sizes, batch_first, padding_value, total_length)
     packing = Packing.of(batch_sizes, total_length)
     rows, there = packing.rows.T.to(data.device), packing.there.T.to(data.device)
     out = data[rows].masked_fill(~there.view(*there.shape, *[1] * (data.ndim - 1)), padding_value)

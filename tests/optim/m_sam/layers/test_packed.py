@@ -213,6 +213,22 @@ def test_two_orders_of_as_many_rows():
     assert_silent(model, lambda: sum(of_all(model, model["layer"](input=pack)) for pack in packs), 1)
 
 
+@pytest.mark.parametrize("sizes", [[1, 2, 2], [3, 3]])
+def test_sizes_that_torch_does_not_take_are_an_error_in_later_batches_too(sizes):
+    model = made("gru")
+    optimizer = optimizer_of(model, 1, audit=False)
+
+    def losses(sizes):
+        rows = model["first"](rand(5, 3)).unsqueeze(-1)
+        return pad_packed_sequence(PackedSequence(rows, torch.tensor(sizes)), True)[0].square().sum((1, 2, 3))
+
+    optimizer.backward(lambda: losses([2, 2, 1]))
+    with pytest.raises(RuntimeError):
+        losses(sizes)
+    with pytest.raises(RuntimeError):
+        optimizer.backward(lambda: losses(sizes))
+
+
 def rolled(model, x):
     its = packed(model, x, LENGTHS)
     return its._replace(data=its.data.roll(1, 0))

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lowland.optim.m_sam.filling import Filling
-from lowland.optim.m_sam.packed import Packing
+from lowland.optim.m_sam.packed import Packing, is_packing
 from lowland.optim.m_sam.places import Along, Owners
 from lowland.optim.m_sam.refusals import NotCovered
 from lowland.optim.m_sam.watched import Caller
@@ -42,7 +42,7 @@ class PackedSequences(Sequences):
     """
 
     def __init__(self, data: Tensor, batch_sizes: Tensor, watch: Caller, kind: str):
-        if data.ndim != 2 or not _is_packing(batch_sizes, len(data)):
+        if data.ndim != 2 or not is_packing(batch_sizes, len(data)):
             raise NotCovered(f"{kind} sees a packed sequence that torch hasn't packed")
         packing, times = Packing.of(batch_sizes), len(batch_sizes)
         owners = Owners(watch.whose(data, int(batch_sizes[0]), kind))
@@ -75,8 +75,3 @@ class PackedSequences(Sequences):
     def dropped(self, x: Tensor, p: float) -> Tensor:
         """``x`` after dropout, which draws for packed rows."""
         return self.unpacked(F.dropout(self.packed(x), p))
-
-
-def _is_packing(batch_sizes: Tensor, rows: int) -> bool:
-    sizes = batch_sizes.tolist()
-    return bool(sizes) and sum(sizes) == rows and sizes == sorted(sizes, reverse=True) and sizes[-1] > 0
