@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lowland.optim import m_sam, verify_rule
+from lowland.optim.m_sam import expert_linear
 from lowland.optim.m_sam.layers import products, recurrent
 
 from .against_the_loop import assert_exact
@@ -18,6 +19,15 @@ class Times(nn.Module):
 
     def forward(self, x):
         return x @ self.weight
+
+
+class Expert(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4, 2))
+
+    def forward(self, x, experts):
+        return expert_linear(x, experts, self.weight)
 
 
 EXAMPLES = {
@@ -38,6 +48,10 @@ EXAMPLES = {
     F.embedding: [(nn.Embedding(7, 3), torch.randint(7, (5, 4))), (nn.Embedding(90, 3), torch.randint(90, (5, 2)))],
     products.product: [(Times(), torch.randn(5, 4)), (Times(), torch.randn(5, 2, 4))],
     products.outer_product: [(nn.Bilinear(4, 2, 3), (torch.randn(5, 4), torch.randn(5, 2)))],
+    expert_linear: [
+        (Expert(), (torch.randn(5, 2), torch.tensor([0, 2, 2, 3, 0]))),
+        (Expert(), (torch.randn(5, 3, 2), torch.randint(3, (5, 3)))),
+    ],
     recurrent.recurrence: [(nn.GRUCell(4, 3), torch.randn(5, 4)), (nn.RNNCell(4, 3, bias=False), torch.randn(5, 4))],
 }
 
