@@ -1,4 +1,4 @@
-"""Print what the notes say of a record's last values, beyond its claims: by kind of arm, over seeds.
+"""Print what notes say of a record's last values, beyond its claims: by kind of arm or settings of a sweep, over seeds.
 
     python results/last.py RECORD COLUMN [COLUMN ...]
     python results/last.py andriushchenko2022-late-desk test_error train_error
@@ -21,14 +21,18 @@ HERE = Path(__file__).resolve().parent
 
 
 def by_kind(summary: Mapping[str, Any], column: str) -> dict[str, dict[int, float]]:
-    """Kind of arm → seed → its last value, of the runs that didn't diverge."""
+    """Kind of arm, or settings of a sweep → seed → its last value, of the runs that didn't diverge."""
     found: dict[str, dict[int, float]] = {}
     first, _, second = column.partition("-")
-    for label, arm in summary["config"]["arms"].items():
+    swept = summary["config"].get("sweep")
+    for label in summary["metrics"] if swept else summary["config"]["arms"]:
         ended = summary["metrics"][label]
         if ended["status"] == "done" and first in ended:
-            value = ended[first] - (ended[second] if second else 0)
-            found.setdefault(label.removesuffix(f"-{arm['seed']}"), {})[arm["seed"]] = value
+            if swept:
+                seed, _, kind = label.removeprefix("seed=").partition(",")
+            else:
+                kind, _, seed = label.rpartition("-")
+            found.setdefault(kind, {})[int(seed)] = ended[first] - (ended[second] if second else 0)
     return found
 
 

@@ -124,6 +124,9 @@ def test_last_values_are_printed_by_kind_of_arm(monkeypatch, capsys):
     assert last.by_kind(summary, "test_error-train_error")["sam"] == pytest.approx({0: 0.3, 1: 0.0})
     metrics["sam-1"]["status"] = "diverged"
     assert last.by_kind(summary, "test_error")["sam"] == {0: 0.4}
+    swept = {f"seed={seed},rho={rho},m=2": metrics["erm-0"] for rho in (0, 0.1) for seed in (0, 1)}
+    found = last.by_kind({"config": {"sweep": True}, "metrics": swept}, "test_error")
+    assert found == {kind: {0: 0.5, 1: 0.5} for kind in ("rho=0,m=2", "rho=0.1,m=2")}
     monkeypatch.setattr("sys.argv", ["last.py", "andriushchenko2022-late-desk", "test_error"])
     last.main()
     [line] = [line for line in capsys.readouterr().out.splitlines() if " last-tenth:" in line]
