@@ -1,6 +1,7 @@
 """Real architectures, nearly all of other libraries, small and randomly initialised, with a loss for each example."""
 
 from architectures import (
+    adapters,
     clip,
     decoders,
     encoders,
@@ -26,5 +27,6 @@ CASES: tuple[Case, ...] = (
     *series.CASES,
     *recurrent.CASES,
     *graphs.CASES,
+    *adapters.CASES,
 )
 REFUSED: tuple[Case, ...] = refused.CASES
