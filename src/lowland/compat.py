@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.assigning import unassignable
-from lowland.optim import layout, sam
+from lowland.optim import foreign, layout, sam
 from lowland.optim.ascent import Adaptive, Ascent
 from lowland.optim.buffers import Buffers
 from lowland.optim.core import Core
@@ -195,6 +195,7 @@ class SAM(sam.SAM):
         """
         own = self._own
         if closure is not None:
+            foreign.check_closure(closure, "step()")
             own.refuse_in_scaler()
             self.first_step(zero_grad=True)
             try:

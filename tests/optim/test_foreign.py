@@ -26,6 +26,7 @@ CALLS = {
     "eta": (lambda p: SAM(torch.optim.SGD(p), rho=2.0, eta=0.01), "no argument eta", "presets.ASAM"),
     "settings of the base": (lambda p: SAM(torch.optim.SGD(p), lr=0.1), "no argument lr", "SGD(params, lr=...)"),
     "eps": (lambda p: SAM(torch.optim.SGD(p), perturb_eps=0.1), "no argument perturb_eps", "eps= here"),
+    "radius": (lambda p: SAM(torch.optim.SGD(p), radius=0.1), "no argument radius", "rho= here"),
     "centralization": (lambda p: SAM(torch.optim.SGD(p), use_gc=True), "use_gc", "no counterpart"),
     "its name": (lambda p: SAM(optimizer=torch.optim.SGD(p)), "no argument optimizer", "first argument"),
     "a preset": (lambda p: presets.ASAM(p, torch.optim.SGD, rho=2.0, lr=0.1), "ASAM(SGD(params, lr=", "compat.SAM"),
@@ -85,3 +86,17 @@ def test_subclasses_have_arguments_of_their_own_and_the_signature_stays():
         Mine(model.parameters(), lr=0.1, adaptiv=True)
     assert HandsOn(model.parameters(), lr=0.3).param_groups[0]["lr"] == 0.3
     assert pickle.loads(pickle.dumps(SAM(sgd(model), rho=0.3))).param_groups[0]["rho"] == 0.3
+
+
+def test_a_loss_in_place_of_a_closure():
+    model = network()
+    loss = next(model.parameters()).square().sum()
+    loss.backward()
+    before = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    plain, other = SAM(torch.optim.SGD(model.parameters(), lr=0.1)), compat.SAM(model.parameters(), torch.optim.SGD)
+    by_example = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model=model, m=1)
+    for call in (plain.step, other.step, by_example.step, by_example.backward):
+        with pytest.raises(TypeError, match=r"computes the loss anew in each pass, not a Tensor: .*closure\), or"):
+            call(loss)
+    for p, gradient in zip(model.parameters(), before, strict=True):
+        assert gradient is None if p.grad is None else torch.equal(p.grad, gradient)

@@ -22,6 +22,7 @@ _OTHERS = {
     "params": "",
     "optimizer": "the base optimizer is the first argument, without a name",
     "perturb_eps": "perturb_eps is eps= here",
+    "radius": "radius is rho= here",
     "use_gc": "gradient centralization, use_gc=, has no counterpart here",
 } | dict.fromkeys(_OF_THE_BASE, "")
 _PASSES = (
@@ -77,3 +78,12 @@ def check(
         raise TypeError(f"{name} has no argument {first}: {_OTHERS[first] or of_base}")
     others = f" Its own are {', '.join(own[1:])}; the others are those of lowland.SAM." if common else ""
     raise TypeError(f"{name} has no argument {first}.{suggestion(first, known)}{others}")
+
+
+def check_closure(closure: object, method: str) -> None:
+    """Raise TypeError for a ``closure`` that ``method`` can't call: a loss, say, which was computed once, at w."""
+    if not callable(closure):
+        raise TypeError(
+            f"{method} takes a function that computes the loss anew in each pass, not a {type(closure).__name__}: "
+            f"`def closure(): ...; return loss` and {method[:-1]}closure), or `for evaluation in optimizer.passes():`"
+        )

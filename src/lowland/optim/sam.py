@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from lowland.assigning import Absent, unassignable
 from lowland.checks import radius
-from lowland.optim import layout, m_sam, options, parallel, passes, selected
+from lowland.optim import foreign, layout, m_sam, options, parallel, passes, selected
 from lowland.optim.ascent import Ascent
 from lowland.optim.buffers import places, warn_of_new
 from lowland.optim.core import Core
@@ -351,6 +351,7 @@ class SAM(Wrapper):
 
         Raises:
             RuntimeError: inside a pass, or after an `ascent` that no `perturbed` pass followed.
+            TypeError: for a closure that can't be called, a loss, say.
 
         Warns:
             UserWarning: if gradients are there but no pass was run since the last step: that is a plain step.
@@ -365,6 +366,7 @@ class SAM(Wrapper):
         own, losses = self._own, list[Tree]()
         own.ready("step()")
         if closure is not None:
+            foreign.check_closure(closure, "step()")
             own.refuse_in_scaler()
             if own.pending.evaluated and not own.pending.cleared and any(p.grad is not None for p in own.params()):
                 return update_after(own, closure)
@@ -413,6 +415,7 @@ class SAM(Wrapper):
         own, model = self._own, self._own.options.model
         if not own.options.per_example:
             raise RuntimeError("backward() is for m-SAM and ESAM: give SAM an m, or run backward in passes()")
+        foreign.check_closure(closure, "backward()")
         self._complete_groups()
         own.tell(scaler, self)
         grad = torch.is_grad_enabled()
