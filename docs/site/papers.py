@@ -21,7 +21,10 @@ from lowland.training.settings import checked  # noqa: E402
 #: Verdict → the heading of its claims, and what stands below it.
 KINDS = {
     "holds": ("What Lowland confirms", "The run got to where the claim speaks, and the claim held there."),
-    "fails": ("What Lowland does not confirm", "The run got to where the claim speaks, and there the claim was wrong."),
+    "fails": (
+        "What Lowland does not confirm",
+        "The run got to where the claim speaks, and the claim did not hold there, at that scale.",
+    ),
     "undecided": (
         "What is undecided",
         "The seeds can't tell, or the run doesn't get to where the claim speaks. Why stands behind each.",
