@@ -14,9 +14,8 @@ sys.path.insert(0, str(ROOT / "results"))
 
 import make_index  # noqa: E402 - it stands in results/
 from lowland.papers.claims import NOT_IN_PAPER  # noqa: E402
-from lowland.training import Claim, Experiment, Outcome  # noqa: E402
-from lowland.training.deciding_command import decided_by, deciding  # noqa: E402
-from lowland.training.settings import checked  # noqa: E402
+from lowland.training import Claim, Experiment  # noqa: E402
+from lowland.training.deciding_command import deciding  # noqa: E402
 
 #: Verdict → the heading of its claims, and what stands below it.
 KINDS = {
@@ -53,13 +52,6 @@ narrower networks, fewer epochs. So a claim that fails here fails *at that scale
 differs from the paper's. Where a paper gives no number for a claim, its words stand in place of
 one. [All records](../results/README.md) has the smaller scales, too.
 """
-#: Claim → a record of short runs, by settings of an earlier version: its folder, and the command that made it.
-_SHORT = {
-    ("andriushchenko2022/cifar10", "small-m"): (
-        "andriushchenko2022-cifar10-m",
-        "lowland sweep andriushchenko2022/cifar10 --grid m --scale laptop",
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,7 @@ class Found:
         experiment: that makes it.
         claim: as the experiment has it.
         entry: of the record that counts; None where nothing is recorded.
-        summary: of that record, and where it lies; None likewise, and of a short record.
+        summary: of that record, and where it lies; None likewise.
     """
 
     experiment: Experiment
@@ -108,29 +100,13 @@ def found() -> dict[str, list[Found]]:
                 for summary in recorded.get(name, [])
                 for entry in summary["claims"]
                 if entry["id"] == claim.id
+                # A sweep of another grid draws no figure of the claim, and says nothing of it.
+                and make_index.figure_of(claim, summary["folder"])
             ]
             decided = [each for each in entries if each.kind in ("holds", "fails")]
-            best = next(iter(decided or entries), Found(experiment, claim, _short(experiment, claim)))
+            best = next(iter(decided or entries), Found(experiment, claim))
             every.setdefault(name.partition("/")[0], []).append(best)
     return {paper: sorted(claims, key=lambda each: each.ours) for paper, claims in every.items()}
-
-
-def _short(experiment: Experiment, claim: Claim) -> dict[str, Any] | None:
-    """The entry of a claim of which there is a short record alone: today's verdict on its last records."""
-    if (experiment.name, claim.id) not in _SHORT:
-        return None
-    folder, _ = _SHORT[experiment.name, claim.id]
-    summary = json.loads((ROOT / "results" / folder / "sweep.json").read_text(encoding="utf-8"))
-    config, outcomes = summary["config"], {}
-    now = {name: value.value for name, value in experiment.values(summary["scale"]).items()}
-    for label, point in config["grid"]["points"].items():
-        settings, last = checked(experiment.settings, {**now, **config["settings"], **point}), summary["metrics"][label]
-        outcomes[label] = Outcome(settings, [last], last["diverged_at"])
-    verdict = experiment.judge(claim, outcomes)
-    return {
-        "threshold": claim.threshold, "measured": verdict.measured,
-        "passed": verdict.passed, "reason": verdict.reason, "decided_by": decided_by(experiment, claim, config),
-    }  # fmt: skip
 
 
 def write(work: Path) -> None:
@@ -271,9 +247,6 @@ def _tables(kind: str, claims: list[Found]) -> list[str]:
 
 def _by(each: Found) -> str:
     """The command that decided a claim, or would."""
-    if each.summary is None and each.entry is not None:
-        folder, command = _SHORT[each.experiment.name, each.claim.id]
-        return f"`{command}`, of an earlier version ([the record](../results/{folder}/README.md))"
     if each.summary is None:
         verb, grid = ("sweep", f" --grid {each.claim.grid}") if each.claim.grid else ("run", "")
         scale = deciding(each.experiment, each.claim)[0]
