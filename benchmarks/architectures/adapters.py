@@ -7,6 +7,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from architectures.case import CLASSES, Batch, Case, cross_entropy
 from architectures.data import VOCABULARY, images, tokens
+from architectures.images import classified
 
 WIDTH, RANK = 12, 3
 
@@ -95,13 +96,9 @@ def of_words(model: nn.Module, batch: Batch) -> Tensor:
     return cross_entropy(model(batch["ids"]), batch["y"])
 
 
-def of_images(model: nn.Module, batch: Batch) -> Tensor:
-    return cross_entropy(model(batch["x"]), batch["y"])
-
-
 CASES = (
     Case("DoRA, words by LoRA", "written out", Adapted, tokens(), of_words),
     Case("prompt tuning", "torch `nn.TransformerEncoder`", Prompted, tokens(), of_words),
     Case("bags of words, bilinear", "torch `nn.EmbeddingBag`", Bags, tokens(), of_words),
-    Case("transposed convolutions, weight norm", "torch `nn.ConvTranspose2d`", upsampling, images(8), of_images),
+    Case("transposed convolutions, weight norm", "torch `nn.ConvTranspose2d`", upsampling, images(8), classified),
 )
