@@ -83,11 +83,10 @@ class Convolution(Rule):
                 z = _ConvolutionByGroup.apply(x, w, watch.constant(use.weight), groups, geometry)
         else:
             z = geometry.run(x, w)
-        z = self._as_plain(z, use)
-        if b is None:
-            return z
-        rows = watch.rows(bias, len(z)).to(z.dtype) if bias is not None else b
-        return self._as_plain(z + rows.view(*rows.shape, *[1] * len(geometry.size)), use)
+        if b is not None:
+            rows = watch.rows(bias, len(z)).to(z.dtype) if bias is not None else b
+            z = z + rows.view(*rows.shape, *[1] * len(geometry.size))
+        return self._as_plain(z, use)
 
     def _as_plain(self, z: Tensor, use: Use) -> Tensor:
         return as_plain(z, use.func, *(use.arguments[name] for name in self.arguments))
