@@ -249,7 +249,7 @@ def test_help_has_an_example(lowland):
         outcome = lowland(*command, "--help")
         assert outcome.code == 0
         assert "Example: " in outcome.out
-    assert "torchrun --nproc-per-node 2 -m lowland.cli run" in lowland("run", "--help").out
+    assert "torchrun --nproc-per-node 2 -m lowland run" in lowland("run", "--help").out
 
 
 def test_data_commands(lowland, tmp_path, monkeypatch):

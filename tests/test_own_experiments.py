@@ -130,7 +130,7 @@ def read_last(path):
 def test_torchrun(undrawn, lowland, mine, tmp_path):
     plain = TEXT.replace("Dropout(0.2)", "ReLU()")  # each process draws masks of its own
     mine.write_text(plain)
-    ended = end(torchrun("-m", "lowland.cli", "run", "mine.py", "--out", "two", cwd=tmp_path))
+    ended = end(torchrun("-m", "lowland", "run", "mine.py", "--out", "two", cwd=tmp_path))
     assert ended.code == 0, ended
     assert lowland("run", "mine.py", "--out", "one").code == 0
     one, two = read_last(tmp_path / "one"), read_last(tmp_path / "two")

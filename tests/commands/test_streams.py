@@ -71,7 +71,7 @@ def test_a_folder_whose_name_is_no_text(undrawn, lowland, tmp_path):
 
 def ended(*arguments, **options):
     """Exit code, stdout and stderr, in bytes."""
-    done = end(python("-m", "lowland.cli", *arguments, text=None, errors=None, **options))
+    done = end(python("-m", "lowland", *arguments, text=None, errors=None, **options))
     return done.code, done.out, done.err
 
 

@@ -29,7 +29,7 @@ def run(
 
     The same command on an unfinished run goes on where it stopped.
 
-    Over many devices: torchrun --nproc-per-node 2 -m lowland.cli run long2024/digits, and each takes its share of
+    Over many devices: torchrun --nproc-per-node 2 -m lowland run long2024/digits, and each takes its share of
     every batch.
 
     Example: lowland run long2024/digits --set rho=0.2 --seed 1
