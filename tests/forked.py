@@ -5,10 +5,10 @@
 
 import multiprocessing
 import os
-import resource
 import signal
 import sys
 
+from tests.full_disk import stay_full
 from tests.processes import ROOT, Ended
 
 
@@ -119,8 +119,7 @@ def undrawn():
 
 def small_files():
     """A limit that stands in for a full disk: a checkpoint can't be written."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    stay_full(20_000)
 
 
 def save_every(seconds):

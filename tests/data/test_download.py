@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import resource
 import socket
 import threading
 import time
@@ -17,6 +16,7 @@ from lowland.data import DATASETS, Download, fetch, load, status, verify
 from lowland.data import download as downloads
 from lowland.data.download import bars
 from lowland.errors import DataError
+from tests.full_disk import full_disk
 
 NAME = "tinyshakespeare"
 
@@ -326,12 +326,8 @@ def test_stalled_download(server, monkeypatch, target):
 
 
 def test_full_disk(server, target, part):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    try:
+    with full_disk(100):
         refused(os.strerror(errno.EFBIG), str(part), "$LOWLAND_DATA")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not target.exists()
     assert part.stat().st_size == 100
 

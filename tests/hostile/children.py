@@ -15,6 +15,7 @@ import pytest
 
 from tests import processes
 from tests.forked import Command, undrawn
+from tests.full_disk import stay_full
 
 from . import phases
 
@@ -84,9 +85,7 @@ def offline():
 
 
 def limit(name, value):
-    """A limit of the system's: of memory, files, sizes."""
-    if name == "RLIMIT_FSIZE":
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    """A limit of the system's: of memory, or of open files."""
     resource.setrlimit(getattr(resource, name), (value, value))
 
 
@@ -186,7 +185,8 @@ def become_unknown():
 
 
 _ALL = (
-    undrawn, offline, limit, spare_memory, until, die_in, die_drawing, die_after_drawing_began, fail_in, ordinary_rights
+    undrawn, offline, limit, stay_full, spare_memory, until, die_in, die_drawing, die_after_drawing_began, fail_in,
+    ordinary_rights,
 )  # fmt: skip
 SETUPS = {one.__name__: one for one in _ALL} | phases.SETUPS
 

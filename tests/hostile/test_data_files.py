@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 from contextlib import suppress
 
 import pytest
@@ -11,6 +10,7 @@ from lowland.data import data_root, fetch, load, load_celeba, load_domains, load
 from lowland.errors import DataError
 from tests.data.conftest import Small
 from tests.data.layouts import draw_celeba, draw_domains, draw_waterbirds
+from tests.full_disk import full_disk
 from tests.hostile.children import open_to_all
 from tests.hostile.data_tools import SPECIAL, refused, special, within
 
@@ -249,12 +249,8 @@ def test_a_root_that_cant_be_written(root, cached):
 def test_a_full_disk_while_images_are_cached(root, size):
     """Nothing half stays behind, and with room it goes on."""
     draw_domains(root, n=1)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
+    with full_disk(size):
         refused(lambda: load_domains("pacs", size=64), "can't be written: File too large")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(root.rglob("*.part"))
     assert load_domains("pacs", size=64).splits["photo"].inputs.shape == (3, 3, 64, 64)
 

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import random
-import resource
 import warnings
 
 import pytest
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from lowland.curvature import Monitor, read_jsonl
 from lowland.curvature.sinks import JsonLines
+from tests.full_disk import full_disk
 from tests.hostile.data_tools import SPECIAL, special, within
 from tests.hostile.test_data_archives import spoiled
 
@@ -132,13 +132,9 @@ def test_a_full_disk_leaves_no_torn_record(tmp_path, room):
     sink = JsonLines(path)
     sink(1, {"step": 1, "loss": 0.5})
     before = path.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + room, limits[1]))
-    try:
+    with full_disk(len(before) + room):
         with pytest.raises(OSError, match=os.strerror(errno.EFBIG)) as caught:
             sink(2, {"step": 2, "text": "x" * 100})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.filename == str(path)
     assert path.read_bytes() == before
     sink(3, {"step": 3})
@@ -150,19 +146,15 @@ def test_a_record_that_cant_be_taken_back_is_cut_before_the_next(tmp_path, monke
     sink = JsonLines(path)
     sink(1, {"step": 1})
     written = len(path.read_bytes())
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fail(*_):
         raise OSError(errno.EIO, "no")
 
     with monkeypatch.context() as broken:
         broken.setattr(os, "ftruncate", fail)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (written + 12, limits[1]))
-        try:
+        with full_disk(written + 12):
             with pytest.raises(OSError, match="no"):
                 sink(2, {"step": 2, "text": "x" * 100})
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(path.read_bytes()) == written + 12
     sink(3, {"step": 3})
     assert [record["step"] for record in read_jsonl(path)] == [1, 3]
@@ -172,13 +164,9 @@ def test_a_full_disk_doesnt_end_the_training(tmp_path):
     path = tmp_path / "sharpness.jsonl"
     watch = monitor(path)
     watch.check()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, limits[1]))
-    try:
+    with full_disk(path.stat().st_size + 20):
         with pytest.warns(UserWarning, match="was not written"):
             watch.check()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     watch.check()
     assert len(read_jsonl(path)) == 1  # of one step: the last takes the place of those before
     assert len(path.read_text().splitlines()) == 2

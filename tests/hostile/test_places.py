@@ -139,7 +139,7 @@ def refused_then_ends_alike(kind, folder, expected, ended):
 @pytest.mark.parametrize("kind", ["run", *whole("vectorized")])
 def test_a_full_disk(kind, size, undisturbed, tmp_path, count):
     expected, _ = undisturbed(kind)
-    ended = call(*COMMANDS[kind], "--out", "out", cwd=tmp_path, setup=[("limit", "RLIMIT_FSIZE", size)])
+    ended = call(*COMMANDS[kind], "--out", "out", cwd=tmp_path, setup=[("stay_full", size)])
     if refused_then_ends_alike(kind, tmp_path, expected, ended):
         count("full disks")
 
