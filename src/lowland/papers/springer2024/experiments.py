@@ -116,8 +116,8 @@ CIFAR_MNIST = _stacked(
     "MNIST above CIFAR-10: does SAM learn the harder feature better than SGD?",
     CIFAR_MNIST_VALUES,
     {
-        "paper": "3 to 6 hours, 1 core (from its first steps)",
-        "desk": "an hour and a half to 3 hours, 1 core (from its first steps)",
+        "paper": "5 to 8 hours, 1 core (from desk's time)",
+        "desk": "4 hours, 1 core",
         "laptop": "2 to 4 minutes, 1 core (from one seed's arms)",
         "smoke": "seconds",
     },
@@ -127,8 +127,8 @@ FMNIST_MNIST = _stacked(
     "MNIST above Fashion-MNIST: does SAM learn the harder feature better than SGD?",
     FMNIST_MNIST_VALUES,
     {
-        "paper": "10 to 20 hours, 1 core (from steps of cifar-mnist)",
-        "desk": "an hour and a half to 3 hours, 1 core (from steps of cifar-mnist)",
+        "paper": "15 to 30 hours, 1 core (from cifar-mnist's)",
+        "desk": "3 to 5 hours, 1 core (from cifar-mnist's)",
         "laptop": "2 to 4 minutes, 1 core (from cifar-mnist's)",
         "smoke": "seconds",
     },
