@@ -246,6 +246,20 @@ def test_complex_parameters():
     torch.testing.assert_close(w.detach(), start - 0.01 * g)
 
 
+def test_double_precision_beside_half():
+    """Each weight climbs in its own precision: the norm, that of the gradients 3, 4 and 12, is exact in each."""
+    fine, coarse = nn.Parameter(torch.tensor([0.1, 0.7], dtype=torch.float64)), nn.Parameter(torch.ones(1).bfloat16())
+    optimizer, seen = SAM(torch.optim.SGD([fine, coarse], lr=0.0), rho=0.3, eps=0.0), []
+
+    def closure():
+        seen.append(fine.detach().clone())
+        (fine @ torch.tensor([3.0, 4.0], dtype=torch.float64) + 12 * coarse.double().sum()).backward()
+
+    optimizer.step(closure)
+    expected = torch.tensor([0.1 + 0.3 * 3 / 13, 0.7 + 0.3 * 4 / 13], dtype=torch.float64)
+    torch.testing.assert_close(seen[1], expected, rtol=1e-15, atol=0)
+
+
 def test_dropout_with_the_same_masks_and_with_its_own():
     class Dropping(nn.Module):
         def __init__(self):

@@ -104,17 +104,18 @@ class Displacement:
 
 
 def _add_on_host(weights: list[Tensor], gradients: list[Tensor], rhos: Sequence[float], factor: float) -> None:
-    for rho in dict.fromkeys(rhos):
-        chosen = [i for i, own in enumerate(rhos) if own == rho]
-        ours, theirs = [weights[i] for i in chosen], [gradients[i] for i in chosen]
-        if any(gradient.is_sparse for gradient in theirs):
-            for weight, gradient in zip(ours, theirs, strict=True):
+    kinds = defaultdict(list)
+    for weight, gradient, rho in zip(weights, gradients, rhos, strict=True):
+        kinds[rho, gradient.is_sparse, weight.dtype.itemsize < 4].append((weight, gradient))
+    for (rho, sparse, short), pairs in kinds.items():
+        if sparse:
+            for weight, gradient in pairs:
                 weight.add_(gradient, alpha=rho * factor)
-        elif any(weight.dtype.itemsize < 4 for weight in ours):  # which the factor may be too large for
-            for weight, gradient in zip(ours, theirs, strict=True):
+        elif short:  # the factor may be too large for them
+            for weight, gradient in pairs:
                 weight.copy_(torch.add(weight.float(), gradient.float(), alpha=rho * factor))
         else:
-            torch._foreach_add_(ours, theirs, alpha=rho * factor)
+            torch._foreach_add_([w for w, _ in pairs], [g for _, g in pairs], alpha=rho * factor)
 
 
 def _add_on_device(weights: list[Tensor], gradients: list[Tensor], rhos: Sequence[float], factor: Tensor) -> None:
