@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lowland import cli, patience, report
 
@@ -20,6 +21,10 @@ collect_ignore = ["loaded.py"]
 gc.disable()
 # Beside other tests Ray's own, 15, leaves its workers next to nothing of the processor.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - it is spelt so
+# At each `torch.manual_seed` a backend without a device writes down the whole stack: a millisecond.
+for backend in (torch.cuda, torch.xpu, torch.mtia):
+    if not backend.is_available():
+        backend.manual_seed_all = lambda seed: None
 
 
 def pytest_collection_finish():
