@@ -43,7 +43,7 @@ Beside the experiments: [the SAM family on Fashion-MNIST](family-fashion-mnist/R
 `python benchmarks/compare_family.py`; and [error against m](andriushchenko2022-cifar10-m/README.md), down to m = 1, of
 short runs.
 """
-_WHOLE = "The paper scale itself; `lowland show` says which of its settings are ours, where the paper gives none."
+_WHOLE = "No setting is other than at our paper scale; `lowland show` says which are ours, where the paper gives none."
 _HISTORY = """## Rules that have changed
 
 Until November 2026 a difference whose mean lay on the wrong side counted as false, whatever its interval. No verdict of
@@ -233,6 +233,12 @@ def figure_of(claim: Claim, there: Path) -> str:
     return claim.figure if claim.figure and (there / f"{claim.figure}.png").exists() else ""
 
 
+def said_by(summary: dict[str, Any], there: Path) -> list[dict[str, Any]]:
+    """The claims on which a record decides: a sweep of another grid draws no figure of one, and says nothing of it."""
+    known = {claim.id: claim for claim in experiments()[summary["experiment"]].claims}
+    return [entry for entry in summary["claims"] if entry["id"] in known and figure_of(known[entry["id"]], there)]
+
+
 def _figure(claim: Claim, there: Path) -> str:
     name = figure_of(claim, there)
     return f"[{name}]({there.name}/{name}.png)" if name else ""
@@ -364,7 +370,7 @@ def _glance() -> str:
             continue
         seen.add(what)
         verdicts: dict[str, list[str]] = {word: [] for word in (*VERDICTS.values(), "reported")}
-        for entry in summary["claims"]:
+        for entry in said_by(summary, there):
             vacuous = " (vacuously)" if entry["reason"].startswith("vacuously") else ""
             verdicts[verdict_of(entry)].append(f"`{entry['id']}`{vacuous}")
         cells = [f"[{named}](#{_anchor(summary)})", experiments()[summary["experiment"]].title]

@@ -98,7 +98,7 @@ def test_a_sweep_is_recorded_with_its_grid_and_differences(make_index, swept, tm
     text = make_index.section(there)
     assert "`lowland sweep long2024/digits --grid paper --scale desk`" in text
     assert "48 runs, 4 seeds, 4 diverged." in text
-    assert "The paper scale itself; " in text  # the digits' desk is
+    assert "No setting is other than at our paper scale; " in text  # the digits' desk is
     assert text.count("| below |") == 8  # of nine points with ρ > 0, one of which diverged
 
 
@@ -170,7 +170,7 @@ def test_what_a_record_has_other_than_the_paper_scale_is_told(make_index):
         config = {"arms": {label: values_of(arm) for label, arm in arms.items()}}
         return make_index._unlike_the_paper({"experiment": name, "scale": scale, "config": config})
 
-    assert of_run("andriushchenko2022/relu", "desk").startswith("The paper scale itself; ")
+    assert of_run("andriushchenko2022/relu", "desk").startswith("No setting is other than at our paper scale; ")
     assert of_run("long2024/mnist", "desk") == (
         "Other than at paper scale: `steps` 3,000 for 100,000, `examples` 1,000 for 60,000."
     )

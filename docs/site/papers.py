@@ -98,10 +98,8 @@ def found() -> dict[str, list[Found]]:
             entries = [
                 Found(experiment, claim, entry, summary)
                 for summary in recorded.get(name, [])
-                for entry in summary["claims"]
+                for entry in make_index.said_by(summary, summary["folder"])
                 if entry["id"] == claim.id
-                # A sweep of another grid draws no figure of the claim, and says nothing of it.
-                and make_index.figure_of(claim, summary["folder"])
             ]
             decided = [each for each in entries if each.kind in ("holds", "fails")]
             best = next(iter(decided or entries), Found(experiment, claim))
@@ -219,7 +217,7 @@ def _row(each: Found) -> str:
         links["text"] = f"[figure](#{_shown(there, figure)})"
     entry = each.entry or {"measured": None, "threshold": claim.threshold, "passed": None, "reason": ""}
     row = make_index.row_of(claim, entry, links, make_index.beside(there).get(claim.id, "") if there else "")
-    return row if each.entry else re.sub(r" \| (undecided|reported) \| ", " | not run | ", row, count=1)
+    return row if each.entry else re.sub(r" \| (undecided|reported) \| ", " | open | ", row, count=1)
 
 
 def _shown(there: Path, figure: str) -> str:
