@@ -161,6 +161,20 @@ def test_lesam_in_groups_keeps_to_its_longest():
     assert 0 < family.norm(climbed) <= 0.2 + 1e-12
 
 
+def test_the_adaptive_ascent_of_small_weights_in_half_precision():
+    """T² g is 1e-9 here, which is 0 in float16; of equal entries e is ρ T/√n long in each."""
+    w = nn.Parameter(torch.full((16,), 2.0**-6, dtype=torch.float16))
+    rule = ascent.Adaptive(eta=2.0**-6, biases=True)
+    optimizer, seen = SAM(torch.optim.SGD([w], lr=0.0), rho=0.5, ascent=rule, eps=0.0), []
+
+    def closure():
+        seen.append(w.detach().double())
+        (w * 2.0**-20).sum().backward()
+
+    optimizer.step(closure)
+    torch.testing.assert_close(seen[1] - seen[0], torch.full((16,), 0.5 * 2.0**-5 / 4).double(), rtol=1e-3, atol=0)
+
+
 def test_random_and_momentum_ascents_with_a_descent_rule_under_a_scaler():
     for rule in (ascent.Random(), ascent.Momentum()):
         model = network()

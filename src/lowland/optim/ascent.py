@@ -208,17 +208,21 @@ class Adaptive(Ascent):
         return self.biases or "weight" in name(owner)
 
     def climb(self, slope: Slope) -> tuple[list[Tensor], Climb]:
-        """Along T² g, with a length that divides by ‖T g‖."""
+        """Along T² g, with a length that divides by ‖T g‖; half precision in single: T² g underflows."""
         adapted = [self.adapts(owner, slope.name) for owner in slope.owners]
         measured = [
-            self.metric(w).mul_(g) if adapts else g
+            self.metric(_single(w)).mul_(_single(g)) if adapts else g
             for w, g, adapts in zip(slope.weights, slope.gradients, adapted, strict=True)
         ]
         climb = l2(slope.norm(measured), slope.eps, slope.scale)
         for w, direction, adapts in zip(slope.weights, measured, adapted, strict=True):
             if adapts:
-                direction.mul_(self.metric(w))
+                direction.mul_(self.metric(_single(w)))
         return measured, climb
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
 @dataclass(frozen=True)
