@@ -121,7 +121,8 @@ def tune(
         build: ``build(settings)`` gives the task of one run, as `lowland.experiments.supervised` makes it; or an
             experiment that has one, its name, or its file.
         settings: of all runs, as `lowland.experiments.defaults` takes them: ``lr``, and ``steps``, or ``epochs`` with
-            ``batch_size`` and ``examples``; ``rho`` where the grid doesn't vary it. Of an experiment those to change.
+            ``batch_size`` and ``examples``; ``rho`` where the grid doesn't vary it; and a
+            value of any other setting that the grid varies, ``m`` say. Of an experiment those to change.
         name: of what a function builds; by default that of its script, or the function's own.
         grid: setting → values. By default ρ from 0 to 0.2.
         seeds: runs of each point.
