@@ -265,14 +265,14 @@ CLAIMS = (
     Claim(
         "phantom-more-even",
         "The phantom importance weights are more evenly spread than the real ones: difference of their Gini "
-        f"coefficients on SGD's networks, at the first check with a training error below {THRESHOLD:g} (ours)",
+        f"coefficients on SGD's networks, at the first check with a training error below {THRESHOLD:g} (check ours)",
         "the section on importance weights", "interval < 0", at_the_threshold(SGD), whole_grid=True,
         reference=_MORE_EVEN, why=_WHEN, figure="training",
     ),
     Claim(
         "phantom-more-even-sam",
         "The phantom importance weights are more evenly spread than the real ones on SAM's networks, too, at the same "
-        "check (ours)",
+        "check",
         "the section on importance weights", "interval < 0",
         at_the_threshold("sam"), whole_grid=True, reference=_MORE_EVEN, why=_WHEN, figure="training",
     ),
