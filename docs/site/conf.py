@@ -48,7 +48,29 @@ _FADING = "const findAll = (selector) => [...document.querySelectorAll(selector)
 ).read_text(encoding="utf-8")
 
 
+# On a phone a claim's row is a card: each cell says of which column it is.
+_CLAIMS = """
+for (const table of findAll("table.docutils")) {
+  const columns = [...table.querySelectorAll("thead th")].map((cell) => cell.textContent.trim());
+  if (columns[0] !== "claim") continue;
+  table.classList.add("claims");
+  for (const row of table.querySelectorAll("tbody tr"))
+    [...row.cells].forEach((cell, column) => { cell.dataset.column = columns[column]; });
+}
+"""
+
+# A figure alone on its screen, where a phone can enlarge it.
+_FIGURES = """
+for (const image of findAll("article img:not(a img)")) {
+  const link = document.createElement("a");
+  link.href = image.src;
+  image.replaceWith(link);
+  link.append(image);
+}
+"""
+
+
 def setup(app: Any) -> None:
-    """Hook in what docstrings name in single backticks, and the report page's cue that a table goes on."""
+    """Hook in what docstrings name in single backticks, and what pages do by themselves."""
     names.setup(app)
-    app.add_js_file(None, body=_FADING, type="module")  # a module runs when the page is there
+    app.add_js_file(None, body=_FADING + _CLAIMS + _FIGURES, type="module")  # a module runs when the page is there
