@@ -164,6 +164,11 @@ def test_every_page_of_the_built_site_renders(tmp_path):
                 # Of the page, whose innerWidth grows on a phone with what is too wide; and of the theme's own box.
                 wide = "return [...document.querySelectorAll('html, .content')].map((box) => box.scrollWidth)"
                 assert max(page.run(wide)) <= width, f"{name} at {width}"
+                if width == 390 and path.parent.name == "papers" and path.stem != "index":
+                    claims = "[...document.querySelectorAll('table.claims')]"
+                    assert page.run(f"return {claims}.length") > 0, name
+                    fits = "(table) => table.scrollWidth <= table.parentElement.clientWidth"
+                    assert page.run(f"return {claims}.every({fits})"), f"{name}: a claim goes beyond the screen"
                 page.wait(  # what goes on is faded there
                     "return [...document.querySelectorAll('.table-wrapper, .output')].every("
                     "(box) => box.scrollWidth <= box.clientWidth + 1 || box.matches('.more-right'))"
